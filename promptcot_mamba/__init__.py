@@ -1,0 +1,1 @@
+"""PromptCoT-Mamba: train, sample and grade attention-free reasoning models."""

@@ -1,0 +1,84 @@
+r"""The one place that writes and splits chat text: `<|im_start|>` turns and `<think>` thoughts.
+
+A document is `prompt + completion + eos_token`. Published prompts end in `<think>\n`, published predictions
+begin with it; `join` keeps exactly one whichever side holds it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+USER_START = "<|im_start|>user\n"
+TURN_END = "<|im_end|>\n"
+ASSISTANT_START = "<|im_start|>assistant\n"
+THINK_START = "<think>"
+THINK_END = "</think>"
+MATH_INSTRUCTION = r"Please reason step by step, and put your final answer within \boxed{}."
+
+# The same text as `render_prompt`, for `tokenizer.apply_chat_template` and `vllm serve`. Messages are written
+# as they are: whoever asks a maths question over HTTP adds MATH_INSTRUCTION to it.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}"
+)
+
+
+def render_prompt(question: str, instruction: str = MATH_INSTRUCTION) -> str:
+    """The prompt of one question, up to and including the opened thought."""
+    body = f"{question}\n{instruction}" if instruction else question
+    return f"{USER_START}{body}{TURN_END}{ASSISTANT_START}{THINK_START}\n"
+
+
+def opens_thought(prompt: str) -> bool:
+    """Whether the prompt has already written `<think>`."""
+    return prompt.rstrip().endswith(THINK_START)
+
+
+def join(prompt: str, completion: str) -> tuple[str, str]:
+    """Return `(prompt, completion)` such that their concatenation holds one opening `<think>`.
+
+    If both sides open the thought, the completion's is dropped; if one does, nothing changes.
+    """
+    if opens_thought(prompt) and completion.lstrip().startswith(THINK_START):
+        completion = completion.lstrip()[len(THINK_START) :].removeprefix("\n")
+    return prompt, completion
+
+
+def with_open_thought(prompt: str, completion: str) -> str:
+    """The completion as predictions publish it: beginning with `<think>` also when the prompt had opened it."""
+    if opens_thought(prompt) and not completion.lstrip().startswith(THINK_START):
+        return f"{THINK_START}\n{completion}"
+    return completion
+
+
+@dataclass(frozen=True)
+class Split:
+    """A completion cut at its thought. `closed` is None where there is no thought at all."""
+
+    thought: str
+    answer: str
+    closed: bool | None
+
+
+def split(completion: str) -> Split:
+    """Cut a completion (as `with_open_thought` writes it) into thought and answer.
+
+    Without `</think>` an opened completion is all thought; one that never opens a thought is all answer. The
+    answer starts after the *last* `</think>`, so text a model wrote inside its thought is never an answer.
+    """
+    opened = completion.lstrip().startswith(THINK_START)
+    body = completion.lstrip()[len(THINK_START) :] if opened else completion
+    thought, end, answer = body.rpartition(THINK_END)
+    if end:
+        return Split(thought.strip("\n"), answer, closed=True)
+    return Split(body, "", closed=False) if opened else Split("", body, closed=None)
+
+
+def is_format_valid(completion: str) -> bool:
+    """Exactly one closed, non-empty thought at the start, then a non-empty answer."""
+    if completion.count(THINK_START) != 1 or completion.count(THINK_END) != 1:
+        return False
+    parts = split(completion)
+    return completion.lstrip().startswith(THINK_START) and bool(parts.thought.strip()) and bool(parts.answer.strip())

@@ -1,0 +1,100 @@
+"""Flags and recipes: `--config a.yaml [--config b.yaml] --flag value` -> typed dataclasses.
+
+A recipe is turned into flags placed before the typed ones, so files and command line pass one type check and
+the later wins. Unknown keys stop the run.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers.hf_argparser import HfArgumentParser
+
+from promptcot_mamba.errors import InputError
+
+EXIT_INTERRUPTED = 130
+EXIT_BAD_INPUT = 2
+
+
+def recipe_to_flags(path: str | Path) -> list[str]:
+    """A YAML recipe as flags, in its own order; `null` keeps a field's default, lists repeat the value."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"--config {path}: {error.strerror}") from None
+    try:
+        recipe = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise InputError(f"--config {path}: malformed YAML: {error}") from None
+    if not isinstance(recipe, dict):
+        raise InputError(f"--config {path}: expected 'key: value' lines, found {type(recipe).__name__}")
+    flags: list[str] = []
+    for key, value in recipe.items():
+        if value is None:
+            continue
+        if isinstance(value, list):
+            flags += [f"--{key}", *map(str, value)]
+        elif isinstance(value, dict):
+            flags.append(f"--{key}={json.dumps(value)}")
+        else:
+            flags.append(f"--{key}={value}")
+    return flags
+
+
+def expand_recipes(argv: Sequence[str]) -> list[str]:
+    """Replace every `--config path` by the recipe's flags, moved before the typed flags."""
+    recipes: list[str] = []
+    typed: list[str] = []
+    rest = iter(argv)
+    for argument in rest:
+        if argument == "--config" or argument.startswith("--config="):
+            path = argument.partition("=")[2] or next(rest, None)
+            if path is None:
+                raise InputError("--config: expected the path of a YAML recipe")
+            recipes += recipe_to_flags(path)
+        else:
+            typed.append(argument)
+    return recipes + typed
+
+
+class _Parser(HfArgumentParser):
+    """argparse that reports bad flags as InputError, in one line, like every other bad input."""
+
+    def error(self, message: str) -> Any:
+        raise InputError(f"{message}; see --help")
+
+
+def parse_args(types: Any, argv: Sequence[str] | None = None, description: str | None = None) -> Any:
+    """Parse flags into one dataclass, or a tuple of them where `types` is a sequence.
+
+    Abbreviated flags are refused: a mistyped `--n_gpu` must not become `--n_gpus`.
+    Raises InputError for unknown flags, bad values and unreadable recipes.
+    """
+    single = is_dataclass(types)
+    parser = _Parser([types] if single else list(types), description=description, allow_abbrev=False)
+    parser.add_argument("--config", metavar="RECIPE.yaml", help="flags from a file; typed flags win; may be repeated")
+    flags = expand_recipes(sys.argv[1:] if argv is None else argv)
+    try:
+        parsed = parser.parse_args_into_dataclasses(args=flags)[: 1 if single else len(types)]
+    except ValueError as error:  # a dataclass's own __post_init__ check
+        raise InputError(str(error)) from None
+    return parsed[0] if single else tuple(parsed)
+
+
+def run_program(main: Callable[[], int | None]) -> None:
+    """Run a program's `main`: bad input is one line and exit 2, Ctrl-C is exit 130, bugs keep their traceback."""
+    try:
+        status = main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_BAD_INPUT)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    sys.exit(status or 0)

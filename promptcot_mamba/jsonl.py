@@ -1,0 +1,189 @@
+"""JSON Lines on disk: read with line numbers, append durably, replace atomically, one writer at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.log import get_logger
+
+logger = get_logger(__name__)
+
+Row = dict[str, Any]
+
+
+def iter_jsonl(path: str | Path) -> Iterator[tuple[int, Row]]:
+    """Yield `(line_number, row)` from a file, counting lines from 1 and skipping blank ones.
+
+    Raises InputError, naming file and line, if a line is not UTF-8 JSON or not an object.
+    """
+    path = Path(path)
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: is a folder, expected a JSONL file") from None
+    with file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except UnicodeDecodeError as error:
+                raise InputError(f"{path}:{number}: not UTF-8 ({error.reason})") from None
+            except json.JSONDecodeError as error:
+                raise InputError(f"{path}:{number}: malformed JSON ({error.msg})") from None
+            if not isinstance(row, dict):
+                raise InputError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
+            yield number, row
+
+
+def read_jsonl(path: str | Path) -> list[Row]:
+    """Read a whole file; raises InputError if it holds no rows (and as `iter_jsonl` does)."""
+    rows = [row for _, row in iter_jsonl(path)]
+    if not rows:
+        raise InputError(f"{path}: the file is empty, expected one JSON object a line")
+    return rows
+
+
+def dump_row(row: Row) -> bytes:
+    """One row as a UTF-8 line.
+
+    Lone surrogates, which a model's bytes can decode to, are escaped rather than refused.
+    """
+    text = json.dumps(row, ensure_ascii=False, allow_nan=False)
+    try:
+        return text.encode() + b"\n"
+    except UnicodeEncodeError:
+        return json.dumps(row, ensure_ascii=True, allow_nan=False).encode() + b"\n"
+
+
+def repair_torn_tail(path: str | Path) -> int:
+    """Cut an unfinished last line that a killed writer left; return the number of bytes removed."""
+    path = Path(path)
+    if not path.exists():
+        return 0
+    with path.open("rb+") as file:
+        size = file.seek(0, os.SEEK_END)
+        end = size
+        while end > 0:  # walk back block by block to the last newline: a torn line may be long
+            start = max(0, end - 65536)
+            file.seek(start)
+            newline = file.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                end = start + newline + 1
+                break
+            end = start
+        if end == size:
+            return 0
+        file.truncate(end)
+        os.fsync(file.fileno())
+    logger.info("%s: removed a torn last line (%d bytes)", path, size - end)
+    return size - end
+
+
+class DurableAppender:
+    """Append rows to a file: each flushed to the kernel at once, synced to disk at least every `sync_seconds`.
+
+    A killed process loses nothing it appended; a machine that loses power loses at most `sync_seconds`.
+    The file is locked against a second writer for as long as it is open; call `sync` on idle ticks.
+
+    Raises InputError if another process holds the file or it cannot be written.
+    """
+
+    def __init__(self, path: str | Path, sync_seconds: float = 1.0):
+        self.path = Path(path)
+        self.sync_seconds = sync_seconds
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("ab")
+        except OSError as error:
+            raise InputError(f"{path}: cannot write here ({error.strerror})") from None
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise InputError(f"{path}: another process is writing this file; wait for it or stop it") from None
+        repair_torn_tail(self.path)
+        self._file.seek(0, os.SEEK_END)
+        self._dirty = False
+        self._synced = time.monotonic()
+
+    def append(self, row: Row) -> None:
+        """Append one row; if the disk is full the torn line is cut away and OSError travels."""
+        start = self._file.tell()
+        try:
+            self._file.write(dump_row(row))
+            self._file.flush()
+        except OSError:
+            os.ftruncate(self._file.fileno(), start)
+            raise
+        self._dirty = True
+        if time.monotonic() - self._synced >= self.sync_seconds:
+            self.sync()
+
+    def sync(self) -> None:
+        """Force what was appended to disk."""
+        if self._dirty:
+            os.fsync(self._file.fileno())
+            self._dirty = False
+        self._synced = time.monotonic()
+
+    def close(self) -> None:
+        if not self._file.closed:
+            self.sync()
+            self._file.close()
+
+    def __enter__(self) -> DurableAppender:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+@contextlib.contextmanager
+def replace_atomically(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a temporary neighbour for writing and move it over `path` once the block ends well.
+
+    On any error `path` is left as it was and the temporary file is removed.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = temporary.open(mode, encoding=None if "b" in mode else "utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot write here ({error.strerror})") from None
+    try:
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_jsonl(path: str | Path, rows: Iterable[Row]) -> int:
+    """Replace a file by these rows, atomically; return how many there were."""
+    count = 0
+    with replace_atomically(path, "wb") as file:
+        for row in rows:
+            file.write(dump_row(row))
+            count += 1
+    return count
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Replace a file by one JSON document, indented, atomically."""
+    with replace_atomically(path) as file:
+        json.dump(value, file, ensure_ascii=False, indent=2)
+        file.write("\n")
