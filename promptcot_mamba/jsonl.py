@@ -104,7 +104,7 @@ class DurableAppender:
         self.sync_seconds = sync_seconds
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("ab")
+            self._file = self.path.open("ab", buffering=0)  # one write a row, nothing left to flush
         except OSError as error:
             raise InputError(f"{path}: cannot write here ({error.strerror})") from None
         try:
@@ -113,18 +113,18 @@ class DurableAppender:
             self._file.close()
             raise InputError(f"{path}: another process is writing this file; wait for it or stop it") from None
         repair_torn_tail(self.path)
-        self._file.seek(0, os.SEEK_END)
         self._dirty = False
         self._synced = time.monotonic()
 
     def append(self, row: Row) -> None:
         """Append one row; if the disk is full the torn line is cut away and OSError travels."""
-        start = self._file.tell()
+        start = self._file.seek(0, os.SEEK_END)
+        rest = memoryview(dump_row(row))
         try:
-            self._file.write(dump_row(row))
-            self._file.flush()
+            while rest:
+                rest = rest[self._file.write(rest) :]
         except OSError:
-            os.ftruncate(self._file.fileno(), start)
+            self._file.truncate(start)
             raise
         self._dirty = True
         if time.monotonic() - self._synced >= self.sync_seconds:
