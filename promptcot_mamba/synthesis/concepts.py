@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from promptcot_mamba.chat_format import split
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row, iter_jsonl
-from promptcot_mamba.synthesis.stage import Rejected, Task, content_key
+from promptcot_mamba.synthesis.stage import Context, Rejected, Task, ask_model, content_key
 from promptcot_mamba.synthesis.templates import render_template
 
 DEFAULT_LEVEL = "competition"
@@ -38,7 +38,7 @@ class Settings:
 
 
 def read_seeds(path: Path) -> list[Row]:
-    """Seed problems with `problem` and `level` filled in; raises InputError naming the line of a bad or repeated one."""
+    """Seed problems with `problem` and `level` filled in; a bad or repeated one raises InputError naming its line."""
     rows: dict[str, Row] = {}
     for number, row in iter_jsonl(path):
         problem = row.get("problem") or row.get("question")
@@ -53,12 +53,33 @@ def read_seeds(path: Path) -> list[Row]:
     return list(rows.values())
 
 
-def make_tasks(seeds: Iterable[Row], k: int) -> list[Task]:
-    """One question a seed problem."""
-    return [
-        Task(content_key(row["problem"], k), render_template("concepts", problem=row["problem"], k=k), row)
-        for row in seeds
+def run(settings: Settings, context: Context) -> None:
+    """seeds -> concepts.jsonl."""
+    seeds = Path(settings.seeds)
+    tasks = [
+        Task(content_key(row["problem"], settings.k), _render(row["problem"], settings.k), row)
+        for row in read_seeds(seeds)
     ]
+    model = context.model(settings.model)
+    output = context.output("concepts", settings, model, seeds=seeds)
+    ask_model(
+        tasks,
+        model,
+        output,
+        lambda row, reply: _row_or_rejected(parse_concepts(reply, settings.k)),
+        seed=context.seed,
+        max_tokens=settings.max_tokens,
+        attempts=settings.attempts,
+        finalise=apply_merge,
+    )
+
+
+def _render(problem: str, k: int) -> str:
+    return render_template("concepts", problem=problem, k=k)
+
+
+def _row_or_rejected(parsed: list[str] | Rejected) -> Row | Rejected:
+    return parsed if isinstance(parsed, Rejected) else {"concepts_said": parsed}
 
 
 def parse_concepts(reply: str, k: int) -> list[str] | Rejected:

@@ -38,15 +38,11 @@ def content_key(*parts: Any) -> str:
 
 def file_fingerprint(path: Path) -> str:
     """Hash of a file's bytes."""
+    digest = hashlib.blake2b(digest_size=10)
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()[:20] if hasattr(hashlib, "file_digest") else _slow(file)
-
-
-def _slow(file) -> str:  # Python 3.10 has no file_digest
-    digest = hashlib.blake2b()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()[:20]
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 class Model(Protocol):
@@ -57,9 +53,6 @@ class Model(Protocol):
 
     def render(self, prompt: str) -> str:
         """The text to send: the prompt, or the prompt within the model's chat template."""
-
-    def count_tokens(self, text: str) -> int | None:
-        """Prompt length in tokens; None where only the server knows."""
 
     def encode(self, text: str) -> list[int] | None:
         """Token ids; None where only the server has the tokenizer."""
@@ -168,20 +161,21 @@ def ask_model(
     seed: int,
     max_tokens: int,
     attempts: int = 1,
-    keep_rejected: Callable[[Task, str], Row] | None = None,
-) -> dict[str, int]:
+    keep_rejected: Callable[[str], Row] | None = None,
+    finalise: Callable[[list[Row]], list[Row]] = list,
+) -> None:
     """Ask every task not yet answered; append each parsed reply; finish the file when all are answered.
 
     A reply that `parse` rejects, that is empty or that ran into `max_tokens` is asked again with another seed, up
-    to `attempts` in all; then it goes to `X.rejected.jsonl`, or, where `keep_rejected` makes a row of it, to the
-    output like any other. Returns counts by outcome.
+    to `attempts` in all; then it goes to `X.rejected.jsonl`, or, where `keep_rejected` makes a row of its reason, to
+    the output like any other. `finalise` sees all rows, in task order, before the file is finished.
     """
     duplicated = [key for key, count in Counter(task.key for task in tasks).items() if count > 1]
     if duplicated:
         raise InputError(f"{output.path}: two tasks have the same content (key {duplicated[0]}); deduplicate the input")
     if output.complete:
         logger.info("%s: complete, nothing to do", output.path)
-        return {}
+        return
     rejected_path = side_path(output.path, "rejected.jsonl")
     output.begin()
     with DurableAppender(output.path) as file, DurableAppender(rejected_path) as rejected_file:
@@ -196,7 +190,7 @@ def ask_model(
                 if not isinstance(result, Rejected):
                     file.append({**row, **result})
                 elif keep_rejected is not None:
-                    file.append({**row, **keep_rejected(task, result.reason), "reply": text})
+                    file.append({**row, **keep_rejected(result.reason), "reply": text})
                 else:
                     rejected_file.append({**row, "reason": result.reason, "reply": text})
                 bar.update()
@@ -204,9 +198,8 @@ def ask_model(
     rows = sorted((row for _, row in iter_jsonl(output.path)), key=lambda row: place[row["key"]])
     rejected = sorted((row for _, row in iter_jsonl(rejected_path)), key=lambda row: place[row["key"]])
     write_jsonl(rejected_path, rejected)
-    counts = {"tasks": len(tasks), **Counter(f"rejected: {row['reason']}" for row in rejected)}
-    output.finish(rows, **counts)
-    return counts
+    counts = Counter(f"rejected: {row['reason']}" for row in rejected)
+    output.finish(finalise(rows), tasks=len(tasks), **counts)
 
 
 class _Asker:
@@ -250,7 +243,33 @@ def judge_reply(parse: Parse, row: Row, text: str, finish_reason: str) -> Row | 
     return parse(row, text)
 
 
-def describe_settings(settings: Any, **inputs: Path) -> dict[str, Any]:
-    """The config of a stage: its settings, and the fingerprints of the files it reads."""
-    prints = {f"{name}_fingerprint": file_fingerprint(path) for name, path in inputs.items()}
-    return {**asdict(settings), **prints}
+@dataclass
+class Context:
+    """What a run of the pipeline gives each stage: where files live, the base seed, and models by name."""
+
+    work_dir: Path
+    seed: int
+    open_model: Callable[[str], Model]
+
+    def path(self, name: str) -> Path:
+        """The file of a stage's output."""
+        return self.work_dir / f"{name}.jsonl"
+
+    def read(self, name: str) -> list[Row]:
+        """The rows of an earlier stage's output, checked."""
+        return read_stage_input(self.path(name))
+
+    def model(self, name: str) -> Model:
+        """A model named in the configuration, opened on first use."""
+        return self.open_model(name)
+
+    def output(self, name: str, settings: Any, model: Model | None = None, **inputs: Path) -> StageOutput:
+        """An output whose rows depend on these settings, this model and the bytes of these input files."""
+        config = {**asdict(settings), "seed": self.seed}
+        if model is not None:
+            config["model"] = model.identity
+        for name_, path in inputs.items():
+            if not path.exists():
+                raise InputError(f"{path}: no such file; run the stage that writes it first")
+            config[f"{name_}_fingerprint"] = file_fingerprint(path)
+        return StageOutput(self.path(name), config)
