@@ -6,7 +6,7 @@ The mathematics is in `concept_sampling.py`; this file reads, deduplicates, resu
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -49,8 +49,8 @@ def run(settings: Settings, context: Context) -> None:
     if not settings.levels:
         raise InputError("concept_sampling: levels is empty; give at least one label")
     rows = context.read("concepts")
-    output = context.output("concept_sets", settings, concepts=context.path("concepts"))
-    output.config.pop("workers")  # changes speed only
+    decisive = replace(settings, workers=1)  # their number changes speed only
+    output = context.output("concept_sets", decisive, concepts=context.path("concepts"))
     if output.complete:
         return
     table = build_table([row["concepts"] for row in rows], settings, context.path("concept_embeddings"))

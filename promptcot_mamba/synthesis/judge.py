@@ -44,7 +44,7 @@ def parse_verdict(reply: str) -> str | None:
 
 @dataclass(frozen=True)
 class Settings:
-    """models: names of the judge models, each asked about every problem; attempts: 2 asks an unparseable reply again."""
+    """models: names of the judges, each asked about every problem; attempts: 2 asks an unparseable reply again."""
 
     models: list[str]
     max_tokens: int = 2048

@@ -108,7 +108,7 @@ def run_choice(settings: ChoiceSettings, context: Context) -> None:
 
 
 def choose_best(rows: Sequence[Row]) -> list[Row]:
-    """For each problem the candidate of highest log-likelihood, the first of equals, with how many it was chosen from."""
+    """For each problem the candidate of highest log-likelihood, the first of equals; `chosen_from` counts them."""
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         if math.isfinite(row["log_likelihood"]):

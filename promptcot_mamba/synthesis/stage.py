@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -56,6 +56,9 @@ class Model(Protocol):
 
     def encode(self, text: str) -> list[int] | None:
         """Token ids; None where only the server has the tokenizer."""
+
+    def score(self, pairs: Iterable[tuple[str, str]]) -> Iterator[float]:
+        """log p(continuation | prompt) in nats for each pair, in order; the prompt goes through `render`."""
 
 
 @dataclass(frozen=True)
