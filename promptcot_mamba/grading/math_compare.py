@@ -10,9 +10,10 @@ from __future__ import annotations
 from fractions import Fraction
 
 from promptcot_mamba.grading.gold import AnswerRules
-from promptcot_mamba.grading.math_parse import Node
+from promptcot_mamba.grading.math_evaluate import Budget
+from promptcot_mamba.grading.math_tree import Node, rebuild, symbols, walk
 from promptcot_mamba.grading.math_units import measure
-from promptcot_mamba.grading.math_value import UndecidedError, same_expression, same_number, symbols, walk
+from promptcot_mamba.grading.math_value import UndecidedError, same_expression, same_number
 
 MAX_ITEMS = 60
 INFINITY = Node("const", ("inf",))
@@ -64,17 +65,13 @@ def _spell_signs(node: Node) -> list[Node]:
 
 
 def _with_sign(node: Node, upper: bool) -> Node:
-    def rewrite(part: object) -> object:
-        if isinstance(part, Node):
-            return _with_sign(part, upper)
-        return tuple(rewrite(inner) for inner in part) if isinstance(part, tuple) else part
+    def choose(part: Node) -> Node | None:
+        if part.kind not in ("pm", "mp"):
+            return None
+        right = _with_sign(part.args[0], upper)
+        return right if (part.kind == "pm") == upper else Node("neg", (right,))
 
-    if node.kind in ("pm", "mp"):
-        left, right = node.args
-        right = _with_sign(right, upper)
-        right = right if (node.kind == "pm") == upper else Node("neg", (right,))
-        return right if left is None else Node("add", (_with_sign(left, upper), right))
-    return Node(node.kind, tuple(rewrite(part) for part in node.args))
+    return rebuild(node, choose)
 
 
 def _interval_of(node: Node) -> Node:
@@ -185,15 +182,7 @@ def _same_label(first: Node, second: Node) -> bool:
 
 
 def _rename(node: Node, names: dict[str, Node]) -> Node:
-    if node.kind == "sym":
-        return names.get(node.args[0], node)
-
-    def rewrite(part: object) -> object:
-        if isinstance(part, Node):
-            return _rename(part, names)
-        return tuple(rewrite(inner) for inner in part) if isinstance(part, tuple) else part
-
-    return Node(node.kind, tuple(rewrite(part) for part in node.args))
+    return rebuild(node, lambda part: names.get(part.args[0]) if part.kind == "sym" else None)
 
 
 class _Comparison:
@@ -202,6 +191,7 @@ class _Comparison:
     def __init__(self, rules: AnswerRules, unit: str | None):
         self.rules = rules
         self.unit = unit
+        self.budget = Budget()
 
     def same(self, gold: Node, answer: Node) -> bool:
         if gold == answer:
@@ -238,7 +228,7 @@ class _Comparison:
             part.kind in CONTAINERS for side in (*sides, *others) for part in walk(side)
         ):
             curves = [Node("add", (left, Node("neg", (right,)))) for left, right in (sides, others)]
-            return same_expression(curves[0], curves[1], scale=True)
+            return same_expression(curves[0], curves[1], scale=True, budget=self.budget)
         return all(self.same(a, b) for a, b in zip(sides, others, strict=True))
 
     def _same_container(self, gold: Node, answer: Node) -> bool:
@@ -332,13 +322,13 @@ class _Comparison:
                 Node("degrees", (part,)) if own == "degree" else part
                 for part, own in ((gold, gold_unit), (answer, unit))
             ]
-            return gold_unit != unit and same_number(*degrees, radians=True)
+            return gold_unit != unit and same_number(*degrees, radians=True, budget=self.budget)
         return False
 
     def _same_value(self, gold: Node, answer: Node) -> bool:
         if symbols(gold) or symbols(answer) or any(part.kind == "apply" for part in (*walk(gold), *walk(answer))):
-            return same_expression(gold, answer)
-        return same_number(gold, answer, self.rules.tolerance)
+            return same_expression(gold, answer, budget=self.budget)
+        return same_number(gold, answer, self.rules.tolerance, budget=self.budget)
 
 
 def _by_label(items: tuple[Node, ...]) -> tuple[Node, ...]:

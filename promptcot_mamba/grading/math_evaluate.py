@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import math
+import operator
 import threading
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
 from mpmath.ctx_mp import MPContext
 
-from promptcot_mamba.grading.math_parse import Node
 from promptcot_mamba.grading.math_tables import names
+from promptcot_mamba.grading.math_tree import Node
 
 MAX_BITS = 200_000
+MAX_ROOT_BITS = 8000
 MAX_FACTORIAL = 3000
-BUDGET = 400_000  # about 0.3 s of work on one core, at most
+BUDGET = 1_000_000  # about a second of work on one core, at most, for all evaluations of one comparison
 Value = Any  # Fraction, an mpmath real or complex, or float infinity
 
 _threads = threading.local()
@@ -43,6 +46,18 @@ def context(digits: int) -> MPContext:
     return contexts[digits]
 
 
+class Budget:
+    """What one comparison may spend on evaluation."""
+
+    def __init__(self, units: int = BUDGET):
+        self.units = units
+
+    def spend(self, units: int) -> None:
+        self.units -= units
+        if self.units < 0:
+            raise TooBigError("too much work")
+
+
 class Evaluator:
     """Evaluates trees at one assignment of values to symbols.
 
@@ -51,14 +66,19 @@ class Evaluator:
     """
 
     def __init__(
-        self, point: dict[str, Fraction], digits: int = 70, complex_plane: bool = False, radians: bool = False
+        self,
+        point: dict[str, Fraction],
+        digits: int = 70,
+        complex_plane: bool = False,
+        radians: bool = False,
+        budget: Budget | None = None,
     ):
         self.point = point
         self.mp = context(digits)
         self.tiny = self.mp.mpf(10) ** (20 - digits)
         self.complex_plane = complex_plane
         self.radians = radians
-        self.work = 0
+        self.budget = budget or Budget()
 
     def __call__(self, node: Node) -> Value:
         """The node's value. Raises NoValueError or TooBigError."""
@@ -70,19 +90,17 @@ class Evaluator:
         return value
 
     def _charge(self, value: Value) -> None:
-        self.work += 20
+        self.budget.spend(20)
         if isinstance(value, Fraction):
             bits = value.numerator.bit_length() + value.denominator.bit_length()
             if bits > MAX_BITS:
                 raise TooBigError("more than 200,000 bits")
-            self.work += bits // 16 + ((bits // 512) ** 2 if value.denominator != 1 else 0)
+            self.budget.spend(bits // 16 + ((bits // 512) ** 2 if value.denominator != 1 else 0))
         elif not isinstance(value, float):
-            self.work += 100
+            self.budget.spend(100)
             size = self.mp.mag(value) if value != 0 and self.mp.isfinite(value) else 0
             if not self.mp.isfinite(value) or abs(size) > 4 * MAX_BITS:
                 raise TooBigError("a real number beyond 2^800,000")
-        if self.work > BUDGET:
-            raise TooBigError("too much work")
 
     def real(self, value: Value) -> Any:
         """A value as an mpmath number."""
@@ -93,7 +111,10 @@ class Evaluator:
         return value
 
     def _pair(self, left: Node, right: Node) -> tuple[Value, Value]:
-        a, b = self(left), self(right)
+        return self._alike(self(left), self(right))
+
+    def _alike(self, a: Value, b: Value) -> tuple[Value, Value]:
+        """Two values of one kind: both exact, or both of the context."""
         if isinstance(a, Fraction) and isinstance(b, Fraction):
             return a, b
         return self.real(a), self.real(b)
@@ -120,16 +141,23 @@ class Evaluator:
 
     # Arithmetic
 
-    def _add(self, left: Node, right: Node) -> Value:
-        a, b = self._pair(left, right)
-        return a + b
+    def _add(self, *parts: Node) -> Value:
+        return self._folded(parts, operator.add)
 
     def _neg(self, node: Node) -> Value:
         return -self(node)
 
-    def _mul(self, left: Node, right: Node) -> Value:
-        a, b = self._pair(left, right)
-        return a * b
+    def _mul(self, *parts: Node) -> Value:
+        return self._folded(parts, operator.mul)
+
+    def _folded(self, parts: tuple[Node, ...], combine: Callable[[Any, Any], Any]) -> Value:
+        """The parts combined from left to right, each partial result charged."""
+        total = self(parts[0])
+        for part in parts[1:]:
+            a, b = self._alike(total, self(part))
+            total = combine(a, b)
+            self._charge(total)
+        return total
 
     def _div(self, left: Node, right: Node) -> Value:
         a, b = self._pair(left, right)
@@ -184,9 +212,10 @@ class Evaluator:
         """The rational root of this degree, None where there is none."""
         if degree > 64 or (base < 0 and (degree % 2 == 0 or self.complex_plane)):
             return None
+        if base.numerator.bit_length() + base.denominator.bit_length() > MAX_ROOT_BITS:
+            return None
         sign = -1 if base < 0 else 1
         upper, lower = _whole_root(abs(base.numerator), degree), _whole_root(base.denominator, degree)
-        self.work += (base.numerator.bit_length() + base.denominator.bit_length()) // 4
         return Fraction(sign * upper, lower) if upper is not None and lower is not None else None
 
     def _root(self, degree: Node, node: Node) -> Value:

@@ -12,8 +12,9 @@ from functools import lru_cache
 
 from promptcot_mamba.grading.gold import AnswerRules, Gold
 from promptcot_mamba.grading.math_compare import same_answer
-from promptcot_mamba.grading.math_parse import Node, parse
+from promptcot_mamba.grading.math_parse import parse
 from promptcot_mamba.grading.math_tokens import UnreadableError, clean, join_thousands
+from promptcot_mamba.grading.math_tree import Node
 from promptcot_mamba.grading.math_value import UndecidedError
 
 VERSION = "strict-2"
@@ -70,7 +71,7 @@ def _compare(gold: Gold, answer: str) -> Verdict:
             reason = "value"
         except UnreadableError:
             continue
-        except UndecidedError:
+        except (UndecidedError, RecursionError):  # the caller's own stack may leave no room for a deep answer
             reason = "undecided"
     return Verdict(False, reason)
 

@@ -173,3 +173,42 @@ def _text_tokens(content: str) -> list[Token]:
     if content in PLAIN_WORDS:
         return [_command(content)]
     return [Token("text", " ".join(content.split()))]
+
+
+class Cursor:
+    """A place in a list of tokens."""
+
+    def __init__(self, tokens: list[Token]):
+        self.tokens = tokens
+        self.at = 0
+
+    def peek(self, ahead: int = 0) -> Token | None:
+        index = self.at + ahead
+        return self.tokens[index] if index < len(self.tokens) else None
+
+    def value(self, ahead: int = 0) -> str | None:
+        """The value of a coming operator or command; None for numbers, symbols and words."""
+        token = self.peek(ahead)
+        return token.value if token and token.kind in ("op", "cmd") else None
+
+    def take(self, *values: str) -> str | None:
+        """Consume the coming sign if it is one of these."""
+        value = self.value()
+        if value in values:
+            self.at += 1
+            return value
+        return None
+
+    def expect(self, *values: str) -> str:
+        found = self.take(*values)
+        if found is None:
+            coming = self.peek()
+            raise UnreadableError(f"expected {' or '.join(values)}, found {coming.value if coming else 'the end'}")
+        return found
+
+    def next(self) -> Token:
+        token = self.peek()
+        if token is None:
+            raise UnreadableError("ends too early")
+        self.at += 1
+        return token

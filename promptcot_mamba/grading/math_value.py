@@ -8,13 +8,12 @@ Where either tree counts (floors, factorials, binomials, alternating signs) symb
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from promptcot_mamba.grading.math_evaluate import Evaluator, NoValueError, TooBigError, Value
-from promptcot_mamba.grading.math_parse import Node
+from promptcot_mamba.grading.math_evaluate import Budget, Evaluator, NoValueError, TooBigError, Value
+from promptcot_mamba.grading.math_tree import Node, symbols, walk
 
 POINTS = 12
 COUNTING_POINTS = 60  # whole numbers: a floor or a root of two formulas may agree at all but a few
@@ -28,24 +27,6 @@ class UndecidedError(Exception):
     """Neither equal nor different could be shown within the bounds."""
 
 
-def walk(node: Node) -> Iterator[Node]:
-    """The node and everything under it."""
-    stack = [node]
-    while stack:
-        current = stack.pop()
-        yield current
-        for part in current.args:
-            if isinstance(part, Node):
-                stack.append(part)
-            elif isinstance(part, tuple):
-                stack += [inner for inner in part if isinstance(inner, Node)]
-
-
-def symbols(node: Node) -> set[str]:
-    """The names that need a value. Numerals with a base (`1011_2`) are names too: equal only to themselves."""
-    return {part.args[0] for part in walk(node) if part.kind == "sym"}
-
-
 def _counts(node: Node) -> bool:
     for part in walk(node):
         counting = part.kind == "factorial" or (part.kind == "function" and part.args[0] in COUNTING)
@@ -56,14 +37,16 @@ def _counts(node: Node) -> bool:
     return False
 
 
-def same_number(first: Node, second: Node, tolerance: float = 0.0, radians: bool = False) -> bool:
+def same_number(
+    first: Node, second: Node, tolerance: float = 0.0, radians: bool = False, budget: Budget | None = None
+) -> bool:
     """Whether two constants are equal; `tolerance` is the absolute error a decimal on either side may have.
 
     Raises UndecidedError where one of them has no value or none within the bounds.
     """
     plane = any(part == Node("const", ("i",)) for tree in (first, second) for part in walk(tree))
     for digits in DIGITS:
-        at = Evaluator({}, digits, plane, radians)
+        at = Evaluator({}, digits, plane, radians, budget)
         try:
             a, b = at(first), at(second)
         except (NoValueError, TooBigError) as error:
@@ -117,7 +100,7 @@ def _coordinate(name: str, index: int, whole: bool) -> Fraction:
     return value if index < POINTS // 2 or source.random() < 0.4 else -value
 
 
-def same_expression(first: Node, second: Node, scale: Any = None) -> bool:
+def same_expression(first: Node, second: Node, scale: bool = False, budget: Budget | None = None) -> bool:
     """Whether two trees with symbols are equal at every point where both have a value.
 
     With `scale=True` they may differ by one constant factor (two equations of one curve). Raises UndecidedError
@@ -132,7 +115,7 @@ def same_expression(first: Node, second: Node, scale: Any = None) -> bool:
         point = {name: _coordinate(name, index, whole) for name in names}
         if whole and len(names) == 1:
             point = dict.fromkeys(names, Fraction(index + 1))
-        at = Evaluator(point, DIGITS[0], plane)
+        at = Evaluator(point, DIGITS[0], plane, budget=budget)
         try:
             a, b = at(first), at(second)
         except NoValueError:
