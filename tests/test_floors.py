@@ -24,7 +24,7 @@ HEAVY_FILES = {
     "mamba_ssm": ("ops/*/mamba_ssm_adapter.py",),
     "causal_conv1d": ("ops/*/causal_conv1d_adapter.py",),
     "vllm": ("sampling/vllm_engine.py", "efficiency/throughput.py"),
-    "deepspeed": ("training/trainer.py",),
+    "deepspeed": ("training/arguments.py", "training/trainer.py"),
 }
 
 
