@@ -6,9 +6,11 @@ which returns only when the slowest chain has ended.
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from array import array
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,6 +109,7 @@ class VllmEngine:
         self._running: dict[str, _Running] = {}
         self._params_class = SamplingParams
         self._output_kind = RequestOutputKind.DELTA
+        self._final_only = RequestOutputKind.FINAL_ONLY
 
     def submit(self, request: Request) -> None:
         sampling = self._sampling
@@ -170,6 +173,26 @@ class VllmEngine:
             running.tokens,
             time.monotonic() - running.submitted,
         )
+
+    def log_likelihoods(self, sequences: Iterable[tuple[list[int], int]]) -> Iterator[float]:
+        """log p(ids[start:] | ids[:start]) in nats for each (ids, start), in order, one chain window at a time.
+
+        Uses prompt log-probabilities: the engine reads each sequence once and generates one token that is dropped.
+        """
+        params = self._params_class(
+            max_tokens=1, temperature=0.0, prompt_logprobs=0, output_kind=self._final_only, detokenize=False
+        )
+        pending = iter(sequences)
+        while batch := list(itertools.islice(pending, self.window)):
+            for i, (ids, _) in enumerate(batch):
+                self._engine.add_request(f"score-{i}", {"prompt_token_ids": ids}, params)
+            scores: dict[str, float] = {}
+            while len(scores) < len(batch):
+                for output in self._engine.step():
+                    ids, start = batch[int(output.request_id.removeprefix("score-"))]
+                    tables = output.prompt_logprobs
+                    scores[output.request_id] = sum(tables[i][ids[i]].logprob for i in range(start, len(ids)))
+            yield from (scores[f"score-{i}"] for i in range(len(batch)))
 
     def running(self) -> int:
         return min(len(self._running), self._max_num_seqs)
