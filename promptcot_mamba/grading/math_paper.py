@@ -10,6 +10,7 @@ as Python, and instead of sympy's simplifier the bounded evaluator of `math_valu
 from __future__ import annotations
 
 import re
+from itertools import chain
 from math import isclose
 
 from promptcot_mamba.grading.answers import find_boxes
@@ -17,7 +18,7 @@ from promptcot_mamba.grading.gold import Gold
 from promptcot_mamba.grading.math_evaluate import Budget
 from promptcot_mamba.grading.math_parse import parse
 from promptcot_mamba.grading.math_strict import Verdict
-from promptcot_mamba.grading.math_tables import names
+from promptcot_mamba.grading.math_tables import names, pairs, words
 from promptcot_mamba.grading.math_tokens import UnreadableError, clean
 from promptcot_mamba.grading.math_tree import Node, symbols
 from promptcot_mamba.grading.math_value import UndecidedError, approximate, same_expression
@@ -33,34 +34,12 @@ _UNITS = names(
     """
 )
 _UNIT = re.compile(rf"(^|\W)(?:{'|'.join(sorted(_UNITS, key=len, reverse=True))})s?($|\W)")
-_NUMBER_WORDS = {
-    word: str(value)
-    for value, word in enumerate(
-        [
-            "zero",
-            "one",
-            "two",
-            "three",
-            "four",
-            "five",
-            "six",
-            "seven",
-            "eight",
-            "nine",
-            "ten",
-            "eleven",
-            "twelve",
-            "thirteen",
-            "fourteen",
-            "fifteen",
-            "sixteen",
-            "seventeen",
-            "eighteen",
-            "nineteen",
-            "twenty",
-        ]
-    )
-}
+_NUMBER_WORDS = pairs(
+    """
+    zero=0 one=1 two=2 three=3 four=4 five=5 six=6 seven=7 eight=8 nine=9 ten=10 eleven=11 twelve=12 thirteen=13
+    fourteen=14 fifteen=15 sixteen=16 seventeen=17 eighteen=18 nineteen=19 twenty=20
+    """
+)
 
 
 def grade_completion(gold: Gold, completion: str, minerva: bool = True) -> tuple[Verdict, str | None]:
@@ -179,7 +158,7 @@ def equal_published(answer: str, reference: str, budget: Budget | None = None) -
     if rows is not None and others is not None:
         if [len(row) for row in rows] != [len(row) for row in others]:
             return False
-        cells = zip(sum(rows, []), sum(others, []), strict=True)
+        cells = zip(chain.from_iterable(rows), chain.from_iterable(others), strict=True)
         return all(equal_published(x, y, budget) for x, y in cells)
     return _equal_equations(answer, reference, budget) or _equal_symbolic(answer, reference, budget)
 
@@ -244,39 +223,12 @@ def _equal_trees(first: Node, second: Node, budget: Budget) -> bool:
     return a == b or isclose(a, b, rel_tol=RELATIVE)
 
 
-_MINERVA_DROPPED = [
-    "square",
-    "ways",
-    "integers",
-    "dollars",
-    "mph",
-    "inches",
-    "ft",
-    "hours",
-    "km",
-    "units",
-    "points",
-    "feet",
-    "minutes",
-    "digits",
-    "cents",
-    "degrees",
-    "cm",
-    "gm",
-    "pounds",
-    "meters",
-    "meals",
-    "edges",
-    "students",
-    "multiples",
-    "^\\circ",
-    "^{\\circ}",
-    "\\;",
-    ",\\!",
-    "{,}",
-    "\\dots",
-    "\\ldots",
-]
+_MINERVA_DROPPED = words(
+    r"""
+    square ways integers dollars mph inches ft hours km units points feet minutes digits cents degrees cm gm pounds
+    meters meals edges students multiples ^\circ ^{\circ} \; ,\! {,} \dots \ldots
+    """
+)
 
 
 def _equal_minerva(answer: str, reference: str) -> bool:
