@@ -1,0 +1,239 @@
+"""Mamba-2 with a language head: transformers' names and config, so that its checkpoints load in transformers and vLLM.
+
+Differences from transformers' own class: the gated norm is grouped (as in mamba-ssm and vLLM), `cu_seqlens` packs
+documents that never see one another, padded batches are computed without their padding, and a loss never makes all
+logits.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from transformers import DynamicCache, GenerationMixin, Mamba2Config, PreTrainedModel
+from transformers import initialization as init
+from transformers.cache_utils import Cache
+from transformers.models.mamba2.modeling_mamba2 import Mamba2CausalLMOutput, Mamba2Output
+
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.model.block import Mamba2Block
+from promptcot_mamba.model.mixer import Mamba2Mixer, RMSNorm
+from promptcot_mamba.ops.linear_cross_entropy import IGNORE_INDEX, linear_cross_entropy
+from promptcot_mamba.ops.packing import check_cu_seqlens, cu_seqlens_from_lengths
+
+
+class Mamba2PreTrainedModel(PreTrainedModel):
+    """What loading, saving and initialising need to know."""
+
+    config: Mamba2Config
+    config_class = Mamba2Config
+    base_model_prefix = "backbone"
+    _no_split_modules = ["Mamba2Block"]  # noqa: RUF012 (transformers' own convention)
+    supports_gradient_checkpointing = True
+    _is_stateful = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Fresh weights, as transformers draws them: A = 1..h, dt log-uniform in [time_step_min, time_step_max]."""
+        super()._init_weights(module)
+        if not isinstance(module, Mamba2Mixer):
+            return
+        config = self.config
+        heads = torch.arange(1, config.num_heads + 1, dtype=torch.float32, device=module.A_log.device)
+        init.copy_(module.A_log, heads.log())
+        init.ones_(module.D)
+        low, high = math.log(config.time_step_min), math.log(config.time_step_max)
+        dt = torch.exp(low + (high - low) * torch.rand_like(heads)).clamp(min=config.time_step_floor)
+        init.copy_(module.dt_bias, dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
+        init.kaiming_uniform_(module.conv1d.weight, a=math.sqrt(5))
+        if module.conv1d.bias is not None:
+            init.zeros_(module.conv1d.bias)
+        init.kaiming_uniform_(module.out_proj.weight, a=math.sqrt(5))
+        if config.rescale_prenorm_residual:
+            module.out_proj.weight /= math.sqrt(config.num_hidden_layers)
+
+
+class Mamba2Model(Mamba2PreTrainedModel):
+    """Embedding, layers, final norm."""
+
+    def __init__(self, config: Mamba2Config):
+        super().__init__(config)
+        self.embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Mamba2Block(config, index) for index in range(config.num_hidden_layers))
+        self.norm_f = RMSNorm(config.hidden_size, config.layer_norm_epsilon)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.embeddings
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.embeddings = value
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        cu_seqlens: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        cache_params: Cache | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs,
+    ) -> Mamba2Output:
+        """See `Mamba2ForCausalLM.forward`; returns hidden states (b, l, d_model), zero where padded."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise InputError("forward: give either input_ids or inputs_embeds")
+        hidden = self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+        if use_cache is None:
+            use_cache = self.config.use_cache and not self.training
+        if use_cache and not (self.gradient_checkpointing and self.training):
+            cache_params = DynamicCache(config=self.config) if cache_params is None else cache_params
+        else:
+            cache_params = None
+        shape, tokens = hidden.shape[:2], None
+        if cu_seqlens is not None:
+            if shape[0] != 1:
+                raise InputError(f"forward: cu_seqlens needs one packed row, found {shape[0]}")
+            if attention_mask is not None and not bool(attention_mask.all()):
+                raise InputError("forward: a packed row has no padding; leave attention_mask out")
+            check_cu_seqlens(cu_seqlens, shape[1])
+        elif attention_mask is not None:
+            tokens, cu_seqlens = find_tokens(attention_mask, shape[1])
+            hidden = hidden if tokens is None else hidden.flatten(0, 1)[tokens][None]
+        seen = [hidden]
+        for layer in self.layers:
+            hidden = layer(hidden, cu_seqlens=cu_seqlens, cache=cache_params)
+            if output_hidden_states:
+                seen.append(hidden)
+        seen[-1] = hidden = self.norm_f(hidden)
+        if tokens is not None:
+            seen = [restore_padding(state, tokens, shape) for state in (seen if output_hidden_states else seen[-1:])]
+            hidden = seen[-1]
+        return Mamba2Output(
+            last_hidden_state=hidden,
+            cache_params=cache_params,
+            hidden_states=tuple(seen) if output_hidden_states else None,
+        )
+
+
+def find_tokens(attention_mask: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor] | tuple[None, None]:
+    """Where a padded batch's tokens stand in the flattened batch, and their `cu_seqlens`; None where none is padded.
+
+    Left or right padding, or holes: what is masked is left out, so states and losses see tokens only.
+    """
+    mask = attention_mask[:, -length:].bool()  # while generating, the mask also covers what the cache holds
+    if bool(mask.all()):
+        return None, None
+    lengths = mask.sum(1)
+    if int(lengths.min()) == 0:
+        raise InputError(f"attention_mask: row {int(lengths.argmin())} masks every token; drop the row")
+    return mask.flatten().nonzero()[:, 0], cu_seqlens_from_lengths(lengths)
+
+
+def restore_padding(packed: torch.Tensor, tokens: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """(1, total, d) -> (b, l, d), zeros where there was padding."""
+    rows = packed.new_zeros(shape[0] * shape[1], packed.shape[-1])
+    return rows.index_copy(0, tokens, packed[0]).unflatten(0, shape)
+
+
+def next_token_labels(labels: torch.Tensor, cu_seqlens: torch.Tensor | None) -> torch.Tensor:
+    """(b, l) -> (b, l): what each position should predict; nothing at the end of a row or document."""
+    targets = torch.cat([labels[:, 1:], labels.new_full((len(labels), 1), IGNORE_INDEX)], dim=1)
+    if cu_seqlens is not None:
+        targets[0, cu_seqlens[1:].long() - 1] = IGNORE_INDEX
+    return targets
+
+
+class LanguageHead(nn.Linear):
+    """Logits, or the summed loss where targets are given: either way inside one module call.
+
+    ZeRO-3 gathers a module's weights around its `forward`, so the loss must be made there too.
+    """
+
+    def forward(self, hidden: torch.Tensor, targets: torch.Tensor | None = None) -> torch.Tensor:
+        """hidden (..., d) -> logits (..., v); with targets (...) the fp32 sum of the losses."""
+        hidden = hidden.to(self.weight.dtype)
+        if targets is None:
+            return super().forward(hidden)
+        return linear_cross_entropy(hidden.flatten(0, -2), self.weight, targets.flatten())
+
+
+class Mamba2ForCausalLM(Mamba2PreTrainedModel, GenerationMixin):
+    """The language model. The class has transformers' name because checkpoints carry it."""
+
+    _tied_weights_keys = {"lm_head.weight": "backbone.embeddings.weight"}  # noqa: RUF012 (transformers' own convention)
+    accepts_loss_kwargs = True  # the Trainer hands num_items_in_batch over
+
+    def __init__(self, config: Mamba2Config):
+        super().__init__(config)
+        self.backbone = Mamba2Model(config)
+        self.lm_head = LanguageHead(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.backbone.embeddings
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.backbone.embeddings = value
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        cu_seqlens: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        cache_params: Cache | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        output_hidden_states: bool | None = None,
+        **kwargs,
+    ) -> Mamba2CausalLMOutput:
+        """Run the model over padded rows or one packed row.
+
+        Args:
+            input_ids: (b, l); or inputs_embeds (b, l, d_model).
+            attention_mask: (b, l), 0 on padding, wherever it stands.
+            cu_seqlens: (docs+1), needs b == 1: documents of a packed row.
+            labels: (b, l), shifted here; -100 where no loss is wanted. The loss replaces the logits.
+            num_items_in_batch: what the summed loss is divided by; the labelled tokens here where None.
+            cache_params: states to continue from, one per row.
+            logits_to_keep: only the last so many positions' logits (0: all).
+
+        Raises:
+            InputError: for a `cu_seqlens` or mask that does not fit.
+        """
+        use_cache = False if labels is not None else use_cache
+        outputs = self.backbone(
+            input_ids, attention_mask=attention_mask, cu_seqlens=cu_seqlens, inputs_embeds=inputs_embeds,
+            cache_params=cache_params, use_cache=use_cache, output_hidden_states=output_hidden_states,
+        )  # fmt: skip
+        hidden = outputs.last_hidden_state
+        loss = logits = None
+        if labels is not None:
+            if attention_mask is not None:
+                labels = labels.masked_fill(attention_mask == 0, IGNORE_INDEX)
+            targets = next_token_labels(labels, cu_seqlens)
+            items = (targets != IGNORE_INDEX).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+            loss = self.lm_head(hidden, targets) / items
+        else:
+            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            logits = self.lm_head(hidden[:, kept]).float()
+        return Mamba2CausalLMOutput(
+            loss=loss, logits=logits, cache_params=outputs.cache_params, hidden_states=outputs.hidden_states
+        )
+
+    def prepare_inputs_for_generation(
+        self, input_ids, cache_params=None, attention_mask=None, use_cache=None, is_first_iteration=False, **kwargs
+    ):
+        """The first step reads the prompt with its mask; later ones read one token, never padding."""
+        inputs = super().prepare_inputs_for_generation(
+            input_ids, cache_params=cache_params, attention_mask=attention_mask, use_cache=use_cache,
+            is_first_iteration=is_first_iteration, **kwargs,
+        )  # fmt: skip
+        if use_cache and not is_first_iteration:
+            inputs["attention_mask"] = None
+        return inputs

@@ -1,0 +1,119 @@
+"""Documents in one row: `cu_seqlens` <-> lengths <-> `seq_idx`, and the chunk table whose chunks never cross one.
+
+`cu_seqlens` (docs+1) holds where each document starts and, last, where the row ends: three documents of 3, 1 and 2
+tokens are `[0, 3, 4, 6]`, and `seq_idx` (1, l) is `[[0, 0, 0, 1, 2, 2]]`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from promptcot_mamba.errors import InputError
+
+# What was already worked out for a cu_seqlens tensor: every layer, forward and backward, asks for the same, and
+# on a CUDA device each answer costs a wait for the device. Keyed weakly by the tensor and by its version.
+_known: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
+def _facts(cu_seqlens: torch.Tensor) -> dict:
+    version, facts = _known.get(cu_seqlens, (None, None))
+    if facts is None or version != cu_seqlens._version:
+        facts = {}
+        _known[cu_seqlens] = (cu_seqlens._version, facts)
+    return facts
+
+
+def boundaries(cu_seqlens: torch.Tensor) -> list[int]:
+    """`cu_seqlens` as Python numbers, fetched from its device once."""
+    facts = _facts(cu_seqlens)
+    if "boundaries" not in facts:
+        facts["boundaries"] = cu_seqlens.tolist()
+    return facts["boundaries"]
+
+
+def check_cu_seqlens(cu_seqlens: torch.Tensor, length: int) -> None:
+    """Raise InputError unless `cu_seqlens` is 1-D int32/int64, starts at 0, ends at `length` and increases."""
+    if not isinstance(cu_seqlens, torch.Tensor) or cu_seqlens.dtype not in (torch.int32, torch.int64):
+        found = cu_seqlens.dtype if isinstance(cu_seqlens, torch.Tensor) else type(cu_seqlens).__name__
+        raise InputError(f"cu_seqlens: expected an int32 or int64 tensor, found {found}")
+    if cu_seqlens.dim() != 1 or cu_seqlens.numel() < 2:
+        raise InputError(f"cu_seqlens: expected shape (docs+1) with at least one document, found {cu_seqlens.shape}")
+    marks = boundaries(cu_seqlens)
+    if marks[0] != 0:
+        raise InputError(f"cu_seqlens: must start at 0, found {marks[0]}")
+    if marks[-1] != length:
+        raise InputError(f"cu_seqlens: must end at the row's length {length}, found {marks[-1]}")
+    for document, (start, end) in enumerate(itertools.pairwise(marks)):
+        if end <= start:
+            raise InputError(f"cu_seqlens: must increase, but document {document} runs from {start} to {end}")
+
+
+def cu_seqlens_from_lengths(lengths: Sequence[int] | torch.Tensor, device: torch.device | None = None) -> torch.Tensor:
+    """Lengths (docs) -> cu_seqlens (docs+1), int32 as varlen kernels read it."""
+    lengths = torch.as_tensor(lengths, dtype=torch.int64, device=device)
+    return torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
+
+
+def lengths_from_cu_seqlens(cu_seqlens: torch.Tensor) -> torch.Tensor:
+    """cu_seqlens (docs+1) -> lengths (docs)."""
+    return cu_seqlens.diff()
+
+
+def seq_idx_from_cu_seqlens(cu_seqlens: torch.Tensor) -> torch.Tensor:
+    """cu_seqlens (docs+1) -> seq_idx (1, l) int32: the document each token belongs to."""
+    documents = torch.arange(cu_seqlens.numel() - 1, device=cu_seqlens.device, dtype=torch.int32)
+    return documents.repeat_interleave(cu_seqlens.diff().long())[None]
+
+
+def cu_seqlens_from_seq_idx(seq_idx: torch.Tensor) -> torch.Tensor:
+    """seq_idx (1, l) -> cu_seqlens (docs+1): a document starts wherever the index changes."""
+    if seq_idx.dim() != 2 or seq_idx.shape[0] != 1 or seq_idx.shape[1] < 1:
+        raise InputError(f"seq_idx: expected shape (1, l), found {tuple(seq_idx.shape)}")
+    changes = (seq_idx[0, 1:] != seq_idx[0, :-1]).nonzero()[:, 0] + 1
+    ends = seq_idx.new_tensor([seq_idx.shape[1]], dtype=torch.int64)
+    return torch.cat([ends.new_zeros(1), changes, ends]).to(torch.int32)
+
+
+@dataclass(frozen=True, eq=False)
+class ChunkTable:
+    """Chunks of at most `chunk_size` tokens, in order, none of which crosses a document.
+
+    Offsets are int64: a row's elements outgrow int32 on long inputs.
+    """
+
+    chunk_size: int
+    starts: torch.Tensor  # (c) first token of each chunk
+    lengths: torch.Tensor  # (c) tokens in it, at least 1
+    documents: torch.Tensor  # (c) the document it belongs to
+    first_chunks: torch.Tensor  # (docs+1) each document's first chunk, and the number of chunks
+
+    @property
+    def n_chunks(self) -> int:
+        return self.starts.numel()
+
+    @property
+    def n_documents(self) -> int:
+        return self.first_chunks.numel() - 1
+
+
+def make_chunk_table(cu_seqlens: torch.Tensor, chunk_size: int) -> ChunkTable:
+    """The chunks of each document, on the device of `cu_seqlens`; made once per tensor and chunk size."""
+    if chunk_size < 1:
+        raise InputError(f"chunk_size: must be at least 1, found {chunk_size}")
+    tables = _facts(cu_seqlens).setdefault("tables", {})
+    if chunk_size not in tables:
+        marks = torch.tensor(boundaries(cu_seqlens), dtype=torch.int64)
+        chunks = (marks.diff() + chunk_size - 1) // chunk_size  # (docs)
+        first_chunks = torch.nn.functional.pad(chunks.cumsum(0), (1, 0))
+        documents = torch.arange(len(chunks)).repeat_interleave(chunks)
+        within = torch.arange(len(documents)) - first_chunks[documents]
+        starts = marks[documents] + within * chunk_size
+        lengths = (marks[documents + 1] - starts).clamp(max=chunk_size)
+        parts = [part.to(cu_seqlens.device) for part in (starts, lengths, documents, first_chunks)]
+        tables[chunk_size] = ChunkTable(chunk_size, *parts)
+    return tables[chunk_size]
