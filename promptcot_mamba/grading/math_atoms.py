@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from promptcot_mamba.grading.math_tables import ACCENTS, FUNCTIONS, LETTERS, MATRICES, SILENT
+from promptcot_mamba.grading.math_tables import ACCENTS, FUNCTIONS, LETTERS, MATRICES, SILENT, names
 from promptcot_mamba.grading.math_tokens import Cursor, Token, UnreadableError
 from promptcot_mamba.grading.math_tree import Node, name_of, number, product
 
 MAX_DEPTH = 30
+UNCOVERED = names("int iint oint lim limsup liminf bigcup bigcap pmod equiv begin end substack over atop frac")
 CONSTANTS = {"pi": "pi", "infty": "inf"}
 CLOSERS = {"(": (")", "]"), "[": ("]", ")")}
 # Single letters that mathematics writes functions with; before "(" they are applied, not multiplied.
@@ -30,6 +31,9 @@ class Atoms(Cursor):
         raise NotImplementedError
 
     def union(self) -> Node:
+        raise NotImplementedError
+
+    def term(self) -> Node:
         raise NotImplementedError
 
     def factor(self) -> Node:
@@ -202,7 +206,22 @@ class Atoms(Cursor):
             raise UnreadableError("an ellipsis")
         if name in LETTERS:
             return self._symbol("\\" + name if name != "l" else "l")
-        raise UnreadableError(f"\\{name} is not covered")
+        if name in ("sum", "prod"):
+            return self._series(name)
+        if name in UNCOVERED:
+            raise UnreadableError(f"\\{name} is not covered")
+        return Node("sym", ("\\" + name,))  # a macro of the model's own: a name, equal only to itself
+
+    def _series(self, name: str) -> Node:
+        """`\\sum_{k=0}^{n} term`: the letter, both ends and the term."""
+        self.expect("_")
+        start = self.argument()
+        self.expect("^")
+        end = self.argument()
+        if start.kind != "relation" or start.args[0] != ("=",) or start.args[1][0].kind != "sym":
+            raise UnreadableError("a sum without its letter")
+        letter, first = start.args[1]
+        return Node(name, (letter.args[0], first, end, self.term()))
 
     def _root(self) -> Node:
         degree = Node("num", (Fraction(2),))

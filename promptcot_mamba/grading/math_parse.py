@@ -18,7 +18,7 @@ from fractions import Fraction
 from promptcot_mamba.grading.math_atoms import Atoms
 from promptcot_mamba.grading.math_tables import NEVER_STARTS, RELATIONS
 from promptcot_mamba.grading.math_tokens import UnreadableError, tokenize
-from promptcot_mamba.grading.math_tree import Node, name_of, product
+from promptcot_mamba.grading.math_tree import Node, name_of, product, total
 from promptcot_mamba.grading.math_units import is_unit_word
 
 MAX_TOKENS = 1500
@@ -96,7 +96,7 @@ class _Parser(Atoms):
         terms = [self._signed(self.take("+", "-", "pm", "mp"))]
         while (sign := self.take("+", "-", "pm", "mp")) is not None:
             terms.append(self._signed(sign))
-        return terms[0] if len(terms) == 1 else Node("add", tuple(terms))
+        return total(terms)
 
     def _signed(self, sign: str | None) -> Node:
         node = self.term()

@@ -63,6 +63,8 @@ def _compare(gold: Gold, answer: str) -> Verdict:
         golds = read(left, gold.rules)
     except UnreadableError:
         return Verdict(False, "unreadable")
+    if _DECIMAL_COMMA.fullmatch(left) and _DECIMAL.fullmatch(right) and left.replace(",", ".") == right:
+        return Verdict(True, "value")
     reason = "unreadable"
     for reading in _readings(right):
         try:
@@ -99,6 +101,7 @@ def _readings(text: str) -> list[str]:
     return ([joined] if joined == text else [joined, text]) + decimal
 
 
+_DECIMAL = re.compile(r"-?\d*\.\d+")
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 _BARE = re.compile(r"\\(?:left|right)(?![A-Za-z])|\\[,;:! ()\[\]]|[\s$]")
 

@@ -29,7 +29,7 @@ class UndecidedError(Exception):
 
 def _counts(node: Node) -> bool:
     for part in walk(node):
-        counting = part.kind == "factorial" or (part.kind == "function" and part.args[0] in COUNTING)
+        counting = part.kind in ("factorial", "sum", "prod") or (part.kind == "function" and part.args[0] in COUNTING)
         if counting and symbols(part):
             return True
         if part.kind == "pow" and symbols(part.args[1]) and part.args[0].kind == "neg":
