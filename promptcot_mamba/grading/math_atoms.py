@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from promptcot_mamba.grading.math_tables import ACCENTS, FUNCTIONS, LETTERS, MATRICES, SILENT, names
+from promptcot_mamba.grading.math_tables import ACCENTS, CURRENCIES, FUNCTIONS, LETTERS, MATRICES, SILENT, names
 from promptcot_mamba.grading.math_tokens import Cursor, Token, UnreadableError
 from promptcot_mamba.grading.math_tree import Node, name_of, number, product
 
 MAX_DEPTH = 30
-UNCOVERED = names("int iint oint lim limsup liminf bigcup bigcap pmod equiv begin end substack over atop frac")
+UNCOVERED = names("int iint oint lim limsup liminf bigcup bigcap pmod equiv end substack over atop choose")
 CONSTANTS = {"pi": "pi", "infty": "inf"}
 CLOSERS = {"(": (")", "]"), "[": ("]", ")")}
 # Single letters that mathematics writes functions with; before "(" they are applied, not multiplied.
@@ -23,6 +23,7 @@ class Atoms(Cursor):
         super().__init__(tokens)
         self.depth = 0
         self.bars = 0
+        self.colons = True  # whether ":" is a ratio; in a set it may begin the condition
 
     def listing(self, closers: tuple[str, ...]) -> Node:
         raise NotImplementedError
@@ -78,7 +79,10 @@ class Atoms(Cursor):
     def _braced(self) -> Node:
         self.expect("{")
         bars, self.bars = self.bars, 0
-        node = self.listing(("}",))
+        node = self.listing(("}", "choose", "over"))
+        if sign := self.take("choose", "over"):
+            other = self.listing(("}",))
+            node = Node("div", (node, other)) if sign == "over" else Node("function", ("binom", (node, other)))
         self.bars = bars
         self.expect("}")
         if node.kind == "list":
@@ -151,8 +155,6 @@ class Atoms(Cursor):
             self.bars = 1
             inner = Node("function", ("abs", (self.sum(),)))
             self.expect(sign)
-        elif sign == "\\usd":
-            inner = Node("unit", (self.factor(), "dollar"))
         else:
             raise UnreadableError(f"unexpected {sign}")
         self.bars = bars
@@ -160,7 +162,9 @@ class Atoms(Cursor):
 
     def _set(self) -> Node:
         """`\\{1, 2\\}`, or `\\{x \\mid x > 1\\}`, which is its condition."""
+        self.colons = False
         inner = self.listing(("\\}", "mid", ":", "|"))
+        self.colons = True
         if self.take("mid", ":", "|"):
             inner = self.listing(("\\}",))
             self.expect("\\}")
@@ -200,8 +204,8 @@ class Atoms(Cursor):
             return Node("set", ())
         if name == "mathbb":
             return Node("sym", (f"blackboard {name_of(self.argument())}",))
-        if name == "usd":
-            return Node("unit", (self.factor(), "dollar"))
+        if name in CURRENCIES:
+            return Node("unit", (self.factor(), name))
         if name == "dots":
             raise UnreadableError("an ellipsis")
         if name in LETTERS:

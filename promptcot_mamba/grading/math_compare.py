@@ -92,6 +92,8 @@ def split_label(node: Node) -> tuple[Node | None, Node]:
         return None, node
     if _is_label(sides[0]) and not (symbols(sides[0]) & symbols(sides[-1]) and sides[0].kind == "sym"):
         return sides[0], sides[-1]
+    if len(sides) == 2 and sides[1].kind in ("sym", "apply") and not symbols(sides[0]):
+        return sides[1], sides[0]  # `5 = x`
     if len(sides) > 2 or not any(symbols(side) for side in sides):
         return None, sides[-1]
     return None, Node("relation", (relations, sides))

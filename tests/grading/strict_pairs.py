@@ -216,6 +216,28 @@ C | \text{C}
 3:30 \text{ PM} | 3:30 p.m.
 \text{July 4, 1776} | July 4 1776
 7:32 | 7 : 32
+6, 8 | \text{6 and 8}
+5 | \approx 5
+5 | \text{The answer is } 5
+5 | \begin{aligned} x &= 5 \end{aligned}
+\frac{1}{2} | {1 \over 2}
+5 \text{ euros} | 5€
+5 \text{ euros} | €5
+\infty | +\infty
+2i | \sqrt{-4}
+(x-1)^2 | x^{2}-2x+1
+2e^{i\pi/3} | 1 + i\sqrt{3}
+\frac{x}{2} | \frac x2
+\frac{x}{2} | \frac{1}{2} x
+10^{-3} | 0.001
+AB = 5 | 5
+5 | |AB| = 5
+5 | \overline{AB} = 5
+1, 2 | \text{$1$ and $2$}
+\frac{14}{3} | f(-2)+f(-1)+f(0) = 2 + \frac{5}{3} + 1 = \frac{14}{3}
+\frac{m}{n} | m/n
+2021 \cdot 505 \cdot 337 | 343943885
+\sum_{k=1}^{n} k | \frac{n(n+1)}{2}
 \sqrt{17} | 4.123105625617661
 """
 
@@ -330,6 +352,23 @@ C | c
 d | \text{E}
 3:30 \text{ PM} | 3:30 \text{ AM}
 12:00 | 1:00
+5 \text{ euros} | 5 \text{ dollars}
+\infty | -\infty
+\infty | 10^{100}
+\frac{x}{2} | \frac{2}{x}
+\sum_{k=1}^{n} k | \sum_{k=0}^{n-1} k
+5 | 5 \text{ and not } 6
+6, 8 | \text{6 and 9}
+6, 8 | 68
+-\frac{1}{2} | \frac{-1}{-2}
+(-2,1) | (-2,-1)
+(2,-1) \text{ and } (1,2) | (2,-1)
+2\sqrt{13} | \sqrt{26}
+3\sqrt{13} | 3 + \sqrt{13}
+3\sqrt{13} | 33\sqrt{3}
+e | 2.718
+e^2 | 2e
+x^{10} | x^1 0
 7:32 | 32:7
 \text{Yes} | \text{No}
 9^{9^{9^9}} | 9^{9^{9^8}}
