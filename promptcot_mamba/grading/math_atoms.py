@@ -240,7 +240,9 @@ class Atoms(Cursor):
         power = self.argument() if self.take("^") else None
         if self.value() in ("(", "[", "\\{") or self.value() == "{":
             bracketed = self._bracketed()
-            arguments = {"tuple": bracketed.args[-1], "set": bracketed.args}.get(bracketed.kind, (bracketed,))
+            arguments = (bracketed,)
+            if bracketed.kind in ("tuple", "set"):
+                arguments = bracketed.args[2] if bracketed.kind == "tuple" else bracketed.args
             if self.value() == "^" and not self.degree_follows():
                 self.at += 1
                 power = self.argument()

@@ -288,7 +288,10 @@ class Evaluator:
         radians, self.radians = self.radians, True
         values = [self(node) for node in arguments]
         self.radians = radians
-        return apply_function(self, name, values)
+        try:
+            return apply_function(self, name, values)
+        except (ZeroDivisionError, ValueError, OverflowError) as error:  # how mpmath says "outside the domain"
+            raise NoValueError(f"{name}: {error}") from None
 
 
 def apply_function(at: Evaluator, name: str, values: list[Value]) -> Value:
