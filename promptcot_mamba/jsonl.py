@@ -94,7 +94,7 @@ class DurableAppender:
     """Append rows to a file: each flushed to the kernel at once, synced to disk at least every `sync_seconds`.
 
     A killed process loses nothing it appended; a machine that loses power loses at most `sync_seconds`.
-    The file is locked against a second writer for as long as it is open; call `sync` on idle ticks.
+    The file is locked against a second writer for as long as it is open; call `sync_if_due` on idle ticks.
 
     Raises InputError if another process holds the file or it cannot be written.
     """
@@ -104,7 +104,7 @@ class DurableAppender:
         self.sync_seconds = sync_seconds
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("ab")
+            self._file = self.path.open("ab", buffering=0)  # one write a row, nothing left to flush
         except OSError as error:
             raise InputError(f"{path}: cannot write here ({error.strerror})") from None
         try:
@@ -113,21 +113,26 @@ class DurableAppender:
             self._file.close()
             raise InputError(f"{path}: another process is writing this file; wait for it or stop it") from None
         repair_torn_tail(self.path)
-        self._file.seek(0, os.SEEK_END)
         self._dirty = False
         self._synced = time.monotonic()
 
-    def append(self, row: Row) -> None:
-        """Append one row; if the disk is full the torn line is cut away and OSError travels."""
-        start = self._file.tell()
+    def append(self, row: Row) -> int:
+        """Append one row and return the offset of its line; on a full disk the torn line is cut, OSError travels."""
+        start = self._file.seek(0, os.SEEK_END)
+        rest = memoryview(dump_row(row))
         try:
-            self._file.write(dump_row(row))
-            self._file.flush()
+            while rest:
+                rest = rest[self._file.write(rest) :]
         except OSError:
-            os.ftruncate(self._file.fileno(), start)
+            self._file.truncate(start)
             raise
         self._dirty = True
-        if time.monotonic() - self._synced >= self.sync_seconds:
+        self.sync_if_due()
+        return start
+
+    def sync_if_due(self) -> None:
+        """Sync if the last sync is `sync_seconds` ago; to be called on idle ticks."""
+        if self._dirty and time.monotonic() - self._synced >= self.sync_seconds:
             self.sync()
 
     def sync(self) -> None:

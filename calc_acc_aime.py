@@ -1,0 +1,34 @@
+"""Score sampled AIME answers, or any final-answer maths told apart by `source`, and print the table over runs.
+
+    python calc_acc_aime.py --input_path data/aime_test_predictions.jsonl --expected_runs 16
+
+Beside X.jsonl it writes X.grades.jsonl (one verdict a sample), X.metrics.json and X.audit.md (where the strict and the
+published rules disagree). `scripts.calc_acc` does the same for one named benchmark, code included.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from promptcot_mamba.benchmarks.score_file import Options, run_math
+from promptcot_mamba.cli import parse_args, run_program
+
+
+@dataclass
+class Arguments:
+    input_path: str = field(metadata={"help": "rows: completion (or completions), reference_solution, source"})
+    expected_runs: int = field(default=16, metadata={"help": "samples each problem should have"})
+    strict_runs: bool = field(default=False, metadata={"help": "exit with 1 where runs are missing"})
+    grader: str = field(default="strict", metadata={"help": "strict, or paper for the published rules"})
+    compare: str | None = field(default=None, metadata={"help": "a second file, compared problem by problem"})
+    markdown: bool = field(default=False, metadata={"help": "write X.metrics.md too"})
+
+
+def main() -> int:
+    args = parse_args(Arguments, description=__doc__)
+    options = Options(args.expected_runs, args.strict_runs, args.grader, args.compare, args.markdown)
+    return run_math(args.input_path, None, options)
+
+
+if __name__ == "__main__":
+    run_program(main)

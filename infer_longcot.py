@@ -1,0 +1,155 @@
+r"""Sample long chains of thought: problems.jsonl -> n samples a problem, each written as it finishes.
+
+    python infer_longcot.py --data_path data/aime_test.jsonl --output_path data/aime_test_predictions.jsonl \
+        --model_path /path/to/model --n_gpus 1 --temperature 0.8 --repetition_penalty 1.1 --max_len 65536 --n 16 \
+        --max_retries 1 --use_mamba2 True
+
+Whatever stops it, a rerun of the same command continues. Beside X.jsonl stand X.attempts.jsonl (every attempt,
+retried ones too) and X.run.json (how it was made). See docs/sampling.md for many GPUs and many nodes.
+"""
+
+from __future__ import annotations
+
+import errno
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+
+from promptcot_mamba.cli import EXIT_INTERRUPTED, parse_args, run_program
+from promptcot_mamba.log import get_logger
+from promptcot_mamba.run_info import write_run_info
+from promptcot_mamba.sampling.arguments import SamplingArguments
+from promptcot_mamba.sampling.backend import Backend, BackendFailedError
+from promptcot_mamba.sampling.engines import make_backend
+from promptcot_mamba.sampling.ledger import Ledger, count_settled
+from promptcot_mamba.sampling.plan import Plan, describe, make_plan, place
+from promptcot_mamba.sampling.progress import Progress, Report, clock
+from promptcot_mamba.sampling.run_settings import refuse_changed, set_aside
+from promptcot_mamba.sampling.scheduler import Scheduler
+
+logger = get_logger("infer_longcot")
+
+EXIT_FAILED = 1
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def main(argv: list[str] | None = None, make_backend: Callable[[Plan], Backend] = make_backend) -> int:
+    args = parse_args(SamplingArguments, argv, description=__doc__)
+    plan = make_plan(args)
+    settings = plan.sample_settings()
+    if args.dry_run:
+        return show_plan(plan, settings)
+    report = Report(args.max_len)
+    if args.overwrite:
+        set_aside(args.output_path)
+    with Ledger(
+        args.output_path,
+        plan.problems,
+        args.n,
+        args.max_retries,
+        grouped=args.format == "grouped",
+        on_settled=report.add,
+    ) as ledger:
+        refuse_changed(args.output_path, settings)
+        write_run_info(args.output_path, asdict(args), samples=settings, complete=False)
+        ledger.resume()
+        began, tokens = time.monotonic(), 0
+        try:
+            if not ledger.complete:
+                tokens = sample(plan, ledger, report, make_backend)
+            ledger.finish()
+        except BackendFailedError as error:
+            return stopped(plan, ledger, str(error))
+        except OSError as error:
+            if error.errno not in DISK_FULL:
+                raise
+            return stopped(plan, ledger, f"{error.strerror}: nothing more can be written")
+        seconds = time.monotonic() - began
+        write_run_info(
+            args.output_path,
+            asdict(args),
+            samples=settings,
+            complete=ledger.complete,
+            results=report.summaries(),
+            seconds=round(seconds, 3),
+            generated_tokens=tokens,
+        )
+        if not ledger.complete:
+            return stopped(plan, ledger, "interrupted", EXIT_INTERRUPTED)
+    print(report.table())
+    print(f"{tokens:,} tokens in {clock(seconds)} ({tokens / max(seconds, 1e-9):,.0f} tok/s) -> {args.output_path}")
+    return 0
+
+
+def show_plan(plan: Plan, settings: dict) -> int:
+    """--dry_run: what would run, after the same checks."""
+    settled, mean_tokens = 0, None
+    if not plan.args.overwrite:
+        refuse_changed(plan.args.output_path, settings)
+        settled, mean_tokens = count_settled(plan.args.output_path, plan.args.max_retries)
+    place(plan, plan.args.n * len(plan.problems) - settled)
+    print(describe(plan, settled, mean_tokens))
+    return 0
+
+
+def sample(plan: Plan, ledger: Ledger, report: Report, make_backend: Callable[[Plan], Backend]) -> int:
+    """Sample what the ledger lacks, until done or asked to stop; return the number of tokens generated."""
+    place(plan, ledger.units - ledger.settled)
+    backend = make_backend(plan)
+    progress = Progress(ledger.units, report)
+    stop = StopSignal()
+    scheduler = Scheduler(
+        ledger,
+        backend,
+        plan.prompts,
+        base_seed=plan.args.seed,
+        max_len=plan.args.max_len,
+        context=plan.args.context,
+        tick=lambda: progress.show(backend.running(), backend.generated_tokens),
+        should_stop=stop,
+    )
+    try:
+        scheduler.run()
+        progress.show(backend.running(), backend.generated_tokens, now=True)
+    finally:
+        progress.end()
+        stop.restore()
+        backend.close()
+    return backend.generated_tokens
+
+
+def stopped(plan: Plan, ledger: Ledger, why: str, status: int = EXIT_FAILED) -> int:
+    """Say why the run ends early and how to go on."""
+    print(
+        f"{why}\n{ledger.settled:,} of {ledger.units:,} samples are safe in {plan.args.output_path}; "
+        "run the same command again to continue",
+        file=sys.stderr,
+    )
+    return status
+
+
+class StopSignal:
+    """Ctrl-C or SIGTERM asks the scheduler to stop between two polls; a second one does not wait."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def _ask(self, *_: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        print("\nstopping; what is finished is kept", file=sys.stderr)
+
+    def __call__(self) -> bool:
+        return self.asked
+
+    def restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+if __name__ == "__main__":
+    run_program(lambda: main(sys.argv[1:]))

@@ -1,0 +1,53 @@
+"""OlympiadBench, open-ended English text-only maths (OE_TO_maths_en_COMP, 674 problems).
+
+Its rows say what an answer is: `answer_type` (Numerical, Expression, Tuple, Interval), `is_multiple_answer`, `unit`
+and sometimes `error`, the absolute tolerance. Its judge compares numbers within 1e-8 where `error` is absent and
+lets percentages equal fractions (github.com/OpenBMB/OlympiadBench).
+"""
+
+from __future__ import annotations
+
+from promptcot_mamba.benchmarks.benchmark import Benchmark
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.grading.gold import AnswerRules, Gold, gold_after_mark
+from promptcot_mamba.jsonl import Row
+
+RULES = AnswerRules(tolerance=1e-8, percent=True)
+ANSWER_TYPES = {"Numerical": "numerical", "Expression": "expression", "Tuple": "tuple", "Interval": "interval"}
+
+
+def read_gold(row: Row) -> Gold:
+    """The gold of a published row (`final_answer` and its types) or of one that carries it after `####`.
+
+    Raises InputError for an unknown answer type, a bad tolerance or a missing answer.
+    """
+    name = row.get("answer_type") or "any"
+    answer_type = ANSWER_TYPES.get(name, name)
+    if answer_type not in {"any", *ANSWER_TYPES.values()}:
+        raise InputError(f"unknown answer_type {name!r}; known: {', '.join(ANSWER_TYPES)}")
+    try:
+        tolerance = float(row.get("error") or RULES.tolerance)
+    except (TypeError, ValueError):
+        raise InputError(f"'error' must be a number, found {row['error']!r}") from None
+    rules = AnswerRules(answer_type, tolerance, percent=True, multiple=bool(row.get("is_multiple_answer")))
+    answers = row.get("final_answer")
+    if answers is None:
+        return Gold(gold_after_mark(row).answer, rules, row.get("unit"))
+    if isinstance(answers, str):
+        answers = [answers]
+    if not isinstance(answers, list) or not answers or not all(isinstance(item, str) and item for item in answers):
+        raise InputError("'final_answer' must be a non-empty list of texts")
+    return Gold(", ".join(answers), rules, row.get("unit"))
+
+
+OLYMPIADBENCH = Benchmark(
+    name="olympiadbench",
+    title="OlympiadBench",
+    kind="math",
+    sources=("olympiadbench",),
+    problem_file="olympiadbench_test.jsonl",
+    expected_problems=674,
+    n=8,
+    rules=RULES,
+    read_gold=read_gold,
+)

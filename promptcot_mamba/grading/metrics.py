@@ -1,0 +1,156 @@
+"""From verdicts to figures: avg@n with a clustered interval, pass@k, maj@k, rates, lengths, paired comparison.
+
+Problems, not samples, are what a benchmark draws: sixteen samples of one problem share its difficulty. The headline
+interval therefore clusters by problem (Miller, arXiv 2411.00640): the standard error is that of the mean of the
+per-problem means, and the interval takes t quantiles with problems - 1 degrees of freedom.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95
+MAJ_EXACT_SUBSETS = 2000  # above this many subsets of k of n samples, maj@k draws this many at random
+POWER = 0.8
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its standard error and 95 % interval. Standard error and interval are NaN below two problems."""
+
+    mean: float
+    standard_error: float
+    low: float
+    high: float
+    problems: int
+    samples: int
+
+
+def clustered_mean(scores: Mapping[str, Sequence[float]]) -> Estimate:
+    """avg@n over problems: the mean of the per-problem means; `scores` maps a problem to its samples' 0/1."""
+    means = np.array([np.mean(values) for values in scores.values() if len(values)])
+    samples = sum(len(values) for values in scores.values())
+    return _t_interval(means, samples)
+
+
+def _t_interval(values: np.ndarray, samples: int) -> Estimate:
+    """Mean, standard error and t interval of independent values."""
+    count = len(values)
+    if count == 0:
+        return Estimate(math.nan, math.nan, math.nan, math.nan, 0, samples)
+    mean = float(values.mean())
+    if count < 2:
+        return Estimate(mean, math.nan, math.nan, math.nan, count, samples)
+    error = float(values.std(ddof=1) / math.sqrt(count))
+    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)) * error
+    return Estimate(mean, error, mean - reach, mean + reach, count, samples)
+
+
+@dataclass(frozen=True)
+class RunSpread:
+    """Accuracy by run, as the papers print it: mean ± SD (ddof 1) over runs, which is no standard error."""
+
+    mean: float
+    sd: float
+    by_run: dict[int, float]
+
+
+def run_spread(scores: Mapping[str, Mapping[int, float]]) -> RunSpread:
+    """Accuracy of each run over the problems it holds; `scores` maps problem -> run -> 0/1."""
+    by_run: dict[int, list[float]] = {}
+    for runs in scores.values():
+        for run, score in runs.items():
+            by_run.setdefault(run, []).append(score)
+    accuracies = {run: float(np.mean(by_run[run])) for run in sorted(by_run)}
+    values = np.array(list(accuracies.values()))
+    sd = float(values.std(ddof=1)) if len(values) > 1 else math.nan
+    return RunSpread(float(values.mean()) if len(values) else math.nan, sd, accuracies)
+
+
+def pass_at_k(n: int, right: int, k: int) -> float:
+    """The unbiased chance that one of k samples drawn from n, of which `right` are right, is right.
+
+    1 - C(n - right, k) / C(n, k) (Chen et al., arXiv 2107.03374). Raises ValueError unless 1 <= k <= n.
+    """
+    if not 1 <= k <= n:
+        raise ValueError(f"pass@{k} needs 1 <= k <= {n}")
+    return 1.0 - math.comb(n - right, k) / math.comb(n, k)
+
+
+@dataclass(frozen=True)
+class Vote:
+    """maj@k of one problem: the chance that a majority vote is right, and how often the vote was tied."""
+
+    accuracy: float
+    tied: float
+
+
+def maj_at_k(answers: Sequence[str | None], right: Sequence[bool], k: int, seed: int = 0) -> Vote:
+    """Majority vote over subsets of k samples, averaged over all subsets (or MAJ_EXACT_SUBSETS random ones).
+
+    `answers` are canonical texts, None for a sample without an answer, which casts no vote. A tie counts the share of
+    right answers among the tied; a subset without any vote is wrong.
+    """
+    n = len(answers)
+    if not 1 <= k <= n:
+        raise ValueError(f"maj@{k} needs 1 <= k <= {n}")
+    verdict = {answer: bool(ok) for answer, ok in zip(answers, right, strict=True) if answer is not None}
+    if math.comb(n, k) <= MAJ_EXACT_SUBSETS:
+        subsets = list(combinations(range(n), k))
+    else:
+        rng = np.random.default_rng(seed)
+        subsets = [tuple(rng.choice(n, size=k, replace=False)) for _ in range(MAJ_EXACT_SUBSETS)]
+    correct = tied = 0.0
+    for subset in subsets:
+        votes = Counter(answers[index] for index in subset if answers[index] is not None)
+        if not votes:
+            continue
+        most = max(votes.values())
+        leaders = [answer for answer, count in votes.items() if count == most]
+        tied += len(leaders) > 1
+        correct += sum(verdict[answer] for answer in leaders) / len(leaders)
+    return Vote(correct / len(subsets), tied / len(subsets))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two systems on the same problems: second minus first.
+
+    `minimum_detectable` is the true difference that such a comparison would find significant at 5 % with a chance of
+    80 %; a smaller observed difference says little.
+    """
+
+    first: float
+    second: float
+    difference: Estimate
+    p_value: float
+    minimum_detectable: float
+    unpaired_problems: int
+
+
+def compare_paired(first: Mapping[str, Sequence[float]], second: Mapping[str, Sequence[float]]) -> Comparison:
+    """Paired difference of per-problem means over the problems both hold.
+
+    Pairing removes the problems' difficulty from the error (Miller, arXiv 2411.00640, section on paired differences).
+    """
+    shared = [name for name in first if name in second]
+    a = np.array([np.mean(first[name]) for name in shared])
+    b = np.array([np.mean(second[name]) for name in shared])
+    samples = sum(len(first[name]) + len(second[name]) for name in shared)
+    difference = _t_interval(b - a, samples)
+    freedom = max(len(shared) - 1, 1)
+    if difference.standard_error > 0:
+        p_value = float(2 * stats.t.sf(abs(difference.mean) / difference.standard_error, freedom))
+    else:
+        p_value = 1.0 if difference.mean == 0 else math.nan
+    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom) + stats.t.ppf(POWER, freedom))
+    unpaired = len(first) + len(second) - 2 * len(shared)
+    mean = (float(a.mean()), float(b.mean())) if shared else (math.nan, math.nan)
+    return Comparison(*mean, difference, p_value, reach * difference.standard_error, unpaired)

@@ -1,0 +1,103 @@
+"""Read prediction files: one row a sample (`completion`) or one row a problem (`completions`, a list)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from promptcot_mamba import chat_format
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.jsonl import Row, iter_jsonl
+from promptcot_mamba.log import get_logger
+from promptcot_mamba.records import problem_id
+
+logger = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One sampled completion of one problem, and the row and line it was read from."""
+
+    problem_id: str
+    run: int
+    completion: str
+    row: Row = field(repr=False)
+    line: int
+
+    @property
+    def source(self) -> str | None:
+        return self.row.get("source")
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether the sampler says that it stopped the text, not the model."""
+        return self.row.get("finish_reason") in ("length", "loop")
+
+
+def read_predictions(path: str | Path) -> list[Prediction]:
+    """Every prediction of a file, in its order.
+
+    A missing `run` is the row's ordinal among those of its problem. Where one (problem, run) stands twice the later
+    row counts (a retry follows what it retries) and a warning says how many.
+
+    Raises InputError, naming file and line, for a row without completion or identity.
+    """
+    found: dict[tuple[str, int], Prediction] = {}
+    seen: Counter[str] = Counter()
+    replaced = 0
+    for number, row in iter_jsonl(path):
+        where = f"{path}:{number}"
+        identity = identify(row, where)
+        for run, text in _completions(row, where):
+            if run is None:
+                run = seen[identity]
+            seen[identity] += 1
+            replaced += (identity, run) in found
+            found.pop((identity, run), None)
+            completion = chat_format.with_open_thought(row.get("prompt") or "", text)
+            found[identity, run] = Prediction(identity, run, completion, row, number)
+    if not found:
+        raise InputError(f"{path}: the file is empty, expected one prediction a line")
+    if replaced:
+        logger.warning("%s: %d rows repeat a (problem, run); the later row of each counts", path, replaced)
+    return list(found.values())
+
+
+def identify(row: Row, where: str) -> str:
+    """A row's problem: its id, or the hash of its prompt where a published row carries none."""
+    identity = problem_id(row)
+    if identity is not None:
+        return identity
+    prompt = row.get("prompt") or row.get("question")
+    if isinstance(prompt, str) and prompt:
+        return f"prompt-{hashlib.blake2b(prompt.encode(errors='surrogatepass'), digest_size=8).hexdigest()}"
+    raise InputError(f"{where}: no id and no 'prompt' to tell problems apart; add 'idx' or 'prompt'")
+
+
+def _completions(row: Row, where: str) -> Iterable[tuple[int | None, str]]:
+    """The row's `(run, completion)` pairs; run is None where the row does not say."""
+    if "completion" in row:
+        run = row.get("run")
+        if run is not None and (not isinstance(run, int) or isinstance(run, bool) or run < 0):
+            raise InputError(f"{where}: 'run' must be a whole number from 0, found {run!r}")
+        pairs: list[tuple[int | None, object]] = [(run, row["completion"])]
+    elif isinstance(row.get("completions"), list):
+        pairs = [(None, text) for text in row["completions"]]
+    else:
+        raise InputError(f"{where}: missing key 'completion' (or a list 'completions'); found {', '.join(row)}")
+    for run, text in pairs:
+        if not isinstance(text, str):
+            raise InputError(f"{where}: a completion must be text, found {type(text).__name__}")
+        yield run, text
+
+
+def missing_runs(predictions: Iterable[Prediction], expected: int) -> dict[str, list[int]]:
+    """For each problem with fewer than `expected` runs, the run numbers of 0..expected-1 it lacks."""
+    runs: dict[str, set[int]] = defaultdict(set)
+    for prediction in predictions:
+        runs[prediction.problem_id].add(prediction.run)
+    lacking = {name: sorted(set(range(expected)) - have) for name, have in runs.items()}
+    return {name: lack for name, lack in lacking.items() if lack}

@@ -1,0 +1,68 @@
+"""What the scheduler asks of whatever generates text: submit requests, poll for what finished."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+STOP, LENGTH, LOOP = "stop", "length", "loop"
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How tokens are drawn. Everything here changes samples."""
+
+    temperature: float
+    top_p: float
+    repetition_penalty: float
+    stop_token_ids: tuple[int, ...]
+    skip_special_tokens: bool = True
+    stop_on_loop: bool = False
+
+
+@dataclass(frozen=True)
+class Request:
+    """One attempt at one sample, with its own seed. `unit` is the sample's place: run * problems + problem."""
+
+    unit: int
+    attempt: int
+    seed: int
+    prompt: str
+    prompt_ids: Sequence[int] | None  # None where no tokenizer is at hand: the server counts and bounds
+    max_tokens: int
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What a back end returns for one request. `text` excludes the prompt and the stop token."""
+
+    unit: int
+    text: str
+    finish_reason: str  # stop | length | loop
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float  # from submission to the last token
+
+
+class BackendFailedError(Exception):
+    """The engine or all servers are gone for good; what is sampled is safe and a rerun continues."""
+
+
+class Backend(Protocol):
+    """A generator of text. Order of completion is free; each request's text depends on that request alone."""
+
+    window: int  # how many requests keep it busy; the scheduler never has more in flight
+    generated_tokens: int  # completion tokens seen so far, finished or not
+
+    def submit(self, request: Request) -> None:
+        """Take one request; returns at once."""
+
+    def poll(self, timeout: float) -> list[Generated]:
+        """Work on, or wait for, the requests in flight for about `timeout` seconds; return those that finished."""
+
+    def running(self) -> int:
+        """How many requests are being generated now."""
+
+    def close(self) -> None:
+        """Free the engine or the connections; requests in flight are dropped."""

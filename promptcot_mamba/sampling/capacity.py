@@ -1,0 +1,137 @@
+"""How many chains run at once, and in how much memory: decided from shapes and the machine, before any engine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.sampling.checkpoint import Checkpoint
+
+GIB = 1 << 30
+CPU_MOST_SEQS = 256  # beyond this a CPU's step time grows as fast as its batch
+CUDA_MOST_SEQS = 1024
+CPU_SHARE = 0.4  # of the memory free now, for weights and states together: the machine has other work
+CUDA_SHARE = 0.9  # of the device, as vLLM's own default
+CUDA_RESERVE = 6 * GIB  # activations, CUDA graphs, workspaces
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device a replica runs on."""
+
+    kind: str  # cuda | cpu
+    memory: int  # bytes: the device's total on CUDA, this replica's share of what is free now on CPU
+
+    def bandwidth(self) -> float:
+        """Bytes a second memory moves, measured in a fraction of a second by copying; for estimates only."""
+        import torch
+
+        source = torch.ones((1 << 30 if self.kind == "cuda" else 1 << 28) // 4, device=self.kind)
+        target = torch.empty_like(source)
+        seconds = []
+        for _ in range(3):
+            started = time.perf_counter()
+            target.copy_(source)
+            float(target[-1])  # waits for the device
+            seconds.append(time.perf_counter() - started)
+        return 2 * source.nbytes / min(seconds)
+
+
+def find_device(devices: int = 1) -> Device:
+    """What this machine runs `devices` replicas' parts on; raises InputError if it has fewer GPUs than that.
+
+    CUDA is asked through `nvidia-smi`, since a process that has touched CUDA cannot fork vLLM's workers.
+    """
+    import torch
+
+    totals = _gpu_memories() if torch.version.cuda else []
+    if not totals:
+        return Device("cpu", free_memory() // devices)
+    if devices > len(totals):
+        raise InputError(
+            f"--n_gpus {devices}: this machine has {len(totals)}; other machines are reached by --base_url"
+        )
+    return Device("cuda", min(totals))
+
+
+def _gpu_memories() -> list[int]:
+    """Bytes of memory of each visible GPU; empty without a driver."""
+    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    try:
+        printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    totals = [int(number) << 20 for number in printed if number.isdigit()]
+    return totals if visible is None else totals[: len([each for each in visible.split(",") if each.strip()])]
+
+
+def free_memory() -> int:
+    """Bytes this process may still take: the kernel's estimate, bounded by the container's limit."""
+    import psutil
+
+    free = psutil.virtual_memory().available
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.exists() and (text := limit.read_text().strip()).isdigit():
+        free = min(free, int(text) - int(used.read_text()))
+    nodes = sorted(Path("/sys/devices/system/node").glob("node[0-9]*/meminfo"))
+    if nodes:  # vLLM's CPU worker binds itself to one memory node
+        free = min(free, max(_node_free(node) for node in nodes))
+    return free
+
+
+def _node_free(meminfo: Path) -> int:
+    fields = {line.split()[2].rstrip(":"): int(line.split()[3]) for line in meminfo.read_text().splitlines()}
+    return 1024 * (fields["MemFree"] + fields.get("FilePages", 0))
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What one replica holds."""
+
+    max_num_seqs: int
+    cache_bytes: int | None  # set where we size vLLM's cache ourselves
+    sequence_bytes: int
+    weight_bytes: int
+
+
+def plan_capacity(
+    checkpoint: Checkpoint,
+    device: Device,
+    *,
+    dtype: str,
+    state_dtype: str,
+    context: int,
+    samples: int,
+    tensor_parallel_size: int = 1,
+    max_num_seqs: int | None = None,
+) -> Capacity:
+    """Choose `max_num_seqs` so that weights and states fit; raises InputError if not even one chain does.
+
+    Attention models reserve nothing ahead (vLLM pages their cache), so for them the budget counts chains at an
+    eighth of the context and vLLM preempts if all grow long.
+    """
+    weights = checkpoint.weight_bytes // tensor_parallel_size
+    a_sequence = max(1, checkpoint.sequence_bytes(dtype, state_dtype, context) // tensor_parallel_size)
+    typical = a_sequence if checkpoint.is_mamba2 else max(1, a_sequence // 8)
+    if device.kind == "cuda":
+        budget = int(CUDA_SHARE * device.memory) - weights - min(CUDA_RESERVE, device.memory // 8)
+        most = CUDA_MOST_SEQS
+    else:
+        budget, most = int(CPU_SHARE * device.memory) - weights, CPU_MOST_SEQS
+    if budget < a_sequence:
+        raise InputError(
+            f"{checkpoint.path}: weights of {weights / GIB:.1f} GiB and one chain of {a_sequence / GIB:.2f} GiB exceed "
+            f"the {device.kind} memory budget; raise --tensor_parallel_size or lower --max_len"
+        )
+    chosen = max_num_seqs or max(1, min(most, samples, budget // typical))
+    cache = None
+    if device.kind == "cpu":
+        # Two spare states: vLLM keeps a null block, and one more absorbs rounding to its page size.
+        wanted = (chosen + 2) * a_sequence * 5 // 4 if checkpoint.is_mamba2 else chosen * typical
+        cache = min(max(wanted, a_sequence, 32 << 20), budget)
+    return Capacity(chosen, cache, a_sequence, weights)

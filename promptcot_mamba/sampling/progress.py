@@ -1,0 +1,147 @@
+"""What a person sees while chains grow, and the table at the end."""
+
+from __future__ import annotations
+
+import sys
+import time
+from array import array
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+from promptcot_mamba.records import Problem, Sample
+from promptcot_mamba.sampling.backend import LENGTH, LOOP
+
+
+@dataclass
+class Tally:
+    """Counts over settled samples of one source."""
+
+    samples: int = 0
+    invalid: int = 0
+    truncated: int = 0
+    looped: int = 0
+    saved_tokens: int = 0  # that looping chains could still have taken
+    retried: int = 0  # samples that took more than one attempt
+    lengths: array = field(default_factory=lambda: array("i"))  # completion tokens, four bytes a sample
+
+    def add(self, sample: Sample, max_len: int) -> None:
+        self.samples += 1
+        self.invalid += not sample.format_valid
+        self.truncated += sample.finish_reason == LENGTH
+        if sample.finish_reason == LOOP:
+            self.looped += 1
+            self.saved_tokens += max_len - sample.completion_tokens
+        self.retried += sample.attempt > 0
+        self.lengths.append(sample.completion_tokens)
+
+    def merge(self, other: Tally) -> None:
+        for name in ("samples", "invalid", "truncated", "looped", "retried", "saved_tokens"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.lengths.extend(other.lengths)
+
+    def summary(self) -> dict[str, Any]:
+        """Counts, rates and the quantiles of chain length, as JSON values."""
+        ordered = sorted(self.lengths)
+        count = max(1, self.samples)
+
+        def quantile(q: float) -> int:
+            return ordered[min(len(ordered) - 1, int(q * len(ordered)))] if ordered else 0
+
+        return {
+            "samples": self.samples,
+            "invalid": self.invalid,
+            "truncated": self.truncated,
+            "looped": self.looped,
+            "retried": self.retried,
+            "saved_tokens": self.saved_tokens,
+            "completion_tokens": sum(ordered),
+            "mean_tokens": round(sum(ordered) / count, 1),
+            "median_tokens": quantile(0.5),
+            "p95_tokens": quantile(0.95),
+            "max_tokens": ordered[-1] if ordered else 0,
+        }
+
+
+class Report:
+    """Tallies by source, fed by the ledger as samples settle."""
+
+    def __init__(self, max_len: int) -> None:
+        self.max_len = max_len
+        self.by_source: dict[str, Tally] = {}
+
+    def add(self, sample: Sample, problem: Problem) -> None:
+        self.by_source.setdefault(problem.source or "all", Tally()).add(sample, self.max_len)
+
+    def total(self) -> Tally:
+        total = Tally()
+        for tally in self.by_source.values():
+            total.merge(tally)
+        return total
+
+    def summaries(self) -> dict[str, dict[str, Any]]:
+        rows = {source: tally.summary() for source, tally in sorted(self.by_source.items())}
+        return rows if len(rows) == 1 else {**rows, "total": self.total().summary()}
+
+    def table(self) -> str:
+        """The closing table, one row a source."""
+        header = ("source", "samples", "invalid", "truncated", "looped", "retried", "mean", "median", "p95", "max")
+        rows = [header]
+        for source, row in self.summaries().items():
+            count = max(1, row["samples"])
+            shares = [
+                f"{row[name]} ({row[name] / count:.1%})" for name in ("invalid", "truncated", "looped", "retried")
+            ]
+            lengths = [f"{row[f'{name}_tokens']:,.0f}" for name in ("mean", "median", "p95", "max")]
+            rows.append((source, f"{row['samples']:,}", *shares, *lengths))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+        notes = "lengths in completion tokens"
+        total = self.total()
+        if total.looped:
+            notes += f"; ending {total.looped:,} loops saved up to {total.saved_tokens:,} tokens"
+        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], f"({notes})"])
+
+
+class Progress:
+    """One line about the run: rewritten in a terminal, one every `every` seconds in a log."""
+
+    def __init__(self, total: int, report: Report, stream: IO[str] = sys.stderr, every: float = 10.0):
+        self._total = total
+        self._report = report
+        self._stream = stream
+        self._terminal = stream.isatty()
+        self._every = 0.5 if self._terminal else every
+        self._started = self._shown = time.monotonic()
+        self._before = sum(tally.samples for tally in report.by_source.values())
+
+    def show(self, running: int, generated_tokens: int, *, now: bool = False) -> None:
+        """Print the line if it is due."""
+        if not now and time.monotonic() - self._shown < self._every:
+            return
+        self._shown = time.monotonic()
+        line = self.line(running, generated_tokens, self._shown - self._started)
+        self._stream.write(f"\r\x1b[2K{line}" if self._terminal else f"{line}\n")
+        self._stream.flush()
+
+    def line(self, running: int, generated_tokens: int, seconds: float) -> str:
+        tallies = self._report.by_source.values()
+        done = sum(tally.samples for tally in tallies)
+        fresh = done - self._before
+        eta = (self._total - done) * seconds / fresh if fresh else None
+        return (
+            f"{done:,}/{self._total:,} samples | {generated_tokens / max(seconds, 1e-9):,.0f} tok/s | {running} running"
+            f" | ETA {clock(eta)} | truncated {sum(t.truncated for t in tallies):,}"
+            f" | invalid {sum(t.invalid for t in tallies):,}"
+        )
+
+    def end(self) -> None:
+        if self._terminal:
+            self._stream.write("\n")
+
+
+def clock(seconds: float | None) -> str:
+    """A duration as h:mm:ss; "--" where unknown."""
+    if seconds is None:
+        return "--"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

@@ -1,0 +1,68 @@
+"""Which settings a file of samples depends on, and whether a rerun may continue it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.log import get_logger
+from promptcot_mamba.records import Problem
+from promptcot_mamba.run_info import side_path
+
+logger = get_logger(__name__)
+
+KINDS = ("jsonl", "run.json", "attempts.jsonl")  # what belongs together and is renamed together
+
+
+def problems_fingerprint(problems: list[Problem]) -> str:
+    """A hash of all rows in order: the prompts sampled from and the keys that travel with the samples."""
+    digest = hashlib.blake2b(digest_size=16)
+    for problem in problems:
+        digest.update(json.dumps(problem.fields, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def read_settings(output: str | Path) -> dict[str, Any] | None:
+    """What the samples beside `output` were made with, or None where nothing was begun."""
+    path = side_path(output, "run.json")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["samples"]
+    except FileNotFoundError:
+        return None
+    except (json.JSONDecodeError, KeyError, TypeError):
+        raise InputError(f"{path}: not written by this program; move it away or use --overwrite") from None
+
+
+def refuse_changed(output: str | Path, wanted: dict[str, Any]) -> None:
+    """Raise InputError naming every setting that differs from the run `output` holds; `n` may only grow."""
+    begun = read_settings(output)
+    if begun is None:
+        if any(path.exists() and path.stat().st_size for path in (Path(output), side_path(output, "attempts.jsonl"))):
+            raise InputError(f"{output}: exists, but not the run.json that says how it was made; use --overwrite")
+        return
+    changed = [name for name in wanted if name != "n" and begun.get(name) != wanted[name]]
+    if changed:
+        said = "; ".join(f"{name} was {begun.get(name)!r}, now {wanted[name]!r}" for name in changed)
+        raise InputError(
+            f"{output}: holds samples of other settings ({said}); use --overwrite or another --output_path"
+        )
+    if begun.get("n", 0) > wanted["n"]:
+        raise InputError(
+            f"{output}: begun with --n {begun['n']}; --n {wanted['n']} would drop samples: use another --output_path"
+        )
+
+
+def set_aside(output: str | Path) -> None:
+    """Rename an earlier run's files to `X.old-<time>.*`, for --overwrite."""
+    output = Path(output)
+    stem = output.name.removesuffix(".jsonl")
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    for kind in KINDS:
+        path = output if kind == "jsonl" else side_path(output, kind)
+        if path.exists():
+            path.rename(path.with_name(f"{stem}.old-{stamp}.{kind}"))
+            logger.info("%s: renamed to %s.old-%s.%s", path, stem, stamp, kind)

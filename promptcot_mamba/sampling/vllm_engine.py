@@ -1,0 +1,204 @@
+"""vLLM inside this process: requests go in one by one, finished chains come out after any engine step.
+
+Works on vLLM's CPU build and on CUDA. The engine is driven by `add_request` and `step` instead of `LLM.generate`,
+which returns only when the slowest chain has ended.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from promptcot_mamba.log import get_logger
+from promptcot_mamba.sampling.backend import (
+    LENGTH,
+    LOOP,
+    STOP,
+    BackendFailedError,
+    Generated,
+    Request,
+    SamplingSettings,
+)
+from promptcot_mamba.sampling.loops import BLOCK, find_loop
+
+logger = get_logger(__name__)
+
+STREAM_INTERVAL = BLOCK  # tokens a request gathers before we hear of it: progress and loops need no more
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How the engine is laid out. Nothing here but the dtypes changes samples."""
+
+    model_path: str
+    dtype: str
+    state_dtype: str  # of the SSM state; float32 keeps long chains exact
+    context: int
+    max_num_seqs: int
+    tensor_parallel_size: int = 1
+    on_cpu: bool = False
+    cache_bytes: int | None = None  # states or KV in all; None leaves it to vLLM
+    memory_fraction: float = 0.9
+
+
+def engine_arguments(settings: EngineSettings, *, is_mamba2: bool) -> dict[str, Any]:
+    """vLLM's `EngineArgs`, the same for an engine in this process and for `vllm serve`."""
+    arguments: dict[str, Any] = {
+        "model": settings.model_path,
+        "dtype": settings.dtype,
+        "max_model_len": settings.context,
+        "max_num_seqs": settings.max_num_seqs,
+        "tensor_parallel_size": settings.tensor_parallel_size,
+        "generation_config": "vllm",  # every setting is sent with the request; a checkpoint's defaults change nothing
+        "stream_interval": STREAM_INTERVAL,
+        "gpu_memory_utilization": settings.memory_fraction,
+    }
+    if is_mamba2:
+        arguments["mamba_ssm_cache_dtype"] = settings.state_dtype
+    if settings.cache_bytes is not None:
+        arguments["kv_cache_memory_bytes"] = settings.cache_bytes
+    if settings.on_cpu:
+        # A seeded request whose prompt is cut by chunked prefill kills the CPU engine, so prompts go in whole.
+        # Compiling the model costs more than it gains here: mixers are compiled C++ either way.
+        arguments |= {
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": settings.context,
+            "enforce_eager": True,
+        }
+    return arguments
+
+
+@dataclass
+class _Running:
+    """One request in the engine: what it has said so far."""
+
+    request: Request
+    submitted: float
+    pieces: list[str] = field(default_factory=list)
+    tokens: int = 0
+    ids: array = field(default_factory=lambda: array("q"))
+
+
+class VllmEngine:
+    """The `Backend` that runs vLLM in this process."""
+
+    def __init__(self, settings: EngineSettings, sampling: SamplingSettings, *, is_mamba2: bool, tokenizer: Any):
+        if settings.on_cpu:
+            os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # one process: half the start-up, no pickling a step
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        from vllm import EngineArgs, LLMEngine, SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        started = time.monotonic()
+        self._engine = LLMEngine.from_engine_args(
+            EngineArgs(**engine_arguments(settings, is_mamba2=is_mamba2), disable_log_stats=True)
+        )
+        logger.info("vLLM engine ready in %.1f s", time.monotonic() - started)
+        # In one process a free place is filled between two steps; an engine of its own needs requests at the door.
+        self.window = settings.max_num_seqs if settings.on_cpu else settings.max_num_seqs * 5 // 4 + 8
+        self.generated_tokens = 0
+        self._max_num_seqs = settings.max_num_seqs
+        self._sampling = sampling
+        self._tokenizer = tokenizer
+        self._running: dict[str, _Running] = {}
+        self._params_class = SamplingParams
+        self._output_kind = RequestOutputKind.DELTA
+        self._final_only = RequestOutputKind.FINAL_ONLY
+
+    def submit(self, request: Request) -> None:
+        sampling = self._sampling
+        params = self._params_class(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            repetition_penalty=sampling.repetition_penalty,
+            seed=request.seed,
+            max_tokens=request.max_tokens,
+            stop_token_ids=list(sampling.stop_token_ids),
+            skip_special_tokens=sampling.skip_special_tokens,
+            output_kind=self._output_kind,
+        )
+        self._engine.add_request(str(request.unit), {"prompt_token_ids": list(request.prompt_ids)}, params)
+        self._running[str(request.unit)] = _Running(request, time.monotonic())
+
+    def poll(self, timeout: float) -> list[Generated]:
+        """One engine step: the engine is its own clock, so `timeout` is not needed."""
+        finished = []
+        for output in self._engine.step():
+            running = self._running.get(output.request_id)
+            if running is None:
+                continue  # a chain cut as a loop, whose last words were on their way
+            said = output.outputs[0]
+            self.generated_tokens += len(said.token_ids)
+            running.tokens += len(said.token_ids)
+            running.pieces.append(said.text)
+            cut = self._find_loop(running, said.token_ids)
+            if cut is not None:
+                finished.append(self._cut_loop(running, cut, output))
+            elif output.finished:
+                del self._running[output.request_id]
+                finished.append(self._generated(running, said.finish_reason))
+        return finished
+
+    def _find_loop(self, running: _Running, token_ids: list[int]) -> int | None:
+        if not self._sampling.stop_on_loop:
+            return None
+        before = len(running.ids)
+        running.ids.extend(token_ids)
+        return find_loop(running.ids, before)
+
+    def _cut_loop(self, running: _Running, cut: int, output: Any) -> Generated:
+        """End a chain at its first looping token, whatever it said after that."""
+        if not output.finished:
+            self._engine.abort_request([output.request_id])
+        del self._running[output.request_id]
+        text = self._tokenizer.decode(running.ids[:cut], skip_special_tokens=self._sampling.skip_special_tokens)
+        running.pieces, running.tokens = [text], cut
+        return self._generated(running, LOOP)
+
+    def _generated(self, running: _Running, reason: str) -> Generated:
+        if reason not in (STOP, LENGTH, LOOP):
+            raise BackendFailedError(f"vLLM ended a request with {reason!r}; see its log above")
+        request = running.request
+        return Generated(
+            request.unit,
+            "".join(running.pieces),
+            reason,
+            len(request.prompt_ids),
+            running.tokens,
+            time.monotonic() - running.submitted,
+        )
+
+    def log_likelihoods(self, sequences: Iterable[tuple[list[int], int]]) -> Iterator[float]:
+        """log p(ids[start:] | ids[:start]) in nats for each (ids, start), in order, one chain window at a time.
+
+        Uses prompt log-probabilities: the engine reads each sequence once and generates one token that is dropped.
+        """
+        params = self._params_class(
+            max_tokens=1, temperature=0.0, prompt_logprobs=0, output_kind=self._final_only, detokenize=False
+        )
+        pending = iter(sequences)
+        while batch := list(itertools.islice(pending, self.window)):
+            for i, (ids, _) in enumerate(batch):
+                self._engine.add_request(f"score-{i}", {"prompt_token_ids": ids}, params)
+            scores: dict[str, float] = {}
+            while len(scores) < len(batch):
+                for output in self._engine.step():
+                    ids, start = batch[int(output.request_id.removeprefix("score-"))]
+                    tables = output.prompt_logprobs
+                    scores[output.request_id] = sum(tables[i][ids[i]].logprob for i in range(start, len(ids)))
+            yield from (scores[f"score-{i}"] for i in range(len(batch)))
+
+    def running(self) -> int:
+        return min(len(self._running), self._max_num_seqs)
+
+    def close(self) -> None:
+        self._running.clear()
+        shutdown = getattr(self._engine.engine_core, "shutdown", None)
+        if shutdown is not None:
+            shutdown()

@@ -1,0 +1,248 @@
+r"""Draw sets of concepts that belong together: co-occurrence plus cosine similarity, tempered and seeded.
+
+The definition, for a set S drawn so far and a concept j outside it:
+
+    score(j | S) = 1/|S| * sum over i in S of  [ cooccurrence_weight * a(i, j) + similarity_weight * cos(e_i, e_j) ]
+    p(j | S)     = softmax over j not in S of  score(j | S) / temperature
+
+with a(i, j) the positive pointwise mutual information or log(1 + count) of seed problems that hold both. The
+first concept is drawn by its frequency. Temperature 0 is the arg max, the lowest index winning ties.
+
+`next_probabilities` is that definition, dense and in float64; `draw_sets` is the fast path, whose draws are the
+same for any number of workers: items are cut into blocks of a fixed size, every item has its own uniforms.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import torch
+from scipy import sparse
+
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.log import get_logger
+from promptcot_mamba.records import derive_seed
+
+logger = get_logger(__name__)
+
+BLOCK = 64  # items drawn together: block x concepts scores stay within a core's cache
+FLOAT32_FROM = 8192  # concepts above which similarities are computed in float32: half the time, errors near 1e-7
+
+
+@dataclass(frozen=True)
+class ConceptTable:
+    """Concepts with their statistics.
+
+    names: `n` concepts, sorted; frequency: (n,) number of seed problems that hold each;
+    association: (n, n) sparse, symmetric, zero diagonal; embeddings: (n, d) unit rows, or None.
+    """
+
+    names: tuple[str, ...]
+    frequency: np.ndarray
+    association: sparse.csr_matrix
+    embeddings: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def make_concept_table(
+    concept_lists: Sequence[Sequence[str]],
+    embeddings: dict[str, Sequence[float]] | None = None,
+    association: str = "pmi",
+) -> ConceptTable:
+    """Count concepts and their pairs; a concept named twice by one problem counts once.
+
+    `association` is "pmi" (positive PMI, natural log, of problem counts) or "log_count" (log(1 + count)).
+    Raises InputError for an empty list, a concept without embedding or embeddings of mixed or zero length.
+    """
+    if association not in ("pmi", "log_count"):
+        raise InputError(f"association {association!r}: expected 'pmi' or 'log_count'")
+    names = tuple(sorted({concept for concepts in concept_lists for concept in concepts}))
+    if not names:
+        raise InputError("no concepts: the extraction stage gave none")
+    index = {name: i for i, name in enumerate(names)}
+    frequency = np.zeros(len(names))
+    pairs: Counter[tuple[int, int]] = Counter()
+    for concepts in concept_lists:
+        present = sorted({index[concept] for concept in concepts})
+        frequency[present] += 1
+        pairs.update(combinations(present, 2))
+    matrix = _associate(pairs, frequency, len(concept_lists), association)
+    return ConceptTable(names, frequency, matrix, _unit_rows(names, embeddings))
+
+
+def _associate(pairs: Counter, frequency: np.ndarray, problems: int, kind: str) -> sparse.csr_matrix:
+    n = len(frequency)
+    if not pairs:
+        return sparse.csr_matrix((n, n))
+    rows, columns = np.array(list(pairs), dtype=np.int64).T
+    counts = np.fromiter(pairs.values(), dtype=np.float64, count=len(pairs))
+    if kind == "pmi":
+        values = np.maximum(np.log(counts * problems / (frequency[rows] * frequency[columns])), 0.0)
+    else:
+        values = np.log1p(counts)
+    upper = sparse.csr_matrix((values, (rows, columns)), shape=(n, n))
+    return (upper + upper.T).tocsr()
+
+
+def _unit_rows(names: Sequence[str], embeddings: dict[str, Sequence[float]] | None) -> np.ndarray | None:
+    if embeddings is None:
+        logger.info("no concept embeddings: concept sets are drawn by co-occurrence alone")
+        return None
+    missing = [name for name in names if name not in embeddings]
+    if missing:
+        raise InputError(f"{len(missing)} concepts have no embedding, the first is {missing[0]!r}; embed them again")
+    widths = {len(embeddings[name]) for name in names}
+    if len(widths) != 1:
+        raise InputError(f"embeddings of different lengths: {sorted(widths)}; they come from different models")
+    matrix = np.array([embeddings[name] for name in names], dtype=np.float64)
+    norms = np.linalg.norm(matrix, axis=1, keepdims=True)
+    bad = ~(np.isfinite(norms[:, 0]) & (norms[:, 0] > 0))
+    if bad.any():
+        raise InputError(f"the embedding of {names[int(np.argmax(bad))]!r} is zero or not finite")
+    return matrix / norms
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How a set grows: temperature (0 is arg max) and the two terms' weights."""
+
+    temperature: float = 0.2
+    cooccurrence: float = 1.0
+    similarity: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.temperature >= 0:
+            raise InputError(f"temperature {self.temperature}: must be 0 or more")
+
+
+def next_probabilities(table: ConceptTable, chosen: Sequence[int], weights: Weights) -> np.ndarray:
+    """The definition: p(j | chosen), float64 (n,). With nothing chosen, by frequency."""
+    if not chosen:
+        return table.frequency / table.frequency.sum()
+    scores = np.zeros(len(table))
+    for i in chosen:
+        scores += weights.cooccurrence * table.association[[i]].toarray()[0]
+        if table.embeddings is not None:
+            scores += weights.similarity * (table.embeddings @ table.embeddings[i])
+    scores /= len(chosen)
+    scores[list(chosen)] = -np.inf
+    if weights.temperature == 0:
+        return np.eye(len(table))[int(np.argmax(scores))]
+    # divide the difference from the maximum, never the score: 1/temperature may overflow
+    with np.errstate(over="ignore"):
+        exponents = np.exp((scores - scores.max()) / weights.temperature)
+    return exponents / exponents.sum()
+
+
+class _Drawer:
+    """Draws blocks of sets; one per worker process."""
+
+    def __init__(self, table: ConceptTable, size: int, weights: Weights, seed: int):
+        self.table, self.size, self.weights, self.seed = table, size, weights, seed
+        dtype = torch.float32 if len(table) >= FLOAT32_FROM else torch.float64
+        self.embeddings = None if table.embeddings is None else torch.from_numpy(table.embeddings).to(dtype)
+        self.dtype = dtype
+        self.first = torch.from_numpy(np.cumsum(table.frequency))
+
+    def draw(self, items: range) -> np.ndarray:
+        """The sets of these item numbers: (items, size) concept indices, in the order drawn."""
+        uniforms = torch.from_numpy(
+            np.array([np.random.default_rng(derive_seed(self.seed, item)).random(self.size) for item in items])
+        )
+        chosen = torch.empty((len(items), self.size), dtype=torch.int64)
+        chosen[:, 0] = _inverse_cdf(self.first.expand(len(items), -1), uniforms[:, :1])
+        scores = torch.zeros((len(items), len(self.table)), dtype=self.dtype)  # sums over the chosen
+        for step in range(1, self.size):
+            self._add(scores, chosen[:, step - 1])
+            scores.scatter_(1, chosen[:, :step], -torch.inf)
+            chosen[:, step] = self._pick(scores, step, uniforms[:, step : step + 1])
+        return chosen.numpy()
+
+    def _add(self, scores: torch.Tensor, latest: torch.Tensor) -> None:
+        """Add the terms of each item's latest concept to its scores (items, n)."""
+        concepts, where = torch.unique(latest, return_inverse=True)  # popular concepts recur within a block
+        if self.embeddings is not None:
+            terms = self.embeddings[concepts] @ self.embeddings.T
+            scores.add_(terms[where], alpha=self.weights.similarity)
+        association = self.table.association
+        for row, concept in enumerate(latest.tolist()):
+            span = slice(association.indptr[concept], association.indptr[concept + 1])
+            columns = torch.from_numpy(association.indices[span].astype(np.int64))
+            values = torch.from_numpy(association.data[span]).to(self.dtype) * self.weights.cooccurrence
+            scores[row].index_add_(0, columns, values)
+
+    def _pick(self, scores: torch.Tensor, chosen: int, uniforms: torch.Tensor) -> torch.Tensor:
+        if self.weights.temperature == 0:
+            return (scores == scores.amax(dim=1, keepdim=True)).to(torch.uint8).argmax(dim=1)
+        return _inverse_cdf(self._cumulative(scores, chosen), uniforms)
+
+    def _cumulative(self, scores: torch.Tensor, chosen: int) -> torch.Tensor:
+        """Running sums of the unnormalised p(j | chosen): float64 (items, n)."""
+        best = scores.amax(dim=1, keepdim=True)
+        exponents = ((scores - best) / (chosen * self.weights.temperature)).exp_()
+        return exponents.cumsum(dim=1, dtype=torch.float64)
+
+
+def _inverse_cdf(cumulative: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    """First index whose cumulative weight exceeds u * total: (items,). Entries of zero weight are never hit."""
+    total = cumulative[:, -1:]
+    targets = torch.minimum(uniforms * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cumulative.contiguous(), targets, right=True)[:, 0]
+
+
+_worker: _Drawer
+
+
+def _start_worker(*arguments: object) -> None:
+    global _worker
+    torch.set_num_threads(1)
+    _worker = _Drawer(*arguments)
+
+
+def _draw_in_worker(items: range) -> np.ndarray:
+    return _worker.draw(items)
+
+
+def draw_sets(
+    table: ConceptTable, count: int, size: int, weights: Weights, seed: int, *, workers: int = 1, first: int = 0
+) -> Iterator[tuple[str, ...]]:
+    """Draw sets number `first` to `count - 1`, in order, each of `size` distinct concepts.
+
+    Set i depends on the table, the weights and (seed, i) only: whatever the number of workers, and whether or
+    not the sets before it were drawn in this run (`first` is rounded down to a block's start, then skipped).
+
+    Raises InputError if there are fewer concepts than `size`, or an argument is out of range.
+    """
+    if not 1 <= size <= len(table):
+        raise InputError(f"size {size}: must be between 1 and the number of concepts, {len(table)}")
+    if count < 0 or workers < 1:
+        raise InputError(f"count {count} and workers {workers}: must be at least 0 and 1")
+    start = first // BLOCK * BLOCK
+    blocks = [range(i, i + BLOCK) for i in range(start, count, BLOCK)]
+    arguments = (table, size, weights, seed)
+    if workers == 1:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # as in a worker: the order of additions must not depend on the machine
+        try:
+            yield from _named(table, map(_Drawer(*arguments).draw, blocks), start, first, count)
+        finally:
+            torch.set_num_threads(threads)
+        return
+    with multiprocessing.get_context("spawn").Pool(workers, _start_worker, arguments) as pool:
+        yield from _named(table, pool.imap(_draw_in_worker, blocks), start, first, count)
+
+
+def _named(table: ConceptTable, blocks, start: int, first: int, count: int) -> Iterator[tuple[str, ...]]:
+    number = start
+    for block in blocks:
+        for row in block:
+            if first <= number < count:
+                yield tuple(table.names[i] for i in row)
+            number += 1

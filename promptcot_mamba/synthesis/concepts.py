@@ -1,0 +1,143 @@
+"""Concept extraction: seed problems -> k foundational concepts each, near-identical ones merged.
+
+Reads rows with `problem` (or `question`), optionally `level` and any other keys, which travel along; writes them with
+`concepts`, canonical, and `concepts_said`, as the model wrote them.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from promptcot_mamba.chat_format import split
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.jsonl import Row, iter_jsonl
+from promptcot_mamba.synthesis.stage import Context, Rejected, Task, ask_model, content_key
+from promptcot_mamba.synthesis.templates import render_template
+
+DEFAULT_LEVEL = "competition"
+
+_NUMBERED = re.compile(r"^\s*(?:\(?(\d{1,3})[.):])\s+(.+?)\s*$")
+_WORDS = re.compile(r"[^\W_]+")
+_ARTICLES = {"a", "an", "the", "of", "in", "on", "for", "to", "and", "with", "by", "from"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """seeds: JSONL of problems; model: a name under `models`; k: concepts a problem."""
+
+    seeds: str
+    model: str
+    k: int = 5
+    max_tokens: int = 1024
+    attempts: int = 2
+
+
+def read_seeds(path: Path) -> list[Row]:
+    """Seed problems with `problem` and `level` filled in; a bad or repeated one raises InputError naming its line."""
+    rows: dict[str, Row] = {}
+    for number, row in iter_jsonl(path):
+        problem = row.get("problem") or row.get("question")
+        if not isinstance(problem, str) or not problem.strip():
+            raise InputError(f"{path}:{number}: expected a non-empty 'problem' or 'question'; found {', '.join(row)}")
+        key = content_key(problem)
+        if key in rows:
+            raise InputError(f"{path}:{number}: the same problem stood in the file before; deduplicate the seeds")
+        rows[key] = {**row, "problem": problem, "level": row.get("level") or DEFAULT_LEVEL}
+    if not rows:
+        raise InputError(f"{path}: no seed problems")
+    return list(rows.values())
+
+
+def run(settings: Settings, context: Context) -> None:
+    """seeds -> concepts.jsonl."""
+    seeds = Path(settings.seeds)
+    tasks = [
+        Task(content_key(row["problem"], settings.k), _render(row["problem"], settings.k), row)
+        for row in read_seeds(seeds)
+    ]
+    model = context.model(settings.model)
+    output = context.output("concepts", settings, model, seeds=seeds)
+    ask_model(
+        tasks,
+        model,
+        output,
+        lambda row, reply: _row_or_rejected(parse_concepts(reply, settings.k)),
+        seed=context.seed,
+        max_tokens=settings.max_tokens,
+        attempts=settings.attempts,
+        finalise=apply_merge,
+    )
+
+
+def _render(problem: str, k: int) -> str:
+    return render_template("concepts", problem=problem, k=k)
+
+
+def _row_or_rejected(parsed: list[str] | Rejected) -> Row | Rejected:
+    return parsed if isinstance(parsed, Rejected) else {"concepts_said": parsed}
+
+
+def parse_concepts(reply: str, k: int) -> list[str] | Rejected:
+    """Exactly k distinct numbered lines, 1 to k in order; blank lines between them are allowed, other text is not."""
+    parts = split(reply)
+    text = reply if parts.closed is None else parts.answer
+    lines = [line for line in text.splitlines() if line.strip()]
+    found = [_NUMBERED.match(line) for line in lines]
+    if not all(found):
+        return Rejected("not a numbered list")
+    if [int(match[1]) for match in found] != list(range(1, k + 1)):
+        return Rejected(f"not {k} lines numbered in order")
+    concepts = [clean_concept(match[2]) for match in found]
+    if not all(concepts) or len({concept_signature(concept) for concept in concepts}) != k:
+        return Rejected("empty or repeated concepts")
+    return concepts
+
+
+def clean_concept(text: str) -> str:
+    """A concept as it is shown: markdown emphasis, quotes and a final full stop removed, white space collapsed."""
+    text = unicodedata.normalize("NFKC", text)
+    text = re.sub(r"\*\*|__|`", "", text)
+    return re.sub(r"\s+", " ", text).strip().strip("\"'“”").rstrip(".;,").strip()
+
+
+def concept_signature(concept: str) -> tuple[str, ...]:
+    """What near-identical concepts share: their words, in order, without case, punctuation, small words and plurals."""
+    words = _WORDS.findall(unicodedata.normalize("NFKD", concept).casefold())
+    kept = [word for word in words if word not in _ARTICLES] or words
+    return tuple(_singular(word) for word in kept)
+
+
+def _singular(word: str) -> str:
+    if len(word) > 4 and word.endswith("ies"):
+        return word[:-3] + "y"
+    if len(word) > 4 and word.endswith(("ses", "xes", "zes", "ches", "shes")):
+        return word[:-2]
+    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
+        return word[:-1]
+    return word
+
+
+def merge_concepts(concept_lists: Sequence[Sequence[str]]) -> dict[str, str]:
+    """Map every concept to its canonical form: of those with one signature the most frequent, then the shortest."""
+    counts = Counter(concept for concepts in concept_lists for concept in concepts)
+    groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for concept in counts:
+        groups[concept_signature(concept)].append(concept)
+    canonical = {
+        signature: min(members, key=lambda concept: (-counts[concept], len(concept), concept))
+        for signature, members in groups.items()
+    }
+    return {concept: canonical[concept_signature(concept)] for concept in counts}
+
+
+def apply_merge(rows: Sequence[Row]) -> list[Row]:
+    """Rows with canonical `concepts`; what the model said stays in `concepts_said`."""
+    canonical = merge_concepts([row["concepts_said"] for row in rows])
+    return [
+        {**row, "concepts": list(dict.fromkeys(canonical[concept] for concept in row["concepts_said"]))} for row in rows
+    ]

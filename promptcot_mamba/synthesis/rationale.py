@@ -1,0 +1,118 @@
+r"""Rationales: how an author would have come from the concepts to a seed problem; the most plausible one is kept.
+
+`rationales` asks for several candidates. `choose_rationales` keeps, for each problem, the candidate z that maximises
+
+    log p(problem | z, concepts) + log p(z | concepts)
+
+under a problem-generation model: by the chain rule the log-probability of rationale and problem in that model's own
+form. It is the E step of PromptCoT 2.0 (arXiv 2509.19894); retraining on what was chosen is the M step, and rounds of
+the two are `scripts.synthesize --rounds`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tqdm import tqdm
+
+from promptcot_mamba.chat_format import split
+from promptcot_mamba.jsonl import DurableAppender, Row, iter_jsonl
+from promptcot_mamba.synthesis.stage import Context, Rejected, Task, ask_model, content_key
+from promptcot_mamba.synthesis.templates import mark_up, number_lines, render_generator_prompt, render_template
+
+
+@dataclass(frozen=True)
+class Settings:
+    """model: writes the candidates; candidates: how many a problem; min_words: shorter replies are refused."""
+
+    model: str
+    candidates: int = 4
+    max_tokens: int = 2048
+    attempts: int = 2
+    min_words: int = 10
+
+
+@dataclass(frozen=True)
+class ChoiceSettings:
+    """model: the problem-generation model whose likelihood chooses."""
+
+    model: str
+
+
+def run(settings: Settings, context: Context) -> None:
+    """concepts.jsonl -> rationales.jsonl: `candidates` rows a problem, each with `rationale` and `candidate`."""
+    tasks = [make_task(row, candidate) for row in context.read("concepts") for candidate in range(settings.candidates)]
+    model = context.model(settings.model)
+    output = context.output("rationales", settings, model, concepts=context.path("concepts"))
+    ask_model(
+        tasks,
+        model,
+        output,
+        lambda row, reply: parse_rationale(reply, settings.min_words),
+        seed=context.seed,
+        max_tokens=settings.max_tokens,
+        attempts=settings.attempts,
+    )
+
+
+def make_task(row: Row, candidate: int) -> Task:
+    """One candidate's question; its key has the candidate number in it, so each has a seed of its own."""
+    concepts, level, problem = row["concepts"], row["level"], row["problem"]
+    prompt = render_template("rationale", problem=problem, concepts=number_lines(concepts), level=level)
+    kept = {name: value for name, value in row.items() if name not in ("key", "attempt")}
+    return Task(
+        content_key(problem, concepts, level, candidate),
+        prompt,
+        {**kept, "problem_key": content_key(problem, concepts, level), "candidate": candidate},
+    )
+
+
+def parse_rationale(reply: str, min_words: int) -> Row | Rejected:
+    """The reply less a thinking model's thought; refused if short or holding the markup that will carry it."""
+    parts = split(reply)
+    text = (reply if parts.closed is None else parts.answer).strip()
+    if "<rationale>" in text or "</rationale>" in text or "<problem>" in text or "</problem>" in text:
+        return Rejected("holds markup")
+    if len(text.split()) < min_words:
+        return Rejected(f"fewer than {min_words} words")
+    return {"rationale": text}
+
+
+def run_choice(settings: ChoiceSettings, context: Context) -> None:
+    """rationales.jsonl -> chosen_rationales.jsonl, through likelihoods.jsonl where scores are kept as they come."""
+    rows = context.read("rationales")
+    model = context.model(settings.model)
+    output = context.output("chosen_rationales", settings, model, rationales=context.path("rationales"))
+    if output.complete:
+        return
+    output.begin()
+    with DurableAppender(output.path) as file:
+        scored = {row["key"] for _, row in iter_jsonl(output.path)}
+        todo = [row for row in rows if row["key"] not in scored]
+        pairs = (
+            (
+                render_generator_prompt(row["concepts"], row["level"]),
+                mark_up(row["rationale"], row["problem"]),
+            )
+            for row in todo
+        )
+        scores = model.score(pairs)
+        for row, score in zip(todo, tqdm(scores, total=len(todo), desc="likelihoods", unit="rationale"), strict=True):
+            file.append({**row, "log_likelihood": score})
+    place = {row["key"]: i for i, row in enumerate(rows)}
+    scored_rows = sorted((row for _, row in iter_jsonl(output.path)), key=lambda row: place[row["key"]])
+    output.finish(choose_best(scored_rows), candidates=len(rows))
+
+
+def choose_best(rows: Sequence[Row]) -> list[Row]:
+    """For each problem the candidate of highest log-likelihood, the first of equals; `chosen_from` counts them."""
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if math.isfinite(row["log_likelihood"]):
+            groups[row["problem_key"]].append(row)
+    return [
+        {**max(group, key=lambda row: row["log_likelihood"]), "chosen_from": len(group)} for group in groups.values()
+    ]

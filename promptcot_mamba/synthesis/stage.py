@@ -1,0 +1,278 @@
+"""What every stage shares: tasks with addresses, rows appended as replies come, resuming, and provenance.
+
+A stage reads JSONL and writes `X.jsonl`; beside it stand `X.rejected.jsonl` (replies that could not be used, with the
+reason) and `X.run.json` (settings, input fingerprints, counts, whether it finished). A finished file is in the order
+of its tasks, whatever order the replies came in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Protocol
+
+from tqdm import tqdm
+
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.jsonl import DurableAppender, Row, iter_jsonl, read_jsonl, write_jsonl
+from promptcot_mamba.log import get_logger
+from promptcot_mamba.records import derive_seed
+from promptcot_mamba.run_info import side_path, write_run_info
+from promptcot_mamba.sampling.backend import LENGTH, Backend, Request
+
+logger: logging.Logger = get_logger(__name__)
+
+POLL_SECONDS = 0.5
+
+
+def content_key(*parts: Any) -> str:
+    """A short hash of JSON values: the same content has the same key in any run."""
+    text = json.dumps(parts, ensure_ascii=False, sort_keys=True)
+    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=10).hexdigest()
+
+
+def file_fingerprint(path: Path) -> str:
+    """Hash of a file's bytes."""
+    digest = hashlib.blake2b(digest_size=10)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+class Model(Protocol):
+    """A text model as the stages use it; `identity` is what of it changes replies."""
+
+    identity: dict[str, Any]
+    backend: Backend
+
+    def render(self, prompt: str) -> str:
+        """The text to send: the prompt, or the prompt within the model's chat template."""
+
+    def encode(self, text: str) -> list[int] | None:
+        """Token ids; None where only the server has the tokenizer."""
+
+    def score(self, pairs: Iterable[tuple[str, str]]) -> Iterator[float]:
+        """log p(continuation | prompt) in nats for each pair, in order; the prompt goes through `render`."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One question to a model. `row` is what the stage already knows and the parsed reply is added to."""
+
+    key: str
+    prompt: str
+    row: Row
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """Why a reply could not be used."""
+
+    reason: str
+
+
+Parse = Callable[[Row, str], "Row | Rejected"]
+
+
+def settings_from(cls: type, values: dict[str, Any], where: str) -> Any:
+    """A stage's settings from its YAML mapping; raises InputError naming unknown or missing keys."""
+    known = {field.name for field in fields(cls)}
+    if unknown := sorted(set(values) - known):
+        raise InputError(f"{where}: unknown setting {unknown[0]!r}; known: {', '.join(sorted(known))}")
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def read_stage_input(path: Path) -> list[Row]:
+    """Rows of an earlier stage's output.
+
+    Raises InputError if the file is missing or empty, its stage has not finished, or keys repeat.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such file; run the stage that writes it first")
+    info = read_run_info(path)
+    if info is not None and not info.get("complete"):
+        raise InputError(f"{path}: its stage has not finished; run that stage again to complete it")
+    rows = read_jsonl(path)
+    seen: set[str] = set()
+    for row in rows:
+        key = row.get("key")
+        if key is not None and key in seen:
+            raise InputError(f"{path}: key {key!r} occurs twice; remove the duplicate row")
+        seen.add(key)
+    return rows
+
+
+def read_run_info(output: Path) -> dict[str, Any] | None:
+    """The `X.run.json` beside an output, or None."""
+    path = side_path(output, "run.json")
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+class StageOutput:
+    """One stage's output file: refuses to mix settings, knows what is done, finishes in task order.
+
+    `config` is everything that changes rows: settings, model identity, fingerprints of the inputs.
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any]):
+        self.path = path
+        self.config = json.loads(json.dumps(config, default=str))
+        info = read_run_info(path)
+        self.complete = bool(info and info.get("complete"))
+        if info is not None:
+            self._refuse_other_config(info.get("config", {}))
+        elif path.exists():
+            raise InputError(f"{path}: exists without its {side_path(path, 'run.json').name}; move it away")
+
+    def _refuse_other_config(self, old: dict[str, Any]) -> None:
+        differing = [name for name in sorted({*old, *self.config}) if old.get(name) != self.config.get(name)]
+        if differing:
+            changes = "; ".join(f"{name}: {old.get(name)!r} then, {self.config.get(name)!r} now" for name in differing)
+            raise InputError(
+                f"{self.path}: was written with other settings ({changes}); move it away or choose another work_dir"
+            )
+
+    def finish(self, rows: Iterable[Row], **counts: Any) -> None:
+        """Write the final rows and mark the stage complete; raises InputError if nothing survived."""
+        written = write_jsonl(self.path, rows)
+        write_run_info(self.path, self.config, complete=True, rows=written, **counts)
+        self.complete = True
+        if not written:
+            shown = ", ".join(f"{name} {count}" for name, count in counts.items())
+            raise InputError(f"{self.path}: no rows survived this stage ({shown}); see its settings")
+
+    def begin(self) -> None:
+        """Record the settings before the first row, so that a killed run can be continued only with them."""
+        write_run_info(self.path, self.config, complete=False)
+
+
+def ask_model(
+    tasks: Sequence[Task],
+    model: Model,
+    output: StageOutput,
+    parse: Parse,
+    *,
+    seed: int,
+    max_tokens: int,
+    attempts: int = 1,
+    keep_rejected: Callable[[str], Row] | None = None,
+    finalise: Callable[[list[Row]], list[Row]] = list,
+) -> None:
+    """Ask every task not yet answered; append each parsed reply; finish the file when all are answered.
+
+    A reply that `parse` rejects, that is empty or that ran into `max_tokens` is asked again with another seed, up
+    to `attempts` in all; then it goes to `X.rejected.jsonl`, or, where `keep_rejected` makes a row of its reason, to
+    the output like any other. `finalise` sees all rows, in task order, before the file is finished.
+    """
+    duplicated = [key for key, count in Counter(task.key for task in tasks).items() if count > 1]
+    if duplicated:
+        raise InputError(f"{output.path}: two tasks have the same content (key {duplicated[0]}); deduplicate the input")
+    if output.complete:
+        logger.info("%s: complete, nothing to do", output.path)
+        return
+    rejected_path = side_path(output.path, "rejected.jsonl")
+    output.begin()
+    with DurableAppender(output.path) as file, DurableAppender(rejected_path) as rejected_file:
+        answered = {row["key"] for path in (output.path, rejected_path) for _, row in iter_jsonl(path)}
+        todo = [task for task in tasks if task.key not in answered]
+        if len(todo) < len(tasks):
+            logger.info("%s: resuming, %d of %d tasks are done", output.path, len(tasks) - len(todo), len(tasks))
+        asker = _Asker(todo, model, seed, max_tokens)
+        with tqdm(total=len(tasks), initial=len(tasks) - len(todo), desc=output.path.stem, unit="reply") as bar:
+            for task, attempt, result, text in asker.replies(parse, attempts):
+                row = {"key": task.key, "attempt": attempt, **task.row}
+                if not isinstance(result, Rejected):
+                    file.append({**row, **result})
+                elif keep_rejected is not None:
+                    file.append({**row, **keep_rejected(result.reason), "reply": text})
+                else:
+                    rejected_file.append({**row, "reason": result.reason, "reply": text})
+                bar.update()
+    place = {task.key: i for i, task in enumerate(tasks)}
+    rows = sorted((row for _, row in iter_jsonl(output.path)), key=lambda row: place[row["key"]])
+    rejected = sorted((row for _, row in iter_jsonl(rejected_path)), key=lambda row: place[row["key"]])
+    write_jsonl(rejected_path, rejected)
+    counts = Counter(f"rejected: {row['reason']}" for row in rejected)
+    output.finish(finalise(rows), tasks=len(tasks), **counts)
+
+
+class _Asker:
+    """Feeds a back end a bounded window of tasks and asks again where a reply cannot be used."""
+
+    def __init__(self, tasks: Sequence[Task], model: Model, seed: int, max_tokens: int):
+        self.tasks, self.model, self.seed, self.max_tokens = tasks, model, seed, max_tokens
+        self.waiting = deque((unit, 0) for unit in range(len(tasks)))
+
+    def _submit(self, unit: int, attempt: int) -> None:
+        task = self.tasks[unit]
+        prompt = self.model.render(task.prompt)
+        seed = derive_seed(self.seed, task.key, attempt)
+        request = Request(unit, attempt, seed, prompt, self.model.encode(prompt), self.max_tokens)
+        self.model.backend.submit(request)
+
+    def replies(self, parse: Parse, attempts: int):
+        """Yield (task, attempt, parsed row or Rejected, reply text) once a task is settled."""
+        backend, flying = self.model.backend, {}
+        while self.waiting or flying:
+            while self.waiting and len(flying) < backend.window:
+                unit, attempt = self.waiting.popleft()
+                self._submit(unit, attempt)
+                flying[unit] = attempt
+            for reply in backend.poll(POLL_SECONDS):
+                attempt = flying.pop(reply.unit)
+                task = self.tasks[reply.unit]
+                result = judge_reply(parse, task.row, reply.text, reply.finish_reason)
+                if isinstance(result, Rejected) and attempt + 1 < attempts:
+                    self.waiting.appendleft((reply.unit, attempt + 1))
+                else:
+                    yield task, attempt, result, reply.text
+
+
+def judge_reply(parse: Parse, row: Row, text: str, finish_reason: str) -> Row | Rejected:
+    """Refuse what no parser should see: an empty reply, or one cut at its length."""
+    if finish_reason == LENGTH:
+        return Rejected("over length")
+    if not text.strip():
+        return Rejected("empty")
+    return parse(row, text)
+
+
+@dataclass
+class Context:
+    """What a run of the pipeline gives each stage: where files live, the base seed, and models by name."""
+
+    work_dir: Path
+    seed: int
+    open_model: Callable[[str], Model]
+
+    def path(self, name: str) -> Path:
+        """The file of a stage's output."""
+        return self.work_dir / f"{name}.jsonl"
+
+    def read(self, name: str) -> list[Row]:
+        """The rows of an earlier stage's output, checked."""
+        return read_stage_input(self.path(name))
+
+    def model(self, name: str) -> Model:
+        """A model named in the configuration, opened on first use."""
+        return self.open_model(name)
+
+    def output(self, name: str, settings: Any, model: Model | None = None, **inputs: Path) -> StageOutput:
+        """An output whose rows depend on these settings, this model and the bytes of these input files."""
+        config = {**asdict(settings), "seed": self.seed}
+        if model is not None:
+            config["model"] = model.identity
+        for name_, path in inputs.items():
+            if not path.exists():
+                raise InputError(f"{path}: no such file; run the stage that writes it first")
+            config[f"{name_}_fingerprint"] = file_fingerprint(path)
+        return StageOutput(self.path(name), config)
