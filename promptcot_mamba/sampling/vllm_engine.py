@@ -14,9 +14,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import get_logger
-from promptcot_mamba.sampling.backend import LENGTH, LOOP, STOP, Generated, Request, SamplingSettings
+from promptcot_mamba.sampling.backend import (
+    LENGTH,
+    LOOP,
+    STOP,
+    BackendFailedError,
+    Generated,
+    Request,
+    SamplingSettings,
+)
 from promptcot_mamba.sampling.loops import BLOCK, find_loop
 
 logger = get_logger(__name__)
@@ -93,7 +100,8 @@ class VllmEngine:
             EngineArgs(**engine_arguments(settings, is_mamba2=is_mamba2), disable_log_stats=True)
         )
         logger.info("vLLM engine ready in %.1f s", time.monotonic() - started)
-        self.window = 2 * settings.max_num_seqs
+        # In one process a free place is filled between two steps; an engine of its own needs requests at the door.
+        self.window = settings.max_num_seqs if settings.on_cpu else settings.max_num_seqs * 5 // 4 + 8
         self.generated_tokens = 0
         self._max_num_seqs = settings.max_num_seqs
         self._sampling = sampling
@@ -155,7 +163,7 @@ class VllmEngine:
 
     def _generated(self, running: _Running, reason: str) -> Generated:
         if reason not in (STOP, LENGTH, LOOP):
-            raise InputError(f"vLLM ended request {running.request.unit} with {reason!r}; see its log above")
+            raise BackendFailedError(f"vLLM ended a request with {reason!r}; see its log above")
         request = running.request
         return Generated(
             request.unit,

@@ -1,0 +1,117 @@
+"""Which exercises train and which test: never the same question, never the same held-out combination.
+
+A question is held out by a hash of its text (one in ten): such questions only ever test, the others only ever
+train. Composed training exercises also leave out every link of `HELD_OUT_LINKS`; the `unseen` sources test just
+these. Every exercise has its own random address, so asking for more of them changes none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count, islice
+
+from promptcot_mamba.benchmarks.quickstart import arithmetic, programs
+from promptcot_mamba.benchmarks.quickstart.exercise import Exercise, links_of
+from promptcot_mamba.chat_format import MATH_INSTRUCTION, THINK_END, THINK_START, render_prompt
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.jsonl import Row
+from promptcot_mamba.records import derive_seed
+
+HELD_OUT_ONE_IN = 10
+TRIES = 50  # exercises drawn for each test problem wanted, before saying there are not that many
+
+
+@dataclass(frozen=True)
+class Source:
+    """One kind of exercise: how it is drawn, whether its combinations are shown in training."""
+
+    draw: Callable[[random.Random], Exercise | None]
+    instruction: str
+    unseen: bool = False  # only exercises with a held-out link; otherwise only ones without
+
+
+def _draw_single(rng: random.Random) -> Exercise | None:
+    return arithmetic.make_chain(rng, arithmetic.draw_kinds(rng, 1))
+
+
+def _draw_composed(rng: random.Random) -> Exercise | None:
+    return arithmetic.make_chain(rng, arithmetic.draw_kinds(rng, rng.choice((2, 3))))
+
+
+def _draw_code_single(rng: random.Random) -> Exercise | None:
+    return programs.make_program(rng, programs.draw_kinds(rng, composed=False))
+
+
+def _draw_code_composed(rng: random.Random) -> Exercise | None:
+    return programs.make_program(rng, programs.draw_kinds(rng, composed=True))
+
+
+SOURCES = {
+    "quickstart_single": Source(_draw_single, MATH_INSTRUCTION),
+    "quickstart_composed": Source(_draw_composed, MATH_INSTRUCTION),
+    "quickstart_unseen": Source(_draw_composed, MATH_INSTRUCTION, unseen=True),
+    "quickstart_code_single": Source(_draw_code_single, programs.INSTRUCTION),
+    "quickstart_code_composed": Source(_draw_code_composed, programs.INSTRUCTION),
+    "quickstart_code_unseen": Source(_draw_code_composed, programs.INSTRUCTION, unseen=True),
+}
+
+
+def is_held_out(question: str) -> bool:
+    """Whether a question belongs to the test side, by the hash of its text alone."""
+    return int.from_bytes(hashlib.blake2b(question.encode(), digest_size=8).digest(), "big") % HELD_OUT_ONE_IN == 0
+
+
+def has_held_out_link(exercise: Exercise) -> bool:
+    return bool(links_of(exercise.kinds) & (arithmetic.HELD_OUT_LINKS | programs.HELD_OUT_LINKS))
+
+
+def _draw_exercises(name: str, address: str, seed: int, held_out: bool) -> Iterator[Exercise]:
+    source = SOURCES[name]
+    for index in count():
+        exercise = source.draw(random.Random(derive_seed(seed, name, address, index)))
+        if exercise is None or is_held_out(exercise.question) != held_out:
+            continue
+        if has_held_out_link(exercise) == source.unseen:
+            yield exercise
+
+
+def draw_training_rows(parts: dict[str, int], address: str, seed: int) -> list[Row]:
+    """`{source: rows}` -> shuffled SFT rows `prompt, completion, source`; other addresses give other exercises."""
+    rows = []
+    for name, wanted in parts.items():
+        assert not SOURCES[name].unseen, f"{name} never trains"
+        exercises = _draw_exercises(name, address, seed, held_out=False)
+        for _, exercise in zip(range(wanted), exercises, strict=False):
+            prompt = render_prompt(exercise.question, SOURCES[name].instruction)
+            completion = f"{THINK_START}\n{exercise.thought}\n{THINK_END}\n{exercise.answer}"
+            rows.append({"prompt": prompt, "completion": completion, "source": name})
+    random.Random(derive_seed(seed, "order", address)).shuffle(rows)
+    return rows
+
+
+def draw_test_rows(parts: dict[str, int], seed: int) -> list[Row]:
+    """`{source: problems}` -> problem rows, all different; `tests` for code, a gold after `####` for maths.
+
+    Raises InputError where a source has fewer held-out problems.
+    """
+    rows, seen = [], set()
+    for name, wanted in parts.items():
+        exercises = islice(_draw_exercises(name, "test", seed, held_out=True), TRIES * wanted)
+        fresh = (exercise for exercise in exercises if exercise.question not in seen)
+        for index in range(wanted):
+            exercise = next(fresh, None)
+            if exercise is None:
+                raise InputError(f"{name}: {wanted} problems asked for, {index} different ones are held out")
+            seen.add(exercise.question)
+            row = {
+                "idx": index,
+                "source": name,
+                "prompt": render_prompt(exercise.question, SOURCES[name].instruction),
+                "reference_solution": f"{exercise.thought}\n#### {exercise.result}",
+                "kinds": list(exercise.kinds),
+            }
+            rows.append(row | ({"tests": exercise.tests} if exercise.tests else {}))
+    return rows
