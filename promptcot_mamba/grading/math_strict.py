@@ -76,6 +76,15 @@ def _compare(gold: Gold, answer: str) -> Verdict:
     return Verdict(False, reason)
 
 
+def is_readable(gold: Gold) -> bool:
+    """Whether a gold is words or mathematics; any other can only equal its own text."""
+    try:
+        text = clean(gold.answer.strip()).rstrip(_ENDS)
+        return _words(text) is not None or bool(read(text, gold.rules))
+    except UnreadableError:
+        return False
+
+
 @lru_cache(maxsize=4096)
 def read(text: str, rules: AnswerRules) -> Node:
     """The tree of a cleaned gold: `1,234` is one number unless the benchmark says that the gold lists several."""

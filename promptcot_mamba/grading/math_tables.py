@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 
+def words(text: str) -> tuple[str, ...]:
+    """Words in order, written as one text."""
+    return tuple(text.split())
+
+
 def names(text: str) -> frozenset[str]:
     """A set of words, written as one text."""
-    return frozenset(text.split())
+    return frozenset(words(text))
 
 
 def pairs(text: str) -> dict[str, str]:

@@ -57,6 +57,15 @@ def same_number(
     return True  # the difference shrank with every digit: both are the same number, zero
 
 
+def approximate(node: Node, budget: Budget | None = None) -> float:
+    """A constant as a float. Raises UndecidedError where it has no real value within a float's range."""
+    try:
+        value = Evaluator({}, DIGITS[0], budget=budget)(node)
+        return float(value)
+    except (NoValueError, TooBigError, TypeError, OverflowError) as error:
+        raise UndecidedError(str(error)) from None
+
+
 def _same(at: Evaluator, a: Value, b: Value, digits: int) -> bool | None:
     """True, False, or None where more digits are needed."""
     if isinstance(a, float) or isinstance(b, float):
