@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from promptcot_mamba.grading.math_tables import ACCENTS, FUNCTIONS, LETTERS, MATRICES, SILENT
+from promptcot_mamba.grading.math_tables import ACCENTS, CURRENCIES, FUNCTIONS, LETTERS, MATRICES, SILENT, names
 from promptcot_mamba.grading.math_tokens import Cursor, Token, UnreadableError
 from promptcot_mamba.grading.math_tree import Node, name_of, number, product
 
 MAX_DEPTH = 30
+UNCOVERED = names("int iint oint lim limsup liminf bigcup bigcap pmod equiv end substack over atop choose")
 CONSTANTS = {"pi": "pi", "infty": "inf"}
 CLOSERS = {"(": (")", "]"), "[": ("]", ")")}
 # Single letters that mathematics writes functions with; before "(" they are applied, not multiplied.
@@ -22,6 +23,7 @@ class Atoms(Cursor):
         super().__init__(tokens)
         self.depth = 0
         self.bars = 0
+        self.colons = True  # whether ":" is a ratio; in a set it may begin the condition
 
     def listing(self, closers: tuple[str, ...]) -> Node:
         raise NotImplementedError
@@ -30,6 +32,9 @@ class Atoms(Cursor):
         raise NotImplementedError
 
     def union(self) -> Node:
+        raise NotImplementedError
+
+    def term(self) -> Node:
         raise NotImplementedError
 
     def factor(self) -> Node:
@@ -74,7 +79,10 @@ class Atoms(Cursor):
     def _braced(self) -> Node:
         self.expect("{")
         bars, self.bars = self.bars, 0
-        node = self.listing(("}",))
+        node = self.listing(("}", "choose", "over"))
+        if sign := self.take("choose", "over"):
+            other = self.listing(("}",))
+            node = Node("div", (node, other)) if sign == "over" else Node("function", ("binom", (node, other)))
         self.bars = bars
         self.expect("}")
         if node.kind == "list":
@@ -147,8 +155,6 @@ class Atoms(Cursor):
             self.bars = 1
             inner = Node("function", ("abs", (self.sum(),)))
             self.expect(sign)
-        elif sign == "\\usd":
-            inner = Node("unit", (self.factor(), "dollar"))
         else:
             raise UnreadableError(f"unexpected {sign}")
         self.bars = bars
@@ -156,7 +162,9 @@ class Atoms(Cursor):
 
     def _set(self) -> Node:
         """`\\{1, 2\\}`, or `\\{x \\mid x > 1\\}`, which is its condition."""
+        self.colons = False
         inner = self.listing(("\\}", "mid", ":", "|"))
+        self.colons = True
         if self.take("mid", ":", "|"):
             inner = self.listing(("\\}",))
             self.expect("\\}")
@@ -196,13 +204,28 @@ class Atoms(Cursor):
             return Node("set", ())
         if name == "mathbb":
             return Node("sym", (f"blackboard {name_of(self.argument())}",))
-        if name == "usd":
-            return Node("unit", (self.factor(), "dollar"))
+        if name in CURRENCIES:
+            return Node("unit", (self.factor(), name))
         if name == "dots":
             raise UnreadableError("an ellipsis")
         if name in LETTERS:
             return self._symbol("\\" + name if name != "l" else "l")
-        raise UnreadableError(f"\\{name} is not covered")
+        if name in ("sum", "prod"):
+            return self._series(name)
+        if name in UNCOVERED:
+            raise UnreadableError(f"\\{name} is not covered")
+        return Node("sym", ("\\" + name,))  # a macro of the model's own: a name, equal only to itself
+
+    def _series(self, name: str) -> Node:
+        """`\\sum_{k=0}^{n} term`: the letter, both ends and the term."""
+        self.expect("_")
+        start = self.argument()
+        self.expect("^")
+        end = self.argument()
+        if start.kind != "relation" or start.args[0] != ("=",) or start.args[1][0].kind != "sym":
+            raise UnreadableError("a sum without its letter")
+        letter, first = start.args[1]
+        return Node(name, (letter.args[0], first, end, self.term()))
 
     def _root(self) -> Node:
         degree = Node("num", (Fraction(2),))
@@ -217,7 +240,9 @@ class Atoms(Cursor):
         power = self.argument() if self.take("^") else None
         if self.value() in ("(", "[", "\\{") or self.value() == "{":
             bracketed = self._bracketed()
-            arguments = {"tuple": bracketed.args[-1], "set": bracketed.args}.get(bracketed.kind, (bracketed,))
+            arguments = (bracketed,)
+            if bracketed.kind in ("tuple", "set"):
+                arguments = bracketed.args[2] if bracketed.kind == "tuple" else bracketed.args
             if self.value() == "^" and not self.degree_follows():
                 self.at += 1
                 power = self.argument()

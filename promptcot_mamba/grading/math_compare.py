@@ -11,15 +11,12 @@ from fractions import Fraction
 
 from promptcot_mamba.grading.gold import AnswerRules
 from promptcot_mamba.grading.math_evaluate import Budget
+from promptcot_mamba.grading.math_sets import FLIPPED, REALS, as_set, has_mixed_brackets, is_interval, union_parts
 from promptcot_mamba.grading.math_tree import Node, rebuild, symbols, walk
 from promptcot_mamba.grading.math_units import measure
 from promptcot_mamba.grading.math_value import UndecidedError, same_expression, same_number
 
 MAX_ITEMS = 60
-INFINITY = Node("const", ("inf",))
-MINUS_INFINITY = Node("neg", (INFINITY,))
-REALS = "blackboard R"
-FLIPPED = {"<": ">", ">": "<", "le": "ge", "ge": "le"}
 CONTAINERS = frozenset(["list", "set", "tuple", "matrix", "cup", "cap", "setminus", "ratio", "relation"])
 
 
@@ -32,7 +29,7 @@ def prepare(node: Node) -> Node:
     """One shape for each meaning: signs of `\\pm` spelled out, inequalities as intervals, qualifiers dropped."""
     items = node.args if node.kind == "list" else (node,)
     items = _share_label([part for part in items if not _is_qualifier(part)] or list(items))
-    spread = [_interval_of(choice) for item in items for choice in _spell_signs(item)]
+    spread = [as_set(choice) for item in items for choice in _spell_signs(item)]
     if len(spread) > MAX_ITEMS:
         raise UndecidedError(f"more than {MAX_ITEMS} answers")
     return spread[0] if len(spread) == 1 else Node("list", tuple(spread))
@@ -74,61 +71,6 @@ def _with_sign(node: Node, upper: bool) -> Node:
     return rebuild(node, choose)
 
 
-def _interval_of(node: Node) -> Node:
-    """`1 \\le x < 2`, `x > 3`, `x \\ne 4` as the sets they describe; `\\mathbb{R}` as an interval."""
-    if node == Node("sym", (REALS,)) or node == Node("sym", ("\\reals",)):
-        return Node("tuple", ("(", ")", (MINUS_INFINITY, INFINITY)))
-    if (
-        node.kind == "mul"
-        and node.args[0].kind == "sym"
-        and _is_interval(node.args[1])
-        and _mixed_brackets(node.args[1])
-    ):
-        return node.args[1]  # `t(0, 4]`: a letter before a half-open interval can only name it
-    if node.kind in ("cup", "cap", "setminus"):
-        left, right = (_interval_of(part) for part in node.args)
-        all_reals = left.kind == "tuple" and left.args[2] == (MINUS_INFINITY, INFINITY)
-        if node.kind == "setminus" and all_reals and right.kind == "set" and len(right.args) == 1:
-            return _without(right.args[0])
-        return Node(node.kind, (left, right))
-    if node.kind != "relation":
-        return node
-    relations, sides = node.args
-    if len(relations) == 2 and sides[1].kind in ("sym", "apply") and set(relations) <= set(FLIPPED):
-        if relations[0] in (">", "ge") and relations[1] in (">", "ge"):
-            relations, sides = tuple(FLIPPED[sign] for sign in reversed(relations)), sides[::-1]
-        if relations[0] in ("<", "le") and relations[1] in ("<", "le"):
-            opening, closing = "(" if relations[0] == "<" else "[", ")" if relations[1] == "<" else "]"
-            return Node("tuple", (opening, closing, (sides[0], sides[2])))
-    if len(relations) == 1 and relations[0] in (*FLIPPED, "ne"):
-        (left, right), sign = sides, relations[0]
-        if left.kind == "neg" and left.args[0].kind == "sym":
-            left, right, sign = left.args[0], Node("neg", (right,)), FLIPPED.get(sign, sign)
-        if right.kind == "sym" and left.kind != "sym":
-            left, right, sign = right, left, FLIPPED.get(sign, sign)
-        if left.kind == "sym" and left.args[0] not in symbols(right) and not symbols(right):
-            if sign == "ne":
-                return _without(right)
-            if sign in (">", "ge"):
-                return Node("tuple", ("(" if sign == ">" else "[", ")", (right, INFINITY)))
-            return Node("tuple", ("(", ")" if sign == "<" else "]", (MINUS_INFINITY, right)))
-    return node
-
-
-def _without(point: Node) -> Node:
-    """All reals but one."""
-    below = Node("tuple", ("(", ")", (MINUS_INFINITY, point)))
-    return Node("cup", (below, Node("tuple", ("(", ")", (point, INFINITY)))))
-
-
-def _is_interval(node: Node) -> bool:
-    return node.kind == "tuple" and len(node.args[2]) == 2
-
-
-def _mixed_brackets(node: Node) -> bool:
-    return (node.args[0] == "(") != (node.args[1] == ")")
-
-
 def split_label(node: Node) -> tuple[Node | None, Node]:
     """`x = 3` -> (x, 3); a chain `x = 6/2 = 3` keeps its last side, `\\sqrt2 \\approx 1.41` its exact first.
 
@@ -145,11 +87,13 @@ def split_label(node: Node) -> tuple[Node | None, Node]:
         if not relations:
             return None, sides[0]
     if len(relations) == 1 and relations[0] == "in" and _is_label(sides[0]):
-        return sides[0], _interval_of(sides[1])
+        return sides[0], as_set(sides[1])
     if set(relations) != {"="}:
         return None, node
     if _is_label(sides[0]) and not (symbols(sides[0]) & symbols(sides[-1]) and sides[0].kind == "sym"):
         return sides[0], sides[-1]
+    if len(sides) == 2 and sides[1].kind in ("sym", "apply") and not symbols(sides[0]):
+        return sides[1], sides[0]  # `5 = x`
     if len(sides) > 2 or not any(symbols(side) for side in sides):
         return None, sides[-1]
     return None, Node("relation", (relations, sides))
@@ -199,7 +143,7 @@ class _Comparison:
         if gold.kind == "relation" and answer.kind == "relation":
             return self._same_relation(gold, answer)
         gold, answer = split_label(gold)[1], split_label(answer)[1]
-        gold, answer = _interval_of(gold), _interval_of(answer)
+        gold, answer = as_set(gold), as_set(answer)
         if gold.kind in CONTAINERS or answer.kind in CONTAINERS:
             return self._same_container(gold, answer)
         return self._same_scalar(gold, answer)
@@ -236,7 +180,7 @@ class _Comparison:
         if gold.kind in ("list", "set") and answer.kind in ("list", "set"):
             return self._same_collection(gold, answer)
         if kinds == ("tuple", "tuple"):
-            brackets = gold.args[:2] == answer.args[:2] or (not _is_interval(gold) and not _mixed_brackets(answer))
+            brackets = gold.args[:2] == answer.args[:2] or (not is_interval(gold) and not has_mixed_brackets(answer))
             return brackets and self._same_sequence(gold.args[2], answer.args[2])
         if kinds == ("tuple", "list"):
             return gold.args[:2] == ("(", ")") and self._same_sequence(gold.args[2], _by_label(answer.args))
@@ -253,7 +197,7 @@ class _Comparison:
             flat = len(matrix.args) == 1 or len(matrix.args[0]) == 1
             return flat and vector.args[:2] == ("(", ")") and self._same_sequence(entries, vector.args[2])
         if "cup" in kinds:
-            parts, others = _union_parts(gold), _union_parts(answer)
+            parts, others = union_parts(gold), union_parts(answer)
             return self._same_unordered(parts, others)
         if kinds == ("ratio", "ratio"):
             return self._same_sequence(gold.args, answer.args)
@@ -342,12 +286,6 @@ def _by_label(items: tuple[Node, ...]) -> tuple[Node, ...]:
             )
         )
     return items
-
-
-def _union_parts(node: Node) -> tuple[Node, ...]:
-    if node.kind == "cup":
-        return (*_union_parts(node.args[0]), *_union_parts(node.args[1]))
-    return node.args if node.kind == "list" else (node,)
 
 
 def _quantity(node: Node) -> tuple[Node, str | None]:

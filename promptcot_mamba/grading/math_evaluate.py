@@ -21,6 +21,7 @@ from promptcot_mamba.grading.math_tables import names
 from promptcot_mamba.grading.math_tree import Node
 
 MAX_BITS = 200_000
+MAX_TERMS = 500
 MAX_ROOT_BITS = 8000
 MAX_FACTORIAL = 3000
 BUDGET = 1_000_000  # about a second of work on one core, at most, for all evaluations of one comparison
@@ -242,6 +243,27 @@ class Evaluator:
                 return int(nearest)
         raise NoValueError("not a whole number")
 
+    def _sum(self, letter: str, first: Node, last: Node, term: Node) -> Value:
+        return self._series(letter, first, last, term, operator.add, Fraction(0))
+
+    def _prod(self, letter: str, first: Node, last: Node, term: Node) -> Value:
+        return self._series(letter, first, last, term, operator.mul, Fraction(1))
+
+    def _series(
+        self, letter: str, first: Node, last: Node, term: Node, combine: Callable[[Any, Any], Any], total: Value
+    ) -> Value:
+        low, high = self.whole(self(first)), self.whole(self(last))
+        if high - low > MAX_TERMS:
+            raise TooBigError("a sum of more than 500 terms")
+        outer = self.point
+        for index in range(low, high + 1):
+            self.point = {**outer, letter: Fraction(index)}
+            a, b = self._alike(total, self(term))
+            total = combine(a, b)
+            self._charge(total)
+        self.point = outer
+        return total
+
     def _determinant(self, *rows: tuple[Node, ...]) -> Value:
         if len(rows) != len(rows[0]) or len(rows) > 4:
             raise NoValueError("not a small square determinant")
@@ -266,7 +288,10 @@ class Evaluator:
         radians, self.radians = self.radians, True
         values = [self(node) for node in arguments]
         self.radians = radians
-        return apply_function(self, name, values)
+        try:
+            return apply_function(self, name, values)
+        except (ZeroDivisionError, ValueError, OverflowError) as error:  # how mpmath says "outside the domain"
+            raise NoValueError(f"{name}: {error}") from None
 
 
 def apply_function(at: Evaluator, name: str, values: list[Value]) -> Value:

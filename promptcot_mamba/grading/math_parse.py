@@ -16,9 +16,9 @@ from __future__ import annotations
 from fractions import Fraction
 
 from promptcot_mamba.grading.math_atoms import Atoms
-from promptcot_mamba.grading.math_tables import NEVER_STARTS, RELATIONS
+from promptcot_mamba.grading.math_tables import CURRENCIES, NEVER_STARTS, RELATIONS
 from promptcot_mamba.grading.math_tokens import UnreadableError, tokenize
-from promptcot_mamba.grading.math_tree import Node, name_of, product
+from promptcot_mamba.grading.math_tree import Node, name_of, product, total
 from promptcot_mamba.grading.math_units import is_unit_word
 
 MAX_TOKENS = 1500
@@ -72,7 +72,7 @@ class _Parser(Atoms):
         return False
 
     def item(self) -> Node:
-        while self.take("="):  # "= 5"
+        while self.take("=", "approx"):  # "= 5"
             pass
         sides, relations = [self.union()], []
         while self.value() in RELATIONS:
@@ -88,7 +88,7 @@ class _Parser(Atoms):
 
     def ratio(self) -> Node:
         sides = [self.sum()]
-        while self.take(":"):
+        while self.colons and self.take(":"):
             sides.append(self.sum())
         return Node("ratio", tuple(sides)) if len(sides) > 1 else sides[0]
 
@@ -96,7 +96,7 @@ class _Parser(Atoms):
         terms = [self._signed(self.take("+", "-", "pm", "mp"))]
         while (sign := self.take("+", "-", "pm", "mp")) is not None:
             terms.append(self._signed(sign))
-        return terms[0] if len(terms) == 1 else Node("add", tuple(terms))
+        return total(terms)
 
     def _signed(self, sign: str | None) -> Node:
         node = self.term()
@@ -156,7 +156,9 @@ class _Parser(Atoms):
 
     def _starts_unit(self) -> bool:
         token = self.peek()
-        return token is not None and (token.kind == "text" or (token.kind == "word" and is_unit_word(token.value)))
+        if token is None or token.kind == "text":
+            return token is not None
+        return token.value in CURRENCIES if token.kind == "cmd" else token.kind == "word" and is_unit_word(token.value)
 
     def unit(self) -> str:
         """The words of a unit with its powers and slashes: `cm^2`, `km / h`, `dollars per hour`."""

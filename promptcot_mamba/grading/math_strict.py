@@ -56,13 +56,15 @@ def _compare(gold: Gold, answer: str) -> Verdict:
     if _bare(a) == _bare(b):
         return Verdict(True, "text")
     try:
-        left, right = clean(a).rstrip(_ENDS), clean(b).rstrip(_ENDS)
+        left, right = clean(a).rstrip(_ENDS), _LEAD.sub("", clean(b)).rstrip(_ENDS)
         words = _words(left)
         if words is not None and words == _words(right, loose=True):
             return Verdict(True, "words")
         golds = read(left, gold.rules)
     except UnreadableError:
         return Verdict(False, "unreadable")
+    if _DECIMAL_COMMA.fullmatch(left) and _DECIMAL.fullmatch(right) and left.replace(",", ".") == right:
+        return Verdict(True, "value")
     reason = "unreadable"
     for reading in _readings(right):
         try:
@@ -99,6 +101,8 @@ def _readings(text: str) -> list[str]:
     return ([joined] if joined == text else [joined, text]) + decimal
 
 
+_LEAD = re.compile(r"^\s*(?:\\text\s*\{)?\s*(?:the\s+)?(?:final\s+)?answer(?:\s+is)?\s*[:}\s]\s*\}?", re.IGNORECASE)
+_DECIMAL = re.compile(r"-?\d*\.\d+")
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 _BARE = re.compile(r"\\(?:left|right)(?![A-Za-z])|\\[,;:! ()\[\]]|[\s$]")
 
@@ -134,5 +138,6 @@ def _words(text: str, loose: bool = False) -> tuple[str, ...] | None:
         return None
     folded = re.sub(r"\b([ap])\.\s?m\b\.?", r"\1m", plain.casefold())
     words = tuple(_WORD.findall(folded))
+    words = tuple(word for word in words if word not in ("a", "an", "the")) or words
     longest = max((len(word) for word in words if word.isalpha()), default=0)
     return words if longest > (1 if macros or loose else 3) else None

@@ -80,13 +80,14 @@ LETTERS = names(
 ACCENTS = names(
     "overline bar vec hat tilde overrightarrow widehat widetilde underline dot overleftrightarrow underbrace"
 )
+CURRENCIES = names("usd eur gbp")
 MATRICES = names("pmatrix bmatrix matrix Bmatrix vmatrix Vmatrix array smallmatrix")
 SILENT = names("angle triangle font measuredangle")
 # Macros that join, close or qualify, so that no factor can begin with them.
 NEVER_STARTS = names(
     """
     cr cdot times div bullet cup cap setminus pm mp rfloor rceil rangle end mid or and degree circ prime hline pmod mod
-    bmod choose
+    bmod choose over
     """
 )
 UNIT_WORDS = names(

@@ -40,6 +40,8 @@ _SPACING = re.compile(
 )
 _EQUATION = re.compile(r"\\(?:begin|end)\s*\{(?:equation|align|aligned|gather|gathered|split|math|displaymath)\*?\}")
 _GROUPED = re.compile(r"(?<![\d.])(\d{1,3})((?:(?:\{,\}|,\\!|\\!,|\\,|\\ |\\;|\\:|~|(?<=\d) (?=\d))\s*\d{3})+)(?!\d)")
+_UNION = re.compile(r"(?<=[)\]}])\s*U\s*(?=[(\[{\\])")
+_ROW_GAP = re.compile(r"\\cr\s*\[\s*-?[\d.]+\s*[a-z]{2}\s*\]")
 _DECIMAL_COMMA = re.compile(r"(?<=\d)\{,\}(?=\d)")
 _ESCAPED_TWICE = re.compile(r"\\\\(?=[A-Za-z{}%$!,;])")  # `\\\\frac`, as JSON text escaped once too often
 _NEVER = re.compile(r"(?!)")
@@ -64,7 +66,8 @@ def clean(text: str) -> str:
     text = _GROUPED.sub(_join_groups, text)
     text = _DECIMAL_COMMA.sub(".", text)
     text = _EQUATION.sub(" ", text.replace("\\!", ""))
-    return _SPACING.sub(" ", text).strip()
+    text = _UNION.sub(r"\\cup ", _ROW_GAP.sub(r"\\cr ", _SPACING.sub(" ", text)))
+    return (text if "\\begin" in text else text.replace("&", " ")).strip()
 
 
 def _plain_script(match: re.Match[str]) -> str:
@@ -158,6 +161,7 @@ def _group(text: str, at: int, name: str) -> tuple[str, int]:
     raise UnreadableError(f"unclosed \\{name}")
 
 
+_LETTERS = re.compile(r"[^\W\d_]+")
 _CONNECTOR = re.compile(r"\s*,?\s*(and|or)\s*,?\s*", re.IGNORECASE)
 
 
@@ -166,7 +170,7 @@ def _text_tokens(content: str) -> list[Token]:
     content = content.strip()
     if _CONNECTOR.fullmatch(content):
         return [Token("op", ",")]
-    if not content or not any(sign.isalpha() for sign in content):
+    if all(word in ("and", "or") for word in _LETTERS.findall(content)):
         return tokenize(content)
     if len(content) == 1:
         return [Token("sym", content)]

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from promptcot_mamba.grading.math_tokens import UnreadableError
 
+MAX_SIDE = 6  # rows and columns of matrices that are multiplied out
 MAX_DIGITS = 4000  # CPython refuses longer decimal texts; nothing that long is an answer to be computed with
 
 
@@ -74,11 +75,34 @@ def name_of(node: Node) -> str:
 
 
 def product(factors: list[Node]) -> Node:
-    """A product; factors before or after a matrix multiply its entries."""
+    """A product; matrices are multiplied out, other factors multiply their entries."""
     if len(factors) == 1:
         return factors[0]
     matrices = [factor for factor in factors if factor.kind == "matrix"]
-    if len(matrices) == 1:
-        others = [factor for factor in factors if factor.kind != "matrix"]
-        return Node("matrix", tuple(tuple(Node("mul", (*others, cell)) for cell in row) for row in matrices[0].args))
-    return Node("mul", tuple(factors))
+    others = [factor for factor in factors if factor.kind != "matrix"]
+    if not matrices:
+        return Node("mul", tuple(factors))
+    rows = matrices[0].args
+    for matrix in matrices[1:]:
+        if len(rows[0]) != len(matrix.args) or len(rows) > MAX_SIDE or len(rows[0]) > MAX_SIDE:
+            return Node("mul", tuple(factors))
+        columns = tuple(zip(*matrix.args, strict=True))
+        rows = tuple(tuple(_inner(row, column) for column in columns) for row in rows)
+    if others:
+        rows = tuple(tuple(Node("mul", (*others, cell)) for cell in row) for row in rows)
+    return Node("matrix", rows)
+
+
+def _inner(row: tuple[Node, ...], column: tuple[Node, ...]) -> Node:
+    return Node("add", tuple(Node("mul", pair) for pair in zip(row, column, strict=True)))
+
+
+def total(terms: list[Node]) -> Node:
+    """A sum; matrices of one shape are added entry by entry."""
+    if len(terms) == 1:
+        return terms[0]
+    shapes = {(len(term.args), len(term.args[0])) if term.kind == "matrix" else None for term in terms}
+    if len(shapes) > 1 or None in shapes:
+        return Node("add", tuple(terms))
+    rows = zip(*(term.args for term in terms), strict=True)
+    return Node("matrix", tuple(tuple(Node("add", cells) for cells in zip(*row, strict=True)) for row in rows))

@@ -40,6 +40,10 @@ _SIZES: dict[str, tuple[str, Fraction]] = {
     **dict.fromkeys(("degree", "deg"), ("angle", Fraction(1))),
     **dict.fromkeys(("radian", "rad"), ("radians", Fraction(1))),
     **dict.fromkeys(("percent", "percentage", "pct", "%"), ("percent", Fraction(1))),
+    **dict.fromkeys(("eur", "euro"), ("euros", Fraction(1))),
+    **dict.fromkeys(("gbp",), ("sterling", Fraction(1))),
+    **dict.fromkeys(("am",), ("before noon", Fraction(1))),
+    **dict.fromkeys(("pm",), ("after noon", Fraction(1))),
     **dict.fromkeys(("unit",), ("units", Fraction(1))),
 }
 _PHRASES = {
@@ -49,7 +53,6 @@ _PHRASES = {
     "sq": "square",
     "cu": "cubic",
     "cc": "cm ^3",
-    "gbp": "pounds",
     "per": "/",
 }
 _WORD = re.compile(r"\^?-?\d+|[A-Za-z¢%]+|[/*?]")

@@ -29,7 +29,7 @@ class UndecidedError(Exception):
 
 def _counts(node: Node) -> bool:
     for part in walk(node):
-        counting = part.kind == "factorial" or (part.kind == "function" and part.args[0] in COUNTING)
+        counting = part.kind in ("factorial", "sum", "prod") or (part.kind == "function" and part.args[0] in COUNTING)
         if counting and symbols(part):
             return True
         if part.kind == "pow" and symbols(part.args[1]) and part.args[0].kind == "neg":
@@ -102,7 +102,7 @@ def _places(node: Node) -> int:
 @lru_cache(maxsize=4096)
 def _coordinate(name: str, index: int, whole: bool) -> Fraction:
     """The value of one symbol at one point; the first points are positive, later ones of both signs."""
-    source = random.Random(f"{name}/{index}/{whole}")
+    source = random.Random(repr((name, index, whole)))  # repr: a name may hold lone surrogates
     if whole:
         return Fraction(source.randint(1, 9 + index))
     value = Fraction(source.randint(11, 999), source.randint(101, 499))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import warnings
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PrinterCallback
@@ -22,6 +21,7 @@ from promptcot_mamba.data.rows import find_row_files, hash_files
 from promptcot_mamba.data.tokens import STORE_VERSION, TokenStore, build_store, open_store
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import ROOT, get_logger
+from promptcot_mamba.memory_budget import shapes_from_config, training_flops_per_token
 from promptcot_mamba.model import load_causal_lm
 from promptcot_mamba.training import run_folder
 from promptcot_mamba.training.arguments import DataArguments, SftArguments
@@ -32,11 +32,12 @@ from promptcot_mamba.training.callbacks import (
     StopSignal,
     make_tensorboard_callback,
 )
-from promptcot_mamba.training.identity import describe_identity, hash_model
+from promptcot_mamba.training.identity import describe_identity, hash_model, read_config
 from promptcot_mamba.training.ranks import first_does, local_rank, rank, together
 from promptcot_mamba.training.trainer import SftTrainer
 
 logger = get_logger(__name__)
+held: list[IO[str]] = []  # locks that live as long as the process
 
 
 def quiet_libraries() -> None:
@@ -71,20 +72,6 @@ def check_flags(args: SftArguments, data_args: DataArguments) -> None:
     # Both checked again once the data is known; here, before an hour of encoding.
     run_folder.check_writable(Path(args.output_dir))
     find_row_files([*data_args.data_path, *data_args.eval_data_path])
-
-
-def read_config(model_path: str) -> dict[str, Any]:
-    """A checkpoint's `config.json`. Raises InputError if there is none or it has no vocabulary."""
-    path = Path(model_path) / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"--model_name_or_path {model_path}: {path.name}: {error.strerror}") from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: malformed JSON ({error.msg})") from None
-    if "vocab_size" not in config:
-        raise InputError(f"--model_name_or_path {model_path}: no vocab_size in its config; not a language model")
-    return config
 
 
 def is_mamba2(config: dict[str, Any]) -> bool:
@@ -179,6 +166,7 @@ def claim_output(
     resume = together(lambda: find_resume_point(args))
 
     def claim() -> None:
+        held.append(run_folder.hold(output_dir))
         run_folder.remove_unfinished(output_dir)
         run_folder.claim(output_dir, identity, {**asdict(data_args), **args.to_dict()})
 
@@ -207,6 +195,7 @@ def make_trainer(args: SftArguments, data_args: DataArguments, phase: Phase, res
         eval_rows=phase.eval_rows,
         processing_class=phase.tokenizer,
         callbacks=callbacks,
+        flops_per_token=training_flops_per_token(shapes_from_config(model.config.to_dict())),
         should_stop=StopSignal(),
     )
     trainer.remove_callback(PrinterCallback)
