@@ -1,6 +1,6 @@
 """Write the quickstart's exercises, tokenizer and untrained Mamba-2, all from one seed.
 
-    python -m scripts.make_quickstart --config configs/quickstart/data.yaml --config configs/quickstart/model.yaml
+    python -m scripts.make_quickstart --config configs/quickstart/data.yaml
 
 Writes `phase1.jsonl`, `phase2.jsonl`, `control.jsonl` (rows `prompt, completion, source`), `problems.jsonl` (the
 test) and `base/` (tokenizer and random weights in the transformers layout) to `--output_dir`.
@@ -35,7 +35,7 @@ class Args:
     phase2: str
     control: str
     test: str
-    output_dir: str = "outputs/quickstart"
+    output_dir: str = "outputs/quickstart/data"
     seed: int = 20
     vocab_size: int = 640
     hidden_size: int = 128
