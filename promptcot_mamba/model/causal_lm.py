@@ -214,9 +214,10 @@ class Mamba2ForCausalLM(Mamba2PreTrainedModel, GenerationMixin):
         hidden = outputs.last_hidden_state
         loss = logits = None
         if labels is not None:
-            if attention_mask is not None:
-                labels = labels.masked_fill(attention_mask == 0, IGNORE_INDEX)
             targets = next_token_labels(labels, cu_seqlens)
+            if attention_mask is not None:  # neither is padding predicted, nor does it predict the first token
+                padding = attention_mask == 0
+                targets = targets.masked_fill(padding | padding.roll(-1, 1), IGNORE_INDEX)
             items = (targets != IGNORE_INDEX).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
             loss = self.lm_head(hidden, targets) / items
         else:
