@@ -10,7 +10,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-: "${MODEL:?set MODEL to the base model's folder}"
+: "${MODEL:?set MODEL to the folder of the base model}"
 : "${PHASE1_DATA:?set PHASE1_DATA to the data of phase 1}"
 : "${PHASE2_DATA:?set PHASE2_DATA to the data of phase 2 (with the synthesized problems)}"
 : "${OUTPUT:?set OUTPUT to the folder for both phases}"

@@ -159,7 +159,8 @@ class _ChunkRun:
         self.kept: list[tuple[bytes, int, int, int, str]] = []
         self.waiting: list[tuple[CanonicalRow, str]] = []
         self.waiting_characters = 0
-        self.tokens = 0
+        self.tokens = 0  # of kept rows
+        self.encoded = 0  # of all that were tokenised
         self.seconds = {"all": 0.0, "tokenize": 0.0}
 
     def run(self, chunk: Chunk) -> dict[str, Any]:
@@ -188,7 +189,7 @@ class _ChunkRun:
         self.seconds["all"] = time.perf_counter() - started
         return {
             "source": self.source, "file": chunk.path.name, "rows": self.tally.rows, "kept": len(self.kept),
-            "tokens": self.tokens, "dropped": dict(sorted(self.tally.dropped.items())),
+            "tokens": self.tokens, "encoded": self.encoded, "dropped": dict(sorted(self.tally.dropped.items())),
             "samples": self.tally.samples, "contaminated": self.tally.contaminated, "reported": self.tally.reported,
             "over_long": self.tally.over_long, "seconds": self.seconds,
         }  # fmt: skip
@@ -239,6 +240,7 @@ class _ChunkRun:
         documents = self.worker._encoder.encode(pairs)
         self.seconds["tokenize"] += time.perf_counter() - started
         for (row, where), (ids, prompt_length) in zip(self.waiting, documents, strict=True):
+            self.encoded += len(ids)
             if not context.min_tokens <= len(ids) <= context.max_tokens:
                 self.tally.drop("too_short" if len(ids) < context.min_tokens else "too_long", where)
                 self.tally.over_long.append(len(ids))
