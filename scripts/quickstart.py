@@ -112,7 +112,7 @@ def make_stages(args: Args) -> list[Stage]:
         stages.append(train_stage(args, model, recipe, start, data / f"{model}.jsonl", output / model))
         predictions = samples / f"{model}.jsonl"
         stages.append(sample_stage(model, recipes / "sampling.yaml", output / model, problems, predictions))
-        stages += grade_stages(model, predictions)
+        stages += grade_stages(model, predictions, data / "tests")
     return stages
 
 
@@ -135,11 +135,13 @@ def sample_stage(model: str, recipe: Path, checkpoint: Path, problems: Path, pre
     return Stage(f"sample_{model}", f"sample {model}", command, inputs, outputs)
 
 
-def grade_stages(model: str, predictions: Path) -> list[Stage]:
+def grade_stages(model: str, predictions: Path, tests: Path) -> list[Stage]:
     stages = []
     for family, program in FAMILIES.items():
         rows = predictions.with_name(f"{model}_{family}.jsonl")
-        flags = ["--expected_runs", "1"] if family == "maths" else ["--cache_path", predictions.parent / "verdicts"]
+        flags = ["--expected_runs", "1"]
+        if family == "code":
+            flags += ["--tests_dir", tests, "--cache_path", predictions.with_name("verdicts.jsonl")]
         stages.append(
             Stage(
                 f"grade_{model}_{family}",

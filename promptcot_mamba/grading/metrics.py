@@ -62,7 +62,9 @@ def wilson_interval(right: int, problems: int) -> Estimate:
     centre = (share + weight / 2) / (1 + weight)
     reach = z * math.sqrt(share * (1 - share) / problems + weight / (4 * problems)) / (1 + weight)
     error = math.sqrt(share * (1 - share) / problems)
-    return Estimate(share, error, max(0.0, centre - reach), min(1.0, centre + reach), problems, problems)
+    low = 0.0 if right == 0 else centre - reach  # exactly 0 and 1 at the ends, where rounding would leave 1e-18
+    high = 1.0 if right == problems else centre + reach
+    return Estimate(share, error, low, high, problems, problems)
 
 
 def difference_of_shares(first: Estimate, second: Estimate) -> Estimate:

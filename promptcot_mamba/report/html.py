@@ -26,7 +26,7 @@ p { margin: 8px 0; max-width: 78ch; }
 .tile, .card { background: var(--paper); border: 1px solid var(--line); border-radius: 10px; padding: 18px 20px; }
 .tile b { display: block; font-size: 32px; line-height: 1.15; font-weight: 650; font-variant-numeric: tabular-nums; }
 .tile span { display: block; color: var(--soft); font-size: 14px; margin-top: 4px; }
-.met { color: var(--good); font-weight: 600; } .missed { color: var(--bad); font-weight: 600; }
+.tile .met { color: var(--good); font-weight: 600; } .tile .missed { color: var(--bad); font-weight: 600; }
 .card { overflow-x: auto; margin: 12px 0; }
 .card svg { display: block; max-width: 100%; height: auto; margin: 0 auto; }
 table { border-collapse: collapse; width: 100%; font-size: 15px; font-variant-numeric: tabular-nums; }
@@ -36,6 +36,7 @@ th.text, td.text { text-align: left; } td.text { white-space: normal; }
 tr:last-child td { border-bottom: 0; }
 .chain { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 16px; }
 .question { font-weight: 600; margin: 2px 0 14px; max-width: none; }
+.card h3 { font-size: 14px; margin: 0 0 2px; color: var(--soft); font-weight: 600; }
 .chain h3 { font-size: 14px; margin: 0 0 6px; color: var(--soft); font-weight: 600; }
 pre { margin: 0; padding: 12px 14px; background: var(--back); border-radius: 8px; white-space: pre-wrap;
   overflow-wrap: anywhere; font: 13px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }

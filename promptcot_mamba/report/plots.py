@@ -59,7 +59,11 @@ def draw_curves(curves: Sequence[Curve], x_label: str, y_label: str, log_y: bool
     for curve in curves:
         axes.plot(curve.x, curve.y, color=curve.color, linewidth=1.8, label=curve.name)
     if log_y:
+        from matplotlib.ticker import FuncFormatter, NullFormatter
+
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(x_label, color=SOFT)
     axes.set_ylabel(y_label, color=SOFT)
     axes.legend(frameon=False, labelcolor=INK)
