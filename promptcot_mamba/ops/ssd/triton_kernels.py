@@ -157,7 +157,7 @@ def run_backward(
         both = torch.empty(splits, 2, *inputs.B.shape, dtype=torch.float32, device=dy.device)
         dB, dC, dBC_split = both[0, 0], both[0, 1], both.stride(0)
     launch(
-        chunk_gradients_kernel, (3 * table.n_chunks, h // heads),
+        chunk_gradients_kernel, (4 * table.n_chunks, h // heads),
         inputs.x, inputs.B, inputs.C, inputs.D, inputs.z, dy, states, dstates, steps, sums, table.starts, table.lengths,
         grads.x, dB, dC, grads.z, direct, d_log, partials,
         _row(inputs.x), _row(inputs.B), _row(inputs.C), _row(inputs.z), _row(dy),
