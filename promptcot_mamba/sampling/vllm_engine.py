@@ -61,6 +61,7 @@ def engine_arguments(settings: EngineSettings, *, is_mamba2: bool) -> dict[str, 
     }
     if is_mamba2:
         arguments["mamba_ssm_cache_dtype"] = settings.state_dtype
+        arguments["enable_prefix_caching"] = False  # it would keep further states for short prompts
     if settings.cache_bytes is not None:
         arguments["kv_cache_memory_bytes"] = settings.cache_bytes
     if settings.on_cpu:

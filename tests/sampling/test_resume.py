@@ -208,8 +208,12 @@ def test_files_of_unknown_origin_are_refused(flags, tmp_path: Path):
 
 
 def test_a_second_writer_is_refused(flags, tmp_path: Path):
-    with DurableAppender(tmp_path / "x.attempts.jsonl"), pytest.raises(InputError, match="another process is writing"):
-        run(flags())
+    run(flags(n=1))
+    for overwrite in (False, True):
+        with DurableAppender(tmp_path / "x.attempts.jsonl"):
+            with pytest.raises(InputError, match="another process is writing"):
+                run(flags(n=1, overwrite=overwrite))
+    assert len(read_jsonl(tmp_path / "x.jsonl")) == 12
 
 
 class Stopping(ScriptedBackend):
