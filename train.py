@@ -5,7 +5,8 @@
         --data_path /data/phase1 --output_dir outputs/phase1
 
 Rows are `prompt`, `completion`; the loss lies on the completion and its end of text. The same command continues a
-killed run from its last whole checkpoint.
+killed run from its last whole checkpoint. `python train.py --plan` prints parameters, memory by part, a bound on
+tokens/s and days for both phases, from shapes alone.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 
 from promptcot_mamba.cli import parse_args, run_program
 from promptcot_mamba.training.arguments import DataArguments, SftArguments
+from promptcot_mamba.training.plan import PlanArguments, render_plan
 from promptcot_mamba.training.session import train_phase
 from promptcot_mamba.training.trainer import TrainingDivergedError
 
@@ -23,7 +25,10 @@ EXIT_STOPPED = 75  # EX_TEMPFAIL: asked to stop, checkpointed; run the same comm
 
 
 def main() -> int | None:
-    args, data_args = parse_args([SftArguments, DataArguments], description=__doc__)
+    args, data_args, plan_args = parse_args([SftArguments, DataArguments, PlanArguments], description=__doc__)
+    if args.plan:
+        print(render_plan(args, data_args, plan_args))
+        return None
     try:
         stopped_at = train_phase(args, data_args)
     except TrainingDivergedError as error:

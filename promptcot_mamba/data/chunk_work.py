@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
 
-from promptcot_mamba.chat_format import join
+from promptcot_mamba.chat_format import THINK_START, join, with_open_thought
 from promptcot_mamba.data.adapters import Adapter
 from promptcot_mamba.data.canonical import CanonicalRow, UnusableRowError, hash_text, render_for
 from promptcot_mamba.data.decontaminate import Decontaminator, Hit
@@ -158,16 +159,23 @@ class _ChunkRun:
         self.kept: list[tuple[bytes, int, int, int, str]] = []
         self.waiting: list[tuple[CanonicalRow, str]] = []
         self.waiting_characters = 0
-        self.tokens = 0
+        self.tokens = 0  # of kept rows
+        self.encoded = 0  # of all that were tokenised
+        self.seconds = {"all": 0.0, "tokenize": 0.0}
 
     def run(self, chunk: Chunk) -> dict[str, Any]:
+        started = time.perf_counter()
         folder = self.worker.context.folder
         columns = (*self.adapter.columns, *self.adapter.optional)
         on_bad_line = None if self.spec.bad_rows == "refuse" else self._drop_unreadable
         with chunk_path(folder, self.number, "tokens").open("wb") as tokens:
-            for where, raw in iter_rows(chunk, columns, on_bad_line):
+            for place, raw in iter_rows(chunk, columns, on_bad_line):
                 self.tally.rows += 1
-                row = self._read(raw, where)
+                where = place.replace(str(chunk.path), chunk.path.name, 1)  # outputs do not tell where inputs lie
+                try:
+                    row = self._read(raw, where)
+                except InputError as error:
+                    raise InputError(f"{place}: {error}") from None
                 if row is None:
                     continue
                 self.waiting.append((row, where))
@@ -178,11 +186,12 @@ class _ChunkRun:
             tokens.flush()
             os.fsync(tokens.fileno())
         self._write_tables(folder)
+        self.seconds["all"] = time.perf_counter() - started
         return {
             "source": self.source, "file": chunk.path.name, "rows": self.tally.rows, "kept": len(self.kept),
-            "tokens": self.tokens, "dropped": dict(sorted(self.tally.dropped.items())),
+            "tokens": self.tokens, "encoded": self.encoded, "dropped": dict(sorted(self.tally.dropped.items())),
             "samples": self.tally.samples, "contaminated": self.tally.contaminated, "reported": self.tally.reported,
-            "over_long": self.tally.over_long,
+            "over_long": self.tally.over_long, "seconds": self.seconds,
         }  # fmt: skip
 
     def _drop_unreadable(self, error: InputError) -> None:
@@ -193,14 +202,14 @@ class _ChunkRun:
         """The canonical row if it is fit and clean; what is not is counted."""
         for column in self.adapter.columns:
             if column not in raw:
-                raise InputError(f"{where}: missing column {column!r}; found {', '.join(raw)}")
+                raise InputError(f"missing column {column!r}; found {', '.join(raw)}")
         try:
             row = self.adapter.convert(raw, self.loaded)
         except UnusableRowError as unusable:
             self.tally.drop(unusable.reason, where)
             return None
-        except InputError as error:
-            raise InputError(f"{where}: {error}") from None
+        if self.spec.thought_opened:
+            row = replace(row, completion=with_open_thought(THINK_START, row.completion))
         fault = find_fault(row, self.spec.rules, self.worker._agrees)
         if fault is not None:
             self.tally.drop(fault, where)
@@ -227,7 +236,11 @@ class _ChunkRun:
     def _flush(self, tokens: IO[bytes]) -> None:
         context = self.worker.context
         pairs = [(render_for(row, self.spec.instruction), row.completion) for row, _ in self.waiting]
-        for (row, where), (ids, prompt_length) in zip(self.waiting, self.worker._encoder.encode(pairs), strict=True):
+        started = time.perf_counter()
+        documents = self.worker._encoder.encode(pairs)
+        self.seconds["tokenize"] += time.perf_counter() - started
+        for (row, where), (ids, prompt_length) in zip(self.waiting, documents, strict=True):
+            self.encoded += len(ids)
             if not context.min_tokens <= len(ids) <= context.max_tokens:
                 self.tally.drop("too_short" if len(ids) < context.min_tokens else "too_long", where)
                 self.tally.over_long.append(len(ids))

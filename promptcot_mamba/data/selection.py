@@ -28,7 +28,8 @@ class RowTable:
     offset: np.ndarray  # int64: first token within the chunk's token file
     length: np.ndarray  # int32
     prompt_length: np.ndarray  # int32
-    id: np.ndarray  # uint64: first half of the content hash
+    id: np.ndarray  # uint64: first half of the content hash, what rows are told apart by
+    id_rest: np.ndarray  # uint64: second half
     prompt: np.ndarray  # int64: number of the (chunk, prompt) pair
 
     def __len__(self) -> int:
@@ -71,7 +72,9 @@ def load_rows(folder: Path, chunk_sources: Sequence[int]) -> tuple[RowTable, Pro
         parts["offset"].append(np.cumsum(length, dtype=np.int64) - length)
         parts["length"].append(length)
         parts["prompt_length"].append(rows["prompt_length"].to_numpy())
-        parts["id"].append(id_halves(rows["id"], len(rows))[:, 0])
+        halves = id_halves(rows["id"], len(rows))
+        parts["id"].append(halves[:, 0])
+        parts["id_rest"].append(halves[:, 1])
         parts["prompt"].append(rows["prompt"].to_numpy().astype(np.int64) + prompt_count)
         keys = _read_table(chunk_path(folder, chunk, "prompts.arrow"))["key"].to_numpy()
         prompts["key"].append(keys.copy())

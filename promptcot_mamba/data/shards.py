@@ -1,8 +1,8 @@
 """Packed token shards: Arrow files whose rows are read in place, with an index and a manifest beside them.
 
-A folder of shards is `shard-00000.arrow` ..., `index.json` (rows and hash of each), `manifest.json` (what they were made
-from), `report.md`. A row is `input_ids`, `labels` (int32), `cu_seqlens` (int32: where its documents begin, then its
-length) and `example_ids` (hex content hashes).
+A folder of shards is `shard-00000.arrow` ..., `index.json` (rows and hash of each), `manifest.json` (what they were
+made from), `report.md`. A row is `input_ids`, `labels` (int32), `cu_seqlens` (int32: where its documents begin, then
+its length) and `example_ids` (hex content hashes).
 """
 
 from __future__ import annotations
@@ -86,7 +86,9 @@ def write_shard(path: Path, rows: Sequence[Sequence[int]], read_document: Any) -
         with pa.PythonFile(sink, mode="w") as output, pa.ipc.new_file(output, SCHEMA) as writer:
             for start in range(0, len(rows), ROWS_PER_BATCH):
                 writer.write_batch(
-                    make_batch([[read_document(number) for number in row] for row in rows[start : start + ROWS_PER_BATCH]])
+                    make_batch(
+                        [[read_document(number) for number in row] for row in rows[start : start + ROWS_PER_BATCH]]
+                    )
                 )
     return sink.digest.hexdigest()
 
@@ -127,7 +129,7 @@ class ShardRows:
         for shard in self._shards:
             path = self.folder / shard["file"]
             if not path.is_file() or path.stat().st_size != shard["bytes"]:
-                raise InputError(f"{path}: missing or not {shard['bytes']} bytes long; copy it again, or prepare it again")
+                raise InputError(f"{path}: missing or not {shard['bytes']} bytes long; copy or prepare it again")
 
     def __len__(self) -> int:
         return int(self._starts[-1])

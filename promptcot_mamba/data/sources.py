@@ -37,6 +37,7 @@ class SourceSpec:
     examples: int | None = None
     weight: float | None = None
     max_answers_per_prompt: int | None = None
+    thought_opened: bool = False  # completions continue a `<think>` that the teacher's template wrote, unseen here
     near_duplicates: bool = True  # whether prompts that nearly equal an earlier one are dropped
     require_answer: bool = True
     check_language: bool = True
@@ -54,7 +55,7 @@ class SourceSpec:
 _TYPES: dict[str, tuple[type, ...]] = {
     "epochs": (int, float), "weight": (int, float), "examples": (int,),
     "max_answers_per_prompt": (int,), "files": (list,), "columns": (dict,),
-    "near_duplicates": (bool,), "require_answer": (bool,), "check_language": (bool,), "check_gold": (bool,),
+    "near_duplicates": (bool,), "thought_opened": (bool,), "require_answer": (bool,), "check_language": (bool,), "check_gold": (bool,),
 }  # fmt: skip
 
 

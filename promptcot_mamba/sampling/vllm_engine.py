@@ -56,6 +56,7 @@ def engine_arguments(settings: EngineSettings, *, is_mamba2: bool) -> dict[str, 
         "tensor_parallel_size": settings.tensor_parallel_size,
         "generation_config": "vllm",  # every setting is sent with the request; a checkpoint's defaults change nothing
         "stream_interval": STREAM_INTERVAL,
+        "use_tqdm_on_load": False,
         "gpu_memory_utilization": settings.memory_fraction,
     }
     if is_mamba2:
@@ -91,7 +92,8 @@ class VllmEngine:
         if settings.on_cpu:
             os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # one process: half the start-up, no pickling a step
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        # The CPU build warns about a dozen things that are as they should be.
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR" if settings.on_cpu else "WARNING")
         from vllm import EngineArgs, LLMEngine, SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -110,6 +112,10 @@ class VllmEngine:
         self._params_class = SamplingParams
         self._output_kind = RequestOutputKind.DELTA
         self._final_only = RequestOutputKind.FINAL_ONLY
+
+    def set_sampling(self, sampling: SamplingSettings) -> None:
+        """Draw the requests submitted from now on in another way."""
+        self._sampling = sampling
 
     def submit(self, request: Request) -> None:
         sampling = self._sampling

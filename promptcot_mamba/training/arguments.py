@@ -15,11 +15,17 @@ LOSS_AVERAGES = ("tokens", "examples")
 LONE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 
 
-def skip_shared_memory_compilation() -> None:
-    """Spare a CPU start the minute of compiling DeepSpeed's shared-memory all-reduce: only its inference calls it."""
+def join_deepspeed_on_cpu() -> None:
+    """Let DeepSpeed know the process group that is already there: ZeRO-3 shards weights while they are loaded.
+
+    Its shared-memory all-reduce is left out, which spares the first start a minute of compiling: only DeepSpeed's
+    inference calls it.
+    """
+    from deepspeed import comm
     from deepspeed.ops import __compatible_ops__
 
     __compatible_ops__["deepspeed_shm_comm"] = False
+    comm.init_distributed(dist_backend="gloo", auto_mpi_discovery=False, verbose=False)
 
 
 def share_cpu_cores() -> None:
@@ -71,6 +77,9 @@ class SftArguments(TrainingArguments):
     output_dir: str | None = field(default=None, metadata={"help": "Checkpoints, logs and the final model."})
     # 100 warm-up steps, then constant: the paper's schedule (arXiv 2505.22425, training set-up).
     lr_scheduler_type: str = field(default="constant_with_warmup", metadata={"help": "Any of transformers' schedules."})
+    # A row holds max_length tokens: more of them at once cost memory and gain no speed.
+    per_device_train_batch_size: int = field(default=1, metadata={"help": "Rows per device and micro-batch."})
+    per_device_eval_batch_size: int = field(default=1, metadata={"help": "Documents per device while validating."})
     logging_steps: float = field(default=1, metadata={"help": "Steps between two log lines."})
     report_to: list[str] = field(
         default_factory=lambda: ["tensorboard"], metadata={"help": "tensorboard, wandb; `none` for neither."}
@@ -83,14 +92,20 @@ class SftArguments(TrainingArguments):
         },
     )
 
+    plan: bool = field(
+        default=False, metadata={"help": "Print memory, speed bound and days from shapes; train nothing."}
+    )
+
     def __post_init__(self) -> None:
+        if self.plan:
+            return  # a plan starts no process group and touches no device
         if not torch.cuda.is_available():
             self.use_cpu = True
             share_cpu_cores()
-            if self.deepspeed:
-                skip_shared_memory_compilation()
         if self.deepspeed and "RANK" not in os.environ:
             os.environ.update(LONE_PROCESS)
         self.logging_nan_inf_filter = False  # a loss that is not finite stops the run
         self.disable_tqdm = True  # callbacks.ConsoleCallback prints instead
         super().__post_init__()
+        if self.use_cpu and self.deepspeed:
+            join_deepspeed_on_cpu()

@@ -7,8 +7,11 @@ left out too (their rows per step together are in): `session` decides about it b
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
+from promptcot_mamba.errors import InputError
 from promptcot_mamba.training.arguments import DataArguments, SftArguments
 from promptcot_mamba.training.run_folder import Identity
 
@@ -41,6 +44,20 @@ def hash_model(folder: Path) -> str:
                 stream.seek(max(size - PROBE_BYTES, 0))
                 digest.update(stream.read(PROBE_BYTES))
     return digest.hexdigest()
+
+
+def read_config(model_path: str) -> dict[str, Any]:
+    """A checkpoint's `config.json`. Raises InputError if there is none or it has no vocabulary."""
+    path = Path(model_path) / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"--model_name_or_path {model_path}: {path.name}: {error.strerror}") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: malformed JSON ({error.msg})") from None
+    if "vocab_size" not in config:
+        raise InputError(f"--model_name_or_path {model_path}: no vocab_size in its config; not a language model")
+    return config
 
 
 def zero_stage(args: SftArguments) -> int:

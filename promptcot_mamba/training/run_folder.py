@@ -7,12 +7,13 @@ A checkpoint is written as `.writing-checkpoint-N` and moved to `checkpoint-N` o
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import write_json
@@ -23,6 +24,7 @@ logger = get_logger(__name__)
 
 RUN_FILE = "run.json"
 SEAL_FILE = "checkpoint.json"
+LOCK_FILE = ".lock"
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 WRITING_PREFIX = ".writing-"
 DEVICES_KEY = "devices"
@@ -74,6 +76,18 @@ def check_owner(output_dir: Path, identity: Identity) -> None:
             f"--output_dir {output_dir}: holds another run; name another folder, or go back to its settings. "
             + "; ".join(changed)
         )
+
+
+def hold(output_dir: Path) -> IO[str]:
+    """Lock the folder for as long as the returned file is open. Raises InputError if another process holds it."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    file = (output_dir / LOCK_FILE).open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise InputError(f"--output_dir {output_dir}: another process is training into it; wait or stop it") from None
+    return file
 
 
 def claim(output_dir: Path, identity: Identity, config: dict[str, Any]) -> None:

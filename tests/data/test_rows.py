@@ -37,7 +37,10 @@ def test_folder_glob_and_list(tmp_path: Path):
         write_rows(tmp_path / name, ROWS)
     assert [file.name for file in find_row_files(tmp_path)] == ["a.jsonl", "b.jsonl", "c.jsonl"]
     assert [file.name for file in find_row_files(str(tmp_path / "*.jsonl"))] == ["a.jsonl", "b.jsonl"]
-    assert [file.name for file in find_row_files([tmp_path / "b.jsonl", tmp_path / "a.jsonl"])] == ["b.jsonl", "a.jsonl"]
+    assert [file.name for file in find_row_files([tmp_path / "b.jsonl", tmp_path / "a.jsonl"])] == [
+        "b.jsonl",
+        "a.jsonl",
+    ]
 
 
 def test_hash_sees_contents_and_order_only(tmp_path: Path):

@@ -46,8 +46,8 @@ PRINTS = {
     "all": Step("Print them.", "print(*xs)"),
     "sum": Step("Print their sum.", "print(sum(xs))"),
     "count": Step("Print how many there are.", "print(len(xs))"),
-    "largest": Step("Print the largest, or 0 if there is none.", "print(max(xs, default=0))"),
-    "smallest": Step("Print the smallest, or 0 if there is none.", "print(min(xs, default=0))"),
+    "largest": Step("Print the largest, or zero if there is none.", "print(max(xs, default=0))"),
+    "smallest": Step("Print the smallest, or zero if there is none.", "print(min(xs, default=0))"),
     "in_order": Step("Print them in increasing order.", "print(*sorted(xs))"),
     "reversed": Step("Print them in reverse order.", "print(*xs[::-1])"),
 }

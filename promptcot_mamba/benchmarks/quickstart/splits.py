@@ -8,6 +8,7 @@ these. Every exercise has its own random address, so asking for more of them cha
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from promptcot_mamba.jsonl import Row
 from promptcot_mamba.records import derive_seed
 
 HELD_OUT_ONE_IN = 10
+IN_OUT = ("inputs", "outputs")
 TRIES = 50  # exercises drawn for each test problem wanted, before saying there are not that many
 
 
@@ -60,7 +62,12 @@ SOURCES = {
 
 
 def is_held_out(question: str) -> bool:
-    """Whether a question belongs to the test side, by the hash of its text alone."""
+    """Whether a question belongs to the test side, by the hash of its text alone.
+
+    One without any number is the only one of its kind: held out, training would never show what it asks.
+    """
+    if not any(character.isdigit() for character in question):
+        return False
     return int.from_bytes(hashlib.blake2b(question.encode(), digest_size=8).digest(), "big") % HELD_OUT_ONE_IN == 0
 
 
@@ -92,12 +99,13 @@ def draw_training_rows(parts: dict[str, int], address: str, seed: int) -> list[R
     return rows
 
 
-def draw_test_rows(parts: dict[str, int], seed: int) -> list[Row]:
-    """`{source: problems}` -> problem rows, all different; `tests` for code, a gold after `####` for maths.
+def draw_test_rows(parts: dict[str, int], seed: int) -> tuple[list[Row], dict[str, Row]]:
+    """`{source: problems}` -> problem rows, all different, and `{file name: tests}` for the code problems among them.
 
+    A maths row has its gold after `####`; a code row names its tests file and md5, in LiveCodeBench's layout.
     Raises InputError where a source has fewer held-out problems.
     """
-    rows, seen = [], set()
+    rows, files, seen = [], {}, set()
     for name, wanted in parts.items():
         exercises = islice(_draw_exercises(name, "test", seed, held_out=True), TRIES * wanted)
         fresh = (exercise for exercise in exercises if exercise.question not in seen)
@@ -113,5 +121,16 @@ def draw_test_rows(parts: dict[str, int], seed: int) -> list[Row]:
                 "reference_solution": f"{exercise.thought}\n#### {exercise.result}",
                 "kinds": list(exercise.kinds),
             }
-            rows.append(row | ({"tests": exercise.tests} if exercise.tests else {}))
-    return rows
+            if exercise.tests:
+                file_name = f"{name}-{index}.json"
+                files[file_name] = {
+                    "input_output": {key: [test[key[:-1]] for test in exercise.tests] for key in IN_OUT}
+                }
+                row["tests"] = {"fname": file_name, "md5": hash_tests(files[file_name])}
+            rows.append(row)
+    return rows, files
+
+
+def hash_tests(tests: Row) -> str:
+    """The md5 by which a problem names its tests file: of its content, not its spacing."""
+    return hashlib.md5(json.dumps(tests).encode()).hexdigest()

@@ -7,26 +7,17 @@ a `completion` with its `finish_reason`.
 
 from __future__ import annotations
 
-from promptcot_mamba.chat_format import extract_question, opens_thought, with_open_thought
+from promptcot_mamba.chat_format import extract_question, with_open_thought
 from promptcot_mamba.data.adapters.adapter import Adapter, optional_text, text_of
 from promptcot_mamba.data.canonical import DOMAINS, CanonicalRow, UnusableRowError
 from promptcot_mamba.jsonl import Row
 
 GOLD_MARK = "####"
-# Teachers whose chat template has already opened the thought.
-ASSISTANT_TURNS = ("<\uff5cAssistant\uff5c>", "<|im_start|>assistant")
 
 
 def open_completion(prompt: str, completion: str) -> str:
-    """The completion beginning with `<think>` where the prompt's template had opened the thought.
-
-    A template whose assistant turn ends in `<think>` opens it; so does one that ends in the bare turn when the
-    completion closes a thought it never opened.
-    """
-    opened = opens_thought(prompt) or (
-        prompt.rstrip().endswith(ASSISTANT_TURNS) and "</think>" in completion and "<think>" not in completion
-    )
-    return with_open_thought("<think>\n" if opened else "", completion.strip())
+    """The completion beginning with `<think>` also where the prompt's last words had opened the thought."""
+    return with_open_thought(prompt, completion.strip())
 
 
 def convert_release(raw: Row, _context: None) -> CanonicalRow:

@@ -1,0 +1,50 @@
+"""The Triton kernels against the fp64 definitions, every output and gradient, run by Triton's interpreter."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.ops.comparison import FLOOR
+from tests.ops.triton_cases import CASES
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@functools.cache
+def interpreted(op: str) -> dict[str, dict]:
+    """The result of every case of one op, from one child process."""
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, "-m", "tests.ops.triton_cases", op]
+    child = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500, check=False)
+    assert child.returncode == 0, child.stderr
+    return {row["case"]: row for row in map(json.loads, child.stdout.splitlines())}
+
+
+@pytest.mark.parametrize(("op", "case"), [(op, case) for op in CASES for case in CASES[op]])
+def test_outputs_and_gradients_equal_the_definition(op: str, case: str):
+    result = interpreted(op)[case]
+    assert "traceback" not in result, result["traceback"]
+    assert all(error < FLOOR for error in result["errors"].values()), result["errors"]
+
+
+# Forward and backward: the SSD itself at most 2 and 6, everything else one each way.
+LAUNCHES = {"ssd": (2, 6)}
+
+
+@pytest.mark.parametrize("op", LAUNCHES)
+def test_launches_are_few_and_nothing_computes_beside_them(op: str):
+    for case, result in interpreted(op).items():
+        forward, backward = result["launches"]
+        assert (len(forward), len(backward)) <= LAUNCHES[op], (case, forward, backward)
+        assert forward, case
+        assert backward, case
+        assert result["computed"] == [[], []], case

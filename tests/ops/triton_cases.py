@@ -1,0 +1,153 @@
+"""Triton kernels on CPU tensors, under Triton's interpreter: `TRITON_INTERPRET=1 python -m tests.ops.triton_cases OP`.
+
+Whether `@triton.jit` means the interpreter is settled when triton is first imported, so these cases run in a process
+of their own. For each case of CASES[OP] one JSON line is printed: errors against the fp64 definition relative to its
+norm, the names of the kernels launched forward and backward, and the torch operations that computed beside them.
+Memory that nobody wrote reads as NaN.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import traceback
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+from tests.ops.comparison import relative_errors
+
+ALLOCATIONS_AND_VIEWS = {
+    "empty", "empty_like", "new_empty", "new_empty_strided", "empty_strided", "view", "_unsafe_view", "slice",
+    "select", "t", "transpose", "permute", "detach", "alias", "as_strided", "split", "split_with_sizes", "unsqueeze",
+    "squeeze", "expand", "_reshape_alias", "unbind", "lift_fresh", "unfold",
+}  # fmt: skip
+
+
+class ComputedByTorch(TorchDispatchMode):
+    """Collects the torch operations that are neither allocations nor views."""
+
+    def __init__(self):
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function._schema.name.removeprefix("aten::")
+        if name not in ALLOCATIONS_AND_VIEWS:
+            self.names.append(name)
+        return function(*args, **kwargs or {})
+
+
+def run(op, inputs: dict, dtype: torch.dtype):
+    """(outputs and gradients in fp64, forward launches, backward launches, torch operations) of one call."""
+    from promptcot_mamba.ops.triton_common import record_launches
+
+    inputs = {
+        name: value.detach().to(dtype, copy=True).requires_grad_() if value.is_floating_point() else value
+        for name, value in inputs.items()
+    }
+    with record_launches() as forward, ComputedByTorch() as computed:
+        outputs = op(**inputs)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    draw = functools.partial(torch.randn, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    seeds = [draw(output.shape).to(output) for output in outputs]
+    leaves = {name: value for name, value in inputs.items() if value.requires_grad}
+    with record_launches() as backward, ComputedByTorch() as computed_backward:
+        gradients = torch.autograd.grad(outputs, list(leaves.values()), seeds)
+    found = {f"output {index}": output for index, output in enumerate(outputs)}
+    found |= {f"d{name}": gradient for name, gradient in zip(leaves, gradients, strict=True)}
+    found = {name: value.detach().double() for name, value in found.items()}
+    launches = [[launch.name for launch in side] for side in (forward, backward)]
+    return found, launches, [computed.names, computed_backward.names]
+
+
+def compare(op, inputs: dict, **kernel_arguments) -> dict:
+    """`op(backend="triton")` in fp32 against `op(backend="reference")` in fp64."""
+    reference, _, _ = run(functools.partial(op, backend="reference"), inputs, torch.float64)
+    torch.use_deterministic_algorithms(True, warn_only=True)  # fills what torch.empty hands out with NaN
+    got, launches, computed = run(functools.partial(op, backend="triton", **kernel_arguments), inputs, torch.float32)
+    torch.use_deterministic_algorithms(False)
+    return {"errors": relative_errors(reference, got), "launches": launches, "computed": computed}
+
+
+def ssd_inputs(length=None, lengths=None, b=1, h=4, p=16, g=1, n=16, initial=False, gate=True, skip=True, bias=True):
+    from promptcot_mamba.ops.packing import cu_seqlens_from_lengths
+
+    draw = functools.partial(torch.randn, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    length = length or sum(lengths)
+    inputs = {
+        "x": draw(b, length, h, p),
+        "dt": draw(b, length, h),
+        "A": -draw(h).exp(),
+        "B": draw(b, length, g, n),
+        "C": draw(b, length, g, n),
+    }
+    if skip:
+        inputs["D"] = draw(h)
+    if gate:
+        inputs["z"] = draw(b, length, h, p)
+    if bias:
+        inputs["dt_bias"] = draw(h) - 2
+    if lengths:
+        inputs["cu_seqlens"] = cu_seqlens_from_lengths(lengths)
+    if initial:
+        inputs["initial_states"] = draw(len(lengths) if lengths else b, h, p, n)
+    return inputs
+
+
+def compare_ssd(finals=True, softplus=True, **shape) -> dict:
+    from promptcot_mamba.ops.ssd import ssd
+    from promptcot_mamba.ops.triton_common import chunk_table
+
+    inputs = ssd_inputs(**shape)
+    b, length = inputs["x"].shape[:2]
+    chunk_table(b, length, inputs.get("cu_seqlens"), 16, inputs["x"].device)  # made once a batch, not once a call
+    return compare(functools.partial(ssd, dt_softplus=softplus, return_final_states=finals, chunk_size=16), inputs)
+
+
+def compare_strong_decays() -> dict:
+    from promptcot_mamba.ops.ssd import ssd
+    from promptcot_mamba.ops.triton_common import chunk_table
+
+    inputs = ssd_inputs(length=70, h=8, gate=False)
+    inputs["A"] = -torch.logspace(-4, 4, 8, dtype=torch.float64)
+    chunk_table(1, 70, None, 16, inputs["x"].device)
+    return compare(functools.partial(ssd, dt_softplus=True, chunk_size=16), inputs)
+
+
+CASES = {
+    "ssd": {
+        "odd length, two rows": lambda: compare_ssd(length=35, b=2, h=2),
+        "boundaries inside and at chunks": lambda: compare_ssd(lengths=[1, 16, 15, 1, 17, 2]),
+        "initial states, packed": lambda: compare_ssd(lengths=[5, 1, 20], initial=True),
+        "initial states, unpacked": lambda: compare_ssd(length=18, b=2, h=2, initial=True, finals=False),
+        "8 groups": lambda: compare_ssd(lengths=[3, 18], h=8, g=8, gate=False),
+        "2 heads a group": lambda: compare_ssd(length=20, h=4, g=2, n=32, p=32, gate=False, skip=False, bias=False),
+        "steps as given, negative ones too": lambda: compare_ssd(length=20, h=2, softplus=False, bias=False),
+        "decays from weak to total": compare_strong_decays,
+    },
+}
+
+
+def main(op: str) -> None:
+    from triton.runtime.interpreter import GridExecutor
+
+    torch.set_num_threads(1)
+    interpret = GridExecutor.__call__
+
+    def uncounted(*args, **kwargs):  # the interpreter's own copies of a kernel's arguments
+        with _disable_current_modes():
+            return interpret(*args, **kwargs)
+
+    GridExecutor.__call__ = uncounted
+    for name, case in CASES[op].items():
+        try:
+            result = case()
+        except Exception:  # noqa: BLE001 - reported to the test that asked, which fails with it
+            result = {"traceback": traceback.format_exc()}
+        print(json.dumps({"case": name, **result}), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
