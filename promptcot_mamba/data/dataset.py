@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from promptcot_mamba.ops.linear_cross_entropy import IGNORE_INDEX
 from promptcot_mamba.data.pack import fill_share, pack_lengths
 from promptcot_mamba.data.tokens import TokenStore
 from promptcot_mamba.errors import InputError
+from promptcot_mamba.ops.linear_cross_entropy import IGNORE_INDEX
 
 OVERLONG = ("drop", "truncate")
 TrainRow = dict[str, Any]
@@ -131,3 +131,41 @@ def make_rows(store: TokenStore, max_length: int, *, packing: bool, overlong: st
     else:
         rows = np.arange(len(chosen.documents))[:, None]
     return TokenRows(store, chosen, rows, max_length, packing)
+
+
+class UnpackedRows:
+    """Rows of several documents taken apart: one document a row, for models that cannot keep documents apart."""
+
+    packed = False
+
+    def __init__(self, rows: Any):
+        self.source = rows
+        counts = [len(rows[row]["lengths"]) for row in range(len(rows))]
+        self._row_of = np.repeat(np.arange(len(counts)), counts)  # (docs)
+        self._first_of = np.concatenate([[0], np.cumsum(counts)])  # row -> number of its first document
+        self.max_length = rows.max_length
+
+    def __len__(self) -> int:
+        return len(self._row_of)
+
+    def __getitem__(self, document: int) -> TrainRow:
+        number = int(self._row_of[document])
+        row, within = self.source[number], document - int(self._first_of[number])
+        stop = int(np.cumsum(row["lengths"])[within])
+        start = stop - int(row["lengths"][within])
+        return {
+            "input_ids": row["input_ids"][start:stop],
+            "labels": row["labels"][start:stop],
+            "lengths": row["lengths"][within : within + 1],
+            "example_ids": row["example_ids"][within : within + 1],
+        }
+
+
+def describe_rows(rows: Any) -> str:
+    """A dataset of rows in a line of the log."""
+    parts = [f"{len(rows):,} rows"]
+    if isinstance(rows, TokenRows):
+        parts.append(rows.selection.describe())
+    if rows.packed:
+        parts.append(f"{rows.fill:.1%} full")
+    return ", ".join(parts)

@@ -1,4 +1,4 @@
-"""Training rows on disk -> examples: JSONL or Parquet files, a folder or a glob of them, with `prompt` and `completion`."""
+"""Training rows on disk -> examples: `prompt`, `completion` in JSONL or Parquet, as files, folders or globs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ def find_row_files(data_path: str | Path | Sequence[str | Path]) -> list[Path]:
         if not files:
             raise InputError(f"--data_path {data_path}: no {', '.join(ROW_SUFFIXES)} file in this folder")
         return files
-    files = [path] if path.is_file() else sorted(Path(name) for name in glob.glob(str(data_path), recursive=True))
+    names = [path] if path.is_file() else glob.glob(str(data_path), recursive=True)  # noqa: PTH207 (may be absolute)
+    files = sorted(Path(name) for name in names)
     if not files:
         raise InputError(f"--data_path {data_path}: no such file, folder or glob")
     for file in files:

@@ -31,7 +31,7 @@ ENCODE_BATCH = 512  # examples per tokenizer call
 
 @dataclass(frozen=True)
 class TokenStore:
-    """Documents `i` in `0..len-1`: tokens `tokens[starts[i]:starts[i + 1]]`, of which `prompt_lengths[i]` are prompt."""
+    """Document `i` is `tokens[starts[i]:starts[i + 1]]`, the first `prompt_lengths[i]` of them its prompt."""
 
     tokens: np.ndarray  # (tokens) int32, memory-mapped
     starts: np.ndarray  # (docs + 1) int64

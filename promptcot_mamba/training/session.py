@@ -15,9 +15,10 @@ from transformers.utils.logging import disable_progress_bar
 
 from promptcot_mamba.chat_format import CHAT_TEMPLATE
 from promptcot_mamba.data.collate import collate_packed, collate_padded
-from promptcot_mamba.data.dataset import TokenRows, make_rows
+from promptcot_mamba.data.dataset import TokenRows, UnpackedRows, describe_rows, make_rows
 from promptcot_mamba.data.encode import check_tokenizer, hash_tokenizer
 from promptcot_mamba.data.rows import find_row_files, hash_files
+from promptcot_mamba.data.shards import INDEX_FILE, ShardRows, is_shard_folder
 from promptcot_mamba.data.tokens import STORE_VERSION, TokenStore, build_store, open_store
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import ROOT, get_logger
@@ -37,6 +38,7 @@ from promptcot_mamba.training.ranks import first_does, local_rank, rank, togethe
 from promptcot_mamba.training.trainer import SftTrainer
 
 logger = get_logger(__name__)
+Rows = TokenRows | ShardRows | UnpackedRows
 held: list[IO[str]] = []  # locks that live as long as the process
 
 
@@ -71,7 +73,8 @@ def check_flags(args: SftArguments, data_args: DataArguments) -> None:
         raise InputError(f"--max_length {data_args.max_length}: expected at least 2")
     # Both checked again once the data is known; here, before an hour of encoding.
     run_folder.check_writable(Path(args.output_dir))
-    find_row_files([*data_args.data_path, *data_args.eval_data_path])
+    find_row_files([path for path in data_args.data_path if not is_shard_folder(path)])
+    find_row_files(data_args.eval_data_path)
 
 
 def is_mamba2(config: dict[str, Any]) -> bool:
@@ -91,13 +94,33 @@ def decide_packing(wanted: bool | None, is_mamba2: bool, model_path: str) -> boo
 
 def encode_data(data_path: list[str], tokenizer: Any, cache: Path) -> tuple[str, TokenStore]:
     """The contents' hash and the encoded documents of a data path; the first process encodes, the others wait."""
-    files = find_row_files(data_path)
+    files = together(lambda: find_row_files(data_path))
     contents = first_does(lambda: hash_files(files))
     folder = cache / f"{contents}-{hash_tokenizer(tokenizer)}-v{STORE_VERSION}"
     first_does(lambda: build_store(folder, files, tokenizer))
     # Where the cache is a node's own disk, the first process of every other node encodes for its neighbours.
     together(lambda: build_store(folder, files, tokenizer), only_if=local_rank() == 0)
     return contents, open_store(folder)
+
+
+def open_shards(folder: str, tokenizer: Any, data_args: DataArguments, packing: bool) -> tuple[str, Rows]:
+    """The contents' hash and the rows of prepared shards, taken apart into documents where rows are not packed."""
+    shards = ShardRows(folder)
+    shards.check(max_length=data_args.max_length, tokenizer_hash=hash_tokenizer(tokenizer))
+    return hash_files([shards.folder / INDEX_FILE]), shards if packing else UnpackedRows(shards)
+
+
+def make_training_rows(
+    data_args: DataArguments, tokenizer: PreTrainedTokenizerBase, packing: bool, seed: int
+) -> tuple[str, Rows]:
+    """The contents' hash and the rows of `--data_path`, whether rows of text or prepared shards."""
+    shard_folders = [path for path in data_args.data_path if is_shard_folder(path)]
+    if shard_folders and len(data_args.data_path) > 1:
+        raise InputError(f"--data_path {shard_folders[0]}: prepared shards are one folder; mix sources when preparing")
+    if shard_folders:
+        return together(lambda: open_shards(shard_folders[0], tokenizer, data_args, packing))
+    contents, store = encode_data(data_args.data_path, tokenizer, Path(data_args.token_cache))
+    return contents, make_rows(store, data_args.max_length, packing=packing, overlong=data_args.overlong, seed=seed)
 
 
 def find_resume_point(args: SftArguments) -> tuple[int, Path | None]:
@@ -117,7 +140,7 @@ class Phase:
     """Everything a phase needs that can be checked before a model is loaded."""
 
     tokenizer: PreTrainedTokenizerBase
-    rows: TokenRows
+    rows: Rows
     eval_rows: dict[str, TokenRows]
     identity: run_folder.Identity
     packing: bool
@@ -138,13 +161,11 @@ def check_inputs(args: SftArguments, data_args: DataArguments) -> tuple[PreTrain
 def prepare(args: SftArguments, data_args: DataArguments) -> Phase:
     """Check everything and encode the data. Raises InputError, in every process, for whatever does not fit."""
     tokenizer, packing = together(lambda: check_inputs(args, data_args))
-    cache = Path(data_args.token_cache)
     seed = args.seed if args.data_seed is None else args.data_seed
-    data_hash, store = encode_data(data_args.data_path, tokenizer, cache)
-    rows = make_rows(store, data_args.max_length, packing=packing, overlong=data_args.overlong, seed=seed)
+    data_hash, rows = make_training_rows(data_args, tokenizer, packing, seed)
     eval_rows = {}
     if data_args.eval_data_path:
-        _, eval_store = encode_data(data_args.eval_data_path, tokenizer, cache)
+        _, eval_store = encode_data(data_args.eval_data_path, tokenizer, Path(data_args.token_cache))
         eval_rows = make_rows(eval_store, data_args.max_length, packing=False).split_by_source()
     identity = describe_identity(
         args,
@@ -213,8 +234,7 @@ def train_phase(args: SftArguments, data_args: DataArguments) -> int | None:
     phase = prepare(args, data_args)
     resumed_step, checkpoint = claim_output(args, data_args, phase.identity)
     if rank() == 0:
-        rows = phase.rows
-        logger.info("data: %s in %s rows, %.1f %% full", rows.selection.describe(), f"{len(rows):,}", 100 * rows.fill)
+        logger.info("data: %s", describe_rows(phase.rows))
     finished = run_folder.read_run(output_dir).get("finished")
     if finished:
         if rank() == 0:

@@ -21,6 +21,7 @@ from promptcot_mamba.ops.linear_cross_entropy import IGNORE_INDEX
 from promptcot_mamba.training import run_folder
 from promptcot_mamba.training.arguments import SftArguments
 from promptcot_mamba.training.batches import StepLoader, StepSampler
+from promptcot_mamba.training.losses import example_weights, weighted_loss
 from promptcot_mamba.training.meters import StepMeter, count_batch
 from promptcot_mamba.training.ranks import gather_lists, sum_over_ranks
 
@@ -106,16 +107,19 @@ class SftTrainer(Trainer):
 
     def compute_loss(
         self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: int | None = None
-    ):
+    ) -> torch.Tensor:
         """The micro-batch's part of the step's mean loss, times the number of processes.
 
         The engine averages the processes' gradients: the product makes that a sum again, so that a step's gradient
         is that of (sum of all its token losses) / (number of its labelled tokens).
         """
         inputs = {key: value for key, value in inputs.items() if key != "example_ids"}
-        outputs = model(**inputs, use_cache=False, num_items_in_batch=num_items_in_batch)
-        loss = outputs["loss"] * self.args.world_size
-        return (loss, outputs) if return_outputs else loss
+        if self.args.loss_average == "examples":
+            loss = weighted_loss(model, inputs, example_weights(inputs["labels"], inputs.get("cu_seqlens")))
+            loss = loss / num_items_in_batch
+        else:
+            loss = model(**inputs, use_cache=False, num_items_in_batch=num_items_in_batch)["loss"]
+        return loss * self.args.world_size
 
     def training_step(self, model: Any, inputs: Batch, num_items_in_batch: int | None = None) -> torch.Tensor:
         self.loss_is_scaled_for_ga = True  # the loss is already its share of the step's: nothing is left to divide
