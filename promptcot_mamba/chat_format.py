@@ -6,6 +6,7 @@ begin with it; `join` keeps exactly one whichever side holds it.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 USER_START = "<|im_start|>user\n"
@@ -14,6 +15,13 @@ ASSISTANT_START = "<|im_start|>assistant\n"
 THINK_START = "<think>"
 THINK_END = "</think>"
 MATH_INSTRUCTION = r"Please reason step by step, and put your final answer within \boxed{}."
+# Other spellings of it in published prompts, removed with the chat markers around a question.
+_INSTRUCTIONS = (MATH_INSTRUCTION, r"Please reason step by step, and put your final answer within \boxed{{}}.")
+_USER_TURN = re.compile(
+    r"<\|im_start\|>user\n(.*?)<\|im_end\|>"  # ChatML: Qwen's and ours
+    r"|<\uff5cUser\uff5c>(.*?)(?:<\uff5cAssistant\uff5c>|\Z)",  # DeepSeek-R1's
+    re.DOTALL,
+)
 
 # The same text as `render_prompt`, for `tokenizer.apply_chat_template` and `vllm serve`. Messages are written
 # as they are: whoever asks a maths question over HTTP adds MATH_INSTRUCTION to it.
@@ -29,6 +37,18 @@ def render_prompt(question: str, instruction: str = MATH_INSTRUCTION) -> str:
     """The prompt of one question, up to and including the opened thought."""
     body = f"{question}\n{instruction}" if instruction else question
     return f"{USER_START}{body}{TURN_END}{ASSISTANT_START}{THINK_START}\n"
+
+
+def extract_question(prompt: str) -> str:
+    """The bare question of a published prompt: the (first) user turn's text, without the maths instruction.
+
+    A prompt without chat markers is its own user turn.
+    """
+    turn = _USER_TURN.search(prompt)
+    question = (next(text for text in turn.groups() if text is not None) if turn else prompt).strip()
+    for instruction in _INSTRUCTIONS:
+        question = question.removesuffix(instruction).removeprefix(instruction).strip()
+    return question
 
 
 def opens_thought(prompt: str) -> bool:

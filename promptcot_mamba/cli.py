@@ -7,7 +7,9 @@ the later wins. Unknown keys stop the run.
 from __future__ import annotations
 
 import json
+import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from promptcot_mamba.errors import InputError
 
 EXIT_INTERRUPTED = 130
 EXIT_BAD_INPUT = 2
+WAIT_FOR_FIRST_SECONDS = 10.0
 
 
 def recipe_to_flags(path: str | Path) -> list[str]:
@@ -92,7 +95,10 @@ def run_program(main: Callable[[], int | None]) -> None:
     try:
         status = main()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        else:  # a launcher ends every process once one has failed: let the first one speak for all
+            time.sleep(WAIT_FOR_FIRST_SECONDS)
         sys.exit(EXIT_BAD_INPUT)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -152,12 +152,17 @@ class LanguageHead(nn.Linear):
     ZeRO-3 gathers a module's weights around its `forward`, so the loss must be made there too.
     """
 
-    def forward(self, hidden: torch.Tensor, targets: torch.Tensor | None = None) -> torch.Tensor:
-        """hidden (..., d) -> logits (..., v); with targets (...) the fp32 sum of the losses."""
+    def forward(
+        self, hidden: torch.Tensor, targets: torch.Tensor | None = None, weights: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """hidden (..., d) -> logits (..., v); with targets (...) the fp32 sum of the losses, each times its weight."""
         hidden = hidden.to(self.weight.dtype)
         if targets is None:
             return super().forward(hidden)
-        return linear_cross_entropy(hidden.flatten(0, -2), self.weight, targets.flatten())
+        hidden, targets = hidden.flatten(0, -2), targets.flatten()
+        if weights is None:
+            return linear_cross_entropy(hidden, self.weight, targets)
+        return (linear_cross_entropy(hidden, self.weight, targets, reduction="none") * weights.flatten()).sum()
 
 
 class Mamba2ForCausalLM(Mamba2PreTrainedModel, GenerationMixin):
@@ -184,6 +189,7 @@ class Mamba2ForCausalLM(Mamba2PreTrainedModel, GenerationMixin):
         attention_mask: torch.Tensor | None = None,
         cu_seqlens: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        loss_weights: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         inputs_embeds: torch.Tensor | None = None,
         cache_params: Cache | None = None,
@@ -199,6 +205,7 @@ class Mamba2ForCausalLM(Mamba2PreTrainedModel, GenerationMixin):
             attention_mask: (b, l), 0 on padding, wherever it stands.
             cu_seqlens: (docs+1), needs b == 1: documents of a packed row.
             labels: (b, l), shifted here; -100 where no loss is wanted. The loss replaces the logits.
+            loss_weights: (b, l), beside `labels`: what each label's loss is multiplied by; 1 where None.
             num_items_in_batch: what the summed loss is divided by; the labelled tokens here where None.
             cache_params: states to continue from, one per row.
             logits_to_keep: only the last so many positions' logits (0: all).
@@ -214,11 +221,14 @@ class Mamba2ForCausalLM(Mamba2PreTrainedModel, GenerationMixin):
         hidden = outputs.last_hidden_state
         loss = logits = None
         if labels is not None:
-            if attention_mask is not None:
-                labels = labels.masked_fill(attention_mask == 0, IGNORE_INDEX)
             targets = next_token_labels(labels, cu_seqlens)
+            if attention_mask is not None:  # neither is padding predicted, nor does it predict the first token
+                padding = attention_mask == 0
+                targets = targets.masked_fill(padding | padding.roll(-1, 1), IGNORE_INDEX)
             items = (targets != IGNORE_INDEX).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
-            loss = self.lm_head(hidden, targets) / items
+            if loss_weights is not None:
+                loss_weights = loss_weights.roll(-1, dims=1)  # as the labels; a row's last position has no target
+            loss = self.lm_head(hidden, targets, loss_weights) / items
         else:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = self.lm_head(hidden[:, kept]).float()

@@ -45,6 +45,10 @@ class Generated:
     seconds: float  # from submission to the last token
 
 
+class BackendFailedError(Exception):
+    """The engine or all servers are gone for good; what is sampled is safe and a rerun continues."""
+
+
 class Backend(Protocol):
     """A generator of text. Order of completion is free; each request's text depends on that request alone."""
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,16 +24,50 @@ class Device:
     """One device a replica runs on."""
 
     kind: str  # cuda | cpu
-    memory: int  # bytes: the device's total on CUDA, what is free now on CPU
+    memory: int  # bytes: the device's total on CUDA, this replica's share of what is free now on CPU
+
+    def bandwidth(self) -> float:
+        """Bytes a second memory moves, measured in a fraction of a second by copying; for estimates only."""
+        import torch
+
+        source = torch.ones((1 << 30 if self.kind == "cuda" else 1 << 28) // 4, device=self.kind)
+        target = torch.empty_like(source)
+        seconds = []
+        for _ in range(3):
+            started = time.perf_counter()
+            target.copy_(source)
+            float(target[-1])  # waits for the device
+            seconds.append(time.perf_counter() - started)
+        return 2 * source.nbytes / min(seconds)
 
 
-def find_device(replicas_per_machine: int = 1) -> Device:
-    """The device of this machine, by what torch sees."""
+def find_device(devices: int = 1) -> Device:
+    """What this machine runs `devices` replicas' parts on; raises InputError if it has fewer GPUs than that.
+
+    CUDA is asked through `nvidia-smi`, since a process that has touched CUDA cannot fork vLLM's workers.
+    """
     import torch
 
-    if torch.cuda.is_available():
-        return Device("cuda", torch.cuda.get_device_properties(0).total_memory)
-    return Device("cpu", free_memory() // replicas_per_machine)
+    totals = _gpu_memories() if torch.version.cuda else []
+    if not totals:
+        return Device("cpu", free_memory() // devices)
+    if devices > len(totals):
+        raise InputError(
+            f"--n_gpus {devices}: this machine has {len(totals)}; other machines are reached by --base_url"
+        )
+    return Device("cuda", min(totals))
+
+
+def _gpu_memories() -> list[int]:
+    """Bytes of memory of each visible GPU; empty without a driver."""
+    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    try:
+        printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    totals = [int(number) << 20 for number in printed if number.isdigit()]
+    return totals if visible is None else totals[: len([each for each in visible.split(",") if each.strip()])]
 
 
 def free_memory() -> int:

@@ -10,15 +10,16 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import DurableAppender, Row, iter_jsonl, write_jsonl
 from promptcot_mamba.log import get_logger
 from promptcot_mamba.records import Problem, Sample, problem_id
 from promptcot_mamba.run_info import side_path
+from promptcot_mamba.sampling.backend import LENGTH
 
 logger = get_logger(__name__)
 
@@ -27,8 +28,27 @@ SAMPLE_FIELDS = tuple(Sample.__dataclass_fields__)
 
 
 def is_settled(sample: Sample, max_retries: int) -> bool:
-    """Whether this attempt is the sample: a valid one, or the last that may be made."""
-    return sample.format_valid or sample.attempt >= max_retries - 1
+    """Whether this attempt is the sample: a valid one, the last that may be made, or one no retry can mend."""
+    no_room = sample.completion_tokens == 0 and sample.finish_reason == LENGTH  # its prompt fills the context
+    return sample.format_valid or sample.attempt >= max_retries - 1 or no_room
+
+
+def count_settled(output: str | Path, max_retries: int) -> tuple[int, float | None]:
+    """How many samples an earlier run settled, and their mean length in tokens; reads only, locks nothing."""
+    lengths = []
+    path = side_path(output, "attempts.jsonl")
+    if path.exists():
+        for line in path.open("rb"):
+            if line.endswith(b"\n"):
+                sample = Sample(**json.loads(line))
+                if is_settled(sample, max_retries):
+                    lengths.append(sample.completion_tokens)
+    return len(lengths), sum(lengths) / len(lengths) if lengths else None
+
+
+def _is_grouped(output: Path) -> bool:
+    """Whether a prediction file holds one row a problem."""
+    return output.exists() and any("completions" in row for _, row in islice(iter_jsonl(output), 1))
 
 
 class Ledger:
@@ -62,7 +82,8 @@ class Ledger:
         self._index = {problem.id: index for index, problem in enumerate(problems)}
         self._offsets = array("q", [MISSING]) * self.units  # where in the journal the settled attempt stands
         self._journal = DurableAppender(side_path(output, "attempts.jsonl"), sync_seconds)
-        self._rows: DurableAppender | None = None
+        self._rows: DurableAppender | None = None  # X.jsonl while it grows; a grouped file is written at the end
+        self._reader: IO[bytes] | None = None
         self._sync_seconds = sync_seconds
         self._last_unit = MISSING  # of the last row in X.jsonl, while it is in order
         self._in_order = True
@@ -72,6 +93,10 @@ class Ledger:
     def resume(self) -> None:
         """Read what earlier runs left, repair it, and open `X.jsonl` for appending."""
         self._read_journal()
+        if self.settled == 0 and _is_grouped(self.output):
+            raise InputError(
+                f"{self.output}: {self._journal.path.name} is gone; use --overwrite or another --output_path"
+            )
         present = self._read_rows()
         if self.grouped:
             return
@@ -95,14 +120,13 @@ class Ledger:
             return present
         DurableAppender(self.output).close()  # repairs a torn tail
         for number, row in iter_jsonl(self.output):
-            if "completions" in row:
-                logger.info("%s: was grouped; writing one row a sample", self.output)
+            if "completions" in row:  # an earlier --format grouped
                 self.output.unlink()
                 return bytearray(self.units)
             sample = self._parse_row(row, number)
             unit = self._unit_of(sample.problem_id, sample.run, f"{self.output}:{number}")
             if self._offsets[unit] == MISSING:
-                self._note(unit, sample, self._journal.append(asdict(sample)))
+                self._note(unit, sample, self._journal.append(vars(sample)))
             present[unit] = 1
             self._track_order(unit)
         return present
@@ -155,7 +179,7 @@ class Ledger:
         """Write one finished attempt durably; return whether it settled its sample."""
         if self._offsets[unit] != MISSING:
             return True  # a second answer to a request that was moved between servers
-        offset = self._journal.append(asdict(sample))
+        offset = self._journal.append(vars(sample))
         settled = self._note(unit, sample, offset)
         self.resumed_attempts.pop(unit, None)
         if settled and self._rows is not None:
@@ -185,6 +209,9 @@ class Ledger:
         """Put a complete run's `X.jsonl` into its final order and format."""
         if not self.complete:
             return
+        if self._rows is not None:
+            self._rows.close()
+            self._rows = None
         if self.grouped:
             write_jsonl(self.output, self._grouped_rows())
         elif not self._in_order:
@@ -192,7 +219,7 @@ class Ledger:
             self._in_order = True
 
     def _read_attempt(self, offset: int) -> Sample:
-        if not hasattr(self, "_reader"):
+        if self._reader is None:
             self._reader = self._journal.path.open("rb")
         self._reader.seek(offset)
         return self._parse_attempt(self._reader.readline())
@@ -206,11 +233,11 @@ class Ledger:
         count = len(self.problems)
         plural = {name: f"{name}s" for name in SAMPLE_FIELDS if name != "problem_id"} | {"seconds": "seconds"}
         for index, problem in enumerate(self.problems):
-            samples = [asdict(self._read_attempt(self._offsets[run * count + index])) for run in range(self.n)]
+            samples = [vars(self._read_attempt(self._offsets[run * count + index])) for run in range(self.n)]
             yield {**problem.fields, **{many: [s[one] for s in samples] for one, many in plural.items()}}
 
     def close(self) -> None:
-        for file in (self._rows, self._journal, getattr(self, "_reader", None)):
+        for file in (self._rows, self._journal, self._reader):
             if file is not None:
                 file.close()
 

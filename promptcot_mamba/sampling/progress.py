@@ -20,19 +20,22 @@ class Tally:
     invalid: int = 0
     truncated: int = 0
     looped: int = 0
+    saved_tokens: int = 0  # that looping chains could still have taken
     retried: int = 0  # samples that took more than one attempt
     lengths: array = field(default_factory=lambda: array("i"))  # completion tokens, four bytes a sample
 
-    def add(self, sample: Sample) -> None:
+    def add(self, sample: Sample, max_len: int) -> None:
         self.samples += 1
         self.invalid += not sample.format_valid
         self.truncated += sample.finish_reason == LENGTH
-        self.looped += sample.finish_reason == LOOP
+        if sample.finish_reason == LOOP:
+            self.looped += 1
+            self.saved_tokens += max_len - sample.completion_tokens
         self.retried += sample.attempt > 0
         self.lengths.append(sample.completion_tokens)
 
     def merge(self, other: Tally) -> None:
-        for name in ("samples", "invalid", "truncated", "looped", "retried"):
+        for name in ("samples", "invalid", "truncated", "looped", "retried", "saved_tokens"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.lengths.extend(other.lengths)
 
@@ -50,6 +53,7 @@ class Tally:
             "truncated": self.truncated,
             "looped": self.looped,
             "retried": self.retried,
+            "saved_tokens": self.saved_tokens,
             "completion_tokens": sum(ordered),
             "mean_tokens": round(sum(ordered) / count, 1),
             "median_tokens": quantile(0.5),
@@ -61,11 +65,12 @@ class Tally:
 class Report:
     """Tallies by source, fed by the ledger as samples settle."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_len: int) -> None:
+        self.max_len = max_len
         self.by_source: dict[str, Tally] = {}
 
     def add(self, sample: Sample, problem: Problem) -> None:
-        self.by_source.setdefault(problem.source or "all", Tally()).add(sample)
+        self.by_source.setdefault(problem.source or "all", Tally()).add(sample, self.max_len)
 
     def total(self) -> Tally:
         total = Tally()
@@ -90,7 +95,11 @@ class Report:
             rows.append((source, f"{row['samples']:,}", *shares, *lengths))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-        return "\n".join([*lines[:1], "-" * len(lines[0]), *lines[1:]]) + "\n(lengths in completion tokens)"
+        notes = "lengths in completion tokens"
+        total = self.total()
+        if total.looped:
+            notes += f"; ending {total.looped:,} loops saved up to {total.saved_tokens:,} tokens"
+        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], f"({notes})"])
 
 
 class Progress:

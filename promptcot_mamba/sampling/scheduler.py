@@ -10,10 +10,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from promptcot_mamba.chat_format import is_format_valid, with_open_thought
+from promptcot_mamba.log import get_logger
 from promptcot_mamba.records import Sample, derive_seed
 from promptcot_mamba.sampling.backend import LENGTH, Backend, Generated, Request
 from promptcot_mamba.sampling.ledger import Ledger
 from promptcot_mamba.sampling.prompts import PromptBook
+
+logger = get_logger(__name__)
 
 POLL_SECONDS = 0.5  # the longest a signal, a sync or the progress line waits
 
@@ -40,7 +43,7 @@ class Scheduler:
         self.max_len = max_len
         self.context = context
         self.in_flight: dict[int, Request] = {}
-        self.retried = 0
+        self.too_long: set[str] = set()  # ids of problems whose prompt leaves no room
         self._retries: deque[tuple[int, int]] = deque()
         self._tick = tick
         self._should_stop = should_stop
@@ -73,6 +76,7 @@ class Scheduler:
         while len(self.in_flight) < self.backend.window and (item := next(todo)) is not None:
             request = self._request(*item)
             if request.max_tokens < 1:
+                self._report_too_long(request)
                 self._settle(request, _too_long(request))
             else:
                 self.in_flight[request.unit] = request
@@ -84,6 +88,13 @@ class Scheduler:
         room = self.context - len(prompt_ids) if prompt_ids is not None else self.max_len
         seed = derive_seed(self.base_seed, self.ledger.problems[index].id, run, attempt)
         return Request(unit, attempt, seed, prompt, prompt_ids, min(self.max_len, room))
+
+    def _report_too_long(self, request: Request) -> None:
+        identity = self.ledger.problems[request.unit % len(self.ledger.problems)].id
+        if identity not in self.too_long:
+            self.too_long.add(identity)
+            tokens = len(request.prompt_ids)
+            logger.warning("problem %s: its prompt of %d tokens exceeds the context; not sampled", identity, tokens)
 
     def _settle(self, request: Request, generated: Generated) -> None:
         run, index = divmod(request.unit, len(self.ledger.problems))
@@ -101,7 +112,6 @@ class Scheduler:
             format_valid=is_format_valid(completion),
         )
         if not self.ledger.append(request.unit, sample):
-            self.retried += 1
             self._retries.append((request.unit, request.attempt + 1))
 
 

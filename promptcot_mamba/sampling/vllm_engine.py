@@ -14,9 +14,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import get_logger
-from promptcot_mamba.sampling.backend import LENGTH, LOOP, STOP, Generated, Request, SamplingSettings
+from promptcot_mamba.sampling.backend import (
+    LENGTH,
+    LOOP,
+    STOP,
+    BackendFailedError,
+    Generated,
+    Request,
+    SamplingSettings,
+)
 from promptcot_mamba.sampling.loops import BLOCK, find_loop
 
 logger = get_logger(__name__)
@@ -49,10 +56,12 @@ def engine_arguments(settings: EngineSettings, *, is_mamba2: bool) -> dict[str, 
         "tensor_parallel_size": settings.tensor_parallel_size,
         "generation_config": "vllm",  # every setting is sent with the request; a checkpoint's defaults change nothing
         "stream_interval": STREAM_INTERVAL,
+        "use_tqdm_on_load": False,
         "gpu_memory_utilization": settings.memory_fraction,
     }
     if is_mamba2:
         arguments["mamba_ssm_cache_dtype"] = settings.state_dtype
+        arguments["enable_prefix_caching"] = False  # it would keep further states for short prompts
     if settings.cache_bytes is not None:
         arguments["kv_cache_memory_bytes"] = settings.cache_bytes
     if settings.on_cpu:
@@ -84,7 +93,8 @@ class VllmEngine:
         if settings.on_cpu:
             os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # one process: half the start-up, no pickling a step
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        # The CPU build warns about a dozen things that are as they should be.
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR" if settings.on_cpu else "WARNING")
         from vllm import EngineArgs, LLMEngine, SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -93,7 +103,8 @@ class VllmEngine:
             EngineArgs(**engine_arguments(settings, is_mamba2=is_mamba2), disable_log_stats=True)
         )
         logger.info("vLLM engine ready in %.1f s", time.monotonic() - started)
-        self.window = 2 * settings.max_num_seqs
+        # In one process a free place is filled between two steps; an engine of its own needs requests at the door.
+        self.window = settings.max_num_seqs if settings.on_cpu else settings.max_num_seqs * 5 // 4 + 8
         self.generated_tokens = 0
         self._max_num_seqs = settings.max_num_seqs
         self._sampling = sampling
@@ -102,6 +113,10 @@ class VllmEngine:
         self._params_class = SamplingParams
         self._output_kind = RequestOutputKind.DELTA
         self._final_only = RequestOutputKind.FINAL_ONLY
+
+    def set_sampling(self, sampling: SamplingSettings) -> None:
+        """Draw the requests submitted from now on in another way."""
+        self._sampling = sampling
 
     def submit(self, request: Request) -> None:
         sampling = self._sampling
@@ -155,7 +170,7 @@ class VllmEngine:
 
     def _generated(self, running: _Running, reason: str) -> Generated:
         if reason not in (STOP, LENGTH, LOOP):
-            raise InputError(f"vLLM ended request {running.request.unit} with {reason!r}; see its log above")
+            raise BackendFailedError(f"vLLM ended a request with {reason!r}; see its log above")
         request = running.request
         return Generated(
             request.unit,

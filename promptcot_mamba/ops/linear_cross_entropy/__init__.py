@@ -60,4 +60,6 @@ def linear_cross_entropy(
             )
     table = LINEAR_CROSS_ENTROPY_BACKENDS
     run = choose_backend("linear_cross_entropy", table, backend, hidden, torch_form="chunked")
-    return run(hidden, weight, labels, reduction=reduction)
+    # The operands share a dtype already; autocast would give some products another.
+    with torch.autocast(hidden.device.type, enabled=False):
+        return run(hidden, weight, labels, reduction=reduction)

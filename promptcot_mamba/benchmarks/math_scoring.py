@@ -1,0 +1,130 @@
+"""Grade a prediction file of final-answer maths by both graders in one pass."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from promptcot_mamba.benchmarks.benchmark import Benchmark
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.grading import math_paper, math_strict
+from promptcot_mamba.grading.answers import Extraction, extract_answer
+from promptcot_mamba.grading.gold import Gold
+from promptcot_mamba.grading.predictions import Prediction
+from promptcot_mamba.log import get_logger
+from promptcot_mamba.records import Grade
+
+logger = get_logger(__name__)
+
+GRADERS = ("strict", "paper")
+VERSIONS = {"strict": math_strict.VERSION, "paper": math_paper.VERSION}
+EXCERPT = 300  # characters of a completion's end that the audit shows
+MAX_AUDITED = 500
+
+
+def grade_math(
+    predictions: Sequence[Prediction], benchmarks: Sequence[Benchmark], path: str | Path, grader: str = "strict"
+) -> list[Grade]:
+    """One grade a prediction, in order; `benchmarks` holds each prediction's own.
+
+    Both verdicts stand in `Grade.extra`; `grader` chooses which is `correct`. Raises InputError, naming the line, for
+    a row without gold answer; golds that can only be compared as text are counted in a warning.
+    """
+    golds: dict[str, Gold] = {}
+    unread: Counter[str] = Counter()
+    grades = []
+    for prediction, benchmark in zip(predictions, benchmarks, strict=True):
+        if prediction.problem_id not in golds:
+            gold = _read_gold(prediction, benchmark, path)
+            golds[prediction.problem_id] = gold
+            if not math_strict.is_readable(gold):
+                unread[gold.answer] += 1
+        grades.append(grade_sample(prediction, benchmark, golds[prediction.problem_id], grader))
+    if unread:
+        examples = ", ".join(repr(text) for text in list(unread)[:3])
+        logger.warning(
+            "%s: %d golds cannot be read as mathematics and are compared as text: %s", path, len(unread), examples
+        )
+    return grades
+
+
+def _read_gold(prediction: Prediction, benchmark: Benchmark, path: str | Path) -> Gold:
+    try:
+        return benchmark.read_gold(prediction.row)
+    except InputError as error:
+        raise InputError(f"{path}:{prediction.line}: {error}") from None
+
+
+def grade_sample(prediction: Prediction, benchmark: Benchmark, gold: Gold, grader: str = "strict") -> Grade:
+    """Both verdicts on one sample. Strictly, a cut thought is `truncated` and a missing box `no_answer`."""
+    started = time.perf_counter()
+    found = extract_answer(prediction.completion)
+    strict, strict_reason = _strict_verdict(found, gold, prediction.cut_short)
+    paper, paper_answer = math_paper.grade_completion(gold, prediction.completion, minerva=benchmark.name != "gsm8k")
+    verdicts = {
+        "strict": (strict.equal, found.answer, strict_reason),
+        "paper": (paper.equal, paper_answer, "right" if paper.equal else "wrong" if paper_answer else "no_answer"),
+    }
+    correct, extracted, reason = verdicts[grader]
+    extra = {
+        "source": prediction.source or benchmark.sources[0],
+        "gold": gold.answer,
+        "strict": strict.equal,
+        "paper": paper.equal,
+        "ending": "answered" if found.answer is not None else strict_reason,
+        "decided_by": strict.reason if grader == "strict" else paper.reason,
+        "paper_extracted": paper_answer,
+        "vote": _vote(correct, extracted),
+        "completion_tokens": prediction.row.get("completion_tokens"),
+        "completion_chars": len(prediction.completion),
+        "format_valid": prediction.row.get("format_valid"),
+        "grader_version": VERSIONS[grader],
+    }
+    seconds = round(time.perf_counter() - started, 6)
+    return Grade(
+        prediction.problem_id, prediction.run, benchmark.name, grader, correct, extracted, reason, seconds, extra
+    )
+
+
+def _strict_verdict(found: Extraction, gold: Gold, cut_short: bool) -> tuple[math_strict.Verdict, str]:
+    if found.answer is None:
+        reason = "truncated" if cut_short else found.reason
+        return math_strict.Verdict(False, reason), reason
+    verdict = math_strict.grade(gold, found.answer, found.listed)
+    return verdict, "right" if verdict.equal else "wrong"
+
+
+def _vote(correct: bool, extracted: str | None) -> str | None:
+    """What the sample votes for: all right answers vote together, wrong ones by their text without spaces."""
+    if correct:
+        return "right"
+    return None if not extracted else f"={''.join(extracted.split())[:200]}"
+
+
+def write_audit(path: Path, predictions: Sequence[Prediction], grades: Sequence[Grade]) -> int:
+    """Write where the two graders disagree, for a person to read; returns how many samples that is."""
+    differing = [
+        pair for pair in zip(predictions, grades, strict=True) if pair[1].extra["strict"] != pair[1].extra["paper"]
+    ]
+    lines = [f"# Where strict and paper grader disagree: {len(differing)} of {len(grades)} samples", ""]
+    for prediction, grade in differing[:MAX_AUDITED]:
+        strict = grade.extra["strict"]
+        lines += [
+            f"## {grade.problem_id} · run {grade.run} · only {'strict' if strict else 'paper'} says right",
+            "",
+            f"- gold: `{grade.extra['gold']}`",
+            f"- last box after the thought: `{extract_answer(prediction.completion).answer}`",
+            f"- the published rules read: `{grade.extra['paper_extracted']}`",
+            f"- line {prediction.line}, {grade.extra['completion_chars']:,} characters, ends in:",
+            "",
+            *(f"    {line}" for line in prediction.completion[-EXCERPT:].splitlines()),
+            "",
+        ]
+    if len(differing) > MAX_AUDITED:
+        lines.append(
+            f"{len(differing) - MAX_AUDITED} more are in the grades file: rows whose `strict` and `paper` differ."
+        )
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="backslashreplace")
+    return len(differing)

@@ -1,0 +1,205 @@
+"""One prediction file -> grades, figures and the files beside it. What every `calc_acc` program runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from promptcot_mamba.benchmarks import BENCHMARKS, Benchmark, benchmark_of_source
+from promptcot_mamba.benchmarks.math_scoring import GRADERS, grade_math, write_audit
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.grading.metrics import compare_paired
+from promptcot_mamba.grading.predictions import Prediction, missing_runs, read_predictions
+from promptcot_mamba.grading.summary import (
+    Figures,
+    detail_lines,
+    headline_rows,
+    percent,
+    render_markdown,
+    render_table,
+    summarize,
+)
+from promptcot_mamba.jsonl import write_json, write_jsonl
+from promptcot_mamba.log import get_logger
+from promptcot_mamba.records import Grade
+from promptcot_mamba.run_info import describe_run, side_path
+
+logger = get_logger(__name__)
+
+MAX_LISTED = 10
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A graded file: predictions, their grades in the same order, and the problems that lack runs."""
+
+    path: Path
+    predictions: list[Prediction]
+    grades: list[Grade]
+    lacking: dict[str, list[int]]
+
+    def by_title(self) -> dict[str, list[Grade]]:
+        """Grades by benchmark, in the registry's order."""
+        found: dict[str, list[Grade]] = {}
+        for name, benchmark in BENCHMARKS.items():
+            grades = [grade for grade in self.grades if grade.benchmark == name]
+            if grades:
+                found[benchmark.title] = grades
+        return found
+
+
+def benchmarks_of(predictions: Sequence[Prediction], path: str | Path, chosen: Benchmark | None) -> list[Benchmark]:
+    """Each prediction's benchmark: by its `source`, or the chosen one where it names none.
+
+    Raises InputError, naming the line, for a missing or unknown source and for one of another benchmark than chosen.
+    """
+    found = []
+    for prediction in predictions:
+        where = f"{path}:{prediction.line}"
+        if prediction.source is None:
+            if chosen is None:
+                known = ", ".join(source for benchmark in BENCHMARKS.values() for source in benchmark.sources)
+                raise InputError(f"{where}: missing key 'source'; known sources: {known}")
+            found.append(chosen)
+            continue
+        try:
+            benchmark = benchmark_of_source(prediction.source)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+        if benchmark.kind != "math":
+            raise InputError(
+                f"{where}: source {prediction.source!r} is code; score it with scripts.calc_acc --benchmark"
+            )
+        found.append(benchmark)
+    return found
+
+
+def score_math_file(path: str | Path, chosen: Benchmark | None, grader: str, expected_runs: int | None) -> Scored:
+    """Read and grade one file; with `chosen`, rows of other benchmarks in it are left out and counted.
+
+    Raises InputError for unreadable rows, sources and golds.
+    """
+    if grader not in GRADERS:
+        raise InputError(f"--grader {grader}: expected {' or '.join(GRADERS)}")
+    predictions = read_predictions(path)
+    benchmarks = benchmarks_of(predictions, path, chosen)
+    if chosen is not None:
+        kept = [place for place, benchmark in enumerate(benchmarks) if benchmark.name == chosen.name]
+        if len(kept) < len(predictions):
+            logger.info("%s: left out %d rows of other benchmarks", path, len(predictions) - len(kept))
+        if not kept:
+            raise InputError(f"{path}: no row of {chosen.name}; sources found: {', '.join(_sources(predictions))}")
+        predictions, benchmarks = [predictions[i] for i in kept], [benchmarks[i] for i in kept]
+    lacking: dict[str, list[int]] = {}
+    for benchmark in dict.fromkeys(b.name for b in benchmarks):
+        own = [p for p, b in zip(predictions, benchmarks, strict=True) if b.name == benchmark]
+        lacking |= missing_runs(own, expected_runs or BENCHMARKS[benchmark].n)
+    _warn_of_missing(path, lacking)
+    return Scored(Path(path), predictions, grade_math(predictions, benchmarks, path, grader), lacking)
+
+
+def _sources(predictions: Sequence[Prediction]) -> list[str]:
+    return sorted({str(prediction.source) for prediction in predictions})
+
+
+def _warn_of_missing(path: str | Path, lacking: dict[str, list[int]]) -> None:
+    for name, runs in list(lacking.items())[:MAX_LISTED]:
+        logger.warning("%s: problem %s lacks runs %s", path, name, ", ".join(map(str, runs)))
+    if len(lacking) > MAX_LISTED:
+        logger.warning("%s: %d more problems lack runs (all in X.metrics.json)", path, len(lacking) - MAX_LISTED)
+
+
+def write_scores(scored: Scored, config: dict[str, object], markdown: bool = False) -> list[Figures]:
+    """Write X.grades.jsonl, X.metrics.json and X.audit.md (and X.metrics.md) beside X.jsonl; return the figures."""
+    summaries = []
+    for title, grades in scored.by_title().items():
+        figures = summarize(grades, title, BENCHMARKS[grades[0].benchmark].expected_problems)
+        figures["by_grader"] = {name: sum(grade.extra[name] for grade in grades) / len(grades) for name in GRADERS}
+        summaries.append(figures)
+    write_jsonl(side_path(scored.path, "grades.jsonl"), (grade.to_row() for grade in scored.grades))
+    document = {"summaries": summaries, "missing_runs": scored.lacking, "run": describe_run(config)}
+    write_json(side_path(scored.path, "metrics.json"), document)
+    audited = write_audit(side_path(scored.path, "audit.md"), scored.predictions, scored.grades)
+    logger.info("strict and paper grader disagree on %d samples: %s", audited, side_path(scored.path, "audit.md"))
+    if markdown:
+        text = "\n".join([render_markdown(headline_rows(summaries)), "", "```", *_details(summaries), "```", ""])
+        side_path(scored.path, "metrics.md").write_text(text, encoding="utf-8")
+    return summaries
+
+
+def _details(summaries: Sequence[Figures]) -> list[str]:
+    lines = []
+    for figures in summaries:
+        graders = "  ".join(f"{name} {percent(share)}" for name, share in figures["by_grader"].items())
+        lines += [*detail_lines(figures), f"  graders  {graders}"]
+    return lines
+
+
+def print_scores(summaries: Sequence[Figures], write: Callable[[str], object] = print) -> None:
+    """The table, then what stands behind each row."""
+    write(render_table(headline_rows(summaries)))
+    write("")
+    for line in _details(summaries):
+        write(line)
+
+
+def print_comparison(first: Scored, second: Scored, write: Callable[[str], object] = print) -> dict[str, object]:
+    """Second file minus first, problem by problem; returns the figures as JSON values."""
+    rows = [["second - first", "first", "second", "difference", "95% interval", "p", "detectable", "problems"]]
+    figures: dict[str, object] = {}
+    others = second.by_title()
+    for title, grades in first.by_title().items():
+        if title not in others:
+            continue
+        result = compare_paired(_scores(grades), _scores(others[title]))
+        figures[title] = asdict(result)
+        gap = result.difference
+        rows.append(
+            [
+                title,
+                percent(result.first),
+                percent(result.second),
+                f"{100 * gap.mean:+.1f}",
+                f"[{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]",
+                f"{result.p_value:.3f}",
+                percent(result.minimum_detectable),
+                str(gap.problems) + (f" ({result.unpaired_problems} unpaired)" if result.unpaired_problems else ""),
+            ]
+        )
+    if not figures:
+        raise InputError(f"{second.path}: no benchmark in common with {first.path}")
+    write("")
+    write(render_table(rows))
+    write("detectable: the true difference this comparison would find at 5 % significance with 80 % power")
+    return figures
+
+
+def _scores(grades: Sequence[Grade]) -> dict[str, list[float]]:
+    scores: dict[str, list[float]] = {}
+    for grade in grades:
+        scores.setdefault(grade.problem_id, []).append(float(grade.correct))
+    return scores
+
+
+@dataclass
+class Options:
+    """What both maths programs ask for."""
+
+    expected_runs: int | None
+    strict_runs: bool
+    grader: str
+    compare: str | None
+    markdown: bool
+
+
+def run_math(path: str, chosen: Benchmark | None, options: Options) -> int:
+    """Grade, print, write; the exit status is 1 where runs are missing and `strict_runs` asks for them."""
+    if options.expected_runs is not None and options.expected_runs < 1:
+        raise InputError(f"--expected_runs {options.expected_runs}: expected a whole number from 1")
+    scored = score_math_file(path, chosen, options.grader, options.expected_runs)
+    print_scores(write_scores(scored, {"input_path": path, **asdict(options)}, options.markdown))
+    if options.compare:
+        other = score_math_file(options.compare, chosen, options.grader, options.expected_runs)
+        write_json(side_path(path, "compare.json"), print_comparison(scored, other))
+    return 1 if scored.lacking and options.strict_runs else 0

@@ -1,0 +1,36 @@
+"""The training sources: one module a data set, one line each in `ADAPTERS`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from promptcot_mamba.data.adapters.adapter import Adapter
+from promptcot_mamba.data.adapters.generic import make_generic
+from promptcot_mamba.data.adapters.opencodereasoning import SPLIT_0, SPLIT_1
+from promptcot_mamba.data.adapters.openthoughts2 import OPENTHOUGHTS2
+from promptcot_mamba.data.adapters.promptcot import PROMPTCOT_DS, PROMPTCOT_QWQ, SYNTHESIS
+from promptcot_mamba.errors import InputError
+
+ADAPTERS: dict[str, Adapter] = {
+    "opencodereasoning_0": SPLIT_0,
+    "opencodereasoning_1": SPLIT_1,
+    "openthoughts2": OPENTHOUGHTS2,
+    "promptcot_ds": PROMPTCOT_DS,
+    "promptcot_qwq": PROMPTCOT_QWQ,
+    "synthesis": SYNTHESIS,
+    "generic": make_generic(),
+}
+
+
+def get_adapter(name: str, columns: Mapping[str, str] | None = None, domain: str = "other") -> Adapter:
+    """The adapter of this name; `columns` and `domain` shape the generic one.
+
+    Raises InputError for an unknown adapter, or a column map on an adapter that has its own columns.
+    """
+    if name not in ADAPTERS:
+        raise InputError(f"unknown adapter {name!r}; known: {', '.join(ADAPTERS)}")
+    if name == "generic":
+        return make_generic(columns, domain)
+    if columns:
+        raise InputError(f"adapter {name!r} knows its columns; a column map belongs to adapter 'generic'")
+    return ADAPTERS[name]

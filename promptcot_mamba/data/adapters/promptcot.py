@@ -1,0 +1,74 @@
+"""The PromptCoT releases (MIT): synthesized olympiad problems with a teacher's traces, and our own synthesis output.
+
+PromptCoT-DS-Dataset (about 406 k rows) and PromptCoT-QwQ-Dataset are `prompt, completion`; the prompt is whole chat
+text in the teacher's markers, which are taken off. Our own output is rows as sampling writes them: a problem's keys and
+a `completion` with its `finish_reason`.
+"""
+
+from __future__ import annotations
+
+from promptcot_mamba.chat_format import extract_question, with_open_thought
+from promptcot_mamba.data.adapters.adapter import Adapter, optional_text, text_of
+from promptcot_mamba.data.canonical import DOMAINS, CanonicalRow, UnusableRowError
+from promptcot_mamba.jsonl import Row
+
+GOLD_MARK = "####"
+
+
+def open_completion(prompt: str, completion: str) -> str:
+    """The completion beginning with `<think>` also where the prompt's last words had opened the thought."""
+    return with_open_thought(prompt, completion.strip())
+
+
+def convert_release(raw: Row, _context: None) -> CanonicalRow:
+    prompt = text_of(raw, "prompt", "no_prompt")
+    question = extract_question(prompt)
+    if not question:
+        raise UnusableRowError("no_prompt")
+    completion = text_of(raw, "completion", "no_completion")
+    return CanonicalRow(prompt=question, completion=open_completion(prompt, completion), domain="math")
+
+
+def convert_synthesis(raw: Row, _context: None) -> CanonicalRow:
+    prompt = raw.get("question") or text_of(raw, "prompt", "no_prompt")
+    question = extract_question(prompt)
+    if not question:
+        raise UnusableRowError("no_prompt")
+    completion = text_of(raw, "completion", "no_completion")
+    reference = (
+        optional_text(raw, "answer", "gold")
+        or (optional_text(raw, "reference_solution") or "").rpartition(GOLD_MARK)[2]
+    )
+    domain = raw.get("domain")
+    return CanonicalRow(
+        prompt=question,
+        completion=open_completion(raw.get("prompt") or "", completion),
+        domain=domain if domain in DOMAINS else "math",
+        gold=reference.strip() or None,
+        finish_reason=optional_text(raw, "finish_reason"),
+    )
+
+
+def _release(name: str, repo: str) -> Adapter:
+    return Adapter(
+        name=name,
+        repo=repo,
+        files=("data/*.parquet", "*.parquet", "*.jsonl", "*.json"),
+        columns=("prompt", "completion"),
+        optional=(),
+        licence="MIT",
+        convert=convert_release,
+    )
+
+
+PROMPTCOT_DS = _release("promptcot_ds", "xl-zhao/PromptCoT-DS-Dataset")
+PROMPTCOT_QWQ = _release("promptcot_qwq", "xl-zhao/PromptCoT-QwQ-Dataset")
+SYNTHESIS = Adapter(
+    name="synthesis",
+    repo=None,
+    files=("*.jsonl", "*.parquet"),
+    columns=("completion",),
+    optional=("prompt", "question", "answer", "gold", "reference_solution", "finish_reason", "domain"),
+    licence="your own",
+    convert=convert_synthesis,
+)

@@ -1,0 +1,164 @@
+"""Which canonical rows are fit to learn from: each refusal has one name, under which it is counted.
+
+The checks are ordered from cheap and certain to costly; the first that fails names the row. Length in tokens,
+duplicates and contamination are checked elsewhere, where what they need is at hand.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from promptcot_mamba.chat_format import THINK_END, THINK_START
+from promptcot_mamba.data.canonical import CanonicalRow
+from promptcot_mamba.grading.answers import extract_boxed
+
+REASONS = {
+    "no_prompt": "the question is empty or could not be joined",
+    "no_completion": "the answer side is empty",
+    "not_one_exchange": "the conversation is not one question and one answer",
+    "unreadable": "the line is not JSON (only with bad_rows: drop)",
+    "chat_markers": "chat markers inside the question or the completion",
+    "think_pair": "not exactly one `<think>` ... `</think>`, in order, at the start",
+    "empty_thought": "nothing between `<think>` and `</think>`",
+    "unfinished": "cut: finish_reason is not stop, or a fence or `\\boxed{` is left open",
+    "empty_answer": "nothing after `</think>`",
+    "no_boxed_answer": "maths without `\\boxed{...}` after the thought",
+    "no_program": "code without a fenced program after the thought",
+    "encoding": "undecoded bytes: U+FFFD, lone surrogates, control characters or text decoded twice",
+    "language": "mostly letters of another script",
+    "repetition_loop": "a stretch repeats itself many times on end",
+    "gold_mismatch": "the boxed answer differs from the reference",
+    "contaminated": "shares 13 words, or a whole short problem, with a benchmark",
+    "too_short": "fewer tokens than min_tokens",
+    "too_long": "more tokens than max_tokens",
+    "exact_duplicate": "the same prompt and completion as an earlier row",
+    "near_duplicate": "the prompt nearly equals that of an earlier row",
+    "too_many_answers": "max_answers_per_prompt answers to this prompt came earlier",
+    "not_selected": "left out by the mixture's weights or counts",
+}
+
+CHAT_MARKERS = ("<|im_start|>", "<|im_end|>", "<\uff5cUser\uff5c>", "<\uff5cAssistant\uff5c>", "<|endoftext|>")
+_BAD_CHARACTERS = re.compile("[\ufffd\ud800-\udfff\x00-\x08\x0b\x0e-\x1f]")
+# UTF-8 read as Latin-1 or Windows-1252: accented letters and typographic quotes become these pairs.
+_DECODED_TWICE = re.compile("\u00c3[\u0080-\u00bf\u2018-\u201e]|\u00e2[\u20ac\u0080\u02c6]|\u00c2[\u0080-\u00bf]")
+MAX_DECODED_TWICE = 3  # one may be a quotation about it
+_LETTER = re.compile(r"[^\W\d_]")
+_LATIN_OR_GREEK = re.compile("[A-Za-z\u00aa-\u024f\u0370-\u03ff\u1d00-\u1fff\u2100-\u214f\U0001d400-\U0001d7ff]")
+MAX_FOREIGN_SHARE = 0.3  # of the letters
+
+# A loop is a unit of at most LOOP_PERIOD characters standing LOOP_REPEATS times or more on end, over LOOP_SPAN or more.
+LOOP_PERIOD = 1024
+LOOP_REPEATS = 8
+LOOP_SPAN = 512
+_PROBE = 32
+_STRIDE = 256
+
+
+def has_bad_encoding(text: str) -> bool:
+    if text.isascii():
+        return bool(_BAD_CHARACTERS.search(text))
+    return bool(_BAD_CHARACTERS.search(text)) or len(_DECODED_TWICE.findall(text)) >= MAX_DECODED_TWICE
+
+
+def is_foreign(text: str) -> bool:
+    """Whether more than MAX_FOREIGN_SHARE of the letters are neither Latin nor Greek (mathematics writes both)."""
+    outside = len(text) - len(text.encode("ascii", "ignore"))
+    if outside <= 0.1 * len(text):
+        return False
+    letters = _LETTER.findall(text)
+    foreign = sum(1 for letter in letters if not _LATIN_OR_GREEK.match(letter))
+    return foreign > MAX_FOREIGN_SHARE * len(letters)
+
+
+def has_loop(text: str) -> bool:
+    """Whether some stretch repeats itself exactly, LOOP_REPEATS times on end over at least LOOP_SPAN characters.
+
+    A probe every _STRIDE characters looks for its own next occurrence, whose distance is the period to verify;
+    _STRIDE + _PROBE < LOOP_SPAN, so no loop lies between two probes.
+    """
+    for start in range(0, len(text) - LOOP_SPAN + _STRIDE + 1, _STRIDE):
+        probe = text[start : start + _PROBE]
+        again = text.find(probe, start + 1, start + LOOP_PERIOD + _PROBE)
+        if again < 0:
+            continue
+        period = again - start
+        unit = text[start:again]
+        begin, end = start, again
+        while text.startswith(unit, end):
+            end += period
+        while begin >= period and text.startswith(unit, begin - period):
+            begin -= period
+        end += _common_prefix(text[end : end + period], unit)
+        begin -= _common_prefix(text[max(0, begin - period) : begin][::-1], unit[::-1])
+        if end - begin >= max(LOOP_SPAN, LOOP_REPEATS * period):
+            return True
+    return False
+
+
+def _common_prefix(left: str, right: str) -> int:
+    for position, (a, b) in enumerate(zip(left, right, strict=False)):
+        if a != b:
+            return position
+    return min(len(left), len(right))
+
+
+def has_program(answer: str) -> bool:
+    """Whether a fence holds at least one line that is not blank."""
+    parts = answer.split("```")
+    return any(part.partition("\n")[2].strip() for part in parts[1:-1:2])
+
+
+def is_cut(answer: str, finish_reason: str | None) -> bool:
+    r"""Whether the answer stops in the middle: told so, or an open fence, or a `\boxed{` that never closes."""
+    if finish_reason not in (None, "stop", "eos", "end_turn"):
+        return True
+    if answer.count("```") % 2:
+        return True
+    last = answer.rfind("\\boxed{")
+    return last >= 0 and answer.count("{", last) > answer.count("}", last)
+
+
+@dataclass(frozen=True)
+class FilterRules:
+    """What is asked of every row of one source."""
+
+    require_answer: bool = True  # a boxed answer (math) or a fenced program (code)
+    check_language: bool = True
+    check_gold: bool = False  # compare with the reference answer, where a row has one
+
+
+def find_fault(row: CanonicalRow, rules: FilterRules, agrees: Callable[[str, str], bool] | None = None) -> str | None:
+    """The reason to leave a row out, None if there is none.
+
+    `agrees(gold, answer)` compares answers where `rules.check_gold`; rows without a reference pass.
+    """
+    completion = row.completion
+    if any(marker in completion or marker in row.prompt for marker in CHAT_MARKERS):
+        return "chat_markers"
+    if completion.count(THINK_START) != 1 or not completion.startswith(THINK_START):
+        return "think_pair"
+    if completion.count(THINK_END) != 1:
+        # A thought that was never closed was cut; two closings are a broken pair.
+        return "unfinished" if THINK_END not in completion and row.finish_reason == "length" else "think_pair"
+    thought, _, answer = completion[len(THINK_START) :].partition(THINK_END)
+    if not thought.strip():
+        return "empty_thought"
+    if not answer.strip():
+        return "empty_answer"
+    if is_cut(answer, row.finish_reason):
+        return "unfinished"
+    if rules.require_answer and row.domain == "math" and extract_boxed(answer).answer is None:
+        return "no_boxed_answer"
+    if rules.require_answer and row.domain == "code" and not has_program(answer):
+        return "no_program"
+    if has_bad_encoding(completion) or has_bad_encoding(row.prompt):
+        return "encoding"
+    if rules.check_language and (is_foreign(row.prompt) or is_foreign(completion)):
+        return "language"
+    if has_loop(completion):
+        return "repetition_loop"
+    if rules.check_gold and row.gold and agrees is not None and not agrees(row.gold, answer):
+        return "gold_mismatch"
+    return None

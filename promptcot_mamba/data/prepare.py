@@ -1,0 +1,361 @@
+"""Published data sets -> packed shards, in two passes over files that can be killed and continued at any point.
+
+Pass 1 takes raw files chunk by chunk: adapt, filter, compare with the benchmarks, tokenise. Then, over columns of
+numbers: duplicates out, mixture drawn, order shuffled. Pass 2 packs and writes shard by shard. What a finished chunk
+or shard holds depends on inputs, recipe and seed, never on the number of workers or on what was interrupted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from promptcot_mamba.chat_format import CHAT_TEMPLATE, MATH_INSTRUCTION
+from promptcot_mamba.data.chunk_work import ChunkContext, ChunkWorker, TokenizerFiles
+from promptcot_mamba.data.decontaminate import BenchmarkText, Decontaminator
+from promptcot_mamba.data.encode import hash_tokenizer
+from promptcot_mamba.data.row_files import Chunk, plan_chunks
+from promptcot_mamba.data.selection import RowTable, Selection, load_rows, select_rows
+from promptcot_mamba.data.shard_work import PLAN_FILE, ShardContext, make_shard, write_plan
+from promptcot_mamba.data.shards import INDEX_FILE, MANIFEST_FILE, shard_name
+from promptcot_mamba.data.sources import FoundSource, SourceSpec, find_repo_files, find_source
+from promptcot_mamba.data.workers import do_all, one_thread_each
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.jsonl import write_json, write_jsonl
+from promptcot_mamba.log import get_logger
+from promptcot_mamba.run_info import installed_versions
+
+logger = get_logger(__name__)
+
+PIPELINE_VERSION = 1  # raise whenever the same inputs would give other shards
+WORK_FOLDER = ".work"
+CONTAMINATED_FILE = "contaminated.jsonl"
+NEAR_FILE = "shared_8grams.jsonl"
+HASH_BLOCK = 1 << 22
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides what the shards hold, beside the inputs themselves."""
+
+    sources: list[SourceSpec]
+    max_length: int
+    min_tokens: int
+    max_tokens: int
+    near_duplicate_threshold: float
+    total_examples: int | None
+    shard_tokens: int
+    seed: int
+
+    def first_pass(self) -> dict[str, Any]:
+        """What the chunks depend on; the rest only moves rows that are already tokenised."""
+        later = {"epochs", "examples", "weight", "max_answers_per_prompt", "near_duplicates", "path"}
+        sources = [{key: value for key, value in asdict(spec).items() if key not in later} for spec in self.sources]
+        return {"sources": sources, "min_tokens": self.min_tokens, "max_tokens": self.max_tokens}
+
+
+@dataclass
+class Result:
+    """What a run made, for the manifest and the report."""
+
+    recipe: Recipe
+    table: RowTable
+    selection: Selection
+    tallies: dict[str, dict[str, Any]]  # source -> rows, kept, tokens, dropped, samples...
+    shards: list[dict[str, Any]]
+    manifest: dict[str, Any]
+    seconds: dict[str, float]
+
+
+def hash_file(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(HASH_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def hash_sources(sources: Sequence[FoundSource], work: Path, workers: int) -> dict[str, list[dict[str, Any]]]:
+    """sha256 of every input file, by source; remembered for files whose size and time have not changed."""
+    memory = work / "hashes.json"
+    known = json.loads(memory.read_text()) if memory.exists() else {}
+    files = sorted({file for source in sources for file in source.files})
+    keys = {file: f"{file.resolve()} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files}
+    new = [file for file in files if keys[file] not in known]
+    with ThreadPoolExecutor(workers) as pool:  # hashing lets go of the interpreter
+        known |= dict(zip((keys[file] for file in new), pool.map(hash_file, new), strict=True))
+    write_json(memory, known)
+    return {
+        source.spec.name: [
+            {"file": file.name, "bytes": file.stat().st_size, "sha256": known[keys[file]]} for file in source.files
+        ]
+        for source in sources
+    }
+
+
+def save_tokenizer(tokenizer: Any, path: str, folder: Path) -> tuple[TokenizerFiles, str]:
+    """Write what workers need of a tokenizer; return that and its hash. Raises InputError if it cannot serve."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise InputError(f"--tokenizer_path {path}: has no tokenizer.json (a slow tokenizer); convert it to a fast one")
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"--tokenizer_path {path}: the tokenizer has no eos_token; set one and save it")
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "tokenizer.json"
+    file.write_text(backend.to_str(), encoding="utf-8")
+    dtype = "uint16" if len(tokenizer) <= 1 << 16 else "int32"
+    return TokenizerFiles(file, tokenizer.eos_token_id, dtype), hash_tokenizer(tokenizer)
+
+
+def _open_contexts(sources: Sequence[FoundSource], folder: Path, source_dir: str | None) -> dict[str, Path]:
+    contexts = {}
+    for source in sources:
+        adapter = source.spec.make_adapter()
+        if adapter.open_context is not None:
+            contexts[source.spec.name] = folder / source.spec.name
+            adapter.open_context(partial(find_repo_files, source_dir=source_dir), contexts[source.spec.name])
+    return contexts
+
+
+def _make_chunk_runner(context: ChunkContext, agrees: Callable[[str, str], bool] | None) -> Callable[..., Any]:
+    return ChunkWorker(context, agrees).run
+
+
+def _make_shard_runner(context: ShardContext) -> Callable[..., Any]:
+    return partial(make_shard, context)
+
+
+def _sum_tallies(names: Sequence[str], parts: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Chunk tallies added up by source, in chunk order."""
+    totals = {
+        name: {"rows": 0, "kept": 0, "tokens": 0, "dropped": Counter(), "samples": {}, "over_long": []}
+        for name in names
+    }
+    for part in parts:
+        total = totals[part["source"]]
+        for key in ("rows", "kept", "tokens"):
+            total[key] += part[key]
+        total["dropped"].update(part["dropped"])
+        total["over_long"] += part["over_long"]
+        for reason, places in part["samples"].items():
+            total["samples"].setdefault(reason, places)
+    return totals
+
+
+def _log_drops(tallies: dict[str, dict[str, Any]]) -> None:
+    for name, tally in tallies.items():
+        drops = ", ".join(f"{reason} {count:,}" for reason, count in tally["dropped"].most_common()) or "nothing"
+        logger.info("%s: %s rows, %s kept; dropped: %s", name, f"{tally['rows']:,}", f"{tally['kept']:,}", drops)
+
+
+def prepare_shards(
+    recipe: Recipe,
+    output: Path,
+    *,
+    tokenizer: Any,
+    tokenizer_path: str,
+    problems: Sequence[BenchmarkText],
+    source_dir: str | None = None,
+    workers: int = 1,
+    overwrite: bool = False,
+    agrees: Callable[[str, str], bool] | None = None,
+) -> Result | None:
+    """Make the shards of a recipe under `output`; None if they are already there.
+
+    `agrees(gold, answer)` serves sources with `check_gold`; it must be importable by workers.
+
+    Raises InputError for sources, rows or tokenizers that do not fit, if a source is empty after filtering, or if
+    `output` holds other shards and `overwrite` is false.
+    """
+    one_thread_each()
+    clock = _Clock()
+    work = output / WORK_FOLDER
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output_dir {output}: cannot write here ({error.strerror})") from None
+    sources = [find_source(spec, source_dir) for spec in recipe.sources]
+    files = hash_sources(sources, work, workers)
+    clock.lap("hash_inputs")
+    tokenizer_files, tokenizer_hash = save_tokenizer(tokenizer, tokenizer_path, work)
+    made_from = {
+        "pipeline_version": PIPELINE_VERSION,
+        "chat_format": _digest([CHAT_TEMPLATE, MATH_INSTRUCTION]),
+        "tokenizer_hash": tokenizer_hash,
+        "benchmarks": {
+            "problems": dict(sorted(Counter(problem.benchmark for problem in problems).items())),
+            "hash": _digest([asdict(problem) for problem in problems]),
+        },
+        "inputs": files,
+    }
+    first_key = _digest([made_from, recipe.first_pass()])
+    key = _digest([first_key, asdict(recipe) | {"sources": [asdict(s) | {"path": None} for s in recipe.sources]}])
+    if _is_finished(output, key, overwrite):
+        logger.info("%s: these shards are already there; nothing to do", output)
+        return None
+    folder = work / first_key
+    chunks_folder, shards_folder = folder / "chunks", folder / key
+    for path in (chunks_folder, shards_folder):
+        path.mkdir(parents=True, exist_ok=True)
+
+    jobs = _chunk_jobs(sources)
+    context = ChunkContext(
+        folder=chunks_folder,
+        specs={spec.name: spec for spec in recipe.sources},
+        contexts=_open_contexts(sources, folder / "context", source_dir),
+        tokenizer=tokenizer_files,
+        decontaminator=Decontaminator(problems) if problems else None,
+        min_tokens=recipe.min_tokens,
+        max_tokens=recipe.max_tokens,
+    )
+    clock.lap("open")
+    parts: list[dict[str, Any]] = [{}] * len(jobs)
+    for number, part in do_all(partial(_make_chunk_runner, context, agrees), jobs, workers, "reading and tokenising"):
+        parts[number] = part
+    clock.lap("first_pass")
+    names = [spec.name for spec in recipe.sources]
+    tallies = _sum_tallies(names, parts)
+    _log_drops(tallies)
+
+    table, prompts = load_rows(chunks_folder, [names.index(job[1]) for job in jobs])
+    selection = select_rows(
+        chunks_folder,
+        table,
+        prompts,
+        recipe.sources,
+        threshold=recipe.near_duplicate_threshold,
+        total_examples=recipe.total_examples,
+        shard_tokens=recipe.shard_tokens,
+        seed=recipe.seed,
+    )
+    del prompts
+    for name, drops in selection.dropped.items():
+        tallies[name]["dropped"].update(drops)
+    write_plan(shards_folder / PLAN_FILE, table, selection)
+    clock.lap("select")
+
+    shard_context = ShardContext(
+        chunks=chunks_folder,
+        plan=shards_folder / PLAN_FILE,
+        output=output,
+        state=shards_folder,
+        edges=tuple(selection.edges.tolist()),
+        dtype=tokenizer_files.dtype,
+        max_length=recipe.max_length,
+        seed=recipe.seed,
+    )
+    shard_jobs = [(number,) for number in range(len(selection.edges) - 1)]
+    shards: list[dict[str, Any]] = [{}] * len(shard_jobs)
+    for number, line in do_all(partial(_make_shard_runner, shard_context), shard_jobs, workers, "packing shards"):
+        shards[number] = line
+    clock.lap("second_pass")
+    clock.seconds["tokenize_in_workers"] = sum(part["seconds"]["tokenize"] for part in parts)
+    clock.seconds["chunks_in_workers"] = sum(part["seconds"]["all"] for part in parts)
+
+    write_jsonl(output / CONTAMINATED_FILE, (line for part in parts for line in part["contaminated"]))
+    write_jsonl(output / NEAR_FILE, (line for part in parts for line in part["reported"]))
+    manifest = {
+        "key": key,
+        "max_length": recipe.max_length,
+        **made_from,
+        "recipe": {**asdict(recipe), "sources": [asdict(spec) for spec in recipe.sources]},
+        "licences": {spec.name: spec.make_adapter().licence for spec in recipe.sources},
+        "versions": installed_versions(("tokenizers", "transformers", "pyarrow", "numpy")),
+        "counts": {**_count(tallies, selection, shards), "tokens_encoded": sum(part["encoded"] for part in parts)},
+    }
+    _remove_strangers(output, len(shards))
+    write_json(output / INDEX_FILE, {"shards": shards})
+    write_json(output / MANIFEST_FILE, manifest)
+    return Result(recipe, table, selection, tallies, shards, manifest, clock.seconds)
+
+
+def remove_work(output: Path) -> None:
+    """Delete the tokenised chunks; without them the next recipe on the same inputs starts from their text."""
+    shutil.rmtree(output / WORK_FOLDER, ignore_errors=True)
+
+
+def _chunk_jobs(sources: Sequence[FoundSource]) -> list[tuple[int, str, Chunk]]:
+    pieces = [(source.spec.name, chunk) for source in sources for file in source.files for chunk in plan_chunks(file)]
+    return [(number, name, chunk) for number, (name, chunk) in enumerate(pieces)]
+
+
+def _count(tallies: dict[str, Any], selection: Selection, shards: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "rows": sum(shard["rows"] for shard in shards),
+        "documents": sum(shard["documents"] for shard in shards),
+        "tokens": sum(shard["tokens"] for shard in shards),
+        "labels": sum(shard["labels"] for shard in shards),
+        "near_duplicate_prompts": selection.families,
+        "sources": {
+            name: {
+                "read": tally["rows"],
+                "dropped": dict(sorted(tally["dropped"].items())),
+                "available": selection.available[name],
+                "in_mixture": selection.drawn[name],
+            }
+            for name, tally in tallies.items()
+        },
+    }
+
+
+def _is_finished(output: Path, key: str, overwrite: bool) -> bool:
+    """Whether `output` holds exactly these shards. Raises InputError if it holds others and may not be overwritten."""
+    path = output / MANIFEST_FILE
+    if not path.exists():
+        return False
+    if json.loads(path.read_text(encoding="utf-8")).get("key") == key:
+        shards = json.loads((output / INDEX_FILE).read_text(encoding="utf-8"))["shards"]
+        if all((output / s["file"]).is_file() and (output / s["file"]).stat().st_size == s["bytes"] for s in shards):
+            return True
+    elif not overwrite:
+        raise InputError(
+            f"--output_dir {output}: holds shards of another recipe, input or tokenizer; "
+            "choose another folder or pass --overwrite True"
+        )
+    path.unlink()  # from here on the folder is unfinished
+    return False
+
+
+def _remove_strangers(output: Path, count: int) -> None:
+    """Shards of an overwritten recipe that had more of them."""
+    expected = {shard_name(number) for number in range(count)}
+    for path in output.glob("shard-*.arrow"):
+        if path.name not in expected:
+            path.unlink()
+
+
+class _Clock:
+    """Seconds between laps."""
+
+    def __init__(self) -> None:
+        import time
+
+        self._now = time.monotonic
+        self._last = self._now()
+        self.seconds: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        now = self._now()
+        self.seconds[name] = now - self._last
+        self._last = now
+
+
+def lengths_by_source(result: Result) -> dict[str, np.ndarray]:
+    """Lengths in tokens of the mixture's documents."""
+    source, length = result.table.source[result.selection.rows], result.table.length[result.selection.rows]
+    return {spec.name: length[source == position] for position, spec in enumerate(result.recipe.sources)}

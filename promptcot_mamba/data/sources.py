@@ -1,0 +1,188 @@
+"""The sources of a mixture: what a recipe asks for, and where its files are (a path, --source_dir, or the hub)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from promptcot_mamba.data.adapters import Adapter, get_adapter
+from promptcot_mamba.data.filters import FilterRules
+from promptcot_mamba.data.row_files import SUFFIXES, kind_of, read_columns
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.log import get_logger
+
+logger = get_logger(__name__)
+BAD_ROWS = ("refuse", "drop")
+
+
+@dataclass(frozen=True)
+class SourceSpec:
+    """One entry of a recipe's `sources`; the key it stands under is its name.
+
+    How much of it enters the mixture is one of `epochs` (passes over it, may be a fraction), `examples` (a count)
+    or `weight` (a share of --total_examples).
+    """
+
+    name: str
+    adapter: str
+    path: str | None = None  # a file, folder or glob; else --source_dir/<repo>, else the hub
+    repo: str | None = None  # overrides the adapter's
+    files: list[str] | None = None  # patterns, overrides the adapter's
+    columns: dict[str, str] | None = None  # generic adapter: field -> column
+    domain: str = "other"  # generic adapter: of rows that do not say
+    instruction: str | None = None  # after the question; null: as evaluation asks, by domain
+    epochs: float | None = None
+    examples: int | None = None
+    weight: float | None = None
+    max_answers_per_prompt: int | None = None
+    thought_opened: bool = False  # completions continue a `<think>` that the teacher's template wrote, unseen here
+    near_duplicates: bool = True  # whether prompts that nearly equal an earlier one are dropped
+    require_answer: bool = True
+    check_language: bool = True
+    check_gold: bool = False
+    bad_rows: str = "refuse"
+
+    @property
+    def rules(self) -> FilterRules:
+        return FilterRules(self.require_answer, self.check_language, self.check_gold)
+
+    def make_adapter(self) -> Adapter:
+        return get_adapter(self.adapter, self.columns, self.domain)
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "epochs": (int, float), "weight": (int, float), "examples": (int,),
+    "max_answers_per_prompt": (int,), "files": (list,), "columns": (dict,),
+    "near_duplicates": (bool,), "thought_opened": (bool,), "require_answer": (bool,), "check_language": (bool,), "check_gold": (bool,),
+}  # fmt: skip
+
+
+def parse_sources(recipe: Mapping[str, Any]) -> list[SourceSpec]:
+    """Check a recipe's `sources` and return them in its order; raises InputError naming source, key and mend."""
+    if not isinstance(recipe, Mapping) or not recipe:
+        raise InputError("sources: expected at least one 'name: {adapter: ...}'")
+    known = {item.name for item in fields(SourceSpec)} - {"name"}
+    specs = []
+    for name, entry in recipe.items():
+        where = f"sources.{name}"
+        if not isinstance(entry, Mapping) or "adapter" not in entry:
+            raise InputError(f"{where}: expected '{{adapter: ...}}' with more keys as needed")
+        for key, value in entry.items():
+            if key not in known:
+                raise InputError(f"{where}: unknown key {key!r}; known: {', '.join(sorted(known))}")
+            wanted = _TYPES.get(key, (str,))
+            if value is None:
+                continue
+            if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
+                raise InputError(f"{where}.{key}: expected {wanted[-1].__name__}, found {value!r}")
+            if wanted[0] is int and value <= 0:
+                raise InputError(f"{where}.{key}: must be positive, found {value}")
+        spec = SourceSpec(name=name, **{key: value for key, value in entry.items() if value is not None})
+        if spec.bad_rows not in BAD_ROWS:
+            raise InputError(f"{where}.bad_rows: expected one of {', '.join(BAD_ROWS)}, found {spec.bad_rows!r}")
+        if sum(amount is not None for amount in (spec.epochs, spec.examples, spec.weight)) > 1:
+            raise InputError(f"{where}: give one of epochs, examples and weight")
+        try:
+            spec.make_adapter()
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+        specs.append(spec)
+    weighted = [spec.weight is not None for spec in specs]
+    if any(weighted) and not all(weighted):
+        raise InputError("sources: give every source a weight or none")
+    return specs
+
+
+@dataclass(frozen=True)
+class FoundSource:
+    """A source whose files are on this machine."""
+
+    spec: SourceSpec
+    files: list[Path] = field(repr=False)
+
+
+def _glob(pattern: str) -> list[Path]:
+    path = Path(pattern)
+    anchor = Path(path.anchor)
+    return sorted(found for found in anchor.glob(str(path.relative_to(anchor))) if found.is_file())
+
+
+def _match(root: Path, patterns: Sequence[str]) -> list[Path]:
+    """The files of the first pattern that matches any."""
+    for pattern in patterns:
+        files = sorted(path for path in root.glob(pattern) if path.is_file() and not path.name.startswith("."))
+        if files:
+            return files
+    return []
+
+
+def _download_hint(repo: str, patterns: Sequence[str], source_dir: str | Path | None) -> str:
+    place = Path(source_dir or "DIR") / repo
+    wanted = " or ".join(patterns)
+    return (
+        f"download {wanted} of https://huggingface.co/datasets/{repo} to {place}/ "
+        f"(on a machine with internet: hf download {repo} --repo-type dataset --local-dir {place}) "
+        f"and pass --source_dir {source_dir or 'DIR'}"
+    )
+
+
+def find_repo_files(repo: str, patterns: Sequence[str], source_dir: str | Path | None) -> list[Path]:
+    """A published data set's files: under `source_dir/<repo>` if a folder is given, else fetched from the hub.
+
+    Raises InputError saying which files to download and where to put them.
+    """
+    if source_dir is not None:
+        root = Path(source_dir) / repo
+        files = _match(root, patterns)
+        if not files:
+            hint = _download_hint(repo, patterns, source_dir)
+            raise InputError(f"{root}: none of {', '.join(patterns)} is there; {hint}")
+        return files
+    import httpx
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    logger.info("%s: fetching %s from the hub", repo, ", ".join(patterns))
+    try:
+        root = Path(snapshot_download(repo, repo_type="dataset", allow_patterns=list(patterns)))
+    except (LocalEntryNotFoundError, HfHubHTTPError, httpx.HTTPError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        hint = _download_hint(repo, patterns, None)
+        raise InputError(f"{repo}: the hub cannot be reached ({reason}); {hint}") from None
+    files = _match(root, patterns)
+    if not files:
+        raise InputError(f"{repo}: the hub has none of {', '.join(patterns)}; name the files with sources.NAME.files")
+    return files
+
+
+def find_source(spec: SourceSpec, source_dir: str | Path | None) -> FoundSource:
+    """Locate a source's files and check that they have the columns its adapter needs.
+
+    Raises InputError if there are none, or a file lacks a column (naming those it has).
+    """
+    adapter = spec.make_adapter()
+    patterns = spec.files or list(adapter.files)
+    repo = spec.repo or adapter.repo
+    if spec.path is not None:
+        path = Path(spec.path)
+        if path.is_dir():
+            files = _match(path, [*patterns, *(f"*{suffix}" for suffix in SUFFIXES)])
+        else:
+            files = [path] if path.is_file() else _glob(spec.path)
+        if not files:
+            raise InputError(f"sources.{spec.name}.path: {spec.path}: no such file, folder of rows or glob")
+    elif repo is None:
+        raise InputError(f"sources.{spec.name}: adapter {spec.adapter!r} has no home on the hub; give 'path' or 'repo'")
+    else:
+        files = find_repo_files(repo, patterns, source_dir)
+    for file in files:
+        kind_of(file)
+        missing = [column for column in adapter.columns if column not in read_columns(file)]
+        if missing:
+            raise InputError(
+                f"{file}: missing column {', '.join(missing)} (adapter {spec.adapter!r} of sources.{spec.name}); "
+                f"found {', '.join(read_columns(file))}"
+            )
+    return FoundSource(spec, files)

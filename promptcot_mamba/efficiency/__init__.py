@@ -1,0 +1,1 @@
+"""Throughput under a memory budget: what a constant state buys over a growing cache."""

@@ -1,0 +1,117 @@
+"""[heavy] Stopwatch: one model with dummy weights in vLLM, a fixed cache, a wave of equal chains at each length."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from promptcot_mamba.efficiency.shapes import Shape
+
+WARM_UP_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class Wave:
+    """What one wave of `chains` equal chains did. Seconds are wall time, tokens are generated ones."""
+
+    length: int
+    chains: int
+    tokens: int
+    seconds: float
+    steps: int
+    preemptions: int
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds
+
+    @property
+    def running(self) -> float:
+        """Mean number of chains that gained a token in a step."""
+        return self.tokens / self.steps
+
+
+class Stopwatch:
+    """A vLLM engine with a cache of exactly `cache_bytes`, and never more than `max_num_seqs` chains at once."""
+
+    def __init__(self, shape: Shape, folder: Path, *, cache_bytes: int, max_num_seqs: int, context: int, seed: int = 0):
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        import torch
+        from vllm import EngineArgs, LLMEngine, SamplingParams
+
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(shape.config))
+        on_cuda = torch.cuda.is_available()
+        arguments = {
+            "model": str(folder),
+            "load_format": "dummy",
+            "skip_tokenizer_init": True,
+            "dtype": {2: "bfloat16", 4: "float32"}[shape.weight_width],
+            "max_model_len": context,
+            "max_num_seqs": max_num_seqs,
+            "kv_cache_memory_bytes": cache_bytes,
+            "enable_prefix_caching": False,
+            "enforce_eager": not on_cuda,
+            "gpu_memory_utilization": 0.9 if on_cuda else 0.2,
+            "seed": seed,
+        }
+        if shape.is_mamba2:
+            arguments["mamba_ssm_cache_dtype"] = "float32"
+        self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments, disable_log_stats=False))
+        self._params = SamplingParams
+        self._random = random.Random(seed)
+        self._vocab = shape.config["vocab_size"]
+        self._counter = 0
+        self.run(chains=2, prompt=8, length=WARM_UP_TOKENS)
+
+    def run(self, *, chains: int, prompt: int, length: int) -> Wave:
+        """Generate `chains` chains of `length` tokens each after prompts of `prompt` random tokens; none ends early."""
+        before = self._preemptions()
+        params = self._params(max_tokens=length, ignore_eos=True, temperature=1.0, detokenize=False)
+        for _ in range(chains):
+            ids = [self._random.randrange(self._vocab) for _ in range(prompt)]
+            self._engine.add_request(str(self._counter), {"prompt_token_ids": ids}, params)
+            self._counter += 1
+        started, steps = time.perf_counter(), 0
+        while self._engine.has_unfinished_requests():
+            self._engine.step()
+            steps += 1
+        seconds = time.perf_counter() - started
+        return Wave(length, chains, chains * length, seconds, steps, self._preemptions() - before)
+
+    def _preemptions(self) -> int:
+        named = [metric for metric in self._engine.get_metrics() if metric.name == "vllm:num_preemptions"]
+        return int(sum(metric.value for metric in named))
+
+
+def measure(
+    shape: Shape,
+    folder: Path,
+    *,
+    cache_bytes: int,
+    max_num_seqs: int,
+    prompt: int,
+    lengths: Sequence[int],
+    single: Sequence[int] = (),
+) -> dict[str, list[dict]]:
+    """Waves of `max_num_seqs` chains at every length, and waves of one chain at every length of `single`.
+
+    Run it in a process of its own: an engine's memory is freed only with its process.
+    """
+    context = prompt + max([*lengths, *single])
+    stopwatch = Stopwatch(shape, folder, cache_bytes=cache_bytes, max_num_seqs=max_num_seqs, context=context)
+    waves = [stopwatch.run(chains=max_num_seqs, prompt=prompt, length=length) for length in lengths]
+    alone = [stopwatch.run(chains=1, prompt=prompt, length=length) for length in single]
+    return {"waves": [describe(wave) for wave in waves], "single": [describe(wave) for wave in alone]}
+
+
+def describe(wave: Wave) -> dict:
+    """A wave as a JSON row, its ratios included."""
+    return {**asdict(wave), "tokens_per_second": wave.tokens_per_second, "running": wave.running}

@@ -1,0 +1,98 @@
+"""The flags of infer_longcot.py, and what is wrong with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.log import get_logger
+from promptcot_mamba.sampling.prompts import PROMPT_SOURCES
+
+logger = get_logger(__name__)
+
+PROMPT_ROOM = 4096  # the context is max_len + 4,096, as published
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+FORMATS = ("rows", "grouped")
+
+
+def _flag(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+def _needed(text: str) -> Any:
+    return field(metadata={"help": text})
+
+
+@dataclass
+class SamplingArguments:
+    """Flags of infer_longcot.py; the sampling defaults are the paper's evaluation settings (section on evaluation)."""
+
+    data_path: str = _needed("problems, one JSON object a line, with `prompt` or `question`")
+    output_path: str = _needed("predictions, one row a sample; X.run.json and X.attempts.jsonl stand beside X.jsonl")
+    model_path: str = _needed("a Hugging Face checkpoint folder; with --base_url a served model's name will do")
+
+    n: int = _flag(1, "samples a problem; raising it extends an earlier run")
+    temperature: float = _flag(0.8, "0 is greedy")
+    top_p: float = _flag(0.95, "nucleus of the probability mass that is sampled from")
+    repetition_penalty: float = _flag(1.1, "1 is none")
+    max_len: int = _flag(65536, "most tokens of a completion; the context is 4,096 more")
+    max_retries: int = _flag(1, "attempts in all at a completion of valid format; 1 means no retry")
+    seed: int = _flag(0, "base of every sample's own seed")
+    use_mamba2: bool | None = _flag(None, "assert that the checkpoint is (True) or is not (False) Mamba-2")
+    prompt_from: str = _flag("auto", "auto, prompt or question: which key of a row the prompt is made from")
+    use_chat_template: bool = _flag(False, "write the text as a user turn of the tokenizer's chat template")
+    stop_on_loop: bool = _flag(False, "end chains that have fallen into exact repetition")
+    dtype: str = _flag("auto", "auto (the checkpoint's), float32, bfloat16 or float16")
+    state_dtype: str = _flag("float32", "dtype of Mamba-2's state; float32 keeps long chains exact")
+
+    n_gpus: int = _flag(1, "devices in all; replicas = n_gpus / tensor_parallel_size")
+    tensor_parallel_size: int = _flag(1, "devices one replica is spread over")
+    max_num_seqs: int | None = _flag(None, "chains at once in one replica; default: what fits into memory")
+    base_url: list[str] = field(
+        default_factory=list, metadata={"help": "OpenAI-compatible servers to ask instead of loading the model"}
+    )
+    served_model_name: str | None = _flag(None, "the model's name on those servers")
+    concurrency: int = _flag(256, "requests at once on one server")
+    request_timeout: float = _flag(7200.0, "seconds one request may take on a server")
+    patience: float = _flag(600.0, "seconds all servers may be away before the run stops")
+
+    format: str = _flag("rows", "rows: one a sample; grouped: one a problem, with lists")
+    overwrite: bool = _flag(False, "rename an earlier run's files instead of continuing it")
+    dry_run: bool = _flag(False, "print the plan and its cost, load nothing")
+
+    def __post_init__(self) -> None:
+        """Raise InputError for values no run can use; warn about what a person will hardly want."""
+        for name in ("n", "max_len", "max_retries", "n_gpus", "tensor_parallel_size", "concurrency"):
+            _require(name, getattr(self, name), getattr(self, name) >= 1, "must be at least 1")
+        _require("temperature", self.temperature, 0 <= self.temperature <= 10, "must lie in 0..10")
+        _require("top_p", self.top_p, 0 < self.top_p <= 1, "must lie in (0, 1]")
+        _require("repetition_penalty", self.repetition_penalty, self.repetition_penalty > 0, "must be positive")
+        _require("dtype", self.dtype, self.dtype in DTYPES, f"must be one of {', '.join(DTYPES)}")
+        _require("state_dtype", self.state_dtype, self.state_dtype in DTYPES[1:], f"must be one of {DTYPES[1:]}")
+        _require("format", self.format, self.format in FORMATS, "must be rows or grouped")
+        _require("prompt_from", self.prompt_from, self.prompt_from in PROMPT_SOURCES, f"is one of {PROMPT_SOURCES}")
+        if self.max_num_seqs is not None:
+            _require("max_num_seqs", self.max_num_seqs, self.max_num_seqs >= 1, "must be at least 1")
+        _require("output_path", self.output_path, self.output_path.endswith(".jsonl"), "must end in .jsonl")
+        if self.n_gpus % self.tensor_parallel_size:
+            raise InputError(
+                f"--n_gpus {self.n_gpus}: is not a multiple of --tensor_parallel_size {self.tensor_parallel_size}"
+            )
+        if self.temperature == 0 and self.n > 1:
+            logger.warning("--temperature 0 with --n %d: all samples of a problem will be identical", self.n)
+        if self.temperature == 0 and self.max_retries > 1:
+            logger.warning("--temperature 0 with --max_retries %d: every attempt will be identical", self.max_retries)
+
+    @property
+    def context(self) -> int:
+        return self.max_len + PROMPT_ROOM
+
+    @property
+    def replicas(self) -> int:
+        return self.n_gpus // self.tensor_parallel_size
+
+
+def _require(name: str, value: Any, fine: bool, rule: str) -> None:
+    if not fine:
+        raise InputError(f"--{name} {value}: {rule}")

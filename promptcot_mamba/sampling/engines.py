@@ -1,0 +1,66 @@
+"""From a plan to the back end it calls for: one engine in this process, replicas we serve, or servers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from promptcot_mamba.run_info import side_path
+from promptcot_mamba.sampling.backend import Backend
+from promptcot_mamba.sampling.openai_endpoint import EndpointSettings, OpenAIEndpoints
+from promptcot_mamba.sampling.plan import Plan
+from promptcot_mamba.sampling.vllm_engine import EngineSettings, VllmEngine, engine_arguments
+from promptcot_mamba.sampling.vllm_server import VllmServer
+
+
+def make_backend(plan: Plan) -> Backend:
+    """Load, start or connect to whatever generates for this plan; slow, and it may raise what each of them raises."""
+    args = plan.args
+    if args.base_url:
+        return OpenAIEndpoints(
+            endpoint_settings(plan, args.base_url, args.concurrency), plan.sampling(), plan.tokenizer
+        )
+    settings = engine_settings(plan)
+    is_mamba2 = plan.checkpoint.is_mamba2
+    if args.replicas == 1:
+        return VllmEngine(settings, plan.sampling(), is_mamba2=is_mamba2, tokenizer=plan.tokenizer)
+    server = VllmServer(
+        engine_arguments(settings, is_mamba2=is_mamba2),
+        args.replicas,
+        side_path(args.output_path, "server.log"),
+        on_cpu=settings.on_cpu,
+    )
+    try:
+        server.start()
+        # Every replica full, and a quarter of that waiting at the door.
+        concurrency = settings.max_num_seqs * args.replicas * 5 // 4
+        endpoints = endpoint_settings(plan, [server.base_url], concurrency)
+        return OpenAIEndpoints(endpoints, plan.sampling(), plan.tokenizer, server)
+    except BaseException:
+        server.stop()
+        raise
+
+
+def engine_settings(plan: Plan) -> EngineSettings:
+    return EngineSettings(
+        model_path=plan.args.model_path,
+        dtype=plan.dtype,
+        state_dtype=plan.args.state_dtype,
+        context=plan.args.context,
+        max_num_seqs=plan.capacity.max_num_seqs,
+        tensor_parallel_size=plan.args.tensor_parallel_size,
+        on_cpu=plan.device.kind == "cpu",
+        cache_bytes=plan.capacity.cache_bytes,
+    )
+
+
+def endpoint_settings(plan: Plan, urls: Sequence[str], concurrency: int) -> EndpointSettings:
+    return EndpointSettings(
+        base_urls=urls,
+        model=plan.args.served_model_name or plan.args.model_path,
+        context=plan.args.context,
+        concurrency=concurrency,
+        request_seconds=plan.args.request_timeout,
+        patience_seconds=plan.args.patience,
+        api_key=os.environ.get("OPENAI_API_KEY"),
+    )

@@ -1,0 +1,168 @@
+"""A run before it runs: which model, which engine, how many chains at once, and what it may cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.log import get_logger
+from promptcot_mamba.records import Problem, iter_problems
+from promptcot_mamba.sampling.arguments import PROMPT_ROOM, SamplingArguments
+from promptcot_mamba.sampling.backend import SamplingSettings
+from promptcot_mamba.sampling.capacity import GIB, Capacity, Device, find_device, plan_capacity
+from promptcot_mamba.sampling.checkpoint import Checkpoint, load_tokenizer, read_checkpoint
+from promptcot_mamba.sampling.progress import clock
+from promptcot_mamba.sampling.prompts import PromptBook
+from promptcot_mamba.sampling.run_settings import problems_fingerprint
+
+logger = get_logger(__name__)
+
+SAMPLE_FLAGS = (
+    *("n", "temperature", "top_p", "repetition_penalty", "max_len", "max_retries", "seed", "state_dtype"),
+    *("prompt_from", "use_chat_template", "stop_on_loop"),
+)
+THINK_TAGS = ("<think>", "</think>")
+
+
+@dataclass
+class Plan:
+    """Everything decided before an engine is loaded. `checkpoint` is None where only servers hold the model."""
+
+    args: SamplingArguments
+    problems: list[Problem]
+    prompts: PromptBook
+    checkpoint: Checkpoint | None
+    tokenizer: Any
+    device: Device | None = None
+    capacity: Capacity | None = None
+
+    @property
+    def dtype(self) -> str:
+        return self.checkpoint.dtype(self.args.dtype) if self.checkpoint else self.args.dtype
+
+    def sample_settings(self) -> dict[str, Any]:
+        """Everything the samples depend on: what a rerun is compared by."""
+        return {
+            **{name: getattr(self.args, name) for name in SAMPLE_FLAGS},
+            "dtype": self.dtype,
+            "model": self.checkpoint.fingerprint() if self.checkpoint else self.args.model_path,
+            "problems": problems_fingerprint(self.problems),
+        }
+
+    def sampling(self) -> SamplingSettings:
+        special = getattr(self.tokenizer, "all_special_tokens", ())
+        return SamplingSettings(
+            temperature=self.args.temperature,
+            top_p=self.args.top_p,
+            repetition_penalty=self.args.repetition_penalty,
+            stop_token_ids=(self.tokenizer.eos_token_id,) if self.tokenizer else (),
+            skip_special_tokens=not any(tag in special for tag in THINK_TAGS),
+            stop_on_loop=self.args.stop_on_loop,
+        )
+
+
+def make_plan(args: SamplingArguments) -> Plan:
+    """Read all that can be read without an engine; raises InputError for files and models that will not do."""
+    problems = list(iter_problems(args.data_path))
+    if not problems:
+        raise InputError(f"--data_path {args.data_path}: the file is empty, expected one problem a line")
+    checkpoint = read_checkpoint(args.model_path) if not args.base_url or Path(args.model_path).is_dir() else None
+    if checkpoint is None and args.use_mamba2 is not None:
+        raise InputError(f"--use_mamba2: {args.model_path} is no folder here, so it cannot be checked; drop the flag")
+    if checkpoint is not None:
+        _check_model(args, checkpoint)
+    tokenizer = load_tokenizer(args.model_path) if checkpoint is not None else None
+    if tokenizer is None and (args.use_chat_template or args.stop_on_loop):
+        raise InputError(
+            f"--use_chat_template, --stop_on_loop: need the tokenizer; {args.model_path} is no folder here"
+        )
+    prompts = PromptBook(problems, tokenizer, source=args.prompt_from, use_chat_template=args.use_chat_template)
+    return Plan(args, problems, prompts, checkpoint, tokenizer)
+
+
+def _check_model(args: SamplingArguments, checkpoint: Checkpoint) -> None:
+    kind = checkpoint.config.get("model_type")
+    if args.use_mamba2 is not None and args.use_mamba2 != checkpoint.is_mamba2:
+        raise InputError(f"--use_mamba2 {args.use_mamba2}: {args.model_path} holds a {kind!r} model")
+    if checkpoint.context is not None and args.context > checkpoint.context:
+        raise InputError(
+            f"--max_len {args.max_len}: with {PROMPT_ROOM:,} tokens for the prompt it exceeds the model's context of "
+            f"{checkpoint.context}; use at most {max(0, checkpoint.context - PROMPT_ROOM)}"
+        )
+    parts, pieces = args.tensor_parallel_size, {"n_groups": checkpoint.n_groups} if checkpoint.is_mamba2 else {}
+    pieces["num_heads"] = checkpoint.config.get("num_heads") or checkpoint.config.get("num_attention_heads", parts)
+    for name, count in pieces.items():
+        if count % parts:
+            raise InputError(f"--tensor_parallel_size {parts}: must divide the model's {name} of {count}")
+
+
+def place(plan: Plan, samples: int) -> None:
+    """Decide devices and how many chains run at once, for `samples` that are missing."""
+    args = plan.args
+    if args.base_url:
+        return
+    plan.device = find_device(args.n_gpus)
+    plan.capacity = plan_capacity(
+        plan.checkpoint,
+        plan.device,
+        dtype=plan.dtype,
+        state_dtype=args.state_dtype,
+        context=args.context,
+        samples=-(-samples // args.replicas),
+        tensor_parallel_size=args.tensor_parallel_size,
+        max_num_seqs=args.max_num_seqs,
+    )
+
+
+def describe(plan: Plan, settled: int, mean_tokens: float | None) -> str:
+    """The plan in words: what is asked, what fits, and what it may cost; for --dry_run."""
+    args, units = plan.args, plan.args.n * len(plan.problems)
+    missing = units - settled
+    lines = [
+        f"samples     {len(plan.problems):,} problems x {args.n} = {units:,}, {settled:,} done, {missing:,} to make",
+        f"prompts     {_describe_prompts(plan)}",
+        f"sampling    temperature {args.temperature}, top_p {args.top_p}, "
+        f"repetition_penalty {args.repetition_penalty}, at most {args.max_len:,} tokens, {args.max_retries} attempt(s)",
+    ]
+    if plan.capacity is None:
+        lines.append(f"engine      {len(args.base_url)} server(s), {args.concurrency} requests at once on each")
+        lines.append(f"cost        at most {missing * args.max_len:,} tokens")
+        return "\n".join(lines)
+    capacity, device = plan.capacity, plan.device
+    chains = capacity.max_num_seqs
+    where = "in this process" if args.replicas == 1 else f"{args.replicas} replicas behind vllm serve"
+    lines += [
+        f"engine      vLLM {where}, {args.tensor_parallel_size} {device.kind} device(s) each, {plan.dtype}",
+        f"memory      weights {capacity.weight_bytes / GIB:.2f} GiB + {chains} chains x "
+        f"{capacity.sequence_bytes / (1 << 20):.2f} MiB = {chains * capacity.sequence_bytes / GIB:.2f} GiB a device, "
+        f"of {device.memory / GIB:.1f} GiB {'free' if device.kind == 'cpu' else 'in all'}",
+    ]
+    bandwidth = device.bandwidth()
+    step = (capacity.weight_bytes + 2 * chains * capacity.sequence_bytes) / bandwidth
+    rate = min(chains, max(1, missing)) / step * args.replicas
+    lines.append(
+        f"speed       at most {rate:,.0f} tokens/s: a step reads the weights, and reads and writes each chain's state, "
+        f"at {bandwidth / 1e9:,.0f} GB/s"
+    )
+    lengths = [("every chain reaches --max_len", args.max_len)]
+    if mean_tokens:
+        lengths.insert(0, ("chains stay as long as those done", mean_tokens))
+    for case, length in lengths:
+        tokens = missing * length
+        hours = tokens / rate / 3600
+        lines.append(
+            f"cost        {tokens:,.0f} tokens, at least {clock(hours * 3600)} "
+            f"and {hours * args.n_gpus:,.2f} device-hours if {case}"
+        )
+    return "\n".join(lines)
+
+
+def _describe_prompts(plan: Plan) -> str:
+    if plan.tokenizer is None:
+        return "not counted: no tokenizer here"
+    lengths = [len(plan.prompts.get(index)[1]) for index in range(len(plan.problems))]
+    too_long = sum(length >= plan.args.context for length in lengths)
+    said = f"{sum(lengths) / len(lengths):,.0f} tokens on average, {max(lengths):,} at most"
+    return f"{said}; {too_long:,} exceed the context and will be reported, not sampled" if too_long else said

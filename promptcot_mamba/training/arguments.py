@@ -1,0 +1,111 @@
+"""The flags of train.py: HF `TrainingArguments` with this project's defaults, and where model and data are."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+import torch
+from transformers import TrainingArguments
+
+from promptcot_mamba.data.dataset import OVERLONG
+
+LOSS_AVERAGES = ("tokens", "examples")
+# A launcher sets these; without one a lone process is its own world.
+LONE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
+
+def join_deepspeed_on_cpu() -> None:
+    """Let DeepSpeed know the process group that is already there: ZeRO-3 shards weights while they are loaded.
+
+    Its shared-memory all-reduce is left out, which spares the first start a minute of compiling: only DeepSpeed's
+    inference calls it.
+    """
+    from deepspeed import comm
+    from deepspeed.ops import __compatible_ops__
+
+    __compatible_ops__["deepspeed_shm_comm"] = False
+    comm.init_distributed(dist_backend="gloo", auto_mpi_discovery=False, verbose=False)
+
+
+def share_cpu_cores() -> None:
+    """Give each process of a machine its share of the cores, unless OMP_NUM_THREADS says otherwise."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        neighbours = int(os.environ.get("LOCAL_SIZE") or os.environ.get("LOCAL_WORLD_SIZE") or 1)
+        threads = max(1, len(os.sched_getaffinity(0)) // neighbours)
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        torch.set_num_threads(threads)
+
+
+@dataclass
+class DataArguments:
+    """Where the model and the examples are, and how examples become rows."""
+
+    model_name_or_path: str = field(
+        default="", metadata={"help": "Folder of a causal language model. Mamba-2 runs on this project's own model."}
+    )
+    data_path: list[str] = field(
+        default_factory=list,
+        metadata={"help": "JSONL or Parquet file, folder or glob with `prompt` and `completion`, or prepared shards."},
+    )
+    tokenizer_path: str | None = field(default=None, metadata={"help": "Default: the model's folder."})
+    eval_data_path: list[str] = field(
+        default_factory=list, metadata={"help": "Validation examples; the loss is logged for each `source` in them."}
+    )
+    max_length: int = field(default=20480, metadata={"help": "Tokens per row; per document where rows are not packed."})
+    packing: bool | None = field(
+        default=None,
+        metadata={"help": "Several documents a row. Default: where boundaries are honoured (Mamba-2)."},
+    )
+    overlong: str = field(
+        default="drop",
+        metadata={
+            "help": "Examples beyond max_length are dropped or truncated, and counted.",
+            "choices": OVERLONG,
+        },
+    )
+    token_cache: str = field(default="cache/tokens", metadata={"help": "Folder of encoded data; safe to delete."})
+
+
+@dataclass
+class SftArguments(TrainingArguments):
+    """TrainingArguments with this project's defaults.
+
+    Where no GPU is found `use_cpu` is set, so that one command line runs on both kinds of machine.
+    """
+
+    output_dir: str | None = field(default=None, metadata={"help": "Checkpoints, logs and the final model."})
+    # 100 warm-up steps, then constant: the paper's schedule (arXiv 2505.22425, training set-up).
+    lr_scheduler_type: str = field(default="constant_with_warmup", metadata={"help": "Any of transformers' schedules."})
+    # A row holds max_length tokens: more of them at once cost memory and gain no speed.
+    per_device_train_batch_size: int = field(default=1, metadata={"help": "Rows per device and micro-batch."})
+    per_device_eval_batch_size: int = field(default=1, metadata={"help": "Documents per device while validating."})
+    logging_steps: float = field(default=1, metadata={"help": "Steps between two log lines."})
+    report_to: list[str] = field(
+        default_factory=lambda: ["tensorboard"], metadata={"help": "tensorboard, wandb; `none` for neither."}
+    )
+    loss_average: str = field(
+        default="tokens",
+        metadata={
+            "help": "Mean over the step's labelled tokens, or over its examples' own means as published.",
+            "choices": LOSS_AVERAGES,
+        },
+    )
+
+    plan: bool = field(
+        default=False, metadata={"help": "Print memory, speed bound and days from shapes; train nothing."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.plan:
+            return  # a plan starts no process group and touches no device
+        if not torch.cuda.is_available():
+            self.use_cpu = True
+            share_cpu_cores()
+        if self.deepspeed and "RANK" not in os.environ:
+            os.environ.update(LONE_PROCESS)
+        self.logging_nan_inf_filter = False  # a loss that is not finite stops the run
+        self.disable_tqdm = True  # callbacks.ConsoleCallback prints instead
+        super().__post_init__()
+        if self.use_cpu and self.deepspeed:
+            join_deepspeed_on_cpu()

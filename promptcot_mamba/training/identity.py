@@ -1,0 +1,86 @@
+"""What makes two runs the same: every setting that changes samples or gradients, and hashes of data, model, tokenizer.
+
+Flags about placement and logging are left out on purpose: a resumed run may change them. The number of processes is
+left out too (their rows per step together are in): `session` decides about it by what the checkpoint allows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.training.arguments import DataArguments, SftArguments
+from promptcot_mamba.training.run_folder import Identity
+
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+PROBE_BYTES = 1 << 20
+SAMPLE_OR_GRADIENT_FLAGS = (
+    "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "adam_beta1", "adam_beta2",
+    "adam_epsilon", "weight_decay", "max_grad_norm", "num_train_epochs", "max_steps", "optim", "optim_args", "bf16",
+    "fp16", "seed", "data_seed", "loss_average",
+)  # fmt: skip
+
+
+def hash_model(folder: Path) -> str:
+    """A hash of a checkpoint folder's config and weight files: their names, sizes, first and last MiB.
+
+    Reading 15 GB in every process to notice an edit in the middle of a tensor would cost more than it tells.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    if not folder.is_dir():
+        digest.update(str(folder).encode())  # a name on a hub
+        return digest.hexdigest()
+    for file in sorted(folder.iterdir()):
+        if file.name == "config.json":
+            digest.update(file.read_bytes())
+        elif file.suffix in WEIGHT_SUFFIXES and file.name != "training_args.bin":
+            size = file.stat().st_size
+            digest.update(f"{file.name} {size}".encode())
+            with file.open("rb") as stream:
+                digest.update(stream.read(PROBE_BYTES))
+                stream.seek(max(size - PROBE_BYTES, 0))
+                digest.update(stream.read(PROBE_BYTES))
+    return digest.hexdigest()
+
+
+def read_config(model_path: str) -> dict[str, Any]:
+    """A checkpoint's `config.json`. Raises InputError if there is none or it has no vocabulary."""
+    path = Path(model_path) / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"--model_name_or_path {model_path}: {path.name}: {error.strerror}") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: malformed JSON ({error.msg})") from None
+    if "vocab_size" not in config:
+        raise InputError(f"--model_name_or_path {model_path}: no vocab_size in its config; not a language model")
+    return config
+
+
+def zero_stage(args: SftArguments) -> int:
+    """The DeepSpeed ZeRO stage of a run; 0 without DeepSpeed."""
+    config = getattr(args, "hf_deepspeed_config", None)
+    return int(config.get_value("zero_optimization.stage", 0)) if config else 0
+
+
+def describe_identity(
+    args: SftArguments, data_args: DataArguments, *, data: str, tokenizer: str, model: str, packing: bool
+) -> Identity:
+    """Everything that a resumed run must share with the one it continues, as JSON values keyed by flag."""
+    rows_per_step = args.world_size * args.per_device_train_batch_size * args.gradient_accumulation_steps
+    flags = {f"--{name}": getattr(args, name) for name in SAMPLE_OR_GRADIENT_FLAGS}
+    plain = (int, float, dict, type(None))  # anything else (an enum) is told by its text
+    return {
+        **{name: value if isinstance(value, plain) else str(value) for name, value in flags.items()},
+        "--data_path (contents)": data,
+        "--tokenizer_path (contents)": tokenizer,
+        "--model_name_or_path (contents)": model,
+        "--max_length": data_args.max_length,
+        "--overlong": data_args.overlong,
+        "--packing": packing,
+        "rows per step (devices x per_device_train_batch_size x gradient_accumulation_steps)": rows_per_step,
+        "ZeRO stage (--deepspeed)": zero_stage(args),
+    }

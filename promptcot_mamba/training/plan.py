@@ -1,0 +1,115 @@
+"""`--plan`: will it fit, how fast can it be, how many days: from shapes, before any machine is rented."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.memory_budget import (
+    DEVICES,
+    Device,
+    Mamba2Shapes,
+    Shapes,
+    offloaded_bytes_per_device,
+    shapes_from_config,
+    tokens_per_second_bound,
+    training_flops_per_token,
+    training_memory,
+)
+from promptcot_mamba.training.arguments import DataArguments, SftArguments
+from promptcot_mamba.training.identity import read_config
+
+# PromptCoT-Mamba-7B: Mamba-Codestral-7B's shapes.
+DEFAULT_SHAPES = Mamba2Shapes(
+    hidden=4096, layers=64, heads=128, head_dim=64, n_groups=8, state=128, conv=4, vocab=32_768
+)  # fmt: skip
+MACHINE = re.compile(r"(\d+)x(\w+)")
+SECONDS_PER_DAY = 86_400
+
+
+@dataclass
+class PlanArguments:
+    """What a plan assumes beyond the recipe."""
+
+    plan_machines: list[str] = field(
+        default_factory=lambda: ["8xH100", "1xH200"],
+        metadata={"help": f"Machines to plan for, as COUNTxDEVICE with a device of {', '.join(DEVICES)}."},
+    )
+    # Examples: OpenCodeReasoning 735,255 + OpenThoughts2 1,143,205 (the paper's 1.88 M); the published PromptCoT SFT
+    # set, about 406 k. What a phase really mixes is in configs/data; these are its sources' sizes.
+    plan_examples: list[float] = field(
+        default_factory=lambda: [1.88e6, 4.06e5], metadata={"help": "Examples of phase 1 and phase 2."}
+    )
+    plan_tokens_per_example: float = field(
+        default=6000, metadata={"help": "Mean tokens per example: an assumption; measure yours when data is prepared."}
+    )
+
+
+def parse_machine(text: str) -> tuple[int, Device]:
+    """`8xH100` -> (8, its Device). Raises InputError for other forms and unknown devices."""
+    match = MACHINE.fullmatch(text)
+    if not match or int(match[1]) < 1 or match[2] not in DEVICES:
+        raise InputError(f"--plan_machines {text}: expected COUNTxDEVICE with a device of {', '.join(DEVICES)}")
+    return int(match[1]), DEVICES[match[2]]
+
+
+def _machine_lines(
+    shapes: Shapes, count: int, device: Device, tokens: int, phases: list[tuple[str, float]]
+) -> list[str]:
+    lines = [f"{count} x {device.name} ({device.memory_gb:.0f} GB), {tokens:,} tokens per micro-batch"]
+    lines.append(
+        f"  {'GB per GPU':<34}{'weights':>8}{'grads':>8}{'optim':>8}{'activ':>8}{'buckets':>8}{'update':>8}{'total':>8}"
+    )
+    fitting = []
+    shardings = [("ZeRO-2", 2, False), ("ZeRO-2 + offload", 2, True), ("ZeRO-3", 3, False)]
+    for name, stage, offload in shardings if count > 1 else shardings[:2]:
+        # Without gradient checkpointing this project's layers still recompute conv, SSD and norm.
+        for recompute, meaning in (("layer", "checkpointing"), ("mixer", "no checkpointing")):
+            parts = training_memory(
+                shapes, tokens=tokens, devices=count, zero_stage=stage, offload_optimizer=offload, recompute=recompute
+            )
+            total = sum(parts.values()) / 1e9
+            fits = total <= device.memory_gb
+            cells = "".join(f"{value / 1e9:8.1f}" for value in parts.values())
+            lines.append(f"  {f'{name}, {meaning}':<34}{cells}{total:8.1f}  {'fits' if fits else 'does not fit'}")
+            if fits:
+                fitting.append((tokens_per_second_bound(shapes, device, recompute), f"{name}, {meaning}", offload))
+    if not fitting:
+        return [*lines, "  nothing fits: lower --max_length or take more devices"]
+    # The fastest that fits; among equals the first named, which communicates least.
+    bound, name, offload = max(fitting, key=lambda fit: fit[0] if not fit[2] else fit[0] - 1e-3)
+    mfu = bound * training_flops_per_token(shapes) / (device.peak_tflops * 1e12)
+    lines.append(f"  {name}: at most {bound:,.0f} tokens/s per GPU (MFU {mfu:.0%}), {bound * count:,.0f} in all")
+    if offload:
+        host = offloaded_bytes_per_device(shapes, count) / 1e9
+        lines.append(f"  offload also needs {host:.0f} GB of host memory per GPU, and the bound leaves its update out")
+    for phase, phase_tokens in phases:
+        days = phase_tokens / (bound * count) / SECONDS_PER_DAY
+        lines.append(f"  {phase}: {phase_tokens / 1e9:.2f} G tokens, at least {days:.1f} days an epoch")
+    return lines
+
+
+def render_plan(args: SftArguments, data_args: DataArguments, plan_args: PlanArguments) -> str:
+    """The plan as text. Raises InputError for an unreadable config or an unknown machine."""
+    if data_args.model_name_or_path:
+        shapes, name = shapes_from_config(read_config(data_args.model_name_or_path)), data_args.model_name_or_path
+    else:
+        shapes, name = DEFAULT_SHAPES, "PromptCoT-Mamba-7B's shapes (no --model_name_or_path given)"
+    tokens = data_args.max_length * args.per_device_train_batch_size
+    phases = [
+        (f"phase {number}", examples * plan_args.plan_tokens_per_example)
+        for number, examples in enumerate(plan_args.plan_examples, start=1)
+    ]
+    lines = [
+        f"{name}: {shapes.parameters / 1e9:.3f} B parameters, "
+        f"{training_flops_per_token(shapes) / 1e9:.1f} GFLOP per trained token",
+        f"assumed: {plan_args.plan_tokens_per_example:,.0f} tokens per example on average "
+        "(--plan_tokens_per_example), rows full (packed)",
+        "speed is an upper bound: matrix products at the rate large ones reach, conv, SSD and norm at memory "
+        "bandwidth; no communication, no optimizer",
+    ]
+    for machine in plan_args.plan_machines:
+        count, device = parse_machine(machine)
+        lines += ["", *_machine_lines(shapes, count, device, tokens, phases)]
+    return "\n".join(lines)

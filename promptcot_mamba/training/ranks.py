@@ -1,0 +1,80 @@
+"""Processes acting as one: work done by one of them, and errors that reach all of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from promptcot_mamba.errors import InputError
+
+T = TypeVar("T")
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def agree(error: str | None) -> None:
+    """Raise the same InputError in every process if any of them has one to report (the lowest rank's wins)."""
+    errors: list[str | None] = [error]
+    if dist.is_initialized():
+        errors = [None] * dist.get_world_size()
+        dist.all_gather_object(errors, error)
+    for message in errors:
+        if message is not None:
+            raise InputError(message)
+
+
+def together(work: Callable[[], T], *, only_if: bool = True) -> T | None:
+    """Run `work` where `only_if` holds, wait for everyone, and raise any process's InputError in all of them."""
+    result, error = None, None
+    if only_if:
+        try:
+            result = work()
+        except InputError as caught:
+            error = str(caught)
+    agree(error)
+    return result
+
+
+def first_does(work: Callable[[], T]) -> T:
+    """Run `work` in the first process alone; everyone gets its result, or its InputError."""
+    outcome: list = [None, None]
+    if rank() == 0:
+        try:
+            outcome[0] = work()
+        except InputError as caught:
+            outcome[1] = str(caught)
+    if dist.is_initialized():
+        dist.broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise InputError(outcome[1])
+    return outcome[0]
+
+
+def gather_lists(mine: list[str]) -> list[str]:
+    """Every process's list, end to end."""
+    if not dist.is_initialized():
+        return mine
+    lists: list[list[str]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(lists, mine)
+    return [item for one in lists for item in one]
+
+
+def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
+    """Sum a small tensor over the processes, in place."""
+    if dist.is_initialized():
+        dist.all_reduce(values)
+    return values

@@ -1,0 +1,171 @@
+"""An output folder: whose run it holds, which of its checkpoints are whole, and how one becomes whole.
+
+`run.json` says what the run is (its identity: everything that changes samples or gradients) and how it was started.
+A checkpoint is written as `.writing-checkpoint-N` and moved to `checkpoint-N` once every process is done; its
+`checkpoint.json` lists every file with its size, so that a torn copy is recognised too.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import IO, Any
+
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.jsonl import write_json
+from promptcot_mamba.log import get_logger
+from promptcot_mamba.run_info import describe_run
+
+logger = get_logger(__name__)
+
+RUN_FILE = "run.json"
+SEAL_FILE = "checkpoint.json"
+LOCK_FILE = ".lock"
+CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+WRITING_PREFIX = ".writing-"
+DEVICES_KEY = "devices"
+TRAINER_STATE_FILE = "trainer_state.json"
+MODEL_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt")  # weights, config, tokenizer, chat template
+
+Identity = dict[str, Any]
+
+
+def read_run(output_dir: Path) -> dict[str, Any] | None:
+    """The folder's `run.json`; None where it holds no run. Raises InputError if the file is damaged."""
+    path = output_dir / RUN_FILE
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: unreadable ({error}); name another --output_dir") from None
+
+
+def differences(old: Identity, new: Identity) -> list[str]:
+    """What tells two identities apart, one line each, with both values."""
+    names = sorted(old.keys() | new.keys())
+    return [f"{name}: {old.get(name)} there, {new.get(name)} now" for name in names if old.get(name) != new.get(name)]
+
+
+def check_writable(output_dir: Path) -> None:
+    """Raise InputError unless the folder, or the nearest existing one above it, can be written."""
+    probe = output_dir.absolute()
+    while not probe.exists():
+        probe = probe.parent
+    if not probe.is_dir():
+        raise InputError(f"--output_dir {output_dir}: {probe} is not a folder")
+    if not os.access(probe, os.W_OK | os.X_OK):
+        raise InputError(f"--output_dir {output_dir}: no permission to write in {probe}")
+
+
+def check_owner(output_dir: Path, identity: Identity) -> None:
+    """Raise InputError if the folder cannot be written, or holds a run of other data, model or settings."""
+    check_writable(output_dir)
+    run = read_run(output_dir)
+    if run is None:
+        if output_dir.is_dir() and ((output_dir / "config.json").exists() or any(output_dir.glob("checkpoint-*"))):
+            raise InputError(f"--output_dir {output_dir}: holds a model that this program did not write; name another")
+        return
+    changed = differences(run.get("identity", {}), identity)
+    if changed:
+        raise InputError(
+            f"--output_dir {output_dir}: holds another run; name another folder, or go back to its settings. "
+            + "; ".join(changed)
+        )
+
+
+def hold(output_dir: Path) -> IO[str]:
+    """Lock the folder for as long as the returned file is open. Raises InputError if another process holds it."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    file = (output_dir / LOCK_FILE).open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise InputError(f"--output_dir {output_dir}: another process is training into it; wait or stop it") from None
+    return file
+
+
+def claim(output_dir: Path, identity: Identity, config: dict[str, Any]) -> None:
+    """Make the folder this run's own; a resumed run's description replaces the earlier one's."""
+    run = read_run(output_dir) or {}
+    write_json(output_dir / RUN_FILE, {**describe_run(config), "identity": identity, "finished": run.get("finished")})
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint carries its seal and every file the seal lists, at its size."""
+    try:
+        files = json.loads((checkpoint / SEAL_FILE).read_text(encoding="utf-8"))["files"]
+        return all((checkpoint / name).stat().st_size == size for name, size in files.items())
+    except (OSError, json.JSONDecodeError, KeyError):
+        return False
+
+
+def find_checkpoints(output_dir: Path) -> list[tuple[int, Path]]:
+    """`(step, folder)` of every whole checkpoint, oldest first; torn ones are left out, with a warning."""
+    found = []
+    for folder in output_dir.glob("checkpoint-*"):
+        match = CHECKPOINT.fullmatch(folder.name)
+        if match and folder.is_dir():
+            if is_whole(folder):
+                found.append((int(match[1]), folder))
+            else:
+                logger.warning("%s: torn checkpoint (files missing or cut short), skipped", folder)
+    return sorted(found)
+
+
+def writing_folder(output_dir: Path, step: int) -> Path:
+    return output_dir / f"{WRITING_PREFIX}checkpoint-{step}"
+
+
+def remove_unfinished(output_dir: Path) -> None:
+    """Remove what a killed process left of a checkpoint that it was writing."""
+    for folder in output_dir.glob(f"{WRITING_PREFIX}checkpoint-*"):
+        logger.warning("%s: removed an unfinished checkpoint", folder)
+        shutil.rmtree(folder)
+
+
+def seal(writing: Path, step: int, devices: int) -> Path:
+    """List the files of a written checkpoint, carry the run's description in, and move it to its name."""
+    output_dir = writing.parent
+    shutil.copyfile(output_dir / RUN_FILE, writing / RUN_FILE)
+    files = {str(path.relative_to(writing)): path.stat().st_size for path in writing.rglob("*") if path.is_file()}
+    write_json(writing / SEAL_FILE, {"step": step, DEVICES_KEY: devices, "files": files})
+    final = output_dir / f"checkpoint-{step}"
+    if final.exists():  # a torn one of the same step, skipped at the start
+        shutil.rmtree(final)
+    return writing.rename(final)
+
+
+def devices_of(checkpoint: Path) -> int:
+    """How many processes wrote a checkpoint."""
+    return json.loads((checkpoint / SEAL_FILE).read_text(encoding="utf-8"))[DEVICES_KEY]
+
+
+def keep_latest(output_dir: Path, limit: int | None) -> None:
+    """Remove all but the latest `limit` checkpoints; torn ones go first of all."""
+    if not limit or limit < 0:
+        return
+    whole = find_checkpoints(output_dir)
+    for _, folder in whole[:-limit]:
+        shutil.rmtree(folder)
+
+
+def is_last_step(checkpoint: Path) -> bool:
+    """Whether nothing was left to train when this checkpoint was written."""
+    state = json.loads((checkpoint / TRAINER_STATE_FILE).read_text(encoding="utf-8"))
+    return state["global_step"] >= state["max_steps"]
+
+
+def finish(output_dir: Path, step: int) -> None:
+    """Put the last step's model at the top of the folder, from its checkpoint if there is one, and say it is done."""
+    checkpoint = output_dir / f"checkpoint-{step}"
+    if checkpoint.is_dir():
+        for file in checkpoint.iterdir():
+            if file.suffix in MODEL_SUFFIXES and file.name not in (RUN_FILE, SEAL_FILE, TRAINER_STATE_FILE):
+                shutil.copyfile(file, output_dir / file.name)
+    write_json(output_dir / RUN_FILE, {**read_run(output_dir), "finished": step})

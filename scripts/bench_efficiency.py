@@ -1,0 +1,264 @@
+"""Throughput against chain length under one memory budget: Mamba-2 and attention in vLLM with dummy weights.
+
+    python -m scripts.bench_efficiency                      # 24 and 72 GiB; on a CPU their derived images
+    python -m scripts.bench_efficiency --budget_gib 24 --lengths 1024 4096
+
+On CUDA the models are the 7B pair itself. On a CPU they are small ones whose proportions are derived from that pair in
+advance (`promptcot_mamba/efficiency/derive_small.py`); lengths and budgets are always given, and shown, in 7B units.
+Each engine runs in a process of its own, and one already measured is not measured again: delete `--output_dir` to.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.efficiency.derive_small import LARGE_PAIR, Pair, derivation_table, derive_small_pair
+from promptcot_mamba.efficiency.predict import Costs, find_crossover, fit_costs, play_wave
+from promptcot_mamba.efficiency.shapes import Shape
+from promptcot_mamba.efficiency.throughput import measure
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.jsonl import write_json
+from promptcot_mamba.log import get_logger
+from promptcot_mamba.run_info import describe_run
+
+logger = get_logger("bench_efficiency")
+
+PAPER_RATIOS = {24: 3.66, 72: 1.69}  # Mamba-2 over S1.1-7B, arXiv 2505.22425, efficiency section
+SINGLE = (1024, 16384, 65536)
+
+
+@dataclass
+class Arguments:
+    """Flags of scripts.bench_efficiency."""
+
+    budget_gib: list[float] = field(default_factory=lambda: [24, 72], metadata={"help": "memory budgets, 7B units"})
+    lengths: list[int] = field(
+        default_factory=lambda: [1 << k for k in range(10, 17)], metadata={"help": "tokens a chain, 7B units"}
+    )
+    prompt: int = field(default=512, metadata={"help": "tokens of a prompt, 7B units"})
+    max_num_seqs: int = field(default=32, metadata={"help": "chains at once, and chains a wave, for both models"})
+    output_dir: str = field(default="outputs/efficiency", metadata={"help": "measurements, table, CSV, plot"})
+    record: str | None = field(default=None, metadata={"help": "also write the record here (docs/records/X.json)"})
+
+    def __post_init__(self) -> None:
+        if self.max_num_seqs < 1 or self.prompt < 1 or min(self.lengths) < 1:
+            raise ValueError("--max_num_seqs, --prompt and --lengths must be positive")
+        self.lengths = sorted(self.lengths)
+
+
+def choose_pair() -> tuple[Pair, str]:
+    """The 7B pair on CUDA, its small image elsewhere."""
+    import torch
+
+    if torch.cuda.is_available():
+        return LARGE_PAIR, torch.cuda.get_device_name()
+    return derive_small_pair(), f"CPU, {os.cpu_count()} cores"
+
+
+def measure_in_child(shape: Shape, folder: Path, **settings: Any) -> dict:
+    """`measure` in a fresh process, whose end frees the engine's memory."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(measure, shape, folder, **settings).result()
+
+
+def measure_all(args: Arguments, pair: Pair) -> dict[str, dict]:
+    """One engine per model and budget, and one per model with room to spare for calibration and single chains."""
+    folder = Path(args.output_dir)
+    path = folder / "measurements.json"
+    done = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    settings = {"lengths": args.lengths, "prompt": args.prompt, "max_num_seqs": args.max_num_seqs}
+    if done and done["settings"] != settings:
+        raise InputError(f"{path}: was measured with other settings ({done['settings']}); choose another --output_dir")
+    done["settings"] = settings
+    lengths = [pair.length(tokens) for tokens in args.lengths]
+    for shape in (pair.mamba2, pair.qwen2):
+        kind = shape.config["model_type"]
+        jobs = {f"{kind} roomy": {"cache_bytes": roomy_cache(args, pair, shape), **calibration(args, pair)}}
+        for budget in args.budget_gib:
+            jobs[f"{kind} {budget:g}"] = {"cache_bytes": pair.cache_bytes(shape, budget), "lengths": lengths}
+        for name, job in jobs.items():
+            if name in done:
+                continue
+            if job["cache_bytes"] <= 0:
+                raise InputError(
+                    f"--budget_gib: the weights of {shape.name} alone need {shape.weight_bytes / 2**30:.1f} GiB"
+                )
+            logger.info("measuring %s in a cache of %.4g bytes", name, job["cache_bytes"])
+            common = {"max_num_seqs": args.max_num_seqs, "prompt": pair.length(args.prompt)}
+            done[name] = measure_in_child(shape, folder / kind, **common, **job)
+            write_json(path, done)
+    return done
+
+
+def calibration(args: Arguments, pair: Pair) -> dict[str, Any]:
+    """Waves without pressure: all chains at a short length, and single chains at growing lengths."""
+    return {
+        "lengths": [pair.length(args.lengths[0])],
+        "single": [pair.length(tokens) for tokens in SINGLE if tokens <= args.lengths[-1]],
+    }
+
+
+def roomy_cache(args: Arguments, pair: Pair, shape: Shape) -> int:
+    """Bytes in which neither the calibration wave nor the longest single chain feels any pressure."""
+    tokens = max(
+        args.max_num_seqs * (pair.length(args.lengths[0]) + pair.length(args.prompt) + 16),
+        pair.length(args.lengths[-1]) + pair.length(args.prompt) + 16,
+    )
+    return 2 * (args.max_num_seqs * shape.sequence_bytes + tokens * shape.token_bytes)
+
+
+def fit(args: Arguments, pair: Pair, shape: Shape, measured: dict) -> Costs:
+    """Costs per step from the waves without pressure."""
+    prompt = pair.length(args.prompt)
+    works, seconds = [], []
+    for chains, waves in ((args.max_num_seqs, measured["waves"]), (1, measured["single"])):
+        for wave in waves:
+            roomy = {"cache_bytes": 1 << 62, "max_num_seqs": chains, "chains": chains}
+            works.append(play_wave(shape, prompt=prompt, length=wave["length"], **roomy))
+            seconds.append(wave["seconds"])
+    return fit_costs(works, seconds)
+
+
+def compare(args: Arguments, pair: Pair, done: dict, budget: float) -> dict[str, Any]:
+    """Measured and predicted tokens/s of both models under one budget, their ratio and where they cross."""
+    rows = []
+    costs = {
+        shape: fit(args, pair, shape, done[f"{shape.config['model_type']} roomy"])
+        for shape in (pair.mamba2, pair.qwen2)
+    }
+    for place, tokens in enumerate(args.lengths):
+        row: dict[str, Any] = {"budget_gib": budget, "length": tokens, "small_length": pair.length(tokens)}
+        for name, shape in (("mamba2", pair.mamba2), ("attention", pair.qwen2)):
+            wave = done[f"{shape.config['model_type']} {budget:g}"]["waves"][place]
+            work = play_wave(
+                shape,
+                cache_bytes=pair.cache_bytes(shape, budget),
+                max_num_seqs=args.max_num_seqs,
+                chains=args.max_num_seqs,
+                prompt=pair.length(args.prompt),
+                length=pair.length(tokens),
+            )
+            row |= {f"{name}_{key}": wave[key] for key in ("tokens_per_second", "running", "preemptions", "steps")}
+            row[f"{name}_predicted"] = work.chains / costs[shape].seconds(work)
+        row["ratio"] = row["mamba2_tokens_per_second"] / row["attention_tokens_per_second"]
+        rows.append(row)
+    crossover = {
+        kind: find_crossover(
+            args.lengths, [row[f"mamba2_{key}"] for row in rows], [row[f"attention_{key}"] for row in rows]
+        )
+        for kind, key in (("measured", "tokens_per_second"), ("predicted", "predicted"))
+    }
+    return {"budget_gib": budget, "rows": rows, "crossover": crossover, "paper_ratio": PAPER_RATIOS.get(budget)}
+
+
+def render_table(comparison: dict[str, Any]) -> str:
+    """One budget's comparison as Markdown."""
+    lines = [
+        f"Budget {comparison['budget_gib']:g} GiB",
+        "",
+        "| length | Mamba-2 tok/s | chains at once | attention tok/s | chains at once | preempted | ratio | predicted |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in comparison["rows"]:
+        lines.append(
+            f"| {row['length']:,} | {row['mamba2_tokens_per_second']:,.0f} | {row['mamba2_running']:.1f} "
+            f"| {row['attention_tokens_per_second']:,.0f} | {row['attention_running']:.1f} "
+            f"| {row['attention_preemptions']} | {row['ratio']:.2f}x "
+            f"| {row['mamba2_predicted'] / row['attention_predicted']:.2f}x |"
+        )
+    crossover = comparison["crossover"]
+    shown = {kind: "none" if value is None else f"{value:,.0f} tokens" for kind, value in crossover.items()}
+    lines.append(f"\nMamba-2 is ahead from: measured {shown['measured']}, by arithmetic {shown['predicted']}.")
+    if comparison["paper_ratio"]:
+        lines.append(f"The paper reports {comparison['paper_ratio']}x (7B, its own hardware and lengths).")
+    return "\n".join(lines)
+
+
+def plot(comparisons: list[dict[str, Any]], path: Path) -> None:
+    """Tokens/s against chain length, one panel a budget."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(comparisons), figsize=(5.5 * len(comparisons), 4), sharey=True, squeeze=False)
+    for axis, comparison in zip(axes[0], comparisons, strict=True):
+        lengths = [row["length"] for row in comparison["rows"]]
+        for name, label, colour in (("mamba2", "Mamba-2", "C0"), ("attention", "attention", "C1")):
+            speeds = [row[f"{name}_tokens_per_second"] for row in comparison["rows"]]
+            axis.plot(lengths, speeds, "o-", color=colour, label=f"{label}, measured")
+            predicted = [row[f"{name}_predicted"] for row in comparison["rows"]]
+            axis.plot(lengths, predicted, "--", color=colour, alpha=0.6, label=f"{label}, by arithmetic")
+        axis.set(
+            xscale="log", yscale="log", xlabel="chain length (7B units)", title=f"{comparison['budget_gib']:g} GiB"
+        )
+        axis.set_xticks(lengths, [f"{length // 1024}k" for length in lengths])
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+    axes[0][0].set_ylabel("tokens per second")
+    axes[0][-1].legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def write_csv(comparisons: list[dict[str, Any]], path: Path) -> None:
+    rows = [row for comparison in comparisons for row in comparison["rows"]]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def single_table(pair: Pair, done: dict) -> str:
+    """One chain alone: milliseconds a token and bytes held at its end."""
+    lines = [
+        "| one chain of | Mamba-2 ms/token | bytes held | attention ms/token | bytes held |",
+        "|---|---|---|---|---|",
+    ]
+    waves = [done[f"{shape.config['model_type']} roomy"]["single"] for shape in (pair.mamba2, pair.qwen2)]
+    for constant, growing in zip(*waves, strict=True):
+        length = constant["length"]
+        times = [f"{1000 * wave['seconds'] / length:.2f}" for wave in (constant, growing)]
+        lines.append(
+            f"| {length * pair.length_divisor:,.0f} | {times[0]} | {pair.mamba2.sequence_bytes:,} "
+            f"| {times[1]} | {length * pair.qwen2.token_bytes:,} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    args = parse_args(Arguments, description=__doc__)
+    pair, device = choose_pair()
+    folder = Path(args.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    derivation = derivation_table(pair, args.budget_gib)
+    print(derivation, end="\n\n")
+    done = measure_all(args, pair)
+    comparisons = [compare(args, pair, done, budget) for budget in args.budget_gib]
+    tables = "\n\n".join([*(render_table(comparison) for comparison in comparisons), single_table(pair, done)])
+    print(tables)
+    (folder / "efficiency.md").write_text(f"{derivation}\n\n{tables}\n", encoding="utf-8")
+    write_csv(comparisons, folder / "efficiency.csv")
+    plot(comparisons, folder / "efficiency.png")
+    record = {
+        "kind": "efficiency", "device": device, **describe_run(asdict(args)),
+        "models": {name: shape.config for name, shape in (("mamba2", pair.mamba2), ("attention", pair.qwen2))},
+        "length_divisor": pair.length_divisor, "budget_divisor": pair.budget_divisor,
+        "comparisons": comparisons, "measurements": done,
+    }  # fmt: skip
+    write_json(folder / "efficiency.json", record)
+    if args.record:
+        write_json(args.record, record)
+
+
+if __name__ == "__main__":
+    run_program(main)

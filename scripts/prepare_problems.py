@@ -1,0 +1,173 @@
+"""Benchmark problems from their publishers -> `data/<benchmark>_test.jsonl` in the published format, and test folders.
+
+    python -m scripts.prepare_problems --benchmark all
+    python -m scripts.prepare_problems --benchmark aime24,livecodebench --source_dir ~/benchmarks --output_dir data
+
+Without `--source_dir` files come from the hub. With it they are looked for as `DIR/<owner>/<name>/...` (the hub's
+layout) and, under the names they are passed around by (`HumanEval.jsonl.gz`, `aime_test.jsonl`, ...), in `DIR` itself.
+Ids, texts and tests do not depend on where the files came from; the licence, origin and checksum of each go to
+`problems.manifest.json`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from promptcot_mamba.benchmarks import BENCHMARKS, Benchmark, get_benchmark
+from promptcot_mamba.benchmarks.publishers import PUBLISHERS, Form, Publisher
+from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.data.row_files import iter_rows, whole_file
+from promptcot_mamba.data.sources import find_repo_files
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.jsonl import Row, dump_row, iter_jsonl, replace_atomically, write_json
+from promptcot_mamba.log import get_logger
+from promptcot_mamba.records import iter_problems
+
+logger = get_logger(__name__)
+MANIFEST_FILE = "problems.manifest.json"
+
+
+@dataclass
+class ProblemArguments:
+    benchmark: str = field(default="all", metadata={"help": f"all, or with commas: {', '.join(PUBLISHERS)}."})
+    source_dir: str | None = field(default=None, metadata={"help": "Folder of downloaded files; without it the hub."})
+    output_dir: str = field(default="data", metadata={"help": "Where problem files and test folders go."})
+    allow_other_count: bool = field(
+        default=False, metadata={"help": "Accept a publisher's file with another number of problems than is known."}
+    )
+
+
+def find_files(name: str, publisher: Publisher, source_dir: str | None) -> tuple[Form, list[Path]]:
+    """The form that is at hand, and its files in row order.
+
+    Raises InputError if none is, saying which files to download and where to put them.
+    """
+    if source_dir is None:
+        form = publisher.forms[0]
+        return form, [path for part in form.parts for path in find_repo_files(form.repo, part, None)]
+    for form in publisher.forms:
+        named = [Path(source_dir) / file for file in form.names if (Path(source_dir) / file).is_file()]
+        if named:
+            return form, named[:1]
+        if form.repo is not None and (Path(source_dir) / form.repo).is_dir():
+            return form, [path for part in form.parts for path in find_repo_files(form.repo, part, source_dir)]
+    names = [name for form in publisher.forms for name in form.names]
+    local = f", or put {' or '.join(names)} into {source_dir}/" if names else ""
+    form = publisher.forms[0]
+    wanted = ", ".join(part[0] for part in form.parts)
+    raise InputError(
+        f"{name}: nothing of it in --source_dir {source_dir}; download {wanted} of {publisher.origin} "
+        f"to {Path(source_dir) / form.repo}/ (hf download {form.repo} --repo-type dataset --local-dir "
+        f"{Path(source_dir) / form.repo}){local}"
+    )
+
+
+def convert_rows(name: str, form: Form, files: list[Path]) -> Iterator[tuple[Row, Row]]:
+    """Yield `(raw, problem)` of the rows that belong to the benchmark; raises InputError naming file and row."""
+    position = 0
+    for file in files:
+        for where, raw in iter_rows(whole_file(file)):
+            form.check(raw, where)
+            try:
+                problem = form.convert(raw, position)
+            except InputError as error:
+                raise InputError(f"{where}: {error}") from None
+            position += 1
+            if problem is not None:
+                yield raw, problem
+    if position == 0:
+        raise InputError(f"{name}: {', '.join(map(str, files))}: no rows")
+
+
+def hash_stream(path: Path) -> str:
+    """sha256 of a file of any size."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def keep_neighbours(path: Path, benchmark: Benchmark) -> list[Row]:
+    """Rows of the file that belong to another benchmark (AIME 2024 and 2025 share one)."""
+    if not path.exists() or not any(
+        other.problem_file == benchmark.problem_file for other in BENCHMARKS.values() if other is not benchmark
+    ):
+        return []
+    return [row for _, row in iter_jsonl(path) if row.get("source") not in benchmark.sources]
+
+
+def prepare(name: str, args: ProblemArguments) -> dict[str, Any]:
+    """Write one benchmark's problems (and tests) and return its line of the manifest."""
+    benchmark, publisher = get_benchmark(name), PUBLISHERS[name]
+    form, files = find_files(name, publisher, args.source_dir)
+    output = Path(args.output_dir)
+    path = output / benchmark.problem_file
+    has_tests = publisher.make_tests is not None and form is publisher.forms[0]
+    problems, tests = [], 0
+    for raw, problem in convert_rows(name, form, files):
+        problems.append(problem)
+        if has_tests:
+            content = publisher.make_tests(raw)
+            with replace_atomically(output / publisher.tests_folder / problem["tests"]["fname"]) as file:
+                json.dump(content, file)
+            tests += 1
+    if len(problems) != form.expected and not args.allow_other_count:
+        raise InputError(
+            f"{name}: {len(problems)} problems in {', '.join(file.name for file in files)}, expected {form.expected}; "
+            "the file is incomplete or its publisher changed it (--allow_other_count True takes it as it is)"
+        )
+    rows = sorted([*keep_neighbours(path, benchmark), *problems], key=lambda row: row.get("idx", 0))
+    with replace_atomically(path, "wb") as file:
+        file.writelines(map(dump_row, rows))
+    count = sum(1 for problem in iter_problems(path) if problem.source is None or problem.source in benchmark.sources)
+    if count != len(problems):
+        raise InputError(f"{path}: {count} problems read back, {len(problems)} written")
+    kept = f", tests in {output / publisher.tests_folder}" if tests else ""
+    logger.info("%s: %d problems in %s%s", benchmark.title, len(problems), path, kept)
+    if publisher.make_tests is not None and not has_tests:
+        logger.warning("%s: %s holds no tests; grading needs the publisher's files", benchmark.title, files[0].name)
+    return {
+        "title": benchmark.title,
+        "problems": len(problems),
+        "tests": tests,
+        "file": path.name,
+        "licence": publisher.licence,
+        "origin": publisher.origin,
+        "inputs": [{"file": file.name, "sha256": hash_stream(file)} for file in files],
+    }
+
+
+def main() -> None:
+    args = parse_args(ProblemArguments, description=__doc__)
+    names = list(PUBLISHERS) if args.benchmark == "all" else [name.strip() for name in args.benchmark.split(",")]
+    for name in names:
+        if name not in PUBLISHERS:
+            raise InputError(f"--benchmark: unknown benchmark {name!r}; known: all, {', '.join(PUBLISHERS)}")
+    output = Path(args.output_dir)
+    manifest_path = output / MANIFEST_FILE
+    manifest = json.loads(manifest_path.read_text(encoding="utf-8")) if manifest_path.exists() else {}
+    failures = []
+    for name in names:
+        try:
+            manifest[name] = prepare(name, args)
+        except InputError as error:
+            if len(names) == 1:
+                raise
+            logger.error("%s", error)  # the other benchmarks are worth having
+            failures.append(name)
+            continue
+        for line in manifest.values():
+            line["sha256"] = hash_stream(output / line["file"])
+        write_json(manifest_path, manifest)
+    if failures:
+        raise InputError(f"not prepared: {', '.join(failures)}; see above")
+
+
+if __name__ == "__main__":
+    run_program(main)

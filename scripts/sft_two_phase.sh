@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Two-phase supervised fine-tuning: phase 2 starts from the weights that phase 1 leaves.
+#
+#   MODEL=/models/Mamba-Codestral-7B PHASE1_DATA=/data/phase1 PHASE2_DATA=/data/phase2 OUTPUT=outputs/sft \
+#       bash scripts/sft_two_phase.sh [flags for both phases, e.g. --report_to wandb]
+#
+# Optional: NUM_GPUS (8), PHASE1_CONFIG and PHASE2_CONFIG (recipes, several separated by spaces), LAUNCHER (a command
+# that starts train.py on your cluster). Running it again continues where it was killed: a finished phase is skipped,
+# an unfinished one resumes from its last checkpoint.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+: "${MODEL:?set MODEL to the folder of the base model}"
+: "${PHASE1_DATA:?set PHASE1_DATA to the data of phase 1}"
+: "${PHASE2_DATA:?set PHASE2_DATA to the data of phase 2 (with the synthesized problems)}"
+: "${OUTPUT:?set OUTPUT to the folder for both phases}"
+NUM_GPUS=${NUM_GPUS:-8}
+PHASE1_CONFIG=${PHASE1_CONFIG:-configs/sft_phase1.yaml}
+PHASE2_CONFIG=${PHASE2_CONFIG:-configs/sft_phase2.yaml}
+LAUNCHER=${LAUNCHER:-deepspeed --num_gpus=$NUM_GPUS}
+
+run_phase() { # name, recipes, model, data, further flags
+    local name=$1 recipes=$2 model=$3 data=$4
+    shift 4
+    local configs=()
+    for recipe in $recipes; do configs+=(--config "$recipe"); done
+    echo "== $name: $model + $data -> $OUTPUT/$name"
+    # shellcheck disable=SC2086  # LAUNCHER is a command with its flags
+    $LAUNCHER train.py "${configs[@]}" --model_name_or_path "$model" --data_path $data \
+        --output_dir "$OUTPUT/$name" "$@"
+}
+
+run_phase phase1 "$PHASE1_CONFIG" "$MODEL" "$PHASE1_DATA" "$@"
+run_phase phase2 "$PHASE2_CONFIG" "$OUTPUT/phase1" "$PHASE2_DATA" "$@"
+echo "== done: $OUTPUT/phase2"

@@ -1,0 +1,146 @@
+"""Run PromptCoT's stages: concepts -> rationales -> problems -> judgements -> chains, JSONL to JSONL.
+
+    python -m scripts.synthesize --config configs/synthesis.yaml                  # every stage it lists, in order
+    python -m scripts.synthesize --config configs/synthesis.yaml --stage judge    # one of them
+    python -m scripts.synthesize --config configs/synthesis.yaml --rounds 2       # rationales and generator, again
+
+A stage that is complete is skipped, one that was killed continues; changed settings are refused by name.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.log import get_logger
+from promptcot_mamba.synthesis import STAGES
+from promptcot_mamba.synthesis.models import ModelBook
+from promptcot_mamba.synthesis.stage import Context, settings_from
+
+logger = get_logger("synthesize")
+
+# What one round of expectation maximisation repeats, before the generator is trained again.
+ROUND_STAGES = ("rationales", "choose_rationales", "generator_data")
+
+
+@dataclass
+class Arguments:
+    """Flags of scripts.synthesize; a recipe holds most of them."""
+
+    work_dir: str = field(metadata={"help": "folder of every stage's JSONL"})
+    models: str = field(metadata={"help": "in a recipe a mapping: name -> model_path, temperature, ..."})
+    stages: str = field(metadata={"help": "in a recipe a mapping: stage -> its settings, in the order they run"})
+    seed: int = field(default=0, metadata={"help": "base of every draw's and every reply's own seed"})
+    stage: str | None = field(default=None, metadata={"help": "run only this stage"})
+    rounds: int = field(
+        default=1, metadata={"help": "rounds of choosing rationales and training the generator on them"}
+    )
+    train_generator: str | None = field(
+        default=None, metadata={"help": "command that trains the generator; {data}, {output}, {round} are filled in"}
+    )
+    generator: str = field(default="generator", metadata={"help": "the model that later rounds replace by their own"})
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A checked recipe: settings by model and by stage."""
+
+    models: dict[str, dict[str, Any]]
+    stages: dict[str, dict[str, Any]]
+    seed: int
+
+
+def read_pipeline(args: Arguments) -> Pipeline:
+    """Raises InputError naming what is malformed or unknown, before any stage runs."""
+    pipeline = Pipeline(parse_mapping("models", args.models), parse_mapping("stages", args.stages), args.seed)
+    for name, settings in pipeline.stages.items():
+        load_stage(name, settings)
+    if args.stage is not None and args.stage not in pipeline.stages:
+        raise InputError(f"--stage {args.stage}: not in the recipe; it lists {', '.join(pipeline.stages)}")
+    return pipeline
+
+
+def parse_mapping(name: str, text: str) -> dict[str, dict[str, Any]]:
+    """A flag whose value is JSON: an object of objects (null for an empty one)."""
+    try:
+        mapping = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"--{name}: malformed JSON ({error.msg}); write it as a mapping in the recipe") from None
+    if not isinstance(mapping, dict) or not all(value is None or isinstance(value, dict) for value in mapping.values()):
+        raise InputError(f"--{name}: expected a mapping of names to settings")
+    return {key: value or {} for key, value in mapping.items()}
+
+
+def load_stage(name: str, values: dict[str, Any]) -> tuple[Any, Any]:
+    """A stage's settings and function; raises InputError for an unknown stage or setting."""
+    if name not in STAGES:
+        raise InputError(f"unknown stage {name!r}; known: {', '.join(STAGES)}")
+    settings_class, function = STAGES[name].load()
+    return settings_from(settings_class, values, f"stages: {name}"), function
+
+
+def run_stages(pipeline: Pipeline, names: list[str], work_dir: Path) -> None:
+    """Run these stages in order; engines are started when a stage first asks its model."""
+    models = ModelBook(pipeline.models)
+    context = Context(work_dir, pipeline.seed, models)
+    try:
+        for name in names:
+            logger.info("stage %s", name)
+            settings, function = load_stage(name, pipeline.stages[name])
+            function(settings, context)
+    finally:
+        models.close()
+
+
+def run_rounds(pipeline: Pipeline, args: Arguments) -> None:
+    """Choose rationales and train the generator on them, `rounds` times, each in a folder of its own.
+
+    Round r's likelihoods come from the generator that round r - 1 trained (the recipe's own, in the first).
+    """
+    missing = [name for name in ROUND_STAGES if name not in pipeline.stages]
+    if missing or args.train_generator is None:
+        raise InputError(f"--rounds needs train_generator and the stages {', '.join(ROUND_STAGES)} in the recipe")
+    concepts = Path(args.work_dir) / "concepts.jsonl"
+    run_stages(pipeline, [name for name in ("concepts",) if name in pipeline.stages], concepts.parent)
+    for number in range(1, args.rounds + 1):
+        folder = Path(args.work_dir) / f"round_{number}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("concepts.jsonl", "concepts.run.json"):
+            target = folder / name
+            if not target.exists():
+                target.symlink_to((concepts.parent / name).resolve())
+        run_stages(pipeline, list(ROUND_STAGES), folder)
+        generator = folder / "generator"
+        train_generator(args.train_generator, folder / "generator_sft.jsonl", generator, number)
+        model = {**pipeline.models[args.generator], "model_path": str(generator)}
+        pipeline = replace(pipeline, models={**pipeline.models, args.generator: model})
+
+
+def train_generator(command: str, data: Path, output: Path, number: int) -> None:
+    """Run the training command, unless its output is already a finished checkpoint."""
+    if (output / "config.json").exists():
+        logger.info("round %d: %s is trained", number, output)
+        return
+    words = [word.format(data=data, output=output, round=number) for word in shlex.split(command)]
+    done = subprocess.run(words, check=False)
+    if done.returncode:
+        raise InputError(f"train_generator: {' '.join(words)} ended with exit code {done.returncode}")
+
+
+def main() -> None:
+    args = parse_args(Arguments, description=__doc__)
+    pipeline = read_pipeline(args)
+    if args.rounds > 1:
+        run_rounds(pipeline, args)
+    else:
+        run_stages(pipeline, [args.stage] if args.stage else list(pipeline.stages), Path(args.work_dir))
+
+
+if __name__ == "__main__":
+    run_program(main)

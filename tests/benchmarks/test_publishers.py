@@ -1,0 +1,185 @@
+"""Publishers' rows -> problem rows: published prompts character for character, tests decoded without running pickles."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import pickle
+import zlib
+from pathlib import Path
+
+import pytest
+
+from promptcot_mamba.benchmarks import BENCHMARKS
+from promptcot_mamba.benchmarks.publishers import PUBLISHERS
+from promptcot_mamba.benchmarks.publishers.livecodebench import (
+    FROM_STDIN,
+    decode_private_tests,
+    hash_tests,
+    make_tests,
+    render_question,
+)
+from promptcot_mamba.chat_format import ASSISTANT_START, MATH_INSTRUCTION, THINK_START, TURN_END, USER_START
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.jsonl import read_jsonl
+
+PROMPT_END = f"{TURN_END}{ASSISTANT_START}{THINK_START}\n"
+TESTS = [{"input": "1\n", "output": "2\n", "testtype": "stdin"}, {"input": "3\n", "output": "4\n", "testtype": "stdin"}]
+
+
+@pytest.fixture
+def benchmarks() -> Path:
+    if "PROMPTCOT_BENCHMARKS" not in os.environ:
+        pytest.skip("PROMPTCOT_BENCHMARKS is not set: no published problem files to compare with")
+    return Path(os.environ["PROMPTCOT_BENCHMARKS"])
+
+
+def pack(value: object) -> str:
+    return base64.b64encode(zlib.compress(pickle.dumps(value))).decode()
+
+
+def split_livecodebench(prompt: str) -> tuple[str, str]:
+    """The publisher's `question_content` and `starter_code` of a published prompt."""
+    body = prompt.removeprefix(USER_START).removesuffix(PROMPT_END).split("Question: ", 1)[1]
+    if body.endswith(FROM_STDIN):
+        return body.removesuffix(FROM_STDIN).removesuffix("\n\n"), ""
+    question, _, rest = body.rpartition("\n\nYou will use the following starter code")
+    return question, rest.split("```python\n", 1)[1].removesuffix("\n```\n\n")
+
+
+def test_every_benchmark_has_a_publisher():
+    assert list(PUBLISHERS) == list(BENCHMARKS)[: len(PUBLISHERS)]
+    for publisher in PUBLISHERS.values():
+        assert publisher.licence
+        assert publisher.origin.startswith("https://")
+        assert publisher.forms[0].repo
+
+
+def test_livecodebench_prompts_equal_the_published_ones(benchmarks):
+    rows = read_jsonl(benchmarks / "livecodebench_test.jsonl")
+    assert len(rows) == 279
+    starters = 0
+    for row in rows:
+        question, starter = split_livecodebench(row["prompt"])
+        starters += bool(starter)
+        assert render_question(question, starter) == row["prompt"]
+    assert starters == 104
+
+
+def test_aime_rows_equal_the_published_ones(benchmarks):
+    rows = read_jsonl(benchmarks / "aime_test.jsonl")
+    positions = {"aime2024": 0, "aime2025": 0}
+    for row in rows:
+        question = row["prompt"].removeprefix(USER_START).removesuffix(f"\n{MATH_INSTRUCTION}{PROMPT_END}")
+        solution, _, answer = row["reference_solution"].rpartition("\n#### ")
+        source = row["source"]
+        if source == "aime2024":
+            raw = {"ID": "2024-I-1", "Problem": question, "Solution": solution, "Answer": answer}
+        else:
+            raw = {"question": question, "answer": answer}
+        form = PUBLISHERS["aime24" if source == "aime2024" else "aime25"].forms[0]
+        form.check(raw, "row")
+        assert form.convert(raw, positions[source]) == row
+        positions[source] += 1
+    assert positions == {"aime2024": 30, "aime2025": 30}
+
+
+def test_livecodebench_row_carries_position_and_md5_of_its_tests():
+    raw = {
+        "question_content": "Add one.", "question_id": "abc1_a", "contest_id": "abc1", "starter_code": "",
+        "contest_date": "2024-08-03T00:00:00", "public_test_cases": json.dumps(TESTS[:1]),
+        "private_test_cases": pack(json.dumps(TESTS[1:])), "metadata": "{}",
+    }  # fmt: skip
+    form = PUBLISHERS["livecodebench"].forms[0]
+    form.check(raw, "row")
+    row = form.convert(raw, 559)
+    tests = make_tests(raw)
+    assert json.loads(tests["input_output"]) == {"inputs": ["1\n", "3\n"], "outputs": ["2\n", "4\n"], "fn_name": None}
+    assert row["global_id"] == 559
+    assert row["tests"] == {"fname": "559.json", "md5": hash_tests(tests)}
+    assert form.convert({**raw, "contest_date": "2024-07-31T00:00:00"}, 1) is None
+    functional = make_tests({**raw, "metadata": json.dumps({"func_name": "addOne"})})
+    assert json.loads(functional["input_output"])["fn_name"] == "addOne"
+
+
+def test_private_tests_are_plain_json_or_a_packed_text():
+    assert decode_private_tests(json.dumps(TESTS)) == TESTS
+    assert decode_private_tests(pack(json.dumps(TESTS))) == TESTS
+
+
+class _Touches:
+    """What a hostile pickle looks like: it calls a function when it is loaded."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_pickle_that_names_code_is_refused_and_not_run(tmp_path):
+    with pytest.raises(InputError, match="the pickle asks for"):
+        decode_private_tests(pack(_Touches(tmp_path / "ran")))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        "not base64!",
+        base64.b64encode(b"no zlib").decode(),
+        pack(["a list"]),
+        pack("{not json"),
+        '{"a": 1}',
+        pack('["x"]'),
+    ],
+)
+def test_private_tests_of_another_shape_are_refused(encoded):
+    with pytest.raises(InputError, match="private_test_cases"):
+        decode_private_tests(encoded)
+
+
+def test_truncated_private_tests_are_refused():
+    whole = base64.b64decode(pack(json.dumps(TESTS * 50)))
+    with pytest.raises(InputError, match="truncated"):
+        decode_private_tests(base64.b64encode(whole[:-9]).decode())
+
+
+def test_foreign_chat_markers_are_rendered_in_ours():
+    raw = {
+        "idx": 3,
+        "prompt": "<\uff5cbegin\u2581of\u2581sentence\uff5c>Please reason step by step, and put your final answer within "
+        "\\boxed{{}}.<\uff5cUser\uff5c>What is $1+1$?<\uff5cAssistant\uff5c>",
+        "reference_solution": "#### 2",
+        "source": "math",
+    }
+    form = PUBLISHERS["math500"].forms[-1]
+    assert form.convert(raw, 3) == {**raw, "prompt": f"{USER_START}What is $1+1$?\n{MATH_INSTRUCTION}{PROMPT_END}"}
+
+
+def test_math_forms_put_the_gold_after_the_mark():
+    row = PUBLISHERS["math500"].forms[0].convert({"problem": "p", "solution": "s", "answer": "7", "unique_id": "u"}, 5)
+    assert row["reference_solution"] == "s\n#### 7"
+    assert (row["idx"], row["unique_id"], row["source"]) == (5, "u", "math")
+    row = PUBLISHERS["gsm8k"].forms[0].convert({"question": "q", "answer": "so\n#### 1,000"}, 2)
+    assert row["reference_solution"] == "so\n#### 1,000"
+    with pytest.raises(InputError, match="schema"):
+        PUBLISHERS["gsm8k"].forms[0].convert({"question": "q", "answer": "so"}, 2)
+    raw = {
+        "id": 1606, "question": "Find $n$.", "context": None, "solution": ["Because."], "final_answer": ["3", "5"],
+        "is_multiple_answer": True, "unit": None, "answer_type": "Numerical", "error": None, "subfield": "Algebra",
+    }  # fmt: skip
+    row = PUBLISHERS["olympiadbench"].forms[0].convert(raw, 0)
+    assert row["reference_solution"] == "Because.\n#### 3, 5"
+    assert BENCHMARKS["olympiadbench"].read_gold(row).answer == "3, 5"
+
+
+def test_humaneval_keeps_the_functions_head():
+    head = 'def f(x):\n    """Add one."""\n'
+    raw = {"task_id": "HumanEval/0", "prompt": head, "entry_point": "f", "canonical_solution": "", "test": "pass"}
+    row = PUBLISHERS["humaneval"].forms[0].convert(raw, 0)
+    assert row["question"] == head
+    assert head.strip("\n") in row["prompt"]
+    assert row["prompt"].endswith(PROMPT_END)
+    assert row["task_id"] == "HumanEval/0"

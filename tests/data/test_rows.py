@@ -1,0 +1,84 @@
+"""Reading rows: formats, folders and globs, and every kind of bad row by file and line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from promptcot_mamba.data.rows import find_row_files, hash_files, iter_examples
+from promptcot_mamba.errors import InputError
+
+ROWS = [{"id": "a", "source": "s", "prompt": "p1", "completion": "c1"}, {"prompt": "p2", "completion": "c2"}]
+
+
+def write_rows(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_jsonl_and_parquet_give_the_same_examples(tmp_path: Path):
+    write_rows(tmp_path / "x.jsonl", ROWS)
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "x.parquet")
+    lines = list(iter_examples([tmp_path / "x.jsonl"]))
+    table = list(iter_examples([tmp_path / "x.parquet"]))
+    assert [(e.prompt, e.completion) for e in lines] == [("p1", "c1"), ("p2", "c2")]
+    assert [(e.prompt, e.completion, e.source) for e in lines] == [(e.prompt, e.completion, e.source) for e in table]
+    assert [e.id for e in lines] == ["a", "x.jsonl:2"]
+    assert [e.source for e in lines] == ["s", "x"]
+
+
+def test_folder_glob_and_list(tmp_path: Path):
+    for name in ("b.jsonl", "a.jsonl", "deep/c.jsonl", "notes.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_rows(tmp_path / name, ROWS)
+    assert [file.name for file in find_row_files(tmp_path)] == ["a.jsonl", "b.jsonl", "c.jsonl"]
+    assert [file.name for file in find_row_files(str(tmp_path / "*.jsonl"))] == ["a.jsonl", "b.jsonl"]
+    assert [file.name for file in find_row_files([tmp_path / "b.jsonl", tmp_path / "a.jsonl"])] == [
+        "b.jsonl",
+        "a.jsonl",
+    ]
+
+
+def test_hash_sees_contents_and_order_only(tmp_path: Path):
+    one, two = write_rows(tmp_path / "1.jsonl", ROWS), write_rows(tmp_path / "2.jsonl", ROWS[:1])
+    copy = write_rows(tmp_path / "copy.jsonl", ROWS)
+    assert hash_files([one, two]) == hash_files([copy, two])
+    assert hash_files([one, two]) != hash_files([two, one])
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ('{"prompt": "p", "completion": "c"}\n{"prompt": "p"\n', r"x\.jsonl:2: malformed JSON"),
+        ('{"prompt": "p"}\n', r"x\.jsonl:1: missing key 'completion'; found prompt"),
+        ('{"completion": "c"}\n', r"x\.jsonl:1: missing key 'prompt'"),
+        ('{"prompt": " ", "completion": "c"}\n', r"x\.jsonl:1: 'prompt' must be a non-empty text"),
+        ('{"prompt": "p", "completion": ""}\n', r"x\.jsonl:1: 'completion' must be a non-empty text"),
+        ('{"prompt": "p", "completion": ["c"]}\n', r"x\.jsonl:1: 'completion' must be"),
+        ("[1]\n", r"x\.jsonl:1: expected a JSON object, found list"),
+        ("\n", r"x\.jsonl: the file is empty"),
+        ("", r"x\.jsonl: the file is empty"),
+    ],
+)
+def test_bad_rows_are_named(tmp_path: Path, text: str, complaint: str):
+    (tmp_path / "x.jsonl").write_text(text)
+    with pytest.raises(InputError, match=complaint):
+        list(iter_examples([tmp_path / "x.jsonl"]))
+
+
+def test_bad_paths_are_named(tmp_path: Path):
+    (tmp_path / "x.csv").write_text("a,b\n")
+    (tmp_path / "bad.parquet").write_bytes(b"not parquet")
+    with pytest.raises(InputError, match=r"missing\.jsonl: no such file"):
+        find_row_files(tmp_path / "missing.jsonl")
+    with pytest.raises(InputError, match=r"x\.csv: unknown format"):
+        find_row_files(tmp_path / "x.csv")
+    with pytest.raises(InputError, match=r"bad\.parquet: not a readable Parquet"):
+        list(iter_examples([tmp_path / "bad.parquet"]))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"no \.jsonl"):
+        find_row_files(tmp_path / "empty")

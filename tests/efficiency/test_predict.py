@@ -1,0 +1,66 @@
+"""The arithmetic of a wave, its costs and the crossover."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from promptcot_mamba.efficiency.derive_small import derive_small_pair
+from promptcot_mamba.efficiency.predict import BLOCK, Costs, Work, find_crossover, fit_costs, play_wave
+
+PAIR = derive_small_pair()
+
+
+def play(shape, blocks_or_states: int, **wave) -> Work:
+    unit = shape.sequence_bytes if shape.is_mamba2 else shape.token_bytes * BLOCK
+    return play_wave(shape, cache_bytes=blocks_or_states * unit, **wave)
+
+
+def test_without_pressure_every_step_serves_every_chain():
+    wave = {"max_num_seqs": 8, "chains": 8, "prompt": 4, "length": 10}
+    roomy = play(PAIR.qwen2, 1000, **wave)
+    assert roomy == Work(steps=10, chains=80, context=8 * sum(4 + i for i in range(1, 11)), prefill=32, preemptions=0)
+    assert play(PAIR.mamba2, 8, **wave) == Work(10, 80, 0, 32, 0)
+
+
+def test_constant_states_go_in_waves():
+    assert play(PAIR.mamba2, 3, max_num_seqs=8, chains=8, prompt=4, length=10).steps == 30
+
+
+def test_a_tight_cache_preempts_reads_again_and_loses_nothing():
+    wave = {"max_num_seqs": 8, "chains": 8, "prompt": 16, "length": 100}
+    tight = play(PAIR.qwen2, 16, **wave)  # 256 tokens: two chains at full length
+    assert tight.chains == 800
+    assert tight.preemptions > 0
+    assert tight.prefill > 8 * 16
+    assert tight.steps >= 400 - 4 * 100 + 100
+    assert tight.steps > play(PAIR.qwen2, 32, **wave).steps > play(PAIR.qwen2, 1000, **wave).steps == 100
+    with pytest.raises(ValueError, match="does not fit"):
+        play(PAIR.qwen2, 4, **wave)
+
+
+def test_costs_are_recovered():
+    costs = Costs(1e-3, 2e-4, 3e-7, 4e-5)
+    works = [
+        play(PAIR.qwen2, 10_000, max_num_seqs=chains, chains=chains, prompt=prompt, length=length)
+        for chains, prompt, length in [(1, 16, 64), (32, 16, 16), (2, 16, 900), (8, 256, 2)]
+    ]
+    got = fit_costs(works, [costs.seconds(work) for work in works])
+    np.testing.assert_allclose(
+        [got.base, got.per_chain, got.per_context, got.per_prefill], [1e-3, 2e-4, 3e-7, 4e-5], rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "crossover"),
+    [
+        ([1, 1, 1], [4, 1, 0.25], 100.0),
+        ([1, 1, 1], [4, 4, 0.25], 10**2.5),
+        ([1, 1, 1], [4, 4, 4], None),
+        ([1, 1, 1], [0.5, 0.5, 0.5], 10.0),
+        ([1, 1, 1], [0.5, 2, 0.5], 10**2.5),  # the last time it passes
+    ],
+)
+def test_crossover(first, second, crossover):
+    got = find_crossover([10, 100, 1000], first, second)
+    assert got == (None if crossover is None else pytest.approx(crossover))

@@ -1,0 +1,391 @@
+"""Hand-written pairs: how answers are really written, and what must not pass for them. One `gold | answer` a line."""
+
+SAME = r"""
+# numbers
+5 | 5.
+5 | $5$
+5 | \boxed{5}
+5 | 5.0
+5 | +5
+5 | {5}
+5 | 05
+5 | \displaystyle 5
+5 | \mathbf{5}
+5 | \textbf{5}
+5 | 5 \,
+5 | x = 5
+5 | 5 = x
+5 | \text{Answer: } 5
+5 | \frac{10}{2}
+-5 | −5
+-5 | - 5
+-5 | (-5)
+0 | -0
+0.5 | .5
+0.5 | 1/2
+0.5 | \frac12
+0.5 | \tfrac{1}{2}
+0.5 | ½
+0.5 | 50/100
+1.25 | 1\frac{1}{4}
+1.25 | 1 1/4
+1.25 | \frac54
+-1\frac{1}{2} | -\frac{3}{2}
+-\frac{1}{2} | \frac{-1}{2}
+-\frac{1}{2} | \frac{1}{-2}
+-\frac{1}{2} | -0.5
+1000 | 1,000
+1000 | 1{,}000
+1000 | 1\,000
+1000 | 1 000
+1000 | 10^3
+1000000 | 1,000,000
+1000000 | 10^{6}
+1000000 | 1 \times 10^6
+1,234,567 | 1234567
+12345.67 | 12,345.67
+0.0000672 | 6.72 \times 10^{-5}
+.0000672 | 6.72e-5
+3.0 | 3
+0.\overline{3} | \frac{1}{3}
+0.1\overline{6} | 1/6
+2^{10} | 1024
+2^{10} | 2^10
+2^{1009} | 2 \cdot 2^{1008}
+\frac{100!}{2^{50}} | \frac{100!}{4^{25}}
+10! | 3628800
+\binom{10}{3} | 120
+{10 \choose 3} | 120
+52_8 | 52_{8}
+52_8 | (52)_8
+1011_2 | 1011_{2}
+2{,}5 | 2.5
+# roots, pi, e
+2\sqrt{2} | \sqrt{8}
+2\sqrt{2} | 2\sqrt2
+2\sqrt{2} | 2√2
+2\sqrt{2} | 2 * sqrt(2)
+2\sqrt{2} | 2^{3/2}
+\frac{\sqrt{3}}{3} | \frac{1}{\sqrt{3}}
+\frac{1+\sqrt{5}}{2} | \frac{\sqrt{5}+1}{2}
+\frac{1+\sqrt{5}}{2} | \frac12 + \frac{\sqrt5}{2}
+\sqrt[3]{4} | 4^{1/3}
+\sqrt[3]{4} | \sqrt[3] 4
+\sqrt{7+4\sqrt{3}} | 2+\sqrt{3}
+\frac{\pi}{6} | π/6
+\frac{\pi}{6} | \frac16 \pi
+288\pi | 288 \cdot \pi
+e^{i\pi} | -1
+1 - \frac{1}{\mathrm{e}} | 1 - e^{-1}
+\log_{10} 2 | \frac{\ln 2}{\ln 10}
+\log_2 8 | 3
+\ln 4 | 2 \ln 2
+\sin 60^\circ | \frac{\sqrt{3}}{2}
+\cos\frac{\pi}{5} | \frac{1+\sqrt5}{4}
+\arctan 1 | \frac{\pi}{4}
+\tan^{-1} 1 | \frac{\pi}{4}
+|{-3}| | 3
+# units and money
+5 | 5 \text{ cm}
+5 \text{ cm} | 5
+5 \text{ cm} | 5 cm
+5 \text{ cm} | 5\ \mathrm{cm}
+5 \text{ cm} | 50 \text{ mm}
+864 \mbox{ inches}^2 | 864 \text{ square inches}
+864 \mbox{ inches}^2 | 864 \text{ in}^2
+15\mbox{ cm}^2 | 15\text{ cm}^{2}
+\$36 | 36
+\$36 | 36 \text{ dollars}
+\$36 | \$36.00
+36 | \$36
+\$32,\!348 | 32348
+5.4 \text{ cents} | 5.4 cents
+600 \text{ km/h} | 600 \text{ kilometers per hour}
+90^\circ | 90
+90^\circ | 90°
+90^\circ | 90^{\circ}
+90^\circ | 90 \text{ degrees}
+90^\circ | 90 degrees
+90^\circ | 90\degree
+90^\circ | \frac{\pi}{2}
+\frac{270}7\text{ degrees} | \frac{270}{7}^\circ
+28\% | 28
+28\% | 28 percent
+28 | 28\%
+# pairs, lists, sets, intervals
+(3,4) | ( 3 , 4 )
+(3,4) | \left(3, 4\right)
+(3,4) | (3.0, 4)
+(3,4) | (x, y) = (3, 4)
+(3,4) | x = 3, y = 4
+(3,4) | 3, 4
+(1,2,3) | \langle 1, 2, 3 \rangle
+(-\frac{1}{2}, \frac{7}{2}) | (-0.5, 3.5)
+(0;0;0) | (0,0,0)
+1,-2 | -2, 1
+1,-2 | -2 \text{ and } 1
+1,-2 | 1 and -2
+1,-2 | x = 1 \text{ or } x = -2
+1,-2 | x=1, x=-2
+1,-2 | \{1, -2\}
+1,-2 | {1, -2}
+1,-2 | \left\{ -2, 1 \right\}
+1,-2 | x \in \{1, -2\}
+3, 5, 7 | 3, 5, \text{ and } 7
+3, 5, 7 | 3, 5 and 7
+3, 5, 7 | 7; 5; 3
+1 \pm \sqrt{19} | 1+\sqrt{19}, 1-\sqrt{19}
+1 \pm \sqrt{19} | x = 1 \pm \sqrt{19}
+1 \pm \sqrt{19} | \pm \sqrt{19} + 1
+\{1\pm\sqrt{5},-2\} | -2, 1-\sqrt5, 1+\sqrt5
+-1,0,1 | 0, \pm 1
+\frac{1 \pm \sqrt{5}}{2} | \frac{1 + \sqrt{5}}{2}, \frac{1 - \sqrt{5}}{2}
+[0,1) | [0, 1)
+[0,1) | 0 \le x < 1
+[0,1) | \{x : 0 \leq x < 1\}
+[0,1) | \{ x \mid 0 \leq x < 1 \}
+[0,1) | x \in [0, 1)
+(2,\infty) | x > 2
+(2,\infty) | (2, +\infty)
+(2,\infty) | (2, ∞)
+(2,\infty) | 2 < x
+(2,\infty) | (2, \infty).
+(-\infty, 2) \cup (3, \infty) | (3,\infty)\cup(-\infty,2)
+(-\infty, 2) \cup (3, \infty) | x < 2 \text{ or } x > 3
+(-\infty, 2) \cup (3, \infty) | (-∞, 2) ∪ (3, ∞)
+(-\infty, 2) \cup (3, \infty) | (-oo, 2) U (3, oo)
+(-3, 3) | |x| < 3
+(-\infty,0)\cup(0,\infty) | x \neq 0
+(-\infty,0)\cup(0,\infty) | \mathbb{R} \setminus \{0\}
+(-\infty,\infty) | \mathbb{R}
+k \geq 2 | k \ge 2
+k \geq 2 | [2, \infty)
+t(0,4] | (0,4]
+# expressions
+2n-2 | 2(n-1)
+2k+2 | 2 + 2k
+x^3+3x-6 | x^3 + 3x - 6
+(a+5)(b+2) | (b+2)(a+5)
+(a+5)(b+2) | ab + 2a + 5b + 10
+\frac{n(n+1)}{2} | \frac12 n (n+1)
+\frac{n(n+1)}{2} | \binom{n+1}{2}
+\frac{n(n+1)}{2} | n(n+1)/2
+-(n-1) / 2 | \frac{1-n}{2}
+2^{n}-n-1 | 2^n - (n + 1)
+\frac{d !}{2 k(d-k) !} | \frac{d!}{2k(d-k)!}
+\lfloor\log _{2} n\rfloor+1 | \lfloor \log_2(n) \rfloor + 1
+\lceil n / 2\rceil+1 | \left\lceil \frac{n}{2} \right\rceil + 1
+\lceil n / 2\rceil | \lfloor (n+1)/2 \rfloor
+\cot x | \frac{1}{\tan x}
+\sin^2 x | 1 - \cos^2 x
+5r^5 | 5 r^{5}
+f(x)=2 x | 2x
+f(x)=2 x | f(x) = 2x
+f(x)=2 x | f(t) = 2t
+f(x)=2 x | 2x = f(x)
+y = 2x + 3 | 2x + 3
+y = 2x + 3 | 2x - y + 3 = 0
+y = 2x + 3 | y - 2x = 3
+5x - 7y + 11z + 4 = 0 | 10x - 14y + 22z = -8
+m_{\max }=n^{2}-n-1 | n^2 - n - 1
+x^2 + y^2 = 4 | 4 = x^2 + y^2
+6 - 5i | -5i + 6
+\frac{1}{2}+\frac{\sqrt3}{2}i | \frac{1+i\sqrt{3}}{2}
+# matrices
+\begin{pmatrix} 1 \\ 2 \end{pmatrix} | \begin{bmatrix} 1 \\ 2 \end{bmatrix}
+\begin{pmatrix} 1 \\ 2 \end{pmatrix} | \begin{pmatrix}1\\2\end{pmatrix}
+\begin{pmatrix} 1/3 \\ 2/3 \end{pmatrix} | \frac13 \begin{pmatrix} 1 \\ 2 \end{pmatrix}
+\begin{pmatrix} 1/3 \\ 2/3 \end{pmatrix} | \begin{pmatrix} \frac{1}{3} \\[4pt] \frac{2}{3} \end{pmatrix}
+\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix} | \left[\begin{array}{cc} 1 & 2 \\ 3 & 4 \end{array}\right]
+# words, choices, times
+\text{Evelyn} | Evelyn
+\text{Evelyn} | \text{evelyn}
+\text{Evelyn} | \mathrm{Evelyn}
+\text{Evelyn} | \textbf{Evelyn}.
+\text{even} | even
+\text{ellipse} | \text{an ellipse}
+\text{east} | \text{East}
+\text{(C)} | C
+\text{(C)} | (C)
+\text{(C)} | \textbf{(C)}
+\text{(C)} | \text{C}
+\text{(C)} | \textbf{(C) }12
+C | (C)
+C | \text{C}
+\text{Yes} | yes
+3:30 \text{ PM} | 3:30 p.m.
+\text{July 4, 1776} | July 4 1776
+7:32 | 7 : 32
+6, 8 | \text{6 and 8}
+5 | \approx 5
+5 | \text{The answer is } 5
+5 | \begin{aligned} x &= 5 \end{aligned}
+\frac{1}{2} | {1 \over 2}
+5 \text{ euros} | 5€
+5 \text{ euros} | €5
+\infty | +\infty
+2i | \sqrt{-4}
+(x-1)^2 | x^{2}-2x+1
+2e^{i\pi/3} | 1 + i\sqrt{3}
+\frac{x}{2} | \frac x2
+\frac{x}{2} | \frac{1}{2} x
+10^{-3} | 0.001
+AB = 5 | 5
+5 | |AB| = 5
+5 | \overline{AB} = 5
+1, 2 | \text{$1$ and $2$}
+\frac{14}{3} | f(-2)+f(-1)+f(0) = 2 + \frac{5}{3} + 1 = \frac{14}{3}
+\frac{m}{n} | m/n
+2021 \cdot 505 \cdot 337 | 343943885
+\sum_{k=1}^{n} k | \frac{n(n+1)}{2}
+\sqrt{17} | 4.123105625617661
+"""
+
+DIFFERENT = r"""
+5 | 6
+5 | -5
+5 | 500
+5 | 0.05
+5 | 5.01
+5 | 5x
+5 | 5, 6
+5 | 5 \text{ or } 6
+5 | \{5, 6\}
+5 | (5, 5)
+5 | 5!
+5 | 5^2
+5 | 5\pi
+5 | \frac{1}{5}
+5 | x = 6
+5 | x^2 = 5
+5 | \text{none}
+5 |
+33 | 3300
+33 | 0.33
+70000 | 70005
+0.5 | 0.05
+\frac{1}{3} | 0.333
+\frac{1}{3} | 0.33333
+\sqrt{2} | 1.414
+\pi | 3.14
+\pi | 22/7
+2\sqrt{2} | 2\sqrt{3}
+4 | 4\sqrt{2}
+\frac{1}{2004!} | \frac{1}{2006!}
+\frac{1}{2^{99}} | \frac{1}{2^{98}}
+2^{1009} | 2^{1009}+1
+1000 | 1,0000
+1000 | 1
+1000 | 1, 000, 000
+1\frac{4}{5} | \frac{4}{5}
+1\frac{4}{5} | \frac{14}{5}
+52_8 | 52_9
+1011_2 | 11
+90^\circ | 45^\circ
+90^\circ | 90\pi
+5 \text{ cm} | 5 \text{ m}
+5 \text{ cm} | 5 \text{ cm}^2
+5 \text{ hours} | 5 \text{ minutes}
+\$36 | \$63
+\$5 | 5 \text{ cents}
+28\% | 0.28
+28\% | 2800
+\frac{1}{4} | 25
+(3,4) | (4,3)
+(3,4) | [3,4]
+(3,4) | (3,4]
+(3,4) | \{3,4\}
+(3,4) | (3,4,5)
+(3,4) | (3)
+(3,4) | 4, 3
+\{1,2\} | (1,2)
+\{1,2\} | \{1,2,3\}
+\{1,2\} | \{1\}
+1,-2 | 1
+1,-2 | 1, 2
+1,-2 | 1, -2, 3
+1,-2 | (1,-2)
+1 \pm \sqrt{19} | 1 + \sqrt{19}
+1 \pm \sqrt{19} | 1 \pm \sqrt{17}
+[0,1) | [0,1]
+[0,1) | (0,1)
+[0,1) | (0,1]
+[0,1) | 0 < x < 1
+(2,\infty) | [2,\infty)
+(2,\infty) | (-\infty,2)
+(2,\infty) | x < 2
+(2,\infty) | (2, 1000)
+(-\infty, 2) \cup (3, \infty) | (-\infty, 2)
+(-\infty, 2) \cup (3, \infty) | (-\infty, 2] \cup (3, \infty)
+(-\infty, 2) \cup (3, \infty) | (-\infty, \infty)
+(-\infty, 2) \cup (3, \infty) | (-\infty, 2) \cap (3, \infty)
+k \geq 2 | k > 2
+k \geq 2 | k \le 2
+x=5 | y=5
+2n-2 | 2n-1
+2n-2 | 2m-2
+2n-2 | 2N-2
+2n-2 | n-1
+x | -x
+|x| | x
+\frac{n(n+1)}{2} | \frac{n(n-1)}{2}
+\lfloor\sqrt{n-1}\rfloor | \lfloor\sqrt{n}\rfloor
+\lceil n/2\rceil | \lfloor n/2 \rfloor
+f(x)=2x | f(x)=3x
+f(x)=2x | g(x)=2x
+f(x)=2x | f(x)=2t
+y = 2x + 3 | y = 2x - 3
+y = 2x + 3 | y = 3x + 2
+5x - 7y + 11z + 4 = 0 | 5x - 7y + 11z - 4 = 0
+6 - 5i | 6 + 5i
+6 - 5i | 6 - 5
+\begin{pmatrix} 1 \\ 2 \end{pmatrix} | \begin{pmatrix} 2 \\ 1 \end{pmatrix}
+\begin{pmatrix} 1 \\ 2 \end{pmatrix} | \begin{pmatrix} 1 & 2 \end{pmatrix}
+\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix} | \begin{pmatrix} 1 & 3 \\ 2 & 4 \end{pmatrix}
+\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix} | \begin{vmatrix} 1 & 2 \\ 3 & 4 \end{vmatrix}
+\text{Evelyn} | \text{Evan}
+\text{even} | \text{odd}
+\text{even} | \text{not even}
+\text{(C)} | \text{(D)}
+\text{(C)} | \text{(A)}, \text{(C)}
+C | c
+d | \text{E}
+3:30 \text{ PM} | 3:30 \text{ AM}
+12:00 | 1:00
+5 \text{ euros} | 5 \text{ dollars}
+\infty | -\infty
+\infty | 10^{100}
+\frac{x}{2} | \frac{2}{x}
+\sum_{k=1}^{n} k | \sum_{k=0}^{n-1} k
+5 | 5 \text{ and not } 6
+6, 8 | \text{6 and 9}
+6, 8 | 68
+-\frac{1}{2} | \frac{-1}{-2}
+(-2,1) | (-2,-1)
+(2,-1) \text{ and } (1,2) | (2,-1)
+2\sqrt{13} | \sqrt{26}
+3\sqrt{13} | 3 + \sqrt{13}
+3\sqrt{13} | 33\sqrt{3}
+e | 2.718
+e^2 | 2e
+x^{10} | x^1 0
+7:32 | 32:7
+\text{Yes} | \text{No}
+9^{9^{9^9}} | 9^{9^{9^8}}
+\pm 2021 | 2021
+19, 46, \text{ and } 82 | 21, 36, \text{ and } 82
+\frac{2}{3} | \frac{3}{2}
+3.21 | 321
+3.21 | 3.2
+x \in [-2,7] | [-2,7)
+"""
+
+
+def read(table: str) -> list[tuple[str, str]]:
+    """The pairs of a table; the answer is empty where nothing follows the bar."""
+    lines = [line for line in table.strip().splitlines() if not line.startswith("# ")]
+    pairs = []
+    for line in lines:
+        gold, _, answer = line.partition(" | ") if " | " in line else (line.removesuffix(" |"), "", "")
+        pairs.append((gold, answer))
+    return pairs

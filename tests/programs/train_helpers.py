@@ -1,0 +1,73 @@
+"""Running train.py as users do: a child process, alone or under the deepspeed launcher, on a tiny model and data."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+ZERO2 = "configs/promptcot_mamba_7b_config.json"
+HANG_SECONDS = 300
+
+
+def write_examples(path: Path, count: int, seed: int = 0, sources: tuple[str, ...] = ("add",)) -> Path:
+    """Sums with thoughts of very different lengths."""
+    draw = random.Random(seed)
+    with path.open("w") as file:
+        for index in range(count):
+            a, b = draw.randint(0, 99), draw.randint(0, 99)
+            thought = f"{a} + {b} = {a + b}\n" * draw.randint(1, 9)
+            row = {
+                "id": f"ex{index}",
+                "source": sources[index % len(sources)],
+                "prompt": f"<|im_start|>user\nFind {a} plus {b}.<|im_end|>\n<|im_start|>assistant\n<think>\n",
+                "completion": f"{thought}</think>\nThe answer is \\boxed{{{a + b}}}.",
+            }
+            file.write(json.dumps(row) + "\n")
+    return path
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def train_command(flags: dict[str, object], processes: int | None = None) -> list[str]:
+    """`train.py` with these flags; under the deepspeed launcher where `processes` is given."""
+    train = [str(ROOT / "train.py"), *(f"--{name}={value}" for name, value in flags.items())]
+    if processes is None:
+        return [sys.executable, *train]
+    deepspeed = Path(sys.executable).parent / "deepspeed"
+    return [sys.executable, str(deepspeed), f"--num_gpus={processes}", f"--master_port={free_port()}", *train]
+
+
+def child_environment() -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    return {**inherited, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+
+
+def run_train(flags: dict[str, object], processes: int | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        train_command(flags, processes),
+        cwd=ROOT,
+        env=child_environment(),
+        capture_output=True,
+        text=True,
+        timeout=HANG_SECONDS,
+    )
+
+
+def read_curve(output_dir: Path) -> list[dict]:
+    """The log entries of the training steps."""
+    rows = [json.loads(line) for line in (output_dir / "train_log.jsonl").read_text().splitlines()]
+    return [row for row in rows if "loss" in row]
+
+
+def losses(output_dir: Path) -> list[tuple[int, float]]:
+    return [(row["step"], row["loss"]) for row in read_curve(output_dir)]

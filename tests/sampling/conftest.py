@@ -1,0 +1,78 @@
+"""Shared by the sampling tests: fake servers as child processes, problem files, a tiny checkpoint."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from promptcot_mamba.jsonl import read_jsonl, write_jsonl
+from tests.tiny import make_checkpoint
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class ServerProcess:
+    """A fake server in a child process; `url` is its base URL."""
+
+    def __init__(self, **options: object):
+        flags = [f"--{name}={value}" for name, value in options.items()]
+        command = [sys.executable, "-m", "tests.sampling.fake_server", *flags]
+        self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        self.port = int(self.process.stdout.readline())
+        self.url = f"http://127.0.0.1:{self.port}/v1"
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def start_server() -> Iterator[Callable[..., ServerProcess]]:
+    """Start fake servers; all are killed at the end of the test."""
+    started: list[ServerProcess] = []
+
+    def start(**options: object) -> ServerProcess:
+        started.append(ServerProcess(**options))
+        return started[-1]
+
+    yield start
+    for server in started:
+        if server.process.poll() is None:
+            server.kill()
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("model") / "tiny-mamba2")
+
+
+def write_problems(path: Path, count: int) -> Path:
+    rows = [
+        {"idx": i, "source": "made", "prompt": f"Find {i} + {i}.\n<think>\n", "answer": 2 * i} for i in range(count)
+    ]
+    write_jsonl(path, rows)
+    return path
+
+
+def run_program(*flags: object, module: str = "infer_longcot", check: bool = False, **environment: str):
+    """`python -m <module> flags...` as a child process, to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", module, *map(str, flags)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=check,
+    )
+
+
+def comparable(path: Path) -> list[dict]:
+    """The rows of a prediction file without the one field that depends on the clock."""
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in read_jsonl(path)]

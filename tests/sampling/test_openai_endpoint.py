@@ -1,0 +1,162 @@
+"""The endpoint back end against small servers that die, hang, refuse and serve the wrong thing."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from collections import Counter
+
+import pytest
+
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.sampling import openai_endpoint
+from promptcot_mamba.sampling.backend import LENGTH, LOOP, BackendFailedError, Request, SamplingSettings
+from promptcot_mamba.sampling.endpoint_protocol import find_model, normal_url, payload
+from promptcot_mamba.sampling.openai_endpoint import EndpointSettings, OpenAIEndpoints
+from tests.sampling.scripted import write_chain
+
+SAMPLING = SamplingSettings(temperature=0.8, top_p=0.95, repetition_penalty=1.1, stop_token_ids=(2,))
+
+
+def connect(*urls: str, sampling: SamplingSettings = SAMPLING, tokenizer=None, **settings) -> OpenAIEndpoints:
+    return OpenAIEndpoints(EndpointSettings(urls, "tiny", context=5000, **settings), sampling, tokenizer)
+
+
+def sample(backend: OpenAIEndpoints, count: int, during=lambda finished: None) -> list:
+    """Submit `count` requests, poll until all have ended, close."""
+    for unit in range(count):
+        backend.submit(Request(unit, 0, 1000 + unit, f"prompt {unit}", None, 4096))
+    finished: list = []
+    try:
+        while len(finished) < count:
+            finished += backend.poll(0.2)
+            during(finished)
+    finally:
+        backend.close()
+    return finished
+
+
+def expected(unit: int) -> tuple[str, str, int]:
+    return write_chain(Request(unit, 0, 1000 + unit, f"prompt {unit}", None, 4096))
+
+
+def assert_each_once_and_right(finished: list, count: int) -> None:
+    assert Counter(each.unit for each in finished) == Counter(range(count))
+    for each in finished:
+        assert (each.text, each.finish_reason, each.completion_tokens) == expected(each.unit)
+
+
+def test_every_request_is_answered_once_within_the_concurrency(start_server):
+    server = start_server(seconds=0.02)
+    assert_each_once_and_right(sample(connect(server.url, concurrency=5), 40), 40)
+    stats = json.load(urllib.request.urlopen(server.url.replace("/v1", "/stats")))
+    assert stats["seen"] == 40
+    assert 2 <= stats["most_running"] <= 5
+
+
+def test_a_killed_servers_work_moves_to_the_other(start_server):
+    doomed, other = start_server(seconds=0.05), start_server(seconds=0.05)
+    backend = connect(doomed.url, other.url, concurrency=8)
+
+    def kill_midway(finished: list) -> None:
+        if len(finished) > 20 and doomed.process.poll() is None:
+            doomed.kill()
+
+    assert_each_once_and_right(sample(backend, 120, kill_midway), 120)
+    assert backend.moved > 0
+    assert backend.endpoints[0].served > 0
+    assert backend.endpoints[1].served > 60
+
+
+def test_a_server_that_comes_back_is_used_again(start_server):
+    server = start_server(seconds=0.02)
+    backend = connect(server.url, concurrency=4)
+
+    def restart_midway(finished: list) -> None:
+        if len(finished) > 10 and server.process.poll() is None:
+            server.kill()
+            start_server(port=server.port)
+
+    assert_each_once_and_right(sample(backend, 60, restart_midway), 60)
+
+
+def test_a_server_that_hangs_loses_its_work(start_server, monkeypatch):
+    monkeypatch.setattr(openai_endpoint, "PROBE_SECONDS", 0.1)
+    monkeypatch.setattr(openai_endpoint, "CONNECT_SECONDS", 0.3)
+    hung, other = start_server(hang_after=5), start_server(seconds=0.01)
+    assert_each_once_and_right(sample(connect(hung.url, other.url, concurrency=4), 40), 40)
+
+
+@pytest.mark.parametrize("trouble", ["break_first", "busy_first"])
+def test_failures_that_pass_are_retried(start_server, trouble: str):
+    server = start_server(**{trouble: 3})
+    backend = connect(server.url, concurrency=2)
+    assert_each_once_and_right(sample(backend, 10), 10)
+    assert backend.moved == 3
+
+
+def test_a_request_that_always_fails_stops_the_run(start_server, monkeypatch):
+    monkeypatch.setattr(openai_endpoint, "FIRST_PAUSE", 0.001)
+    server = start_server(break_first=10_000)
+    with pytest.raises(BackendFailedError, match="500: broken"):
+        sample(connect(server.url, concurrency=1), 3)
+
+
+def test_patience_ends(start_server):
+    server = start_server(seconds=0.05)
+    backend = connect(server.url, concurrency=2, patience_seconds=1.0)
+    with pytest.raises(BackendFailedError, match="no server has answered"):
+        sample(backend, 20, lambda finished: server.kill() if server.process.poll() is None else None)
+
+
+def test_a_prompt_too_long_for_the_server_is_an_empty_truncated_sample(start_server):
+    backend = connect(start_server(max_model_len=6000).url)
+    backend.submit(Request(0, 0, 1, "x" * 7000, None, 100))
+    finished = backend.poll(5.0)
+    backend.close()
+    assert [(each.text, each.finish_reason, each.completion_tokens) for each in finished] == [("", LENGTH, 0)]
+
+
+def test_a_streamed_loop_is_cut_where_it_begins_to_count(start_server):
+    class Tokenizer:
+        def decode(self, ids, skip_special_tokens):
+            return f"{len(ids)} tokens"
+
+    server = start_server(stream_loop=2000)
+    sampling = SamplingSettings(0.8, 0.95, 1.1, (2,), stop_on_loop=True)
+    [cut] = sample(connect(server.url, sampling=sampling, tokenizer=Tokenizer()), 1)
+    before = len(expected(0)[0])
+    assert (cut.finish_reason, cut.completion_tokens, cut.text) == (LOOP, before + 256, f"{before + 256} tokens")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"model": "other"}, "serves other, not tiny"), ({"max_model_len": 4096}, "--max-model-len 5000")],
+)
+def test_a_server_of_another_kind_is_refused(start_server, options: dict, message: str):
+    with pytest.raises(InputError, match=message):
+        connect(start_server(**options).url)
+
+
+def test_an_unreachable_server_is_refused_unless_another_answers(start_server):
+    with pytest.raises(InputError, match="cannot be reached"):
+        connect("http://127.0.0.1:9")
+    assert_each_once_and_right(sample(connect("127.0.0.1:9", start_server().url, concurrency=4), 12), 12)
+
+
+def test_names_of_servers_and_models():
+    assert normal_url("host:8000") == normal_url("http://host:8000/") == normal_url("http://host:8000/v1")
+    assert normal_url("https://host/api/v3/") == "https://host/api/v3"
+    cards = [{"id": "a", "root": "/models/a-7b"}, {"id": "b"}]
+    assert find_model(cards, "/other/disk/a-7b") is cards[0]
+    assert find_model(cards, "b") is cards[1]
+    assert find_model(cards, "c") is None
+
+
+def test_only_vllm_is_sent_its_own_fields():
+    request = Request(0, 0, 5, "text", [1, 2], 9)
+    plain = payload(request, SAMPLING, "m", is_vllm=False, stream=False)
+    assert plain["prompt"] == "text"
+    assert "stop_token_ids" not in plain
+    full = payload(request, SAMPLING, "m", is_vllm=True, stream=False)
+    assert (full["prompt"], full["stop_token_ids"], full["seed"], full["top_k"]) == ([1, 2], [2], 5, 0)

@@ -1,0 +1,274 @@
+"""Killed, torn, extended, changed: what a rerun finds and what it makes of it."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+import infer_longcot
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.jsonl import DurableAppender, read_jsonl, write_jsonl
+from promptcot_mamba.run_info import side_path
+from promptcot_mamba.sampling.backend import BackendFailedError, Generated
+from tests.sampling.conftest import comparable, write_problems
+from tests.sampling.scripted import ScriptedBackend
+
+
+@pytest.fixture(scope="module")
+def problems(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_problems(tmp_path_factory.mktemp("data") / "problems.jsonl", 12)
+
+
+@pytest.fixture
+def flags(problems: Path, checkpoint: Path, tmp_path: Path):
+    """The flags of a run on the scripted back end; keyword arguments replace or add some."""
+
+    def make(**changed: object) -> list[str]:
+        values = {
+            "data_path": problems,
+            "output_path": tmp_path / "x.jsonl",
+            "model_path": checkpoint,
+            "n": 6,
+            "max_retries": 3,
+            "max_len": 4096,
+        }
+        return [f"--{name}={value}" for name, value in (values | changed).items()]
+
+    return make
+
+
+def run(flags: list[str], backend: ScriptedBackend | None = None) -> int:
+    return infer_longcot.main(flags, make_backend=lambda plan: backend or ScriptedBackend(8))
+
+
+def run_slowly(flags: list[str]) -> None:
+    os.setpgid(0, 0)
+    os._exit(run(flags, ScriptedBackend(8, poll_seconds=0.002)))
+
+
+def size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def kill_when_grown(flags: list[str], path: Path, by: int) -> None:
+    """Start the run in a forked process and `kill -9` it as soon as a file has grown by so many bytes."""
+    process = multiprocessing.get_context("fork").Process(target=run_slowly, args=(flags,))
+    target = size(path) + by
+    process.start()
+    while process.is_alive() and size(path) < target:
+        time.sleep(0.0005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+
+
+def tear(path: Path, numbers: random.Random) -> None:
+    """Leave what a kill within a write leaves: the beginning of one more line."""
+    with path.open("ab") as file:
+        file.write(b'{"problem_id": "made/3", "run": 0, "completion": "\\u00e9t\xc3'[: numbers.randrange(1, 60)])
+
+
+@pytest.mark.parametrize("format", ["rows", "grouped"])
+def test_ten_kills_change_nothing(flags, tmp_path: Path, format: str):
+    whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
+    assert run(flags(output_path=whole, format=format)) == 0
+    numbers = random.Random(f"kill {format}")
+    attempts = side_path(killed, "attempts.jsonl")
+    a_tenth = size(side_path(whole, "attempts.jsonl")) // 10
+    for _ in range(10):
+        kill_when_grown(flags(output_path=killed, format=format), attempts, numbers.randrange(1, a_tenth))
+        for path in (attempts, killed):
+            if path.exists() and format == "rows" and numbers.random() < 0.5:
+                tear(path, numbers)
+    assert not json.loads(side_path(killed, "run.json").read_text())["complete"]
+    assert run(flags(output_path=killed, format=format)) == 0
+    assert comparable(killed) == comparable(whole)
+    made = {(row["problem_id"], row["run"], row["attempt"]) for row in read_jsonl(attempts)}
+    assert len(made) == len(read_jsonl(attempts)) == len(read_jsonl(side_path(whole, "attempts.jsonl")))
+
+
+def test_a_finished_run_is_left_alone(flags, tmp_path: Path):
+    run(flags())
+    before = (tmp_path / "x.jsonl").read_bytes()
+    engine = ScriptedBackend(8)
+    assert run(flags(), engine) == 0
+    assert engine.submitted == 0
+    assert (tmp_path / "x.jsonl").read_bytes() == before
+
+
+def test_more_runs_extend_a_finished_one(flags, tmp_path: Path):
+    run(flags(n=2))
+    few = comparable(tmp_path / "x.jsonl")
+    engine = ScriptedBackend(8)
+    run(flags(n=5), engine)
+    assert comparable(tmp_path / "x.jsonl")[: len(few)] == few
+    run(flags(n=5, output_path=tmp_path / "y.jsonl"))
+    assert comparable(tmp_path / "x.jsonl") == comparable(tmp_path / "y.jsonl")
+    with pytest.raises(InputError, match="--n 4 would drop"):
+        run(flags(n=4))
+
+
+def test_the_format_may_change(flags, tmp_path: Path):
+    output = tmp_path / "x.jsonl"
+    run(flags())
+    rows = comparable(output)
+    run(flags(format="grouped"))
+    grouped = read_jsonl(output)
+    assert [row["completions"] for row in grouped] == [
+        [row["completion"] for row in rows if row["idx"] == index] for index in range(12)
+    ]
+    assert grouped[0]["runs"] == list(range(6))
+    run(flags())
+    assert comparable(output) == rows
+
+
+@pytest.mark.parametrize("lost", ["attempts", "rows"])
+def test_either_file_can_be_rebuilt(flags, tmp_path: Path, lost: str):
+    output = tmp_path / "x.jsonl"
+    run(flags())
+    rows = comparable(output)
+    (side_path(output, "attempts.jsonl") if lost == "attempts" else output).unlink()
+    engine = ScriptedBackend(8)
+    assert run(flags(), engine) == 0
+    assert engine.submitted == 0
+    assert comparable(output) == rows
+
+
+def test_a_row_lost_between_the_two_files_is_put_back(flags, tmp_path: Path):
+    output = tmp_path / "x.jsonl"
+    run(flags())
+    rows = read_jsonl(output)
+    write_jsonl(output, rows[:10] + rows[11:])
+    run(flags())
+    assert read_jsonl(output) == rows
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"temperature": 0.7}, "temperature was 0.8, now 0.7"),
+        ({"seed": 1}, "seed was 0, now 1"),
+        ({"max_len": 4095}, "max_len was 4096, now 4095"),
+        ({"max_retries": 4}, "max_retries was 3, now 4"),
+        ({"stop_on_loop": True}, "stop_on_loop was False, now True"),
+        ({"dtype": "bfloat16"}, "dtype was 'float32', now 'bfloat16'"),
+        ({"use_chat_template": True, "prompt_from": "prompt"}, "prompt_from .*; use_chat_template"),
+    ],
+)
+def test_what_changes_samples_is_refused_by_name(flags, changed: dict, message: str):
+    run(flags(n=1))
+    with pytest.raises(InputError, match=message):
+        run(flags(n=1, **changed))
+
+
+def test_changed_problems_and_weights_are_refused(flags, tmp_path: Path, problems: Path, checkpoint: Path):
+    run(flags(n=1))
+    rows = read_jsonl(problems)
+    write_jsonl(tmp_path / "other.jsonl", [rows[0] | {"answer": 5}, *rows[1:]])
+    with pytest.raises(InputError, match="problems was"):
+        run(flags(n=1, data_path=tmp_path / "other.jsonl"))
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for file in checkpoint.iterdir():
+        (moved / file.name).write_bytes(file.read_bytes())
+    assert run(flags(n=1, model_path=moved)) == 0  # the same model elsewhere
+    weights = bytearray((moved / "model.safetensors").read_bytes())
+    weights[-100] ^= 1
+    (moved / "model.safetensors").write_bytes(weights)
+    with pytest.raises(InputError, match="model was"):
+        run(flags(n=1, model_path=moved))
+
+
+def test_placement_may_change(flags):
+    run(flags(n=1))
+    assert run(flags(n=2, max_num_seqs=3, n_gpus=2, concurrency=7)) == 0
+
+
+def test_overwrite_keeps_the_old_files(flags, tmp_path: Path):
+    run(flags(n=1))
+    old = (tmp_path / "x.jsonl").read_bytes()
+    assert run(flags(n=1, seed=5, overwrite=True)) == 0
+    assert (tmp_path / "x.jsonl").read_bytes() != old
+    assert len(list(tmp_path.glob("x.old-*"))) == 3
+    assert next(tmp_path.glob("x.old-*[0-9].jsonl")).read_bytes() == old
+
+
+def test_files_of_unknown_origin_are_refused(flags, tmp_path: Path):
+    write_jsonl(tmp_path / "x.jsonl", [{"id": 1, "completion": "?"}])
+    with pytest.raises(InputError, match=r"not the run\.json"):
+        run(flags())
+    assert read_jsonl(tmp_path / "x.jsonl") == [{"id": 1, "completion": "?"}]
+
+
+def test_a_second_writer_is_refused(flags, tmp_path: Path):
+    run(flags(n=1))
+    for overwrite in (False, True):
+        with DurableAppender(tmp_path / "x.attempts.jsonl"):
+            with pytest.raises(InputError, match="another process is writing"):
+                run(flags(n=1, overwrite=overwrite))
+    assert len(read_jsonl(tmp_path / "x.jsonl")) == 12
+
+
+class Stopping(ScriptedBackend):
+    """Raises something once so many chains have finished."""
+
+    def __init__(self, after: int, error: BaseException | None, number: int | None = None):
+        super().__init__(4)
+        self._after, self._error, self._number, self._done = after, error, number, 0
+
+    def poll(self, timeout: float) -> list[Generated]:
+        finished = super().poll(timeout)
+        self._done += len(finished)
+        if self._done >= self._after:
+            self._after = 10**9
+            if self._number is not None:
+                os.kill(os.getpid(), self._number)
+            if self._error is not None:
+                raise self._error
+        return finished
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(flags, tmp_path: Path, capsys, number: int):
+    assert run(flags(), Stopping(20, None, number)) == 130
+    said = capsys.readouterr().err
+    kept = read_jsonl(tmp_path / "x.jsonl")
+    assert len(kept) >= 15
+    assert f"{len(kept)} of 72 samples are safe" in said
+    assert "run the same command again" in said
+    assert run(flags()) == 0
+    run(flags(output_path=tmp_path / "y.jsonl"))
+    assert comparable(tmp_path / "x.jsonl") == comparable(tmp_path / "y.jsonl")
+
+
+def test_a_backend_gone_for_good_stops_cleanly(flags, tmp_path: Path, capsys):
+    assert run(flags(), Stopping(20, BackendFailedError("no server has answered for 600 s"))) == 1
+    assert "no server has answered for 600 s" in capsys.readouterr().err
+    assert run(flags()) == 0
+
+
+def run_on_a_small_disk(flags: list[str], limit: int) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    os._exit(run(flags))
+
+
+def test_a_full_disk_leaves_whole_lines(flags, tmp_path: Path, capfd):
+    output = tmp_path / "x.jsonl"
+    process = multiprocessing.get_context("fork").Process(target=run_on_a_small_disk, args=(flags(), 5000))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 1
+    assert "nothing more can be written" in capfd.readouterr().err
+    for path in (output, side_path(output, "attempts.jsonl")):
+        assert size(path) <= 5000
+        assert len(read_jsonl(path)) > 5  # each line is whole
+    assert run(flags()) == 0
+    run(flags(output_path=tmp_path / "y.jsonl"))
+    assert comparable(output) == comparable(tmp_path / "y.jsonl")

@@ -1,0 +1,166 @@
+"""The stages in a row with a scripted model: ten seeds in, kept chains out; killed anywhere, the result is the same."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.jsonl import read_jsonl, write_jsonl
+from promptcot_mamba.synthesis import STAGES
+from promptcot_mamba.synthesis.stage import Context, settings_from
+from promptcot_mamba.synthesis.templates import mark_up
+from tests.synthesis.scripted import ScriptedModel
+
+SETTINGS = {
+    "concepts": {"model": "m", "k": 2},
+    "rationales": {"model": "m", "candidates": 3, "min_words": 2},
+    "choose_rationales": {"model": "m"},
+    "generator_data": {},
+    "concept_sampling": {"count": 8, "size": 2, "levels": ["easy", "hard"]},
+    "problems": {"model": "m", "candidates": 2},
+    "judge": {"models": ["a", "b"]},
+    "filter": {"allow_no_benchmarks": True, "near_duplicates": 0.99},
+    "teacher_problems": {},
+}
+
+
+def answer(prompt: str, seed: int) -> str:
+    """What the script says to each prompt; a few replies are unusable, by their seed."""
+    if prompt.startswith("Here is a problem"):
+        number = int(re.search(r"number (\d+)", prompt)[1])
+        return "no list today" if seed % 5 == 0 else f"1. concept {number % 4}\n2. Concepts {number % 3 + 4}"
+    if prompt.startswith("An experienced author"):
+        return f"first {seed} then more"
+    if prompt.startswith("Write a new problem"):
+        return "nothing" if seed % 7 == 0 else mark_up(f"because {seed}", f"Find {seed} words of number {seed}.")
+    if prompt.startswith("You are a strict reviewer"):
+        return ["Final Judgement: perfect", "perfect!", "Final Judgement: imperfect", "bad"][seed % 7 % 4]
+    raise AssertionError(prompt)
+
+
+def likelihood(prompt: str, continuation: str) -> float:
+    return -float(int(re.search(r"first (\d+)", continuation)[1]) % 1000)
+
+
+@pytest.fixture
+def seeds(tmp_path: Path) -> Path:
+    path = tmp_path / "seeds.jsonl"
+    write_jsonl(path, [{"problem": f"Compute number {i}.", "level": "easy"} for i in range(10)])
+    return path
+
+
+def run(folder: Path, seeds: Path, stages=tuple(SETTINGS), stop_after=None, **changes) -> ScriptedModel:
+    """Run stages with one scripted model for every name; it dies after `stop_after` requests."""
+    model = ScriptedModel(answer, likelihood, stop_after)
+    context = Context(folder, 0, lambda name: model)
+    for name in stages:
+        settings_class, function = STAGES[name].load()
+        values = {**SETTINGS[name], **changes.get(name, {})}
+        if name == "concepts":
+            values["seeds"] = str(seeds)
+        function(settings_from(settings_class, values, name), context)
+    return model
+
+
+def contents(folder: Path) -> dict[str, list]:
+    return {path.name: read_jsonl(path) for path in sorted(folder.glob("*.jsonl")) if path.stat().st_size}
+
+
+def test_ten_rows_through_every_stage(tmp_path, seeds):
+    run(tmp_path / "work", seeds)
+    rows = contents(tmp_path / "work")
+    assert len(rows["concepts.jsonl"]) == 10
+    assert all(len(row["concepts"]) == 2 and row["level"] == "easy" for row in rows["concepts.jsonl"])
+    assert len(rows["rationales.jsonl"]) == 30
+    chosen = rows["chosen_rationales.jsonl"]
+    assert len(chosen) == 10
+    for row in chosen:
+        rivals = [other for other in rows["rationales.jsonl"] if other["problem_key"] == row["problem_key"]]
+        assert row["log_likelihood"] == max(likelihood("", other["rationale"]) for other in rivals)
+    assert set(rows["generator_sft.jsonl"][0]) == {"prompt", "completion", "source"}
+    sets = rows["concept_sets.jsonl"]
+    assert len(sets) == len({row["key"] for row in sets}) == 8
+    assert {row["level"] for row in sets} == {"easy", "hard"}
+    assert len(rows["problems.jsonl"]) + len(rows["problems.rejected.jsonl"]) == 16
+    judged = rows["judgements.jsonl"]
+    assert len(judged) == len(rows["problems.jsonl"])
+    kept = rows["kept_problems.jsonl"]
+    assert [row["key"] for row in kept] == [
+        row["key"] for row in judged if set(row["verdicts"].values()) == {"perfect"}
+    ]
+    verdicts = {row["verdict"] for row in rows["judgements_a.jsonl"]}
+    assert verdicts <= {"perfect", "acceptable", "bad", "unparseable"}
+    assert rows["teacher_problems.jsonl"][0]["prompt"].endswith("<think>\n")
+    info = json.loads((tmp_path / "work" / "kept_problems.run.json").read_text())
+    assert info["complete"]
+    assert info["problems"] == len(judged)
+    assert info["rows"] == len(kept)
+
+
+@pytest.mark.parametrize("stop_after", [1, 7, 13, 29, 45, 60, 80])
+def test_a_killed_run_continues_to_the_same_files(tmp_path, seeds, stop_after):
+    run(tmp_path / "whole", seeds)
+    with pytest.raises(ConnectionError):
+        run(tmp_path / "torn", seeds, stop_after=stop_after)
+    run(tmp_path / "torn", seeds)
+    assert contents(tmp_path / "torn") == contents(tmp_path / "whole")
+
+
+def test_a_complete_run_asks_nothing_again(tmp_path, seeds):
+    run(tmp_path / "work", seeds)
+    assert run(tmp_path / "work", seeds).backend.asked == []
+
+
+def test_changed_settings_are_refused_by_name(tmp_path, seeds):
+    run(tmp_path / "work", seeds, stages=["concepts"])
+    with pytest.raises(InputError, match="k: 2 then, 3 now"):
+        run(tmp_path / "work", seeds, stages=["concepts"], concepts={"k": 3})
+
+
+def test_a_changed_input_is_refused_by_name(tmp_path, seeds):
+    run(tmp_path / "work", seeds, stages=["concepts", "rationales"])
+    path = tmp_path / "work" / "concepts.jsonl"
+    write_jsonl(path, read_jsonl(path)[:5])
+    with pytest.raises(InputError, match="concepts_fingerprint"):
+        run(tmp_path / "work", seeds, stages=["rationales"])
+
+
+def test_missing_and_unfinished_inputs_are_named(tmp_path, seeds):
+    with pytest.raises(InputError, match=r"concepts\.jsonl: no such file; run the stage"):
+        run(tmp_path / "work", seeds, stages=["rationales"])
+    with pytest.raises(ConnectionError):
+        run(tmp_path / "work", seeds, stages=["concepts"], stop_after=7)
+    with pytest.raises(InputError, match=r"concepts\.jsonl: its stage has not finished"):
+        run(tmp_path / "work", seeds, stages=["rationales"])
+
+
+def test_no_survivors_stop_with_counts(tmp_path, seeds):
+    run(tmp_path / "work", seeds, stages=list(SETTINGS)[:6])
+    path = tmp_path / "work" / "problems.jsonl"
+    assert len(read_jsonl(path)) > 0
+    nobody = ScriptedModel(lambda prompt, seed: "bad", None)
+    context = Context(tmp_path / "work", 0, lambda name: nobody)
+    settings_class, judge = STAGES["judge"].load()
+    judge(settings_class(models=["a"]), context)
+    with pytest.raises(InputError, match=r"no rows survived this stage .*not approved"):
+        run(tmp_path / "work", seeds, stages=["filter"])
+
+
+def test_filter_refuses_to_forget_the_benchmarks(tmp_path, seeds):
+    run(tmp_path / "work", seeds, stages=list(SETTINGS)[:7])
+    with pytest.raises(InputError, match="benchmarks is empty"):
+        run(tmp_path / "work", seeds, stages=["filter"], filter={"allow_no_benchmarks": False})
+
+
+def test_over_long_and_empty_replies_are_counted(tmp_path, seeds):
+    model = ScriptedModel(lambda prompt, seed: "" if seed % 2 else "1. a b c d\n2. " + "x" * 50, None)
+    context = Context(tmp_path / "work", 0, lambda name: model)
+    settings_class, function = STAGES["concepts"].load()
+    with pytest.raises(InputError, match="no rows survived"):
+        function(settings_class(seeds=str(seeds), model="m", k=2, max_tokens=20, attempts=1), context)
+    reasons = {row["reason"] for row in read_jsonl(tmp_path / "work" / "concepts.rejected.jsonl")}
+    assert reasons == {"empty", "over length"}
