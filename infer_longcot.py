@@ -44,6 +44,7 @@ def main(argv: list[str] | None = None, make_backend: Callable[[Plan], Backend] 
     report = Report(args.max_len)
     if args.overwrite:
         set_aside(args.output_path)
+    refuse_changed(args.output_path, settings)
     with Ledger(
         args.output_path,
         plan.problems,
@@ -52,7 +53,6 @@ def main(argv: list[str] | None = None, make_backend: Callable[[Plan], Backend] 
         grouped=args.format == "grouped",
         on_settled=report.add,
     ) as ledger:
-        refuse_changed(args.output_path, settings)
         write_run_info(args.output_path, asdict(args), samples=settings, complete=False)
         ledger.resume()
         began, tokens = time.monotonic(), 0
