@@ -1,8 +1,8 @@
 """Any number of OpenAI-compatible servers as one back end: bounded, timed, backed off, replaceable by each other.
 
 A request lives on one server at a time. If that server breaks the connection, answers 5xx or stops answering
-`/models`, its requests go back to the head of the queue and the next free server takes them; the broken one is looked at
-again after pauses that double, and used again once it answers. Nothing is lost, and since a request's text follows
+`/models`, its requests go back to the head of the queue and the next free server takes them; the broken one is looked
+at again after pauses that double, and used again once it answers. Nothing is lost, and since a request's text follows
 from its seed alone it does not matter which server answers.
 """
 
