@@ -120,10 +120,15 @@ def python(*arguments: str | Path) -> list[str]:
     return [sys.executable, *map(str, arguments)]
 
 
-def train_stage(args: Args, model: str, recipe: Path, start: Path, data: Path, output: Path) -> Stage:
-    command = [str(Path(sys.executable).with_name("deepspeed")), f"--num_gpus={args.processes}", "train.py"]
+def train_command(processes: int, recipe: Path, start: Path, data: Path, output: Path) -> list[str]:
+    """One SFT phase under the DeepSpeed launcher."""
+    command = [str(Path(sys.executable).with_name("deepspeed")), f"--num_gpus={processes}", "train.py"]
     command += ["--config", str(recipe), "--model_name_or_path", str(start)]
-    command += ["--data_path", str(data), "--output_dir", str(output)]
+    return [*command, "--data_path", str(data), "--output_dir", str(output)]
+
+
+def train_stage(args: Args, model: str, recipe: Path, start: Path, data: Path, output: Path) -> Stage:
+    command = train_command(args.processes, recipe, start, data, output)
     deepspeed = recipe.parent / "deepspeed.json"
     return Stage(f"train_{model}", f"train {model}", command, (recipe, deepspeed, start, data), (output,))
 
