@@ -61,13 +61,8 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
 
 def check_flags(args: SftArguments, data_args: DataArguments) -> None:
     """Raise InputError for flags that are missing or cannot mean anything."""
-    required = {
-        "model_name_or_path": data_args.model_name_or_path,
-        "data_path": data_args.data_path,
-        "output_dir": args.output_dir,
-    }
-    for name, value in required.items():
-        if not value:
+    for name in ("model_name_or_path", "data_path"):
+        if not getattr(data_args, name):
             raise InputError(f"--{name} is required")
     if data_args.max_length < 2:
         raise InputError(f"--max_length {data_args.max_length}: expected at least 2")
@@ -123,18 +118,6 @@ def make_training_rows(
     return contents, make_rows(store, data_args.max_length, packing=packing, overlong=data_args.overlong, seed=seed)
 
 
-def find_resume_point(args: SftArguments) -> tuple[int, Path | None]:
-    """Step and folder of the last whole checkpoint. Raises InputError if other numbers of devices wrote it."""
-    checkpoints = run_folder.find_checkpoints(Path(args.output_dir))
-    if not checkpoints:
-        return 0, None
-    step, folder = checkpoints[-1]
-    devices = run_folder.devices_of(folder)
-    if devices != args.world_size:
-        raise InputError(f"{folder}: written by {devices} devices, this run has {args.world_size}; use {devices}")
-    return step, folder
-
-
 @dataclass(frozen=True)
 class Phase:
     """Everything a phase needs that can be checked before a model is loaded."""
@@ -181,10 +164,17 @@ def prepare(args: SftArguments, data_args: DataArguments) -> Phase:
 def claim_output(
     args: SftArguments, data_args: DataArguments, identity: run_folder.Identity
 ) -> tuple[int, Path | None]:
-    """Make the output folder this run's, and find where it goes on. Raises InputError if it is another run's."""
+    """Make the output folder this run's, and find the step and checkpoint it goes on from.
+
+    Raises InputError if the folder is another run's, or its checkpoint cannot be read by this number of devices.
+    """
     output_dir = Path(args.output_dir)
     together(lambda: run_folder.check_owner(output_dir, identity))
-    resume = together(lambda: find_resume_point(args))
+
+    checkpoints = together(lambda: run_folder.find_checkpoints(output_dir))
+    step, checkpoint = checkpoints[-1] if checkpoints else (0, None)
+    if checkpoint and args.deepspeed:
+        run_folder.check_devices(checkpoint, args.world_size)
 
     def claim() -> None:
         held.append(run_folder.hold(output_dir))
@@ -192,7 +182,7 @@ def claim_output(
         run_folder.claim(output_dir, identity, {**asdict(data_args), **args.to_dict()})
 
     first_does(claim)
-    return resume
+    return step, checkpoint
 
 
 def make_trainer(args: SftArguments, data_args: DataArguments, phase: Phase, resumed_step: int) -> SftTrainer:

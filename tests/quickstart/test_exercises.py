@@ -25,7 +25,7 @@ TRUTH = {
     "larger": max,
     "smaller": min,
 }
-PARTS = {name: 15 for name in SOURCES}
+PARTS = dict.fromkeys(SOURCES, 15)
 TRAINING = {name: 40 for name, source in SOURCES.items() if not source.unseen}
 
 
