@@ -91,7 +91,7 @@ class Sample:
 
     def to_row(self, problem: Problem) -> Row:
         """The published row: the problem's keys, then the sample's."""
-        row = asdict(self)
+        row = dict(vars(self))  # asdict would copy every value, ten times slower
         del row["problem_id"]
         return {**problem.fields, **row}
 

@@ -1,9 +1,9 @@
 """Write the quickstart's exercises, tokenizer and untrained Mamba-2, all from one seed.
 
-    python -m scripts.make_quickstart --config configs/quickstart/data.yaml --config configs/quickstart/model.yaml
+    python -m scripts.make_quickstart --config configs/quickstart/data.yaml
 
 Writes `phase1.jsonl`, `phase2.jsonl`, `control.jsonl` (rows `prompt, completion, source`), `problems.jsonl` (the
-test) and `base/` (tokenizer and random weights in the transformers layout) to `--output_dir`.
+test) with `tests/`, and `base/` (tokenizer and random weights in the transformers layout) to `--output_dir`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from promptcot_mamba.benchmarks.quickstart.splits import SOURCES, draw_test_rows
 from promptcot_mamba.chat_format import CHAT_TEMPLATE, THINK_END, THINK_START
 from promptcot_mamba.cli import parse_args, run_program
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.jsonl import Row, write_jsonl
+from promptcot_mamba.jsonl import Row, write_json, write_jsonl
 from promptcot_mamba.log import get_logger
 from promptcot_mamba.run_info import write_run_info
 
@@ -35,7 +35,7 @@ class Args:
     phase2: str
     control: str
     test: str
-    output_dir: str = "outputs/quickstart"
+    output_dir: str = "outputs/quickstart/data"
     seed: int = 20
     vocab_size: int = 640
     hidden_size: int = 128
@@ -130,7 +130,9 @@ def main() -> None:
     sets = {name: draw_training_rows(counts[name], name, args.seed) for name in TRAINING_SETS}
     for name, rows in sets.items():
         write_jsonl(folder / f"{name}.jsonl", rows)
-    problems = draw_test_rows(counts["test"], args.seed)
+    problems, tests = draw_test_rows(counts["test"], args.seed)
+    for name, content in tests.items():
+        write_json(folder / "tests" / name, content)
     write_jsonl(folder / "problems.jsonl", problems)
     make_base(args, sets["phase1"])
     write_run_info(folder / "problems.jsonl", vars(args), rows={name: len(rows) for name, rows in sets.items()})

@@ -13,6 +13,7 @@ from promptcot_mamba.benchmarks.humanevalplus import HUMANEVALPLUS
 from promptcot_mamba.benchmarks.livecodebench import LIVECODEBENCH
 from promptcot_mamba.benchmarks.math500 import MATH500
 from promptcot_mamba.benchmarks.olympiadbench import OLYMPIADBENCH
+from promptcot_mamba.benchmarks.quickstart import QUICKSTART
 from promptcot_mamba.errors import InputError
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -24,6 +25,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "humaneval": HUMANEVAL,
     "humanevalplus": HUMANEVALPLUS,
     "livecodebench": LIVECODEBENCH,
+    **QUICKSTART,
 }
 
 

@@ -159,7 +159,8 @@ class _ChunkRun:
         self.kept: list[tuple[bytes, int, int, int, str]] = []
         self.waiting: list[tuple[CanonicalRow, str]] = []
         self.waiting_characters = 0
-        self.tokens = 0
+        self.tokens = 0  # of kept rows
+        self.encoded = 0  # of all that were tokenised
         self.seconds = {"all": 0.0, "tokenize": 0.0}
 
     def run(self, chunk: Chunk) -> dict[str, Any]:
@@ -188,7 +189,7 @@ class _ChunkRun:
         self.seconds["all"] = time.perf_counter() - started
         return {
             "source": self.source, "file": chunk.path.name, "rows": self.tally.rows, "kept": len(self.kept),
-            "tokens": self.tokens, "dropped": dict(sorted(self.tally.dropped.items())),
+            "tokens": self.tokens, "encoded": self.encoded, "dropped": dict(sorted(self.tally.dropped.items())),
             "samples": self.tally.samples, "contaminated": self.tally.contaminated, "reported": self.tally.reported,
             "over_long": self.tally.over_long, "seconds": self.seconds,
         }  # fmt: skip
@@ -206,6 +207,9 @@ class _ChunkRun:
             row = self.adapter.convert(raw, self.loaded)
         except UnusableRowError as unusable:
             self.tally.drop(unusable.reason, where)
+            return None
+        if self.spec.domains is not None and row.domain not in self.spec.domains:
+            self.tally.drop("other_domain", where)
             return None
         if self.spec.thought_opened:
             row = replace(row, completion=with_open_thought(THINK_START, row.completion))
@@ -232,13 +236,21 @@ class _ChunkRun:
             found = self.prompts[text] = _Prompt(None, hit, near)
         return found
 
+    def _render(self, row: CanonicalRow) -> str:
+        if not self.spec.published_prompt:
+            return render_for(row, self.spec.instruction)
+        if row.published_prompt is None:
+            raise InputError(f"sources.{self.source}: adapter {self.spec.adapter!r} has no published chat text")
+        return row.published_prompt
+
     def _flush(self, tokens: IO[bytes]) -> None:
         context = self.worker.context
-        pairs = [(render_for(row, self.spec.instruction), row.completion) for row, _ in self.waiting]
+        pairs = [(self._render(row), row.completion) for row, _ in self.waiting]
         started = time.perf_counter()
         documents = self.worker._encoder.encode(pairs)
         self.seconds["tokenize"] += time.perf_counter() - started
         for (row, where), (ids, prompt_length) in zip(self.waiting, documents, strict=True):
+            self.encoded += len(ids)
             if not context.min_tokens <= len(ids) <= context.max_tokens:
                 self.tally.drop("too_short" if len(ids) < context.min_tokens else "too_long", where)
                 self.tally.over_long.append(len(ids))

@@ -276,7 +276,7 @@ def prepare_shards(
         "recipe": {**asdict(recipe), "sources": [asdict(spec) for spec in recipe.sources]},
         "licences": {spec.name: spec.make_adapter().licence for spec in recipe.sources},
         "versions": installed_versions(("tokenizers", "transformers", "pyarrow", "numpy")),
-        "counts": _count(tallies, selection, shards),
+        "counts": {**_count(tallies, selection, shards), "tokens_encoded": sum(part["encoded"] for part in parts)},
     }
     _remove_strangers(output, len(shards))
     write_json(output / INDEX_FILE, {"shards": shards})

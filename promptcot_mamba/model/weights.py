@@ -1,34 +1,77 @@
-"""Load a causal language model from a folder, whichever layout its release has."""
+"""Load a causal language model from a folder, whichever layout its release has, and say which it was."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import get_logger
 from promptcot_mamba.model.causal_lm import Mamba2ForCausalLM
+from promptcot_mamba.model.layouts import TRANSFORMERS, find_layout, read_config, read_json, read_weights
 
 logger = get_logger(__name__)
+KEY_MAPPING = {r"^backbone\.embedding\.": "backbone.embeddings."}  # early conversions kept mamba-ssm's name
 
 
 def load_causal_lm(path: str | Path, *, dtype: torch.dtype | str = "auto", **kwargs) -> PreTrainedModel:
-    """Our Mamba-2 for Mamba-2 checkpoints, transformers' own class for other causal language models.
+    """Our Mamba-2 for Mamba-2 checkpoints in any of their layouts, transformers' own class for other causal models.
 
-    Raises InputError, saying what the folder holds, where it is neither.
+    Args:
+        path: a folder, see `promptcot_mamba.model.layouts` for Mamba-2's layouts.
+        dtype: of the weights; "auto" keeps the checkpoint's.
+        kwargs: for transformers' `from_pretrained`.
+
+    Raises:
+        InputError: saying what the folder holds where it is no causal language model, and for missing, surplus or
+            unreadable weights, which are never filled in with random ones.
     """
     folder = Path(path)
+    if not folder.is_dir():
+        raise InputError(f"{path}: no such folder, expected a checkpoint (config.json and weights)")
+    layout = find_layout(folder)
+    if layout is None:
+        return _load_other(folder, dtype, kwargs)
+    logger.info("%s: Mamba-2, %s layout", path, layout)
+    if layout == TRANSFORMERS:
+        return _checked(Mamba2ForCausalLM, folder, dtype, kwargs | {"key_mapping": KEY_MAPPING})
+    weights = read_weights(folder, layout)
+    config = read_config(folder, layout, weights)
+    if dtype == "auto":
+        dtype = weights["backbone.embeddings.weight"].dtype
+    return _checked(Mamba2ForCausalLM, None, dtype, kwargs | {"config": config, "state_dict": weights}, name=folder)
+
+
+def _load_other(folder: Path, dtype: torch.dtype | str, kwargs: dict) -> PreTrainedModel:
+    """Anything but Mamba-2: refused unless its config says that it is a causal language model."""
     if not (folder / "config.json").is_file():
-        raise InputError(f"{path}: no config.json here, expected a checkpoint folder")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    architectures = config.get("architectures") or []
-    if config.get("model_type") == "mamba2":
-        logger.info("%s: Mamba-2 in transformers' layout", path)
-        return Mamba2ForCausalLM.from_pretrained(folder, dtype=dtype, **kwargs)
-    if not any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
-        raise InputError(f"{path}: holds {', '.join(architectures) or 'no known model'}, not a causal language model")
-    logger.info("%s: %s, transformers' own class", path, AutoConfig.from_pretrained(folder).model_type)
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **kwargs)
+        found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:5]) or "nothing"
+        raise InputError(f"{folder}: no config.json, expected a checkpoint folder; it holds {found}")
+    config = read_json(folder / "config.json")
+    kind, architectures = config.get("model_type"), config.get("architectures") or []
+    if kind == "mamba2":
+        raise InputError(f"{folder}: a Mamba-2 config without weights (model*.safetensors)")
+    what = ", ".join(architectures) or f"a model of type {kind!r}"
+    causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures)
+    if not causal or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise InputError(f"{folder}: holds {what}, which is not a causal language model transformers knows")
+    logger.info("%s: %s, transformers' own class", folder, what)
+    return _checked(AutoModelForCausalLM, folder, dtype, kwargs)
+
+
+def _checked(loader, source: Path | None, dtype, kwargs: dict, name: Path | None = None) -> PreTrainedModel:
+    """`from_pretrained`, refusing what transformers would only warn of."""
+    name = name or source
+    try:
+        model, found = loader.from_pretrained(source, dtype=dtype, output_loading_info=True, **kwargs)
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        raise InputError(f"{name}: the weights cannot be loaded: {str(error).strip().splitlines()[0]}") from None
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if found.get(problem):
+            keys = sorted(map(str, found[problem]))
+            raise InputError(f"{name}: {len(keys)} {problem.replace('_', ' ')} in the weights, as {keys[0]}")
+    return model

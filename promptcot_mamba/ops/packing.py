@@ -90,6 +90,7 @@ class ChunkTable:
     starts: torch.Tensor  # (c) first token of each chunk
     lengths: torch.Tensor  # (c) tokens in it, at least 1
     documents: torch.Tensor  # (c) the document it belongs to
+    positions: torch.Tensor  # (c) how many tokens of the document come before it
     first_chunks: torch.Tensor  # (docs+1) each document's first chunk, and the number of chunks
 
     @property
@@ -112,8 +113,9 @@ def make_chunk_table(cu_seqlens: torch.Tensor, chunk_size: int) -> ChunkTable:
         first_chunks = torch.nn.functional.pad(chunks.cumsum(0), (1, 0))
         documents = torch.arange(len(chunks)).repeat_interleave(chunks)
         within = torch.arange(len(documents)) - first_chunks[documents]
-        starts = marks[documents] + within * chunk_size
+        positions = within * chunk_size
+        starts = marks[documents] + positions
         lengths = (marks[documents + 1] - starts).clamp(max=chunk_size)
-        parts = [part.to(cu_seqlens.device) for part in (starts, lengths, documents, first_chunks)]
+        parts = [part.to(cu_seqlens.device) for part in (starts, lengths, documents, positions, first_chunks)]
         tables[chunk_size] = ChunkTable(chunk_size, *parts)
     return tables[chunk_size]

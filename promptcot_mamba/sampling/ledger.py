@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -127,7 +126,7 @@ class Ledger:
             sample = self._parse_row(row, number)
             unit = self._unit_of(sample.problem_id, sample.run, f"{self.output}:{number}")
             if self._offsets[unit] == MISSING:
-                self._note(unit, sample, self._journal.append(asdict(sample)))
+                self._note(unit, sample, self._journal.append(vars(sample)))
             present[unit] = 1
             self._track_order(unit)
         return present
@@ -180,7 +179,7 @@ class Ledger:
         """Write one finished attempt durably; return whether it settled its sample."""
         if self._offsets[unit] != MISSING:
             return True  # a second answer to a request that was moved between servers
-        offset = self._journal.append(asdict(sample))
+        offset = self._journal.append(vars(sample))
         settled = self._note(unit, sample, offset)
         self.resumed_attempts.pop(unit, None)
         if settled and self._rows is not None:
@@ -234,7 +233,7 @@ class Ledger:
         count = len(self.problems)
         plural = {name: f"{name}s" for name in SAMPLE_FIELDS if name != "problem_id"} | {"seconds": "seconds"}
         for index, problem in enumerate(self.problems):
-            samples = [asdict(self._read_attempt(self._offsets[run * count + index])) for run in range(self.n)]
+            samples = [vars(self._read_attempt(self._offsets[run * count + index])) for run in range(self.n)]
             yield {**problem.fields, **{many: [s[one] for s in samples] for one, many in plural.items()}}
 
     def close(self) -> None:

@@ -56,10 +56,12 @@ def engine_arguments(settings: EngineSettings, *, is_mamba2: bool) -> dict[str, 
         "tensor_parallel_size": settings.tensor_parallel_size,
         "generation_config": "vllm",  # every setting is sent with the request; a checkpoint's defaults change nothing
         "stream_interval": STREAM_INTERVAL,
+        "use_tqdm_on_load": False,
         "gpu_memory_utilization": settings.memory_fraction,
     }
     if is_mamba2:
         arguments["mamba_ssm_cache_dtype"] = settings.state_dtype
+        arguments["enable_prefix_caching"] = False  # it would keep further states for short prompts
     if settings.cache_bytes is not None:
         arguments["kv_cache_memory_bytes"] = settings.cache_bytes
     if settings.on_cpu:
@@ -91,9 +93,11 @@ class VllmEngine:
         if settings.on_cpu:
             os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # one process: half the start-up, no pickling a step
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        # The CPU build warns about a dozen things that are as they should be.
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR" if settings.on_cpu else "WARNING")
         from vllm import EngineArgs, LLMEngine, SamplingParams
         from vllm.sampling_params import RequestOutputKind
+        from vllm.v1.engine.exceptions import EngineDeadError
 
         started = time.monotonic()
         self._engine = LLMEngine.from_engine_args(
@@ -109,7 +113,12 @@ class VllmEngine:
         self._running: dict[str, _Running] = {}
         self._params_class = SamplingParams
         self._output_kind = RequestOutputKind.DELTA
+        self._dead_error = EngineDeadError
         self._final_only = RequestOutputKind.FINAL_ONLY
+
+    def set_sampling(self, sampling: SamplingSettings) -> None:
+        """Draw the requests submitted from now on in another way."""
+        self._sampling = sampling
 
     def submit(self, request: Request) -> None:
         sampling = self._sampling
@@ -129,7 +138,11 @@ class VllmEngine:
     def poll(self, timeout: float) -> list[Generated]:
         """One engine step: the engine is its own clock, so `timeout` is not needed."""
         finished = []
-        for output in self._engine.step():
+        try:
+            outputs = self._engine.step()
+        except self._dead_error as error:
+            raise BackendFailedError(f"vLLM's engine died ({error}); see its log above") from error
+        for output in outputs:
             running = self._running.get(output.request_id)
             if running is None:
                 continue  # a chain cut as a loop, whose last words were on their way

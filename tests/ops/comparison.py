@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-CPU_FORMS = {"chunked", "shifted", "recompute"}
+CPU_FORMS = {"chunked", "shifted", "recompute", "native"}
 FLOOR = 5e-5  # fp32 against the fp64 definition
 
 

@@ -12,7 +12,13 @@ import pytest
 from promptcot_mamba.benchmarks.quickstart import arithmetic, programs
 from promptcot_mamba.benchmarks.quickstart.concepts import CONCEPTS, LIMIT
 from promptcot_mamba.benchmarks.quickstart.exercise import links_of
-from promptcot_mamba.benchmarks.quickstart.splits import SOURCES, draw_test_rows, draw_training_rows, is_held_out
+from promptcot_mamba.benchmarks.quickstart.splits import (
+    SOURCES,
+    draw_test_rows,
+    draw_training_rows,
+    hash_tests,
+    is_held_out,
+)
 from promptcot_mamba.chat_format import is_format_valid, with_open_thought
 from promptcot_mamba.errors import InputError
 
@@ -41,8 +47,9 @@ def test_the_work_ends_in_the_true_value_and_every_equation_in_it_holds(name: st
         result, work = CONCEPTS[name].work(*numbers)
         assert result == TRUTH[name](*numbers), numbers
         assert work.endswith(f"[{result}]")
-        for left, sign, right in re.findall(r"([\d +*%-]+) ([=<>]) (\d+)", work.replace("mod", "%")):
-            assert eval(f"({left}) {'==' if sign == '=' else sign} {right}"), work
+        for step in work.replace("mod", "%").split(";"):
+            claim = step.split("[")[0].replace("=", "==").strip()
+            assert eval(claim) or "=" not in claim, work
 
 
 def test_a_chain_says_its_values_in_order():
@@ -55,29 +62,27 @@ def test_a_chain_says_its_values_in_order():
     assert f"\\boxed{{{exercise.result}}}" in exercise.answer
 
 
-def test_a_reference_program_passes_its_tests_and_one_that_skips_a_step_fails():
+def test_a_program_that_leaves_a_step_out_fails_its_tests():
     rng = random.Random(5)
     checked = 0
-    while checked < 6:
+    for _ in range(100):
         exercise = programs.make_program(rng, programs.draw_kinds(rng, composed=True))
-        if exercise is None:
+        tests = programs.make_tests(rng, exercise.result)
+        if tests is None:
             continue
         checked += 1
-        lines = exercise.result.splitlines()
-        for skipped in range(1, len(lines)):  # the first two lines read; index 1 stands for the whole program
-            source = "\n".join(line for index, line in enumerate(lines) if index != skipped or skipped == 1)
-            outputs = [
-                subprocess.run(
-                    [sys.executable, "-c", source], input=test["input"], capture_output=True, text=True
-                ).stdout
-                for test in exercise.tests
-            ]
-            assert (outputs == [test["output"] for test in exercise.tests]) == (skipped == 1), source
+        steps = exercise.result.splitlines()[len(programs.READING) :]
+        numbers = [[int(word) for word in text.split()] for text in tests["inputs"]]
+        assert [programs.run_lines(steps, xs) for xs in numbers] == tests["outputs"]
+        for skipped in range(len(steps)):
+            fewer = steps[:skipped] + steps[skipped + 1 :]
+            assert [programs.run_lines(fewer, xs) for xs in numbers] != tests["outputs"]
+    assert checked > 50
 
 
 def test_held_out_questions_and_links_never_train():
     trained = draw_training_rows(TRAINING, "phase2", seed=1)
-    tested = draw_test_rows(PARTS, seed=1)
+    tested, _ = draw_test_rows(PARTS, seed=1)
     questions = {row["prompt"] for row in trained}
     assert len(trained) == sum(TRAINING.values())
     assert not questions & {row["prompt"] for row in tested}
@@ -105,6 +110,17 @@ def test_addresses_not_order_decide_what_is_drawn():
     assert prompts < more_prompts
     assert prompts != other_prompts
     assert one == draw_training_rows({"quickstart_single": 20}, "phase1", seed=7)
+
+
+def test_code_problems_name_their_tests_by_content():
+    rows, files = draw_test_rows({"quickstart_code_unseen": 3}, seed=1)
+    for row in rows:
+        tests = files[row["tests"]["fname"]]
+        assert hash_tests(tests) == row["tests"]["md5"]
+        program = row["reference_solution"].partition("#### ")[2]
+        for given, wanted in zip(*tests["input_output"].values(), strict=True):
+            run = subprocess.run([sys.executable, "-c", program], input=given, capture_output=True, text=True)
+            assert run.stdout == wanted
 
 
 def test_asking_for_more_test_problems_than_are_held_out_is_refused():

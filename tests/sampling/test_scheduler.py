@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 from promptcot_mamba.jsonl import read_jsonl
-from promptcot_mamba.records import Problem, derive_seed
+from promptcot_mamba.records import Problem, Sample, derive_seed
 from promptcot_mamba.run_info import side_path
 from promptcot_mamba.sampling.ledger import Ledger
 from promptcot_mamba.sampling.prompts import PromptBook
@@ -50,3 +52,61 @@ def test_an_invalid_attempt_is_retried_with_its_own_seed_and_kept(tmp_path: Path
         assert len({a["seed"] for a in tries}) == len(tries)
         assert not any(a["format_valid"] for a in tries[:-1])
         assert row["format_valid"] or row["attempt"] == 2
+
+
+def test_the_window_bounds_what_is_in_flight(tmp_path: Path):
+    backend = ScriptedBackend(4)
+    sample_all(tmp_path / "x.jsonl", make_problems(30), 4, 1, backend)
+    assert backend.most_in_flight <= backend.window
+    assert backend.submitted == 120
+
+
+def test_an_attempt_moved_between_servers_counts_once(tmp_path: Path):
+    """A second answer to a settled request changes nothing on disk."""
+    problems = make_problems(1)
+    with Ledger(tmp_path / "x.jsonl", problems, 1, 1) as ledger:
+        ledger.resume()
+        sample = Sample("s/0", 0, 0, 5, "<think>a</think>b", "stop", 3, 2, 0.1, True)
+        assert ledger.append(0, sample)
+        assert ledger.append(0, replace(sample, completion="again"))
+    assert [row["completion"] for row in read_jsonl(tmp_path / "x.jsonl")] == ["<think>a</think>b"]
+
+
+def test_a_finished_sample_is_on_disk_before_the_next_poll(tmp_path: Path):
+    output = tmp_path / "x.jsonl"
+
+    class Watching(ScriptedBackend):
+        finished = 0
+
+        def poll(self, timeout: float):
+            assert len(output.read_bytes().splitlines()) == self.finished
+            done = super().poll(timeout)
+            self.finished += len(done)
+            return done
+
+    sample_all(output, make_problems(10), 4, 1, Watching(4))
+
+
+def test_memory_is_eight_bytes_a_planned_sample_and_flat_after(tmp_path: Path):
+    """A million planned samples; the run is stopped after 3,000, by when anything that grew would have shown."""
+    problems, n = make_problems(100), 10_000
+    backend, marks = ScriptedBackend(64), []
+    tracemalloc.start()
+
+    def should_stop() -> bool:
+        if backend.submitted >= 1000 * (len(marks) + 1):
+            marks.append(tracemalloc.get_traced_memory()[0])
+        return len(marks) == 3
+
+    with Ledger(tmp_path / "x.jsonl", problems, n, 1) as ledger:
+        planned = tracemalloc.get_traced_memory()[0]
+        ledger.resume()
+        prompts = PromptBook(problems, None)
+        scheduler = Scheduler(
+            ledger, backend, prompts, base_seed=7, max_len=4096, context=8192, should_stop=should_stop
+        )
+        assert not scheduler.run()
+    tracemalloc.stop()
+    assert planned < 8.5 * len(problems) * n
+    assert ledger.settled > 2500
+    assert marks[2] - marks[0] < 30_000  # bytes, over 2,000 samples

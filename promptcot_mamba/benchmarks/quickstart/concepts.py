@@ -53,13 +53,15 @@ def _strip_zeros(steps: list[str], value: int) -> str:
 
 
 def work_multiply(x: int, y: int) -> tuple[int, str]:
-    """`47 * 8` (y has one digit) -> `7 * 8 = 56 [6]; 4 * 8 + 5 = 37 [376]`."""
+    """`47 * 8` (y has one digit) -> `7 * 8 = 56 [6]; 4 * 8 + 5 = 32 + 5 = 37 [376]`."""
     steps, written, carry = [], "", 0
     digits = _digits_from_right(x)
     for column, digit in enumerate(digits):
-        total = digit * y + carry
+        product = digit * y
+        total = product + carry
         written = f"{total if column + 1 == len(digits) else total % 10}{written}"
-        steps.append(f"{digit} * {y}{f' + {carry}' if carry else ''} = {total} [{written}]")
+        worked = f"{digit} * {y} + {carry} = {product} + {carry} = {total}" if carry else f"{digit} * {y} = {total}"
+        steps.append(f"{worked} [{written}]")
         carry = total // 10
     return x * y, "; ".join(steps)
 

@@ -16,10 +16,12 @@ import torch
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.ops.backends import choose_backend
 from promptcot_mamba.ops.checks import check_documents, check_float, check_float_shape, check_shape
+from promptcot_mamba.ops.native import runs_native
 
 FUSED_MIXER_BACKENDS = {
     "reference": "promptcot_mamba.ops.fused_mixer.composed:fused_mixer_reference",
     "recompute": "promptcot_mamba.ops.fused_mixer.composed:fused_mixer_recompute",
+    "native": "promptcot_mamba.ops.fused_mixer.native:fused_mixer_native",
     "triton": "promptcot_mamba.ops.fused_mixer.triton_kernels:fused_mixer_triton",
 }
 NO_LIMIT = (0.0, math.inf)
@@ -80,7 +82,8 @@ def fused_mixer(
     if chunk_size is not None and chunk_size < 1:
         raise InputError(f"{op}: chunk_size must be at least 1, found {chunk_size}")
     check_documents(op, cu_seqlens, b, length)
-    run = choose_backend(op, FUSED_MIXER_BACKENDS, backend, zxbcdt, torch_form="recompute")
+    torch_form = "native" if runs_native(zxbcdt) else "recompute"
+    run = choose_backend(op, FUSED_MIXER_BACKENDS, backend, zxbcdt, torch_form=torch_form)
     return run(
         zxbcdt, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight, n_groups=n_groups, head_dim=head_dim,
         state_size=state_size, chunk_size=chunk_size, eps=eps, cu_seqlens=cu_seqlens, dt_limit=tuple(dt_limit),

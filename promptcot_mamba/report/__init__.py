@@ -1,0 +1,1 @@
+"""Reports: verdicts and logs -> tables, plots, Markdown, one self-contained HTML page. Needs no torch."""

@@ -1,0 +1,93 @@
+"""Plots as SVG text: small, sharp at any size, to be put into a page or beside a Markdown file."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from promptcot_mamba.grading.metrics import Estimate
+
+# Okabe and Ito's palette: told apart by colour-blind readers too.
+COLORS = ("#8a94a3", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
+INK, SOFT, LINE = "#1c2430", "#5c6878", "#dfe4ea"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a plot."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    color: str
+
+
+def _new_figure(width: float, height: float) -> tuple[Any, Any]:
+    """Figure and axes, drawn without a display and without any global state but the font settings."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(
+        {"font.family": "sans-serif", "font.size": 11, "axes.spines.top": False, "axes.spines.right": False}
+    ):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = figure.add_subplot()
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(LINE)
+    axes.tick_params(colors=SOFT, length=3)
+    axes.grid(axis="both", color=LINE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _to_svg(figure: Any) -> str:
+    """The figure as an `<svg>` element, the same bytes for the same data."""
+    from matplotlib import rc_context
+
+    buffer = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "promptcot-mamba"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def draw_curves(curves: Sequence[Curve], x_label: str, y_label: str, log_y: bool = False) -> str:
+    """Lines over a common axis, as SVG."""
+    figure, axes = _new_figure(9.2, 3.6)
+    for curve in curves:
+        axes.plot(curve.x, curve.y, color=curve.color, linewidth=1.8, label=curve.name)
+    if log_y:
+        from matplotlib.ticker import FuncFormatter, NullFormatter
+
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel(x_label, color=SOFT)
+    axes.set_ylabel(y_label, color=SOFT)
+    axes.legend(frameon=False, labelcolor=INK)
+    return _to_svg(figure)
+
+
+def draw_shares(groups: Sequence[str], shares: Mapping[str, Sequence[Estimate]], colors: Mapping[str, str]) -> str:
+    """Shares with their intervals, one row of dots a group; `shares` maps a series to one estimate a group."""
+    figure, axes = _new_figure(9.2, 0.62 * len(groups) + 1.0)
+    step = 0.2
+    for index, (name, estimates) in enumerate(shares.items()):
+        shift = (index - (len(shares) - 1) / 2) * step
+        rows = [row + shift for row in range(len(groups))]
+        means = [100 * estimate.mean for estimate in estimates]
+        reach = [
+            [100 * (estimate.mean - estimate.low) for estimate in estimates],
+            [100 * (estimate.high - estimate.mean) for estimate in estimates],
+        ]
+        style = {"fmt": "o", "markersize": 6, "capsize": 0, "elinewidth": 2.2}
+        axes.errorbar(means, rows, xerr=reach, color=colors[name], label=name, **style)
+    axes.set_yticks(range(len(groups)), groups, color=INK)
+    axes.set_ylim(len(groups) - 0.5, -0.5)
+    axes.set_xlim(-2, 102)
+    axes.set_xlabel("problems solved, %, with 95 % interval", color=SOFT)
+    axes.grid(axis="y", visible=False)
+    figure.legend(loc="outside upper left", ncols=len(shares), frameon=False, labelcolor=INK)
+    return _to_svg(figure)

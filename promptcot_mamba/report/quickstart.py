@@ -1,0 +1,295 @@
+"""The quickstart's report: what each model solves, what phase 2 adds, how the losses fell, what chains look like."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from promptcot_mamba.chat_format import TURN_END, USER_START, split
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.grading.metrics import Estimate, difference_of_shares, wilson_interval
+from promptcot_mamba.jsonl import Row, iter_jsonl, read_jsonl, replace_atomically
+from promptcot_mamba.report import html
+from promptcot_mamba.report.plots import COLORS, Curve, draw_curves, draw_shares
+from promptcot_mamba.report.tables import Table, format_difference, format_interval, format_share, render_markdown
+from promptcot_mamba.run_info import describe_run
+
+MODELS = {"phase1": "phase 1", "control": "control", "phase2": "phase 2"}
+MODEL_COLORS = dict(zip(MODELS.values(), COLORS, strict=False))
+
+
+@dataclass(frozen=True)
+class Group:
+    """Problems whose share of right answers is one figure."""
+
+    label: str
+    sources: tuple[str, ...]
+
+
+MATHS_COMPOSED = Group("maths, composed", ("quickstart_composed", "quickstart_unseen"))
+CODE_COMPOSED = Group("code, composed", ("quickstart_code_composed", "quickstart_code_unseen"))
+GROUPS = (
+    Group("maths, one concept", ("quickstart_single",)),
+    MATHS_COMPOSED,
+    Group("– of pairs shown in training", ("quickstart_composed",)),
+    Group("– with a pair never shown", ("quickstart_unseen",)),
+    Group("code, one step", ("quickstart_code_single",)),
+    CODE_COMPOSED,
+    Group("– of pairs shown in training", ("quickstart_code_composed",)),
+    Group("– with a pair never shown", ("quickstart_code_unseen",)),
+)
+CHAIN_SOURCES = ("quickstart_unseen", "quickstart_composed", "quickstart_code_unseen")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A difference the quickstart is meant to show, and the points it should reach."""
+
+    group: Group
+    first: str
+    second: str
+    aim: float
+
+    @property
+    def meaning(self) -> str:
+        return f"points on {self.group.label} problems, {MODELS[self.second]} over {MODELS[self.first]}"
+
+
+CLAIMS = (
+    Claim(MATHS_COMPOSED, "phase1", "phase2", 25.0),
+    Claim(MATHS_COMPOSED, "control", "phase2", 20.0),
+    Claim(CODE_COMPOSED, "phase1", "phase2", 50.0),
+)
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A model's prediction row with its grade."""
+
+    row: Row
+    grade: Row
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the stages left: predictions with grades, training logs, stage times."""
+
+    sampled: dict[str, list[Sampled]]  # [model]
+    logs: dict[str, list[Row]]  # [model]
+    stages: list[dict[str, Any]]
+
+    def share(self, model: str, group: Group) -> Estimate:
+        sampled = [one for one in self.sampled[model] if one.row["source"] in group.sources]
+        return wilson_interval(sum(one.grade["correct"] for one in sampled), len(sampled))
+
+    def difference(self, claim: Claim) -> Estimate:
+        return difference_of_shares(self.share(claim.first, claim.group), self.share(claim.second, claim.group))
+
+
+def read_results(folder: Path) -> Results:
+    """Read a quickstart's output folder. Raises InputError for a missing file or a prediction without a grade."""
+    sampled = {model: [] for model in MODELS}
+    for model in MODELS:
+        for family in ("maths", "code"):
+            predictions = folder / "samples" / f"{model}_{family}.jsonl"
+            grades_path = predictions.with_suffix(".grades.jsonl")
+            grades = {grade["problem_id"]: grade for grade in read_jsonl(grades_path)}
+            for row in read_jsonl(predictions):
+                identity = f"{row['source']}/{row['idx']}"
+                if identity not in grades:
+                    raise InputError(f"{grades_path}: no grade for problem {identity}; grade {predictions} again")
+                sampled[model].append(Sampled(row, grades[identity]))
+    logs = {model: [row for _, row in iter_jsonl(folder / model / "train_log.jsonl")] for model in MODELS}
+    stages = [json.loads(path.read_text(encoding="utf-8")) for path in (folder / "stages").glob("*.json")]
+    return Results(sampled, logs, sorted(stages, key=lambda stage: stage["started"]))
+
+
+def share_table(results: Results) -> Table:
+    header = ["problems solved, 95 % interval, counts", *MODELS.values()]
+    rows = [[group.label, *(format_share(results.share(model, group)) for model in MODELS)] for group in GROUPS]
+    return Table(header, rows)
+
+
+def claim_table(results: Results) -> Table:
+    header = ["difference, points", "observed, 95 % interval", "aim", ""]
+    rows = []
+    for claim in CLAIMS:
+        difference = results.difference(claim)
+        name = f"{claim.group.label}: {MODELS[claim.second]} over {MODELS[claim.first]}"
+        rows.append([name, format_difference(difference), f"+{claim.aim:.0f}", verdict(claim, difference)])
+    return Table(header, rows)
+
+
+def is_met(claim: Claim, difference: Estimate) -> bool:
+    return 100 * difference.mean >= claim.aim
+
+
+def verdict(claim: Claim, difference: Estimate) -> str:
+    return "reached" if is_met(claim, difference) else "missed"
+
+
+def failure_table(results: Results) -> Table:
+    """How the graders ended each sample: no answer is not a wrong answer."""
+    counts = {model: defaultdict(int) for model in MODELS}
+    for model, sampled in results.sampled.items():
+        for one in sampled:
+            counts[model][one.grade["reason"]] += 1
+    reasons = sorted({reason for row in counts.values() for reason in row})
+    rows = [[MODELS[model], *(str(counts[model][reason]) for reason in reasons)] for model in MODELS]
+    return Table(["samples by ending", *reasons], rows)
+
+
+def time_table(results: Results) -> Table:
+    rows = [[stage["title"], f"{stage['seconds']:.0f}"] for stage in results.stages]
+    total = sum(stage["seconds"] for stage in results.stages)
+    return Table(["stage", "seconds"], [*rows, ["in all, set-up apart", f"{total:.0f}"]])
+
+
+def loss_curves(results: Results) -> list[Curve]:
+    """Loss by step; phase 2 and the control go on where phase 1 ended."""
+    curves, end = [], 0
+    for model in ("phase1", "control", "phase2"):
+        rows = [row for row in results.logs[model] if "loss" in row]
+        shift = 0 if model == "phase1" else end
+        steps = [row["step"] + shift for row in rows]
+        if model == "phase1":
+            end = steps[-1] if steps else 0
+        name = MODELS[model]
+        curves.append(Curve(name, steps, [row["loss"] for row in rows], MODEL_COLORS[name]))
+    return curves
+
+
+def question_of(row: Row) -> str:
+    """The question inside a prompt's chat marks, without the instruction line."""
+    body = row["prompt"].removeprefix(USER_START).partition(TURN_END)[0]
+    return body.rpartition("\n")[0] or body
+
+
+def choose_chains(results: Results) -> list[tuple[str, dict[str, Sampled]]]:
+    """Problems to show, by rule and not by taste: of each source the first; then the first that phase 2 gets wrong."""
+    by_problem: dict[str, dict[str, Sampled]] = defaultdict(dict)
+    for model, sampled in results.sampled.items():
+        for one in sampled:
+            by_problem[one.grade["problem_id"]][model] = one
+    chosen = []
+    for source in CHAIN_SOURCES:
+        problem = next((p for p in by_problem.values() if p["phase2"].row["source"] == source), None)
+        if problem:
+            chosen.append((f"the first of {source}", problem))
+    failed = next((problem for problem in by_problem.values() if not problem["phase2"].grade["correct"]), None)
+    if failed:
+        chosen.append(("the first that phase 2 gets wrong", failed))
+    return chosen
+
+
+SUMMARY = (
+    "A Mamba-2 of half a million parameters learns seven integer concepts and small list programs one by one "
+    "(phase 1), then also composed of two or three (phase 2). The control takes as many more steps as phase 2, "
+    "from the same weights, on fresh problems of phase 1's kinds alone: what it lacks is the composition, not the "
+    "training."
+)
+METHOD = (
+    "Every problem was held out by a hash of its text, and the rows marked “never shown” ask for a pair of concepts "
+    "or steps that no training problem combines. One greedy chain a problem, sampled by vLLM; maths graded on the "
+    "boxed answer, programs run against six tests in the sandbox. Shares carry Wilson's 95 % interval, differences "
+    "Newcombe's. All runs start from one seed: another seed gives somewhat other numbers."
+)
+
+
+def render_provenance(results: Results) -> str:
+    run = describe_run({})
+    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+    return f"Commit {run['commit']}, Python {run['python']}, {run['machine']}; {versions}. Written {run['started']}."
+
+
+def make_html(results: Results) -> str:
+    tiles = []
+    for claim in CLAIMS:
+        difference = results.difference(claim)
+        met = is_met(claim, difference)
+        aim = f"aim +{claim.aim:.0f}: {verdict(claim, difference)}; 95 % interval {format_interval(difference)}"
+        tiles.append(html.Tile(f"{100 * difference.mean:+.1f}", claim.meaning, aim, met))
+    body = [
+        html.render_heading("Quickstart: two phases, one control", 1),
+        html.render_paragraph(SUMMARY, "lead"),
+        html.render_tiles(tiles),
+        html.render_heading("What each model solves"),
+        html.render_card(share_plot(results)),
+        html.render_table(share_table(results)),
+        html.render_paragraph(METHOD),
+        html.render_heading("Loss"),
+        html.render_card(loss_plot(results)),
+        html.render_heading("Sampled chains"),
+        html.render_paragraph("Chosen by rule: the first problem of a source, and the first that phase 2 gets wrong."),
+        *(render_problem(why, problem) for why, problem in choose_chains(results)),
+        html.render_heading("How samples ended"),
+        html.render_table(failure_table(results)),
+        html.render_heading("Times"),
+        html.render_table(time_table(results)),
+        f"<footer>{html.escape(render_provenance(results))}</footer>",
+    ]
+    return html.render_page("PromptCoT-Mamba quickstart", body)
+
+
+def render_problem(why: str, problem: dict[str, Sampled]) -> str:
+    chains = []
+    for model in ("phase1", "phase2"):
+        one = problem[model]
+        parts = split(one.row["completion"])
+        chains.append(html.render_chain(MODELS[model], parts.thought, parts.answer.strip(), one.grade["correct"]))
+    question = f'<p class="question">{html.escape(question_of(problem["phase2"].row))}</p>'
+    return html.render_card(f'<h3>{html.escape(why)}</h3>{question}<div class="chain">{"".join(chains)}</div>')
+
+
+def share_plot(results: Results) -> str:
+    shares = {name: [results.share(model, group) for group in GROUPS] for model, name in MODELS.items()}
+    return draw_shares([group.label for group in GROUPS], shares, MODEL_COLORS)
+
+
+def loss_plot(results: Results) -> str:
+    return draw_curves(loss_curves(results), "optimizer step", "loss per token", log_y=True)
+
+
+def make_markdown(results: Results, plots: Sequence[tuple[str, str]]) -> str:
+    parts = ["# Quickstart: two phases, one control", SUMMARY, "## Differences", render_markdown(claim_table(results))]
+    parts += ["## What each model solves", render_markdown(share_table(results)), METHOD]
+    parts += [f"![{title}]({name})" for title, name in plots]
+    parts += ["## Sampled chains"]
+    for why, problem in choose_chains(results):
+        parts.append(f"### {why[0].upper()}{why[1:]}\n\n{fenced(question_of(problem['phase2'].row))}")
+        for model in ("phase1", "phase2"):
+            one = problem[model]
+            parts.append(
+                f"{MODELS[model]}: {'right' if one.grade['correct'] else 'wrong'}\n\n{fenced(one.row['completion'])}"
+            )
+    parts += ["## How samples ended", render_markdown(failure_table(results))]
+    parts += ["## Times", render_markdown(time_table(results)), render_provenance(results)]
+    return "\n\n".join(parts) + "\n"
+
+
+def fenced(text: str) -> str:
+    """A model's text as a code block, behind a fence longer than any it wrote itself."""
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return f"{fence}text\n{text}\n{fence}"
+
+
+def write_report(folder: Path) -> Results:
+    """Write `report.md`, its two plots and the self-contained `report.html` into a quickstart's output folder."""
+    results = read_results(folder)
+    plots = {"solved.svg": ("What each model solves", share_plot), "loss.svg": ("Loss", loss_plot)}
+    for name, (_, draw) in plots.items():
+        _write(folder / name, '<?xml version="1.0" encoding="utf-8"?>\n' + draw(results))
+    _write(folder / "report.md", make_markdown(results, [(title, name) for name, (title, _) in plots.items()]))
+    _write(folder / "report.html", make_html(results))
+    return results
+
+
+def _write(path: Path, text: str) -> None:
+    with replace_atomically(path) as file:
+        file.write(text)

@@ -1,0 +1,61 @@
+"""Convert Mamba-2 weights between the layouts they are released in.
+
+    python -m scripts.convert_checkpoint --input_path Mamba-Codestral-7B-v0.1 --output_path codestral-hf
+    python -m scripts.convert_checkpoint --input_path outputs/phase2 --output_path for_mamba_ssm --layout mamba_ssm
+
+The input's layout is recognised; every number is kept bit by bit. Other files (tokenizer, generation config) travel
+along. transformers' layout is what training writes and vLLM reads.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.model.layouts import TRANSFORMERS, find_layout, write_mamba_ssm_names
+from promptcot_mamba.model.weights import load_causal_lm
+
+LEFT_BEHIND = ("*.safetensors", "*.bin", "*.index.json", "params.json", "config.json", "*.pt", "*.pth", "optimizer*")
+
+
+@dataclass
+class Arguments:
+    """Flags of the converter."""
+
+    input_path: str = field(metadata={"help": "checkpoint folder in any of the three layouts"})
+    output_path: str = field(metadata={"help": "folder to write; must not exist or be empty"})
+    layout: Literal["transformers", "codestral", "mamba_ssm"] = field(
+        default="transformers", metadata={"help": "layout to write"}
+    )
+
+
+def copy_side_files(source: Path, target: Path) -> None:
+    """Tokenizer and other small files, not weights and not configs of another layout."""
+    for entry in source.iterdir():
+        left = any(entry.match(pattern) for pattern in LEFT_BEHIND) or (target / entry.name).exists()
+        if entry.is_file() and not left:
+            shutil.copy2(entry, target / entry.name)
+
+
+def main() -> None:
+    args = parse_args(Arguments, description=__doc__)
+    source, target = Path(args.input_path), Path(args.output_path)
+    if target.exists() and any(target.iterdir()):
+        raise InputError(f"--output_path {target}: is not empty; name a new folder")
+    if source.is_dir() and find_layout(source) is None:
+        raise InputError(f"--input_path {source}: holds no Mamba-2 weights in a layout known here")
+    model = load_causal_lm(source)
+    if args.layout == TRANSFORMERS:
+        model.save_pretrained(target)
+    else:
+        write_mamba_ssm_names(target, args.layout, model.config, model.state_dict())
+    copy_side_files(source, target)
+    print(f"{source} -> {target} ({args.layout} layout)")
+
+
+if __name__ == "__main__":
+    run_program(main)

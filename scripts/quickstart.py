@@ -1,0 +1,188 @@
+"""The whole road in minutes: exercises, two SFT phases and a control, sampling, grading, a report.
+
+    bash scripts/quickstart.sh            (or, in the environment: python -m scripts.quickstart)
+
+Every stage is one of the project's own programs, run as its printed command line. A stage that is done is kept as
+long as its command and the files it reads stay the same, so a rerun continues where the last one stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.jsonl import iter_jsonl, write_json, write_jsonl
+from promptcot_mamba.report.quickstart import claim_table, share_table, write_report
+from promptcot_mamba.report.tables import render_markdown
+from promptcot_mamba.run_info import side_path
+
+ROOT = Path(__file__).resolve().parent.parent
+MODELS = ("phase1", "phase2", "control")
+FAMILIES = {"maths": "calc_acc_aime.py", "code": "calc_acc_lcb.py"}
+
+
+@dataclass
+class Args:
+    recipes: str = field(default="configs/quickstart", metadata={"help": "folder of the recipes"})
+    output_dir: str = field(default="outputs/quickstart", metadata={"help": "where everything goes"})
+    processes: int = field(default=2, metadata={"help": "training processes (on a CPU machine: cores to use)"})
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One program run: it reads `inputs`, leaves `outputs`."""
+
+    name: str
+    title: str
+    command: list[str]
+    inputs: tuple[Path, ...]
+    outputs: tuple[Path, ...]
+
+
+class StageFailedError(Exception):
+    """A program of the road ended with an error, which it has printed."""
+
+
+def hash_inputs(stage: Stage) -> str:
+    """A hash of the command and of everything it reads; of a model folder, its weights and config."""
+    digest = hashlib.blake2b(json.dumps(stage.command).encode(), digest_size=16)
+    for path in stage.inputs:
+        files = [*sorted(path.glob("*.safetensors")), path / "config.json"] if path.is_dir() else [path]
+        for file in files:
+            digest.update(file.name.encode() + b"\0" + hashlib.blake2b(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def set_aside(paths: tuple[Path, ...], folder: Path) -> None:
+    """Move what another version of a stage left, so that nothing is mixed and nothing is lost."""
+    for path in paths:
+        if path.exists():
+            target = folder / f"{path.name}-{time.time_ns()}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(target)
+
+
+def run_stage(stage: Stage, output_dir: Path) -> float:
+    """Run a stage unless it is done; return the seconds it took, now or then. Raises StageFailedError."""
+    record_path = output_dir / "stages" / f"{stage.name}.json"
+    record = json.loads(record_path.read_text(encoding="utf-8")) if record_path.exists() else {}
+    inputs = hash_inputs(stage)
+    if record.get("inputs") == inputs and record.get("seconds") and all(path.exists() for path in stage.outputs):
+        print(f"== {stage.title}: done before, in {record['seconds']:.0f} s", flush=True)
+        return record["seconds"]
+    if record and record["inputs"] != inputs:
+        set_aside(stage.outputs, output_dir / "set_aside")
+    record = {"title": stage.title, "command": stage.command, "inputs": inputs, "started": time.time()}
+    write_json(record_path, record)
+    print(f"== {stage.title}\n$ {shlex.join(stage.command)}", flush=True)
+    started = time.monotonic()
+    status = subprocess.run(stage.command, cwd=ROOT).returncode
+    if status:
+        raise StageFailedError(f"{stage.title}: ended with status {status}; mend the cause and run the same command")
+    seconds = time.monotonic() - started
+    write_json(record_path, record | {"seconds": round(seconds, 1)})
+    print(f"== {stage.title}: {seconds:.0f} s", flush=True)
+    return seconds
+
+
+def make_stages(args: Args) -> list[Stage]:
+    """The road, in order."""
+    recipes, output = Path(args.recipes), Path(args.output_dir)
+    data, samples = output / "data", output / "samples"
+    problems = data / "problems.jsonl"
+    stages = [
+        Stage(
+            "data",
+            "exercises, tokenizer, untrained model",
+            python("-m", "scripts.make_quickstart", "--config", recipes / "data.yaml", "--output_dir", data),
+            (recipes / "data.yaml",),
+            (data,),
+        )
+    ]
+    for model in MODELS:
+        start = data / "base" if model == "phase1" else output / "phase1"
+        recipe = recipes / ("phase1.yaml" if model == "phase1" else "phase2.yaml")
+        stages.append(train_stage(args, model, recipe, start, data / f"{model}.jsonl", output / model))
+        predictions = samples / f"{model}.jsonl"
+        stages.append(sample_stage(model, recipes / "sampling.yaml", output / model, problems, predictions))
+        stages += grade_stages(model, predictions, data / "tests")
+    return stages
+
+
+def python(*arguments: str | Path) -> list[str]:
+    return [sys.executable, *map(str, arguments)]
+
+
+def train_stage(args: Args, model: str, recipe: Path, start: Path, data: Path, output: Path) -> Stage:
+    command = [str(Path(sys.executable).with_name("deepspeed")), f"--num_gpus={args.processes}", "train.py"]
+    command += ["--config", str(recipe), "--model_name_or_path", str(start)]
+    command += ["--data_path", str(data), "--output_dir", str(output)]
+    deepspeed = recipe.parent / "deepspeed.json"
+    return Stage(f"train_{model}", f"train {model}", command, (recipe, deepspeed, start, data), (output,))
+
+
+def sample_stage(model: str, recipe: Path, checkpoint: Path, problems: Path, predictions: Path) -> Stage:
+    command = python("infer_longcot.py", "--config", recipe, "--model_path", checkpoint)
+    command += ["--data_path", str(problems), "--output_path", str(predictions)]
+    inputs, outputs = (recipe, checkpoint, problems), (predictions, side_path(predictions, "attempts.jsonl"))
+    return Stage(f"sample_{model}", f"sample {model}", command, inputs, outputs)
+
+
+def grade_stages(model: str, predictions: Path, tests: Path) -> list[Stage]:
+    stages = []
+    for family, program in FAMILIES.items():
+        rows = predictions.with_name(f"{model}_{family}.jsonl")
+        flags = ["--expected_runs", "1"]
+        if family == "code":
+            flags += ["--tests_dir", tests, "--cache_path", predictions.with_name("verdicts.jsonl")]
+        stages.append(
+            Stage(
+                f"grade_{model}_{family}",
+                f"grade {model}, {family}",
+                python(program, "--input_path", rows, *flags),
+                (rows,),
+                (side_path(rows, "grades.jsonl"),),
+            )
+        )
+    return stages
+
+
+def split_families(predictions: Path) -> None:
+    """Copy a prediction file's maths rows and code rows into two files, one for each grader."""
+    families = {family: [] for family in FAMILIES}
+    for _, row in iter_jsonl(predictions):
+        families["code" if "tests" in row else "maths"].append(row)
+    for family, rows in families.items():
+        write_jsonl(predictions.with_name(f"{predictions.stem}_{family}.jsonl"), rows)
+
+
+def main() -> int | None:
+    args = parse_args(Args, description=__doc__)
+    started = time.monotonic()
+    output = Path(args.output_dir)
+    times = {}
+    try:
+        for stage in make_stages(args):
+            times[stage.title] = run_stage(stage, output)
+            if stage.name.startswith("sample_"):
+                split_families(stage.outputs[0])
+    except StageFailedError as error:
+        print(error, file=sys.stderr)
+        return 1
+    results = write_report(output)
+    print(f"\n{render_markdown(share_table(results))}\n\n{render_markdown(claim_table(results))}\n")
+    print("\n".join(f"{seconds:7.0f} s  {title}" for title, seconds in times.items()))
+    print(f"{time.monotonic() - started:7.0f} s  in all, this time")
+    print(f"report: {output / 'report.html'} and {output / 'report.md'}")
+    return None
+
+
+if __name__ == "__main__":
+    run_program(main)

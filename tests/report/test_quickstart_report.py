@@ -1,0 +1,136 @@
+"""The quickstart's report: its figures are the verdicts', and nothing a model wrote becomes markup."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.grading.metrics import difference_of_shares, wilson_interval
+from promptcot_mamba.report.quickstart import (
+    CLAIMS,
+    MATHS_COMPOSED,
+    choose_chains,
+    loss_curves,
+    read_results,
+    write_report,
+)
+from promptcot_mamba.report.tables import Table, format_share, render_markdown
+from tests.report.conftest import CODE_RIGHT, PROBLEMS, RIGHT
+
+
+class Page(HTMLParser):
+    """Which tags a page holds, whether they close, and its text."""
+
+    VOID = ("meta", "path", "use", "rect", "br")
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags, self.open, self.text, self.links = set(), [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.links += [value for name, value in attrs if name in ("src", "href") and value]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def test_figures_are_the_verdicts(results_folder: Path):
+    results = read_results(results_folder)
+    right = RIGHT["phase2"]
+    composed = results.share("phase2", MATHS_COMPOSED)
+    assert (composed.mean, composed.problems) == (
+        (right["quickstart_composed"] + right["quickstart_unseen"]) / (2 * PROBLEMS),
+        2 * PROBLEMS,
+    )
+    differences = {(claim.group.label, claim.first): results.difference(claim).mean for claim in CLAIMS}
+    assert differences == {
+        ("maths, composed", "phase1"): pytest.approx(14 / 20),
+        ("maths, composed", "control"): pytest.approx(12 / 20),
+        ("code, composed", "phase1"): pytest.approx(1.0),
+    }
+    assert CODE_RIGHT["phase2"]["quickstart_code_composed"] == PROBLEMS
+
+
+def test_the_report_is_one_page_whose_model_text_is_inert(results_folder: Path):
+    write_report(results_folder)
+    text = (results_folder / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert page.open == []
+    assert "script" not in page.tags
+    assert "b" in page.tags  # the tiles' own; the model's `<b>7</b>` is text:
+    assert "\\boxed{<b>7</b>}" in "".join(page.text)
+    assert all(link.startswith("#") for link in page.links)  # nothing is fetched; plots refer within themselves
+    for figure in ("+70.0", "+60.0", "+100.0", "15/20"):
+        assert figure in text
+
+
+def test_markdown_keeps_a_models_fences_inside_its_own(results_folder: Path):
+    write_report(results_folder)
+    text = (results_folder / "report.md").read_text(encoding="utf-8")
+    assert "````text\n<think>\n<script>" in text
+    for plot in ("solved.svg", "loss.svg"):
+        assert f"({plot})" in text
+        assert (results_folder / plot).read_text(encoding="utf-8").startswith("<?xml")
+
+
+def test_writing_twice_gives_the_same_plots(results_folder: Path):
+    write_report(results_folder)
+    first = [(results_folder / name).read_bytes() for name in ("solved.svg", "loss.svg")]
+    write_report(results_folder)
+    assert first == [(results_folder / name).read_bytes() for name in ("solved.svg", "loss.svg")]
+
+
+def test_chains_are_chosen_by_rule(results_folder: Path):
+    chosen = choose_chains(read_results(results_folder))
+    assert [why for why, _ in chosen][-1] == "the first that phase 2 gets wrong"
+    assert not chosen[-1][1]["phase2"].grade["correct"]
+    assert all(problem["phase2"].row["idx"] == 0 for _, problem in chosen[:-1])
+
+
+def test_second_phases_continue_the_first_ones_steps(results_folder: Path):
+    curves = {curve.name: curve for curve in loss_curves(read_results(results_folder))}
+    assert (curves["phase 1"].x[-1], curves["phase 2"].x[0], curves["control"].x[-1]) == (40, 41, 80)
+
+
+def test_a_prediction_without_grade_is_named(results_folder: Path):
+    grades = results_folder / "samples" / "phase2_maths.grades.jsonl"
+    lines = grades.read_text(encoding="utf-8").splitlines(keepends=True)
+    grades.write_text("".join(lines[1:]), encoding="utf-8")
+    with pytest.raises(InputError, match="no grade for problem quickstart_single/0"):
+        read_results(results_folder)
+
+
+@pytest.mark.parametrize(("right", "problems"), [(0, 50), (50, 50), (25, 50), (1, 3)])
+def test_wilson_interval_solves_its_equation(right: int, problems: int):
+    interval = wilson_interval(right, problems)
+    for bound in (interval.low, interval.high):
+        # a bound p is where |share - p| is 1.96 standard errors *of p*; 0 and 1 may be cut off
+        distance = abs(interval.mean - bound)
+        assert distance == pytest.approx(1.959964 * (bound * (1 - bound) / problems) ** 0.5, abs=1e-6)
+
+
+def test_difference_of_shares_matches_newcombes_example():
+    # Newcombe 1998, table II, method 10: 56/70 against 48/80 gives 0.2000 [0.0524, 0.3339]
+    difference = difference_of_shares(wilson_interval(48, 80), wilson_interval(56, 70))
+    assert (difference.mean, difference.low, difference.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
+
+
+def test_tables_refuse_ragged_rows_and_escape_pipes():
+    with pytest.raises(AssertionError, match="1 cells under 2 titles"):
+        Table(["a", "b"], [["1"]])
+    assert render_markdown(Table(["a", "b"], [["x|y", "2"]])) == "| a | b |\n|:--|--:|\n| x\\|y | 2 |"
+
+
+def test_a_share_shows_interval_and_counts():
+    assert format_share(wilson_interval(168, 200)) == "84.0 % [78.3, 88.4] 168/200"

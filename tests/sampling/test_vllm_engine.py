@@ -1,0 +1,63 @@
+"""vLLM in process: samples that do not depend on their neighbours, loops that end, engine flags that hold."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from promptcot_mamba.sampling.vllm_engine import EngineSettings, engine_arguments
+from promptcot_mamba.sampling.vllm_server import serve_flags
+from tests.sampling.conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def checked(checkpoint: Path) -> dict:
+    """Results of `vllm_checks`, run once in a process of its own: vLLM changes the process it lives in."""
+    pytest.importorskip("vllm")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.sampling.vllm_checks", str(checkpoint)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("kind", ["seeded", "greedy"])
+def test_a_sample_does_not_depend_on_its_neighbours(checked: dict, kind: str):
+    assert checked[f"{kind}_together_as_alone"]
+    assert checked[f"{kind}_in_another_order"]
+    assert checked[f"{kind}_texts"] > 15  # and they are not all one text
+
+
+def test_loops_end_with_the_text_they_had(checked: dict):
+    for reason, tokens, is_prefix in checked["loops"]:
+        assert reason == "loop"
+        assert 256 <= tokens < 700
+        assert is_prefix
+    assert checked["still_running"] == 0
+
+
+def test_the_cpu_engine_takes_prompts_whole_and_starts_without_compiling():
+    settings = EngineSettings("m", "float32", "float32", 5000, 8, on_cpu=True, cache_bytes=1 << 20)
+    flags = serve_flags(engine_arguments(settings, is_mamba2=True))
+    assert flags[0] == "m"
+    assert "--no-enable-chunked-prefill" in flags
+    assert "--enforce-eager" in flags
+    assert flags[flags.index("--max-num-batched-tokens") + 1] == "5000"
+    assert flags[flags.index("--mamba-ssm-cache-dtype") + 1] == "float32"
+
+
+def test_the_cuda_engine_is_left_to_compile():
+    settings = EngineSettings("m", "bfloat16", "float32", 69632, 256)
+    arguments = engine_arguments(settings, is_mamba2=True)
+    assert not arguments.keys() & {"enforce_eager", "enable_chunked_prefill", "kv_cache_memory_bytes"}
+    assert (arguments["max_num_seqs"], arguments["gpu_memory_utilization"]) == (256, 0.9)

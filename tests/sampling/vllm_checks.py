@@ -1,0 +1,83 @@
+"""What only a real engine can show, as a program: one engine start, several checks, one JSON line of results.
+
+python -m tests.sampling.vllm_checks <checkpoint>
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+
+from promptcot_mamba.sampling.backend import Generated, Request, SamplingSettings
+from promptcot_mamba.sampling.checkpoint import load_tokenizer
+from promptcot_mamba.sampling.vllm_engine import EngineSettings, VllmEngine
+
+CONTEXT = 2048
+
+
+def make_requests(count: int) -> list[Request]:
+    """Prompts of 1 to 700 tokens with their own seeds; lengths differ, so batches change all the time."""
+    numbers = random.Random(0)
+    lengths = [1, 2, 31, 32, 33, 700, *(numbers.randrange(3, 100) for _ in range(count - 6))]
+    prompts = [[numbers.randrange(3, 384) for _ in range(length)] for length in lengths]
+    return [Request(unit, 0, 100 + unit, "", prompt, numbers.randrange(8, 64)) for unit, prompt in enumerate(prompts)]
+
+
+def generate(engine: VllmEngine, requests: list[Request]) -> dict[int, Generated]:
+    for request in requests:
+        engine.submit(request)
+    finished: dict[int, Generated] = {}
+    while len(finished) < len(requests):
+        finished |= {each.unit: each for each in engine.poll(1.0)}
+    return finished
+
+
+def same(one: dict[int, Generated], other: dict[int, Generated]) -> bool:
+    def shown(each: Generated) -> tuple:
+        return each.text, each.finish_reason, each.completion_tokens
+
+    return one.keys() == other.keys() and all(shown(one[unit]) == shown(other[unit]) for unit in one)
+
+
+def readable(each: Generated) -> str:
+    """The text without the marks of broken characters, of which a random model writes many."""
+    return each.text.replace("\ufffd", "")
+
+
+def main(checkpoint: str) -> dict[str, object]:
+    tokenizer = load_tokenizer(checkpoint)
+    seeded = SamplingSettings(0.8, 0.95, 1.1, (tokenizer.eos_token_id,))
+    settings = EngineSettings(checkpoint, "float32", "float32", CONTEXT, 16, on_cpu=True, cache_bytes=64 << 20)
+    engine = VllmEngine(settings, seeded, is_mamba2=True, tokenizer=tokenizer)
+    requests = make_requests(20)
+    results: dict[str, object] = {}
+    for name, sampling in (("seeded", seeded), ("greedy", SamplingSettings(0.0, 1.0, 1.0, seeded.stop_token_ids))):
+        engine.set_sampling(sampling)
+        together = generate(engine, requests)
+        alone = {}
+        for request in requests[:7]:
+            alone |= generate(engine, [request])
+        shuffled = requests[:]
+        random.Random(1).shuffle(shuffled)
+        results[f"{name}_together_as_alone"] = same({unit: together[unit] for unit in alone}, alone)
+        results[f"{name}_in_another_order"] = same(together, generate(engine, shuffled))
+        results[f"{name}_texts"] = len({each.text for each in together.values()})
+
+    # A penalty below 1 rewards repetition, so greedy chains fall into a loop.
+    long = [Request(unit, 0, unit, "", [5 + unit] * 4, 700) for unit in range(4)]
+    engine.set_sampling(SamplingSettings(0.0, 1.0, 0.3, seeded.stop_token_ids, stop_on_loop=True))
+    cut = generate(engine, long)
+    engine.set_sampling(SamplingSettings(0.0, 1.0, 0.3, seeded.stop_token_ids))
+    uncut = generate(engine, long)
+    results["loops"] = [
+        (cut[unit].finish_reason, cut[unit].completion_tokens, readable(uncut[unit]).startswith(readable(cut[unit])))
+        for unit in cut
+    ]
+    results["still_running"] = engine.running()
+    engine.close()
+    return results
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(sys.argv[1])))
