@@ -38,6 +38,12 @@ def read_settings(output: str | Path) -> dict[str, Any] | None:
         raise InputError(f"{path}: not written by this program; move it away or use --overwrite") from None
 
 
+def read_sessions(output: str | Path) -> list[dict[str, Any]]:
+    """What earlier runs took for the samples beside `output`: one entry each with seconds, tokens and samples."""
+    path = side_path(output, "run.json")
+    return json.loads(path.read_text(encoding="utf-8")).get("sessions", []) if path.exists() else []
+
+
 def refuse_changed(output: str | Path, wanted: dict[str, Any]) -> None:
     """Raise InputError naming every setting that differs from the run `output` holds; `n` may only grow."""
     begun = read_settings(output)

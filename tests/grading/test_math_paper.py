@@ -64,8 +64,17 @@ def test_an_unfinished_thought_is_searched_for_its_last_number():
 
 @pytest.mark.parametrize(
     "answer",
-    ["9^{9^{9^9}}", 'open("{marker}", "w")', "__import__('os').system('touch {marker}')", "(" * 3000, "\\frac" * 900]
-    + ["(1," * 900 + "1" + ")" * 900, "x=" * 900, "\\text{" * 900, "9" * 100_000],
+    [
+        "9^{9^{9^9}}",
+        'open("{marker}", "w")',
+        "__import__('os').system('touch {marker}')",
+        "(" * 3000,
+        "\\frac" * 900,
+        "(1," * 900 + "1" + ")" * 900,
+        "x=" * 900,
+        "\\text{" * 900,
+        "9" * 100_000,
+    ],
 )
 def test_nothing_runs_and_nothing_hangs(answer: str, tmp_path: Path):
     marker = tmp_path / "touched"

@@ -101,6 +101,9 @@ def test_a_finished_run_is_left_alone(flags, tmp_path: Path):
     assert run(flags(), engine) == 0
     assert engine.submitted == 0
     assert (tmp_path / "x.jsonl").read_bytes() == before
+    [session] = json.loads((tmp_path / "x.run.json").read_text())["sessions"]  # the one that sampled
+    assert session["samples"] == 72
+    assert session["tokens"] >= sum(row["completion_tokens"] for row in read_jsonl(tmp_path / "x.jsonl"))
 
 
 def test_more_runs_extend_a_finished_one(flags, tmp_path: Path):

@@ -29,7 +29,7 @@ from promptcot_mamba.ops.triton_common import sigmoid
 def _gradient_of_x(
     x, B, C, D, z, dy, grads, steps, sums, dx, direct, d_log, head_partials,
     slot, group, first_head, start, length, x_row, B_row, C_row, z_row, dy_row, dx_row, n_tokens, n_heads,
-    HEADS: tl.constexpr, P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr,
+    HEADS: tl.constexpr, P: tl.constexpr, BLOCK_P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr,
 ):  # fmt: skip
     """dx; of the decays, what pairs of tokens and the outgoing state say."""
     tokens = tl.arange(0, Q)
@@ -41,46 +41,49 @@ def _gradient_of_x(
         head = first_head + k
         line = head.to(tl.int64) * n_tokens + start
         step, running, running_i, total = load_decays(steps, sums, line, length, Q)
-        x_tile = load_rows(x + start * x_row + head * P, x_row, length, P, Q)
-        dy_tile = load_dy(
-            dy + start * dy_row + head * P, z + start * z_row + head * P if z is not None else None,
-            dy_row, z_row, length, P, Q,
-        )  # fmt: skip
-        grad = load_state(grads, slot * n_heads + head, N, P)  # of the outgoing state
-
         weights_ji = scores_ji * decay_matrix(running_i[None, :], running[:, None], not_after(tokens, tokens, k))
-        # A pair's decay counts at every token after j up to i: add at i, take away at j, sum from the end. The
-        # diagonal does not decay and stays out; what remains cancels between two copies of one fp32 number.
-        products_ji = tl.dot(x_tile, tl.trans(dy_tile), input_precision="ieee")
+        products_ji = tl.zeros([Q, Q], tl.float32)
+        for part in tl.static_range(P // BLOCK_P):
+            first = head * P + part * BLOCK_P
+            x_tile = load_rows(x + start * x_row + first, x_row, length, BLOCK_P, Q)
+            dy_tile = load_dy(dy, z, start, first, dy_row, z_row, length, BLOCK_P, Q)
+            products_ji = tl.dot(x_tile, tl.trans(dy_tile), acc=products_ji, input_precision="ieee")
         if D is not None:
             same = tl.sum(tl.where(is_same(tokens, k), products_ji, 0.0), axis=1)
             tl.store(head_partials + (slot * 3 + 1) * n_heads + head, tl.sum(tl.where(inside, same, 0.0), axis=0))
+        # A pair's decay counts at every token after j up to i: add at i, take away at j, sum from the end. The
+        # diagonal does not decay and stays out; what remains cancels between two copies of one fp32 number.
         pairs_ji = tl.where(not_after(tokens, tokens - 1, k), products_ji * weights_ji * step[:, None], 0.0)
         at_tokens = tl.sum(pairs_ji, axis=0) - tl.sum(pairs_ji, axis=1)
 
         decay_out = tl.exp2(total - running)  # from each token to the chunk's end
-        left = tl.dot(B_tile, grad, input_precision="ieee") * decay_out[:, None]
-        d_left = tl.sum(left * x_tile.to(tl.float32), axis=1) * step  # counts at every token after j
-        dxdt = tl.dot(weights_ji.to(dy_tile.dtype), dy_tile, acc=left, input_precision="ieee")
+        d_left = tl.zeros([Q], tl.float32)
+        d_step = tl.zeros([Q], tl.float32)
+        for part in tl.static_range(P // BLOCK_P):
+            first = head * P + part * BLOCK_P
+            # Read again, out of the L2 cache: kept since the products they would not fit the registers.
+            x_tile = load_rows(x + start * x_row + first, x_row, length, BLOCK_P, Q)
+            dy_tile = load_dy(dy, z, start, first, dy_row, z_row, length, BLOCK_P, Q)
+            grad = load_state(grads, slot * n_heads + head, part, N, P, BLOCK_P)  # of the outgoing state
+            left = tl.dot(B_tile, grad, input_precision="ieee") * decay_out[:, None]
+            d_left += tl.sum(left * x_tile.to(tl.float32), axis=1)
+            dxdt = tl.dot(weights_ji.to(dy_tile.dtype), dy_tile, acc=left, input_precision="ieee")
+            d_step += tl.sum(dxdt * x_tile.to(tl.float32), axis=1)
+            dx_tile = dxdt * step[:, None]
+            if D is not None:
+                dx_tile += tl.load(D + head).to(tl.float32) * dy_tile.to(tl.float32)
+            store_rows(dx + start * dx_row + first, dx_row, dx_tile, inside, BLOCK_P, Q)
+        d_left *= step  # counts at every token after j
         decays = tl.cumsum(at_tokens, axis=0, reverse=True) + (tl.cumsum(d_left, axis=0) - d_left)
         tl.store(d_log + line + tokens, decays, mask=inside)
-        tl.store(direct + line + tokens, tl.sum(dxdt * x_tile.to(tl.float32), axis=1), mask=inside)
-        dx_tile = dxdt * step[:, None]
-        if D is not None:
-            # Read again, out of the L2 cache: kept until here it would not fit the registers.
-            dy_tile = load_dy(
-                dy + start * dy_row + head * P, z + start * z_row + head * P if z is not None else None,
-                dy_row, z_row, length, P, Q,
-            )  # fmt: skip
-            dx_tile += tl.load(D + head).to(tl.float32) * dy_tile.to(tl.float32)
-        store_rows(dx + start * dx_row + head * P, dx_row, dx_tile, inside, P, Q)
+        tl.store(direct + line + tokens, d_step, mask=inside)
 
 
 @triton.jit
 def _gradient_of_B_or_C(
     x, other, z, dy, states, steps, sums, out,
     slot, group, first_head, start, length, x_row, other_row, z_row, dy_row, out_row, n_tokens, n_heads,
-    OF_B: tl.constexpr, HEADS: tl.constexpr, P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr,
+    OF_B: tl.constexpr, HEADS: tl.constexpr, P: tl.constexpr, BLOCK_P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr,
 ):  # fmt: skip
     """dB from pairs with later tokens and the outgoing state's gradient; dC from earlier ones and the entering state.
 
@@ -94,22 +97,26 @@ def _gradient_of_B_or_C(
         head = first_head + k
         line = head.to(tl.int64) * n_tokens + start
         step, running, running_i, last = load_decays(steps, sums, line, length, Q)
-        x_tile = load_rows(x + start * x_row + head * P, x_row, length, P, Q)
-        dy_tile = load_dy(
-            dy + start * dy_row + head * P, z + start * z_row + head * P if z is not None else None,
-            dy_row, z_row, length, P, Q,
-        )  # fmt: skip
-        state = load_state(states, slot * n_heads + head, N, P)
+        products = tl.zeros([Q, Q], tl.float32)
+        for part in tl.static_range(P // BLOCK_P):
+            first = head * P + part * BLOCK_P
+            x_tile = load_rows(x + start * x_row + first, x_row, length, BLOCK_P, Q)
+            dy_tile = load_dy(dy, z, start, first, dy_row, z_row, length, BLOCK_P, Q)
+            state = load_state(states, slot * n_heads + head, part, N, P, BLOCK_P)
+            if OF_B:
+                kept = (x_tile.to(tl.float32) * (tl.exp2(last - running) * step)[:, None]).to(x_tile.dtype)
+                total = tl.dot(kept, tl.trans(state), acc=total, input_precision="ieee")
+                products = tl.dot(x_tile, tl.trans(dy_tile), acc=products, input_precision="ieee")
+            else:
+                entering = (dy_tile.to(tl.float32) * tl.exp2(running_i)[:, None]).to(dy_tile.dtype)
+                total = tl.dot(entering, tl.trans(state), acc=total, input_precision="ieee")
+                products = tl.dot(dy_tile, tl.trans(x_tile), acc=products, input_precision="ieee")
         if OF_B:
-            kept = (x_tile.to(tl.float32) * (tl.exp2(last - running) * step)[:, None]).to(x_tile.dtype)
-            total = tl.dot(kept, tl.trans(state), acc=total, input_precision="ieee")
-            decays = decay_matrix(running_i[None, :], running[:, None], not_after(tokens, tokens, k)) * step[:, None]
-            dscores += tl.dot(x_tile, tl.trans(dy_tile), input_precision="ieee") * decays
+            decays = decay_matrix(running_i[None, :], running[:, None], not_after(tokens, tokens, k))
+            dscores += products * (decays * step[:, None])
         else:
-            entering = (dy_tile.to(tl.float32) * tl.exp2(running_i)[:, None]).to(dy_tile.dtype)
-            total = tl.dot(entering, tl.trans(state), acc=total, input_precision="ieee")
-            decays = decay_matrix(running_i[:, None], running[None, :], not_before(tokens, tokens, k)) * step[None, :]
-            dscores += tl.dot(dy_tile, tl.trans(x_tile), input_precision="ieee") * decays
+            decays = decay_matrix(running_i[:, None], running[None, :], not_before(tokens, tokens, k))
+            dscores += products * (decays * step[None, :])
     other_tile = load_rows(other + start * other_row + group * N, other_row, length, N, Q)
     total = tl.dot(dscores.to(other_tile.dtype), other_tile, acc=total, input_precision="ieee")
     store_rows(out + start * out_row + group * N, out_row, total, tokens < length, N, Q)
@@ -132,12 +139,9 @@ def _gradient_from_state(
         head = first_head + k
         line = head.to(tl.int64) * n_tokens + start
         step, running, running_i, total = load_decays(steps, sums, line, length, Q)
-        dy_tile = load_dy(
-            dy + start * dy_row + head * P, z + start * z_row + head * P if z is not None else None,
-            dy_row, z_row, length, P, Q,
-        )  # fmt: skip
-        state = load_state(states, slot * n_heads + head, N, P)  # entering the chunk
-        grad = load_state(grads, slot * n_heads + head, N, P)  # of the state leaving it
+        dy_tile = load_dy(dy, z, start, head * P, dy_row, z_row, length, P, Q)
+        state = load_state(states, slot * n_heads + head, 0, N, P, P)  # entering the chunk
+        grad = load_state(grads, slot * n_heads + head, 0, N, P, P)  # of the state leaving it
         passed = tl.sum(tl.sum(state.to(tl.float32) * grad.to(tl.float32), axis=1), axis=0) * tl.exp2(total)
         read = tl.dot(C_tile, state, input_precision="ieee") * tl.exp2(running_i)[:, None]
         d_read = tl.sum(read * dy_tile.to(tl.float32), axis=1)  # counts at every token up to i
@@ -160,7 +164,8 @@ def chunk_gradients_kernel(
     x, B, C, D, z, dy, states, grads, steps, sums, starts, lengths,
     dx, dB, dC, dz, direct, d_log, head_partials,
     x_row, B_row, C_row, z_row, dy_row, dx_row, dB_row, dC_row, dz_row, dBC_split, n_tokens, n_heads,
-    HEADS_PER_GROUP: tl.constexpr, HEADS: tl.constexpr, P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr,
+    HEADS_PER_GROUP: tl.constexpr, HEADS: tl.constexpr, P: tl.constexpr, BLOCK_P: tl.constexpr, N: tl.constexpr,
+    Q: tl.constexpr,
 ):  # fmt: skip
     """Gradients of x, B, C, z, each chunk's share of D's, and what `step_gradients_kernel` needs for the rest.
 
@@ -179,19 +184,19 @@ def chunk_gradients_kernel(
         _gradient_of_x(
             x, B, C, D, z, dy, grads, steps, sums, dx, direct, d_log, head_partials,
             slot, group, first_head, start, length, x_row, B_row, C_row, z_row, dy_row, dx_row, n_tokens, n_heads,
-            HEADS, P, N, Q,
+            HEADS, P, BLOCK_P, N, Q,
         )  # fmt: skip
     elif role == 1:
         _gradient_of_B_or_C(
             x, C, z, dy, grads, steps, sums, dB + copy,
             slot, group, first_head, start, length, x_row, C_row, z_row, dy_row, dB_row, n_tokens, n_heads,
-            True, HEADS, P, N, Q,
+            True, HEADS, P, BLOCK_P, N, Q,
         )  # fmt: skip
     elif role == 2:
         _gradient_of_B_or_C(
             x, B, z, dy, states, steps, sums, dC + copy,
             slot, group, first_head, start, length, x_row, B_row, z_row, dy_row, dC_row, n_tokens, n_heads,
-            False, HEADS, P, N, Q,
+            False, HEADS, P, BLOCK_P, N, Q,
         )  # fmt: skip
     else:
         _gradient_from_state(

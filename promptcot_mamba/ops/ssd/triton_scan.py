@@ -40,7 +40,7 @@ def chunk_scan_kernel(
         head = first_head + k
         step, running, _, _ = load_decays(dt, sums, head.to(tl.int64) * n_tokens + start, length, Q)
         x_tile = load_rows(x + start * x_row + head * P, x_row, length, P, Q)
-        state = load_state(states, slot * n_heads + head, N, P)
+        state = load_state(states, slot * n_heads + head, 0, N, P, P)
         out = tl.dot(C_tile, state, input_precision="ieee") * tl.exp2(running)[:, None]
         weights = scores * decay_matrix(running[:, None], running[None, :], not_before(tokens, tokens, k))
         weights = (weights * step[None, :]).to(x_tile.dtype)

@@ -67,19 +67,20 @@ def is_same(tokens, k):
 
 
 @triton.jit
-def load_dy(dy, z, dy_row, z_row, length, P: tl.constexpr, Q: tl.constexpr):
-    """The gradient of y before the gate: dy silu(z), or dy where there is no gate."""
-    grad = load_rows(dy, dy_row, length, P, Q)
+def load_dy(dy, z, start, first, dy_row, z_row, length, WIDTH: tl.constexpr, Q: tl.constexpr):
+    """WIDTH channels from `first` of the gradient of y before the gate: dy silu(z), or dy where there is no gate."""
+    grad = load_rows(dy + start * dy_row + first, dy_row, length, WIDTH, Q)
     if z is not None:
-        gate = load_rows(z, z_row, length, P, Q).to(tl.float32)
+        gate = load_rows(z + start * z_row + first, z_row, length, WIDTH, Q).to(tl.float32)
         grad = (grad.to(tl.float32) * gate * sigmoid(gate)).to(grad.dtype)
     return grad
 
 
 @triton.jit
-def load_state(states, index, N: tl.constexpr, P: tl.constexpr):
-    """One stored (n, p) tile."""
-    return tl.load(states + index * N * P + tl.arange(0, N)[:, None] * P + tl.arange(0, P)[None, :])
+def load_state(states, index, part, N: tl.constexpr, P: tl.constexpr, BLOCK_P: tl.constexpr):
+    """BLOCK_P channels of one stored (n, p) tile."""
+    channels = part * BLOCK_P + tl.arange(0, BLOCK_P)
+    return tl.load(states + index * N * P + tl.arange(0, N)[:, None] * P + channels[None, :])
 
 
 @triton.jit
