@@ -26,16 +26,8 @@ from promptcot_mamba.grading.metrics import Estimate, clustered_mean, compare_pa
 from promptcot_mamba.jsonl import read_jsonl, write_jsonl
 from promptcot_mamba.run_info import side_path
 from scripts.make_quickstart import read_counts
-from scripts.quickstart import (
-    Stage,
-    StageFailedError,
-    grade_stages,
-    python,
-    run_stage,
-    sample_stage,
-    split_families,
-    train_command,
-)
+from scripts.quickstart import Stage, StageFailedError, grade_stages, run_stage, sample_stage
+from scripts.road import python, split_families, train_command
 
 FAMILIES = ("maths", "code")
 COMPOSED = {

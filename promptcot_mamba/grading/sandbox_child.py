@@ -61,7 +61,8 @@ def make_prelude() -> dict[str, Any]:
 LAST_NAME = "__prelude__"  # what a program defines stands behind this name in its namespace
 # Made before the fork and never copied: touching 600 objects costs a process half a millisecond of page faults.
 MODULES = {prelude: ModuleType("program") for prelude in (True, False)}
-MODULES[True].__dict__.update(make_prelude())
+PRELUDE = make_prelude()
+MODULES[True].__dict__.update(PRELUDE)
 for _module in MODULES.values():
     _module.__dict__.update({"__builtins__": builtins, LAST_NAME: None})
 
@@ -122,8 +123,13 @@ def forget_names() -> None:
 
 
 def call_function(names: dict[str, Any], entry: str, args: list[Any], in_class: bool) -> Any:
-    """Call the program's function, or the method of its `Solution`."""
-    return (getattr(names["Solution"](), entry) if in_class else names[entry])(*args)
+    """Call the program's function, or the method of its `Solution`; `operator.add` is no answer to "write add"."""
+    if in_class:
+        return getattr(names["Solution"](), entry)(*args)
+    function = names[entry]
+    if function is PRELUDE.get(entry):
+        raise NameError(f"name {entry!r} is not defined by the program")
+    return function(*args)
 
 
 def write_result(fd: int, data: bytes) -> None:
@@ -195,12 +201,18 @@ def run_and_exit(job_bytes: bytes) -> None:
     try:
         threading._shutdown()
         atexit._run_exitfuncs()
+        flush_streams(sys.stdout, sys.stderr)
         forget_names()
-        for stream in (sys.stdout, sys.__stdout__, sys.stderr):
-            stream.flush()
+        flush_streams(sys.__stdout__, sys.__stderr__)
     except BaseException as error:  # noqa: BLE001 - as above
         status = status or _report(error)
     exit_now(status)
+
+
+def flush_streams(*streams: Any) -> None:
+    for stream in streams:
+        if stream is not None and not getattr(stream, "closed", False):
+            stream.flush()
 
 
 def _exit_status(code: Any) -> int:
