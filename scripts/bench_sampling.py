@@ -45,7 +45,7 @@ class BenchArguments:
     n: int = 16
     max_retries: int = 8
     invalid: float = 0.15
-    max_len: int = 1024
+    max_len: int = 512
     max_num_seqs: int = 64
     pairs: int = field(default=3, metadata={"help": "runs of each, in turn; medians are compared"})
     record: str | None = field(
