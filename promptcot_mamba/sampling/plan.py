@@ -162,7 +162,7 @@ def describe(plan: Plan, settled: int, mean_tokens: float | None, measured_rate:
         tokens = missing * length
         hours = tokens / rate / 3600
         lines.append(
-            f"cost        {tokens:,.0f} tokens, at least {clock(hours * 3600)} "
+            f"cost        {tokens:,.0f} tokens, {'about' if measured_rate else 'at least'} {clock(hours * 3600)} "
             f"and {hours * args.n_gpus:,.2f} device-hours if {case}"
         )
     return "\n".join(lines)
