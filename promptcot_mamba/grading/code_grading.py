@@ -34,7 +34,8 @@ class CodeJob:
     no_code_reason: str | None
     tests_md5: str
     grade: Callable[[Sandbox], CodeVerdict]
-    kind: str
+    kind: str  # of tests: livecodebench, inline, samples, humaneval, humanevalplus
+    benchmark: str
 
 
 def verdict_key(job: CodeJob, limits: Limits, level: str) -> str:
@@ -148,7 +149,7 @@ def grade_jobs(
         for key, verdict in _grade_all(todo, pool):
             job = todo[key]
             row = {"question_id": job.question_id, "run": job.run, **verdict.to_row()}
-            row |= {"sandbox": pool.label, "tests_kind": job.kind, "key": key}
+            row |= {"sandbox": pool.label, "benchmark": job.benchmark, "key": key}
             known[key] = row
             if appender:
                 appender.append(row)

@@ -184,6 +184,7 @@ class Sandbox:
 
     def __init__(self, level: str | None = None, limits: Limits | None = None, unsafe: bool = False):
         self.limits = limits or Limits()
+        self._companion: Sandbox | None = None
         refusals = []
         for candidate in [level] if level else [*SAFE_LEVELS, *(["unsafe"] if unsafe else [])]:
             try:
@@ -293,8 +294,18 @@ class Sandbox:
                 except BrokenPipeError:
                     return
 
+    @property
+    def companion(self) -> Sandbox:
+        """A second sandbox of the same level, for trusted code that holds expected values; started when first used."""
+        if self._companion is None:
+            self._companion = Sandbox(self.level, self.limits, unsafe=True)
+        return self._companion
+
     def close(self) -> None:
+        """End the fork server, and with it everything that runs below it."""
         self._closer()
+        if self._companion is not None:
+            self._companion.close()
 
     def __enter__(self) -> Sandbox:
         return self
@@ -308,11 +319,10 @@ def judge_ending(reply: dict[str, Any], stdout: bytes, result: bytes, stderr: by
     status, killed = reply["status"], reply["killed"]
     words = stderr.decode("utf-8", "replace").strip().splitlines()
     detail = words[-1][:200] if words else ""
-    if status == child.STATUS_SETUP and detail.startswith("sandbox: "):
-        raise SandboxBrokenError(detail)
+    if reply["refused"] is not None:
+        raise SandboxBrokenError(f"a process could not be locked down: {reply['refused'] or 'it ended too soon'}")
     reasons = {
         child.STATUS_EXCEPTION: "runtime_error",
-        child.STATUS_RECURSION: "runtime_error",
         child.STATUS_MEMORY: "memory",
         child.STATUS_SYNTAX: "syntax_error",
     }

@@ -22,6 +22,7 @@ from promptcot_mamba.jsonl import Row
 # Raised whenever a verdict could change: cached verdicts of another version are not used.
 GRADER_VERSION = "code-1"
 
+FAR_LONGER, SHORT = 8, 65536
 SAMPLE_INPUT = re.compile(r"^Sample Input(?: (\d+))?[ \t]*$", re.MULTILINE)
 SAMPLE_OUTPUT = re.compile(r"^Sample Output(?: (\d+))?[ \t]*$", re.MULTILINE)
 
@@ -36,7 +37,7 @@ class TestSet:
     outputs: tuple[str, ...]
     entry: str | None
     md5: str
-    kind: str = "livecodebench"  # or "samples": the statement's own, not the benchmark's
+    kind: str = "livecodebench"  # or "inline", in the row; or "samples", the statement's own, not the benchmark's
 
 
 @dataclass(frozen=True)
@@ -81,11 +82,13 @@ class CodeVerdict:
 
 
 def load_tests(row: Row, tests_dir: Path, where: str) -> TestSet:
-    """The tests a problem row names.
+    """The tests a problem row names, or holds: a list of objects with `input` and `output`.
 
     Raises InputError if the row names none, or the file is missing, malformed, or has another md5 than the row says.
     """
     named = row.get("tests")
+    if isinstance(named, list):
+        return inline_tests(named, where)
     if not isinstance(named, dict) or not isinstance(named.get("fname"), str):
         raise InputError(f"{where}: missing key 'tests' with 'fname' and 'md5'")
     if Path(named["fname"]).name != named["fname"]:
@@ -101,6 +104,15 @@ def load_tests(row: Row, tests_dir: Path, where: str) -> TestSet:
     if named.get("md5") not in (None, md5):
         raise InputError(f"{path}: md5 {md5} is not the {named['md5']} named by {where}; fetch the tests again")
     return parse_tests(parsed, md5, str(path))
+
+
+def inline_tests(tests: list[Any], where: str) -> TestSet:
+    """Tests that stand in the row itself, for programs that read standard input. Raises InputError if malformed."""
+    pairs = [(test.get("input"), test.get("output")) if isinstance(test, dict) else (None, None) for test in tests]
+    if not pairs or not all(isinstance(text, str) for pair in pairs for text in pair):
+        raise InputError(f"{where}: 'tests' must list objects with texts 'input' and 'output'")
+    md5 = hashlib.md5(json.dumps(pairs).encode()).hexdigest()
+    return TestSet(tuple(given for given, _ in pairs), tuple(out for _, out in pairs), None, md5, kind="inline")
 
 
 def parse_tests(parsed: Any, md5: str, where: str) -> TestSet:
@@ -163,11 +175,17 @@ def call_job(code: str, entry: str, args: list[Any] | tuple[Any, ...]) -> Row:
     }  # fmt: skip
 
 
-def returned_value(outcome: Outcome) -> tuple[Any, TestResult | None]:
-    """The value a call returned, or the result of a call that returned none."""
+def returned_value(outcome: Outcome, expected_size: int | None = None) -> tuple[Any, TestResult | None]:
+    """The value a call returned, or the result of a call that returned none.
+
+    A value far longer than the expected one (`expected_size` characters) is wrong unread: small text can make very
+    large objects.
+    """
     failed = failure(outcome)
     if failed:
         return None, failed
+    if expected_size is not None and len(outcome.result) > FAR_LONGER * expected_size + SHORT:
+        return None, TestResult("wrong_answer", outcome.cpu_seconds, "far longer than expected")
     try:
         return code_values.decode_value(outcome.result), None
     except code_values.ValueRefusedError as error:
@@ -177,7 +195,7 @@ def returned_value(outcome: Outcome) -> tuple[Any, TestResult | None]:
 def run_call_test(sandbox: Sandbox, code: str, entry: str, given: str, expected: str) -> TestResult:
     args = [json.loads(line) for line in given.split("\n")]
     outcome = sandbox.run(call_job(code, entry, args))
-    value, failed = returned_value(outcome)
+    value, failed = returned_value(outcome, len(expected))
     if failed:
         return failed
     right = code_compare.same_value(value, json.loads(expected))

@@ -22,12 +22,14 @@ RET_ERRNO = 0x00050000
 RET_ALLOW = 0x7FFF0000
 
 LD_W_ABS = 0x20
+JMP_K = 0x05
 ALU_AND_K = 0x54
 JEQ_K = 0x15
 JGE_K = 0x35
 RET_K = 0x06
 NR_OFFSET, ARCH_OFFSET, ARGS_OFFSET = 0, 4, 16  # struct seccomp_data
 X32_BIT = 0x40000000
+MAX_JUMP = 256
 
 CLONE_THREAD = 0x00010000 | 0x00000100 | 0x00000800  # THREAD, VM, SIGHAND
 CLONE_NEW = 0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000 | 0x80
@@ -134,31 +136,60 @@ def _check(condition: Condition) -> list[bytes]:
     return [*ops, _op(RET_K, RET_ERRNO | errno.EPERM)]
 
 
+def _tree(leaves: list[tuple[int, list[bytes]]]) -> list[bytes]:
+    """A balanced search: `leaves` are (first number, body), sorted, each good up to the next one's first number.
+
+    The loaded system call number falls into one body, which ends in a return. Short paths matter: the kernel runs
+    the program once for every number when it is installed.
+    """
+    if len(leaves) == 1:
+        return leaves[0][1]
+    middle = len(leaves) // 2
+    lower, upper = _tree(leaves[:middle]), _tree(leaves[middle:])
+    if len(lower) < MAX_JUMP:
+        return [_op(JGE_K, leaves[middle][0], len(lower), 0), *lower, *upper]
+    return [_op(JGE_K, leaves[middle][0], 0, 1), _op(JMP_K, len(lower)), *lower, *upper]
+
+
 def build_filter(pid: int, machine: str | None = None) -> bytes:
     """The BPF program for process `pid`, as an array of `struct sock_filter`.
 
     Raises KeyError for an architecture whose system calls are not listed.
     """
     target = MACHINES[machine or platform.machine()]
-    conditional = _conditions(pid)
+    refuse, allow = [_op(RET_K, RET_ERRNO | errno.EPERM)], [_op(RET_K, RET_ALLOW)]
+    bodies = dict.fromkeys(target.numbers.values(), allow)
+    for name, conditions in _conditions(pid).items():
+        bodies[target.numbers[name]] = [op for condition in conditions for op in _check(condition)] + allow
+    # glibc falls back from clone3, whose flags are out of a filter's sight, to clone.
+    bodies[target.numbers["clone3"]] = [_op(RET_K, RET_ERRNO | errno.ENOSYS)]
+    leaves = [(0, refuse)]
+    for number in range(max(bodies) + 2):
+        body = bodies.get(number, refuse)
+        if body is not leaves[-1][1]:
+            leaves.append((number, body))
+    leaves = [leaf for place, leaf in enumerate(leaves) if place == len(leaves) - 1 or leaves[place + 1][0] > leaf[0]]
+    leaves.append((X32_BIT, [_op(RET_K, RET_KILL_PROCESS)]))
     ops = [
         _op(LD_W_ABS, ARCH_OFFSET),
         _op(JEQ_K, target.audit_arch, 1, 0),
         _op(RET_K, RET_KILL_PROCESS),
         _op(LD_W_ABS, NR_OFFSET),
-        _op(JGE_K, X32_BIT, 0, 1),
-        _op(RET_K, RET_KILL_PROCESS),
-        # glibc falls back from clone3, whose flags are out of a filter's sight, to clone.
-        _op(JEQ_K, target.numbers["clone3"], 0, 1),
-        _op(RET_K, RET_ERRNO | errno.ENOSYS),
+        *_tree(leaves),
     ]
-    for name, conditions in conditional.items():
-        body = [op for condition in conditions for op in _check(condition)] + [_op(RET_K, RET_ALLOW)]
-        ops += [_op(JEQ_K, target.numbers[name], 0, len(body)), *body]
-    for name, number in target.numbers.items():
-        if name not in conditional and name != "clone3":
-            ops += [_op(JEQ_K, number, 0, 1), _op(RET_K, RET_ALLOW)]
-    return b"".join([*ops, _op(RET_K, RET_ERRNO | errno.EPERM)])
+    return b"".join(ops)
+
+
+class FilterTemplate:
+    """A filter built once, to be aimed at any process: only the process's own number differs."""
+
+    MARK = 0x7FFF5A5A  # larger than any process number
+
+    def __init__(self) -> None:
+        self.parts = build_filter(self.MARK).split(struct.pack("I", self.MARK))
+
+    def aim(self, pid: int) -> bytes:
+        return struct.pack("I", pid).join(self.parts)
 
 
 def is_supported() -> bool:

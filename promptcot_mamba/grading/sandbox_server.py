@@ -32,30 +32,30 @@ from promptcot_mamba.grading import sandbox_seccomp as seccomp
 WATCH_SECONDS = 0.05  # how often threads and files of a running program are counted
 MAX_FDS = 8
 MAX_PACKET = 4096
+READY = b"ready"
 STACK_BYTES = 1 << 30  # the main thread's; memory is bounded by RLIMIT_AS
 THREAD_STACK_BYTES = 8 << 20
 OWN_FOLDER = "/box"  # the programs' tmpfs, in a root of our own
 OWN_FOLDER_INODES = 4096
 
 # Modules warm in every program's process: what contest programs import, and what the harness needs.
+# Modules warm in every program's process: what contest programs import. Each more makes every fork dearer.
 WARM = (
-    "abc", "array", "asyncio", "base64", "binascii", "calendar", "cmath", "concurrent.futures", "contextlib", "copy",
-    "dataclasses", "decimal", "enum", "fileinput", "fractions", "hashlib", "inspect", "itertools", "numbers",
-    "operator", "pprint", "queue", "secrets", "struct", "tempfile", "textwrap", "timeit", "types", "uuid",
-    "unicodedata", "zlib", "encodings.idna", "encodings.latin_1", "encodings.ascii",
+    "array", "bisect", "cmath", "contextlib", "copy", "dataclasses", "decimal", "enum", "fractions", "itertools",
+    "numbers", "operator", "queue", "string", "struct", "textwrap", "types",
 )  # fmt: skip
 
 
 class Server:
     """One fork server: its C library, its Landlock rules, its folder of programs' folders."""
 
-    def __init__(self, config: dict[str, Any]):
+    def __init__(self, config: dict[str, Any], sock: socket.socket):
         self.config = config
+        self.socket = sock
         self.libc = ctypes.CDLL(None, use_errno=True)
         self.abi = 0
-        self.readable: list[tuple[int, int]] = []  # opened path, rights
-        self.base = Path(config["base"])
-        self.count = 0
+        self.ruleset = -1
+        self.folder = Path(config["base"]) / "box"  # the running program's own
 
     def enter_level(self) -> None:
         """Reach the level asked for, or raise OSError."""
@@ -63,8 +63,12 @@ class Server:
         if level == "namespaces":
             paths = [path for path, _ in self.config["readable"]]
             limits = (self.config["disk_bytes"], OWN_FOLDER_INODES)
-            namespaces.change_root(self.libc, self.base, paths, OWN_FOLDER, *limits)
-            self.base = Path(OWN_FOLDER)
+            namespaces.change_root(self.libc, self.folder.parent, paths, OWN_FOLDER, *limits)
+            self.folder = Path(OWN_FOLDER)
+        else:
+            self.folder.mkdir(mode=0o700)
+        os.chdir(self.folder)
+        os.environ.update(HOME=str(self.folder), TMPDIR=str(self.folder))
         self.libc.prctl(seccomp.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         namespaces.drop_capabilities(self.libc)
         if level == "unsafe":
@@ -74,81 +78,87 @@ class Server:
             raise OSError("this kernel has no Landlock")
         if not seccomp.is_supported():
             raise OSError(f"no system call table for {os.uname().machine}")
-        for path, kind in self.config["readable"]:
-            rights = {
-                "code": landlock.READ_CODE,
-                "list": landlock.READ_DIR,
-                "file": landlock.READ_FILE,
-                "device": landlock.READ_FILE | landlock.WRITE_FILE,
-            }[kind]
-            with contextlib.suppress(FileNotFoundError):
-                self.readable.append((os.open(path, os.O_PATH | os.O_CLOEXEC), rights))
+        self.ruleset = self.make_ruleset()
+        self.filter = seccomp.FilterTemplate()
 
-    def lock_down(self, folder: Path) -> None:
-        """Bind the forked process to its own folder, the readable paths and the system calls it may make."""
+    def make_ruleset(self) -> int:
+        """Landlock's rules, the same for every program: the readable paths and the one folder to write in."""
+        granted = {
+            "code": landlock.READ_CODE,
+            "list": landlock.READ_DIR,
+            "file": landlock.READ_FILE,
+            "device": landlock.READ_FILE | landlock.WRITE_FILE,
+        }
+        rules = [(path, granted[kind]) for path, kind in self.config["readable"]]
         ruleset = landlock.create_ruleset(self.libc, self.abi)
-        for fd, rights in self.readable:
-            landlock.allow_beneath(self.libc, ruleset, self.abi, fd, rights)
-        own = os.open(folder, os.O_PATH)
-        landlock.allow_beneath(self.libc, ruleset, self.abi, own, landlock.OWN_FOLDER)
-        landlock.restrict_self(self.libc, ruleset)
-        os.close(own)
-        os.close(ruleset)
-        for fd, _ in self.readable:
-            os.close(fd)
-        seccomp.install_filter(seccomp.build_filter(os.getpid()), self.libc)
+        for path, rights in [*rules, (self.folder, landlock.OWN_FOLDER)]:
+            with contextlib.suppress(FileNotFoundError):
+                fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+                landlock.allow_beneath(self.libc, ruleset, self.abi, fd, rights)
+                os.close(fd)
+        return ruleset
 
-    def become_test(self, request: dict[str, Any], fds: list[int], folder: Path) -> bytes:
-        """In the forked process: everything up to the program itself. Returns the job."""
+    def become_test(self, request: dict[str, Any], fds: list[int], ready: int) -> bytes:
+        """In the forked process: everything up to the program itself. Returns the job.
+
+        A word on `ready`, which the program never holds, says that every lock is on.
+        """
         child.die_with_parent(self.libc)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        os.chdir(folder)
-        os.environ.update(HOME=str(folder), TMPDIR=str(folder))
         stdin, stdout, stderr, job_fd, *others = fds
         with os.fdopen(job_fd, "rb") as file:
             job = file.read()
         if self.config["level"] != "unsafe":
-            self.lock_down(folder)
-        child.take_files([stdin, stdout, stderr, *others])
+            landlock.restrict_self(self.libc, self.ruleset)
+            seccomp.install_filter(self.filter.aim(os.getpid()), self.libc)
+        child.take_files([stdin, stdout, stderr, *others, ready])
         child.set_limits(request)
+        os.write(3 + len(others), READY)
+        os.close(3 + len(others))
         return job
 
-    def serve(self, sock: socket.socket) -> bytes | None:
+    def serve(self) -> bytes | None:
         """Answer requests until the socket closes. In a forked process this returns the job it is to run."""
         while True:
-            data, fds, _, _ = socket.recv_fds(sock, MAX_PACKET, MAX_FDS)
+            data, fds, _, _ = socket.recv_fds(self.socket, MAX_PACKET, MAX_FDS)
             if not data:
                 return None
             request = json.loads(data)
-            self.count += 1
-            folder = self.base / str(self.count)
-            folder.mkdir(mode=0o700)
             started = time.monotonic()
+            is_ready, ready = os.pipe()
             pid = os.fork()
             if pid == 0:
                 try:
-                    return self.become_test(request, fds, folder)
+                    return self.become_test(request, fds, ready)
                 except BaseException as error:  # noqa: BLE001 - a test that cannot be locked down must not run
-                    os.write(2, f"sandbox: {error!r}\n".encode())
-                    os._exit(child.STATUS_SETUP)
-            for fd in fds:
+                    os.write(ready, f"{error!r}"[:MAX_PACKET].encode())
+                    os._exit(1)
+            for fd in (*fds, ready):
                 os.close(fd)
-            reply = self.watch(pid, folder, request)
+            reply = self.watch(pid, request)
+            word = os.read(is_ready, MAX_PACKET)
+            os.close(is_ready)
+            reply["refused"] = None if word == READY else word.decode(errors="replace")
             reply["wall_seconds"] = time.monotonic() - started
-            shutil.rmtree(folder)
-            sock.send(json.dumps(reply).encode())
+            empty_folder(self.folder)
+            self.socket.send(json.dumps(reply).encode())
 
-    def watch(self, pid: int, folder: Path, request: dict[str, Any]) -> dict[str, Any]:
+    def watch(self, pid: int, request: dict[str, Any]) -> dict[str, Any]:
         """Wait for a process; kill it at its wall limit, or if it has too many threads or too much on disk."""
         deadline = time.monotonic() + request["wall_seconds"]
         killed = None
         pidfd = os.pidfd_open(pid)
-        while killed is None and not select.select([pidfd], [], [], WATCH_SECONDS)[0]:
+        while killed is None:
+            heard = select.select([pidfd, self.socket], [], [], WATCH_SECONDS)[0]
+            if pidfd in heard:
+                break
+            if heard:  # the grader is gone: nothing else comes while a program runs
+                os._exit(1)
             if time.monotonic() > deadline:
                 killed = "timeout"
             elif self.count_threads(pid) > request["threads"]:
                 killed = "threads"
-            elif not within(folder, request["disk_bytes"], request["files"]):
+            elif not within(self.folder, request["disk_bytes"], request["files"]):
                 killed = "disk"
         if killed:
             os.kill(pid, signal.SIGKILL)
@@ -166,6 +176,16 @@ class Server:
             return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[17])
         except (OSError, IndexError):  # it ended meanwhile
             return 0
+
+
+def empty_folder(folder: Path) -> None:
+    """Leave nothing of one program to the next."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path)
+            else:
+                Path(entry.path).unlink()
 
 
 def within(folder: Path, max_bytes: int, max_files: int) -> bool:
@@ -209,11 +229,9 @@ def main(config: dict[str, Any], root: str) -> None:
         resource.setrlimit(resource.RLIMIT_STACK, (wanted, hard))
         os.execv(sys.executable, sys.orig_argv)
     sock = socket.socket(fileno=config["socket"])
-    server = Server(config)
-    server.libc.prctl(child.PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    server = Server(config, sock)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("900")  # when memory ends, a test dies first
-    warm_up(server.libc)
     sys.path[:] = [path for path in sys.path if path not in ("", root)] + config["sys_path"]
     try:
         if config["level"] == "namespaces":
@@ -227,7 +245,8 @@ def main(config: dict[str, Any], root: str) -> None:
         sock.send(json.dumps({"refused": str(error)}).encode())
         os._exit(1)
     sock.send(json.dumps({"ready": config["level"], "landlock_abi": server.abi}).encode())
-    job = server.serve(sock)
+    warm_up(server.libc)
+    job = server.serve()
     if job is None:
         os._exit(0)
     child.run_and_exit(job)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ SAMPLE_FLAGS = (
     *("n", "temperature", "top_p", "repetition_penalty", "max_len", "max_retries", "seed", "state_dtype"),
     *("prompt_from", "use_chat_template", "stop_on_loop"),
 )
+MOST_PROMPTS = 5000  # that a dry run tokenises
 THINK_TAGS = ("<think>", "</think>")
 
 
@@ -42,6 +44,7 @@ class Plan:
     def dtype(self) -> str:
         return self.checkpoint.dtype(self.args.dtype) if self.checkpoint else self.args.dtype
 
+    @cached_property
     def sample_settings(self) -> dict[str, Any]:
         """Everything the samples depend on: what a rerun is compared by."""
         return {
@@ -162,7 +165,10 @@ def describe(plan: Plan, settled: int, mean_tokens: float | None) -> str:
 def _describe_prompts(plan: Plan) -> str:
     if plan.tokenizer is None:
         return "not counted: no tokenizer here"
-    lengths = [len(plan.prompts.get(index)[1]) for index in range(len(plan.problems))]
+    looked_at = min(len(plan.problems), MOST_PROMPTS)
+    lengths = [len(plan.prompts.get(index)[1]) for index in range(looked_at)]
     too_long = sum(length >= plan.args.context for length in lengths)
     said = f"{sum(lengths) / len(lengths):,.0f} tokens on average, {max(lengths):,} at most"
+    if looked_at < len(plan.problems):
+        said += f" (the first {looked_at:,})"
     return f"{said}; {too_long:,} exceed the context and will be reported, not sampled" if too_long else said

@@ -1,0 +1,206 @@
+"""Score a prediction file of programs: LiveCodeBench, HumanEval, HumanEval+ and the quickstart's, in the sandbox.
+
+What `calc_acc_lcb.py` and `scripts.calc_acc` run. A row's benchmark is its `source`'s, else the one chosen. Where a
+statement's own samples stand in for absent tests, the samples are a benchmark of their own in every table.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+
+from promptcot_mamba.benchmarks import BENCHMARKS, Benchmark
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.grading.code_extract import extract_program
+from promptcot_mamba.grading.code_grading import CodeJob, SandboxPool, grade_jobs
+from promptcot_mamba.grading.code_humaneval import grade_function, read_problem
+from promptcot_mamba.grading.code_sandbox import Limits, assert_unreadable
+from promptcot_mamba.grading.code_tests import TestSet, load_tests, run_tests, sample_tests
+from promptcot_mamba.grading.predictions import Prediction, missing_runs, read_predictions
+from promptcot_mamba.grading.summary import (
+    Figures,
+    detail_lines,
+    headline_rows,
+    render_markdown,
+    render_table,
+    summarize,
+)
+from promptcot_mamba.jsonl import Row, write_json, write_jsonl
+from promptcot_mamba.log import get_logger
+from promptcot_mamba.records import Grade
+from promptcot_mamba.run_info import describe_run, side_path
+
+logger = get_logger(__name__)
+
+TESTS_ENV = "LIVECODEBENCH_TESTS"
+DEFAULT_TESTS = "data/livecodebench_v5_tests"
+SAMPLES = "samples"  # the kind, and the benchmark's suffix, of verdicts by a statement's samples
+MAX_LISTED = 10
+
+
+@dataclass
+class CodeOptions:
+    """How programs are tested."""
+
+    cache_path: str | None = field(default=None, metadata={"help": "verdicts are appended here and reused"})
+    tests_dir: str | None = field(
+        default=None, metadata={"help": f"folder of LiveCodeBench's tests; else ${TESTS_ENV}, else {DEFAULT_TESTS}"}
+    )
+    sample_tests: bool = field(
+        default=False, metadata={"help": "where a tests file is absent, use the statement's samples; kept apart"}
+    )
+    timeout: int = field(default=6, metadata={"help": "CPU seconds a test may take"})
+    memory_mb: int = field(default=4096, metadata={"help": "memory a test may take, in MiB"})
+    workers: int | None = field(default=None, metadata={"help": "sandboxes at work at once; default: one a core"})
+    all_tests: bool = field(default=False, metadata={"help": "go on after a program's first failed test"})
+    sandbox: str | None = field(
+        default=None, metadata={"help": "namespaces or landlock; default: the strongest there is"}
+    )
+    unsafe: bool = field(default=False, metadata={"help": "run programs unprotected where no sandbox can be made"})
+
+    def limits(self) -> Limits:
+        return Limits(cpu_seconds=self.timeout, wall_seconds=2.5 * self.timeout, memory_mb=self.memory_mb)
+
+
+class JobMaker:
+    """Predictions -> jobs; tests and problems are read once for all runs of a problem."""
+
+    def __init__(self, path: str | Path, chosen: Benchmark, options: CodeOptions):
+        self.path, self.chosen, self.options = path, chosen, options
+        self.tests_dir = Path(options.tests_dir or os.environ.get(TESTS_ENV) or DEFAULT_TESTS)
+        self.made: dict[str, tuple[str, str, str, Callable] | None] = {}
+
+    def make(self, one: Prediction) -> CodeJob | None:
+        """The job of one prediction; None if its problem has neither tests nor, where asked for, samples.
+
+        Raises InputError for a row whose tests or problem cannot be read.
+        """
+        if one.problem_id not in self.made:
+            self.made[one.problem_id] = self.prepare(one)
+        prepared = self.made[one.problem_id]
+        if prepared is None:
+            return None
+        benchmark, kind, md5, grade = prepared
+        program = extract_program(one.completion, one.row.get("finish_reason"))
+        run = partial(grade, code=program.code or "", stop_early=not self.options.all_tests)
+        return CodeJob(one.problem_id, one.run, program.code, program.reason, md5, run, kind, benchmark)
+
+    def prepare(self, one: Prediction) -> tuple[str, str, str, Callable] | None:
+        """A problem's benchmark, kind of tests, their md5, and how a program is graded by them."""
+        where = f"{self.path}:{one.line}"
+        name = self.benchmark_of(one, where)
+        if name in ("humaneval", "humanevalplus"):
+            problem = read_problem(one.row, where)
+            return name, name, problem.md5, partial(grade_function, problem=problem)
+        tests = self.find_tests(one, where)
+        if tests is None:
+            return None
+        name = f"{name}-{SAMPLES}" if tests.kind == SAMPLES else name
+        return name, tests.kind, tests.md5, partial(run_tests, tests=tests)
+
+    def benchmark_of(self, one: Prediction, where: str) -> str:
+        """The row's benchmark. A source no benchmark knows keeps its own name if the row brings its own tests."""
+        if one.source is None:
+            return self.chosen.name
+        for name, benchmark in BENCHMARKS.items():
+            if one.source in benchmark.sources:
+                if benchmark.kind == "code":
+                    return name
+                raise InputError(f"{where}: source {one.source!r} is maths; score it with calc_acc_aime.py")
+        if isinstance(one.row.get("tests"), list):
+            return one.source
+        known = ", ".join(s for b in BENCHMARKS.values() if b.kind == "code" for s in b.sources)
+        raise InputError(f"{where}: unknown source {one.source!r}; known: {known}; or put the tests in the row")
+
+    def find_tests(self, one: Prediction, where: str) -> TestSet | None:
+        try:
+            tests = load_tests(one.row, self.tests_dir, where)
+        except InputError as error:
+            if not self.options.sample_tests:
+                raise InputError(f"{error}; or grade by the statements' samples with --sample_tests") from None
+            return sample_tests(one.row.get("prompt") or one.row.get("question") or "")
+        if tests.kind == "livecodebench":
+            assert_unreadable(self.tests_dir, "--tests_dir")
+        return tests
+
+
+def score_code_file(
+    path: str | Path, chosen: Benchmark, options: CodeOptions, expected_runs: int | None = None
+) -> tuple[list[Grade], dict[str, list[int]], str]:
+    """Grade every prediction of a file: the grades, the runs each problem lacks, and the sandbox's level.
+
+    Raises InputError for unreadable rows and tests, and where no sandbox can be made.
+    """
+    if options.timeout < 1 or options.memory_mb < 64 or (options.workers is not None and options.workers < 1):
+        raise InputError("--timeout and --workers must be at least 1, --memory_mb at least 64")
+    predictions = read_predictions(path)
+    lacking = missing_runs(predictions, expected_runs) if expected_runs else {}
+    for name, runs in list(lacking.items())[:MAX_LISTED]:
+        logger.warning("%s: problem %s lacks runs %s", path, name, ", ".join(map(str, runs)))
+    if len(lacking) > MAX_LISTED:
+        logger.warning("%s: %d more problems lack runs (all in X.metrics.json)", path, len(lacking) - MAX_LISTED)
+    maker = JobMaker(path, chosen, options)
+    pairs = [(one, job) for one in predictions if (job := maker.make(one)) is not None]
+    without = sum(prepared is None for prepared in maker.made.values())
+    if without:
+        logger.warning("%s: %d problems have neither tests nor samples; left out", path, without)
+    if not pairs:
+        raise InputError(f"{path}: no problem has tests or samples")
+    with SandboxPool(options.workers, options.limits(), options.sandbox, options.unsafe) as pool:
+        graded = grade_jobs([job for _, job in pairs], pool, options.cache_path)
+        grades = [to_grade(one, job, row) for (one, _), (job, row) in zip(pairs, graded, strict=True)]
+        return grades, lacking, pool.label
+
+
+def to_grade(one: Prediction, job: CodeJob, row: Row) -> Grade:
+    extra = {key: row[key] for key in ("tests", "total_tests", "sandbox", "key") if key in row}
+    extra |= {key: one.row.get(key) for key in ("format_valid", "completion_tokens")}
+    extra["completion_chars"] = len(one.completion)
+    ending = "no_answer" if row["reason"] == "no_code" else row["reason"]
+    return Grade(
+        job.question_id, job.run, job.benchmark, job.kind, row["passed"], job.code, row["reason"], row["seconds"],
+        {**extra, "ending": ending},
+    )  # fmt: skip
+
+
+def summarize_all(grades: Sequence[Grade]) -> list[Figures]:
+    """One summary a benchmark."""
+    summaries = []
+    for name in dict.fromkeys(grade.benchmark for grade in grades):
+        own = [grade for grade in grades if grade.benchmark == name]
+        known = BENCHMARKS.get(name)
+        title = known.title if known else name
+        summaries.append(summarize(own, title, known.expected_problems if known else None))
+    return summaries
+
+
+def run_code(
+    path: str,
+    chosen: Benchmark,
+    options: CodeOptions,
+    expected_runs: int | None = None,
+    strict_runs: bool = False,
+    markdown: bool = False,
+) -> int:
+    """Grade, print, and write X.grades.jsonl and X.metrics.json (and X.metrics.md) beside X.jsonl.
+
+    The exit status is 1 where runs are missing and `strict_runs` asks for them.
+    """
+    grades, lacking, label = score_code_file(path, chosen, options, expected_runs)
+    summaries = summarize_all(grades)
+    write_jsonl(side_path(path, "grades.jsonl"), (grade.to_row() for grade in grades))
+    document = {
+        "summaries": summaries, "missing_runs": lacking, "sandbox": label, "limits": options.limits().to_row(),
+        "run": describe_run({"input_path": path, "benchmark": chosen.name, **asdict(options)}),
+    }  # fmt: skip
+    write_json(side_path(path, "metrics.json"), document)
+    table = headline_rows(summaries)
+    lines = [line for figures in summaries for line in detail_lines(figures)] + [f"sandbox: {label}"]
+    print(render_table(table), "", *lines, sep="\n")
+    if markdown:
+        text = "\n".join([render_markdown(table), "", "```", *lines, "```", ""])
+        side_path(path, "metrics.md").write_text(text, encoding="utf-8")
+    return 1 if lacking and strict_runs else 0

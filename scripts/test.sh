@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Sets up what is missing, then runs the tests.
+#
+#   bash scripts/test.sh                     the fast ones: ten minutes on two cores
+#   bash scripts/test.sh --slow              those marked slow as well
+#   bash scripts/test.sh tests/grading -x    any other flag goes to pytest
+#
+# Tests on real benchmark problems run where PROMPTCOT_BENCHMARKS names their folder, and skip elsewhere.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+bash scripts/setup.sh
+
+marks=()
+if [ "${1:-}" = --slow ]; then
+    marks=(-m "not network")
+    shift
+fi
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}" TOKENIZERS_PARALLELISM=false
+exec "${VENV:-.venv}/bin/python" -m pytest "${marks[@]}" "$@"
