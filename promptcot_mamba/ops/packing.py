@@ -7,13 +7,16 @@ tokens are `[0, 3, 4, 6]`, and `seq_idx` (1, l) is `[[0, 0, 0, 1, 2, 2]]`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from promptcot_mamba.errors import InputError
+
+T = TypeVar("T")
 
 # What was already worked out for a cu_seqlens tensor: every layer, forward and backward, asks for the same, and
 # on a CUDA device each answer costs a wait for the device. Keyed weakly by the tensor and by its version.
@@ -21,19 +24,25 @@ _known: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
 def _facts(cu_seqlens: torch.Tensor) -> dict:
+    current = None if cu_seqlens.is_inference() else cu_seqlens._version  # inference tensors count no versions
     version, facts = _known.get(cu_seqlens, (None, None))
-    if facts is None or version != cu_seqlens._version:
+    if facts is None or version != current:
         facts = {}
-        _known[cu_seqlens] = (cu_seqlens._version, facts)
+        _known[cu_seqlens] = (current, facts)
     return facts
+
+
+def remember(cu_seqlens: torch.Tensor, key: Hashable, make: Callable[[], T]) -> T:
+    """`make()`, once for these documents and this key."""
+    facts = _facts(cu_seqlens)
+    if key not in facts:
+        facts[key] = make()
+    return facts[key]
 
 
 def boundaries(cu_seqlens: torch.Tensor) -> list[int]:
     """`cu_seqlens` as Python numbers, fetched from its device once."""
-    facts = _facts(cu_seqlens)
-    if "boundaries" not in facts:
-        facts["boundaries"] = cu_seqlens.tolist()
-    return facts["boundaries"]
+    return remember(cu_seqlens, "boundaries", cu_seqlens.tolist)
 
 
 def check_cu_seqlens(cu_seqlens: torch.Tensor, length: int) -> None:
@@ -106,16 +115,17 @@ def make_chunk_table(cu_seqlens: torch.Tensor, chunk_size: int) -> ChunkTable:
     """The chunks of each document, on the device of `cu_seqlens`; made once per tensor and chunk size."""
     if chunk_size < 1:
         raise InputError(f"chunk_size: must be at least 1, found {chunk_size}")
-    tables = _facts(cu_seqlens).setdefault("tables", {})
-    if chunk_size not in tables:
-        marks = torch.tensor(boundaries(cu_seqlens), dtype=torch.int64)
-        chunks = (marks.diff() + chunk_size - 1) // chunk_size  # (docs)
-        first_chunks = torch.nn.functional.pad(chunks.cumsum(0), (1, 0))
-        documents = torch.arange(len(chunks)).repeat_interleave(chunks)
-        within = torch.arange(len(documents)) - first_chunks[documents]
-        positions = within * chunk_size
-        starts = marks[documents] + positions
-        lengths = (marks[documents + 1] - starts).clamp(max=chunk_size)
-        parts = [part.to(cu_seqlens.device) for part in (starts, lengths, documents, positions, first_chunks)]
-        tables[chunk_size] = ChunkTable(chunk_size, *parts)
-    return tables[chunk_size]
+    return remember(cu_seqlens, ("chunks", chunk_size), lambda: _cut_chunks(cu_seqlens, chunk_size))
+
+
+def _cut_chunks(cu_seqlens: torch.Tensor, chunk_size: int) -> ChunkTable:
+    marks = torch.tensor(boundaries(cu_seqlens), dtype=torch.int64)
+    chunks = (marks.diff() + chunk_size - 1) // chunk_size  # (docs)
+    first_chunks = torch.nn.functional.pad(chunks.cumsum(0), (1, 0))
+    documents = torch.arange(len(chunks)).repeat_interleave(chunks)
+    within = torch.arange(len(documents)) - first_chunks[documents]
+    positions = within * chunk_size
+    starts = marks[documents] + positions
+    lengths = (marks[documents + 1] - starts).clamp(max=chunk_size)
+    parts = [part.to(cu_seqlens.device) for part in (starts, lengths, documents, positions, first_chunks)]
+    return ChunkTable(chunk_size, *parts)

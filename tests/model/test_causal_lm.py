@@ -159,6 +159,16 @@ def test_bf16_gradients_are_no_worse_than_transformers(checkpoint):
     assert not worse, worse
 
 
+def test_training_follows_inference_mode(model):
+    ids, cu_seqlens = tokens(1, 90), torch.tensor([0, 30, 90])
+    with torch.inference_mode():
+        model(ids, cu_seqlens=cu_seqlens, use_cache=False)
+        model(ids, cu_seqlens=torch.tensor([0, 20, 90]), use_cache=False)
+        model.eval().generate(ids, max_new_tokens=3, do_sample=False)
+    model.train()(ids, labels=ids, cu_seqlens=cu_seqlens).loss.backward()
+    assert model.backbone.embeddings.weight.grad.isfinite().all()
+
+
 def test_fresh_weights_follow_transformers_recipe(model):
     fresh = type(model)(copy.deepcopy(model.config))
     mixer = fresh.backbone.layers[0].mixer

@@ -32,7 +32,8 @@ class _Workspace(threading.local):
         size = math.prod(shape)
         if name not in self.buffers or self.buffers[name].numel() < size:
             self.buffers.pop(name, None)
-            self.buffers[name] = torch.empty(size)
+            with torch.inference_mode(False):  # a buffer born in inference mode could not serve training
+                self.buffers[name] = torch.empty(size)
         return self.buffers[name][:size].view(shape)
 
 

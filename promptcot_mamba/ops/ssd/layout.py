@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import torch
 
-from promptcot_mamba.ops.packing import ChunkTable, boundaries, make_chunk_table
+from promptcot_mamba.ops.packing import ChunkTable, boundaries, make_chunk_table, remember
 
 SMALL_CHUNKS = (64, 32, 16)
 WASTE = 1.25  # chunks shrink while padding would cost more than this factor in tokens
@@ -71,6 +71,11 @@ def make_layout(
     """The layout of a batch of equal rows, or of the documents of one packed row; made once per `cu_seqlens`."""
     if cu_seqlens is None:
         cu_seqlens = _batch_boundaries(batch, length, device)
+    key = ("layout", batch, length, chunk_size, device)
+    return remember(cu_seqlens, key, lambda: _lay_out(batch, length, cu_seqlens, chunk_size, device))
+
+
+def _lay_out(batch: int, length: int, cu_seqlens: torch.Tensor, chunk_size: int | None, device: torch.device) -> Layout:
     table = make_chunk_table(cu_seqlens, chunk_size or choose_chunk_size(boundaries(cu_seqlens)))
     size, n_tokens = table.chunk_size, batch * length
     if table.n_chunks * size == n_tokens:  # every chunk is full
