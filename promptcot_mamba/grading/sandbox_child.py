@@ -68,9 +68,9 @@ for _module in MODULES.values():
 
 
 def set_limits(limits: dict[str, int]) -> None:
-    """Bind this process to its limits; hard and soft alike, but for the stack, which memory bounds already."""
-    cpu = limits["cpu_seconds"] + 1  # whole seconds; the exact limit is checked on the time used
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu))
+    """Bind this process to its limits; but for the stack's, which that of memory includes."""
+    cpu = limits["cpu_seconds"]
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 1))  # SIGXCPU, which can be ignored, then SIGKILL
     resource.setrlimit(resource.RLIMIT_AS, (limits["memory_bytes"], limits["memory_bytes"]))
     resource.setrlimit(resource.RLIMIT_FSIZE, (limits["file_bytes"], limits["file_bytes"]))
     resource.setrlimit(resource.RLIMIT_NOFILE, (MAX_OPEN_FILES, MAX_OPEN_FILES))
