@@ -31,7 +31,9 @@ MODELS = ("phase1", "phase2", "control")
 class Args:
     recipes: str = field(default="configs/quickstart", metadata={"help": "folder of the recipes"})
     output_dir: str = field(default="outputs/quickstart", metadata={"help": "where everything goes"})
-    processes: int = field(default=2, metadata={"help": "training processes (on a CPU machine: cores to use)"})
+    processes: int | None = field(
+        default=None, metadata={"help": "training processes; default: 2, or 1 where there is one GPU"}
+    )
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,15 @@ def run_stage(stage: Stage, output_dir: Path) -> float:
     return seconds
 
 
+def count_processes(wanted: int | None) -> int:
+    """Two processes show data parallelism on any machine but one with a single GPU."""
+    if wanted is not None:
+        return wanted
+    import torch
+
+    return 1 if torch.cuda.device_count() == 1 else 2
+
+
 def make_stages(args: Args) -> list[Stage]:
     """The road, in order."""
     recipes, output = Path(args.recipes), Path(args.output_dir)
@@ -116,7 +127,11 @@ def make_stages(args: Args) -> list[Stage]:
 
 
 def train_stage(args: Args, model: str, recipe: Path, start: Path, data: Path, output: Path) -> Stage:
-    command = [str(Path(sys.executable).with_name("deepspeed")), f"--num_gpus={args.processes}", "train.py"]
+    command = [
+        str(Path(sys.executable).with_name("deepspeed")),
+        f"--num_gpus={count_processes(args.processes)}",
+        "train.py",
+    ]
     command += ["--config", str(recipe), "--model_name_or_path", str(start)]
     command += ["--data_path", str(data), "--output_dir", str(output)]
     deepspeed = recipe.parent / "deepspeed.json"
