@@ -75,7 +75,7 @@ def run_stage(stage: Stage, output_dir: Path) -> float:
     record_path = output_dir / "stages" / f"{stage.name}.json"
     record = json.loads(record_path.read_text(encoding="utf-8")) if record_path.exists() else {}
     inputs = hash_inputs(stage)
-    if record.get("inputs") == inputs and record.get("seconds") and all(path.exists() for path in stage.outputs):
+    if record.get("inputs") == inputs and "seconds" in record and all(path.exists() for path in stage.outputs):
         print(f"== {stage.title}: done before, in {record['seconds']:.0f} s", flush=True)
         return record["seconds"]
     if record and record["inputs"] != inputs:
