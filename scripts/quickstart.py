@@ -22,7 +22,17 @@ from promptcot_mamba.jsonl import write_json
 from promptcot_mamba.report.quickstart import claim_table, share_table, write_report
 from promptcot_mamba.report.tables import render_markdown
 from promptcot_mamba.run_info import side_path
-from scripts.road import GRADERS, ROOT, family_file, grade_command, python, sample_command, split_families
+from scripts.road import (
+    GRADERS,
+    PORT_FLAG,
+    ROOT,
+    family_file,
+    grade_command,
+    python,
+    sample_command,
+    split_families,
+    train_command,
+)
 
 MODELS = ("phase1", "phase2", "control")
 
@@ -52,8 +62,9 @@ class StageFailedError(Exception):
 
 
 def hash_inputs(stage: Stage) -> str:
-    """A hash of the command and of everything it reads; of a model folder, its weights and config."""
-    digest = hashlib.blake2b(json.dumps(stage.command).encode(), digest_size=16)
+    """A hash of the command (but its free port) and of all it reads; of a model folder, its weights and config."""
+    command = [word for word in stage.command if not word.startswith(PORT_FLAG)]
+    digest = hashlib.blake2b(json.dumps(command).encode(), digest_size=16)
     for path in stage.inputs:
         files = [*sorted(path.glob("*.safetensors")), path / "config.json"] if path.is_dir() else [path]
         for file in files:
@@ -127,13 +138,7 @@ def make_stages(args: Args) -> list[Stage]:
 
 
 def train_stage(args: Args, model: str, recipe: Path, start: Path, data: Path, output: Path) -> Stage:
-    command = [
-        str(Path(sys.executable).with_name("deepspeed")),
-        f"--num_gpus={count_processes(args.processes)}",
-        "train.py",
-    ]
-    command += ["--config", str(recipe), "--model_name_or_path", str(start)]
-    command += ["--data_path", str(data), "--output_dir", str(output)]
+    command = train_command(count_processes(args.processes), recipe, start, data, output)
     deepspeed = recipe.parent / "deepspeed.json"
     return Stage(f"train_{model}", f"train {model}", command, (recipe, deepspeed, start, data), (output,))
 

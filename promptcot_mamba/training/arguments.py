@@ -99,6 +99,8 @@ class SftArguments(TrainingArguments):
     def __post_init__(self) -> None:
         if self.plan:
             return  # a plan starts no process group and touches no device
+        if not self.output_dir:
+            raise ValueError("--output_dir is required")
         if not torch.cuda.is_available():
             self.use_cpu = True
             share_cpu_cores()
