@@ -118,11 +118,19 @@ def read_benchmarks(args: PrepareArguments) -> list:
     return problems
 
 
+def _answer_check(sources: list):
+    """The grader, where a source asks for it: importing it costs every worker seconds."""
+    if not any(spec.check_gold for spec in sources):
+        return None
+    from promptcot_mamba.data.answer_check import agrees
+
+    return agrees
+
+
 def main() -> None:
     from transformers import AutoTokenizer
 
     from promptcot_mamba.cli import parse_args
-    from promptcot_mamba.data.answer_check import agrees
     from promptcot_mamba.data.prepare import Recipe, prepare_shards, remove_work
     from promptcot_mamba.data.report import write_report
     from promptcot_mamba.jsonl import write_json
@@ -130,13 +138,14 @@ def main() -> None:
     from promptcot_mamba.run_info import describe_run
 
     args = parse_args(PrepareArguments, description=__doc__)
+    sources = choose_sources(args)
     try:
         tokenizer = AutoTokenizer.from_pretrained(args.tokenizer_path)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"--tokenizer_path {args.tokenizer_path}: no tokenizer here ({reason})") from None
     recipe = Recipe(
-        sources=choose_sources(args),
+        sources=sources,
         max_length=args.max_length,
         min_tokens=args.min_tokens,
         max_tokens=args.max_tokens,
@@ -155,7 +164,7 @@ def main() -> None:
         source_dir=args.source_dir,
         workers=args.workers or len(os.sched_getaffinity(0)),
         overwrite=args.overwrite,
-        agrees=agrees,
+        agrees=_answer_check(sources),
     )
     if result is None:
         return

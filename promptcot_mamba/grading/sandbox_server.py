@@ -49,8 +49,9 @@ WARM = (
 class Server:
     """One fork server: its C library, its Landlock rules, its folder of programs' folders."""
 
-    def __init__(self, config: dict[str, Any]):
+    def __init__(self, config: dict[str, Any], sock: socket.socket):
         self.config = config
+        self.socket = sock
         self.libc = ctypes.CDLL(None, use_errno=True)
         self.abi = 0
         self.ruleset = -1
@@ -116,10 +117,10 @@ class Server:
         os.close(3 + len(others))
         return job
 
-    def serve(self, sock: socket.socket) -> bytes | None:
+    def serve(self) -> bytes | None:
         """Answer requests until the socket closes. In a forked process this returns the job it is to run."""
         while True:
-            data, fds, _, _ = socket.recv_fds(sock, MAX_PACKET, MAX_FDS)
+            data, fds, _, _ = socket.recv_fds(self.socket, MAX_PACKET, MAX_FDS)
             if not data:
                 return None
             request = json.loads(data)
@@ -140,14 +141,19 @@ class Server:
             reply["refused"] = None if word == READY else word.decode(errors="replace")
             reply["wall_seconds"] = time.monotonic() - started
             empty_folder(self.folder)
-            sock.send(json.dumps(reply).encode())
+            self.socket.send(json.dumps(reply).encode())
 
     def watch(self, pid: int, request: dict[str, Any]) -> dict[str, Any]:
         """Wait for a process; kill it at its wall limit, or if it has too many threads or too much on disk."""
         deadline = time.monotonic() + request["wall_seconds"]
         killed = None
         pidfd = os.pidfd_open(pid)
-        while killed is None and not select.select([pidfd], [], [], WATCH_SECONDS)[0]:
+        while killed is None:
+            heard = select.select([pidfd, self.socket], [], [], WATCH_SECONDS)[0]
+            if pidfd in heard:
+                break
+            if heard:  # the grader is gone: nothing else comes while a program runs
+                os._exit(1)
             if time.monotonic() > deadline:
                 killed = "timeout"
             elif self.count_threads(pid) > request["threads"]:
@@ -223,8 +229,7 @@ def main(config: dict[str, Any], root: str) -> None:
         resource.setrlimit(resource.RLIMIT_STACK, (wanted, hard))
         os.execv(sys.executable, sys.orig_argv)
     sock = socket.socket(fileno=config["socket"])
-    server = Server(config)
-    server.libc.prctl(child.PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    server = Server(config, sock)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("900")  # when memory ends, a test dies first
     sys.path[:] = [path for path in sys.path if path not in ("", root)] + config["sys_path"]
@@ -241,7 +246,7 @@ def main(config: dict[str, Any], root: str) -> None:
         os._exit(1)
     sock.send(json.dumps({"ready": config["level"], "landlock_abi": server.abi}).encode())
     warm_up(server.libc)
-    job = server.serve(sock)
+    job = server.serve()
     if job is None:
         os._exit(0)
     child.run_and_exit(job)

@@ -192,7 +192,7 @@ CASES = {
         "odd length, two rows": lambda: compare_conv(length=37, b=2, d=130),
         "documents": lambda: compare_conv(lengths=[1, 31, 2, 33, 3, 1]),
         "documents with initial states": lambda: compare_conv(lengths=[1, 2, 30, 5], initial=True),
-        "more tokens than a run": lambda: compare_conv(lengths=[257, 3, 5], initial=True, d=8),
+        "more tokens than a run": lambda: compare_conv(lengths=[129, 3, 5], initial=True, d=8),
         "3 wide, linear, no bias": lambda: compare_conv(length=9, width=3, silu=False, bias=False, finals=False),
         "2 wide": lambda: compare_conv(lengths=[1, 1, 7], width=2, initial=True),
     },

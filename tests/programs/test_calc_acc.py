@@ -134,3 +134,24 @@ def test_bad_input_is_one_line_and_exit_2(write: Callable[..., Path]):
     assert f"error: {path}:2: missing key 'completion'" in done.stderr
     assert "Traceback" not in done.stderr
     assert not path.with_name("predictions.metrics.json").exists()
+
+
+def test_general_door_grades_code_in_the_sandbox(write: Callable[..., Path]):
+    problem = {
+        "task_id": "HumanEval/0",
+        "prompt": "def double(x):\n",
+        "question": "def double(x):\n",
+        "entry_point": "double",
+        "canonical_solution": "    return 2 * x\n",
+        "test": "def check(candidate):\n    assert candidate(3) == 6\n",
+        "source": "humaneval",
+    }
+    programs = ("def double(x):\n    return x + x", "def double(x):\n    return x")
+    thoughts = (f"<think>\nhm\n</think>\n```python\n{program}\n```" for program in programs)
+    path = write([{**problem, "run": i, "completion": text} for i, text in enumerate(thoughts)])
+    done = run("-m", "scripts.calc_acc", "--benchmark", "humaneval", "--input_path", path, "--expected_runs", 2)
+    assert done.returncode == 0, done.stderr
+    assert metrics(path)["HumanEval"]["over_runs"]["by_run"] == {"0": 1.0, "1": 0.0}
+    refused = run("-m", "scripts.calc_acc", "--benchmark", "humaneval", "--input_path", path, "--grader", "paper")
+    assert refused.returncode == 2
+    assert "--grader is for maths" in refused.stderr

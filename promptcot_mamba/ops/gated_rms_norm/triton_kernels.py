@@ -54,7 +54,7 @@ def norm_forward_kernel(
 @triton.jit
 def norm_backward_kernel(
     x, z, weight, dy, dx, dz, dweight, partials, arrivals, x_row, z_row, dy_row, dx_row, dz_row, n_rows, d, eps,
-    GROUP: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
+    GROUP: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, SUM_ROWS: tl.constexpr,
 ):  # fmt: skip
     """Grid: (programs, d / GROUP); each program takes every n-th block of ROWS rows. partials: (programs, d) fp32."""
     program = tl.program_id(0)
@@ -83,25 +83,26 @@ def norm_backward_kernel(
     tl.store(partials + program.to(tl.int64) * d + channels, share, mask=inside)
     if arrives_last(arrivals + tl.program_id(1), n_programs):
         total = tl.zeros([BLOCK], tl.float32)
-        for first in range(0, n_programs, ROWS):
-            programs = first + tl.arange(0, ROWS)
+        for first in range(0, n_programs, SUM_ROWS):
+            programs = first + tl.arange(0, SUM_ROWS)
             shares = partials + programs.to(tl.int64)[:, None] * d + channels[None, :]
             known = (programs < n_programs)[:, None] & inside[None, :]
             total += tl.sum(tl.load(shares, mask=known, other=0.0, cache_modifier=".cg"), axis=0)
         tl.store(dweight + channels, total.to(dweight.dtype.element_ty), mask=inside)
 
 
-def _tile(group_size: int) -> dict[str, int]:
-    """Rows of one tile so that each thread holds 16 to 32 numbers."""
+def _tile(group_size: int, numbers: int) -> dict[str, int]:
+    """Rows of one tile of about `numbers` elements, 4 warps; 8 where one row is longer."""
     block = max(16, triton.next_power_of_2(group_size))
-    rows = max(1, 4096 // block)
-    return {"GROUP": group_size, "BLOCK": block, "ROWS": rows, "num_warps": 4 if block * rows <= 4096 else 8}
+    return {
+        "GROUP": group_size, "BLOCK": block, "ROWS": max(1, numbers // block), "num_warps": 4 if block <= 4096 else 8,
+    }  # fmt: skip
 
 
 def run_forward(x, z, weight, y, eps: float, group_size: int) -> None:
     """y (rows, d) from x and z (rows, d), any row strides."""
     n_rows, d = x.shape
-    tile = _tile(group_size)
+    tile = _tile(group_size, 4096)
     launch(
         norm_forward_kernel, (triton.cdiv(n_rows, tile["ROWS"]), d // group_size),
         x, z, weight, y, x.stride(0), 0 if z is None else z.stride(0), y.stride(0), n_rows, eps, **tile,
@@ -111,7 +112,7 @@ def run_forward(x, z, weight, y, eps: float, group_size: int) -> None:
 def run_backward(x, z, weight, dy, dx, dz, eps: float, group_size: int) -> torch.Tensor:
     """Write dx and dz (rows, d), any row strides; returns the gradient of weight."""
     n_rows, d = x.shape
-    tile = _tile(group_size)
+    tile = _tile(group_size, 1024)
     groups = d // group_size
     programs = min(triton.cdiv(n_rows, tile["ROWS"]), max(1, 8 * multiprocessors(x.device) // groups))
     dweight = torch.empty(d, dtype=weight.dtype, device=x.device)
@@ -120,7 +121,7 @@ def run_backward(x, z, weight, dy, dx, dz, eps: float, group_size: int) -> torch
         norm_backward_kernel, (programs, groups),
         x, z, weight, dy, dx, dz, dweight, partials, arrival_counters(x),
         x.stride(0), 0 if z is None else z.stride(0), dy.stride(0), dx.stride(0), 0 if dz is None else dz.stride(0),
-        n_rows, d, eps, **tile,
+        n_rows, d, eps, SUM_ROWS=max(1, 8192 // tile["BLOCK"]), **tile,
     )  # fmt: skip
     return dweight
 

@@ -51,7 +51,10 @@ def cross_entropy_kernel(logits, labels, losses, scales, row_stride, n_words, BL
             tl.store(line + here, (scale * grad).to(logits.dtype.element_ty), mask=here < n_words)
 
 
-def _kernel(logits: torch.Tensor, labels: torch.Tensor, losses: torch.Tensor, scales: torch.Tensor | None) -> None:
+def launch_cross_entropy(
+    logits: torch.Tensor, labels: torch.Tensor, losses: torch.Tensor, scales: torch.Tensor | None
+) -> None:
+    """Fill losses (r) from logits (r, v) and labels (r); with `scales` (r) the logits become their own gradient."""
     rows, words = logits.shape
     launch(cross_entropy_kernel, (rows,), logits, labels, losses, scales, logits.stride(0), words,
            BLOCK=min(BLOCK, triton.next_power_of_2(words)), num_warps=WARPS)  # fmt: skip
@@ -71,7 +74,7 @@ def _gradients(hidden, weight, labels, scales):
     for rows in _slices(hidden, weight, labels):
         seen, found = hidden[rows], torch.empty(rows.shape, dtype=torch.float32, device=hidden.device)
         logits = seen @ weight.T
-        _kernel(logits, labels[rows], found, scales[rows])
+        launch_cross_entropy(logits, labels[rows], found, scales[rows])
         losses[rows] = found
         dhidden[rows] = logits @ weight
         dweight += logits.T @ seen
@@ -82,7 +85,7 @@ def _losses(hidden, weight, labels):
     losses = torch.zeros(hidden.shape[0], dtype=torch.float32, device=hidden.device)
     for rows in _slices(hidden, weight, labels):
         found = torch.empty(rows.shape, dtype=torch.float32, device=hidden.device)
-        _kernel(hidden[rows] @ weight.T, labels[rows], found, None)
+        launch_cross_entropy(hidden[rows] @ weight.T, labels[rows], found, None)
         losses[rows] = found
     return losses
 

@@ -1,0 +1,177 @@
+"""Hostile and tricky programs, one a file: every verdict right, at both levels, and nothing changed outside.
+
+A file begins with `# expect: VERDICT` (or `not right`), and may say `# mode: call` (of its `add`) or `# needs: MODULE`;
+`@CANARY@`, `@TESTS@`, `@PORT@` and `@GRADER@` stand for a folder outside, the file of tests, an open port, our process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import socket
+import sysconfig
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from promptcot_mamba.grading.code_sandbox import SAFE_LEVELS, Limits, Sandbox, SandboxRefusedError
+from promptcot_mamba.grading.code_tests import CodeVerdict, parse_tests, run_tests
+
+PROGRAMS = sorted((Path(__file__).parent / "hostile").glob("*.py.txt"))
+# Small limits, so that hundreds of attacks take seconds.
+LIMITS = Limits(cpu_seconds=1, wall_seconds=2.0, memory_mb=1024, output_mb=4, disk_mb=8, files=64, threads=32)
+MARKS = ("left", "left-by-program", "answer", "count", "written", "alive", "sitecustomize.py", "poison.pth")
+WATCHED = (
+    "/tmp",
+    "/dev/shm",
+    "/var/tmp",
+    "/run",
+    str(Path.home()),
+    sysconfig.get_path("stdlib"),
+    sysconfig.get_path("purelib"),
+)
+
+
+def header(path: Path, name: str) -> str | None:
+    match = re.search(rf"^# {name}: (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return match[1] if match else None
+
+
+def make_tests(entry: str | None) -> dict:
+    if entry:
+        body = {"inputs": ["3\n4", "10\n-2"], "outputs": ["7", "8"], "fn_name": entry}
+    else:
+        body = {"inputs": ["3 4\n", "10 -2\n"], "outputs": ["7\n", "8\n"], "fn_name": None}
+    return {"input_output": json.dumps(body)}
+
+
+@dataclass
+class Outside:
+    """What programs try to reach: a folder, the tests file in it, a listening port."""
+
+    folder: Path
+    tests: Path
+    port: int
+    visitors: list[object]
+
+    def marks(self) -> list[str]:
+        """What some program tried to leave where it must not."""
+        return [f"{folder}/{name}" for folder in WATCHED for name in MARKS if Path(folder, name).exists()]
+
+
+@pytest.fixture(scope="module")
+def outside(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("outside")
+    tests = folder / "hostile.json"
+    tests.write_text(json.dumps(make_tests(None)))
+    visitors: list[object] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def welcome() -> None:
+            while True:
+                try:
+                    connection, address = server.accept()
+                except OSError:
+                    return
+                visitors.append(address)
+                connection.close()
+
+        threading.Thread(target=welcome, daemon=True).start()
+        yield Outside(folder, tests, server.getsockname()[1], visitors)
+
+
+def run_program(sandbox: Sandbox, path: Path, outside: Outside) -> CodeVerdict:
+    code = path.read_text(encoding="utf-8")
+    words = {"CANARY": outside.folder, "TESTS": outside.tests, "PORT": outside.port, "GRADER": os.getpid()}
+    for word, value in words.items():
+        code = code.replace(f"@{word}@", str(value))
+    entry = "add" if header(path, "mode") == "call" else None
+    return run_tests(sandbox, code, parse_tests(make_tests(entry), "", "tests"))
+
+
+@pytest.fixture(scope="module", params=SAFE_LEVELS)
+def verdicts(request, outside, monkeypatch_module):
+    """Every program run once at one level, by two workers."""
+    monkeypatch_module.setenv("SECRET_OF_THE_GRADER", "7\n8\n")
+    digest = hashlib.sha256(outside.tests.read_bytes()).hexdigest()
+    local = threading.local()
+    made = []
+
+    def grade(path: Path) -> CodeVerdict:
+        if not hasattr(local, "sandbox"):
+            local.sandbox = Sandbox(request.param, LIMITS)
+            made.append(local.sandbox)
+        return run_program(local.sandbox, path, outside)
+
+    wanted = [path for path in PROGRAMS if _available(path)]
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            found = dict(zip(wanted, pool.map(grade, wanted), strict=True))
+    except SandboxRefusedError as error:
+        pytest.skip(f"level {request.param} cannot be reached here: {error}")
+    finally:
+        for sandbox in made:
+            sandbox.close()
+    return found, outside.marks(), hashlib.sha256(outside.tests.read_bytes()).hexdigest() == digest
+
+
+def _available(path: Path) -> bool:
+    needs = header(path, "needs")
+    return needs is None or importlib.util.find_spec(needs) is not None
+
+
+@pytest.fixture(scope="module")
+def monkeypatch_module():
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+def test_enough_programs():
+    assert len(PROGRAMS) >= 60
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.name.removesuffix(".py.txt"))
+def test_verdict(path: Path, verdicts):
+    if not _available(path):
+        pytest.skip(f"{header(path, 'needs')} is not installed")
+    found, expected = verdicts[0][path], header(path, "expect")
+    if expected == "not right":
+        assert not found.passed, found
+    else:
+        assert found.reason == expected, found
+
+
+def test_nothing_changed_outside(verdicts, outside):
+    _, marks, tests_untouched = verdicts
+    assert not marks
+    assert tests_untouched
+    assert [path.name for path in outside.folder.iterdir()] == ["hostile.json"]
+    assert oct(outside.tests.stat().st_mode & 0o777) == oct(0o666 & ~_umask())
+    assert not outside.visitors
+
+
+def test_no_process_is_left(verdicts):
+    """Closing a sandbox ends its fork server and whatever runs below it."""
+    left = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                command = (folder / "cmdline").read_bytes()
+                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            except (OSError, IndexError):
+                continue
+            if b"sandbox_server" in command and parent in (1, os.getpid()):
+                left.append(folder.name)
+    assert not left
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
