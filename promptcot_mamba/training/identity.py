@@ -7,6 +7,7 @@ left out too (their rows per step together are in): `session` decides about it b
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ PROBE_BYTES = 1 << 20
 SAMPLE_OR_GRADIENT_FLAGS = (
     "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "adam_beta1", "adam_beta2",
     "adam_epsilon", "weight_decay", "max_grad_norm", "num_train_epochs", "max_steps", "optim", "optim_args", "bf16",
-    "fp16", "seed", "data_seed", "loss_average",
+    "fp16", "seed", "data_seed", "loss_average", "neftune_noise_alpha", "use_liger_kernel",
 )  # fmt: skip
 
 
@@ -62,6 +63,13 @@ def zero_stage(args: SftArguments) -> int:
     return int(config.get_value("zero_optimization.stage", 0)) if config else 0
 
 
+def own_optimizer(args: SftArguments) -> str | None:
+    """A DeepSpeed config's own optimizer and scheduler, which win over the flags; None where it has none."""
+    config = args.hf_deepspeed_config.config if getattr(args, "hf_deepspeed_config", None) else {}
+    own = {name: config[name] for name in ("optimizer", "scheduler") if name in config}
+    return json.dumps(own, sort_keys=True) if own else None
+
+
 def describe_identity(
     args: SftArguments, data_args: DataArguments, *, data: str, tokenizer: str, model: str, packing: bool
 ) -> Identity:
@@ -79,4 +87,5 @@ def describe_identity(
         "--packing": packing,
         "rows per step (devices x per_device_train_batch_size x gradient_accumulation_steps)": rows_per_step,
         "ZeRO stage (--deepspeed)": zero_stage(args),
+        "optimizer and scheduler (--deepspeed)": own_optimizer(args),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -40,6 +40,15 @@ from promptcot_mamba.training.ranks import first_does, local_rank, rank, togethe
 from promptcot_mamba.training.trainer import SftTrainer
 
 logger = get_logger(__name__)
+# Flags of TrainingArguments that the trainer here would silently not follow.
+REPLACED_FLAGS = {
+    "label_smoothing_factor": "the loss never makes whole logits",
+    "average_tokens_across_devices": "see --loss_average",
+    "auto_find_batch_size": "see --plan for what fits",
+    "train_sampling_strategy": "row order is a function of the seed",
+    "dataloader_drop_last": "every row is trained on exactly once an epoch",
+    "ignore_data_skip": "a resumed run continues with the exact next row",
+}
 Rows = TokenRows | ShardRows | UnpackedRows
 held: list[IO[str]] = []  # locks that live as long as the process
 
@@ -66,6 +75,10 @@ def check_flags(args: SftArguments, data_args: DataArguments) -> None:
     for name in ("model_name_or_path", "data_path"):
         if not getattr(data_args, name):
             raise InputError(f"--{name} is required")
+    defaults = {one.name: one.default for one in fields(args)}
+    for name, instead in REPLACED_FLAGS.items():
+        if getattr(args, name) != defaults[name]:
+            raise InputError(f"--{name} has no effect in this program: {instead}")
     if data_args.max_length < 2:
         raise InputError(f"--max_length {data_args.max_length}: expected at least 2")
     # Both checked again once the data is known; here, before an hour of encoding.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ZERO2 = "configs/promptcot_mamba_7b_config.json"
-HANG_SECONDS = 300
+HANG_SECONDS = 500
 STEPS = 7
 
 

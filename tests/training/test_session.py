@@ -100,6 +100,11 @@ def test_packing_other_models_is_refused(flags, checkpoint: Path, tmp_path: Path
     assert "would see one another" in complaint(flags, model_name_or_path=tmp_path / "qwen", packing=True)
 
 
+def test_flags_without_effect_are_refused(flags):
+    assert "the loss never makes whole logits" in complaint(flags, label_smoothing_factor=0.1)
+    assert "--loss_average" in complaint(flags, average_tokens_across_devices=False)
+
+
 def test_other_values_are_refused_by_the_parser(flags):
     for name, value in (
         ("overlong", "maybe"),
