@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from promptcot_mamba.grading.math_tables import ACCENTS, CURRENCIES, FUNCTIONS, LETTERS, MATRICES, SILENT, names
+from promptcot_mamba.grading.math_tables import ACCENTS, CURRENCIES, FUNCTIONS, LETTERS, MATRICES, SILENT, names, pairs
 from promptcot_mamba.grading.math_tokens import Cursor, Token, UnreadableError
 from promptcot_mamba.grading.math_tree import Node, name_of, number, product
 
 MAX_DEPTH = 30
 UNCOVERED = names("int iint oint lim limsup liminf bigcup bigcap pmod equiv end substack over atop choose")
+BASES = pairs("two=2 three=3 four=4 five=5 six=6 seven=7 eight=8 nine=9 ten=10 twelve=12 sixteen=16")  # `1011_{two}`
 CONSTANTS = {"pi": "pi", "infty": "inf"}
 CLOSERS = {"(": (")", "]"), "[": ("]", ")")}
 # Single letters that mathematics writes functions with; before "(" they are applied, not multiplied.
@@ -65,7 +66,8 @@ class Atoms(Cursor):
             value = self.next().value
             depth += (value == "{") - (value == "}")
             if depth == 0:
-                return "".join(parts)
+                name = "".join(parts)
+                return BASES.get(name.lower(), name.removeprefix("(").removesuffix(")"))
             parts.append(value)
 
     def digit_argument(self) -> Node:

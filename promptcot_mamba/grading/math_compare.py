@@ -16,6 +16,7 @@ from promptcot_mamba.grading.math_tree import Node, rebuild, symbols, walk
 from promptcot_mamba.grading.math_units import measure
 from promptcot_mamba.grading.math_value import UndecidedError, same_expression, same_number
 
+TEN = Node("num", (Fraction(10),))
 MAX_ITEMS = 60
 CONTAINERS = frozenset(["list", "set", "tuple", "matrix", "cup", "cap", "setminus", "ratio", "relation"])
 
@@ -207,6 +208,8 @@ class _Comparison:
             return self.same(gold.args[0], answer)
         if answer.kind == "set" and len(answer.args) == 1 and gold.kind not in CONTAINERS:
             return self.same(gold, answer.args[0])
+        if answer.kind == "list" and gold.kind not in CONTAINERS:  # `\\frac12 \\text{ or } 0.5`
+            return all(self.same(gold, item) for item in answer.args)
         return False
 
     def _same_collection(self, gold: Node, answer: Node) -> bool:
@@ -270,6 +273,8 @@ class _Comparison:
         return False
 
     def _same_value(self, gold: Node, answer: Node) -> bool:
+        if any(_is_log(part, 2) for part in walk(gold)):
+            answer = rebuild(answer, _with_base_10)  # where the gold says log_10, a bare log means that too
         if symbols(gold) or symbols(answer) or any(part.kind == "apply" for part in (*walk(gold), *walk(answer))):
             return same_expression(gold, answer, budget=self.budget)
         return same_number(gold, answer, self.rules.tolerance, budget=self.budget)
@@ -300,6 +305,15 @@ def _quantity(node: Node) -> tuple[Node, str | None]:
     if node.kind == "degrees":
         return node.args[0], "degree"
     return node, None
+
+
+def _is_log(node: Node, arguments: int) -> bool:
+    named = node.kind == "function" and node.args[0] == "log" and len(node.args[1]) == arguments
+    return named and (arguments == 1 or node.args[1][1] == TEN)
+
+
+def _with_base_10(node: Node) -> Node | None:
+    return Node("function", ("log", (*node.args[1], TEN))) if _is_log(node, 1) else None
 
 
 def _in_radians(node: Node) -> bool:

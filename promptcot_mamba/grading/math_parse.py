@@ -102,6 +102,8 @@ class _Parser(Atoms):
         node = self.term()
         if sign in ("pm", "mp"):
             return Node(sign, (node,))
+        if sign == "-" and node.kind == "matrix":
+            return product([Node("num", (Fraction(-1),)), node])
         return Node("neg", (node,)) if sign == "-" else node
 
     def term(self) -> Node:

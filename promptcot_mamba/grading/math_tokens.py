@@ -45,6 +45,7 @@ _ROW_GAP = re.compile(r"\\cr\s*\[\s*-?[\d.]+\s*[a-z]{2}\s*\]")
 _DECIMAL_COMMA = re.compile(r"(?<=\d)\{,\}(?=\d)")
 _ESCAPED_TWICE = re.compile(r"\\\\(?=[A-Za-z{}%$!,;])")  # `\\\\frac`, as JSON text escaped once too often
 _NEVER = re.compile(r"(?!)")
+_BOLD = re.compile(r"^\s*\*\*(.*)\*\*\s*$", re.DOTALL)  # Markdown in a box
 _GLUED = re.compile(r"\\q?quad(?=[A-Za-z])")  # `\\quadx`: a space was lost
 _GLUED_OR = re.compile(r"(?<=[\d)}$])(or|and)(?=[A-Z(\d\\$-])")
 _SCRIPT_RUN = re.compile(f"[{''.join(SUPERSCRIPTS)}]+|[{''.join(SUBSCRIPTS)}]+")
@@ -61,7 +62,7 @@ def clean(text: str) -> str:
         text = _SCRIPT_RUN.sub(_plain_script, text)
         text = unicodedata.normalize("NFKC", text.translate(UNICODE)).translate(UNICODE)
     text = (_ESCAPED_TWICE if "\\begin" not in text else _NEVER).sub(r"\\", text).replace("\\\\", "\\cr ")
-    text = text.replace("\\$", " \\usd ").replace("$", " ").replace("\\%", "%").replace("\\&", "&")
+    text = _BOLD.sub(r"\1", text).replace("\\$", " \\usd ").replace("$", " ").replace("\\%", "%").replace("\\&", "&")
     text = _GLUED.sub(" ", _GLUED_OR.sub(r" \1 ", text))
     text = _GROUPED.sub(_join_groups, text)
     text = _DECIMAL_COMMA.sub(".", text)
@@ -162,6 +163,8 @@ def _group(text: str, at: int, name: str) -> tuple[str, int]:
 
 
 _LETTERS = re.compile(r"[^\W\d_]+")
+_LONE_LETTER = re.compile(r"\(?([^\W\d_])\)?\.?")
+_MEASURED = re.compile(r"([-+]?\d[\d.,/]*)\s+([A-Za-z][A-Za-z ]*)")
 _CONNECTOR = re.compile(r"\s*,?\s*(and|or)\s*,?\s*", re.IGNORECASE)
 
 
@@ -172,8 +175,10 @@ def _text_tokens(content: str) -> list[Token]:
         return [Token("op", ",")]
     if all(word in ("and", "or") for word in _LETTERS.findall(content)):
         return tokenize(content)
-    if len(content) == 1:
-        return [Token("sym", content)]
+    if letter := _LONE_LETTER.fullmatch(content):
+        return [Token("sym", letter.group(1))]
+    if measured := _MEASURED.fullmatch(content):
+        return [*tokenize(measured.group(1)), Token("text", measured.group(2).strip())]
     if content in PLAIN_WORDS:
         return [_command(content)]
     return [Token("text", " ".join(content.split()))]

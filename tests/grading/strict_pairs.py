@@ -217,6 +217,14 @@ C | \text{C}
 \text{July 4, 1776} | July 4 1776
 7:32 | 7 : 32
 6, 8 | \text{6 and 8}
+2516_8 | 2516_{\text{eight}}
+2516_8 | 2516_{(8)}
+3 | **3**
+B | \textbf{(B)}
+5 | \text{5 hours}
+\frac{1}{2} | \frac{1}{2} \text{ or } 0.5
+(4, \log _{10} 2) | (4, \log 2)
+\begin{pmatrix} -1 & 0 \\ 0 & -1 \end{pmatrix} | -\begin{pmatrix} 1 & 0 \\ 0 & 1 \end{pmatrix}
 5 | \approx 5
 5 | \text{The answer is } 5
 5 | \begin{aligned} x &= 5 \end{aligned}
@@ -360,6 +368,9 @@ d | \text{E}
 5 | 5 \text{ and not } 6
 6, 8 | \text{6 and 9}
 6, 8 | 68
+\frac{1}{2} | \frac{1}{2} \text{ or } 0.6
+\ln 2 | \log_{10} 2
+\text{(B)} | \text{B, C}
 -\frac{1}{2} | \frac{-1}{-2}
 (-2,1) | (-2,-1)
 (2,-1) \text{ and } (1,2) | (2,-1)
