@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
-import json
-import os
-from pathlib import Path
-
 import pytest
 
 from promptcot_mamba.grading.code_sandbox import Sandbox
+from tests.grading.lcb_files import read_benchmark
 
 
 @pytest.fixture(scope="session")
@@ -21,14 +17,4 @@ def sandbox():
 
 @pytest.fixture(scope="session")
 def benchmark_rows():
-    """Rows of a benchmark file by its name; the test is skipped where the files are not at hand."""
-
-    def read(name: str) -> list[dict]:
-        folder = os.environ.get("PROMPTCOT_BENCHMARKS")
-        if not folder:
-            pytest.skip("PROMPTCOT_BENCHMARKS is not set: no benchmark files")
-        path = Path(folder) / name
-        text = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        return [json.loads(line) for line in text.splitlines()]
-
-    return read
+    return read_benchmark
