@@ -26,7 +26,7 @@ from promptcot_mamba.sampling.engines import make_backend
 from promptcot_mamba.sampling.ledger import Ledger, count_settled
 from promptcot_mamba.sampling.plan import Plan, describe, make_plan, place
 from promptcot_mamba.sampling.progress import Progress, Report, clock
-from promptcot_mamba.sampling.run_settings import refuse_changed, set_aside
+from promptcot_mamba.sampling.run_settings import read_sessions, refuse_changed, set_aside
 from promptcot_mamba.sampling.scheduler import Scheduler
 
 logger = get_logger("infer_longcot")
@@ -38,12 +38,13 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def main(argv: list[str] | None = None, make_backend: Callable[[Plan], Backend] = make_backend) -> int:
     args = parse_args(SamplingArguments, argv, description=__doc__)
     plan = make_plan(args)
-    settings = plan.sample_settings()
-    if args.dry_run:
-        return show_plan(plan, settings)
-    report = Report(args.max_len)
-    if args.overwrite:
+    if args.overwrite and not args.dry_run:
         set_aside(args.output_path)
+    if not args.overwrite:
+        refuse_changed(args.output_path, plan.sample_settings)
+    if args.dry_run:
+        return show_plan(plan)
+    report = Report(args.max_len)
     with Ledger(
         args.output_path,
         plan.problems,
@@ -52,45 +53,53 @@ def main(argv: list[str] | None = None, make_backend: Callable[[Plan], Backend] 
         grouped=args.format == "grouped",
         on_settled=report.add,
     ) as ledger:
-        refuse_changed(args.output_path, settings)
-        write_run_info(args.output_path, asdict(args), samples=settings, complete=False)
-        ledger.resume()
-        began, tokens = time.monotonic(), 0
         try:
-            if not ledger.complete:
-                tokens = sample(plan, ledger, report, make_backend)
-            ledger.finish()
+            return run(plan, ledger, report, make_backend)
         except BackendFailedError as error:
             return stopped(plan, ledger, str(error))
         except OSError as error:
             if error.errno not in DISK_FULL:
                 raise
             return stopped(plan, ledger, f"{error.strerror}: nothing more can be written")
-        seconds = time.monotonic() - began
-        write_run_info(
-            args.output_path,
-            asdict(args),
-            samples=settings,
-            complete=ledger.complete,
-            results=report.summaries(),
-            seconds=round(seconds, 3),
-            generated_tokens=tokens,
-        )
-        if not ledger.complete:
-            return stopped(plan, ledger, "interrupted", EXIT_INTERRUPTED)
-    print(report.table())
-    print(f"{tokens:,} tokens in {clock(seconds)} ({tokens / max(seconds, 1e-9):,.0f} tok/s) -> {args.output_path}")
+
+
+def show_plan(plan: Plan) -> int:
+    """--dry_run: what would run, after the same checks."""
+    settled, mean_tokens, rate = 0, None, None
+    if not plan.args.overwrite:
+        settled, mean_tokens = count_settled(plan.args.output_path, plan.args.max_retries)
+        sessions = read_sessions(plan.args.output_path)
+        rate = sum(each["tokens"] for each in sessions) / max(1e-9, sum(each["seconds"] for each in sessions))
+    place(plan, plan.args.n * len(plan.problems) - settled)
+    print(describe(plan, settled, mean_tokens, rate))
     return 0
 
 
-def show_plan(plan: Plan, settings: dict) -> int:
-    """--dry_run: what would run, after the same checks."""
-    settled, mean_tokens = 0, None
-    if not plan.args.overwrite:
-        refuse_changed(plan.args.output_path, settings)
-        settled, mean_tokens = count_settled(plan.args.output_path, plan.args.max_retries)
-    place(plan, plan.args.n * len(plan.problems) - settled)
-    print(describe(plan, settled, mean_tokens))
+def run(plan: Plan, ledger: Ledger, report: Report, make_backend: Callable[[Plan], Backend]) -> int:
+    """Sample what is missing, put the files in order, say how it went."""
+    output = plan.args.output_path
+    sessions = read_sessions(output)
+
+    def write_info(**results: object) -> None:
+        write_run_info(output, asdict(plan.args), samples=plan.sample_settings, sessions=sessions, **results)
+
+    write_info(complete=False)
+    ledger.resume()
+    if not ledger.complete:
+        before, began, day = ledger.settled, time.monotonic(), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        tokens = sample(plan, ledger, report, make_backend)
+        seconds = round(time.monotonic() - began, 3)
+        sessions.append({"began": day, "seconds": seconds, "tokens": tokens, "samples": ledger.settled - before})
+    ledger.finish()
+    write_info(complete=ledger.complete, results=report.summaries())
+    if not ledger.complete:
+        return stopped(plan, ledger, "interrupted", EXIT_INTERRUPTED)
+    seconds, tokens = (sum(session[name] for session in sessions) for name in ("seconds", "tokens"))
+    print(report.table())
+    print(
+        f"{tokens:,} tokens in {clock(seconds)} ({tokens / max(seconds, 1e-9):,.0f} tok/s, engine start included)"
+        f" -> {output}"
+    )
     return 0
 
 

@@ -33,7 +33,7 @@ from promptcot_mamba.sampling.plan import Plan, make_plan
 from promptcot_mamba.sampling.prompts import PromptBook
 from promptcot_mamba.sampling.scheduler import Scheduler
 
-LENGTH_MEAN_LOG, LENGTH_SIGMA = 4.0, 1.0  # of the log of a chain's length: median 55 tokens, 1 % beyond 560
+LENGTH_MEAN_LOG, LENGTH_SIGMA = 3.0, 1.0  # of the log of a chain's length: median 21 tokens, 1 % beyond 206
 
 
 @dataclass
@@ -45,7 +45,7 @@ class BenchArguments:
     n: int = 16
     max_retries: int = 8
     invalid: float = 0.15
-    max_len: int = 1024
+    max_len: int = 320
     max_num_seqs: int = 64
     pairs: int = field(default=3, metadata={"help": "runs of each, in turn; medians are compared"})
     record: str | None = field(

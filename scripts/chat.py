@@ -8,6 +8,7 @@ Runs on our own model, so it starts in seconds on a laptop. Each question starts
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from promptcot_mamba.chat_format import MATH_INSTRUCTION, THINK_END, THINK_START, render_prompt
 from promptcot_mamba.cli import parse_args, run_program
 from promptcot_mamba.errors import InputError
+from promptcot_mamba.log import ROOT, get_logger
 from promptcot_mamba.sampling.checkpoint import load_tokenizer
 
 DIM, PLAIN, FAINT = "\x1b[2m", "\x1b[0m", "\x1b[36m"
@@ -109,9 +111,12 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(ChatArguments, argv, description=__doc__)
     tokenizer = load_tokenizer(args.model_path)
     import torch
+    from transformers.utils.logging import disable_progress_bar
 
     from promptcot_mamba.model import load_causal_lm
 
+    get_logger(ROOT).setLevel(logging.WARNING)  # the screen belongs to the answer
+    disable_progress_bar()
     model = load_causal_lm(args.model_path, dtype=args.dtype).eval().to("cuda" if torch.cuda.is_available() else "cpu")
     if args.prompt is not None:
         answer(model, tokenizer, args.prompt, args)

@@ -24,6 +24,10 @@ class PrepareArguments:
     sources: str = field(
         default="", metadata={"help": "JSON, or in a recipe a mapping: name -> {adapter, path, epochs, ...}."}
     )
+    drop_sources: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Names of the recipe's sources to leave out; what an ablation differs in."},
+    )
     output_dir: str | None = field(default=None, metadata={"help": "Where the shards go."})
     tokenizer_path: str | None = field(
         default=None, metadata={"help": "Folder of the tokenizer, or its name on the hub."}
@@ -67,6 +71,20 @@ class PrepareArguments:
             raise ValueError(f"--shard_tokens {self.shard_tokens}: expected at least --max_length ({self.max_length})")
 
 
+def choose_sources(args: PrepareArguments) -> list:
+    """The recipe's sources less those dropped. Raises InputError for malformed ones and for names it does not have."""
+    from promptcot_mamba.data.sources import parse_sources
+
+    try:
+        entries = json.loads(args.sources)
+    except json.JSONDecodeError as error:
+        raise InputError(f"--sources: malformed JSON ({error.msg})") from None
+    for name in args.drop_sources:
+        if name not in entries:
+            raise InputError(f"--drop_sources: no source {name!r} in this recipe; it has {', '.join(entries)}")
+    return parse_sources({name: entry for name, entry in entries.items() if name not in args.drop_sources})
+
+
 def read_benchmarks(args: PrepareArguments) -> list:
     """The problems to keep out of training, of every registered benchmark or of those named.
 
@@ -100,23 +118,27 @@ def read_benchmarks(args: PrepareArguments) -> list:
     return problems
 
 
+def _answer_check(sources: list):
+    """The grader, where a source asks for it: importing it costs every worker seconds."""
+    if not any(spec.check_gold for spec in sources):
+        return None
+    from promptcot_mamba.data.answer_check import agrees
+
+    return agrees
+
+
 def main() -> None:
     from transformers import AutoTokenizer
 
     from promptcot_mamba.cli import parse_args
-    from promptcot_mamba.data.answer_check import agrees
     from promptcot_mamba.data.prepare import Recipe, prepare_shards, remove_work
     from promptcot_mamba.data.report import write_report
-    from promptcot_mamba.data.sources import parse_sources
     from promptcot_mamba.jsonl import write_json
     from promptcot_mamba.log import get_logger
     from promptcot_mamba.run_info import describe_run
 
     args = parse_args(PrepareArguments, description=__doc__)
-    try:
-        sources = parse_sources(json.loads(args.sources))
-    except json.JSONDecodeError as error:
-        raise InputError(f"--sources: malformed JSON ({error.msg})") from None
+    sources = choose_sources(args)
     try:
         tokenizer = AutoTokenizer.from_pretrained(args.tokenizer_path)
     except (OSError, ValueError) as error:
@@ -142,7 +164,7 @@ def main() -> None:
         source_dir=args.source_dir,
         workers=args.workers or len(os.sched_getaffinity(0)),
         overwrite=args.overwrite,
-        agrees=agrees,
+        agrees=_answer_check(sources),
     )
     if result is None:
         return

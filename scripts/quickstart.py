@@ -18,14 +18,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from promptcot_mamba.cli import parse_args, run_program
-from promptcot_mamba.jsonl import iter_jsonl, write_json, write_jsonl
+from promptcot_mamba.jsonl import write_json
 from promptcot_mamba.report.quickstart import claim_table, share_table, write_report
 from promptcot_mamba.report.tables import render_markdown
 from promptcot_mamba.run_info import side_path
+from scripts.road import (
+    GRADERS,
+    ROOT,
+    family_file,
+    grade_command,
+    python,
+    sample_command,
+    split_families,
+    train_command,
+)
 
-ROOT = Path(__file__).resolve().parent.parent
 MODELS = ("phase1", "phase2", "control")
-FAMILIES = {"maths": "calc_acc_aime.py", "code": "calc_acc_lcb.py"}
 
 
 @dataclass
@@ -116,51 +124,26 @@ def make_stages(args: Args) -> list[Stage]:
     return stages
 
 
-def python(*arguments: str | Path) -> list[str]:
-    return [sys.executable, *map(str, arguments)]
-
-
 def train_stage(args: Args, model: str, recipe: Path, start: Path, data: Path, output: Path) -> Stage:
-    command = [str(Path(sys.executable).with_name("deepspeed")), f"--num_gpus={args.processes}", "train.py"]
-    command += ["--config", str(recipe), "--model_name_or_path", str(start)]
-    command += ["--data_path", str(data), "--output_dir", str(output)]
+    command = train_command(args.processes, recipe, start, data, output)
     deepspeed = recipe.parent / "deepspeed.json"
     return Stage(f"train_{model}", f"train {model}", command, (recipe, deepspeed, start, data), (output,))
 
 
 def sample_stage(model: str, recipe: Path, checkpoint: Path, problems: Path, predictions: Path) -> Stage:
-    command = python("infer_longcot.py", "--config", recipe, "--model_path", checkpoint)
-    command += ["--data_path", str(problems), "--output_path", str(predictions)]
+    command = sample_command(recipe, checkpoint, problems, predictions)
     inputs, outputs = (recipe, checkpoint, problems), (predictions, side_path(predictions, "attempts.jsonl"))
     return Stage(f"sample_{model}", f"sample {model}", command, inputs, outputs)
 
 
 def grade_stages(model: str, predictions: Path, tests: Path) -> list[Stage]:
     stages = []
-    for family, program in FAMILIES.items():
-        rows = predictions.with_name(f"{model}_{family}.jsonl")
-        flags = ["--expected_runs", "1"]
-        if family == "code":
-            flags += ["--tests_dir", tests, "--cache_path", predictions.with_name("verdicts.jsonl")]
-        stages.append(
-            Stage(
-                f"grade_{model}_{family}",
-                f"grade {model}, {family}",
-                python(program, "--input_path", rows, *flags),
-                (rows,),
-                (side_path(rows, "grades.jsonl"),),
-            )
-        )
+    for family in GRADERS:
+        command = grade_command(family, predictions, tests, expected_runs=1)
+        rows = family_file(predictions, family)
+        outputs = (side_path(rows, "grades.jsonl"),)
+        stages.append(Stage(f"grade_{model}_{family}", f"grade {model}, {family}", command, (rows,), outputs))
     return stages
-
-
-def split_families(predictions: Path) -> None:
-    """Copy a prediction file's maths rows and code rows into two files, one for each grader."""
-    families = {family: [] for family in FAMILIES}
-    for _, row in iter_jsonl(predictions):
-        families["code" if "tests" in row else "maths"].append(row)
-    for family, rows in families.items():
-        write_jsonl(predictions.with_name(f"{predictions.stem}_{family}.jsonl"), rows)
 
 
 def main() -> int | None:

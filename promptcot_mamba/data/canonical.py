@@ -29,6 +29,7 @@ class CanonicalRow:
     domain: str  # one of DOMAINS
     gold: str | None = None  # a reference answer, where the source has one
     finish_reason: str | None = None  # where the source says how the completion ended
+    published_prompt: str | None = None  # the whole chat text, where the source has it, in its own markers
     meta: Row = field(default_factory=dict)
 
     @property

@@ -208,6 +208,9 @@ class _ChunkRun:
         except UnusableRowError as unusable:
             self.tally.drop(unusable.reason, where)
             return None
+        if self.spec.domains is not None and row.domain not in self.spec.domains:
+            self.tally.drop("other_domain", where)
+            return None
         if self.spec.thought_opened:
             row = replace(row, completion=with_open_thought(THINK_START, row.completion))
         fault = find_fault(row, self.spec.rules, self.worker._agrees)
@@ -233,9 +236,16 @@ class _ChunkRun:
             found = self.prompts[text] = _Prompt(None, hit, near)
         return found
 
+    def _render(self, row: CanonicalRow) -> str:
+        if not self.spec.published_prompt:
+            return render_for(row, self.spec.instruction)
+        if row.published_prompt is None:
+            raise InputError(f"sources.{self.source}: adapter {self.spec.adapter!r} has no published chat text")
+        return row.published_prompt
+
     def _flush(self, tokens: IO[bytes]) -> None:
         context = self.worker.context
-        pairs = [(render_for(row, self.spec.instruction), row.completion) for row, _ in self.waiting]
+        pairs = [(self._render(row), row.completion) for row, _ in self.waiting]
         started = time.perf_counter()
         documents = self.worker._encoder.encode(pairs)
         self.seconds["tokenize"] += time.perf_counter() - started

@@ -53,11 +53,14 @@ def encode_example(tokenizer: Any, prompt: str, completion: str) -> tuple[list[i
     return document.input_ids, document.labels
 
 
-def check_tokenizer(tokenizer: Any, vocab_size: int, tokenizer_path: str, model_path: str) -> None:
-    """Raise InputError if the tokeniser has no end-of-text token or can emit ids that the embedding lacks."""
+def check_tokenizer(tokenizer: Any, vocab_size: int | None, tokenizer_path: str, model_path: str) -> None:
+    """Raise InputError if the tokeniser has no end-of-text token or can emit ids that the embedding lacks.
+
+    `vocab_size` None is one that only the weights will tell.
+    """
     if tokenizer.eos_token_id is None:
         raise InputError(f"--tokenizer_path {tokenizer_path}: the tokenizer has no eos_token; set one and save it")
-    if len(tokenizer) > vocab_size:
+    if vocab_size is not None and len(tokenizer) > vocab_size:
         raise InputError(
             f"--tokenizer_path {tokenizer_path}: {len(tokenizer)} tokens, but the embedding of "
             f"--model_name_or_path {model_path} has {vocab_size} rows; they do not belong together"

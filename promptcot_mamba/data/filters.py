@@ -18,6 +18,7 @@ REASONS = {
     "no_prompt": "the question is empty or could not be joined",
     "no_completion": "the answer side is empty",
     "not_one_exchange": "the conversation is not one question and one answer",
+    "other_domain": "not of the domains that the recipe asks of this source",
     "unreadable": "the line is not JSON (only with bad_rows: drop)",
     "chat_markers": "chat markers inside the question or the completion",
     "think_pair": "not exactly one `<think>` ... `</think>`, in order, at the start",

@@ -26,7 +26,7 @@ def count_targets(specs: Sequence[SourceSpec], available: Sequence[int], total_e
     Weights share `total_examples` by largest remainder, so that they add up exactly; without `total_examples` it is
     the most that repeats no row.
 
-    Raises InputError if a source has no row left, or weights are all zero.
+    Raises InputError if a source has no row left.
     """
     for spec, count in zip(specs, available, strict=True):
         if count == 0:

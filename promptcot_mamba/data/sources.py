@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from promptcot_mamba.data.adapters import Adapter, get_adapter
+from promptcot_mamba.data.canonical import DOMAINS
 from promptcot_mamba.data.filters import FilterRules
 from promptcot_mamba.data.row_files import SUFFIXES, kind_of, read_columns
 from promptcot_mamba.errors import InputError
@@ -33,6 +34,8 @@ class SourceSpec:
     columns: dict[str, str] | None = None  # generic adapter: field -> column
     domain: str = "other"  # generic adapter: of rows that do not say
     instruction: str | None = None  # after the question; null: as evaluation asks, by domain
+    published_prompt: bool = False  # train on the source's own chat text, for models of that template
+    domains: list[str] | None = None  # keep only rows of these: math, code, other
     epochs: float | None = None
     examples: int | None = None
     weight: float | None = None
@@ -54,8 +57,10 @@ class SourceSpec:
 
 _TYPES: dict[str, tuple[type, ...]] = {
     "epochs": (int, float), "weight": (int, float), "examples": (int,),
-    "max_answers_per_prompt": (int,), "files": (list,), "columns": (dict,),
-    "near_duplicates": (bool,), "thought_opened": (bool,), "require_answer": (bool,), "check_language": (bool,), "check_gold": (bool,),
+    "max_answers_per_prompt": (int,), "files": (list,), "domains": (list,), "columns": (dict,),
+    "published_prompt": (bool,),
+    "near_duplicates": (bool,), "thought_opened": (bool,),
+    "require_answer": (bool,), "check_language": (bool,), "check_gold": (bool,),
 }  # fmt: skip
 
 
@@ -84,6 +89,9 @@ def parse_sources(recipe: Mapping[str, Any]) -> list[SourceSpec]:
             raise InputError(f"{where}.bad_rows: expected one of {', '.join(BAD_ROWS)}, found {spec.bad_rows!r}")
         if sum(amount is not None for amount in (spec.epochs, spec.examples, spec.weight)) > 1:
             raise InputError(f"{where}: give one of epochs, examples and weight")
+        for domain in spec.domains or ():
+            if domain not in DOMAINS:
+                raise InputError(f"{where}.domains: unknown domain {domain!r}; known: {', '.join(DOMAINS)}")
         try:
             spec.make_adapter()
         except InputError as error:

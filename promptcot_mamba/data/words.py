@@ -15,15 +15,15 @@ import numpy as np
 import xxhash
 
 _LATEX_SPACING = re.compile(
-    r"\\(?:left|right|big|Big|bigg|Bigg|bigl|bigr|Bigl|Bigr|displaystyle|textstyle|limits|nolimits|quad|qquad|hspace|vspace"
-    r"|thinspace|medspace|thickspace|enspace|negthinspace|hfill|smallskip|medskip|bigskip|noindent|newline)(?![A-Za-z])\*?"
+    r"\\(?:left|right|bigg?[lrm]?|displaystyle|textstyle|limits|nolimits|quad|qquad|hspace|vspace"
+    r"|thinspace|medspace|thickspace|enspace|negthinspace|hfill|smallskip|medskip|bigskip|noindent|newline)(?![a-z])\*?"
     r"|\\[,;:!> \\/]"
 )
-_LATEX_STYLE = re.compile(r"\\(?:d|t|c)?(frac|binom)(?![A-Za-z])")
-_LATEX_TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|operatorname|mbox|emph)\*?(?![A-Za-z])")
+_LATEX_STYLE = re.compile(r"\\(?:d|t|c)?(frac|binom)(?![a-z])")
+_LATEX_TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|operatorname|mbox|emph)\*?(?![a-z])")
 _MATH = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
-_MATH_LETTERS = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
-_PLAIN_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]?[a-z]{3,}(?![A-Za-z])")
+_MATH_LETTERS = re.compile(r"(?<![\\a-z])[a-z]{2,}")
+_PLAIN_WORD = re.compile(r"(?<![\\a-z])[a-z]{4,}")
 _CONTENT = re.compile(r"\d+|[^\W\d_]+")
 _SYMBOLS = re.compile(r"\d+|[^\W\d_]+|[^\w\s]|_")
 
@@ -42,8 +42,10 @@ def _spread_math(match: re.Match[str]) -> str:
 
 
 def _simplify(text: str) -> str:
+    """Lower case without LaTeX spacing; commands too are lower-cased, as whole texts in capitals are."""
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
+    text = text.casefold()
     if "\\" in text:
         text = _LATEX_SPACING.sub(" ", text)
         text = _LATEX_STYLE.sub(r"\\\1", text)
@@ -56,12 +58,12 @@ def content_words(text: str) -> list[str]:
     text = _simplify(text)
     if "$" in text or "\\" in text:
         text = _MATH.sub(_spread_math, text)
-    return _CONTENT.findall(text.lower())
+    return _CONTENT.findall(text)
 
 
 def symbol_words(text: str) -> list[str]:
     """Lower-case words, numbers and single signs, without LaTeX spacing."""
-    return _SYMBOLS.findall(_simplify(text).lower())
+    return _SYMBOLS.findall(_simplify(text))
 
 
 @lru_cache(maxsize=1 << 16)

@@ -16,6 +16,7 @@ from promptcot_mamba.log import get_logger
 
 logger = get_logger(__name__)
 LOG_SECONDS = 15.0
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # full, over quota, over the limit of a file
 _run: Callable[..., Any] | None = None  # what this worker process does with a job
 
 
@@ -50,7 +51,7 @@ def do_all(
                 logged = now
                 logger.info("%s: %d of %d, %.0f s", title, done, len(jobs), now - started)
     except OSError as error:
-        if error.errno == errno.ENOSPC or "No space left" in str(error):
+        if error.errno in NO_ROOM or "No space left" in str(error):
             raise InputError(f"{title}: the disk is full; free some space and run the same command again") from None
         raise
     except BrokenProcessPool:

@@ -356,6 +356,7 @@ def _rounded(at: Evaluator, name: str, value: Value) -> Fraction:
     x = at.real(value)
     if at.mp.im(x) != 0 or (x != 0 and at.mp.mag(x) > 200):
         raise NoValueError(f"{name} of a huge or complex number")
+    x = at.mp.re(x)
     nearest = at.mp.nint(x)
     if abs(x - nearest) < at.tiny:
         return Fraction(int(nearest))

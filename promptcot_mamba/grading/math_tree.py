@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from itertools import islice
 from typing import Any, NamedTuple
 
 from promptcot_mamba.grading.math_tokens import UnreadableError
 
-MAX_SIDE = 6  # rows and columns of matrices that are multiplied out
+MAX_ENTRIES = 200  # nodes of a matrix that may be multiplied out
 MAX_DIGITS = 4000  # CPython refuses longer decimal texts; nothing that long is an answer to be computed with
 
 
@@ -84,13 +85,18 @@ def product(factors: list[Node]) -> Node:
         return Node("mul", tuple(factors))
     rows = matrices[0].args
     for matrix in matrices[1:]:
-        if len(rows[0]) != len(matrix.args) or len(rows) > MAX_SIDE or len(rows[0]) > MAX_SIDE:
+        if len(rows[0]) != len(matrix.args) or not (_is_small(rows) and _is_small(matrix.args)):
             return Node("mul", tuple(factors))
         columns = tuple(zip(*matrix.args, strict=True))
         rows = tuple(tuple(_inner(row, column) for column in columns) for row in rows)
     if others:
         rows = tuple(tuple(Node("mul", (*others, cell)) for cell in row) for row in rows)
     return Node("matrix", rows)
+
+
+def _is_small(rows: tuple[tuple[Node, ...], ...]) -> bool:
+    """Whether a matrix may be multiplied out: entries grow with every product, so only short ones are."""
+    return sum(1 for _ in islice(walk(Node("matrix", rows)), MAX_ENTRIES)) < MAX_ENTRIES
 
 
 def _inner(row: tuple[Node, ...], column: tuple[Node, ...]) -> Node:

@@ -17,6 +17,8 @@ from transformers.cache_utils import Cache
 from transformers.models.mamba2.modeling_mamba2 import Mamba2CausalLMOutput, Mamba2Output
 
 from promptcot_mamba.errors import InputError
+from promptcot_mamba.log import log_once
+from promptcot_mamba.model.activations import count_kept_layers, free_bytes
 from promptcot_mamba.model.block import Mamba2Block
 from promptcot_mamba.model.mixer import Mamba2Mixer, RMSNorm
 from promptcot_mamba.ops.linear_cross_entropy import IGNORE_INDEX, linear_cross_entropy
@@ -63,6 +65,9 @@ class Mamba2Model(Mamba2PreTrainedModel):
         self.layers = nn.ModuleList(Mamba2Block(config, index) for index in range(config.num_hidden_layers))
         self.norm_f = RMSNorm(config.hidden_size, config.layer_norm_epsilon)
         self.gradient_checkpointing = False
+        self.activation_policy = "fixed"  # as gradient_checkpointing_enable/disable left it
+        self.reserved_bytes = 0
+        self._planned_tokens = 0
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -102,6 +107,8 @@ class Mamba2Model(Mamba2PreTrainedModel):
         elif attention_mask is not None:
             tokens, cu_seqlens = find_tokens(attention_mask, shape[1])
             hidden = hidden if tokens is None else hidden.flatten(0, 1)[tokens][None]
+        if self.activation_policy == "auto" and self.training and torch.is_grad_enabled():
+            self._choose_kept_layers(hidden)
         seen = [hidden]
         for layer in self.layers:
             hidden = layer(hidden, cu_seqlens=cu_seqlens, cache=cache_params)
@@ -116,6 +123,20 @@ class Mamba2Model(Mamba2PreTrainedModel):
             cache_params=cache_params,
             hidden_states=tuple(seen) if output_hidden_states else None,
         )
+
+    def _choose_kept_layers(self, hidden: torch.Tensor) -> None:
+        """Under the "auto" policy: as many layers keep their activations as fit, the others recompute; never fewer
+        tokens than seen before are planned for."""
+        tokens = hidden.shape[0] * hidden.shape[1]
+        if tokens <= self._planned_tokens:
+            return
+        self._planned_tokens = tokens
+        free = free_bytes(hidden.device) - self.reserved_bytes
+        free -= sum(p.numel() * p.element_size() for p in self.parameters() if p.requires_grad and p.grad is None)
+        kept = count_kept_layers(self.config, tokens, self.dtype.itemsize, free)
+        for index, layer in enumerate(self.layers):
+            layer.gradient_checkpointing = index >= kept
+        log_once(f"activations: {kept} of {len(self.layers)} layers kept for {tokens} tokens, the others recomputed")
 
 
 def find_tokens(attention_mask: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor] | tuple[None, None]:
@@ -176,6 +197,15 @@ class Mamba2ForCausalLM(Mamba2PreTrainedModel, GenerationMixin):
         self.backbone = Mamba2Model(config)
         self.lm_head = LanguageHead(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
+
+    def choose_activations_from_memory(self, reserved_bytes: int = 0) -> None:
+        """From the next training step on, keep the activations of as many layers as free memory holds.
+
+        `reserved_bytes`: what others will still take (optimizer states not made yet, communication buffers).
+        """
+        self.gradient_checkpointing_enable()
+        self.backbone.activation_policy = "auto"
+        self.backbone.reserved_bytes, self.backbone._planned_tokens = reserved_bytes, 0
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.backbone.embeddings

@@ -31,11 +31,10 @@ def load_causal_lm(path: str | Path, *, dtype: torch.dtype | str = "auto", **kwa
             unreadable weights, which are never filled in with random ones.
     """
     folder = Path(path)
-    if not folder.is_dir():
-        raise InputError(f"{path}: no such folder, expected a checkpoint (config.json and weights)")
-    layout = find_layout(folder)
+    layout = identify_causal_lm(folder)
     if layout is None:
-        return _load_other(folder, dtype, kwargs)
+        logger.info("%s: not Mamba-2, on transformers' own class", folder)
+        return _checked(AutoModelForCausalLM, folder, dtype, kwargs)
     logger.info("%s: Mamba-2, %s layout", path, layout)
     if layout == TRANSFORMERS:
         return _checked(Mamba2ForCausalLM, folder, dtype, kwargs | {"key_mapping": KEY_MAPPING})
@@ -46,8 +45,16 @@ def load_causal_lm(path: str | Path, *, dtype: torch.dtype | str = "auto", **kwa
     return _checked(Mamba2ForCausalLM, None, dtype, kwargs | {"config": config, "state_dict": weights}, name=folder)
 
 
-def _load_other(folder: Path, dtype: torch.dtype | str, kwargs: dict) -> PreTrainedModel:
-    """Anything but Mamba-2: refused unless its config says that it is a causal language model."""
+def identify_causal_lm(folder: Path) -> str | None:
+    """The layout of a Mamba-2 folder, None for another causal language model; no weight is read.
+
+    Raises InputError, saying what the folder holds, where it is neither.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder, expected a checkpoint (config.json and weights)")
+    layout = find_layout(folder)
+    if layout is not None:
+        return layout
     if not (folder / "config.json").is_file():
         found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:5]) or "nothing"
         raise InputError(f"{folder}: no config.json, expected a checkpoint folder; it holds {found}")
@@ -59,8 +66,7 @@ def _load_other(folder: Path, dtype: torch.dtype | str, kwargs: dict) -> PreTrai
     causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures)
     if not causal or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise InputError(f"{folder}: holds {what}, which is not a causal language model transformers knows")
-    logger.info("%s: %s, transformers' own class", folder, what)
-    return _checked(AutoModelForCausalLM, folder, dtype, kwargs)
+    return None
 
 
 def _checked(loader, source: Path | None, dtype, kwargs: dict, name: Path | None = None) -> PreTrainedModel:

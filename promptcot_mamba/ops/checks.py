@@ -12,12 +12,23 @@ from promptcot_mamba.ops.packing import check_cu_seqlens
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
+_debug = False
+
+
+def set_debug_numerics(wanted: bool) -> None:
+    """Whether the ops look for NaN and infinity in their inputs (slow: it reads each and waits for the device)."""
+    global _debug
+    _debug = wanted
+
+
 def check_float(op: str, name: str, tensor: torch.Tensor) -> None:
     """A floating-point tensor of a kind the ops know."""
     if not isinstance(tensor, torch.Tensor):
         raise InputError(f"{op}: {name} must be a tensor, found {type(tensor).__name__}")
     if tensor.dtype not in FLOATS:
         raise InputError(f"{op}: {name} must be float64, float32, bfloat16 or float16, found {tensor.dtype}")
+    if _debug and not bool(torch.isfinite(tensor).all()):
+        raise InputError(f"{op}: {name} holds {int((~torch.isfinite(tensor)).sum())} NaN or infinite values")
 
 
 def check_shape(op: str, name: str, tensor: torch.Tensor, shape: Sequence[int | None], letters: str) -> None:

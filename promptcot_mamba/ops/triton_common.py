@@ -20,6 +20,7 @@ from promptcot_mamba.errors import InputError
 from promptcot_mamba.ops.packing import ChunkTable, make_chunk_table
 
 LOG2E = tl.constexpr(1.4426950408889634)
+MOST_ARRIVALS = 1 << 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +102,27 @@ def require_power_of_two(op: str, name: str, size: int, low: int, high: int) -> 
     """Raise InputError unless `size` is a power of two the kernels have tiles for."""
     if size & (size - 1) or not low <= size <= high:
         raise InputError(f"{op}: the triton backend takes {name} of a power of two from {low} to {high}, found {size}")
+
+
+@cache
+def _arrivals(device: torch.device, stream: int) -> torch.Tensor:
+    return torch.zeros(MOST_ARRIVALS, dtype=torch.int32, device=device)
+
+
+def arrival_counters(tensor: torch.Tensor) -> torch.Tensor:
+    """Zeroed int32 counters for `arrives_last`, which zeroes them again; one set a stream, whose kernels take turns."""
+    stream = torch.cuda.current_stream(tensor.device).cuda_stream if tensor.is_cuda else 0
+    return _arrivals(tensor.device, stream)
+
+
+@triton.jit
+def arrives_last(counter, expected):
+    """True in the last of `expected` programs to call this, which then sees what all of them stored before."""
+    tl.debug_barrier()  # every thread's stores come before the program's arrival
+    last = tl.atomic_add(counter, 1, sem="acq_rel") == expected - 1
+    if last:
+        tl.store(counter, 0)
+    return last
 
 
 @triton.jit

@@ -91,3 +91,20 @@ def draw_shares(groups: Sequence[str], shares: Mapping[str, Sequence[Estimate]],
     axes.grid(axis="y", visible=False)
     figure.legend(loc="outside upper left", ncols=len(shares), frameon=False, labelcolor=INK)
     return _to_svg(figure)
+
+
+def draw_steps(series: Mapping[str, Sequence[tuple[int, Estimate]]]) -> str:
+    """Shares with their intervals over training steps, as SVG; `series` maps a name to (step, estimate) pairs."""
+    figure, axes = _new_figure(9.2, 3.8)
+    for (name, points), color in zip(series.items(), (*COLORS[1:], COLORS[0]), strict=False):
+        steps = [step for step, _ in points]
+        axes.plot(steps, [100 * share.mean for _, share in points], color=color, marker="o", markersize=4, label=name)
+        low, high = (
+            [100 * bound for bound in bounds] for bounds in zip(*((s.low, s.high) for _, s in points), strict=True)
+        )
+        axes.fill_between(steps, low, high, color=color, alpha=0.12, linewidth=0)
+    axes.set_ylim(-2, 102)
+    axes.set_xlabel("optimizer step", color=SOFT)
+    axes.set_ylabel("right, %, with 95 % interval", color=SOFT)
+    axes.legend(frameon=False, labelcolor=INK)
+    return _to_svg(figure)

@@ -20,16 +20,28 @@ from promptcot_mamba.run_info import describe_run
 
 MODELS = {"phase1": "phase 1", "control": "control", "phase2": "phase 2"}
 MODEL_COLORS = dict(zip(MODELS.values(), COLORS, strict=False))
-GROUPS = {
-    "maths, one concept": ("quickstart_single",),
-    "maths, composed": ("quickstart_composed", "quickstart_unseen"),
-    "– pairs shown in training": ("quickstart_composed",),
-    "– with a pair never shown": ("quickstart_unseen",),
-    "code, one step": ("quickstart_code_single",),
-    "code, composed": ("quickstart_code_composed", "quickstart_code_unseen"),
-    "– pairs shown in training ": ("quickstart_code_composed",),
-    "– with a pair never shown ": ("quickstart_code_unseen",),
-}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Problems whose share of right answers is one figure."""
+
+    label: str
+    sources: tuple[str, ...]
+
+
+MATHS_COMPOSED = Group("maths, composed", ("quickstart_composed", "quickstart_unseen"))
+CODE_COMPOSED = Group("code, composed", ("quickstart_code_composed", "quickstart_code_unseen"))
+GROUPS = (
+    Group("maths, one concept", ("quickstart_single",)),
+    MATHS_COMPOSED,
+    Group("– of pairs shown in training", ("quickstart_composed",)),
+    Group("– with a pair never shown", ("quickstart_unseen",)),
+    Group("code, one step", ("quickstart_code_single",)),
+    CODE_COMPOSED,
+    Group("– of pairs shown in training", ("quickstart_code_composed",)),
+    Group("– with a pair never shown", ("quickstart_code_unseen",)),
+)
 CHAIN_SOURCES = ("quickstart_unseen", "quickstart_composed", "quickstart_code_unseen")
 
 
@@ -37,20 +49,20 @@ CHAIN_SOURCES = ("quickstart_unseen", "quickstart_composed", "quickstart_code_un
 class Claim:
     """A difference the quickstart is meant to show, and the points it should reach."""
 
-    group: str
+    group: Group
     first: str
     second: str
     aim: float
 
     @property
     def meaning(self) -> str:
-        return f"points on {self.group} problems, {MODELS[self.second]} over {MODELS[self.first]}"
+        return f"points on {self.group.label} problems, {MODELS[self.second]} over {MODELS[self.first]}"
 
 
 CLAIMS = (
-    Claim("maths, composed", "phase1", "phase2", 25.0),
-    Claim("maths, composed", "control", "phase2", 20.0),
-    Claim("code, composed", "phase1", "phase2", 50.0),
+    Claim(MATHS_COMPOSED, "phase1", "phase2", 25.0),
+    Claim(MATHS_COMPOSED, "control", "phase2", 20.0),
+    Claim(CODE_COMPOSED, "phase1", "phase2", 50.0),
 )
 
 
@@ -70,8 +82,8 @@ class Results:
     logs: dict[str, list[Row]]  # [model]
     stages: list[dict[str, Any]]
 
-    def share(self, model: str, group: str) -> Estimate:
-        sampled = [one for one in self.sampled[model] if one.row["source"] in GROUPS[group]]
+    def share(self, model: str, group: Group) -> Estimate:
+        sampled = [one for one in self.sampled[model] if one.row["source"] in group.sources]
         return wilson_interval(sum(one.grade["correct"] for one in sampled), len(sampled))
 
     def difference(self, claim: Claim) -> Estimate:
@@ -98,7 +110,7 @@ def read_results(folder: Path) -> Results:
 
 def share_table(results: Results) -> Table:
     header = ["problems solved, 95 % interval, counts", *MODELS.values()]
-    rows = [[group.rstrip(), *(format_share(results.share(model, group)) for model in MODELS)] for group in GROUPS]
+    rows = [[group.label, *(format_share(results.share(model, group)) for model in MODELS)] for group in GROUPS]
     return Table(header, rows)
 
 
@@ -107,7 +119,7 @@ def claim_table(results: Results) -> Table:
     rows = []
     for claim in CLAIMS:
         difference = results.difference(claim)
-        name = f"{claim.group}: {MODELS[claim.second]} over {MODELS[claim.first]}"
+        name = f"{claim.group.label}: {MODELS[claim.second]} over {MODELS[claim.first]}"
         rows.append([name, format_difference(difference), f"+{claim.aim:.0f}", verdict(claim, difference)])
     return Table(header, rows)
 
@@ -235,7 +247,7 @@ def render_problem(why: str, problem: dict[str, Sampled]) -> str:
 
 def share_plot(results: Results) -> str:
     shares = {name: [results.share(model, group) for group in GROUPS] for model, name in MODELS.items()}
-    return draw_shares([group.rstrip() for group in GROUPS], shares, MODEL_COLORS)
+    return draw_shares([group.label for group in GROUPS], shares, MODEL_COLORS)
 
 
 def loss_plot(results: Results) -> str:

@@ -1,9 +1,9 @@
 """Any number of OpenAI-compatible servers as one back end: bounded, timed, backed off, replaceable by each other.
 
-A request lives on one server at a time. If that server breaks the connection, times out, answers 5xx or stops
-answering `/models`, the request goes back to the head of the queue and the next free server takes it; the broken one
-is asked again after an exponentially growing pause. Nothing is lost, and since a request's text follows from its seed
-alone it does not matter which server answers.
+A request lives on one server at a time. If that server breaks the connection, answers 5xx or stops answering
+`/models`, its requests go back to the head of the queue and the next free server takes them; the broken one is looked
+at again after pauses that double, and used again once it answers. Nothing is lost, and since a request's text follows
+from its seed alone it does not matter which server answers.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ MISSED_PROBES = 3  # in a row until its requests are taken away
 FIRST_PAUSE = 0.5  # after a failure; doubles with each further one
 LONGEST_PAUSE = 60.0
 MOST_BAD_ANSWERS = 8  # to one request, whichever servers gave them
+MOST_TIMEOUTS = 2  # of one request
 _TROUBLE = (ServerTroubleError, aiohttp.ClientError, asyncio.TimeoutError, ConnectionError, json.JSONDecodeError)
 
 
@@ -68,7 +69,9 @@ class Endpoint:
     model: str = ""  # its own name for the model; empty until it has been asked
     is_vllm: bool = False
     failures: int = 0  # in a row
-    resume_at: float = 0.0  # not asked before this time
+    away: bool = False  # gets no requests until it has answered `/models` again
+    resume_at: float = 0.0  # not looked at before this time
+    fell: asyncio.Event = field(default_factory=asyncio.Event)  # set when it goes away
     served: int = 0
     tasks: set[asyncio.Task] = field(default_factory=set)
 
@@ -97,12 +100,13 @@ class OpenAIEndpoints:
         self._waiting: deque[tuple[Request, float]] = deque()
         self._finished: deque[Generated] = deque()
         self._bad_answers: Counter[int] = Counter()  # by unit
+        self._timeouts: Counter[int] = Counter()  # by unit
         self._fatal: BaseException | None = None
         self._last_sign = time.monotonic()
         self._loop = asyncio.new_event_loop()
         self._wake = asyncio.Event()
         self._session: aiohttp.ClientSession
-        self._probes: list[asyncio.Task] = []
+        self._watchers: list[asyncio.Task] = []
         try:
             self._loop.run_until_complete(self._open())
         except InputError:
@@ -148,10 +152,12 @@ class OpenAIEndpoints:
         for endpoint, trouble in zip(self.endpoints, troubles, strict=True):
             if trouble:
                 self._back_off(endpoint, trouble)
-        self._probes = [self._loop.create_task(self._probe(endpoint)) for endpoint in self.endpoints]
+        self._watchers = [self._loop.create_task(self._look_after(endpoint)) for endpoint in self.endpoints]
+        for watcher in self._watchers:
+            watcher.add_done_callback(self._on_watcher_done)
 
     async def _shut(self) -> None:
-        tasks = [*self._probes, *(task for endpoint in self.endpoints for task in endpoint.tasks)]
+        tasks = [*self._watchers, *(task for endpoint in self.endpoints for task in endpoint.tasks)]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -201,26 +207,17 @@ class OpenAIEndpoints:
                 raise BackendFailedError(f"no server has answered for {away:.0f} s") from None
 
     def _dispatch(self) -> None:
-        """Hand waiting requests to the least busy usable servers; one that failed last gets a single one to begin."""
-        now = time.monotonic()
+        """Hand waiting requests to the least busy servers that are there."""
         while self._waiting:
-            free = [
-                endpoint
-                for endpoint in self.endpoints
-                if now >= endpoint.resume_at
-                and len(endpoint.tasks) < (1 if endpoint.failures else self.settings.concurrency)
-            ]
-            if not free:
+            endpoint = min(self.endpoints, key=lambda each: (each.away, len(each.tasks)))
+            if endpoint.away or len(endpoint.tasks) >= self.settings.concurrency:
                 return
-            endpoint = min(free, key=lambda each: len(each.tasks))
             request, submitted = self._waiting.popleft()
             task = self._loop.create_task(self._serve(endpoint, request))
             endpoint.tasks.add(task)
             task.add_done_callback(partial(self._on_done, endpoint, request, submitted))
 
     async def _serve(self, endpoint: Endpoint, request: Request) -> Answer:
-        if not endpoint.model:  # it was away when the run began
-            await self._identify(endpoint)
         try:
             return await self._complete(endpoint, request)
         except PromptTooLongError:
@@ -249,8 +246,13 @@ class OpenAIEndpoints:
             self._back_off(endpoint, str(error) or type(error).__name__)
         if isinstance(error, BadAnswerError):
             self._bad_answers[request.unit] += 1
-            if self._bad_answers[request.unit] >= MOST_BAD_ANSWERS:
+            if self._bad_answers[request.unit] == MOST_BAD_ANSWERS:
                 self._fatal = BackendFailedError(f"one request was answered badly {MOST_BAD_ANSWERS} times: {error}")
+        elif type(error) is asyncio.TimeoutError:  # the whole request's; those of a connection are of another type
+            self._timeouts[request.unit] += 1
+            if self._timeouts[request.unit] == MOST_TIMEOUTS:
+                limit = self.settings.request_seconds
+                self._fatal = BackendFailedError(f"a request took over {limit:.0f} s twice; raise --request_timeout")
 
     async def _complete(self, endpoint: Endpoint, request: Request) -> Answer:
         stream = self.sampling.stop_on_loop
@@ -269,23 +271,45 @@ class OpenAIEndpoints:
             return
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**endpoint.failures)
         endpoint.failures += 1
-        endpoint.resume_at = now + pause
+        endpoint.away, endpoint.resume_at = True, now + pause
+        endpoint.fell.set()
         logger.warning("%s: %s; asked again in %.1f s", endpoint.url, trouble, pause)
 
-    async def _probe(self, endpoint: Endpoint) -> None:
-        """Look at a server that holds requests; take them away once it has stopped answering."""
+    async def _look_after(self, endpoint: Endpoint) -> None:
+        """Ask a server that is away whether it is back, and one that holds requests whether it is still there."""
         missed = 0
         while True:
-            await asyncio.sleep(PROBE_SECONDS)
-            if not endpoint.tasks:
+            if endpoint.away:
+                await asyncio.sleep(endpoint.resume_at - time.monotonic())
+                trouble, missed = await self._try_identify(endpoint), 0
+                if trouble:
+                    self._back_off(endpoint, trouble)
+                else:
+                    endpoint.away = False
+                    endpoint.fell.clear()
+                    self._wake.set()
+            elif await _happens(endpoint.fell, PROBE_SECONDS) or not endpoint.tasks:
                 missed = 0
-                continue
-            trouble = await self._try_identify(endpoint)
-            missed = missed + 1 if trouble else 0
-            if not trouble:
+            elif trouble := await self._try_identify(endpoint):
+                missed += 1
+                if missed == MISSED_PROBES:
+                    self._back_off(endpoint, f"no answer to {MISSED_PROBES} probes ({trouble})")
+                    for task in tuple(endpoint.tasks):
+                        task.cancel()
+            else:
+                missed = 0
                 self._last_sign = time.monotonic()
-            if missed >= MISSED_PROBES:
-                missed = 0
-                self._back_off(endpoint, f"no answer to {MISSED_PROBES} probes ({trouble})")
-                for task in tuple(endpoint.tasks):
-                    task.cancel()
+
+    def _on_watcher_done(self, watcher: asyncio.Task[None]) -> None:
+        if not watcher.cancelled():  # a server that came back with another model, or a bug
+            self._fatal = watcher.exception()
+            self._wake.set()
+
+
+async def _happens(event: asyncio.Event, seconds: float) -> bool:
+    """Wait for an event; return whether it came in time."""
+    try:
+        await asyncio.wait_for(event.wait(), seconds)
+    except asyncio.TimeoutError:
+        return False
+    return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ SAMPLE_FLAGS = (
     *("n", "temperature", "top_p", "repetition_penalty", "max_len", "max_retries", "seed", "state_dtype"),
     *("prompt_from", "use_chat_template", "stop_on_loop"),
 )
+MOST_PROMPTS = 5000  # that a dry run tokenises
 THINK_TAGS = ("<think>", "</think>")
 
 
@@ -42,6 +44,7 @@ class Plan:
     def dtype(self) -> str:
         return self.checkpoint.dtype(self.args.dtype) if self.checkpoint else self.args.dtype
 
+    @cached_property
     def sample_settings(self) -> dict[str, Any]:
         """Everything the samples depend on: what a rerun is compared by."""
         return {
@@ -116,8 +119,11 @@ def place(plan: Plan, samples: int) -> None:
     )
 
 
-def describe(plan: Plan, settled: int, mean_tokens: float | None) -> str:
-    """The plan in words: what is asked, what fits, and what it may cost; for --dry_run."""
+def describe(plan: Plan, settled: int, mean_tokens: float | None, measured_rate: float | None = None) -> str:
+    """The plan in words: what is asked, what fits, and what it may cost; for --dry_run.
+
+    `mean_tokens` and `measured_rate` (tokens a second) are what earlier runs into the same file showed, if any did.
+    """
     args, units = plan.args, plan.args.n * len(plan.problems)
     missing = units - settled
     lines = [
@@ -146,6 +152,9 @@ def describe(plan: Plan, settled: int, mean_tokens: float | None) -> str:
         f"speed       at most {rate:,.0f} tokens/s: a step reads the weights, and reads and writes each chain's state, "
         f"at {bandwidth / 1e9:,.0f} GB/s"
     )
+    if measured_rate:
+        rate = measured_rate
+        lines.append(f"            {rate:,.0f} tokens/s in the runs so far, which the cost goes by")
     lengths = [("every chain reaches --max_len", args.max_len)]
     if mean_tokens:
         lengths.insert(0, ("chains stay as long as those done", mean_tokens))
@@ -153,7 +162,7 @@ def describe(plan: Plan, settled: int, mean_tokens: float | None) -> str:
         tokens = missing * length
         hours = tokens / rate / 3600
         lines.append(
-            f"cost        {tokens:,.0f} tokens, at least {clock(hours * 3600)} "
+            f"cost        {tokens:,.0f} tokens, {'about' if measured_rate else 'at least'} {clock(hours * 3600)} "
             f"and {hours * args.n_gpus:,.2f} device-hours if {case}"
         )
     return "\n".join(lines)
@@ -162,7 +171,10 @@ def describe(plan: Plan, settled: int, mean_tokens: float | None) -> str:
 def _describe_prompts(plan: Plan) -> str:
     if plan.tokenizer is None:
         return "not counted: no tokenizer here"
-    lengths = [len(plan.prompts.get(index)[1]) for index in range(len(plan.problems))]
+    looked_at = min(len(plan.problems), MOST_PROMPTS)
+    lengths = [len(plan.prompts.get(index)[1]) for index in range(looked_at)]
     too_long = sum(length >= plan.args.context for length in lengths)
     said = f"{sum(lengths) / len(lengths):,.0f} tokens on average, {max(lengths):,} at most"
+    if looked_at < len(plan.problems):
+        said += f" (the first {looked_at:,})"
     return f"{said}; {too_long:,} exceed the context and will be reported, not sampled" if too_long else said

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from promptcot_mamba.errors import InputError
+from promptcot_mamba.jsonl import DurableAppender
 from promptcot_mamba.log import get_logger
 from promptcot_mamba.records import Problem
 from promptcot_mamba.run_info import side_path
@@ -37,6 +38,12 @@ def read_settings(output: str | Path) -> dict[str, Any] | None:
         raise InputError(f"{path}: not written by this program; move it away or use --overwrite") from None
 
 
+def read_sessions(output: str | Path) -> list[dict[str, Any]]:
+    """What earlier runs took for the samples beside `output`: one entry each with seconds, tokens and samples."""
+    path = side_path(output, "run.json")
+    return json.loads(path.read_text(encoding="utf-8")).get("sessions", []) if path.exists() else []
+
+
 def refuse_changed(output: str | Path, wanted: dict[str, Any]) -> None:
     """Raise InputError naming every setting that differs from the run `output` holds; `n` may only grow."""
     begun = read_settings(output)
@@ -57,12 +64,15 @@ def refuse_changed(output: str | Path, wanted: dict[str, Any]) -> None:
 
 
 def set_aside(output: str | Path) -> None:
-    """Rename an earlier run's files to `X.old-<time>.*`, for --overwrite."""
+    """Rename an earlier run's files to `X.old-<time>.*`, for --overwrite; raises InputError while it still runs."""
     output = Path(output)
     stem = output.name.removesuffix(".jsonl")
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    for kind in KINDS:
-        path = output if kind == "jsonl" else side_path(output, kind)
-        if path.exists():
-            path.rename(path.with_name(f"{stem}.old-{stamp}.{kind}"))
-            logger.info("%s: renamed to %s.old-%s.%s", path, stem, stamp, kind)
+    paths = {kind: output if kind == "jsonl" else side_path(output, kind) for kind in KINDS}
+    if not any(path.exists() for path in paths.values()):
+        return
+    with DurableAppender(paths["attempts.jsonl"]):  # the lock of a run
+        for kind, path in paths.items():
+            if path.exists():
+                path.rename(path.with_name(f"{stem}.old-{stamp}.{kind}"))
+                logger.info("%s: renamed to %s.old-%s.%s", path, stem, stamp, kind)

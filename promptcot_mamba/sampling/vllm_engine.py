@@ -61,6 +61,7 @@ def engine_arguments(settings: EngineSettings, *, is_mamba2: bool) -> dict[str, 
     }
     if is_mamba2:
         arguments["mamba_ssm_cache_dtype"] = settings.state_dtype
+        arguments["enable_prefix_caching"] = False  # it would keep further states for short prompts
     if settings.cache_bytes is not None:
         arguments["kv_cache_memory_bytes"] = settings.cache_bytes
     if settings.on_cpu:
@@ -96,6 +97,7 @@ class VllmEngine:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR" if settings.on_cpu else "WARNING")
         from vllm import EngineArgs, LLMEngine, SamplingParams
         from vllm.sampling_params import RequestOutputKind
+        from vllm.v1.engine.exceptions import EngineDeadError
 
         started = time.monotonic()
         self._engine = LLMEngine.from_engine_args(
@@ -111,6 +113,7 @@ class VllmEngine:
         self._running: dict[str, _Running] = {}
         self._params_class = SamplingParams
         self._output_kind = RequestOutputKind.DELTA
+        self._dead_error = EngineDeadError
         self._final_only = RequestOutputKind.FINAL_ONLY
 
     def set_sampling(self, sampling: SamplingSettings) -> None:
@@ -135,7 +138,11 @@ class VllmEngine:
     def poll(self, timeout: float) -> list[Generated]:
         """One engine step: the engine is its own clock, so `timeout` is not needed."""
         finished = []
-        for output in self._engine.step():
+        try:
+            outputs = self._engine.step()
+        except self._dead_error as error:
+            raise BackendFailedError(f"vLLM's engine died ({error}); see its log above") from error
+        for output in outputs:
             running = self._running.get(output.request_id)
             if running is None:
                 continue  # a chain cut as a loop, whose last words were on their way

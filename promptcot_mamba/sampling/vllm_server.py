@@ -136,6 +136,11 @@ class VllmServer:
             self._process = None
         self._folder.cleanup()
 
+    def kill(self) -> None:
+        """End everything at once, as a machine that fails would."""
+        self._end_group(signal.SIGKILL)
+        self._process.wait()
+
     def _spawn(self) -> None:
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(

@@ -7,15 +7,16 @@ left out too (their rows per step together are in): `session` decides about it b
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 from promptcot_mamba.errors import InputError
+from promptcot_mamba.model.layouts import read_json
 from promptcot_mamba.training.arguments import DataArguments, SftArguments
 from promptcot_mamba.training.run_folder import Identity
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+CONFIG_FILES = ("config.json", "params.json")  # transformers' and mamba_ssm's, Mistral's
 PROBE_BYTES = 1 << 20
 SAMPLE_OR_GRADIENT_FLAGS = (
     "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "adam_beta1", "adam_beta2",
@@ -34,7 +35,7 @@ def hash_model(folder: Path) -> str:
         digest.update(str(folder).encode())  # a name on a hub
         return digest.hexdigest()
     for file in sorted(folder.iterdir()):
-        if file.name == "config.json":
+        if file.name in CONFIG_FILES:
             digest.update(file.read_bytes())
         elif file.suffix in WEIGHT_SUFFIXES and file.name != "training_args.bin":
             size = file.stat().st_size
@@ -47,17 +48,12 @@ def hash_model(folder: Path) -> str:
 
 
 def read_config(model_path: str) -> dict[str, Any]:
-    """A checkpoint's `config.json`. Raises InputError if there is none or it has no vocabulary."""
-    path = Path(model_path) / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"--model_name_or_path {model_path}: {path.name}: {error.strerror}") from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: malformed JSON ({error.msg})") from None
-    if "vocab_size" not in config:
-        raise InputError(f"--model_name_or_path {model_path}: no vocab_size in its config; not a language model")
-    return config
+    """A checkpoint's own config, as its layout has it. Raises InputError if there is none."""
+    folder = Path(model_path)
+    names = [name for name in CONFIG_FILES if (folder / name).is_file()]
+    if not names:
+        raise InputError(f"--model_name_or_path {model_path}: no {' or '.join(CONFIG_FILES)} here")
+    return read_json(folder / names[0])
 
 
 def zero_stage(args: SftArguments) -> int:

@@ -141,9 +141,18 @@ def seal(writing: Path, step: int, devices: int) -> Path:
     return writing.rename(final)
 
 
-def devices_of(checkpoint: Path) -> int:
-    """How many processes wrote a checkpoint."""
-    return json.loads((checkpoint / SEAL_FILE).read_text(encoding="utf-8"))[DEVICES_KEY]
+def check_devices(checkpoint: Path, devices: int) -> None:
+    """Raise InputError unless as many devices wrote a checkpoint as are to read it: ZeRO's shards belong together.
+
+    DeepSpeed's universal checkpoints could change the number, but what was loaded from them went on differently:
+    other losses from the first step under ZeRO-2, other Adam steps under ZeRO-3 (DeepSpeed 0.19.8).
+    """
+    written_by = json.loads((checkpoint / SEAL_FILE).read_text(encoding="utf-8"))[DEVICES_KEY]
+    if written_by != devices:
+        raise InputError(
+            f"{checkpoint}: its optimizer shards are those of {written_by} devices, this run has {devices}; use "
+            f"{written_by}, or start another --output_dir from its weights (--model_name_or_path {checkpoint})"
+        )
 
 
 def keep_latest(output_dir: Path, limit: int | None) -> None:

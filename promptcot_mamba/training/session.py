@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PrinterCallback
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 from transformers.utils.logging import disable_progress_bar
 
 from promptcot_mamba.chat_format import CHAT_TEMPLATE
@@ -22,8 +22,10 @@ from promptcot_mamba.data.shards import INDEX_FILE, ShardRows, is_shard_folder
 from promptcot_mamba.data.tokens import STORE_VERSION, TokenStore, build_store, open_store
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import ROOT, get_logger
-from promptcot_mamba.memory_budget import shapes_from_config, training_flops_per_token
-from promptcot_mamba.model import load_causal_lm
+from promptcot_mamba.memory_budget import shapes_from_config, training_flops_per_token, training_memory
+from promptcot_mamba.model import Mamba2ForCausalLM, load_causal_lm
+from promptcot_mamba.model.debug_numerics import watch_numerics
+from promptcot_mamba.model.weights import identify_causal_lm
 from promptcot_mamba.training import run_folder
 from promptcot_mamba.training.arguments import DataArguments, SftArguments
 from promptcot_mamba.training.callbacks import (
@@ -33,7 +35,7 @@ from promptcot_mamba.training.callbacks import (
     StopSignal,
     make_tensorboard_callback,
 )
-from promptcot_mamba.training.identity import describe_identity, hash_model, read_config
+from promptcot_mamba.training.identity import describe_identity, hash_model, read_config, zero_stage
 from promptcot_mamba.training.ranks import first_does, local_rank, rank, together
 from promptcot_mamba.training.trainer import SftTrainer
 
@@ -61,13 +63,8 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
 
 def check_flags(args: SftArguments, data_args: DataArguments) -> None:
     """Raise InputError for flags that are missing or cannot mean anything."""
-    required = {
-        "model_name_or_path": data_args.model_name_or_path,
-        "data_path": data_args.data_path,
-        "output_dir": args.output_dir,
-    }
-    for name, value in required.items():
-        if not value:
+    for name in ("model_name_or_path", "data_path"):
+        if not getattr(data_args, name):
             raise InputError(f"--{name} is required")
     if data_args.max_length < 2:
         raise InputError(f"--max_length {data_args.max_length}: expected at least 2")
@@ -75,11 +72,6 @@ def check_flags(args: SftArguments, data_args: DataArguments) -> None:
     run_folder.check_writable(Path(args.output_dir))
     find_row_files([path for path in data_args.data_path if not is_shard_folder(path)])
     find_row_files(data_args.eval_data_path)
-
-
-def is_mamba2(config: dict[str, Any]) -> bool:
-    """Whether our own model loads it: transformers' layout, or mamba_ssm's, which has `ssm_cfg`."""
-    return config.get("model_type") == "mamba2" or "ssm_cfg" in config
 
 
 def decide_packing(wanted: bool | None, is_mamba2: bool, model_path: str) -> bool:
@@ -123,18 +115,6 @@ def make_training_rows(
     return contents, make_rows(store, data_args.max_length, packing=packing, overlong=data_args.overlong, seed=seed)
 
 
-def find_resume_point(args: SftArguments) -> tuple[int, Path | None]:
-    """Step and folder of the last whole checkpoint. Raises InputError if other numbers of devices wrote it."""
-    checkpoints = run_folder.find_checkpoints(Path(args.output_dir))
-    if not checkpoints:
-        return 0, None
-    step, folder = checkpoints[-1]
-    devices = run_folder.devices_of(folder)
-    if devices != args.world_size:
-        raise InputError(f"{folder}: written by {devices} devices, this run has {args.world_size}; use {devices}")
-    return step, folder
-
-
 @dataclass(frozen=True)
 class Phase:
     """Everything a phase needs that can be checked before a model is loaded."""
@@ -151,10 +131,10 @@ def check_inputs(args: SftArguments, data_args: DataArguments) -> tuple[PreTrain
     check_flags(args, data_args)
     model_path = data_args.model_name_or_path
     tokenizer_path = data_args.tokenizer_path or model_path
-    config = read_config(model_path)
-    packing = decide_packing(data_args.packing, is_mamba2(config), model_path)
+    is_mamba2 = identify_causal_lm(Path(model_path)) is not None
+    packing = decide_packing(data_args.packing, is_mamba2, model_path)
     tokenizer = load_tokenizer(tokenizer_path)
-    check_tokenizer(tokenizer, config["vocab_size"], tokenizer_path, model_path)
+    check_tokenizer(tokenizer, read_config(model_path).get("vocab_size"), tokenizer_path, model_path)
     return tokenizer, packing
 
 
@@ -178,28 +158,48 @@ def prepare(args: SftArguments, data_args: DataArguments) -> Phase:
     return Phase(tokenizer, rows, eval_rows, identity, packing)
 
 
-def claim_output(
-    args: SftArguments, data_args: DataArguments, identity: run_folder.Identity
-) -> tuple[int, Path | None]:
-    """Make the output folder this run's, and find where it goes on. Raises InputError if it is another run's."""
+def find_resume_point(args: SftArguments, identity: run_folder.Identity) -> tuple[int, Path | None]:
+    """Where the output folder's run goes on: step and checkpoint, step 0 for a new one.
+
+    Raises InputError if the folder is another run's, or its checkpoint cannot be read by this number of devices.
+    """
     output_dir = Path(args.output_dir)
-    together(lambda: run_folder.check_owner(output_dir, identity))
-    resume = together(lambda: find_resume_point(args))
-
-    def claim() -> None:
-        held.append(run_folder.hold(output_dir))
-        run_folder.remove_unfinished(output_dir)
-        run_folder.claim(output_dir, identity, {**asdict(data_args), **args.to_dict()})
-
-    first_does(claim)
-    return resume
+    run_folder.check_owner(output_dir, identity)
+    checkpoints = run_folder.find_checkpoints(output_dir)
+    step, checkpoint = checkpoints[-1] if checkpoints else (0, None)
+    if checkpoint and args.deepspeed:
+        run_folder.check_devices(checkpoint, args.world_size)
+    return step, checkpoint
 
 
-def make_trainer(args: SftArguments, data_args: DataArguments, phase: Phase, resumed_step: int) -> SftTrainer:
-    """Load the model and join it with rows, collation, logs and signals."""
+def claim_output(args: SftArguments, data_args: DataArguments, identity: run_folder.Identity) -> None:
+    """Make the output folder this run's own, in the first process."""
+    output_dir = Path(args.output_dir)
+    held.append(run_folder.hold(output_dir))
+    run_folder.remove_unfinished(output_dir)
+    run_folder.claim(output_dir, identity, {**asdict(data_args), **args.to_dict()})
+
+
+def load_model(args: SftArguments, data_args: DataArguments, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """The model to train. Raises InputError if it cannot be loaded or does not fit the tokenizer."""
     # DeepSpeed keeps fp32 master weights itself; without it the weights must be them.
     dtype = torch.bfloat16 if args.bf16 and args.deepspeed else torch.float32
     model = load_causal_lm(data_args.model_name_or_path, dtype=dtype)
+    tokenizer_path = data_args.tokenizer_path or data_args.model_name_or_path
+    check_tokenizer(tokenizer, model.config.vocab_size, tokenizer_path, data_args.model_name_or_path)
+    return model
+
+
+def make_trainer(args: SftArguments, model: PreTrainedModel, phase: Phase, resumed_step: int) -> SftTrainer:
+    """Join the model with rows, collation, logs and signals."""
+    shapes = shapes_from_config(model.config.to_dict())
+    if args.debug_numerics:
+        watch_numerics(model)
+    if args.gradient_checkpointing and args.checkpoint_policy == "auto" and isinstance(model, Mamba2ForCausalLM):
+        args.gradient_checkpointing = False  # or the Trainer would turn it on for every layer again
+        tokens = args.per_device_train_batch_size * phase.rows.max_length
+        parts = training_memory(shapes, tokens=tokens, devices=args.world_size, zero_stage=zero_stage(args))
+        model.choose_activations_from_memory(reserved_bytes=int(parts["buckets"]))
     phase.tokenizer.chat_template = CHAT_TEMPLATE
     stop = StopCallback()
     callbacks = [ConsoleCallback(), LogFileCallback(), stop]
@@ -216,7 +216,7 @@ def make_trainer(args: SftArguments, data_args: DataArguments, phase: Phase, res
         eval_rows=phase.eval_rows,
         processing_class=phase.tokenizer,
         callbacks=callbacks,
-        flops_per_token=training_flops_per_token(shapes_from_config(model.config.to_dict())),
+        flops_per_token=training_flops_per_token(shapes),
         should_stop=StopSignal(),
     )
     trainer.remove_callback(PrinterCallback)
@@ -232,10 +232,10 @@ def train_phase(args: SftArguments, data_args: DataArguments) -> int | None:
     quiet_libraries()
     output_dir = Path(args.output_dir or "")
     phase = prepare(args, data_args)
-    resumed_step, checkpoint = claim_output(args, data_args, phase.identity)
     if rank() == 0:
         logger.info("data: %s", describe_rows(phase.rows))
-    finished = run_folder.read_run(output_dir).get("finished")
+    resumed_step, checkpoint = together(lambda: find_resume_point(args, phase.identity))
+    finished = (run_folder.read_run(output_dir) or {}).get("finished")
     if finished:
         if rank() == 0:
             logger.info("%s: this run finished at step %d; nothing to do", output_dir, finished)
@@ -243,7 +243,9 @@ def train_phase(args: SftArguments, data_args: DataArguments) -> int | None:
     if checkpoint and run_folder.is_last_step(checkpoint):  # killed between its last checkpoint and its end
         first_does(lambda: run_folder.finish(output_dir, resumed_step))
         return None
-    trainer = make_trainer(args, data_args, phase, resumed_step)
+    model = together(lambda: load_model(args, data_args, phase.tokenizer))
+    first_does(lambda: claim_output(args, data_args, phase.identity))
+    trainer = make_trainer(args, model, phase, resumed_step)
     if rank() == 0 and checkpoint:
         logger.info("continuing from %s", checkpoint)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

@@ -1,4 +1,4 @@
-"""Publishers' rows -> problem rows: published prompts character for character, tests decoded without running pickles."""
+"""Publishers' rows -> problem rows: published prompts to the character, tests decoded without running pickles."""
 
 from __future__ import annotations
 
@@ -149,8 +149,8 @@ def test_truncated_private_tests_are_refused():
 def test_foreign_chat_markers_are_rendered_in_ours():
     raw = {
         "idx": 3,
-        "prompt": "<\uff5cbegin\u2581of\u2581sentence\uff5c>Please reason step by step, and put your final answer within "
-        "\\boxed{{}}.<\uff5cUser\uff5c>What is $1+1$?<\uff5cAssistant\uff5c>",
+        "prompt": "<\uff5cbegin\u2581of\u2581sentence\uff5c>Please reason step by step, and put your final answer "
+        "within \\boxed{{}}.<\uff5cUser\uff5c>What is $1+1$?<\uff5cAssistant\uff5c>",
         "reference_solution": "#### 2",
         "source": "math",
     }

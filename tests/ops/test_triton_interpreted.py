@@ -37,14 +37,14 @@ def test_outputs_and_gradients_equal_the_definition(op: str, case: str):
 
 
 # Forward and backward: the SSD itself at most 2 and 6, everything else one each way.
-LAUNCHES = {"ssd": (2, 6)}
+LAUNCHES = {"ssd": (2, 6), "causal_conv1d": (1, 1), "gated_rms_norm": (1, 1)}
 
 
 @pytest.mark.parametrize("op", LAUNCHES)
 def test_launches_are_few_and_nothing_computes_beside_them(op: str):
     for case, result in interpreted(op).items():
         forward, backward = result["launches"]
-        assert (len(forward), len(backward)) <= LAUNCHES[op], (case, forward, backward)
-        assert forward, case
-        assert backward, case
+        most_forward, most_backward = LAUNCHES[op]
+        assert 1 <= len(forward) <= most_forward, (case, forward)
+        assert 1 <= len(backward) <= most_backward, (case, backward)
         assert result["computed"] == [[], []], case

@@ -64,6 +64,9 @@ def run(op, inputs: dict, dtype: torch.dtype):
 
 def compare(op, inputs: dict, **kernel_arguments) -> dict:
     """`op(backend="triton")` in fp32 against `op(backend="reference")` in fp64."""
+    from promptcot_mamba.ops.triton_common import arrival_counters
+
+    arrival_counters(next(iter(inputs.values())))  # made once a process
     reference, _, _ = run(functools.partial(op, backend="reference"), inputs, torch.float64)
     torch.use_deterministic_algorithms(True, warn_only=True)  # fills what torch.empty hands out with NaN
     got, launches, computed = run(functools.partial(op, backend="triton", **kernel_arguments), inputs, torch.float32)
@@ -116,7 +119,101 @@ def compare_strong_decays() -> dict:
     return compare(functools.partial(ssd, dt_softplus=True, chunk_size=16), inputs)
 
 
+def compare_conv(length=None, lengths=None, b=1, d=20, width=4, initial=False, finals=True, bias=True, silu=True):
+    from promptcot_mamba.ops.causal_conv1d import causal_conv1d
+    from promptcot_mamba.ops.causal_conv1d.triton_kernels import BACKWARD_RUN, FORWARD_RUN
+    from promptcot_mamba.ops.packing import cu_seqlens_from_lengths
+    from promptcot_mamba.ops.triton_common import chunk_table
+
+    draw = functools.partial(torch.randn, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    length = length or sum(lengths)
+    inputs = {"x": draw(b, length, d), "weight": draw(d, width)}
+    if bias:
+        inputs["bias"] = draw(d)
+    if lengths:
+        inputs["cu_seqlens"] = cu_seqlens_from_lengths(lengths)
+    if initial:
+        inputs["initial_states"] = draw(len(lengths) if lengths else b, d, width - 1)
+    for run_length in (FORWARD_RUN, BACKWARD_RUN):
+        chunk_table(b, length, inputs.get("cu_seqlens"), run_length, inputs["x"].device)
+    settings = {"activation": "silu" if silu else None, "return_final_states": finals}
+    return compare(functools.partial(causal_conv1d, **settings), inputs)
+
+
+def compare_norm(rows=(2, 5), d=48, group_size=16, gate=True):
+    from promptcot_mamba.ops.gated_rms_norm import gated_rms_norm
+
+    draw = functools.partial(torch.randn, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    inputs = {"x": draw(*rows, d), "z": draw(*rows, d), "weight": draw(d)}
+    if not gate:
+        del inputs["z"]
+    settings = {"eps": 1e-5, "group_size": group_size} | ({} if gate else {"z": None})
+    return compare(functools.partial(gated_rms_norm, **settings), inputs)
+
+
+def compare_loss(reduction, ignored=(0, 3), rows=7, words=300):
+    from promptcot_mamba.ops.linear_cross_entropy import linear_cross_entropy
+
+    generator = torch.Generator().manual_seed(0)
+    draw = functools.partial(torch.randn, generator=generator, dtype=torch.float64)
+    labels = torch.randint(words, (rows,), generator=generator)
+    labels[list(ignored)] = -100
+    inputs = {"hidden": draw(rows, 12), "weight": 3 * draw(words, 12), "labels": labels}
+    return compare(functools.partial(linear_cross_entropy, reduction=reduction), inputs)
+
+
+def compare_mixer(lengths=None, length=None, b=1, h=4, p=16, g=2, n=16, bias=True, **settings):
+    from promptcot_mamba.ops.fused_mixer import fused_mixer
+    from promptcot_mamba.ops.packing import cu_seqlens_from_lengths
+
+    draw = functools.partial(torch.randn, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    length = length or sum(lengths)
+    wide = h * p + 2 * g * n
+    inputs = {
+        "zxbcdt": draw(b, length, h * p + wide + h),
+        "conv_weight": draw(wide, 4),
+        "A_log": draw(h),
+        "D": draw(h),
+        "dt_bias": draw(h) - 2,
+        "norm_weight": draw(h * p),
+    }
+    settings = {"n_groups": g, "head_dim": p, "state_size": n, "chunk_size": 16} | settings
+    if bias:
+        inputs["conv_bias"] = draw(wide)
+    else:
+        settings["conv_bias"] = None
+    if lengths:
+        inputs["cu_seqlens"] = cu_seqlens_from_lengths(lengths)
+    return compare(functools.partial(fused_mixer, **settings), inputs)
+
+
 CASES = {
+    "causal_conv1d": {
+        "odd length, two rows": lambda: compare_conv(length=37, b=2, d=130),
+        "documents": lambda: compare_conv(lengths=[1, 31, 2, 33, 3, 1]),
+        "documents with initial states": lambda: compare_conv(lengths=[1, 2, 30, 5], initial=True),
+        "more tokens than a run": lambda: compare_conv(lengths=[129, 3, 5], initial=True, d=8),
+        "3 wide, linear, no bias": lambda: compare_conv(length=9, width=3, silu=False, bias=False, finals=False),
+        "2 wide": lambda: compare_conv(lengths=[1, 1, 7], width=2, initial=True),
+    },
+    "gated_rms_norm": {
+        "groups": lambda: compare_norm(),
+        "odd groups": lambda: compare_norm(rows=(3,), d=15, group_size=5),
+        "more rows than programs": lambda: compare_norm(rows=(1, 70), d=256, group_size=128),
+        "no gate": lambda: compare_norm(gate=False),
+    },
+    "linear_cross_entropy": {
+        "sum": lambda: compare_loss("sum"),
+        "mean": lambda: compare_loss("mean"),
+        "none": lambda: compare_loss("none"),
+        "more words than a tile": lambda: compare_loss("sum", rows=3, words=4100, ignored=(1,)),
+        "nothing labelled": lambda: compare_loss("mean", ignored=range(7)),
+    },
+    "fused_mixer": {
+        "unpacked": lambda: compare_mixer(length=35, b=2),
+        "packed": lambda: compare_mixer(lengths=[1, 17, 16], g=1, h=2, bias=False),
+        "limited steps": lambda: compare_mixer(length=20, dt_limit=(0.05, 0.3)),
+    },
     "ssd": {
         "odd length, two rows": lambda: compare_ssd(length=35, b=2, h=2),
         "boundaries inside and at chunks": lambda: compare_ssd(lengths=[1, 16, 15, 1, 17, 2]),

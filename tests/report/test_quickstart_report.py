@@ -9,7 +9,14 @@ import pytest
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.metrics import difference_of_shares, wilson_interval
-from promptcot_mamba.report.quickstart import CLAIMS, choose_chains, loss_curves, read_results, write_report
+from promptcot_mamba.report.quickstart import (
+    CLAIMS,
+    MATHS_COMPOSED,
+    choose_chains,
+    loss_curves,
+    read_results,
+    write_report,
+)
 from promptcot_mamba.report.tables import Table, format_share, render_markdown
 from tests.report.conftest import CODE_RIGHT, PROBLEMS, RIGHT
 
@@ -41,12 +48,12 @@ class Page(HTMLParser):
 def test_figures_are_the_verdicts(results_folder: Path):
     results = read_results(results_folder)
     right = RIGHT["phase2"]
-    composed = results.share("phase2", "maths, composed")
+    composed = results.share("phase2", MATHS_COMPOSED)
     assert (composed.mean, composed.problems) == (
         (right["quickstart_composed"] + right["quickstart_unseen"]) / (2 * PROBLEMS),
         2 * PROBLEMS,
     )
-    differences = {(claim.group, claim.first): results.difference(claim).mean for claim in CLAIMS}
+    differences = {(claim.group.label, claim.first): results.difference(claim).mean for claim in CLAIMS}
     assert differences == {
         ("maths, composed", "phase1"): pytest.approx(14 / 20),
         ("maths, composed", "control"): pytest.approx(12 / 20),

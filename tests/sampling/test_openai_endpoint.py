@@ -87,6 +87,24 @@ def test_a_server_that_hangs_loses_its_work(start_server, monkeypatch):
     assert_each_once_and_right(sample(connect(hung.url, other.url, concurrency=4), 40), 40)
 
 
+def test_a_server_that_comes_back_with_another_model_ends_the_run(start_server):
+    server = start_server(seconds=0.02)
+
+    def swap_midway(finished: list) -> None:
+        if len(finished) > 10 and server.process.poll() is None:
+            server.kill()
+            start_server(port=server.port, model="other")
+
+    with pytest.raises(InputError, match="serves other, not tiny"):
+        sample(connect(server.url, concurrency=4), 60, swap_midway)
+
+
+def test_a_chain_that_takes_too_long_twice_ends_the_run(start_server):
+    server = start_server(seconds=30)
+    with pytest.raises(BackendFailedError, match="raise --request_timeout"):
+        sample(connect(server.url, concurrency=2, request_seconds=0.3), 2)
+
+
 @pytest.mark.parametrize("trouble", ["break_first", "busy_first"])
 def test_failures_that_pass_are_retried(start_server, trouble: str):
     server = start_server(**{trouble: 3})

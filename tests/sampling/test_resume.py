@@ -101,6 +101,9 @@ def test_a_finished_run_is_left_alone(flags, tmp_path: Path):
     assert run(flags(), engine) == 0
     assert engine.submitted == 0
     assert (tmp_path / "x.jsonl").read_bytes() == before
+    [session] = json.loads((tmp_path / "x.run.json").read_text())["sessions"]  # the one that sampled
+    assert session["samples"] == 72
+    assert session["tokens"] >= sum(row["completion_tokens"] for row in read_jsonl(tmp_path / "x.jsonl"))
 
 
 def test_more_runs_extend_a_finished_one(flags, tmp_path: Path):
@@ -208,8 +211,12 @@ def test_files_of_unknown_origin_are_refused(flags, tmp_path: Path):
 
 
 def test_a_second_writer_is_refused(flags, tmp_path: Path):
-    with DurableAppender(tmp_path / "x.attempts.jsonl"), pytest.raises(InputError, match="another process is writing"):
-        run(flags())
+    run(flags(n=1))
+    for overwrite in (False, True):
+        with DurableAppender(tmp_path / "x.attempts.jsonl"):
+            with pytest.raises(InputError, match="another process is writing"):
+                run(flags(n=1, overwrite=overwrite))
+    assert len(read_jsonl(tmp_path / "x.jsonl")) == 12
 
 
 class Stopping(ScriptedBackend):

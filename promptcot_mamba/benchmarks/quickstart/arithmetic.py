@@ -1,6 +1,6 @@
-"""Maths problems made of concepts: one alone ("Let A be 347 plus 58. Find A.") or a chain of two or three.
+"""Maths problems made of concepts: one alone ("Let A be 47 plus 38. Find A.") or a chain of two or three.
 
-    Let A be 347 plus 58. Let B be the digit sum of A. Find B.
+    Let A be 47 plus 38. Let B be the digit sum of A. Find B.
 
 A chain's *links* are the ordered pairs of concepts in which the second works on the first's result. The pairs in
 `HELD_OUT_LINKS` occur in no training problem, alone or inside a longer chain, so that problems holding one ask

@@ -2,7 +2,7 @@
 
 A concept takes one or two whole numbers from 0 to LIMIT and gives one. Its `work` is what a careful pupil would
 write: one column or digit at a time, the result so far in brackets, so that no step asks for more than a
-one-digit fact and a copy. `[405]` closes every chain.
+one-digit fact and a copy. The result in brackets closes every chain. The methods work for numbers of any length.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-LIMIT = 999
+LIMIT = 99  # two digits: half a million parameters learn them in about a minute on two cores
 
 
 def _digits_from_right(number: int) -> list[int]:
@@ -137,7 +137,8 @@ def _draw_subtraction(rng: random.Random, x: int) -> Operands:
 
 
 def _draw_factor(rng: random.Random, x: int) -> Operands | None:
-    return (None, rng.randint(2, 9)) if x <= 99 else None
+    largest = min(9, LIMIT // max(x, 1))
+    return (None, rng.randint(2, largest)) if largest >= 2 else None
 
 
 def _draw_modulus(rng: random.Random, x: int) -> Operands:
@@ -146,7 +147,7 @@ def _draw_modulus(rng: random.Random, x: int) -> Operands:
 
 def _draw_rival(rng: random.Random, x: int) -> Operands:
     """A number to compare with: half the time near x, so that later digits decide."""
-    near = rng.randint(max(0, x - 20), min(LIMIT, x + 20))
+    near = rng.randint(max(0, x - 9), min(LIMIT, x + 9))
     return _either_order(rng, near if rng.random() < 0.5 else rng.randint(0, LIMIT))
 
 
@@ -165,6 +166,5 @@ CONCEPTS = {
 
 
 def draw_number(rng: random.Random) -> int:
-    """A first number: one, two and three digits equally often, so that short ones are not rare."""
-    low, high = rng.choice(((0, 9), (10, 99), (100, LIMIT)))
-    return rng.randint(low, high)
+    """A first number: one digit a third of the time, so that short ones are not rare."""
+    return rng.randint(*rng.choice(((0, 9), (10, LIMIT), (10, LIMIT))))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 
 Link = tuple[str, str]  # two concepts or steps, the second working on the first's result
@@ -17,7 +17,6 @@ class Exercise:
     answer: str  # what a completion says after its thought
     result: str  # the bare number or program
     kinds: tuple[str, ...]  # the concepts or steps it is made of, in order
-    tests: list[dict[str, str]] = field(default_factory=list)  # code: [{"input", "output"}]
 
 
 def links_of(kinds: tuple[str, ...]) -> set[Link]:

@@ -10,15 +10,14 @@ with the reference program's outputs, chosen so that a program which leaves any 
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import random
-import types
 from dataclasses import dataclass
 
 from promptcot_mamba.benchmarks.quickstart.exercise import Exercise, Link
 
 INSTRUCTION = "Write a Python program and enclose it within ```python and ```."
+READING = ("import sys", "xs = [int(x) for x in sys.stdin.read().split()]")
 TESTS_PER_PROBLEM = 6
 
 
@@ -53,7 +52,6 @@ PRINTS = {
 }
 STEPS = CHANGES | PRINTS
 
-
 HELD_OUT_LINKS: frozenset[Link] = frozenset(
     {
         ("keep_even", "multiply"),
@@ -78,25 +76,27 @@ def draw_kinds(rng: random.Random, composed: bool) -> tuple[str, ...]:
     return (*rng.sample(changes, rng.choice((1, 2))), last)
 
 
-def make_program(rng: random.Random, kinds: tuple[str, ...]) -> Exercise | None:
-    """A problem with its tests; None if leaving out a step would pass them."""
+def make_program(rng: random.Random, kinds: tuple[str, ...]) -> Exercise:
+    """A problem of these steps, with random constants."""
     constants = [rng.choice(STEPS[kind].constants) for kind in kinds]
     words = [STEPS[kind].words.format(k=k) for kind, k in zip(kinds, constants, strict=True)]
     lines = [STEPS[kind].line.format(k=k) for kind, k in zip(kinds, constants, strict=True)]
-    inputs = [_draw_input(rng) for _ in range(TESTS_PER_PROBLEM)]
-    outputs = [run_lines(lines, numbers) for numbers in inputs]
+    thought = "\n".join(f"{text} {line}" for text, line in zip(words, lines, strict=True))
+    program = "\n".join([*READING, *lines])
+    question = f"Read whole numbers from standard input. {' '.join(words)}"
+    return Exercise(question, thought, f"```python\n{program}\n```", program, kinds)
+
+
+def make_tests(rng: random.Random, program: str) -> dict[str, list[str]] | None:
+    """Inputs and the reference program's outputs; None if a program without one of the steps would pass."""
+    lines = program.splitlines()[len(READING) :]
+    lists = [_draw_input(rng) for _ in range(TESTS_PER_PROBLEM)]
+    outputs = [run_lines(lines, numbers) for numbers in lists]
     for skipped in range(len(lines) - 1):  # without its last step a program prints nothing
         others = lines[:skipped] + lines[skipped + 1 :]
-        if outputs == [run_lines(others, numbers) for numbers in inputs]:
+        if outputs == [run_lines(others, numbers) for numbers in lists]:
             return None
-    thought = "\n".join(f"{text} {line}" for text, line in zip(words, lines, strict=True))
-    program = "\n".join(["import sys", "xs = [int(x) for x in sys.stdin.read().split()]", *lines])
-    tests = [
-        {"input": f"{' '.join(map(str, numbers))}\n", "output": output}
-        for numbers, output in zip(inputs, outputs, strict=True)
-    ]
-    question = f"Read whole numbers from standard input. {' '.join(words)}"
-    return Exercise(question, thought, f"```python\n{program}\n```", program, kinds, tests)
+    return {"inputs": [f"{' '.join(map(str, numbers))}\n" for numbers in lists], "outputs": outputs}
 
 
 def _draw_input(rng: random.Random) -> list[int]:
@@ -109,10 +109,5 @@ def run_lines(lines: list[str], numbers: list[int]) -> str:
     """What the reference program (our own lines, never a model's) prints for these numbers."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(compile_lines(tuple(lines)), {"xs": list(numbers)})
+        exec("\n".join(lines), {"xs": list(numbers)})
     return printed.getvalue()
-
-
-@functools.lru_cache(maxsize=4096)
-def compile_lines(lines: tuple[str, ...]) -> types.CodeType:
-    return compile("\n".join(lines), "reference", "exec")

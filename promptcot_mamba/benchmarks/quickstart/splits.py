@@ -22,8 +22,7 @@ from promptcot_mamba.jsonl import Row
 from promptcot_mamba.records import derive_seed
 
 HELD_OUT_ONE_IN = 10
-IN_OUT = ("inputs", "outputs")
-TRIES = 50  # exercises drawn for each test problem wanted, before saying there are not that many
+TRIES = 20  # exercises drawn for each test problem wanted, before saying there are not that many
 
 
 @dataclass(frozen=True)
@@ -31,8 +30,12 @@ class Source:
     """One kind of exercise: how it is drawn, whether its combinations are shown in training."""
 
     draw: Callable[[random.Random], Exercise | None]
-    instruction: str
+    is_code: bool = False
     unseen: bool = False  # only exercises with a held-out link; otherwise only ones without
+
+    @property
+    def instruction(self) -> str:
+        return programs.INSTRUCTION if self.is_code else MATH_INSTRUCTION
 
 
 def _draw_single(rng: random.Random) -> Exercise | None:
@@ -43,21 +46,21 @@ def _draw_composed(rng: random.Random) -> Exercise | None:
     return arithmetic.make_chain(rng, arithmetic.draw_kinds(rng, rng.choice((2, 3))))
 
 
-def _draw_code_single(rng: random.Random) -> Exercise | None:
+def _draw_code_single(rng: random.Random) -> Exercise:
     return programs.make_program(rng, programs.draw_kinds(rng, composed=False))
 
 
-def _draw_code_composed(rng: random.Random) -> Exercise | None:
+def _draw_code_composed(rng: random.Random) -> Exercise:
     return programs.make_program(rng, programs.draw_kinds(rng, composed=True))
 
 
 SOURCES = {
-    "quickstart_single": Source(_draw_single, MATH_INSTRUCTION),
-    "quickstart_composed": Source(_draw_composed, MATH_INSTRUCTION),
-    "quickstart_unseen": Source(_draw_composed, MATH_INSTRUCTION, unseen=True),
-    "quickstart_code_single": Source(_draw_code_single, programs.INSTRUCTION),
-    "quickstart_code_composed": Source(_draw_code_composed, programs.INSTRUCTION),
-    "quickstart_code_unseen": Source(_draw_code_composed, programs.INSTRUCTION, unseen=True),
+    "quickstart_single": Source(_draw_single),
+    "quickstart_composed": Source(_draw_composed),
+    "quickstart_unseen": Source(_draw_composed, unseen=True),
+    "quickstart_code_single": Source(_draw_code_single, is_code=True),
+    "quickstart_code_composed": Source(_draw_code_composed, is_code=True),
+    "quickstart_code_unseen": Source(_draw_code_composed, is_code=True, unseen=True),
 }
 
 
@@ -105,15 +108,12 @@ def draw_test_rows(parts: dict[str, int], seed: int) -> tuple[list[Row], dict[st
     A maths row has its gold after `####`; a code row names its tests file and md5, in LiveCodeBench's layout.
     Raises InputError where a source has fewer held-out problems.
     """
-    rows, files, seen = [], {}, set()
+    rows, files = [], {}
     for name, wanted in parts.items():
-        exercises = islice(_draw_exercises(name, "test", seed, held_out=True), TRIES * wanted)
-        fresh = (exercise for exercise in exercises if exercise.question not in seen)
-        for index in range(wanted):
-            exercise = next(fresh, None)
-            if exercise is None:
-                raise InputError(f"{name}: {wanted} problems asked for, {index} different ones are held out")
-            seen.add(exercise.question)
+        chosen = list(islice(_draw_test_exercises(name, TRIES * wanted, seed), wanted))
+        if len(chosen) < wanted:
+            raise InputError(f"{name}: {wanted} problems asked for, {len(chosen)} different ones are held out")
+        for index, (exercise, tests) in enumerate(chosen):
             row = {
                 "idx": index,
                 "source": name,
@@ -121,14 +121,28 @@ def draw_test_rows(parts: dict[str, int], seed: int) -> tuple[list[Row], dict[st
                 "reference_solution": f"{exercise.thought}\n#### {exercise.result}",
                 "kinds": list(exercise.kinds),
             }
-            if exercise.tests:
+            if tests:
                 file_name = f"{name}-{index}.json"
-                files[file_name] = {
-                    "input_output": {key: [test[key[:-1]] for test in exercise.tests] for key in IN_OUT}
-                }
+                files[file_name] = {"input_output": tests}
                 row["tests"] = {"fname": file_name, "md5": hash_tests(files[file_name])}
             rows.append(row)
     return rows, files
+
+
+def _draw_test_exercises(name: str, tries: int, seed: int) -> Iterator[tuple[Exercise, dict[str, list[str]] | None]]:
+    """Different held-out exercises, code with its tests; at most `tries` are looked at."""
+    seen = set()
+    for exercise in islice(_draw_exercises(name, "test", seed, held_out=True), tries):
+        if exercise.question in seen:
+            continue
+        seen.add(exercise.question)
+        tests = None
+        if SOURCES[name].is_code:
+            rng = random.Random(derive_seed(seed, "tests", exercise.question))
+            tests = programs.make_tests(rng, exercise.result)
+            if tests is None:  # a step of this program changes nothing
+                continue
+        yield exercise, tests
 
 
 def hash_tests(tests: Row) -> str:

@@ -26,7 +26,12 @@ def convert_release(raw: Row, _context: None) -> CanonicalRow:
     if not question:
         raise UnusableRowError("no_prompt")
     completion = text_of(raw, "completion", "no_completion")
-    return CanonicalRow(prompt=question, completion=open_completion(prompt, completion), domain="math")
+    return CanonicalRow(
+        prompt=question,
+        completion=open_completion(prompt, completion),
+        domain="math",
+        published_prompt=prompt,
+    )
 
 
 def convert_synthesis(raw: Row, _context: None) -> CanonicalRow:

@@ -13,7 +13,7 @@ import torch
 
 @dataclass(frozen=True)
 class SsdConfig:
-    """Tokens per chunk, warps and software-pipelining depth of each kernel; channels per program of the walk."""
+    """Tokens per chunk, warps and software-pipelining depth of each kernel; channels at once where tiles are cut."""
 
     scan_chunk: int
     scan_warps: int
@@ -21,10 +21,12 @@ class SsdConfig:
     walk_channels: int
     walk_warps: int
     walk_stages: int
+    backward_walk_channels: int
+    backward_walk_stages: int
     grad_chunk: int
+    grad_channels: int
     grad_warps: int
     grad_stages: int
-    backward_walk_channels: int
 
     def capped(self, chunk_size: int | None) -> SsdConfig:
         """The same with chunks of at most `chunk_size` tokens, where the caller asks for smaller ones."""
@@ -35,11 +37,11 @@ class SsdConfig:
 
 # Two-byte dtypes run on the tensor cores; fp32 keeps its full mantissa on the ordinary ones, so its tiles are small.
 HALF = {
-    80: SsdConfig(64, 4, 2, 64, 4, 3, 64, 4, 1, 64),
-    90: SsdConfig(128, 8, 2, 64, 4, 3, 64, 4, 2, 64),
-    100: SsdConfig(128, 8, 2, 64, 4, 3, 64, 4, 2, 64),
+    80: SsdConfig(64, 4, 2, 32, 4, 3, 32, 3, 32, 32, 4, 2),
+    90: SsdConfig(128, 8, 2, 64, 4, 3, 64, 2, 64, 64, 4, 2),
+    100: SsdConfig(128, 8, 3, 64, 4, 3, 64, 2, 64, 64, 4, 2),
 }
-SINGLE = SsdConfig(32, 8, 1, 16, 4, 2, 16, 8, 1, 16)
+SINGLE = SsdConfig(32, 8, 1, 16, 4, 2, 16, 2, 16, 16, 8, 1)
 
 
 def choose_config(dtype: torch.dtype, capability: int) -> SsdConfig:

@@ -100,10 +100,13 @@ def _row(tensor: torch.Tensor | None) -> int:
     return 0 if tensor is None else tensor.stride(0)
 
 
-def _walk(inputs: SsdInputs, table: ChunkTable, channels: int, final=None, dy=None, dfinal=None, dinitial=None):
+def _walk(inputs: SsdInputs, table: ChunkTable, final=None, dy=None, dfinal=None, dinitial=None):
     """Run the walk over both directions where `dy` is given: (states, grads, steps, sums)."""
     x, config = inputs.x, inputs.config
     h, p, n = inputs.heads, inputs.headdim, inputs.dstate
+    channels, stages = config.walk_channels, config.walk_stages
+    if dy is not None:
+        channels, stages = config.backward_walk_channels, config.backward_walk_stages
     channels = min(channels, p)
     states = torch.empty(table.n_chunks, h, n, p, dtype=x.dtype, device=x.device)
     grads = None if dy is None else torch.empty_like(states)
@@ -117,7 +120,7 @@ def _walk(inputs: SsdInputs, table: ChunkTable, channels: int, final=None, dy=No
         _row(x), _row(inputs.dt), _row(inputs.B), _row(dy), _row(inputs.z), _row(inputs.C),
         inputs.tokens, h, *map(float, inputs.dt_limit),
         BLOCK_P=channels, Q=table.chunk_size, **inputs.shape_flags, **inputs.flags,
-        num_warps=config.walk_warps, num_stages=config.walk_stages,
+        num_warps=config.walk_warps, num_stages=stages,
     )  # fmt: skip
     return states, grads, steps, sums
 
@@ -126,7 +129,7 @@ def run_forward(inputs: SsdInputs, y: torch.Tensor, final_states: torch.Tensor |
     """Write y (b*l, h*p), and the final states (docs, h, p, n) where asked for."""
     config = inputs.config
     table = inputs.table(config.scan_chunk)
-    states, _, steps, sums = _walk(inputs, table, config.walk_channels, final=final_states)
+    states, _, steps, sums = _walk(inputs, table, final=final_states)
     heads = inputs.heads_per_program(table.n_chunks)
     launch(
         chunk_scan_kernel, (table.n_chunks, inputs.heads // heads),
@@ -143,9 +146,7 @@ def run_backward(
     """Fill `grads` from the gradient of y (b*l, h*p); returns those of A, D and dt_bias, fp32 (3, h)."""
     config = inputs.config
     table = inputs.table(config.grad_chunk)
-    states, dstates, steps, sums = _walk(
-        inputs, table, config.backward_walk_channels, dy=dy, dfinal=dfinal_states, dinitial=grads.initial_states
-    )
+    states, dstates, steps, sums = _walk(inputs, table, dy=dy, dfinal=dfinal_states, dinitial=grads.initial_states)
     h = inputs.heads
     heads = inputs.heads_per_program(table.n_chunks)
     splits = h // inputs.groups // heads
@@ -157,12 +158,12 @@ def run_backward(
         both = torch.empty(splits, 2, *inputs.B.shape, dtype=torch.float32, device=dy.device)
         dB, dC, dBC_split = both[0, 0], both[0, 1], both.stride(0)
     launch(
-        chunk_gradients_kernel, (3 * table.n_chunks, h // heads),
+        chunk_gradients_kernel, (4 * table.n_chunks, h // heads),
         inputs.x, inputs.B, inputs.C, inputs.D, inputs.z, dy, states, dstates, steps, sums, table.starts, table.lengths,
         grads.x, dB, dC, grads.z, direct, d_log, partials,
         _row(inputs.x), _row(inputs.B), _row(inputs.C), _row(inputs.z), _row(dy),
         _row(grads.x), _row(dB), _row(dC), _row(grads.z), dBC_split, inputs.tokens, h,
-        HEADS=heads, Q=table.chunk_size, **inputs.shape_flags,
+        HEADS=heads, BLOCK_P=min(config.grad_channels, inputs.headdim), Q=table.chunk_size, **inputs.shape_flags,
         num_warps=config.grad_warps, num_stages=config.grad_stages,
     )  # fmt: skip
     launch(

@@ -5,13 +5,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from promptcot_mamba.ops.ssd.triton_tiles import (
+    decay_matrix,
+    load_decays,
+    load_rows,
+    load_state,
+    not_before,
+    store_rows,
+)
 from promptcot_mamba.ops.triton_common import sigmoid
-
-
-@triton.jit
-def decay_matrix(sums_i, sums_j, keep):
-    """exp(s_i - s_j) where `keep`, 0 elsewhere; masked before the exponential, which would overflow above."""
-    return tl.exp2(tl.where(keep, sums_i - sums_j, float("-inf")))
 
 
 @triton.jit
@@ -29,38 +31,23 @@ def chunk_scan_kernel(
     first_head = tl.program_id(1) * HEADS
     group = first_head // HEADS_PER_GROUP
     start = tl.load(starts + slot)
-    length = tl.load(lengths + slot)
+    length = tl.load(lengths + slot).to(tl.int32)
     tokens = tl.arange(0, Q)
-    inside = tokens < length
-    rows = tl.arange(0, N)
-    channels = tl.arange(0, P)
-
-    B_tile = tl.load(
-        B + start * B_row + group * N + tokens[:, None] * B_row + rows[None, :], mask=inside[:, None], other=0.0
-    )
-    C_tile = tl.load(
-        C + start * C_row + group * N + tokens[:, None] * C_row + rows[None, :], mask=inside[:, None], other=0.0
-    )
+    B_tile = load_rows(B + start * B_row + group * N, B_row, length, N, Q)
+    C_tile = load_rows(C + start * C_row + group * N, C_row, length, N, Q)
     scores = tl.dot(C_tile, tl.trans(B_tile), input_precision="ieee")  # (i, j)
-    causal = tokens[:, None] >= tokens[None, :]
-
-    x_tiles = x + start * x_row + tokens[:, None] * x_row + channels[None, :]
-    y_tiles = y + start * y_row + tokens[:, None] * y_row + channels[None, :]
-    state_tiles = states + slot * n_heads * N * P + rows[:, None] * P + channels[None, :]
     for k in range(HEADS):
         head = first_head + k
-        line = head.to(tl.int64) * n_tokens + start + tokens
-        step = tl.load(dt + line, mask=inside, other=0.0)
-        running = tl.load(sums + line, mask=inside, other=0.0)
-        x_tile = tl.load(x_tiles + head * P, mask=inside[:, None], other=0.0)
-        state = tl.load(state_tiles + head * N * P)
+        step, running, _, _ = load_decays(dt, sums, head.to(tl.int64) * n_tokens + start, length, Q)
+        x_tile = load_rows(x + start * x_row + head * P, x_row, length, P, Q)
+        state = load_state(states, slot * n_heads + head, 0, N, P, P)
         out = tl.dot(C_tile, state, input_precision="ieee") * tl.exp2(running)[:, None]
-        weights = scores * decay_matrix(running[:, None], running[None, :], causal) * step[None, :]
-        out = tl.dot(weights.to(x_tile.dtype), x_tile, acc=out, input_precision="ieee")
+        weights = scores * decay_matrix(running[:, None], running[None, :], not_before(tokens, tokens, k))
+        weights = (weights * step[None, :]).to(x_tile.dtype)
+        out = tl.dot(weights, x_tile, acc=out, input_precision="ieee")
         if D is not None:
             out += tl.load(D + head).to(tl.float32) * x_tile.to(tl.float32)
         if z is not None:
-            z_tile = z + start * z_row + tokens[:, None] * z_row + channels[None, :] + head * P
-            gate = tl.load(z_tile, mask=inside[:, None], other=0.0).to(tl.float32)
+            gate = load_rows(z + start * z_row + head * P, z_row, length, P, Q).to(tl.float32)
             out *= gate * sigmoid(gate)
-        tl.store(y_tiles + head * P, out.to(y.dtype.element_ty), mask=inside[:, None])
+        store_rows(y + start * y_row + head * P, y_row, out, tokens < length, P, Q)

@@ -14,28 +14,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from promptcot_mamba.ops.triton_common import LOG2E, sigmoid, softplus
-
-
-@triton.jit
-def activate_dt(raw, bias, mask, dt_min, dt_max, SOFTPLUS: tl.constexpr, LIMITED: tl.constexpr):
-    """The step size (q) in fp32; exactly 0 past the chunk's end, so that those tokens neither decay nor add."""
-    dt = raw.to(tl.float32) + bias
-    if SOFTPLUS:
-        dt = softplus(dt)
-    if LIMITED:
-        dt = tl.minimum(tl.maximum(dt, dt_min), dt_max)
-    return tl.where(mask, dt, 0.0)
-
-
-@triton.jit
-def load_dy(dy, z, offsets, z_offsets, mask):
-    """The gradient of y before the gate: dy silu(z), or dy where there is no gate."""
-    grad = tl.load(dy + offsets, mask=mask, other=0.0)
-    if z is not None:
-        gate = tl.load(z + z_offsets, mask=mask, other=0.0).to(tl.float32)
-        grad = (grad.to(tl.float32) * gate * sigmoid(gate)).to(grad.dtype)
-    return grad
+from promptcot_mamba.ops.ssd.triton_tiles import activate_dt, load_rows, load_slice
+from promptcot_mamba.ops.triton_common import LOG2E, sigmoid
 
 
 @triton.jit
@@ -73,12 +53,9 @@ def _walk_forward(
             here = head.to(tl.int64) * n_tokens + start + tokens
             tl.store(dt_out + here, step, mask=inside)
             tl.store(sums_out + here, sums, mask=inside)
-        x_tile = tl.load(
-            x + start * x_row + head * P + tokens[:, None] * x_row + channels[None, :], mask=inside[:, None], other=0.0
-        )
-        B_tile = tl.load(
-            B + start * B_row + group * N + tokens[:, None] * B_row + rows[None, :], mask=inside[:, None], other=0.0
-        )
+        rows_left = tl.minimum(doc_end - start, Q).to(tl.int32)
+        x_tile = load_slice(x + start * x_row + head * P, x_row, channels, rows_left, Q)
+        B_tile = load_rows(B + start * B_row + group * N, B_row, rows_left, N, Q)
         weight = step * tl.exp2(total - sums)
         kept = (x_tile.to(tl.float32) * weight[:, None]).to(x_tile.dtype)
         state = tl.dot(tl.trans(B_tile), kept, acc=state * tl.exp2(total), input_precision="ieee")
@@ -117,17 +94,14 @@ def _walk_backward(
         raw = tl.load(dt + (start - Q + tokens) * dt_row + head, mask=(start - Q + tokens) >= doc_start, other=0.0)
         sums = tl.cumsum(step * decay_rate, axis=0)
         total = tl.sum(step * decay_rate, axis=0)
-        dy_tile = load_dy(
-            dy + start * dy_row + head * P,
-            z + start * z_row + head * P if z is not None else None,
-            tokens[:, None] * dy_row + channels[None, :],
-            tokens[:, None] * z_row + channels[None, :],
-            inside[:, None],
-        )
-        C_tile = tl.load(
-            C + start * C_row + group * N + tokens[:, None] * C_row + rows[None, :], mask=inside[:, None], other=0.0
-        )
-        entering = (dy_tile.to(tl.float32) * tl.exp2(sums)[:, None]).to(dy_tile.dtype)
+        rows_left = tl.minimum(doc_end - start, Q).to(tl.int32)
+        dy_tile = load_slice(dy + start * dy_row + head * P, dy_row, channels, rows_left, Q)
+        if z is not None:
+            gate = load_slice(z + start * z_row + head * P, z_row, channels, rows_left, Q).to(tl.float32)
+            dy_tile = (dy_tile.to(tl.float32) * gate * sigmoid(gate)).to(dy_tile.dtype)
+        C_tile = load_rows(C + start * C_row + group * N, C_row, rows_left, N, Q)
+        decay_in = tl.where(inside, tl.exp2(sums), 0.0)
+        entering = (dy_tile.to(tl.float32) * decay_in[:, None]).to(dy_tile.dtype)
         grad = tl.dot(tl.trans(C_tile), entering, acc=grad * tl.exp2(total), input_precision="ieee")
     if dinitial is not None:
         tl.store(dinitial + outer, grad)

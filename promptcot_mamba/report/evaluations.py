@@ -1,0 +1,131 @@
+"""Graded runs as the report reads them: figures by model and benchmark, checked against the grades they came from."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.jsonl import Row, read_jsonl
+from promptcot_mamba.report.tables import Table
+
+# What of a sampling run must agree within one table, or is said in a footnote.
+SETTINGS = ("temperature", "top_p", "repetition_penalty", "max_len", "max_retries")
+
+
+@dataclass
+class Evaluation:
+    """One model's graded runs: `figures` and `grades` by benchmark, and where the predictions lie."""
+
+    model: str
+    figures: dict[str, dict[str, Any]] = field(default_factory=dict)
+    grades: dict[str, list[Row]] = field(default_factory=dict)
+    predictions: dict[str, Path] = field(default_factory=dict)
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def load_evaluation(model: str, folder: Path) -> Evaluation:
+    """Read every `X.metrics.json` of a folder with the `X.grades.jsonl` beside it.
+
+    Raises InputError if there is none, one is corrupt, two grade the same benchmark, or the figures are not those of
+    the grades.
+    """
+    evaluation = Evaluation(model)
+    for path in sorted(folder.glob("*.metrics.json")):
+        stem = path.name.removesuffix(".metrics.json")
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            summaries = document["summaries"]
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: not a metrics file ({error}); grade {stem}.jsonl again") from None
+        rows = read_jsonl(path.with_name(f"{stem}.grades.jsonl"))
+        for figures in summaries:
+            name = figures["benchmark"]
+            if name in evaluation.figures:
+                raise InputError(f"{path}: {model} has a second file graded as {name}; move one away")
+            own = [row for row in rows if row.get("benchmark") == name]
+            check_figures(figures, own, path)
+            evaluation.figures[name] = figures
+            evaluation.grades[name] = own
+            evaluation.predictions[name] = path.with_name(f"{stem}.jsonl")
+            evaluation.settings[name] = read_settings(path.with_name(f"{stem}.run.json"))
+    if not evaluation.figures:
+        raise InputError(f"{folder}: no *.metrics.json; grade the predictions first (scripts.calc_acc)")
+    return evaluation
+
+
+def check_figures(figures: dict[str, Any], grades: Sequence[Row], path: Path) -> None:
+    """Raises InputError unless the headline is the mean over problems of these grades."""
+    by_problem: dict[str, list[bool]] = {}
+    for row in grades:
+        by_problem.setdefault(row["problem_id"], []).append(bool(row["correct"]))
+    counted = (len(by_problem), len(grades))
+    if counted != (figures["problems"], figures["samples"]):
+        raise InputError(f"{path}: is not of the grades beside it ({counted} problems and samples there); grade again")
+    mean = sum(sum(runs) / len(runs) for runs in by_problem.values()) / len(by_problem)
+    if not math.isclose(mean, figures["avg_at_n"]["mean"], abs_tol=1e-9):
+        raise InputError(f"{path}: its mean is not that of the grades beside it; one of them was edited, grade again")
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The sampling settings of a prediction file; empty where it was not sampled by this project."""
+    if not path.exists():
+        return {}
+    samples = json.loads(path.read_text(encoding="utf-8")).get("samples") or {}
+    return {name: samples[name] for name in SETTINGS if name in samples}
+
+
+def find_mixtures(evaluations: Sequence[Evaluation], benchmarks: Sequence[str]) -> list[str]:
+    """Footnotes: benchmarks of one table that were graded or sampled differently."""
+    notes = []
+    for name in benchmarks:
+        shown = [evaluation for evaluation in evaluations if name in evaluation.figures]
+        graders = {evaluation.figures[name]["grader"] for evaluation in shown}
+        if len(graders) > 1:
+            notes.append(f"{name}: graded by {' and '.join(sorted(graders))}; the rows do not compare")
+        for setting in SETTINGS:
+            values = {str(evaluation.settings[name].get(setting)) for evaluation in shown if evaluation.settings[name]}
+            if len(values) > 1:
+                notes.append(f"{name}: sampled with {setting} {' and '.join(sorted(values))}")
+    return notes
+
+
+def format_score(figures: dict[str, Any]) -> str:
+    """`35.2 [20.1, 50.3] n=16 strict`, with what is missing said."""
+    estimate = figures["avg_at_n"]
+    fewest, most = figures["samples_per_problem"]
+    text = f"{100 * estimate['mean']:.1f}"
+    if estimate["low"] is not None and estimate["high"] is not None:
+        text += f" [{100 * estimate['low']:.1f}, {100 * estimate['high']:.1f}]"
+    text += f" n={most if fewest == most else f'{fewest}-{most}'} {figures['grader']}"
+    expected = figures["expected_problems"]
+    if expected is not None and expected != figures["problems"]:
+        text += f", {figures['problems']} of {expected} problems"
+    return text
+
+
+def figures_table(evaluations: Sequence[Evaluation]) -> Table:
+    """Everything graded: one row a model and benchmark."""
+    rows = []
+    for evaluation in evaluations:
+        for name, figures in evaluation.figures.items():
+            rates, pass_at = figures["rates"], figures["pass_at_k"]
+            best = max(pass_at, key=int)
+            rows.append(
+                [
+                    evaluation.model,
+                    figures["title"],
+                    format_score(figures),
+                    f"{100 * pass_at[best]:.1f} (k={best})",
+                    f"{100 * rates['truncated']:.1f}",
+                    f"{100 * rates['no_answer']:.1f}",
+                    f"{figures['problems']} x {figures['samples_per_problem'][1]}",
+                ]
+            )
+            del name
+    header = ["model", "benchmark", "avg@n, 95 % interval", "pass@k", "cut off %", "no answer %", "problems x n"]
+    return Table(header, rows, frozenset({0, 1}))

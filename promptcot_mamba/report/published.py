@@ -1,0 +1,65 @@
+"""The paper's tables with our runs beside them: n, interval and grader, the published value, the difference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from promptcot_mamba.report.evaluations import Evaluation, find_mixtures, format_score
+from promptcot_mamba.report.paper import PublishedTable
+from promptcot_mamba.report.tables import Table
+
+NOT_MEASURED = "not measured"
+TITLES = {
+    "math500": "MATH-500",
+    "aime24": "AIME 24",
+    "aime25": "AIME 25",
+    "olympiadbench": "OlympiadBench",
+    "gsm8k": "GSM8K",
+    "humaneval": "HumanEval",
+    "humanevalplus": "HumanEval+",
+    "livecodebench": "LiveCodeBench",
+}
+
+
+@dataclass(frozen=True)
+class Section:
+    """A titled table and what must be said below it."""
+
+    title: str
+    table: Table
+    notes: Sequence[str]
+
+
+def render_published(published: PublishedTable, evaluations: Sequence[Evaluation]) -> Section:
+    """One published table; each of its `ours` rows is followed by our run of that name, or "not measured"."""
+    by_model = {evaluation.model: evaluation for evaluation in evaluations}
+    rows: list[list[str]] = []
+    for model, values in published.rows.items():
+        spreads = published.spread.get(model, (None,) * len(values))
+        rows.append([f"{model} (paper)", *(_published(value, sd) for value, sd in zip(values, spreads, strict=True))])
+        if model in published.ours:
+            rows += _our_rows(model, published, by_model.get(model))
+    shown = [by_model[model] for model in published.ours if model in by_model]
+    header = ["model", *(TITLES[column] for column in published.columns)]
+    notes = [f"Published values: {published.source}.", *find_mixtures(shown, published.columns)]
+    return Section(published.title, Table(header, rows), notes)
+
+
+def _published(value: float | None, sd: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.1f}" if sd is None else f"{value:.1f} ± {sd:.1f}"
+
+
+def _our_rows(model: str, published: PublishedTable, evaluation: Evaluation | None) -> list[list[str]]:
+    if evaluation is None:
+        return [[f"{model} (here)", *[NOT_MEASURED] * len(published.columns)]]
+    scores, differences = [f"{model} (here)"], ["here − paper"]
+    for column in published.columns:
+        figures = evaluation.figures.get(column)
+        scores.append(NOT_MEASURED if figures is None else format_score(figures))
+        value = published.value(model, column)
+        known = figures is not None and value is not None
+        differences.append(f"{100 * figures['avg_at_n']['mean'] - value:+.1f}" if known else "–")
+    return [scores, differences]

@@ -1,0 +1,127 @@
+"""The sample browser: a page's worth of graded chains, filtered, searched, folded and compared in the reader's browser.
+
+All text is a model's and hostile: it reaches the page as JSON that the script puts in as text, or as MathML rebuilt
+from known tags. A content security policy allows this page's own script and nothing else.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from promptcot_mamba.chat_format import extract_question, split
+from promptcot_mamba.jsonl import Row, iter_jsonl
+from promptcot_mamba.records import problem_id
+from promptcot_mamba.report.evaluations import Evaluation
+from promptcot_mamba.report.mathml import render_text
+
+SCRIPT = (Path(__file__).parent / "samples.js").read_text(encoding="utf-8")
+MAX_SAMPLES = 1000
+THOUGHT_CHARS = 2400  # head and tail of a longer thought: a thousand samples stay below five megabytes
+ANSWER_CHARS = 1200
+QUESTION_CHARS = 3000
+
+
+@dataclass(frozen=True)
+class Browser:
+    """The markup of the browser and the hash its script is allowed by."""
+
+    markup: str
+    script_hash: str
+
+
+def shorten(text: str, most: int) -> str:
+    """Head and tail of a text that is too long, with what is left out counted."""
+    if len(text) <= most:
+        return text
+    head = most * 2 // 3
+    tail = most - head
+    return f"{text[:head]}\n[… {len(text) - most:,} characters left out …]\n{text[-tail:]}"
+
+
+def collect_samples(evaluations: Sequence[Evaluation], most: int = MAX_SAMPLES) -> dict[str, Any]:
+    """Problems and samples of all evaluations, at most `most`, the first runs of every problem first."""
+    problems: dict[tuple[str, str], int] = {}
+    questions: list[dict[str, str]] = []
+    samples: list[dict[str, Any]] = []
+    for model, evaluation in enumerate(evaluations):
+        for benchmark, grades in evaluation.grades.items():
+            wanted = {(row["problem_id"], row["run"]): row for row in grades}
+            for row, run in read_predictions(evaluation.predictions[benchmark]):
+                grade = wanted.get((str(problem_id(row)), run))
+                if grade is None:
+                    continue
+                key = (benchmark, grade["problem_id"])
+                if key not in problems:
+                    problems[key] = len(questions)
+                    text = row.get("question") or extract_question(row.get("prompt", ""))
+                    questions.append({"id": grade["problem_id"], "html": render_text(shorten(text, QUESTION_CHARS))})
+                samples.append(describe_sample(row, grade, model, problems[key]))
+    samples.sort(key=lambda sample: (sample["run"], sample["problem"], sample["model"]))
+    return {
+        "models": [evaluation.model for evaluation in evaluations],
+        "problems": questions,
+        "samples": samples[:most],
+        "left_out": max(0, len(samples) - most),
+    }
+
+
+def read_predictions(path: Path) -> list[tuple[Row, int]]:
+    """Rows of a prediction file with their run; a row without `run` is the next of its problem."""
+    counts: dict[str, int] = {}
+    rows = []
+    if not path.exists():
+        return rows
+    for _, row in iter_jsonl(path):
+        name = str(problem_id(row))
+        for completion in row.get("completions") or [row.get("completion")]:
+            run = row["run"] if "run" in row else counts.get(name, 0)
+            counts[name] = run + 1
+            rows.append(({**row, "completion": completion}, run))
+    return rows
+
+
+def describe_sample(row: Row, grade: Row, model: int, problem: int) -> dict[str, Any]:
+    """One sample as the script reads it; `verdict` is what the filter offers."""
+    parts = split(row["completion"] or "")
+    if grade["correct"]:
+        verdict = "right"
+    else:
+        ending = grade.get("ending") or grade["reason"]
+        verdict = {"truncated": "truncated", "no_answer": "no answer"}.get(ending, "wrong")
+    return {
+        "model": model,
+        "benchmark": grade["benchmark"],
+        "problem": problem,
+        "run": grade["run"],
+        "verdict": verdict,
+        "reason": grade["reason"],
+        "extracted": shorten(str(grade.get("extracted") or ""), 300),
+        "tokens": row.get("completion_tokens"),
+        "thought": shorten(parts.thought, THOUGHT_CHARS),
+        "answer": render_text(shorten(parts.answer.strip(), ANSWER_CHARS)),
+    }
+
+
+def embed_json(value: Any) -> str:
+    """JSON that cannot end the element it stands in."""
+    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def render_browser(evaluations: Sequence[Evaluation], most: int = MAX_SAMPLES) -> Browser:
+    """The browser's markup; empty where there is nothing to show."""
+    data = collect_samples(evaluations, most)
+    if not data["samples"]:
+        return Browser("", "")
+    markup = (
+        '<div id="browser"></div>\n'
+        f'<script type="application/json" id="samples">{embed_json(data)}</script>\n'
+        f"<script>{SCRIPT}</script>"
+    )
+    return Browser(markup, base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode())

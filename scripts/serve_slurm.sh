@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# One `vllm serve` a node under Slurm, each on all GPUs of its node, until the job ends; prints the --base_url list.
+#
+#   MODEL=/models/PromptCoT-Mamba-7B sbatch --nodes 4 --gpus-per-node 8 --time 12:00:00 scripts/serve_slurm.sh
+#
+# Optional: PORT (8000), MAX_LEN (65536; the context is 4,096 more), GPUS (8), TENSOR_PARALLEL (1), VLLM_FLAGS.
+set -euo pipefail
+
+: "${MODEL:?set MODEL to a checkpoint folder that every node sees}"
+PORT=${PORT:-8000}
+GPUS=${GPUS:-8}
+TENSOR_PARALLEL=${TENSOR_PARALLEL:-1}
+CONTEXT=$((${MAX_LEN:-65536} + 4096))
+
+urls=()
+for node in $(scontrol show hostnames "$SLURM_JOB_NODELIST"); do urls+=("http://$node:$PORT"); done
+echo "--base_url ${urls[*]}"
+
+# shellcheck disable=SC2086  # VLLM_FLAGS is a list of flags
+srun --ntasks-per-node 1 vllm serve "$MODEL" --port "$PORT" --max-model-len "$CONTEXT" \
+    --data-parallel-size $((GPUS / TENSOR_PARALLEL)) --tensor-parallel-size "$TENSOR_PARALLEL" \
+    --mamba-ssm-cache-dtype float32 --generation-config vllm --no-enable-prefix-caching ${VLLM_FLAGS:-}

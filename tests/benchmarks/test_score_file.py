@@ -1,0 +1,176 @@
+"""Grading prediction files in process: which rows are read, how they are graded, which are refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from promptcot_mamba.benchmarks import BENCHMARKS, get_benchmark
+from promptcot_mamba.benchmarks.score_file import Options, run_math, score_math_file
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.jsonl import write_jsonl
+
+Row = dict[str, object]
+
+
+def answer(box: str) -> str:
+    return f"<think>\nlet me see, \\boxed{{1}}\n</think>\nSo it is $\\boxed{{{box}}}$."
+
+
+def row(gold: str = "33", **keys: object) -> Row:
+    return {"idx": 0, "prompt": "?", "reference_solution": f"...\n#### {gold}", "source": "aime2024", **keys}
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    def to_file(*rows: Row) -> Path:
+        write_jsonl(tmp_path / "predictions.jsonl", rows)
+        return tmp_path / "predictions.jsonl"
+
+    return to_file
+
+
+def score(path: Path, benchmark: str | None = None, **options: object) -> dict[str, Row]:
+    """The figures by title, as the program writes them."""
+    chosen = get_benchmark(benchmark) if benchmark else None
+    settings = {"expected_runs": 1, "strict_runs": False, "grader": "strict", "compare": None, "markdown": False}
+    run_math(str(path), chosen, Options(**{**settings, **options}))
+    document = json.loads(path.with_name("predictions.metrics.json").read_text(encoding="utf-8"))
+    return {figures["title"]: figures for figures in document["summaries"]}
+
+
+def test_one_row_a_problem_with_a_list_of_completions(write: Callable[..., Path]):
+    path = write(row(completions=[answer("33"), answer("34"), answer("33")]))
+    figures = score(path)["AIME 2024"]
+    assert figures["samples"] == 3
+    assert figures["avg_at_n"]["mean"] == pytest.approx(2 / 3)
+
+
+def test_rows_without_run_are_numbered_in_order(write: Callable[..., Path]):
+    path = write(row(completion=answer("33")), row(completion=answer("34")))
+    assert score(path)["AIME 2024"]["over_runs"]["by_run"] == {"0": 1.0, "1": 0.0}
+
+
+def test_rows_without_id_are_told_apart_by_their_prompts(write: Callable[..., Path]):
+    rows = [{**row(completion=answer("33")), "prompt": text} for text in ("a", "b", "a")]
+    for one in rows:
+        del one["idx"]
+    figures = score(write(*rows))["AIME 2024"]
+    assert (figures["problems"], figures["samples"]) == (2, 3)
+
+
+def test_the_prompt_may_have_opened_the_thought(write: Callable[..., Path]):
+    path = write(row(completion="still thinking of \\boxed{33}", prompt="question\n<think>\n"))
+    assert score(path)["AIME 2024"]["rates"]["truncated"] == 1.0
+
+
+def test_a_text_that_the_sampler_stopped_is_cut_off_not_unanswered(write: Callable[..., Path]):
+    path = write(row(completion="<think>\nso\n</think>\nThe answer", finish_reason="length"))
+    assert score(path)["AIME 2024"]["rates"] == {
+        "truncated": 1.0,
+        "no_answer": 0.0,
+        "format_invalid": None,
+        "other": {},
+    }
+
+
+def test_the_chosen_grader_heads_the_table_and_both_are_kept(write: Callable[..., Path]):
+    path = write(row(completion=answer("3300")))
+    for grader, mean in (("strict", 0.0), ("paper", 1.0)):
+        figures = score(path, grader=grader)["AIME 2024"]
+        assert figures["avg_at_n"]["mean"] == mean
+        assert figures["by_grader"] == {"strict": 0.0, "paper": 1.0}
+
+
+def test_disagreements_are_written_for_a_person(write: Callable[..., Path]):
+    path = write(row(completion=answer("3300")), row(completion=answer("33")))
+    score(path, expected_runs=2)
+    audit = path.with_name("predictions.audit.md").read_text(encoding="utf-8")
+    assert "1 of 2 samples" in audit
+    assert "aime2024/0 · run 0 · only paper says right" in audit
+    assert "`3300`" in audit
+
+
+def test_olympiadbench_rows_bring_their_types(write: Callable[..., Path]):
+    several = {"final_answer": ["$1,3$"], "is_multiple_answer": True, "answer_type": "Numerical"}
+    percent = {"final_answer": ["62.5%"], "answer_type": "Numerical"}
+    tolerant = {"final_answer": ["4.2"], "answer_type": "Numerical", "unit": "%", "error": "1e-1"}
+    rows = [{"id": i, "question": "?", **keys} for i, keys in enumerate((several, percent, tolerant))]
+    answers = ("3, 1", "0.625", "4.25")
+    path = write(*({**one, "completion": answer(box)} for one, box in zip(rows, answers, strict=True)))
+    assert score(path, "olympiadbench")["OlympiadBench"]["avg_at_n"]["mean"] == 1.0
+
+
+def test_rows_of_other_benchmarks_are_left_out(write: Callable[..., Path]):
+    path = write(row(completion=answer("33")), row("5", idx=1, source="aime2025", completion=answer("4")))
+    assert list(score(path, "aime25")) == ["AIME 2025"]
+    with pytest.raises(InputError, match=r"no row of gsm8k; sources found: aime2024, aime2025"):
+        score(path, "gsm8k")
+
+
+def test_missing_runs_set_the_exit_status_only_when_asked(write: Callable[..., Path]):
+    path = write(row(completion=answer("33"), run=1))
+    options = Options(expected_runs=3, strict_runs=False, grader="strict", compare=None, markdown=False)
+    assert run_math(str(path), None, options) == 0
+    options.strict_runs = True
+    assert run_math(str(path), None, options) == 1
+    assert score_math_file(path, None, "strict", 3).lacking == {"aime2024/0": [0, 2]}
+
+
+BAD_ROWS = {
+    "no completion": (row(), "missing key 'completion'"),
+    "no source": ({**row(completion="x"), "source": None}, "missing key 'source'; known sources: aime2024"),
+    "unknown source": (row(completion="x", source="aime1999"), "unknown source 'aime1999'; known: aime2024, aime2025"),
+    "code": (row(completion="x", source="humaneval"), "is code; score it with scripts.calc_acc"),
+    "no gold": (row(completion="x", reference_solution="so 3"), "must end in '#### answer'"),
+    "empty gold": (row("", completion="x"), "no gold answer after"),
+    "completion of a wrong type": (row(completion=3), "must be text, found int"),
+    "run of a wrong type": (row(completion="x", run="0"), "'run' must be a whole number"),
+    "no identity": ({"completion": "x", "source": "math"}, "no id and no 'prompt'"),
+    "bad answer type": (
+        {"id": 1, "source": "olympiadbench", "completion": answer("1"), "final_answer": ["1"], "answer_type": "Poem"},
+        "unknown answer_type 'Poem'",
+    ),
+    "bad tolerance": (
+        {"id": 1, "source": "olympiadbench", "completion": answer("1"), "final_answer": ["1"], "error": "small"},
+        "'error' must be a number",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_ROWS)
+def test_bad_rows_are_named_by_line_and_nothing_is_written(name: str, write: Callable[..., Path]):
+    bad, message = BAD_ROWS[name]
+    path = write(row(idx=9, completion=answer("33")), bad)
+    with pytest.raises(InputError) as caught:
+        score(path)
+    assert str(caught.value).startswith(f"{path}:2: ")
+    assert message in str(caught.value)
+    assert [file.name for file in path.parent.iterdir()] == ["predictions.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"grader": "kind"}, "expected strict or paper"), ({"expected_runs": 0}, "expected a whole number from 1")],
+)
+def test_bad_options(options: Row, message: str, write: Callable[..., Path]):
+    with pytest.raises(InputError, match=message):
+        score(write(row(completion="x")), **options)
+
+
+def test_every_benchmark_is_whole():
+    sources: list[str] = []
+    for name, benchmark in BENCHMARKS.items():
+        assert benchmark.name == name
+        assert (benchmark.read_gold is not None) == (benchmark.kind == "math")
+        assert benchmark.n >= 1
+        sources += benchmark.sources
+    assert len(sources) == len(set(sources))
+
+
+def test_unknown_benchmarks_are_refused_with_the_known():
+    with pytest.raises(InputError, match="unknown benchmark 'hmmt'; known: aime24, aime25, math500"):
+        get_benchmark("hmmt")

@@ -1,0 +1,97 @@
+"""Each filter refuses what it is for and nothing else."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from promptcot_mamba.data.canonical import CanonicalRow
+from promptcot_mamba.data.filters import REASONS, FilterRules, find_fault, has_loop, is_foreign
+
+GOOD = {
+    "math": "<think>\nTwo and two.\n</think>\n\nThe answer is $\\boxed{4}$.",
+    "code": "<think>\nPrint it.\n</think>\n\n```python\nprint(4)\n```",
+    "other": "<think>\nSea water is salty.\n</think>\n\nBecause of salt.",
+}
+
+
+def fault(completion: str, domain: str = "math", prompt: str = "What is 2 + 2?", finish=None, **rules) -> str | None:
+    return find_fault(CanonicalRow(prompt, completion, domain, finish_reason=finish), FilterRules(**rules))
+
+
+@pytest.mark.parametrize("domain", GOOD)
+def test_good_rows_pass(domain):
+    assert fault(GOOD[domain], domain) is None
+    assert fault(GOOD[domain], domain, finish="stop") is None
+
+
+@pytest.mark.parametrize(
+    ("completion", "domain", "reason"),
+    [
+        ("no thought \\boxed{4}", "math", "think_pair"),
+        ("<think>\nnever closed \\boxed{4}", "math", "think_pair"),
+        ("<think>\na\n</think>\nb</think>\\boxed{4}", "math", "think_pair"),
+        ("<think>\n<think>a\n</think>\\boxed{4}", "math", "think_pair"),
+        ("</think>a<think>\\boxed{4}", "math", "think_pair"),
+        ("<think> \n</think>\\boxed{4}", "math", "empty_thought"),
+        ("<think>\na\n</think>\n ", "math", "empty_answer"),
+        ("<think>\n\\boxed{4}\n</think>\nIt is four.", "math", "no_boxed_answer"),
+        ("<think>\na\n</think>\nIt is \\boxed{}.", "math", "no_boxed_answer"),
+        ("<think>\na\n</think>\nIt is \\boxed{\\frac{1}{2", "math", "unfinished"),
+        ("<think>\n```python\nx\n```\n</think>\nSee above.", "code", "no_program"),
+        ("<think>\na\n</think>\n```python\n\n```", "code", "no_program"),
+        ("<think>\na\n</think>\n```python\nprint(4)", "code", "unfinished"),
+        ("<think>\na\ufffd\n</think>\\boxed{4}", "math", "encoding"),
+        ("<think>\na\x00\n</think>\\boxed{4}", "math", "encoding"),
+        ("<think>\nsoit cafÃ© rÃ©el dÃ©jÃ \u00a0\n</think>\\boxed{4}", "math", "encoding"),
+        ("<think>\n<|im_end|>\n</think>\\boxed{4}", "math", "chat_markers"),
+        ("<think>\n" + "\u8ba9\u6211\u4eec" * 40 + "\n</think>\\boxed{4}", "math", "language"),
+    ],
+)
+def test_faults_are_named(completion, domain, reason):
+    assert fault(completion, domain) == reason
+    assert reason in REASONS
+
+
+def test_an_answer_form_is_asked_only_where_the_recipe_asks():
+    plain = "<think>\na\n</think>\nIt is four."
+    assert fault(plain, require_answer=False) is None
+    assert fault(plain, "other") is None
+
+
+def test_a_cut_row_is_told_by_its_finish_reason():
+    assert fault(GOOD["math"], finish="length") == "unfinished"
+    assert fault("<think>\nand so on", finish="length") == "unfinished"
+
+
+def test_gold_agreement_is_optional_and_skips_rows_without_gold():
+    row = CanonicalRow("q", GOOD["math"], "math", gold="5")
+    assert find_fault(row, FilterRules(check_gold=True), lambda gold, answer: gold in answer) == "gold_mismatch"
+    assert find_fault(row, FilterRules(), lambda gold, answer: False) is None
+    unknown = CanonicalRow("q", GOOD["math"], "math")
+    assert find_fault(unknown, FilterRules(check_gold=True), lambda gold, answer: False) is None
+
+
+def test_mathematics_is_no_foreign_language():
+    assert not is_foreign("Let α ∈ ℝ, ∑ᵢ xᵢ ≤ π, so that ‖x‖₂ → ∞ ⇒ λ = 0. " * 5)
+    assert not is_foreign("∀∃∈∉⊂⊃∪∩" * 20)
+    assert is_foreign("Пусть даны два числа, найдите их сумму. " * 5)
+
+
+@pytest.mark.parametrize("period", [1, 3, 17, 64, 200, 700, 1000])
+def test_loops_are_found_wherever_they_stand(period):
+    rng = random.Random(period)
+    alphabet = "abcdefghij klmnop"
+    unit = "".join(rng.choices(alphabet, k=period))
+    repeats = max(8, -(-512 // period))
+    before, after = ("".join(rng.choices(alphabet, k=rng.randint(0, 3000))) for _ in range(2))
+    assert has_loop(before + unit * repeats + after)
+    assert not has_loop(before + unit * min(6, 500 // period) + after)
+
+
+def test_ordinary_repetition_is_no_loop():
+    rng = random.Random(1)
+    lines = [f"Step {number}: check n = {number}, remainder {rng.randrange(97)}.\n" for number in range(300)]
+    assert not has_loop("".join(lines))
+    assert not has_loop("| a | b |\n|---|---|\n" + "".join(f"| {n} | {n * n} |\n" for n in range(200)))

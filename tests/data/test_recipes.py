@@ -1,0 +1,80 @@
+"""The shipped data recipes and ablations parse, name real adapters, and differ from their base in what they say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from promptcot_mamba.cli import parse_args, recipe_to_flags
+from promptcot_mamba.data.sources import parse_sources
+from promptcot_mamba.training.arguments import DataArguments, SftArguments
+from scripts.prepare_sft_data import PrepareArguments, choose_sources
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+NEEDED = ["--tokenizer_path", "t", "--output_dir", "o"]
+
+
+def names(*recipes: str) -> list[str]:
+    flags = [flag for recipe in recipes for flag in ("--config", str(CONFIGS / recipe))]
+    args = parse_args(PrepareArguments, [*flags, *NEEDED])
+    return [spec.name for spec in choose_sources(args)]
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "data").glob("*.yaml")), ids=lambda path: path.stem)
+def test_recipes_parse(path):
+    args = parse_args(PrepareArguments, ["--config", str(path), *NEEDED])
+    specs = parse_sources(json.loads(args.sources))
+    assert all(spec.make_adapter().repo for spec in specs)
+    assert args.max_length in (16384, 20480)
+
+
+@pytest.mark.parametrize(
+    ("base", "ablation", "left"),
+    [
+        ("phase1", "without_openthoughts", ["opencodereasoning_0", "opencodereasoning_1"]),
+        ("phase1", "without_code", ["openthoughts2"]),
+        ("phase2", "without_openthoughts", ["promptcot", "opencodereasoning_0"]),
+        ("phase2", "without_code_phase2", ["promptcot", "openthoughts2"]),
+        ("phase2", "without_promptcot", ["opencodereasoning_0", "openthoughts2"]),
+    ],
+)
+def test_ablations_leave_sources_out(base, ablation, left):
+    assert names(f"data/{base}.yaml", f"ablations/{ablation}.yaml") == left
+
+
+@pytest.mark.parametrize(
+    ("phase", "data"), [("sft_phase1", "phase1"), ("sft_phase2", "phase2"), ("sft_phase2", "phase2_math")]
+)
+def test_shards_are_packed_for_the_phase_that_trains_on_them(phase, data):
+    training, packing = (dict(pairs(CONFIGS / name)) for name in (f"{phase}.yaml", f"data/{data}.yaml"))
+    assert training["max_length"] == packing["max_length"]
+
+
+def pairs(path: Path) -> list[tuple[str, str]]:
+    return [tuple(flag.removeprefix("--").split("=", 1)) for flag in recipe_to_flags(path) if "=" in flag]
+
+
+@pytest.mark.parametrize("name", ["promptcot_ds_1_5b", "promptcot_ds_7b", "promptcot_qwq_32b"])
+def test_transformer_recipes_are_the_published_command_lines(name):
+    recipe = dict(pairs(CONFIGS / f"{name}.yaml"))
+    assert (CONFIGS.parent / recipe.pop("deepspeed")).is_file()
+    flags = [f"--{key}={value}" for key, value in recipe.items()]
+    flags += [
+        "--output_dir",
+        "o",
+        "--model_name_or_path",
+        "m",
+        "--data_path",
+        "d",
+        "--report_to",
+        "none",
+        "--bf16=False",
+    ]
+    args, data_args = parse_args([SftArguments, DataArguments], flags)
+    qwq = name.endswith("qwq_32b")
+    assert args.learning_rate == (2e-6 if qwq else 5e-6)
+    assert args.gradient_accumulation_steps == (2 if qwq else 8)
+    assert (args.num_train_epochs, args.warmup_steps, args.save_steps) == (2, 100, 500)
+    assert data_args.max_length == 16384

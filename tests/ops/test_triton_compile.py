@@ -1,0 +1,48 @@
+"""The Triton kernels as machine code, compiled without a GPU: no spills, and no more shared memory than there is."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def report(*flags: str) -> subprocess.CompletedProcess:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "scripts.compile_report", *flags]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500, check=False)
+
+
+def test_every_kernel_compiles_without_spills_on_every_architecture(tmp_path: Path):
+    record = tmp_path / "compile.json"
+    child = report("--record", str(record))
+    assert child.returncode == 0, child.stdout + child.stderr
+    rows = json.loads(record.read_text())["rows"]
+    assert {row["arch"] for row in rows} == {80, 90, 100}
+    assert all(row["stack"] == 0 for row in rows), rows
+    dots = {"state_walk", "chunk_scan", "chunk_gradients"}
+    hopper = {row["kernel"]: row["matrix_unit"] for row in rows if row["arch"] == 90}
+    assert {kernel for kernel, unit in hopper.items() if unit == "wgmma"} == dots, hopper
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--archs", "75"], "--archs: 75 is not one of 80, 90, 100"),
+        (["--archs", "h100"], "--archs: expected numbers"),
+        (["--kernels", "no_such"], "--kernels: 'no_such' is not one of chunk_gradients"),
+    ],
+)
+def test_bad_flags_are_named(flags: list[str], message: str):
+    child = report("--record", "", *flags)
+    assert child.returncode == 2
+    assert message in child.stderr
+    assert len(child.stderr.strip().splitlines()) == 1

@@ -1,0 +1,123 @@
+"""`python -m scripts.prepare_sft_data`: killed and continued, refused in one line, explained."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from promptcot_mamba.jsonl import write_jsonl
+from tests.data.planted import plant, recipe_sources
+from tests.tiny import make_tokenizer
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("place")
+    corpus = plant(folder / "raw", 400, seed=3)
+    make_tokenizer().save_pretrained(folder / "tokenizer")
+    (folder / "sources.json").write_text(json.dumps(recipe_sources(corpus)))
+    write_jsonl(folder / "bench/gsm8k_test.jsonl", ({"id": p.problem, "question": p.text} for p in corpus.problems))
+    return folder
+
+
+def command(place: Path, output: Path, *flags: str) -> list[str]:
+    return [
+        sys.executable, "-m", "scripts.prepare_sft_data", "--sources", (place / "sources.json").read_text(),
+        "--tokenizer_path", str(place / "tokenizer"), "--source_dir", str(place / "raw"), "--output_dir", str(output),
+        "--max_length", "4096", "--shard_tokens", "40000", "--benchmarks", "gsm8k",
+        "--benchmark_dir", str(place / "bench"), "--workers", "2", *flags,
+    ]  # fmt: skip
+
+
+def run(arguments: list[str], **environment: str) -> subprocess.CompletedProcess:
+    everything = {**os.environ, **environment}
+    return subprocess.run(arguments, cwd=ROOT, env=everything, capture_output=True, text=True, timeout=300, check=False)
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    paths = [*folder.glob("shard-*.arrow"), *folder.glob("*.json*")]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.name != "run.json"}
+
+
+def kill_group_when(process: subprocess.Popen, ready) -> bool:
+    """`kill -9` a program and its workers at a moment; False if it ended before."""
+    deadline = time.monotonic() + 240
+    while process.poll() is None and time.monotonic() < deadline:
+        if ready():
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return True
+        time.sleep(0.002)
+    return False
+
+
+def chunks_done(folder: Path) -> int:
+    return len(list(folder.glob(".work/*/chunks/*.json")))
+
+
+def shards_done(folder: Path) -> int:
+    return len(list(folder.glob("shard-*.arrow")))
+
+
+@pytest.mark.parametrize("done", [chunks_done, pytest.param(shards_done, marks=pytest.mark.slow)])
+def test_killed_and_continued_gives_the_same_bytes(place, tmp_path, done):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    finished = run(command(place, whole))
+    assert finished.returncode == 0, finished.stderr
+    assert (whole / "report.md").exists()
+    assert not (whole / ".work").exists()
+    process = subprocess.Popen(command(place, broken), cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
+    assert kill_group_when(process, lambda: done(broken) >= 2)
+    assert not (broken / "manifest.json").exists()
+    chunks = {path: path.stat().st_mtime_ns for path in broken.glob(".work/*/chunks/*.json")}
+    assert chunks
+    finished = run(command(place, broken, "--keep_work", "True"))
+    assert finished.returncode == 0, finished.stderr
+    assert hashes(broken) == hashes(whole)
+    again = {path: path.stat().st_mtime_ns for path in broken.glob(".work/*/chunks/*.json")}
+    assert chunks.items() <= again.items()  # finished chunks were not done again
+
+
+def refuse(arguments: list[str], *messages: str, **environment: str) -> str:
+    done = run(arguments, **environment)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    for message in messages:
+        assert message in done.stderr
+    return done.stderr
+
+
+def test_no_internet_says_what_to_download_and_where(place, tmp_path):
+    sources = json.dumps({"a": {"adapter": "openthoughts2"}})
+    arguments = command(place, tmp_path / "out", "--sources", sources)
+    at = arguments.index("--source_dir")
+    del arguments[at : at + 2]
+    refuse(
+        arguments, "cannot be reached", "huggingface.co/datasets/open-thoughts/OpenThoughts2-1M", "--source_dir DIR",
+        HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "cache"),
+    )  # fmt: skip
+
+
+def test_missing_benchmark_is_refused_unless_allowed(place, tmp_path):
+    arguments = command(place, tmp_path / "out", "--benchmarks", "gsm8k,aime24")
+    mend = "scripts.prepare_problems --benchmark aime24"
+    refuse(arguments, "aime_test.jsonl: missing", mend, "--allow_missing_benchmark")
+    done = run([*arguments, "--allow_missing_benchmark", "True", "--workers", "1"])
+    assert done.returncode == 0, done.stderr
+    assert "aime24 is NOT kept out" in done.stderr
+
+
+def test_a_full_disk_is_one_line(place, tmp_path):
+    """A file-size limit makes every write beyond it fail as a full disk does; chunks of this corpus are larger."""
+    limited = ["bash", "-c", 'ulimit -f 100; trap "" XFSZ; exec "$@"', "limited", *command(place, tmp_path / "out")]
+    refuse(limited, "the disk is full", "run the same command again")

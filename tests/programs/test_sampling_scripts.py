@@ -1,0 +1,55 @@
+"""The shell roads around sampling, with the programs they start replaced by ones that write down their arguments."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from promptcot_mamba.cli import parse_args
+from promptcot_mamba.sampling.arguments import SamplingArguments
+from tests.sampling.conftest import ROOT
+
+
+def run_script(name: str, folder: Path, *flags: str, stand_ins: tuple[str, ...], **environment: str):
+    """Run scripts/<name> with each stand-in on the PATH printing its name and arguments."""
+    for program in stand_ins:
+        path = folder / program
+        path.write_text(f'#!/bin/sh\necho "{program} $@"\n', encoding="utf-8")
+        path.chmod(0o755)
+    variables = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", **environment}
+    command = ["bash", str(ROOT / "scripts" / name), *flags]
+    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60)
+
+
+def test_eval_all_samples_and_scores_each_benchmark(tmp_path: Path):
+    done = run_script("eval_all.sh", tmp_path, "--n", "2", stand_ins=("python",), MODEL="m", OUTPUT=f"{tmp_path}/out")
+    assert done.returncode == 0, done.stderr
+    lines = [line.removeprefix("python ").split() for line in done.stdout.splitlines() if line.startswith("python ")]
+    sampled = [line[1:] for line in lines if line[0] == "infer_longcot.py"]
+    assert len(sampled) == len(list((ROOT / "configs" / "eval").glob("*.yaml"))) == 7
+    for flags in sampled:
+        args = parse_args(SamplingArguments, [f"{ROOT}/{flag}" if ".yaml" in flag else flag for flag in flags])
+        assert (args.n, args.model_path) == (2, "m")
+    assert [line[0] for line in lines].count("calc_acc_lcb.py") == 3
+    assert ["calc_acc_aime.py", "--input_path", f"{tmp_path}/out/aime.jsonl"] in lines
+
+
+def test_serve_slurm_prints_the_urls_of_its_nodes(tmp_path: Path):
+    (tmp_path / "scontrol").write_text("#!/bin/sh\nprintf 'node0\\nnode1\\n'\n", encoding="utf-8")
+    (tmp_path / "scontrol").chmod(0o755)
+    environment = {"MODEL": "m", "SLURM_JOB_NODELIST": "node[0-1]", "TENSOR_PARALLEL": "2"}
+    done = run_script("serve_slurm.sh", tmp_path, stand_ins=("srun",), **environment)
+    assert done.returncode == 0, done.stderr
+    urls, served = done.stdout.splitlines()
+    assert urls == "--base_url http://node0:8000 http://node1:8000"
+    assert "vllm serve m --port 8000 --max-model-len 69632 --data-parallel-size 4 --tensor-parallel-size 2" in served
+
+
+@pytest.mark.parametrize("script", ["eval_all.sh", "serve_slurm.sh"])
+def test_a_missing_model_is_named(tmp_path: Path, script: str):
+    done = run_script(script, tmp_path, stand_ins=())
+    assert done.returncode != 0
+    assert "set MODEL" in done.stderr

@@ -1,0 +1,150 @@
+"""scripts/setup.sh: what it refuses, and what it leaves alone, without installing anything."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOLS = (
+    *("bash", "sed", "awk", "cat", "cut", "grep", "sha256sum", "dirname"),
+    *("df", "du", "tail", "rm", "mkdir", "cp", "g++"),
+)
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A folder with the script, its lists, and a PATH of only what it needs (`bin/`)."""
+    for name in ("scripts/setup.sh", "requirements.txt", "requirements-cpu.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "bin").mkdir()
+    for tool in TOOLS:
+        (tmp_path / "bin" / tool).symlink_to(shutil.which(tool) or "/bin/true")
+    return tmp_path
+
+
+def write_tool(clone: Path, name: str, body: str) -> None:
+    path = clone / "bin" / name
+    path.unlink(missing_ok=True)
+    path.write_text(f"#!/usr/bin/env bash\n{body}\n", encoding="utf-8")
+    path.chmod(0o755)
+
+
+def fake_python(clone: Path, version: str, pip: str = "echo no route to host >&2; exit 1") -> None:
+    """A `python3` that knows its version and makes environments in which `pip` ends as told."""
+    inner = clone / "inner-python"
+    inner.write_text(
+        f'#!/usr/bin/env bash\ncase "$1" in -c) echo {version} ;; *) echo "$*" >>"{clone}/pip.log"; {pip} ;; esac\n',
+        encoding="utf-8",
+    )
+    inner.chmod(0o755)
+    make = f'mkdir -p "${{@: -1}}/bin" && cp "{inner}" "${{@: -1}}/bin/python"'
+    write_tool(clone, "python3", f'case "$1" in -c) echo {version} ;; -m) {make} ;; esac')
+
+
+def run_setup(clone: Path, *flags: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        ["bash", "scripts/setup.sh", *flags],
+        cwd=clone,
+        env={"PATH": str(clone / "bin"), "HOME": str(clone), **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_a_wrong_python_is_named(clone: Path):
+    fake_python(clone, "3.9")
+    result = run_setup(clone, "--cpu")
+    assert result.returncode == 1
+    assert "no Python 3.11, 3.12 or 3.13 found (python3 is 3.9)" in result.stderr
+    assert not (clone / ".venv").exists()
+
+
+def test_a_chosen_python_that_is_too_old_is_refused(clone: Path):
+    fake_python(clone, "3.10")
+    result = run_setup(clone, "--cpu", PYTHON="python3")
+    assert result.returncode == 1
+    assert "PYTHON=python3 is Python 3.10; 3.11, 3.12 or 3.13 is needed" in result.stderr
+
+
+def test_a_missing_compiler_is_named_with_its_package(clone: Path):
+    fake_python(clone, "3.12")
+    (clone / "bin" / "g++").unlink()
+    result = run_setup(clone, "--cpu")
+    assert result.returncode == 1
+    assert "g++ is missing" in result.stderr
+    assert "apt-get install g++" in result.stderr
+
+
+def test_a_full_disk_is_refused_before_anything_is_made(clone: Path):
+    fake_python(clone, "3.12")
+    write_tool(clone, "df", "printf 'Filesystem 1K Used Available\\n/dev/x 9 9 3145728 9%% /\\n'")
+    result = run_setup(clone, "--cpu")
+    assert result.returncode == 1
+    assert "only 3 GB free on this disk, 8 GB are needed" in result.stderr
+    assert not (clone / ".venv").exists()
+
+
+def test_no_network_is_said_and_leaves_no_stamp(clone: Path):
+    fake_python(clone, "3.12")
+    result = run_setup(clone, "--cpu")
+    assert result.returncode == 1
+    assert "no route to host" in result.stderr
+    assert "is there a network" in result.stderr
+    assert not (clone / ".venv" / ".setup-stamp").exists()
+
+
+def test_an_unknown_flag_is_refused(clone: Path):
+    result = run_setup(clone, "--gpu")
+    assert result.returncode == 1
+    assert "unknown flag '--gpu'" in result.stderr
+
+
+def test_the_driver_decides_between_the_two_stacks(clone: Path):
+    fake_python(clone, "3.12")
+    write_tool(clone, "nvidia-smi", "exit 0")
+    result = run_setup(clone, CUDA_HOME="/nowhere")
+    assert result.returncode == 1
+    assert "nvcc is missing" in result.stderr
+
+
+def test_a_second_run_does_nothing_until_a_list_changes(clone: Path):
+    fake_python(clone, "3.12", pip="exit 0")
+    first = run_setup(clone, "--cpu")
+    assert first.returncode == 0, first.stderr
+    calls = (clone / "pip.log").read_text(encoding="utf-8")
+    again = run_setup(clone, "--cpu")
+    assert again.returncode == 0
+    assert "is ready (cpu)" in again.stderr
+    assert (clone / "pip.log").read_text(encoding="utf-8") == calls
+    with (clone / "requirements-cpu.txt").open("a", encoding="utf-8") as file:
+        file.write("another==1.0\n")
+    run_setup(clone, "--cpu")
+    assert len((clone / "pip.log").read_text(encoding="utf-8")) > len(calls)
+
+
+def test_torch_comes_as_a_cpu_build_only_and_its_index_is_asked_for_nothing_else(clone: Path):
+    fake_python(clone, "3.12", pip='case "$*" in *torch==*) case "$*" in *--index-url*) exit 0 ;; esac; exit 1 ;; esac')
+    result = run_setup(clone, "--cpu")
+    assert result.returncode == 0, result.stderr
+    calls = (clone / "pip.log").read_text(encoding="utf-8").splitlines()
+    torch_calls = [call for call in calls if "torch==" in call]
+    assert torch_calls
+    assert all("+cpu" in call for call in torch_calls)
+    assert ["--index-url" in call for call in calls] == ["+cpu" in call and "--no-index" not in call for call in calls]
+
+
+def test_lists_agree_where_both_name_a_package():
+    cuda, cpu = (
+        dict(re.findall(r"^([\w.-]+)==(\S+)", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE))
+        for name in ("requirements.txt", "requirements-cpu.txt")
+    )
+    assert len(cuda.keys() & cpu.keys()) > 15
+    differing = {name for name in cuda.keys() & cpu.keys() if cuda[name] != cpu[name]}
+    assert differing <= {"triton"}  # CUDA torch pins its own

@@ -1,0 +1,75 @@
+"""The road's stages: done once, kept while nothing they read changes, redone beside the old output when it does."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts.quickstart import Args, Stage, StageFailedError, make_stages, run_stage
+from scripts.road import family_file
+
+
+def counting_stage(folder: Path, word: str = "x") -> Stage:
+    """A stage that copies its input to its output and counts how often it ran."""
+    script = (
+        "import pathlib, sys; given, made, runs = map(pathlib.Path, sys.argv[1:4]);"
+        "text = given.read_text(); assert text != 'bad';"
+        "made.write_text(text); runs.open('a').write('1')"
+    )
+    paths = [folder / "given", folder / "made", folder / "runs"]
+    command = [sys.executable, "-c", script, *map(str, paths), word]
+    return Stage("copy", "copy a file", command, (paths[0],), (paths[1],))
+
+
+def runs(folder: Path) -> int:
+    return len((folder / "runs").read_text(encoding="utf-8"))
+
+
+def test_a_stage_runs_once_until_its_input_command_or_output_changes(tmp_path: Path):
+    (tmp_path / "given").write_text("one")
+    stage = counting_stage(tmp_path)
+    run_stage(stage, tmp_path)
+    run_stage(stage, tmp_path)
+    assert runs(tmp_path) == 1
+    (tmp_path / "given").write_text("two")
+    run_stage(stage, tmp_path)
+    assert runs(tmp_path) == 2
+    assert (tmp_path / "made").read_text() == "two"
+    assert [path.read_text() for path in (tmp_path / "set_aside").iterdir()] == ["one"]
+    run_stage(counting_stage(tmp_path, "y"), tmp_path)
+    assert runs(tmp_path) == 3
+    (tmp_path / "made").unlink()
+    run_stage(counting_stage(tmp_path, "y"), tmp_path)
+    assert runs(tmp_path) == 4
+
+
+def test_a_failed_stage_is_named_and_tried_again(tmp_path: Path):
+    (tmp_path / "given").write_text("bad")
+    stage = counting_stage(tmp_path)
+    with pytest.raises(StageFailedError, match="copy a file: ended with status 1"):
+        run_stage(stage, tmp_path)
+    with pytest.raises(StageFailedError):
+        run_stage(stage, tmp_path)
+    (tmp_path / "given").write_text("good")
+    run_stage(stage, tmp_path)
+    assert runs(tmp_path) == 1
+
+
+def test_every_stage_reads_what_an_earlier_one_leaves():
+    left = {Path("configs/quickstart")}
+    for stage in make_stages(Args()):
+        for path in stage.inputs:
+            known = any(path == made or made in path.parents for made in left)
+            assert known, f"{stage.name} reads {path}, which nothing leaves"
+        left |= set(stage.outputs)
+        if stage.name.startswith("sample_"):  # main splits these
+            left |= {family_file(stage.outputs[0], family) for family in ("maths", "code")}
+
+
+def test_phase_2_and_its_control_differ_in_data_alone():
+    stages = {stage.name: stage.command for stage in make_stages(Args())}
+    swapped = [word.replace("phase2.jsonl", "control.jsonl") for word in stages["train_phase2"]]
+    swapped[-1] = swapped[-1].replace("phase2", "control")
+    assert swapped == stages["train_control"]

@@ -1,0 +1,171 @@
+"""The report program: published tables, checks on what it reads, and a page whose hostile samples stay text."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from promptcot_mamba.bench_record import RecordTable, write_record
+from promptcot_mamba.chat_format import render_prompt
+from promptcot_mamba.jsonl import read_jsonl, write_jsonl
+from promptcot_mamba.report.mathml import render_text
+from tests.report.devtools import Page, find_chromium
+
+ROOT = Path(__file__).resolve().parents[2]
+HOSTILE = (
+    "<script>window.hacked = 1</script>",
+    "<img src=x onerror='window.hacked = 1'>",
+    r"$\text{<img src=x onerror=window.hacked=1>}$ and $\href{javascript:window.hacked=1}{x}$",
+    "</script><script>window.hacked = 1</script>",
+    "\u2028 \ud800 \x00 end",
+)
+
+
+def make_predictions(folder: Path, problems: int = 12, runs: int = 4) -> Path:
+    """Graded AIME samples, some right, some cut off, all with hostile text in them; graded by the real program."""
+    folder.mkdir(parents=True)
+    rows = []
+    for run in range(runs):
+        for i in range(problems):
+            nasty = HOSTILE[(i + run) % len(HOSTILE)]
+            thought = f"Let $x_{{{i}}}^2 = \\frac{{1}}{{2}}$. {nasty} " + "so " * (50 * (i + 1))
+            end = "" if (i + run) % 5 == 0 else f"\n</think>\n{nasty} So \\boxed{{{i if (i + run) % 3 else i + 1}}}"
+            rows.append(
+                {
+                    "idx": i,
+                    "prompt": render_prompt(f"Find $\\frac{{{i}}}{{1}}$. {nasty}"),
+                    "reference_solution": f"#### {i}",
+                    "source": "aime2024",
+                    "run": run,
+                    "completion": f"<think>\n{thought}{end}",
+                    "completion_tokens": 100 * (i + 1) + run,
+                    "finish_reason": "stop" if end else "length",
+                    "format_valid": bool(end),
+                }
+            )
+    path = folder / "aime.jsonl"
+    write_jsonl(path, rows)
+    run_program("calc_acc_aime.py", "--input_path", path, "--expected_runs", runs)
+    return path
+
+
+def run_program(program: str, *arguments: object, check: bool = True) -> subprocess.CompletedProcess:
+    command = [sys.executable, *(["-m"] if program.startswith("scripts.") else []), program, *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Predictions of two models, one record, and the report of both."""
+    folder = tmp_path_factory.mktemp("report")
+    make_predictions(folder / "seven")
+    make_predictions(folder / "other", runs=3)
+    table = RecordTable("Speed | of it", ["what", "ratio"], [["ours over theirs", "2.0x"]])
+    write_record(folder / "records" / "speed.json", title="A stopwatch", config={}, tables=[table], results={})
+    report(folder)
+    return folder
+
+
+def report(folder: Path, *more: object, check: bool = True) -> subprocess.CompletedProcess:
+    return run_program(
+        "scripts.make_report",
+        *("--evaluation", f"PromptCoT-Mamba-7B={folder / 'seven'}", f"mine={folder / 'other'}"),
+        *("--records", folder / "records", "--results", folder / "RESULTS.md", "--output", folder / "report.html"),
+        *more,
+        check=check,
+    )
+
+
+def test_numbers_are_the_metrics(made):
+    metrics = json.loads((made / "seven" / "aime.metrics.json").read_text())["summaries"][0]
+    estimate = metrics["avg_at_n"]
+    shown = f"{100 * estimate['mean']:.1f} [{100 * estimate['low']:.1f}, {100 * estimate['high']:.1f}] n=4 strict"
+    for text in ((made / "RESULTS.md").read_text(), (made / "report.html").read_text()):
+        assert shown in text
+        assert f"{100 * estimate['mean'] - 35.2:+.1f}" in text
+        assert "ours over theirs" in text
+    row = next(line for line in (made / "RESULTS.md").read_text().splitlines() if "PromptCoT-Mamba-7B (here)" in line)
+    assert row.count("not measured") == 6
+    assert "12 of 30 problems" in row
+
+
+def test_an_edited_grade_file_is_refused(made, tmp_path):
+    make_predictions(tmp_path / "seven", runs=1)
+    make_predictions(tmp_path / "other", runs=1)
+    grades = tmp_path / "seven" / "aime.grades.jsonl"
+    rows = read_jsonl(grades)
+    rows[1]["correct"] = not rows[1]["correct"]
+    write_jsonl(grades, rows)
+    done = report(tmp_path, check=False)
+    assert done.returncode == 2
+    assert "one of them was edited" in done.stderr
+    assert not (tmp_path / "RESULTS.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--evaluation", "nameless"], "expected NAME=FOLDER"),
+        (["--evaluation", "a=/nowhere"], "no such folder"),
+        (["--evaluation", "a=tests"], "no *.metrics.json"),
+        (["--records", "configs"], "not a record"),
+    ],
+)
+def test_bad_input(arguments, message, tmp_path):
+    done = run_program("scripts.make_report", *arguments, "--results", tmp_path / "r.md", check=False)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_formulas_are_safe_markup():
+    markup = render_text(r"a < b, $\frac{1}{2}$, $\href{javascript:x}{y}$, $\unknown{$, <b>")
+    assert "<mfrac>" in markup
+    assert "javascript" not in markup
+    assert "<b>" not in markup
+    assert "a &lt; b" in markup
+
+
+@pytest.mark.skipif(find_chromium() is None, reason="no Chromium on this machine")
+def test_the_page_in_a_browser(made, tmp_path):
+    assert (made / "report.html").stat().st_size < 5_000_000
+    page = Page(made / "report.html", tmp_path / "profile")
+    try:
+        samples = "document.querySelectorAll('.sample').length"
+        count = "document.querySelector('.count').textContent"
+        assert page.evaluate(count) == "84 of 84 samples"
+        assert page.evaluate(samples) == 20
+        assert page.evaluate("document.querySelectorAll('.question math').length") > 0
+        choose = "(() => {{ const s = document.querySelector('select[aria-label=\"{}\"]'); s.value = '{}'; "
+        choose += "s.dispatchEvent(new Event('change')); }})()"
+        page.evaluate(choose.format("verdict", "truncated"))
+        truncated = page.evaluate(count)
+        assert 0 < int(truncated.split()[0]) < 84
+        page.evaluate(choose.format("model", "mine"))
+        assert int(page.evaluate(count).split()[0]) < int(truncated.split()[0])
+        page.evaluate(choose.format("verdict", ""))
+        page.evaluate(choose.format("model", ""))
+        search = "(() => {{ const s = document.querySelector('input'); s.value = '{}'; "
+        search += "s.dispatchEvent(new Event('input')); }})()"
+        page.evaluate(search.format("onerror"))
+        assert 0 < int(page.evaluate(count).split()[0]) < 84
+        page.evaluate(search.format("nothing like this"))
+        assert page.evaluate(count).startswith("0 of")
+        page.evaluate(search.format(""))
+        assert page.evaluate("document.querySelector('.sample details').open") is False
+        page.evaluate("document.querySelector('.sample summary').click()")
+        assert page.evaluate("document.querySelector('.sample details').open") is True
+        page.evaluate("document.querySelector('.sample header button').click()")
+        assert page.evaluate("document.querySelectorAll('.compared .column').length") == 2
+        page.screenshot(made / "screenshot.png")
+        assert page.evaluate("window.hacked") is None
+        assert page.evaluate("document.querySelectorAll('img').length") == 0
+        assert page.errors == []
+    finally:
+        page.close()

@@ -1,0 +1,105 @@
+"""What is decided before an engine is loaded: recipes, sizes, capacity, tokens to stop at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from promptcot_mamba.benchmarks import BENCHMARKS
+from promptcot_mamba.cli import parse_args
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.sampling import capacity
+from promptcot_mamba.sampling.arguments import SamplingArguments
+from promptcot_mamba.sampling.capacity import GIB, Device, free_memory, plan_capacity
+from promptcot_mamba.sampling.checkpoint import Checkpoint, read_checkpoint
+from promptcot_mamba.sampling.plan import make_plan
+from tests.sampling.conftest import ROOT, write_problems
+
+RECIPES = sorted((ROOT / "configs" / "eval").glob("*.yaml"))
+CODESTRAL = {  # the base model's shapes
+    "model_type": "mamba2", "num_hidden_layers": 64, "num_heads": 128, "head_dim": 64, "state_size": 128,
+    "n_groups": 8, "conv_kernel": 4,
+}  # fmt: skip
+WEIGHTS = 14_570_000_000
+HOW = {"dtype": "bfloat16", "state_dtype": "float32", "context": 69632}
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_recipes_are_the_benchmarks_own(recipe: Path):
+    args = parse_args(SamplingArguments, ["--config", str(recipe), "--model_path=m", "--output_path=x.jsonl"])
+    benchmark = BENCHMARKS["aime24" if recipe.stem == "aime" else recipe.stem]
+    assert args.data_path == f"data/{benchmark.problem_file}"
+    assert args.n == benchmark.n
+    assert (args.temperature, args.top_p, args.repetition_penalty, args.max_len) == (0.8, 0.95, 1.1, 65536)
+
+
+def test_a_chain_of_the_7b_model_takes_268_megabytes():
+    model = Checkpoint(Path("7b"), CODESTRAL, WEIGHTS)
+    state = 64 * 128 * 64 * 128 * 4
+    assert model.sequence_bytes(**HOW) == state + 64 * (128 * 64 + 2 * 8 * 128) * 3 * 2
+    assert round(state / 1e6) == 268
+    assert model.context is None
+
+
+@pytest.mark.parametrize(("memory", "least", "most"), [(24, 0, 24), (80, 150, 220), (141, 350, 440)])
+def test_chains_at_once_follow_from_the_devices_memory(memory: int, least: int, most: int):
+    model = Checkpoint(Path("7b"), CODESTRAL, WEIGHTS)
+    plan = plan_capacity(model, Device("cuda", memory * GIB), samples=960, **HOW)
+    assert least < plan.max_num_seqs < most
+    assert plan.cache_bytes is None  # vLLM sizes its own cache on CUDA
+    used = plan.weight_bytes + plan.max_num_seqs * plan.sequence_bytes
+    assert used < 0.9 * memory * GIB
+
+
+def test_too_small_a_device_is_refused_and_more_devices_help():
+    model = Checkpoint(Path("7b"), CODESTRAL, WEIGHTS)
+    with pytest.raises(InputError, match="raise --tensor_parallel_size"):
+        plan_capacity(model, Device("cuda", 16 * GIB), samples=960, **HOW)
+    assert plan_capacity(model, Device("cuda", 16 * GIB), samples=960, tensor_parallel_size=2, **HOW).max_num_seqs > 10
+
+
+def test_no_more_chains_than_samples_and_as_many_as_asked(checkpoint: Path):
+    model, device = read_checkpoint(checkpoint), Device("cpu", 4 * GIB)
+    how = HOW | {"dtype": "float32"}
+    assert plan_capacity(model, device, samples=7, **how).max_num_seqs == 7
+    asked = plan_capacity(model, device, samples=10_000, max_num_seqs=33, **how)
+    assert asked.max_num_seqs == 33
+    assert asked.cache_bytes >= 35 * asked.sequence_bytes
+
+
+def test_an_attention_model_counts_its_context():
+    config = {"model_type": "qwen2", "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4,
+              "hidden_size": 3584, "max_position_embeddings": 131072}  # fmt: skip
+    model = Checkpoint(Path("q"), config, WEIGHTS)
+    assert model.sequence_bytes("bfloat16", "float32", 1) == 57344  # 57 KB a token
+    assert model.context == 131072
+
+
+def test_free_memory_is_what_this_machine_has():
+    assert 0 < free_memory() < 1 << 50
+    assert Device("cpu", 0).bandwidth() > 1e8
+
+
+def test_gpus_are_counted_as_they_are_visible(monkeypatch):
+    class Printed:
+        stdout = "81559\n81559\n81559\n"
+
+    monkeypatch.setattr(capacity.subprocess, "run", lambda *_, **__: Printed)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert capacity._gpu_memories() == [81559 << 20] * 3
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2")
+    assert len(capacity._gpu_memories()) == 2
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+    with pytest.raises(InputError, match="--n_gpus 4: this machine has 2"):
+        capacity.find_device(4)
+
+
+def test_chains_stop_at_the_tokenizers_end_of_text(checkpoint: Path, tmp_path: Path):
+    problems = write_problems(tmp_path / "p.jsonl", 1)
+    plan = make_plan(SamplingArguments(str(problems), "x.jsonl", str(checkpoint)))
+    sampling = plan.sampling()
+    assert sampling.stop_token_ids == (plan.tokenizer.eos_token_id,)
+    assert sampling.skip_special_tokens
+    plan.tokenizer.add_special_tokens({"additional_special_tokens": ["<think>"]})
+    assert not plan.sampling().skip_special_tokens  # or the thought's tags would vanish from completions

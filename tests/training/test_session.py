@@ -1,0 +1,131 @@
+"""Every kind of bad input ends in one clear message, before the output folder exists."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from transformers import BertConfig, BertModel
+
+from promptcot_mamba.cli import parse_args
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.training.arguments import DataArguments, SftArguments
+from promptcot_mamba.training.session import prepare, train_phase
+from tests.programs.train_helpers import write_examples
+
+
+@pytest.fixture
+def flags(tmp_path: Path, checkpoint: Path) -> dict[str, object]:
+    return {
+        "model_name_or_path": checkpoint,
+        "data_path": write_examples(tmp_path / "sums.jsonl", 6),
+        "output_dir": tmp_path / "out",
+        "token_cache": tmp_path / "cache",
+        "max_length": 256,
+        "report_to": "none",
+    }
+
+
+def parse(flags: dict[str, object]) -> tuple[SftArguments, DataArguments]:
+    return parse_args([SftArguments, DataArguments], [f"--{name}={value}" for name, value in flags.items()])
+
+
+def complaint(flags: dict[str, object], **changes: object) -> str:
+    """The message of a run with these changes, having checked that it left no output behind."""
+    changed = {name: value for name, value in {**flags, **changes}.items() if value is not None}
+    with pytest.raises(InputError) as caught:
+        train_phase(*parse(changed))  # either may refuse
+    assert not Path(str(flags["output_dir"])).exists()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["model_name_or_path", "data_path", "output_dir"])
+def test_required_flags(flags, name: str):
+    assert complaint(flags, **{name: None}) == f"--{name} is required"
+
+
+def test_data_that_is_missing_empty_or_malformed(flags, tmp_path: Path):
+    assert "no such file" in complaint(flags, data_path=tmp_path / "nowhere.jsonl")
+    assert "no such file" in complaint(flags, eval_data_path=tmp_path / "nowhere.jsonl")
+    for text, message in (
+        ("", "bad.jsonl: the file is empty"),
+        ('{"prompt": "p", "completion": "c"}\n{oops\n', "bad.jsonl:2: malformed JSON"),
+        ('{"prompt": "p"}\n', "bad.jsonl:1: missing key 'completion'"),
+        ('{"prompt": "", "completion": "c"}\n', "bad.jsonl:1: 'prompt' must be a non-empty text"),
+        ('{"prompt": "p", "completion": " "}\n', "bad.jsonl:1: 'completion' must be a non-empty text"),
+    ):
+        (tmp_path / "bad.jsonl").write_text(text)
+        assert message in complaint(flags, data_path=tmp_path / "bad.jsonl")
+
+
+def test_max_length_below_the_shortest_example(flags):
+    assert "--max_length 10: no usable example; the shortest of 6 has" in complaint(flags, max_length=10)
+    assert "expected at least 2" in complaint(flags, max_length=1)
+
+
+def test_model_that_is_no_causal_language_model(flags, checkpoint: Path, tmp_path: Path):
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    BertModel(BertConfig(vocab_size=384, **small)).save_pretrained(tmp_path / "bert")
+    for file in checkpoint.glob("tokenizer*"):
+        shutil.copy(file, tmp_path / "bert")
+    message = complaint(flags, model_name_or_path=tmp_path / "bert")
+    assert "BertModel" in message
+    assert "causal language model" in message
+    assert "nowhere" in complaint(flags, model_name_or_path=tmp_path / "nowhere")
+
+
+def test_tokenizer_that_does_not_fit(flags, checkpoint: Path, tmp_path: Path):
+    from tests.tiny import make_tokenizer
+
+    larger = make_tokenizer()
+    larger.add_tokens([f"<extra{number}>" for number in range(400)])
+    larger.save_pretrained(tmp_path / "larger")
+    assert "do not belong together" in complaint(flags, tokenizer_path=tmp_path / "larger")
+    assert "no tokenizer here" in complaint(flags, tokenizer_path=tmp_path / "nowhere")
+
+
+def test_output_that_cannot_be_written(flags, tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    assert "is not a folder" in complaint(flags, output_dir=tmp_path / "file" / "run")
+
+
+def test_packing_other_models_is_refused(flags, checkpoint: Path, tmp_path: Path):
+    """Attention would look across documents of a packed row."""
+    shutil.copytree(checkpoint, tmp_path / "qwen")
+    config = {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "vocab_size": 384}
+    (tmp_path / "qwen" / "config.json").write_text(json.dumps(config))
+    assert "would see one another" in complaint(flags, model_name_or_path=tmp_path / "qwen", packing=True)
+
+
+def test_other_values_are_refused_by_the_parser(flags):
+    for name, value in (
+        ("overlong", "maybe"),
+        ("checkpoint_policy", "some"),
+        ("loss_average", "words"),
+        ("max_length", "long"),
+        ("n_epochs", 1),
+    ):
+        with pytest.raises(InputError, match=name):
+            parse({**flags, name: value})
+
+
+def test_identity_tells_what_changes_samples_or_gradients_only(flags, tmp_path: Path):
+    def identity(**changes: object):
+        return prepare(*parse({**flags, **changes})).identity
+
+    first = identity()
+    assert identity(logging_steps=5, save_steps=7, dataloader_num_workers=2, output_dir=tmp_path / "o") == first
+    copied = shutil.copy(flags["data_path"], tmp_path / "copy.jsonl")
+    assert identity(data_path=copied) == first
+    for name, value in (
+        ("learning_rate", 1e-3), ("seed", 7), ("max_length", 200), ("gradient_accumulation_steps", 3),
+        ("loss_average", "examples"), ("packing", False), ("overlong", "truncate"), ("adam_beta2", 0.9),
+    ):  # fmt: skip
+        changed = identity(**{name: value})
+        (key,) = [key for key in first if first[key] != changed[key]]
+        assert name in key
+    other = write_examples(tmp_path / "other.jsonl", 6, seed=1)
+    assert identity(data_path=other)["--data_path (contents)"] != first["--data_path (contents)"]
