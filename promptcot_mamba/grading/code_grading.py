@@ -86,6 +86,7 @@ class SandboxPool:
         self.level, self.label = first.level, first.label
         self._idle: queue.SimpleQueue[Sandbox | None] = queue.SimpleQueue()
         self._made = [first]
+        self.closed = False
         self._lock = threading.Lock()
         self._idle.put(first)
         for _ in range(self.workers - 1):
@@ -99,6 +100,8 @@ class SandboxPool:
             try:
                 return grade(sandbox)
             except (RuntimeError, OSError) as error:
+                if self.closed:
+                    raise
                 logger.warning("a sandbox broke (%s); grading once more in a new one", error)
                 sandbox.close()
                 sandbox = self._make()
@@ -113,6 +116,7 @@ class SandboxPool:
         return sandbox
 
     def close(self) -> None:
+        self.closed = True
         for sandbox in self._made:
             sandbox.close()
 
@@ -180,9 +184,11 @@ def _grade_all(todo: dict[str, CodeJob], pool: SandboxPool) -> Iterable[tuple[st
                     return
                 for future in wait(waiting, return_when=FIRST_COMPLETED).done:
                     yield waiting.pop(future), future.result()
-        finally:
+        except BaseException:  # an interrupt must not wait for what runs
             for future in waiting:
                 future.cancel()
+            pool.close()
+            raise
 
 
 def _grade_one(job: CodeJob, pool: SandboxPool) -> CodeVerdict:

@@ -40,7 +40,7 @@ LEVELS = {
 SAFE_LEVELS = ("namespaces", "landlock")
 
 ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS = 60.0
+START_SECONDS, STOP_SECONDS = 120.0, 5.0
 GRACE_SECONDS = 30.0  # how much longer than a test's wall limit its server may take to answer
 # Third-party packages that contest programs may import where they are installed; the rest stays unreadable.
 PACKAGES = ("numpy", "numpy.libs", "scipy", "scipy.libs", "sortedcontainers", "networkx", "sympy", "mpmath")
@@ -170,9 +170,12 @@ def _contents(fd: int, limit: int | None = None) -> bytes:
 
 
 def _stop(process: subprocess.Popen, sock: socket.socket, base: tempfile.TemporaryDirectory) -> None:
-    sock.close()
-    process.kill()
-    process.wait()
+    sock.close()  # an idle server ends at that
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
     base.cleanup()
 
 
@@ -185,6 +188,8 @@ class Sandbox:
     def __init__(self, level: str | None = None, limits: Limits | None = None, unsafe: bool = False):
         self.limits = limits or Limits()
         self._companion: Sandbox | None = None
+        if level is not None and (level not in LEVELS or (level not in SAFE_LEVELS and not unsafe)):
+            raise InputError(f"--sandbox {level}: expected {' or '.join(SAFE_LEVELS)}; or pass --unsafe")
         refusals = []
         for candidate in [level] if level else [*SAFE_LEVELS, *(["unsafe"] if unsafe else [])]:
             try:

@@ -138,6 +138,7 @@ def sample_tests(prompt: str) -> TestSet | None:
 
     A sample ends at its first blank line (what follows explains it), so an output with a blank line is cut short.
     """
+    prompt = prompt.replace("\r\n", "\n")
     inputs = [_sample_after(prompt, match.end()) for match in SAMPLE_INPUT.finditer(prompt)]
     outputs = [_sample_after(prompt, match.end()) for match in SAMPLE_OUTPUT.finditer(prompt)]
     if not inputs or len(inputs) != len(outputs) or not all(outputs):

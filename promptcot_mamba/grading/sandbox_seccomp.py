@@ -99,6 +99,7 @@ MACHINES = {
 FCNTL_COMMANDS = (0, 1, 2, 3, 4, 5, 6, 7, 1030, 1034)
 IOCTL_REQUESTS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS TIOCGWINSZ FIONREAD FIONBIO FIONCLEX FIOCLEX
 PRCTL_OPTIONS = (15, 16)  # the thread's own name
+O_TRUNC, O_ACCMODE = 0x200, 0x3
 AF_UNIX, SOCK_STREAM, SOCK_TYPE_MASK = 1, 1, 0xF
 
 Condition = tuple[int, int, tuple[int, ...]]  # argument index, mask, allowed values of (argument & mask)
@@ -107,7 +108,11 @@ Condition = tuple[int, int, tuple[int, ...]]  # argument index, mask, allowed va
 def _conditions(pid: int) -> dict[str, tuple[Condition, ...]]:
     """System calls allowed only for some arguments; all conditions of one must hold."""
     whole = 0xFFFFFFFF
+    # Landlock before its third ABI lets a file that may be read be emptied on opening.
+    open_flags = (O_TRUNC | O_ACCMODE, (0, 1, 2, 3, O_TRUNC | 1, O_TRUNC | 2))
     return {
+        "open": ((1, *open_flags),),
+        "openat": ((2, *open_flags),),
         "clone": ((0, CLONE_THREAD | CLONE_NEW, (CLONE_THREAD,)),),
         "fcntl": ((1, whole, FCNTL_COMMANDS),),
         "ioctl": ((1, whole, IOCTL_REQUESTS),),
@@ -160,6 +165,8 @@ def build_filter(pid: int, machine: str | None = None) -> bytes:
     refuse, allow = [_op(RET_K, RET_ERRNO | errno.EPERM)], [_op(RET_K, RET_ALLOW)]
     bodies = dict.fromkeys(target.numbers.values(), allow)
     for name, conditions in _conditions(pid).items():
+        if name not in target.numbers:  # ARM64 has openat only
+            continue
         bodies[target.numbers[name]] = [op for condition in conditions for op in _check(condition)] + allow
     # glibc falls back from clone3, whose flags are out of a filter's sight, to clone.
     bodies[target.numbers["clone3"]] = [_op(RET_K, RET_ERRNO | errno.ENOSYS)]

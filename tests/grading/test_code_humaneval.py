@@ -148,8 +148,8 @@ PROBLEM = {
         ("def double(x):\n    return 'candidate' in str(sys._getframe(1).f_locals)\nimport sys", "wrong_answer"),
     ],
 )
-def test_verdicts_by_check(sandbox, code, reason):
-    sandbox.limits = Limits(cpu_seconds=1, wall_seconds=5.0)
+def test_verdicts_by_check(sandbox, monkeypatch, code, reason):
+    monkeypatch.setattr(sandbox, "limits", Limits(cpu_seconds=1, wall_seconds=5.0))
     assert grade_function(sandbox, read_problem(PROBLEM, "row"), code).reason == reason
 
 

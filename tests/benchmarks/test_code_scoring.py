@@ -1,0 +1,179 @@
+"""Scoring files of programs: the cache, samples of statements, HumanEval rows, bad rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from promptcot_mamba.benchmarks import get_benchmark
+from promptcot_mamba.benchmarks.code_scoring import TESTS_ENV, CodeOptions, run_code
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.grading.code_grading import SandboxPool
+from tests.grading.lcb_files import RIGHT, STATEMENT, completion, make_folder, read, read_benchmark, write
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return make_folder(tmp_path)
+
+
+@pytest.fixture
+def graded(monkeypatch):
+    """How many programs were run, not taken from the cache."""
+    seen = []
+    run = SandboxPool.run
+
+    def counting(pool, grade):
+        seen.append(grade)
+        return run(pool, grade)
+
+    monkeypatch.setattr(SandboxPool, "run", counting)
+    return seen
+
+
+def score(folder: Path, benchmark: str = "livecodebench", **options) -> int:
+    chosen = {"cache_path": str(folder / "c.jsonl"), "tests_dir": str(folder / "tests"), "workers": 1, **options}
+    return run_code(str(folder / "p.jsonl"), get_benchmark(benchmark), CodeOptions(**chosen))
+
+
+def reasons(folder: Path) -> list[str]:
+    return [grade["reason"] for grade in read(folder / "p.grades.jsonl")]
+
+
+def test_verdicts_are_reused_appended_and_never_deleted(folder, graded):
+    score(folder)
+    assert len(graded) == 4
+    before, first = (folder / "c.jsonl").read_bytes(), reasons(folder)
+    score(folder)
+    assert len(graded) == 4
+    assert (folder / "c.jsonl").read_bytes() == before
+    assert reasons(folder) == first
+
+    with (folder / "c.jsonl").open("ab") as file:
+        file.write(b'{"key": 3}\nnot json\n\xff\n')
+    rows = read(folder / "p.jsonl")
+    rows[1]["completion"] = completion(RIGHT + "  # another")
+    write(folder, rows)
+    score(folder)
+    assert len(graded) == 5
+    assert (folder / "c.jsonl").read_bytes().startswith(before)
+    assert reasons(folder) == ["right", "right", "right", "wrong_answer"]
+
+    score(folder, timeout=7)
+    assert len(graded) == 9
+
+
+def test_a_stopped_job_resumes(folder, graded):
+    score(folder)
+    lines = (folder / "c.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "c.jsonl").write_bytes(b"".join(lines[:2]) + lines[2][:20])
+    score(folder)
+    assert len(graded) == 6
+    assert len(read(folder / "c.jsonl")) == 4
+
+
+def test_levels_do_not_share_verdicts(folder, graded):
+    score(folder, sandbox="landlock")
+    score(folder, sandbox="landlock")
+    assert len(graded) == 4
+    score(folder, sandbox="unsafe", unsafe=True)
+    assert len(graded) == 8
+    assert reasons(folder) == ["right", "wrong_answer", "right", "wrong_answer"]
+
+
+def test_tests_folder_from_the_environment(folder, monkeypatch):
+    monkeypatch.setenv(TESTS_ENV, str(folder / "tests"))
+    assert score(folder, tests_dir=None) == 0
+
+
+def test_samples_of_statements_are_a_table_of_their_own(folder, capsys):
+    named = {"fname": "none.json", "md5": "x"}
+    texts = (completion(RIGHT), completion("print(4)"))
+    extra = [{"question_id": "q2", "prompt": STATEMENT, "tests": named, "completion": text} for text in texts]
+    write(folder, read(folder / "p.jsonl") + extra)
+    with pytest.raises(InputError, match="--sample_tests"):
+        score(folder)
+    score(folder, sample_tests=True)
+    metrics = json.loads((folder / "p.metrics.json").read_text())
+    found = [(figures["benchmark"], figures["problems"], figures["samples"]) for figures in metrics["summaries"]]
+    assert found == [("livecodebench", 2, 4), ("livecodebench-samples", 1, 2)]
+    assert "livecodebench-samples" in capsys.readouterr().out
+
+
+def test_unfinished_and_empty_answers_are_told_apart(folder):
+    row = read(folder / "p.jsonl")[0]
+    texts = ["<think>\nstill", "<think>\nx</think>\nnothing", completion(RIGHT)]
+    write(folder, [{**row, "completion": text} for text in texts])
+    score(folder)
+    assert reasons(folder) == ["truncated", "no_code", "right"]
+
+
+def test_a_list_of_completions_is_as_many_runs(folder):
+    row = read(folder / "p.jsonl")[0]
+    del row["completion"]
+    write(folder, [{**row, "completions": [completion(RIGHT), completion("print(3)")]}])
+    score(folder)
+    assert reasons(folder) == ["right", "wrong_answer"]
+
+
+def test_tests_in_the_row(folder):
+    tests = [{"input": "1 2\n", "output": "3\n"}]
+    row = {"idx": 0, "source": "quickstart_code", "tests": tests, "prompt": "Add."}
+    write(folder, [{**row, "completion": completion(RIGHT)}, {**row, "completion": completion("print(4)")}])
+    score(folder, tests_dir=None)
+    assert reasons(folder) == ["right", "wrong_answer"]
+    assert read(folder / "p.grades.jsonl")[0]["benchmark"] == "quickstart_code"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda row: row.pop("completion"), r"p\.jsonl:3: missing key 'completion'"),
+        (lambda row: row.pop("tests"), r"p\.jsonl:3: missing key 'tests'"),
+        (lambda row: row["tests"].update(fname="gone.json"), "no such tests file"),
+        (lambda row: row["tests"].update(md5="0" * 32), "md5"),
+        (lambda row: row.update(source="aime2024"), "is maths"),
+        (lambda row: row.update(source="elsewhere"), "unknown source 'elsewhere'; known: .*livecodebench"),
+    ],
+)
+def test_bad_rows_are_named(folder, change, message):
+    rows = read(folder / "p.jsonl")
+    change(rows[2])
+    for row in rows[3:]:
+        row["question_id"] = "q2"
+    write(folder, rows)
+    with pytest.raises(InputError, match=message):
+        score(folder)
+    assert not (folder / "c.jsonl").exists()
+
+
+@pytest.mark.parametrize("options", [{"timeout": 0}, {"workers": 0}, {"memory_mb": 1}, {"sandbox": "strong"}])
+def test_bad_flags_are_named(folder, options):
+    with pytest.raises(InputError):
+        score(folder, **options)
+
+
+def test_tests_that_programs_could_read_are_refused(folder, monkeypatch):
+    monkeypatch.setattr("promptcot_mamba.grading.code_sandbox.readable_paths", lambda: [(str(folder), "code")])
+    with pytest.raises(InputError, match="graded programs can read"):
+        score(folder)
+
+
+def test_humaneval_rows(folder):
+    raw = read_benchmark("HumanEval.jsonl.gz")[0]
+    row = {**raw, "question": raw["prompt"], "prompt": "chat", "source": "humaneval"}
+    right = completion(raw["prompt"] + raw["canonical_solution"])
+    write(folder, [{**row, "completion": text} for text in (right, completion("def has_close_elements(a, b): 0"))])
+    score(folder, "humaneval")
+    assert reasons(folder) == ["right", "wrong_answer"]
+
+
+def test_humanevalplus_rows(folder):
+    raw = read_benchmark("HumanEvalPlus.jsonl.gz")[2]
+    row = {**raw, "question": raw["prompt"], "prompt": "chat", "plus_input": raw["plus_input"][:3]}
+    right = completion("def truncate_number(number):\n    return number % 1 + 1e-9")
+    write(folder, [{**row, "completion": text} for text in (right, completion("def truncate_number(n): return 0.5"))])
+    score(folder, "humanevalplus")
+    assert reasons(folder) == ["right", "wrong_answer"]

@@ -1,0 +1,241 @@
+"""Extraction, comparison, values and tests files: the parts of code grading that run no program."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter, OrderedDict, defaultdict, namedtuple
+from enum import IntEnum
+
+import pytest
+
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.grading.code_compare import same_output, same_value, same_within
+from promptcot_mamba.grading.code_extract import Extracted, extract_program
+from promptcot_mamba.grading.code_tests import load_tests, sample_tests
+from promptcot_mamba.grading.code_values import ValueRefusedError, decode_value, encode_value
+
+PROGRAM = "```python\nprint(1)\n```"
+
+
+@pytest.mark.parametrize(
+    ("completion", "expected"),
+    [
+        (f"<think>\nhm\n</think>\n{PROGRAM}", "print(1)\n"),
+        (PROGRAM, "print(1)\n"),
+        (f"<think>\n```python\nprint(0)\n```\n</think>\nSo:\n{PROGRAM}\nDone.", "print(1)\n"),
+        ("</think>\n```python\nprint(0)\n```\nBetter:\n" + PROGRAM, "print(1)\n"),
+        ("</think>\n" + PROGRAM + "\nOutput:\n```\n1\n```", "print(1)\n"),
+        ("</think>\n```\nprint(1)\n```", "print(1)\n"),
+        ("</think>\n```py\nprint(1)\r\n```\r\n", "print(1)\n"),
+        ("</think>\n````python\nprint('''\n```\n''')\n````", "print('''\n```\n''')\n"),
+        ("</think>\n~~~python\nprint(1)\n~~~", "print(1)\n"),
+        ("</think>\n```python\nprint(1)\n```\n```bash\nrm x\n```", "print(1)\n"),
+        ("</think>\n" + PROGRAM + "\n```python\nprint(2", "print(1)\n"),
+    ],
+)
+def test_the_last_program_after_the_thought(completion, expected):
+    assert extract_program(completion) == Extracted(expected)
+
+
+@pytest.mark.parametrize(
+    ("completion", "finish", "reason"),
+    [
+        (f"<think>\nstill {PROGRAM}", None, "truncated"),
+        ("<think>\nx</think>\nno program", "stop", "no_code"),
+        ("<think>\nx</think>\n```python\nprint(1", "length", "truncated"),
+        ("<think>\nx</think>\n" + PROGRAM + "\nbetter:\n```python\nprint(", "length", "truncated"),
+        ("<think>\nx</think>\n```python\nprint(1", "stop", "no_code"),
+        ("<think>\nx</think>\n```python\n\n```", "stop", "no_code"),
+        ("<think>\nx</think>\n```json\n{}\n```", "stop", "no_code"),
+        ("", "stop", "no_code"),
+    ],
+)
+def test_no_program_is_told_apart_from_an_unfinished_one(completion, finish, reason):
+    assert extract_program(completion, finish) == Extracted(None, reason)
+
+
+@pytest.mark.parametrize(
+    ("got", "expected", "right"),
+    [
+        ("7\n", "7", True),
+        ("  7  \n\n", "7\n", True),
+        ("7.0", "7", True),
+        ("7.00 1e2", "7 100", True),
+        ("1  2", "1 2", True),
+        ("a  b", "a b", False),
+        ("07", "7", True),
+        ("7\n8", "7 8", False),
+        ("7\n\n8", "7\n8", False),
+        ("True", "1", False),
+        ("Yes", "YES", False),
+        ("0.30000000000000004", "0.3", False),
+        ("50000000000000001", "50000000000000000", False),
+        ("nan", "nan", True),
+        ("NaN", "nan", False),
+        ("sNaN", "1", False),
+        ("1e999999999999999999999", "1", False),
+        ("", "7", False),
+        ("", "", True),
+        ("7\x0b", "7", True),
+    ],
+)
+def test_output_by_livecodebench_s_rule(got, expected, right):
+    assert same_output(got.encode(), expected) is right
+
+
+def test_output_that_is_not_utf8_is_wrong():
+    assert not same_output(b"\xff7", "7")
+
+
+@pytest.mark.parametrize(
+    ("got", "expected", "right"),
+    [
+        (1, 1, True), (True, 1, True), (6.0, 6, True), ((1, 2), [1, 2], True), ([(1, 2)], [[1, 2]], False),
+        ("1", 1, False), (None, 0, False), ([1], [1, 2], False), (float("nan"), float("nan"), False),
+    ],
+)  # fmt: skip
+def test_value_by_livecodebench_s_rule(got, expected, right):
+    assert same_value(got, expected) is right
+
+
+@pytest.mark.parametrize(
+    ("got", "expected", "atol", "right"),
+    [
+        (0.1 + 0.2, 0.3, 0, True), (0.3001, 0.3, 0, False), (0.3001, 0.3, 1e-3, True), ([0.1 + 0.2], [0.3], 0, True),
+        ((0.3,), [0.3], 0, False), (1, 1.0, 0, True), (1, 1.0000001, 0, False), ([1.0], [1.0, 2.0], 1, False),
+        ("a", "b", 1, False), (float("inf"), float("inf"), 0, True), (float("nan"), 1.0, 0, False),
+        (3, 4, 0, False), (10**400, 1.0, 1, False),
+    ],
+)  # fmt: skip
+def test_value_by_evalplus_s_rule(got, expected, atol, right):
+    assert same_within(got, expected, atol) is right
+
+
+Point = namedtuple("Point", "x y")
+
+
+class Colour(IntEnum):
+    RED = 3
+
+
+class Liar(list):
+    def __eq__(self, other):
+        return True
+
+    def __iter__(self):
+        return iter([7])
+
+    def __getitem__(self, index):
+        return 7
+
+    __hash__ = None
+
+
+@pytest.mark.parametrize(
+    ("value", "arrives"),
+    [
+        (value, value)
+        for value in (
+            None, True, 0, -(2**62), 2**64, -(16**500), 1.5, -0.0, float("inf"), "a\u00e9\ud800", b"\x00\xff", 1 + 2j,
+            [], [1, [2.5, "x"], None], (), (1, (2,)), {}, {1: "a", (2, 3): [4]}, set(), {1, 2}, frozenset("ab"),
+            [{"int": 3}],
+        )
+    ]
+    + [
+        (Point(1, 2), (1, 2)), (Colour.RED, 3), (Counter("aab"), {"a": 2, "b": 1}), (defaultdict(int, {1: 2}), {1: 2}),
+        (OrderedDict(a=1), {"a": 1}), (Liar([1, 2]), [1, 2]), ({"k": Liar([5])}, {"k": [5]}),
+    ],
+)  # fmt: skip
+def test_values_arrive_as_the_data_they_hold(value, arrives):
+    found = decode_value(encode_value(value))
+    assert found == arrives
+    assert type(found) is type(arrives)
+
+
+@pytest.mark.parametrize("value", [object(), iter([1]), len, [object()], {1: lambda: 0}, Ellipsis, range(3)], ids=repr)
+def test_other_things_than_data_do_not_travel(value):
+    with pytest.raises(ValueRefusedError):
+        encode_value(value)
+
+
+def test_cycles_do_not_travel():
+    value: list = []
+    value.append(value)
+    with pytest.raises(ValueRefusedError):
+        encode_value(value)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"{", b'{"set": 3}', b'{"exec": "x"}', b'{"int": "7", "tuple": []}', b"[" * 100000, b"\xff", b"9" * 5000,
+     b'{"dict": [[1]]}', b'{"set": [[1]]}', b'{"dict": [[[], 1]]}'],
+    ids=range(11),
+)  # fmt: skip
+def test_forged_bytes_are_refused(data):
+    with pytest.raises(ValueRefusedError):
+        decode_value(data)
+
+
+def write_tests(folder, body, name="0.json") -> dict:
+    parsed = {"input_output": json.dumps(body)}
+    (folder / name).write_text(json.dumps(parsed, indent=1))
+    return {"fname": name, "md5": hashlib.md5(json.dumps(parsed).encode()).hexdigest()}
+
+
+def test_a_published_tests_file(tmp_path):
+    named = write_tests(tmp_path, {"inputs": ["1\n2"], "outputs": ["3"], "fn_name": "add"})
+    tests = load_tests({"tests": named}, tmp_path, "file:1")
+    assert (tests.inputs, tests.outputs, tests.entry, tests.md5) == (("1\n2",), ("3",), "add", named["md5"])
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"inputs": [], "outputs": []}, "0 inputs"),
+        ({"inputs": ["1"], "outputs": ["1", "2"]}, "1 inputs and 2 outputs"),
+        ({"outputs": ["1"]}, "not a LiveCodeBench tests file"),
+        ({"inputs": ["x"], "outputs": ["1"], "fn_name": "f"}, "not a LiveCodeBench tests file"),
+        ({"inputs": [3], "outputs": [4]}, "texts"),
+        ([], "not a LiveCodeBench tests file"),
+    ],
+)
+def test_a_malformed_tests_file_is_named(tmp_path, body, message):
+    named = write_tests(tmp_path, body)
+    with pytest.raises(InputError, match=message):
+        load_tests({"tests": named}, tmp_path, "file:1")
+
+
+def test_a_missing_or_changed_tests_file_is_named(tmp_path):
+    named = write_tests(tmp_path, {"inputs": ["1"], "outputs": ["1"]})
+    with pytest.raises(InputError, match=r"1\.json: no such tests file"):
+        load_tests({"tests": {**named, "fname": "1.json"}}, tmp_path, "file:1")
+    with pytest.raises(InputError, match="md5"):
+        load_tests({"tests": {**named, "md5": "0" * 32}}, tmp_path, "file:1")
+    with pytest.raises(InputError, match="bare file name"):
+        load_tests({"tests": {"fname": "../0.json", "md5": ""}}, tmp_path, "file:1")
+    with pytest.raises(InputError, match="missing key 'tests'"):
+        load_tests({}, tmp_path, "file:1")
+
+
+def test_tests_in_the_row(tmp_path):
+    tests = load_tests({"tests": [{"input": "1\n", "output": "2\n"}]}, tmp_path, "file:1")
+    assert (tests.inputs, tests.outputs, tests.kind) == (("1\n",), ("2\n",), "inline")
+    with pytest.raises(InputError, match="file:1"):
+        load_tests({"tests": [{"input": "1"}]}, tmp_path, "file:1")
+
+
+def test_every_stdin_statement_has_samples(benchmark_rows):
+    rows = benchmark_rows("livecodebench_test.jsonl")
+    atcoder = [row for row in rows if "Sample Input" in row["prompt"]]
+    assert len(atcoder) == 175
+    found = [sample_tests(row["prompt"]) for row in atcoder]
+    assert all(found)
+    first = found[0]
+    assert (first.inputs, first.outputs) == (("4\n8 2 5 1\n", "8\n1 2 3 4 5 10 9 11\n"), ("3\n", "6\n"))
+    assert all(sample_tests(row["prompt"]) is None for row in rows if row not in atcoder)
+
+
+def test_very_large_integers_travel():
+    value = 16**5000
+    assert decode_value(encode_value([value])) == [value]
