@@ -65,11 +65,13 @@ def main(argv: list[str] | None = None, make_backend: Callable[[Plan], Backend] 
 
 def show_plan(plan: Plan) -> int:
     """--dry_run: what would run, after the same checks."""
-    settled, mean_tokens = 0, None
+    settled, mean_tokens, rate = 0, None, None
     if not plan.args.overwrite:
         settled, mean_tokens = count_settled(plan.args.output_path, plan.args.max_retries)
+        sessions = read_sessions(plan.args.output_path)
+        rate = sum(each["tokens"] for each in sessions) / max(1e-9, sum(each["seconds"] for each in sessions))
     place(plan, plan.args.n * len(plan.problems) - settled)
-    print(describe(plan, settled, mean_tokens))
+    print(describe(plan, settled, mean_tokens, rate))
     return 0
 
 

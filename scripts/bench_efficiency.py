@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from promptcot_mamba.bench_record import RecordTable, render_record_table, write_record
 from promptcot_mamba.cli import parse_args, run_program
 from promptcot_mamba.efficiency.derive_small import LARGE_PAIR, Pair, derivation_table, derive_small_pair
 from promptcot_mamba.efficiency.predict import Costs, find_crossover, fit_costs, play_wave
@@ -27,7 +27,6 @@ from promptcot_mamba.efficiency.throughput import measure
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import write_json
 from promptcot_mamba.log import get_logger
-from promptcot_mamba.run_info import describe_run
 
 logger = get_logger("bench_efficiency")
 
@@ -54,13 +53,11 @@ class Arguments:
         self.lengths = sorted(self.lengths)
 
 
-def choose_pair() -> tuple[Pair, str]:
+def choose_pair() -> Pair:
     """The 7B pair on CUDA, its small image elsewhere."""
     import torch
 
-    if torch.cuda.is_available():
-        return LARGE_PAIR, torch.cuda.get_device_name()
-    return derive_small_pair(), f"CPU, {os.cpu_count()} cores"
+    return LARGE_PAIR if torch.cuda.is_available() else derive_small_pair()
 
 
 def measure_in_child(shape: Shape, folder: Path, **settings: Any) -> dict:
@@ -159,27 +156,33 @@ def compare(args: Arguments, pair: Pair, done: dict, budget: float) -> dict[str,
     return {"budget_gib": budget, "rows": rows, "crossover": crossover, "paper_ratio": PAPER_RATIOS.get(budget)}
 
 
-def render_table(comparison: dict[str, Any]) -> str:
-    """One budget's comparison as Markdown."""
-    lines = [
-        f"Budget {comparison['budget_gib']:g} GiB",
-        "",
-        "| length | Mamba-2 tok/s | chains at once | attention tok/s | chains at once | preempted | ratio | predicted |",
-        "|---|---|---|---|---|---|---|---|",
+def budget_table(comparison: dict[str, Any]) -> RecordTable:
+    """One budget's comparison."""
+    header = (
+        *("length", "Mamba-2 tok/s", "chains at once", "attention tok/s", "chains at once", "preempted"),
+        *("ratio", "ratio by arithmetic"),
+    )
+    rows = [
+        [
+            f"{row['length']:,}",
+            f"{row['mamba2_tokens_per_second']:,.0f}",
+            f"{row['mamba2_running']:.1f}",
+            f"{row['attention_tokens_per_second']:,.0f}",
+            f"{row['attention_running']:.1f}",
+            f"{row['attention_preemptions']}",
+            f"{row['ratio']:.2f}x",
+            f"{row['mamba2_predicted'] / row['attention_predicted']:.2f}x",
+        ]
+        for row in comparison["rows"]
     ]
-    for row in comparison["rows"]:
-        lines.append(
-            f"| {row['length']:,} | {row['mamba2_tokens_per_second']:,.0f} | {row['mamba2_running']:.1f} "
-            f"| {row['attention_tokens_per_second']:,.0f} | {row['attention_running']:.1f} "
-            f"| {row['attention_preemptions']} | {row['ratio']:.2f}x "
-            f"| {row['mamba2_predicted'] / row['attention_predicted']:.2f}x |"
-        )
-    crossover = comparison["crossover"]
-    shown = {kind: "none" if value is None else f"{value:,.0f} tokens" for kind, value in crossover.items()}
-    lines.append(f"\nMamba-2 is ahead from: measured {shown['measured']}, by arithmetic {shown['predicted']}.")
+    ahead = {kind: "nowhere" if value is None else f"{value:,.0f}" for kind, value in comparison["crossover"].items()}
+    caption = (
+        f"Budget {comparison['budget_gib']:g} GiB. Mamba-2 is ahead from a length of {ahead['measured']} tokens as "
+        f"measured, {ahead['predicted']} by arithmetic."
+    )
     if comparison["paper_ratio"]:
-        lines.append(f"The paper reports {comparison['paper_ratio']}x (7B, its own hardware and lengths).")
-    return "\n".join(lines)
+        caption += f" The paper reports {comparison['paper_ratio']}x (7B, its own hardware and lengths)."
+    return RecordTable(caption, header, rows)
 
 
 def plot(comparisons: list[dict[str, Any]], path: Path) -> None:
@@ -218,46 +221,38 @@ def write_csv(comparisons: list[dict[str, Any]], path: Path) -> None:
         writer.writerows(rows)
 
 
-def single_table(pair: Pair, done: dict) -> str:
+def single_table(pair: Pair, done: dict) -> RecordTable:
     """One chain alone: milliseconds a token and bytes held at its end."""
-    lines = [
-        "| one chain of | Mamba-2 ms/token | bytes held | attention ms/token | bytes held |",
-        "|---|---|---|---|---|",
-    ]
+    rows = []
     waves = [done[f"{shape.config['model_type']} roomy"]["single"] for shape in (pair.mamba2, pair.qwen2)]
     for constant, growing in zip(*waves, strict=True):
         length = constant["length"]
         times = [f"{1000 * wave['seconds'] / length:.2f}" for wave in (constant, growing)]
-        lines.append(
-            f"| {length * pair.length_divisor:,.0f} | {times[0]} | {pair.mamba2.sequence_bytes:,} "
-            f"| {times[1]} | {length * pair.qwen2.token_bytes:,} |"
-        )
-    return "\n".join(lines)
+        held = [f"{pair.mamba2.sequence_bytes:,}", f"{length * pair.qwen2.token_bytes:,}"]
+        rows.append([f"{length * pair.length_divisor:,.0f}", times[0], held[0], times[1], held[1]])
+    header = ["one chain of", "Mamba-2 ms/token", "bytes held", "attention ms/token", "bytes held"]
+    return RecordTable("One chain alone, its cache never short.", header, rows)
 
 
 def main() -> None:
     args = parse_args(Arguments, description=__doc__)
-    pair, device = choose_pair()
+    pair = choose_pair()
     folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     derivation = derivation_table(pair, args.budget_gib)
-    print(derivation, end="\n\n")
+    print(render_record_table(derivation), end="\n\n")
     done = measure_all(args, pair)
     comparisons = [compare(args, pair, done, budget) for budget in args.budget_gib]
-    tables = "\n\n".join([*(render_table(comparison) for comparison in comparisons), single_table(pair, done)])
-    print(tables)
-    (folder / "efficiency.md").write_text(f"{derivation}\n\n{tables}\n", encoding="utf-8")
+    measured = [*map(budget_table, comparisons), single_table(pair, done)]
+    print("\n\n".join(map(render_record_table, measured)))
+    tables = [derivation, *measured]
+    (folder / "efficiency.md").write_text("\n\n".join(map(render_record_table, tables)) + "\n", encoding="utf-8")
     write_csv(comparisons, folder / "efficiency.csv")
     plot(comparisons, folder / "efficiency.png")
-    record = {
-        "kind": "efficiency", "device": device, **describe_run(asdict(args)),
-        "models": {name: shape.config for name, shape in (("mamba2", pair.mamba2), ("attention", pair.qwen2))},
-        "length_divisor": pair.length_divisor, "budget_divisor": pair.budget_divisor,
-        "comparisons": comparisons, "measurements": done,
-    }  # fmt: skip
-    write_json(folder / "efficiency.json", record)
-    if args.record:
-        write_json(args.record, record)
+    for path in filter(None, (str(folder / "efficiency.json"), args.record)):
+        results = {"comparisons": comparisons, "measurements": done}
+        title = "Throughput under a memory budget"
+        write_record(path, title=title, config=asdict(args), tables=tables, results=results)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,13 @@
 
 From every gold of the benchmark files it makes format variants (the same answer) and negatives (another answer); a
 file of pairs brings its own verdicts in `expected` (`id, gold, pred, expected`, optional `mode`). math-verify is
-compared where it is installed, on at most `--math_verify_pairs` pairs a set, drawn evenly.
+compared where it is installed, on at most `--math_verify_pairs` pairs a set, drawn at random.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -127,10 +128,9 @@ def measure(cases: list[Case], grade: Callable[[Pair], bool]) -> Figures:
     }
 
 
-def every(cases: list[Case], at_most: int) -> list[Case]:
-    """At most so many cases, evenly drawn."""
-    step = max(1, -(-len(cases) // at_most))
-    return cases[::step]
+def draw(cases: list[Case], at_most: int) -> list[Case]:
+    """At most so many cases, drawn at random but always the same."""
+    return cases if len(cases) <= at_most else random.Random(0).sample(cases, at_most)
 
 
 def main() -> int:
@@ -151,7 +151,7 @@ def main() -> int:
     for title, cases in sets.items():
         graders = {"strict": (strict, cases), "paper": (paper, cases)}
         if peer is not None:
-            graders["math-verify"] = (peer, every(cases, args.math_verify_pairs))
+            graders["math-verify"] = (peer, draw(cases, args.math_verify_pairs))
         figures[title] = {name: measure(own, grade) for name, (grade, own) in graders.items()}
         for name, one in figures[title].items():
             counts = [str(one[key]) for key in ("false_negatives", "false_positives")]
@@ -159,7 +159,8 @@ def main() -> int:
             rows.append([title, name, f"{one['pairs']:,}", f"{100 * one['accuracy']:.2f}", *counts, *speed])
     print(render_table(rows))
     versions = {"strict": math_strict.VERSION, "paper": math_paper.VERSION}
-    write_json(args.output, {"sets": figures, "graders": versions, "run": describe_run(vars(args))})
+    run = {name: value for name, value in describe_run({}).items() if name not in ("command", "config")}
+    write_json(args.output, {"sets": figures, "graders": versions, "run": run})
     return 0
 
 

@@ -3,29 +3,32 @@
 #
 #   MODEL=outputs/sft/phase2 OUTPUT=outputs/eval/phase2 bash scripts/eval_all.sh [flags for infer_longcot.py, e.g. --n 2]
 #
-# Optional: NUM_GPUS (1), BENCHMARKS ("aime math500 ..."), CODE_TESTS (flags for calc_acc_lcb.py). Problem files come
-# from `python -m scripts.prepare_problems`. Running it again continues where it stopped: what is sampled is kept.
+# Optional: NUM_GPUS (1), BENCHMARKS ("aime math500 ..."), DATA (data: folder of the problem files), CODE_TESTS (flags for
+# LiveCodeBench, e.g. --sample_tests True). Problem files come from `python -m scripts.prepare_problems`. Running it again
+# continues where it stopped: what is sampled is kept, verdicts on programs too.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 : "${MODEL:?set MODEL to a checkpoint folder}"
 : "${OUTPUT:?set OUTPUT to the folder for predictions and scores}"
 NUM_GPUS=${NUM_GPUS:-1}
+DATA=${DATA:-data}
 BENCHMARKS=${BENCHMARKS:-aime math500 gsm8k olympiadbench humaneval humanevalplus livecodebench}
+PYTHON=${PYTHON:-python}
 
 score() { # benchmark, predictions
     case $1 in
-    aime) python calc_acc_aime.py --input_path "$2" ;;
+    aime) "$PYTHON" calc_acc_aime.py --input_path "$2" ;;
     # shellcheck disable=SC2086  # CODE_TESTS is a list of flags
-    humaneval | humanevalplus | livecodebench) python calc_acc_lcb.py --input_path "$2" ${CODE_TESTS:-} ;;
-    *) python -m scripts.calc_acc --benchmark "$1" --input_path "$2" ;;
+    livecodebench) "$PYTHON" calc_acc_lcb.py --input_path "$2" --cache_path "$2.verdicts.jsonl" ${CODE_TESTS:-} ;;
+    *) "$PYTHON" -m scripts.calc_acc --benchmark "$1" --input_path "$2" ;;
     esac
 }
 
 for benchmark in $BENCHMARKS; do
     predictions=$OUTPUT/$benchmark.jsonl
     echo "== $benchmark: $MODEL -> $predictions"
-    python infer_longcot.py --config "configs/eval/$benchmark.yaml" --model_path "$MODEL" --output_path "$predictions" \
-        --n_gpus "$NUM_GPUS" "$@"
+    "$PYTHON" infer_longcot.py --config "configs/eval/$benchmark.yaml" --data_path "$DATA/${benchmark}_test.jsonl" \
+        --model_path "$MODEL" --output_path "$predictions" --n_gpus "$NUM_GPUS" "$@"
     score "$benchmark" "$predictions"
 done

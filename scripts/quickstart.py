@@ -24,6 +24,7 @@ from promptcot_mamba.report.tables import render_markdown
 from promptcot_mamba.run_info import side_path
 from scripts.road import (
     GRADERS,
+    PORT_FLAG,
     ROOT,
     family_file,
     grade_command,
@@ -40,7 +41,9 @@ MODELS = ("phase1", "phase2", "control")
 class Args:
     recipes: str = field(default="configs/quickstart", metadata={"help": "folder of the recipes"})
     output_dir: str = field(default="outputs/quickstart", metadata={"help": "where everything goes"})
-    processes: int = field(default=2, metadata={"help": "training processes (on a CPU machine: cores to use)"})
+    processes: int | None = field(
+        default=None, metadata={"help": "training processes; default: 2, or 1 where there is one GPU"}
+    )
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,9 @@ class StageFailedError(Exception):
 
 
 def hash_inputs(stage: Stage) -> str:
-    """A hash of the command and of everything it reads; of a model folder, its weights and config."""
-    digest = hashlib.blake2b(json.dumps(stage.command).encode(), digest_size=16)
+    """A hash of the command (but its free port) and of all it reads; of a model folder, its weights and config."""
+    command = [word for word in stage.command if not word.startswith(PORT_FLAG)]
+    digest = hashlib.blake2b(json.dumps(command).encode(), digest_size=16)
     for path in stage.inputs:
         files = [*sorted(path.glob("*.safetensors")), path / "config.json"] if path.is_dir() else [path]
         for file in files:
@@ -82,7 +86,7 @@ def run_stage(stage: Stage, output_dir: Path) -> float:
     record_path = output_dir / "stages" / f"{stage.name}.json"
     record = json.loads(record_path.read_text(encoding="utf-8")) if record_path.exists() else {}
     inputs = hash_inputs(stage)
-    if record.get("inputs") == inputs and record.get("seconds") and all(path.exists() for path in stage.outputs):
+    if record.get("inputs") == inputs and "seconds" in record and all(path.exists() for path in stage.outputs):
         print(f"== {stage.title}: done before, in {record['seconds']:.0f} s", flush=True)
         return record["seconds"]
     if record and record["inputs"] != inputs:
@@ -98,6 +102,15 @@ def run_stage(stage: Stage, output_dir: Path) -> float:
     write_json(record_path, record | {"seconds": round(seconds, 1)})
     print(f"== {stage.title}: {seconds:.0f} s", flush=True)
     return seconds
+
+
+def count_processes(wanted: int | None) -> int:
+    """Two processes show data parallelism on any machine but one with a single GPU."""
+    if wanted is not None:
+        return wanted
+    import torch
+
+    return 1 if torch.cuda.device_count() == 1 else 2
 
 
 def make_stages(args: Args) -> list[Stage]:
@@ -125,7 +138,7 @@ def make_stages(args: Args) -> list[Stage]:
 
 
 def train_stage(args: Args, model: str, recipe: Path, start: Path, data: Path, output: Path) -> Stage:
-    command = train_command(args.processes, recipe, start, data, output)
+    command = train_command(count_processes(args.processes), recipe, start, data, output)
     deepspeed = recipe.parent / "deepspeed.json"
     return Stage(f"train_{model}", f"train {model}", command, (recipe, deepspeed, start, data), (output,))
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from pathlib import Path
 
 from promptcot_mamba.jsonl import iter_jsonl, write_jsonl
 
 ROOT = Path(__file__).resolve().parent.parent
+PORT_FLAG = "--master_port="
 GRADERS = {"maths": "calc_acc_aime.py", "code": "calc_acc_lcb.py"}
 
 
@@ -16,9 +18,17 @@ def python(*arguments: str | Path) -> list[str]:
     return [sys.executable, *map(str, arguments)]
 
 
+def find_free_port() -> int:
+    """A port nobody listens on now: two runs on one machine must not meet at the launcher's default."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def train_command(processes: int, recipe: Path, start: Path, data: Path, output: Path) -> list[str]:
     """One SFT phase under the DeepSpeed launcher."""
-    command = [str(Path(sys.executable).with_name("deepspeed")), f"--num_gpus={processes}", "train.py"]
+    command = [str(Path(sys.executable).with_name("deepspeed")), f"--num_gpus={processes}"]
+    command += [f"{PORT_FLAG}{find_free_port()}", "train.py"]
     command += ["--config", str(recipe), "--model_name_or_path", str(start)]
     return [*command, "--data_path", str(data), "--output_dir", str(output)]
 

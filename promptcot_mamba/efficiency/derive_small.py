@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from promptcot_mamba.bench_record import RecordTable
 from promptcot_mamba.efficiency.shapes import FP32, MAMBA2_7B, QWEN25_7B, Shape
 
 GIB = 1 << 30
@@ -87,8 +88,8 @@ def _small_qwen2(vocab: int, feed_forward: int) -> Shape:
     return Shape("small Qwen2", config, weight_width=FP32)
 
 
-def derivation_table(small: Pair, budgets_gib: Sequence[float], large: Pair = LARGE_PAIR) -> str:
-    """The proportions of both pairs side by side, as Markdown; tokens are counted in 7B units."""
+def derivation_table(small: Pair, budgets_gib: Sequence[float], large: Pair = LARGE_PAIR) -> RecordTable:
+    """The proportions of both pairs side by side; tokens are counted in 7B units."""
     rows: list[tuple[str, Callable[[Pair], str]]] = [
         ("Mamba-2 weights, bytes", lambda pair: f"{pair.mamba2.weight_bytes:.4g}"),
         ("attention weights, bytes", lambda pair: f"{pair.qwen2.weight_bytes:.4g}"),
@@ -106,13 +107,11 @@ def derivation_table(small: Pair, budgets_gib: Sequence[float], large: Pair = LA
                 lambda pair, b=budget: f"{_in_large_tokens(pair, pair.cache_bytes(pair.qwen2, b)):,.0f}",
             ),
         ]
-    lines = [
-        "| | 7B | small |",
-        "|---|---|---|",
-        *(f"| {name} | {show(large)} | {show(small)} |" for name, show in rows),
-    ]
-    scales = f"Lengths are divided by {small.length_divisor:.2f}, budgets by {small.budget_divisor:,.0f}."
-    return "\n".join([*lines, "", scales])
+    caption = (
+        f"The proportions, derived before measuring: lengths are divided by {small.length_divisor:.2f}, budgets by "
+        f"{small.budget_divisor:,.0f}; tokens in 7B units."
+    )
+    return RecordTable(caption, ["", "7B", "measured pair"], [[name, show(large), show(small)] for name, show in rows])
 
 
 def _chains(pair: Pair, budget_gib: float) -> float:

@@ -16,6 +16,9 @@ from promptcot_mamba.grading.math_units import is_unit_word
 from promptcot_mamba.jsonl import Row
 
 GRADERS = ("strict", "paper")
+# OlympiadBench's own names bring its rules: decimals within 1e-8, a percentage equal to its fraction.
+PUBLISHED_TYPES = ("Numerical", "Expression", "Tuple", "Interval")
+OLYMPIAD_TOLERANCE = 1e-8
 MODES = ("answer", "text")
 MAX_PROSE = 4000
 _WORD = re.compile(r"[^\W\d_]+")
@@ -39,6 +42,8 @@ def read_pair(row: Row) -> Pair:
     """A pair from its row. Raises InputError, naming the key, for a missing or malformed value."""
     for key in ("gold", "pred"):
         value = row.get(key)
+        if key == "pred" and value is None and key in row:
+            continue  # a sampler that found no answer
         if not isinstance(value, (str, int, float)) or isinstance(value, bool):
             raise InputError(f"{key!r} must be text, found {type(value).__name__}")
     mode = row.get("mode") or "answer"
@@ -47,12 +52,17 @@ def read_pair(row: Row) -> Pair:
     kind = str(row.get("answer_type") or "any").lower()
     if kind not in get_args(AnswerType):
         raise InputError(f"unknown 'answer_type' {row['answer_type']!r}; known: {', '.join(get_args(AnswerType))}")
+    published = row.get("answer_type") in PUBLISHED_TYPES
     try:
-        tolerance = float(row.get("tolerance") or 0.0)
+        tolerance = float(row.get("tolerance") or (OLYMPIAD_TOLERANCE if published else 0.0))
     except (TypeError, ValueError):
         raise InputError(f"'tolerance' must be a number, found {row['tolerance']!r}") from None
-    rules = AnswerRules(kind, tolerance, bool(row.get("percent")), bool(row.get("multiple")))
-    return Pair(Gold(_gold_text(str(row["gold"])), rules, row.get("unit") or None), str(row["pred"]), mode)
+    rules = AnswerRules(kind, tolerance, bool(row.get("percent", published)), bool(row.get("multiple")))
+    return Pair(
+        Gold(_gold_text(str(row["gold"])), rules, row.get("unit") or None),
+        "" if row["pred"] is None else str(row["pred"]),
+        mode,
+    )
 
 
 def _gold_text(text: str) -> str:
@@ -70,16 +80,16 @@ def grade_pair(pair: Pair, grader: str = "strict") -> Verdict:
     found = extract_answer(pair.prediction) if pair.mode == "text" else _bare(pair.prediction)
     if found.answer is None:
         return Verdict(False, found.reason or "no_answer")
-    return math_strict.grade(pair.gold, found.answer, found.listed)
+    verdict = math_strict.grade(pair.gold, found.answer, found.listed)
+    if not verdict.equal and pair.mode == "answer" and (part := answer_in_prose(found.answer)) is not None:
+        return math_strict.grade(pair.gold, part)
+    return verdict
 
 
 def _bare(text: str) -> Extraction:
-    """The answer a caller hands over: the content of a box, the box itself, or a sentence around the answer."""
+    """The answer a caller hands over: the content of a box, or the box itself."""
     found = extract_boxed(text)
-    if found.answer is not None:
-        return found
-    answer = answer_in_prose(text) or text
-    return Extraction(answer, (answer,))
+    return found if found.answer is not None else Extraction(text, (text,))
 
 
 def answer_in_prose(text: str) -> str | None:

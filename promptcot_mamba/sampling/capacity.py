@@ -30,7 +30,7 @@ class Device:
         """Bytes a second memory moves, measured in a fraction of a second by copying; for estimates only."""
         import torch
 
-        source = torch.ones((1 << 30 if self.kind == "cuda" else 1 << 28) // 4, device=self.kind)
+        source = torch.ones((1 << 30 if self.kind == "cuda" else 1 << 27) // 4, device=self.kind)
         target = torch.empty_like(source)
         seconds = []
         for _ in range(3):

@@ -101,10 +101,12 @@ def read_checkpoint(model_path: str | Path) -> Checkpoint:
 
 def load_tokenizer(model_path: str | Path) -> Any:
     """The checkpoint's tokenizer; raises InputError if there is none or it knows no end of text."""
+    if not Path(model_path).is_dir():  # or the hub would be asked for a model of that name
+        raise InputError(f"--model_path {model_path}: no such folder")
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(model_path))
+        tokenizer = AutoTokenizer.from_pretrained(str(model_path), local_files_only=True)
     except (OSError, ValueError) as error:
         raise InputError(f"--model_path {model_path}: no usable tokenizer ({str(error).splitlines()[0]})") from None
     if tokenizer.eos_token_id is None:

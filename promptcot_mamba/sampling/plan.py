@@ -119,8 +119,11 @@ def place(plan: Plan, samples: int) -> None:
     )
 
 
-def describe(plan: Plan, settled: int, mean_tokens: float | None) -> str:
-    """The plan in words: what is asked, what fits, and what it may cost; for --dry_run."""
+def describe(plan: Plan, settled: int, mean_tokens: float | None, measured_rate: float | None = None) -> str:
+    """The plan in words: what is asked, what fits, and what it may cost; for --dry_run.
+
+    `mean_tokens` and `measured_rate` (tokens a second) are what earlier runs into the same file showed, if any did.
+    """
     args, units = plan.args, plan.args.n * len(plan.problems)
     missing = units - settled
     lines = [
@@ -149,6 +152,9 @@ def describe(plan: Plan, settled: int, mean_tokens: float | None) -> str:
         f"speed       at most {rate:,.0f} tokens/s: a step reads the weights, and reads and writes each chain's state, "
         f"at {bandwidth / 1e9:,.0f} GB/s"
     )
+    if measured_rate:
+        rate = measured_rate
+        lines.append(f"            {rate:,.0f} tokens/s in the runs so far, which the cost goes by")
     lengths = [("every chain reaches --max_len", args.max_len)]
     if mean_tokens:
         lengths.insert(0, ("chains stay as long as those done", mean_tokens))
@@ -156,7 +162,7 @@ def describe(plan: Plan, settled: int, mean_tokens: float | None) -> str:
         tokens = missing * length
         hours = tokens / rate / 3600
         lines.append(
-            f"cost        {tokens:,.0f} tokens, at least {clock(hours * 3600)} "
+            f"cost        {tokens:,.0f} tokens, {'about' if measured_rate else 'at least'} {clock(hours * 3600)} "
             f"and {hours * args.n_gpus:,.2f} device-hours if {case}"
         )
     return "\n".join(lines)

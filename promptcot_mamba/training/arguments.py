@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 from promptcot_mamba.data.dataset import OVERLONG
 
 LOSS_AVERAGES = ("tokens", "examples")
+CHECKPOINT_POLICIES = ("all", "auto")
 # A launcher sets these; without one a lone process is its own world.
 LONE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 
@@ -92,6 +93,16 @@ class SftArguments(TrainingArguments):
         },
     )
 
+    checkpoint_policy: str = field(
+        default="all",
+        metadata={
+            "help": "With gradient_checkpointing: recompute all layers, or (auto, Mamba-2) only those that must be.",
+            "choices": CHECKPOINT_POLICIES,
+        },
+    )
+    debug_numerics: bool = field(
+        default=False, metadata={"help": "Stop at the first module or op that makes a number that is none; slow."}
+    )
     plan: bool = field(
         default=False, metadata={"help": "Print memory, speed bound and days from shapes; train nothing."}
     )

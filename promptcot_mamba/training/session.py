@@ -22,8 +22,9 @@ from promptcot_mamba.data.shards import INDEX_FILE, ShardRows, is_shard_folder
 from promptcot_mamba.data.tokens import STORE_VERSION, TokenStore, build_store, open_store
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import ROOT, get_logger
-from promptcot_mamba.memory_budget import shapes_from_config, training_flops_per_token
-from promptcot_mamba.model import load_causal_lm
+from promptcot_mamba.memory_budget import shapes_from_config, training_flops_per_token, training_memory
+from promptcot_mamba.model import Mamba2ForCausalLM, load_causal_lm
+from promptcot_mamba.model.debug_numerics import watch_numerics
 from promptcot_mamba.model.weights import identify_causal_lm
 from promptcot_mamba.training import run_folder
 from promptcot_mamba.training.arguments import DataArguments, SftArguments
@@ -34,7 +35,7 @@ from promptcot_mamba.training.callbacks import (
     StopSignal,
     make_tensorboard_callback,
 )
-from promptcot_mamba.training.identity import describe_identity, hash_model, read_config
+from promptcot_mamba.training.identity import describe_identity, hash_model, read_config, zero_stage
 from promptcot_mamba.training.ranks import first_does, local_rank, rank, together
 from promptcot_mamba.training.trainer import SftTrainer
 
@@ -191,6 +192,14 @@ def load_model(args: SftArguments, data_args: DataArguments, tokenizer: PreTrain
 
 def make_trainer(args: SftArguments, model: PreTrainedModel, phase: Phase, resumed_step: int) -> SftTrainer:
     """Join the model with rows, collation, logs and signals."""
+    shapes = shapes_from_config(model.config.to_dict())
+    if args.debug_numerics:
+        watch_numerics(model)
+    if args.gradient_checkpointing and args.checkpoint_policy == "auto" and isinstance(model, Mamba2ForCausalLM):
+        args.gradient_checkpointing = False  # or the Trainer would turn it on for every layer again
+        tokens = args.per_device_train_batch_size * phase.rows.max_length
+        parts = training_memory(shapes, tokens=tokens, devices=args.world_size, zero_stage=zero_stage(args))
+        model.choose_activations_from_memory(reserved_bytes=int(parts["buckets"]))
     phase.tokenizer.chat_template = CHAT_TEMPLATE
     stop = StopCallback()
     callbacks = [ConsoleCallback(), LogFileCallback(), stop]
@@ -207,7 +216,7 @@ def make_trainer(args: SftArguments, model: PreTrainedModel, phase: Phase, resum
         eval_rows=phase.eval_rows,
         processing_class=phase.tokenizer,
         callbacks=callbacks,
-        flops_per_token=training_flops_per_token(shapes_from_config(model.config.to_dict())),
+        flops_per_token=training_flops_per_token(shapes),
         should_stop=StopSignal(),
     )
     trainer.remove_callback(PrinterCallback)

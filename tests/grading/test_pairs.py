@@ -44,6 +44,17 @@ def test_numbers_are_taken_as_text_and_a_solution_as_its_box():
     assert grade_pair(read_pair({"gold": "so the sum is \\boxed{14{,}916}.", "pred": "14916"})).equal
 
 
+def test_olympiadbench_names_bring_its_rules():
+    pair = {"gold": "62.5%", "pred": "0.625"}
+    assert grade_pair(read_pair({**pair, "answer_type": "Numerical"})).equal
+    assert not grade_pair(read_pair(pair)).equal
+    assert grade_pair(read_pair({"gold": "\\sqrt{2}", "pred": "1.414213562", "answer_type": "Numerical"})).equal
+
+
+def test_no_prediction_is_no_answer():
+    assert not grade_pair(read_pair({"gold": "5", "pred": None})).equal
+
+
 def test_a_completion_is_never_searched_for_a_sentence():
     verdict = grade_pair(read_pair({"gold": "5", "pred": "The answer is 5.", "mode": "text"}))
     assert (verdict.equal, verdict.reason) == (False, "no_answer")

@@ -154,7 +154,10 @@ def test_a_dry_run_writes_nothing_and_tells_the_plan(flags, tmp_path: Path, caps
     assert sorted(path.name for path in tmp_path.glob("x*")) == []
     run(flags(n=2))
     run(flags(n=4, dry_run=True))
-    assert "10 done, 10 to make" in capsys.readouterr().out
+    plan = capsys.readouterr().out
+    assert "10 done, 10 to make" in plan
+    assert "in the runs so far" in plan
+    assert "if chains stay as long as those done" in plan
     with pytest.raises(InputError, match="temperature was"):
         run(flags(n=4, temperature=0.1, dry_run=True))
 

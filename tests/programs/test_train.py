@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -14,18 +12,17 @@ import pytest
 from promptcot_mamba.chat_format import CHAT_TEMPLATE
 from tests.programs.train_helpers import (
     HANG_SECONDS,
-    ROOT,
+    STEPS,
     ZERO2,
-    child_environment,
+    flags_for,
     losses,
     read_curve,
     run_train,
-    train_command,
+    start_train,
+    wait_for_step,
     write_examples,
 )
 from tests.tiny import make_checkpoint
-
-STEPS = 7
 
 
 @pytest.fixture(scope="module")
@@ -34,23 +31,6 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_checkpoint(folder / "model")
     write_examples(folder / "sums.jsonl", 40, sources=("add", "sum"))
     return folder
-
-
-def flags_for(work: Path, output: str, **changes: object) -> dict[str, object]:
-    return {
-        "model_name_or_path": work / "model",
-        "data_path": work / "sums.jsonl",
-        "output_dir": work / output,
-        "token_cache": work / "cache",
-        "max_length": 256,
-        "gradient_accumulation_steps": 2,
-        "learning_rate": 1e-3,
-        "warmup_steps": 2,
-        "max_steps": STEPS,
-        "save_steps": 3,
-        "report_to": "none",
-        **changes,
-    }
 
 
 def published_line(work: Path, output: Path) -> dict[str, object]:
@@ -127,27 +107,6 @@ def test_two_processes_train_as_one(work: Path, whole: Path):
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
         assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
         assert (two["documents"], two["labelled_tokens"]) == (one["documents"], one["labelled_tokens"])
-
-
-def start_train(flags: dict[str, object], processes: int | None = None) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        train_command(flags, processes),
-        cwd=ROOT,
-        env=child_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def wait_for_step(output: Path, step: int, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + HANG_SECONDS
-    log = output / "train_log.jsonl"
-    while not (log.exists() and log.read_text().count('"loss"') >= step):
-        assert process.poll() is None, f"ended early: {process.communicate()[0][-3000:]}"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_killed_run_continues_to_the_same_curve(work: Path, whole: Path):

@@ -8,11 +8,13 @@ import random
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ZERO2 = "configs/promptcot_mamba_7b_config.json"
 HANG_SECONDS = 300
+STEPS = 7
 
 
 def write_examples(path: Path, count: int, seed: int = 0, sources: tuple[str, ...] = ("add",)) -> Path:
@@ -71,3 +73,42 @@ def read_curve(output_dir: Path) -> list[dict]:
 
 def losses(output_dir: Path) -> list[tuple[int, float]]:
     return [(row["step"], row["loss"]) for row in read_curve(output_dir)]
+
+
+def flags_for(work: Path, output: str, **changes: object) -> dict[str, object]:
+    """A short run over `work`'s model and sums into its folder `output`."""
+    return {
+        "model_name_or_path": work / "model",
+        "data_path": work / "sums.jsonl",
+        "output_dir": work / output,
+        "token_cache": work / "cache",
+        "max_length": 256,
+        "gradient_accumulation_steps": 2,
+        "learning_rate": 1e-3,
+        "warmup_steps": 2,
+        "max_steps": STEPS,
+        "save_steps": 3,
+        "report_to": "none",
+        **changes,
+    }
+
+
+def start_train(flags: dict[str, object], processes: int | None = None) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        train_command(flags, processes),
+        cwd=ROOT,
+        env=child_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for_step(output: Path, step: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + HANG_SECONDS
+    log = output / "train_log.jsonl"
+    while not (log.exists() and log.read_text().count('"loss"') >= step):
+        assert process.poll() is None, f"ended early: {process.communicate()[0][-3000:]}"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

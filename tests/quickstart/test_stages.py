@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.quickstart import Args, Stage, StageFailedError, make_stages, run_stage
-from scripts.road import family_file
+from scripts.quickstart import Args, Stage, StageFailedError, hash_inputs, make_stages, run_stage
+from scripts.road import PORT_FLAG, family_file
 
 
 def counting_stage(folder: Path, word: str = "x") -> Stage:
@@ -69,7 +69,18 @@ def test_every_stage_reads_what_an_earlier_one_leaves():
 
 
 def test_phase_2_and_its_control_differ_in_data_alone():
-    stages = {stage.name: stage.command for stage in make_stages(Args())}
+    stages = {
+        stage.name: [word for word in stage.command if not word.startswith(PORT_FLAG)] for stage in make_stages(Args())
+    }
     swapped = [word.replace("phase2.jsonl", "control.jsonl") for word in stages["train_phase2"]]
     swapped[-1] = swapped[-1].replace("phase2", "control")
     assert swapped == stages["train_control"]
+
+
+def test_another_free_port_is_not_another_stage():
+    first, second = (make_stages(Args(processes=2))[1] for _ in range(2))
+    assert first.name == "train_phase1"
+    one = Stage(first.name, first.title, first.command, (), ())
+    other = Stage(second.name, second.title, [*second.command[:2], f"{PORT_FLAG}1", *second.command[3:]], (), ())
+    assert one.command != other.command
+    assert hash_inputs(one) == hash_inputs(other)

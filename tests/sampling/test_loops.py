@@ -40,10 +40,10 @@ def make_chain(numbers: random.Random, period: int, length: int) -> list[int]:
     return text + (unit * (length // period + 1))[:length] + [numbers.randrange(50) for _ in range(50)]
 
 
-@pytest.mark.parametrize("period", [1, 2, 3, 7, 31, 32, 33, 63, 64, 65, 100])
+@pytest.mark.parametrize("period", [1, 2, 7, 31, 32, 33, 64, 65, 100])
 def test_found_where_the_definition_finds_it_however_it_arrives(period: int):
     numbers = random.Random(period)
-    for length in (max(8 * period, MIN_SPAN) - 2, max(8 * period, MIN_SPAN) + 3, 1200):
+    for length in (max(8 * period, MIN_SPAN) - 2, max(8 * period, MIN_SPAN) + 70):
         tokens = make_chain(numbers, period, length)
         truth = first_loop(tokens)
         for sizes in (iter(lambda: 64, None), iter(lambda: 1, None), iter(lambda: 10_000, None)):

@@ -101,7 +101,13 @@ def test_packing_other_models_is_refused(flags, checkpoint: Path, tmp_path: Path
 
 
 def test_other_values_are_refused_by_the_parser(flags):
-    for name, value in (("overlong", "maybe"), ("loss_average", "words"), ("max_length", "long"), ("n_epochs", 1)):
+    for name, value in (
+        ("overlong", "maybe"),
+        ("checkpoint_policy", "some"),
+        ("loss_average", "words"),
+        ("max_length", "long"),
+        ("n_epochs", 1),
+    ):
         with pytest.raises(InputError, match=name):
             parse({**flags, name: value})
 

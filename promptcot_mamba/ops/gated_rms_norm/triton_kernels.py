@@ -54,7 +54,7 @@ def norm_forward_kernel(
 @triton.jit
 def norm_backward_kernel(
     x, z, weight, dy, dx, dz, dweight, partials, arrivals, x_row, z_row, dy_row, dx_row, dz_row, n_rows, d, eps,
-    GROUP: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
+    GROUP: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, SUM_ROWS: tl.constexpr,
 ):  # fmt: skip
     """Grid: (programs, d / GROUP); each program takes every n-th block of ROWS rows. partials: (programs, d) fp32."""
     program = tl.program_id(0)
@@ -83,8 +83,8 @@ def norm_backward_kernel(
     tl.store(partials + program.to(tl.int64) * d + channels, share, mask=inside)
     if arrives_last(arrivals + tl.program_id(1), n_programs):
         total = tl.zeros([BLOCK], tl.float32)
-        for first in range(0, n_programs, ROWS):
-            programs = first + tl.arange(0, ROWS)
+        for first in range(0, n_programs, SUM_ROWS):
+            programs = first + tl.arange(0, SUM_ROWS)
             shares = partials + programs.to(tl.int64)[:, None] * d + channels[None, :]
             known = (programs < n_programs)[:, None] & inside[None, :]
             total += tl.sum(tl.load(shares, mask=known, other=0.0, cache_modifier=".cg"), axis=0)
@@ -112,7 +112,7 @@ def run_forward(x, z, weight, y, eps: float, group_size: int) -> None:
 def run_backward(x, z, weight, dy, dx, dz, eps: float, group_size: int) -> torch.Tensor:
     """Write dx and dz (rows, d), any row strides; returns the gradient of weight."""
     n_rows, d = x.shape
-    tile = _tile(group_size, 2048)
+    tile = _tile(group_size, 1024)
     groups = d // group_size
     programs = min(triton.cdiv(n_rows, tile["ROWS"]), max(1, 8 * multiprocessors(x.device) // groups))
     dweight = torch.empty(d, dtype=weight.dtype, device=x.device)
@@ -121,7 +121,7 @@ def run_backward(x, z, weight, dy, dx, dz, eps: float, group_size: int) -> torch
         norm_backward_kernel, (programs, groups),
         x, z, weight, dy, dx, dz, dweight, partials, arrival_counters(x),
         x.stride(0), 0 if z is None else z.stride(0), dy.stride(0), dx.stride(0), 0 if dz is None else dz.stride(0),
-        n_rows, d, eps, **tile,
+        n_rows, d, eps, SUM_ROWS=max(1, 8192 // tile["BLOCK"]), **tile,
     )  # fmt: skip
     return dweight
 

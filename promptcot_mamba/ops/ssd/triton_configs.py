@@ -37,7 +37,7 @@ class SsdConfig:
 
 # Two-byte dtypes run on the tensor cores; fp32 keeps its full mantissa on the ordinary ones, so its tiles are small.
 HALF = {
-    80: SsdConfig(64, 4, 2, 32, 4, 3, 32, 3, 64, 16, 4, 2),
+    80: SsdConfig(64, 4, 2, 32, 4, 3, 32, 3, 32, 32, 4, 2),
     90: SsdConfig(128, 8, 2, 64, 4, 3, 64, 2, 64, 64, 4, 2),
     100: SsdConfig(128, 8, 3, 64, 4, 3, 64, 2, 64, 64, 4, 2),
 }

@@ -43,7 +43,7 @@ def _gradient_of_x(
         step, running, running_i, total = load_decays(steps, sums, line, length, Q)
         weights_ji = scores_ji * decay_matrix(running_i[None, :], running[:, None], not_after(tokens, tokens, k))
         products_ji = tl.zeros([Q, Q], tl.float32)
-        for part in tl.static_range(P // BLOCK_P):
+        for part in range(P // BLOCK_P):
             first = head * P + part * BLOCK_P
             x_tile = load_rows(x + start * x_row + first, x_row, length, BLOCK_P, Q)
             dy_tile = load_dy(dy, z, start, first, dy_row, z_row, length, BLOCK_P, Q)
@@ -59,7 +59,7 @@ def _gradient_of_x(
         decay_out = tl.exp2(total - running)  # from each token to the chunk's end
         d_left = tl.zeros([Q], tl.float32)
         d_step = tl.zeros([Q], tl.float32)
-        for part in tl.static_range(P // BLOCK_P):
+        for part in range(P // BLOCK_P):
             first = head * P + part * BLOCK_P
             # Read again, out of the L2 cache: kept since the products they would not fit the registers.
             x_tile = load_rows(x + start * x_row + first, x_row, length, BLOCK_P, Q)
@@ -98,7 +98,7 @@ def _gradient_of_B_or_C(
         line = head.to(tl.int64) * n_tokens + start
         step, running, running_i, last = load_decays(steps, sums, line, length, Q)
         products = tl.zeros([Q, Q], tl.float32)
-        for part in tl.static_range(P // BLOCK_P):
+        for part in range(P // BLOCK_P):
             first = head * P + part * BLOCK_P
             x_tile = load_rows(x + start * x_row + first, x_row, length, BLOCK_P, Q)
             dy_tile = load_dy(dy, z, start, first, dy_row, z_row, length, BLOCK_P, Q)

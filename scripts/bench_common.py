@@ -1,0 +1,95 @@
+"""What the training benchmarks share: an interleaved stopwatch, transformers' Mamba-2 as a fair peer, records."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from promptcot_mamba.jsonl import write_json
+from promptcot_mamba.ops.gated_rms_norm.reference import gated_rms_norm_reference
+from promptcot_mamba.run_info import describe_run
+
+NOT_MEASURED = "not measured"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def device_name(device: str) -> str:
+    """The device as a reader of a record would name it; for a CPU also what its matrix units can do."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    model = "CPU"
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text() if cpuinfo.is_file() else ""
+    for line in text.splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    units = [name for flag, name in (("avx2", "AVX2"), ("avx512f", "AVX-512"), ("amx_bf16", "AMX")) if flag in text]
+    return f"{model}, {torch.get_num_threads()} threads, {' '.join(units) or 'no vector units known'}"
+
+
+def synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def time_interleaved(
+    calls: dict[str, Callable[[], Any]], repeats: int, device: str, warmup: int = 2
+) -> dict[str, dict]:
+    """Seconds of each call, taken in turns so that a noisy machine treats all alike; medians and spreads in ms."""
+    for call in calls.values():
+        for _ in range(warmup):
+            call()
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            synchronize(device)
+            started = time.perf_counter()
+            call()
+            synchronize(device)
+            seconds[name].append(time.perf_counter() - started)
+    return {name: summarize(taken) for name, taken in seconds.items()}
+
+
+def summarize(seconds: list[float]) -> dict[str, Any]:
+    """Median, quartiles and count, in milliseconds."""
+    quartiles = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else [seconds[0]] * 3
+    return {
+        "median_ms": statistics.median(seconds) * 1e3,
+        "quartiles_ms": [quartiles[0] * 1e3, quartiles[2] * 1e3],
+        "min_ms": min(seconds) * 1e3,
+        "n": len(seconds),
+    }
+
+
+def group_transformers_norm(model: torch.nn.Module) -> torch.nn.Module:
+    """Make transformers' gated norm grouped, in place, as the released weights need (its own is over all channels)."""
+    for layer in model.backbone.layers:
+        norm, config = layer.mixer.norm, model.config
+        group_size = layer.mixer.intermediate_size // config.n_groups
+
+        def grouped(hidden, gate=None, norm=norm, group_size=group_size):
+            gate = None if gate is None else gate.to(hidden.dtype)
+            return gated_rms_norm_reference(hidden, gate, norm.weight, eps=norm.variance_epsilon, group_size=group_size)
+
+        norm.forward = grouped
+    return model
+
+
+def write_record(path: str | None, name: str, config: dict, device: str, **results: Any) -> Path:
+    """Write `docs/records/<name>.json` (or `path`): the run's description, the device and the results."""
+    target = Path(path or f"docs/records/{name}.json")
+    write_json(target, {"benchmark": name, "device": device_name(device), **describe_run(config), **results})
+    return target
+
+
+def format_table(header: list[str], rows: list[list[Any]]) -> str:
+    """A Markdown table; floats with three significant digits."""
+    cells = [header, ["---"] * len(header)]
+    cells += [[f"{value:.3g}" if isinstance(value, float) else str(value) for value in row] for row in rows]
+    return "\n".join("| " + " | ".join(row) + " |" for row in cells)

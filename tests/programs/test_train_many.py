@@ -1,0 +1,123 @@
+"""Every shipped sharding, two nodes, two phases: each DeepSpeed start takes seconds, so these run when asked for."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.programs.train_helpers import (
+    HANG_SECONDS,
+    ROOT,
+    ZERO2,
+    child_environment,
+    flags_for,
+    free_port,
+    losses,
+    read_curve,
+    run_train,
+    start_train,
+    wait_for_step,
+    write_examples,
+)
+from tests.tiny import make_checkpoint
+
+pytestmark = pytest.mark.slow
+CONFIGS = [ZERO2, "configs/deepspeed_zero2_offload.json", "configs/deepspeed_zero3.json"]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("many")
+    make_checkpoint(folder / "model")
+    write_examples(folder / "sums.jsonl", 40, sources=("add", "sum"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(work: Path) -> Path:
+    """The run that all others must equal: one process, no DeepSpeed."""
+    result = run_train(flags_for(work, "alone"))
+    assert result.returncode == 0, result.stderr[-3000:]
+    return work / "alone"
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_sharding_trains_alike_and_survives_a_kill(work: Path, alone: Path, config: str):
+    output = f"sharded-{Path(config).stem}"
+    flags = flags_for(work, output, deepspeed=config, gradient_accumulation_steps=1)
+    process = start_train(flags, processes=2)
+    wait_for_step(work / output, 4, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    result = run_train(flags, processes=2)
+    assert result.returncode == 0, result.stderr[-3000:]
+    for one, two in zip(read_curve(alone), read_curve(work / output), strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
+        assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
+
+
+def test_other_number_of_devices_is_refused(work: Path):
+    flags = flags_for(work, "devices", deepspeed=ZERO2, gradient_accumulation_steps=1)
+    process = start_train(flags, processes=2)
+    wait_for_step(work / "devices", 4, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    result = run_train({**flags, "gradient_accumulation_steps": 2}, processes=1)
+    assert result.returncode == 2
+    assert "optimizer shards are those of 2 devices, this run has 1" in result.stderr
+
+
+def test_two_nodes_train_as_one(work: Path, alone: Path):
+    """Two single-process nodes on this machine, each started by hand as without ssh."""
+    (work / "hosts").write_text("node-a slots=1\nnode-b slots=1\n")
+    flags = flags_for(work, "nodes", deepspeed=ZERO2, gradient_accumulation_steps=1)
+    place = {"NO_SSH": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    nodes = [
+        subprocess.Popen(
+            ["bash", "scripts/launch_multinode.sh", str(work / "hosts"), *(f"--{k}={v}" for k, v in flags.items())],
+            cwd=ROOT,
+            env={**child_environment(), **place, "NODE_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for node in nodes:
+        output, _ = node.communicate(timeout=HANG_SECONDS)
+        assert node.returncode == 0, output[-3000:]
+    assert [step for step, _ in losses(work / "nodes")] == [step for step, _ in losses(alone)]
+    for (_, one), (_, two) in zip(losses(alone), losses(work / "nodes"), strict=True):
+        assert two == pytest.approx(one, rel=1e-5)
+
+
+def test_two_phases_chain_and_skip_what_is_done(work: Path):
+    """Phase 2 starts from phase 1's weights; a second run has nothing left to do."""
+    (work / "recipe.yaml").write_text(
+        f"deepspeed: {ZERO2}\nmax_length: 256\nlearning_rate: 1.0e-3\nwarmup_steps: 1\nmax_steps: 3\nreport_to: none\n"
+    )
+    environment = {
+        **child_environment(),
+        "MODEL": str(work / "model"), "PHASE1_DATA": str(work / "sums.jsonl"), "PHASE2_DATA": str(work / "sums.jsonl"),
+        "OUTPUT": str(work / "phases"), "PHASE1_CONFIG": str(work / "recipe.yaml"),
+        "PHASE2_CONFIG": str(work / "recipe.yaml"), "LAUNCHER": f"deepspeed --num_gpus=1 --master_port={free_port()}",
+    }  # fmt: skip
+    command = ["bash", "scripts/sft_two_phase.sh", "--token_cache", str(work / "cache")]
+    for _ in range(2):
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=HANG_SECONDS, check=False
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stderr.count("nothing to do") == 2
+    first, second = losses(work / "phases" / "phase1"), losses(work / "phases" / "phase2")
+    assert second[0][1] < first[0][1]
+    changed = subprocess.run(
+        [*command, "--learning_rate", "0.1"], cwd=ROOT, env=environment, capture_output=True, text=True,
+        timeout=HANG_SECONDS, check=False,
+    )  # fmt: skip
+    assert changed.returncode == 2
+    assert "--learning_rate: 0.001 there, 0.1 now" in changed.stderr

@@ -1,0 +1,85 @@
+"""Every command of the README is one the programs accept: files exist, flags parse, links lead somewhere."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from promptcot_mamba import cli
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [
+    line.split("    #")[0].strip()
+    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+    if line.strip()
+]
+
+
+class FlagsParsedError(Exception):
+    """The program accepted its flags."""
+
+
+def program_of(words: list[str]) -> tuple[str, list[str]] | None:
+    """(module, flags) of a command that runs one of this project's Python programs."""
+    if words[:2] == ["python", "-m"]:
+        return words[2], words[3:]
+    for place, word in enumerate(words):
+        if word.endswith(".py"):
+            return word.removesuffix(".py"), words[place + 1 :]
+    return None
+
+
+def parse_flags(module_name: str, flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the program's own parser, recipes included, read the flags, and stop there."""
+    module = importlib.import_module(module_name)
+    real = cli.parse_args
+
+    def parse_only(*args, **kwargs):
+        real(*args, **kwargs)
+        raise FlagsParsedError
+
+    monkeypatch.setattr(cli, "parse_args", parse_only)  # for those that import it where they use it
+    if hasattr(module, "parse_args"):
+        monkeypatch.setattr(module, "parse_args", parse_only)
+    monkeypatch.setattr(sys, "argv", [module_name, *flags])
+    with pytest.raises(FlagsParsedError):
+        module.main()
+
+
+def test_the_readme_has_commands():
+    assert len(COMMANDS) > 12
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_is_accepted(command: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    words = [word for word in shlex.split(command) if not re.match(r"[A-Z0-9_]+=", word)]
+    program = program_of(words)
+    if program is not None:
+        parse_flags(*program, monkeypatch)
+    elif words[0] == "bash":
+        assert (ROOT / words[1]).is_file(), command
+    else:
+        assert words[:2] == ["pip", "install"], f"neither a program, a script nor an installation: {command}"
+        for word in words[2:]:
+            assert word.startswith(("torch==", "-r", "--")) or (ROOT / word).is_file()
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", README))))
+def test_a_link_leads_somewhere(target: str):
+    assert (ROOT / target).exists()
+
+
+@pytest.mark.parametrize(
+    "name", sorted(set(re.findall(r"`((?:configs|docs|scripts|promptcot_mamba|tests)/[\w./]+)`", README)))
+)
+def test_a_named_path_exists(name: str):
+    examples = ("hmmt.py", "limo.py", "cute_kernels.py", "dedupe.py")  # files the reader is to add
+    assert (ROOT / name).exists() or name.endswith(examples), name
