@@ -161,7 +161,7 @@ class _ChunkRun:
         self.adapter: Adapter = worker._adapters[source]
         self.loaded = worker._loaded.get(source)
         self.tally = _Tally()
-        self.prompts: dict[str, _Prompt] = {}
+        self.prompts: dict[bytes, _Prompt] = {}  # by hash: a chunk may be a whole compressed file
         self.prompt_rows: list[tuple[int, np.ndarray, np.ndarray]] = []
         self.kept: list[tuple[bytes, int, int, int, str]] = []
         self.waiting: list[tuple[CanonicalRow, str]] = []
@@ -236,11 +236,12 @@ class _ChunkRun:
         return {"id": row.id.hex(), "source": self.source, "row": where, **vars(hit)}
 
     def _prompt(self, text: str) -> _Prompt:
-        found = self.prompts.get(text)
+        key = hash_text(text)
+        found = self.prompts.get(key)
         if found is None:
             checker = self.worker.context.decontaminator
             hit, near = checker.check(text) if checker is not None else (None, [])
-            found = self.prompts[text] = _Prompt(None, hit, near)
+            found = self.prompts[key] = _Prompt(None, hit, near)
         return found
 
     def _render(self, row: CanonicalRow) -> str:
