@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
@@ -34,6 +34,7 @@ from promptcot_mamba.jsonl import write_json
 BATCH_CHARACTERS = 1 << 20  # text handed to the tokenizer at a time
 BATCH_ROWS = 256
 SAMPLES = 2  # places named per reason and chunk
+HITS = ("contaminated", "reported")
 
 ROWS_SCHEMA = pa.schema([
     ("id", pa.binary(16)), ("prompt", pa.int32()), ("length", pa.int32()), ("prompt_length", pa.int32()),
@@ -74,6 +75,12 @@ def chunk_path(folder: Path, number: int, kind: str) -> Path:
     return folder / f"{number:06d}.{kind}"
 
 
+def read_hits(folder: Path, chunks: int, kind: str) -> Iterator[dict[str, str]]:
+    """All chunks' `contaminated` or `reported` rows, in chunk order."""
+    for number in range(chunks):
+        yield from json.loads(chunk_path(folder, number, "json").read_text(encoding="utf-8"))[kind]
+
+
 @dataclass
 class _Tally:
     """What became of a chunk's rows."""
@@ -83,7 +90,6 @@ class _Tally:
     samples: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     contaminated: list[dict[str, str]] = field(default_factory=list)
     reported: list[dict[str, str]] = field(default_factory=list)
-    over_long: list[int] = field(default_factory=list)  # lengths, for the histogram
 
     def drop(self, reason: str, where: str) -> None:
         self.dropped[reason] += 1
@@ -140,11 +146,12 @@ class ChunkWorker:
         }
 
     def run(self, number: int, source: str, chunk: Chunk) -> dict[str, Any]:
-        """Do one chunk unless it is done; return its tally."""
+        """Do one chunk unless it is done; return its tally, without the rows it names one by one (`read_hits`)."""
         done = chunk_path(self.context.folder, number, "json")
         if not done.exists():
             write_json(done, _ChunkRun(self, number, source).run(chunk))
-        return json.loads(done.read_text(encoding="utf-8"))
+        tally = json.loads(done.read_text(encoding="utf-8"))
+        return {key: value for key, value in tally.items() if key not in HITS}
 
 
 class _ChunkRun:
@@ -154,7 +161,7 @@ class _ChunkRun:
         self.adapter: Adapter = worker._adapters[source]
         self.loaded = worker._loaded.get(source)
         self.tally = _Tally()
-        self.prompts: dict[str, _Prompt] = {}
+        self.prompts: dict[bytes, _Prompt] = {}  # by hash: a chunk may be a whole compressed file
         self.prompt_rows: list[tuple[int, np.ndarray, np.ndarray]] = []
         self.kept: list[tuple[bytes, int, int, int, str]] = []
         self.waiting: list[tuple[CanonicalRow, str]] = []
@@ -191,7 +198,7 @@ class _ChunkRun:
             "source": self.source, "file": chunk.path.name, "rows": self.tally.rows, "kept": len(self.kept),
             "tokens": self.tokens, "encoded": self.encoded, "dropped": dict(sorted(self.tally.dropped.items())),
             "samples": self.tally.samples, "contaminated": self.tally.contaminated, "reported": self.tally.reported,
-            "over_long": self.tally.over_long, "seconds": self.seconds,
+            "seconds": self.seconds,
         }  # fmt: skip
 
     def _drop_unreadable(self, error: InputError) -> None:
@@ -229,11 +236,12 @@ class _ChunkRun:
         return {"id": row.id.hex(), "source": self.source, "row": where, **vars(hit)}
 
     def _prompt(self, text: str) -> _Prompt:
-        found = self.prompts.get(text)
+        key = hash_text(text)
+        found = self.prompts.get(key)
         if found is None:
             checker = self.worker.context.decontaminator
             hit, near = checker.check(text) if checker is not None else (None, [])
-            found = self.prompts[text] = _Prompt(None, hit, near)
+            found = self.prompts[key] = _Prompt(None, hit, near)
         return found
 
     def _render(self, row: CanonicalRow) -> str:
@@ -253,7 +261,6 @@ class _ChunkRun:
             self.encoded += len(ids)
             if not context.min_tokens <= len(ids) <= context.max_tokens:
                 self.tally.drop("too_short" if len(ids) < context.min_tokens else "too_long", where)
-                self.tally.over_long.append(len(ids))
                 continue
             prompt = self._prompt(row.prompt)
             if prompt.number is None:

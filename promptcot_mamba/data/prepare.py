@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from promptcot_mamba.chat_format import CHAT_TEMPLATE, MATH_INSTRUCTION
-from promptcot_mamba.data.chunk_work import ChunkContext, ChunkWorker, TokenizerFiles
+from promptcot_mamba.data.chunk_work import ChunkContext, ChunkWorker, TokenizerFiles, read_hits
 from promptcot_mamba.data.decontaminate import BenchmarkText, Decontaminator
 from promptcot_mamba.data.encode import hash_tokenizer
 from promptcot_mamba.data.row_files import Chunk, plan_chunks
@@ -142,16 +142,12 @@ def _make_shard_runner(context: ShardContext) -> Callable[..., Any]:
 
 def _sum_tallies(names: Sequence[str], parts: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Chunk tallies added up by source, in chunk order."""
-    totals = {
-        name: {"rows": 0, "kept": 0, "tokens": 0, "dropped": Counter(), "samples": {}, "over_long": []}
-        for name in names
-    }
+    totals = {name: {"rows": 0, "kept": 0, "tokens": 0, "dropped": Counter(), "samples": {}} for name in names}
     for part in parts:
         total = totals[part["source"]]
         for key in ("rows", "kept", "tokens"):
             total[key] += part[key]
         total["dropped"].update(part["dropped"])
-        total["over_long"] += part["over_long"]
         for reason, places in part["samples"].items():
             total["samples"].setdefault(reason, places)
     return totals
@@ -267,8 +263,8 @@ def prepare_shards(
     clock.seconds["tokenize_in_workers"] = sum(part["seconds"]["tokenize"] for part in parts)
     clock.seconds["chunks_in_workers"] = sum(part["seconds"]["all"] for part in parts)
 
-    write_jsonl(output / CONTAMINATED_FILE, (line for part in parts for line in part["contaminated"]))
-    write_jsonl(output / NEAR_FILE, (line for part in parts for line in part["reported"]))
+    write_jsonl(output / CONTAMINATED_FILE, read_hits(chunks_folder, len(jobs), "contaminated"))
+    write_jsonl(output / NEAR_FILE, read_hits(chunks_folder, len(jobs), "reported"))
     manifest = {
         "key": key,
         "max_length": recipe.max_length,

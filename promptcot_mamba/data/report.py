@@ -70,7 +70,7 @@ def draw_plots(result: Result, folder: Path) -> list[tuple[str, str]]:
         axes.set_xlabel("tokens of one example, prompt and completion")
         axes.set_ylabel("% of the source's examples")
         axes.set_xlim(0, longest)
-        axes.legend(frameon=False)
+        axes.figure.legend(loc="outside upper center", ncols=3, frameon=False)
 
     reasons = [reason for reason in REASONS if any(tally["dropped"].get(reason) for tally in result.tallies.values())]
 
@@ -85,7 +85,7 @@ def draw_plots(result: Result, folder: Path) -> list[tuple[str, str]]:
         axes.invert_yaxis()
         axes.margins(x=0.12)
         axes.set_xlabel("rows dropped")
-        axes.legend(frameon=False)
+        axes.figure.legend(loc="outside upper center", ncols=3, frameon=False)
 
     def draw_fill(axes) -> None:
         capacity = result.recipe.max_length
@@ -101,7 +101,7 @@ def draw_plots(result: Result, folder: Path) -> list[tuple[str, str]]:
     _draw(folder / "lengths.png", draw_lengths)
     if reasons:
         plots.append(("drops.png", "Rows left out, by reason and source"))
-        _draw(folder / "drops.png", draw_drops, height=1.4 + 0.3 * len(reasons))
+        _draw(folder / "drops.png", draw_drops, height=1.8 + 0.3 * len(reasons))
     plots.append(("fill.png", "How full the packed rows of each shard are"))
     _draw(folder / "fill.png", draw_fill, height=2.6)
     return plots

@@ -26,5 +26,3 @@ def test_a_hundred_thousand_planted_rows_are_counted_exactly(tmp_path):
         assert counts["in_mixture"] == corpus.clean[source] + corpus.close_prompts[source] - found
     planted = Counter(corpus.close_prompts).total()
     assert 0.99 * planted <= near <= planted
-    capacity = result.manifest["counts"]["rows"] * recipe.max_length
-    assert result.manifest["counts"]["tokens"] >= 0.99 * capacity
