@@ -150,6 +150,28 @@ def load_engine(args: BenchArguments) -> tuple[Plan, Backend]:
     return plan, make_backend(plan)
 
 
+MEASURES = ("seconds", "cpu_seconds", "steps")
+
+
+def ratios(pairs: list[dict[str, dict]]) -> dict[str, float]:
+    """Median over pairs of published / ours, by measure."""
+    return {
+        name: round(statistics.median(pair["published"][name] / pair["ours"][name] for pair in pairs), 3)
+        for name in MEASURES
+    }
+
+
+def print_table(pairs: list[dict[str, dict]]) -> None:
+    print(f"{'':12}{'seconds':>12}{'CPU seconds':>14}{'engine steps':>14}{'tokens':>12}")
+    for loop in ("published", "ours"):
+        seconds, worked, steps, tokens = (
+            statistics.median(pair[loop][name] for pair in pairs) for name in (*MEASURES, "tokens")
+        )
+        print(f"{loop:12}{seconds:12.1f}{worked:14.1f}{steps:14,.0f}{tokens:12,.0f}")
+    seconds, worked, steps = ratios(pairs).values()
+    print(f"{'ratio':12}{seconds:12.2f}{worked:14.2f}{steps:14.2f}   (medians of {len(pairs)}; samples identical)")
+
+
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(BenchArguments, argv, description=__doc__)
     if args.pairs < 1:
@@ -161,11 +183,12 @@ def main(argv: list[str] | None = None) -> int:
 
     def measure(loop: Callable[..., dict]) -> tuple[dict, dict[str, Any]]:
         backend = ShapedBackend(engine, args.max_len, args.invalid)
-        before, started = engine.generated_tokens, time.perf_counter()
+        before, started, worked = engine.generated_tokens, time.perf_counter(), time.process_time()
         completions = loop(backend, problems, prompts, **how)
-        seconds = time.perf_counter() - started
+        times = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - worked}
         tokens = engine.generated_tokens - before
-        return completions, {"seconds": round(seconds, 2), "steps": backend.steps, "tokens": tokens}
+        rounded = {name: round(value, 2) for name, value in times.items()}
+        return completions, {**rounded, "steps": backend.steps, "tokens": tokens}
 
     pairs = []
     for pair in range(args.pairs):
@@ -178,17 +201,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"pair {pair}: published {published}, ours {scheduled}, {len(ours)} samples identical", file=sys.stderr)
     engine.close()
 
-    ratios = [pair["published"]["seconds"] / pair["ours"]["seconds"] for pair in pairs]
-    steps = pairs[0]["published"]["steps"] / pairs[0]["ours"]["steps"]
-    print(f"{'':12}{'seconds':>12}{'steps':>10}{'tokens':>12}")
-    for name in ("published", "ours"):
-        seconds = statistics.median(pair[name]["seconds"] for pair in pairs)
-        print(f"{name:12}{seconds:12.1f}{pairs[0][name]['steps']:10,}{pairs[0][name]['tokens']:12,}")
-    print(
-        f"{'ratio':12}{statistics.median(ratios):12.2f}{steps:10.2f}  (median of {args.pairs} pairs; samples identical)"
-    )
+    print_table(pairs)
     record = args.record or f"docs/records/sampling_{args.max_num_seqs}.json"
-    write_json(record, {**describe_run(asdict(args)), "pairs": pairs, "wall_ratio": ratios, "steps_ratio": steps})
+    write_json(record, {**describe_run(asdict(args)), "pairs": pairs, "ratios": ratios(pairs)})
     return 0
 
 

@@ -161,6 +161,20 @@ def test_bad_options(options: Row, message: str, write: Callable[..., Path]):
         score(write(row(completion="x")), **options)
 
 
+GOLDS = {"aime24": "33", "aime25": "336^\\circ", "math500": "\\frac{14}{3}", "gsm8k": "2,125", "olympiadbench": "2n-2"}
+
+
+@pytest.mark.parametrize("name", [name for name, one in BENCHMARKS.items() if one.kind == "math" and name in GOLDS])
+def test_right_wrong_truncated_and_empty_completions(name: str, write: Callable[..., Path]):
+    gold, source = GOLDS[name], BENCHMARKS[name].sources[0]
+    completions = (answer(gold), answer("999"), f"<think>\n\\boxed{{{gold}}}", "")
+    path = write(*(row(gold, source=source, run=run, completion=text) for run, text in enumerate(completions)))
+    score(path, name, expected_runs=4)
+    grades = [json.loads(line) for line in path.with_name("predictions.grades.jsonl").open()]
+    assert [grade["reason"] for grade in grades] == ["right", "wrong", "truncated", "no_answer"]
+    assert [grade["extracted"] for grade in grades] == [gold, "999", None, None]
+
+
 def test_every_benchmark_is_whole():
     sources: list[str] = []
     for name, benchmark in BENCHMARKS.items():

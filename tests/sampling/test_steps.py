@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
 from promptcot_mamba.sampling.prompts import PromptBook
+from scripts import bench_sampling
 from scripts.bench_sampling import make_problems, our_scheduler, published_loop
 from tests.sampling.scripted import ScriptedBackend
 
@@ -20,3 +25,15 @@ def test_everything_at_once_takes_a_fifth_of_the_steps(max_num_seqs: int):
     assert len(ours) == 960
     assert looped.generated_tokens == scheduled.generated_tokens
     assert looped.steps >= 5 * scheduled.steps
+
+
+def test_the_benchmark_compares_and_records(tmp_path: Path, monkeypatch, capsys):
+    plan = SimpleNamespace(tokenizer=None)
+    monkeypatch.setattr(bench_sampling, "load_engine", lambda args: (plan, ScriptedBackend(16)))
+    record = tmp_path / "record.json"
+    flags = ["--model_path=m", "--problems=8", "--n=4", "--pairs=2", f"--record={record}"]
+    assert bench_sampling.main(flags) == 0
+    written = json.loads(record.read_text())
+    assert len(written["pairs"]) == 2
+    assert written["ratios"]["steps"] > 1
+    assert "samples identical" in capsys.readouterr().out
