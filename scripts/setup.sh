@@ -48,7 +48,7 @@ find_python() {
 
 check_disk() {
     local needed=$1 free
-    free=$(df -Pk . | awk 'NR == 2 { print int($4 / 1048576) }')
+    free=$(df -Pk "$(dirname "$VENV")" | awk 'NR == 2 { print int($4 / 1048576) }')
     [ "$free" -ge "$needed" ] || die "only $free GB free on this disk, $needed GB are needed; free some space, or set VENV=/on/another/disk"
 }
 

@@ -17,7 +17,7 @@ STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--back); color: var(--ink); font: 16px/1.55 system-ui, -apple-system, "Segoe UI",
   Roboto, "Helvetica Neue", Arial, sans-serif; }
-main { max-width: 1060px; margin: 0 auto; padding: 40px 24px 72px; }
+main { max-width: 1120px; margin: 0 auto; padding: 40px 24px 72px; }
 h1 { font-size: 30px; line-height: 1.2; margin: 0 0 8px; letter-spacing: -0.01em; }
 h2 { font-size: 20px; margin: 44px 0 10px; }
 p { margin: 8px 0; max-width: 78ch; }
@@ -29,8 +29,8 @@ p { margin: 8px 0; max-width: 78ch; }
 .tile .met { color: var(--good); font-weight: 600; } .tile .missed { color: var(--bad); font-weight: 600; }
 .card { overflow-x: auto; margin: 12px 0; }
 .card svg { display: block; max-width: 100%; height: auto; margin: 0 auto; }
-table { border-collapse: collapse; width: 100%; font-size: 15px; font-variant-numeric: tabular-nums; }
-th, td { padding: 7px 10px; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+table { border-collapse: collapse; width: 100%; font-size: 14px; font-variant-numeric: tabular-nums; }
+th, td { padding: 7px 8px; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 th { color: var(--soft); font-weight: 600; font-size: 13px; }
 th.text, td.text { text-align: left; } td.text { white-space: normal; }
 tr:last-child td { border-bottom: 0; }

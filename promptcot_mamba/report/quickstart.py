@@ -42,7 +42,6 @@ GROUPS = (
     Group("– of pairs shown in training", ("quickstart_code_composed",)),
     Group("– with a pair never shown", ("quickstart_code_unseen",)),
 )
-CHAIN_SOURCES = ("quickstart_unseen", "quickstart_composed", "quickstart_code_unseen")
 
 
 @dataclass(frozen=True)
@@ -169,23 +168,36 @@ def question_of(row: Row) -> str:
     return body.rpartition("\n")[0] or body
 
 
-def choose_chains(results: Results) -> list[tuple[str, dict[str, Sampled]]]:
-    """Problems to show, by rule and not by taste: of each source the first; then the first that phase 2 gets wrong."""
-    by_problem: dict[str, dict[str, Sampled]] = defaultdict(dict)
+Problem = dict[str, Sampled]  # [model]
+
+
+def choose_chains(results: Results) -> list[tuple[str, Problem]]:
+    """Problems to show, by rule and not by taste: the first of the file that fits each of CHAIN_RULES."""
+    by_problem: dict[str, Problem] = defaultdict(dict)
     for model, sampled in results.sampled.items():
         for one in sampled:
             by_problem[one.grade["problem_id"]][model] = one
-    chosen = []
-    for source in CHAIN_SOURCES:
-        problem = next((p for p in by_problem.values() if p["phase2"].row["source"] == source), None)
-        if problem:
-            chosen.append((f"the first of {source}", problem))
-    failed = next((problem for problem in by_problem.values() if not problem["phase2"].grade["correct"]), None)
-    if failed:
-        chosen.append(("the first that phase 2 gets wrong", failed))
-    return chosen
+    found = ((why, next(filter(fits, by_problem.values()), None)) for why, fits in CHAIN_RULES.items())
+    return [(why, problem) for why, problem in found if problem]
 
 
+def is_right(problem: Problem, model: str) -> bool:
+    return problem[model].grade["correct"]
+
+
+def only_phase2_solves(problem: Problem, source: str) -> bool:
+    others = any(is_right(problem, model) for model in MODELS if model != "phase2")
+    return problem["phase2"].row["source"] == source and is_right(problem, "phase2") and not others
+
+
+CHAIN_RULES = {
+    "the first maths problem with a pair never shown": lambda p: p["phase2"].row["source"] == "quickstart_unseen",
+    "the first such that phase 2 alone solves": lambda p: only_phase2_solves(p, "quickstart_unseen"),
+    "the first program with a pair never shown that phase 2 alone solves": lambda p: only_phase2_solves(
+        p, "quickstart_code_unseen"
+    ),
+    "the first that phase 2 gets wrong": lambda p: not is_right(p, "phase2"),
+}
 SUMMARY = (
     "A Mamba-2 of half a million parameters learns seven integer concepts and small list programs one by one "
     "(phase 1), then also composed of two or three (phase 2). The control takes as many more steps as phase 2, "
@@ -196,7 +208,8 @@ METHOD = (
     "Every problem was held out by a hash of its text, and the rows marked “never shown” ask for a pair of concepts "
     "or steps that no training problem combines. One greedy chain a problem, sampled by vLLM; maths graded on the "
     "boxed answer, programs run against six tests in the sandbox. Shares carry Wilson's 95 % interval, differences "
-    "Newcombe's. All runs start from one seed: another seed gives somewhat other numbers."
+    "Newcombe's. Only the answer is graded, so a model that works on the last sentence alone solves some composed "
+    "problems by luck. All runs start from one seed: another seed gives somewhat other numbers."
 )
 
 
@@ -224,7 +237,7 @@ def make_html(results: Results) -> str:
         html.render_heading("Loss"),
         html.render_card(loss_plot(results)),
         html.render_heading("Sampled chains"),
-        html.render_paragraph("Chosen by rule: the first problem of a source, and the first that phase 2 gets wrong."),
+        html.render_paragraph("Chosen by rule, in the order of the file."),
         *(render_problem(why, problem) for why, problem in choose_chains(results)),
         html.render_heading("How samples ended"),
         html.render_table(failure_table(results)),
@@ -235,7 +248,7 @@ def make_html(results: Results) -> str:
     return html.render_page("PromptCoT-Mamba quickstart", body)
 
 
-def render_problem(why: str, problem: dict[str, Sampled]) -> str:
+def render_problem(why: str, problem: Problem) -> str:
     chains = []
     for model in ("phase1", "phase2"):
         one = problem[model]

@@ -33,7 +33,8 @@ def test_the_road_leads_to_a_report_and_a_rerun_keeps_it(tmp_path: Path):
     (recipes / "data.yaml").write_text(TINY_DATA, encoding="utf-8")
     for name in ("phase1.yaml", "phase2.yaml"):
         text = (recipes / name).read_text(encoding="utf-8")
-        text = re.sub(r"max_steps: \d+", "max_steps: 3", re.sub(r"save_steps: \d+", "save_steps: 2", text))
+        for name_of_steps, steps in (("max", 3), ("save", 2), ("logging", 1), ("warmup", 1)):
+            text = re.sub(rf"{name_of_steps}_steps: \d+", f"{name_of_steps}_steps: {steps}", text)
         (recipes / name).write_text(text, encoding="utf-8")
     sampling = (recipes / "sampling.yaml").read_text(encoding="utf-8")
     (recipes / "sampling.yaml").write_text(re.sub(r"max_len: \d+", "max_len: 24", sampling), encoding="utf-8")

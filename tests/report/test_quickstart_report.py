@@ -10,6 +10,7 @@ import pytest
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.metrics import difference_of_shares, wilson_interval
 from promptcot_mamba.report.quickstart import (
+    CHAIN_RULES,
     CLAIMS,
     MATHS_COMPOSED,
     choose_chains,
@@ -92,10 +93,14 @@ def test_writing_twice_gives_the_same_plots(results_folder: Path):
 
 
 def test_chains_are_chosen_by_rule(results_folder: Path):
-    chosen = choose_chains(read_results(results_folder))
-    assert [why for why, _ in chosen][-1] == "the first that phase 2 gets wrong"
-    assert not chosen[-1][1]["phase2"].grade["correct"]
-    assert all(problem["phase2"].row["idx"] == 0 for _, problem in chosen[:-1])
+    chosen = dict(choose_chains(read_results(results_folder)))
+    assert list(chosen) == list(CHAIN_RULES)
+    first, alone, program, wrong = chosen.values()
+    assert first["phase2"].grade["problem_id"] == "quickstart_unseen/0"
+    # the control solves the first one too, phase 2 the first six
+    assert alone["phase2"].grade["problem_id"] == "quickstart_unseen/1"
+    assert program["phase2"].grade["problem_id"] == "quickstart_code_unseen/0"
+    assert wrong["phase2"].grade["problem_id"] == "quickstart_single/9"
 
 
 def test_second_phases_continue_the_first_ones_steps(results_folder: Path):
