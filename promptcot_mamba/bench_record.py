@@ -27,22 +27,17 @@ class RecordTable:
 
 
 def device_name() -> str:
-    """The CUDA device, or the processor, its cores and what it can multiply with."""
+    """The CUDA devices, or the processor, the threads used and the vector and matrix units it has."""
     import torch
 
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
-    model = platform.processor() or platform.machine()
-    for line in _cpuinfo():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-            break
-    return f"CPU: {model}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
-
-
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.is_file() else []
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text() if cpuinfo.is_file() else ""
+    named = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
+    units = [name for flag, name in (("avx2", "AVX2"), ("avx512f", "AVX-512"), ("amx_bf16", "AMX")) if flag in text]
+    model = named[0] if named else platform.machine()
+    return f"{model}, {torch.get_num_threads()} threads, {' '.join(units) or 'no vector units known'}"
 
 
 def render_record_table(table: RecordTable) -> str:

@@ -12,15 +12,14 @@ from __future__ import annotations
 import resource
 import time
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
+from promptcot_mamba.bench_record import RecordTable, render_record_table, write_record
 from promptcot_mamba.cli import parse_args, run_program
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.code_grading import CodeJob, SandboxPool, grade_jobs
 from promptcot_mamba.grading.code_sandbox import SAFE_LEVELS
 from promptcot_mamba.grading.code_tests import TestSet, run_tests
-from promptcot_mamba.jsonl import Row, write_json
-from promptcot_mamba.run_info import describe_run
+from promptcot_mamba.jsonl import Row
 
 PROGRAM = "print(sum(map(int, input().split())))  # sample {sample}\n"
 
@@ -83,9 +82,26 @@ def main() -> None:
     for level in args.levels:
         result = time_level(level, args)
         results.append(result)
-        by = f"{result['tests']} tests in {result['wall_seconds']:.1f} s by {result['workers']} workers"
-        print(f"{result['sandbox']}: {by}, {result['cpu_ms_per_test']:.2f} ms CPU a test")
-    write_json(Path(args.record), {"results": results, "run": describe_run(asdict(args))})
+    table = make_table(results)
+    print(render_record_table(table))
+    title = "Grading programs in the sandbox"
+    write_record(args.record, title=title, config=asdict(args), tables=[table], results=results)
+
+
+def make_table(results: list[Row]) -> RecordTable:
+    """Seconds and CPU per test at each level."""
+    rows = [
+        [
+            result["sandbox"],
+            f"{result['tests']:,}",
+            str(result["workers"]),
+            f"{result['wall_seconds']:.1f}",
+            f"{result['cpu_ms_per_test']:.2f}",
+        ]
+        for result in results
+    ]
+    caption = "Trivial programs, every test in a fresh process."
+    return RecordTable(caption, ["sandbox", "tests", "workers", "wall s", "CPU ms a test"], rows)
 
 
 if __name__ == "__main__":

@@ -5,32 +5,14 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from promptcot_mamba.jsonl import write_json
+from promptcot_mamba.bench_record import RecordTable
 from promptcot_mamba.ops.gated_rms_norm.reference import gated_rms_norm_reference
-from promptcot_mamba.run_info import describe_run
 
-NOT_MEASURED = "not measured"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def device_name(device: str) -> str:
-    """The device as a reader of a record would name it; for a CPU also what its matrix units can do."""
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    model = "CPU"
-    cpuinfo = Path("/proc/cpuinfo")
-    text = cpuinfo.read_text() if cpuinfo.is_file() else ""
-    for line in text.splitlines():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-            break
-    units = [name for flag, name in (("avx2", "AVX2"), ("avx512f", "AVX-512"), ("amx_bf16", "AMX")) if flag in text]
-    return f"{model}, {torch.get_num_threads()} threads, {' '.join(units) or 'no vector units known'}"
 
 
 def synchronize(device: str) -> None:
@@ -81,15 +63,7 @@ def group_transformers_norm(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
-def write_record(path: str | None, name: str, config: dict, device: str, **results: Any) -> Path:
-    """Write `docs/records/<name>.json` (or `path`): the run's description, the device and the results."""
-    target = Path(path or f"docs/records/{name}.json")
-    write_json(target, {"benchmark": name, "device": device_name(device), **describe_run(config), **results})
-    return target
-
-
-def format_table(header: list[str], rows: list[list[Any]]) -> str:
-    """A Markdown table; floats with three significant digits."""
-    cells = [header, ["---"] * len(header)]
-    cells += [[f"{value:.3g}" if isinstance(value, float) else str(value) for value in row] for row in rows]
-    return "\n".join("| " + " | ".join(row) + " |" for row in cells)
+def make_table(caption: str, header: list[str], rows: list[list[Any]]) -> RecordTable:
+    """A record's table; floats with three significant digits."""
+    cells = [[f"{value:.3g}" if isinstance(value, float) else str(value) for value in row] for row in rows]
+    return RecordTable(caption, header, cells)

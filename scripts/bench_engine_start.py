@@ -15,9 +15,8 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field
 
+from promptcot_mamba.bench_record import RecordTable, render_record_table, write_record
 from promptcot_mamba.cli import parse_args, run_program
-from promptcot_mamba.jsonl import write_json
-from promptcot_mamba.run_info import describe_run
 
 PROMPT, TOKENS = [5, 6, 7], 8
 
@@ -102,10 +101,13 @@ def main(argv: list[str] | None = None) -> int:
         )
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     ratio = medians["ours"] / medians["default"]
-    print(
-        f"default {medians['default']:.1f} s, ours {medians['ours']:.1f} s, ratio {ratio:.2f} (medians of {args.pairs})"
-    )
-    write_json(args.record, {**describe_run(asdict(args)), "seconds": seconds, "medians": medians, "ratio": ratio})
+    caption = f"One start and {TOKENS} tokens, in a fresh process; medians of {args.pairs} pairs."
+    cells = [f"{medians['default']:.1f}", f"{medians['ours']:.1f}", f"{ratio:.2f}"]
+    table = RecordTable(caption, ["vLLM's default path, s", "ours, s", "ratio"], [cells])
+    print(render_record_table(table))
+    results = {"seconds": seconds, "medians": medians, "ratio": ratio}
+    title = "vLLM engine start-up"
+    write_record(args.record, title=title, config=asdict(args), tables=[table], results=results)
     return 0
 
 

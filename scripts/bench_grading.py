@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from promptcot_mamba.bench_record import RecordTable, render_record_table, write_record
 from promptcot_mamba.benchmarks import BENCHMARKS
 from promptcot_mamba.cli import parse_args, run_program
 from promptcot_mamba.errors import InputError
@@ -25,9 +26,8 @@ from promptcot_mamba.grading import math_paper, math_strict
 from promptcot_mamba.grading.answers import unbox
 from promptcot_mamba.grading.pair_sets import negatives, variants
 from promptcot_mamba.grading.pairs import Pair, grade_pair, read_pair
-from promptcot_mamba.grading.summary import Figures, render_table
-from promptcot_mamba.jsonl import iter_jsonl, write_json
-from promptcot_mamba.run_info import describe_run
+from promptcot_mamba.grading.summary import Figures
+from promptcot_mamba.jsonl import iter_jsonl
 
 FILES = {
     "aime24": "aime_test.jsonl",
@@ -147,7 +147,8 @@ def main() -> int:
         raise InputError("nothing to grade: give --benchmarks_dir or --pairs")
     peer = math_verify_grader() if args.math_verify_pairs > 0 else None
     figures: Figures = {}
-    rows = [["set", "grader", "pairs", "accuracy %", "missed", "accepted", "CPU s / 1000", "slowest s"]]
+    header = ["set", "grader", "pairs", "accuracy %", "missed", "accepted", "CPU s / 1000", "slowest s"]
+    rows: list[list[str]] = []
     for title, cases in sets.items():
         graders = {"strict": (strict, cases), "paper": (paper, cases)}
         if peer is not None:
@@ -157,10 +158,11 @@ def main() -> int:
             counts = [str(one[key]) for key in ("false_negatives", "false_positives")]
             speed = [f"{one['cpu_seconds_per_1000']:.3f}", f"{one['slowest_cpu_seconds']:.3f}"]
             rows.append([title, name, f"{one['pairs']:,}", f"{100 * one['accuracy']:.2f}", *counts, *speed])
-    print(render_table(rows))
-    versions = {"strict": math_strict.VERSION, "paper": math_paper.VERSION}
-    run = {name: value for name, value in describe_run({}).items() if name not in ("command", "config")}
-    write_json(args.output, {"sets": figures, "graders": versions, "run": run})
+    versions = f"{math_strict.VERSION}, {math_paper.VERSION}"
+    table = RecordTable(f"Graders ({versions}) on golds, their variants and near misses.", header, rows)
+    print(render_record_table(table))
+    config = {"math_verify_pairs": args.math_verify_pairs}
+    write_record(args.output, title="Maths graders", config=config, tables=[table], results=figures)
     return 0
 
 

@@ -20,11 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
+from promptcot_mamba.bench_record import RecordTable, render_record_table, write_record
 from promptcot_mamba.cli import parse_args, run_program
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.jsonl import write_json
 from promptcot_mamba.log import get_logger
-from promptcot_mamba.run_info import describe_run
 
 logger = get_logger(__name__)
 VOCABULARY = 32_768
@@ -227,8 +226,33 @@ def main() -> None:
             result["peak_bytes"] / 2**20,
             100 * result["fill"],
         )
+    table = make_table(results)
+    print(render_record_table(table))
     if args.record:
-        write_json(args.record, {**describe_run(vars(args)), "results": results})
+        title = "Preparing SFT data"
+        write_record(args.record, title=title, config=vars(args), tables=[table], results=results)
+
+
+def make_table(results: list[dict]) -> RecordTable:
+    """One row a corpus size."""
+    rows = [
+        [
+            f"{result['gigabytes']:g}",
+            f"{result['rows']:,}",
+            f"{result['seconds']:.0f}",
+            f"{result['tokenising_tokens_per_second'] / 1e6:.2f}",
+            f"{result['tokenising_over_encode_batch']:.2f}",
+            f"{result['everything_over_encode_batch_seconds']:.2f}",
+            f"{result['peak_bytes'] / 2**20:,.0f}",
+            f"{100 * result['fill']:.2f}",
+        ]
+        for result in results
+    ]
+    header = [
+        *("GB", "rows", "wall s", "M tokens/s in the tokenizer", "of encode_batch alone"),
+        *("everything, in times of it", "peak MiB", "rows full %"),
+    ]
+    return RecordTable("Filter, deduplicate, tokenise and pack a made corpus.", header, rows)
 
 
 if __name__ == "__main__":

@@ -20,12 +20,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from promptcot_mamba.bench_record import RecordTable, render_record_table, write_record
 from promptcot_mamba.chat_format import is_format_valid, render_prompt, with_open_thought
 from promptcot_mamba.cli import parse_args, run_program
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.jsonl import read_jsonl, write_json
+from promptcot_mamba.jsonl import read_jsonl
 from promptcot_mamba.records import Problem, derive_seed
-from promptcot_mamba.run_info import describe_run
 from promptcot_mamba.sampling.arguments import SamplingArguments
 from promptcot_mamba.sampling.backend import Backend, Generated, Request
 from promptcot_mamba.sampling.ledger import Ledger
@@ -161,15 +161,17 @@ def ratios(pairs: list[dict[str, dict]]) -> dict[str, float]:
     }
 
 
-def print_table(pairs: list[dict[str, dict]]) -> None:
-    print(f"{'':12}{'seconds':>12}{'CPU seconds':>14}{'engine steps':>14}{'tokens':>12}")
+def make_table(pairs: list[dict[str, dict]], max_num_seqs: int) -> RecordTable:
+    """Medians of both loops and of their ratios."""
+    rows = []
     for loop in ("published", "ours"):
         seconds, worked, steps, tokens = (
             statistics.median(pair[loop][name] for pair in pairs) for name in (*MEASURES, "tokens")
         )
-        print(f"{loop:12}{seconds:12.1f}{worked:14.1f}{steps:14,.0f}{tokens:12,.0f}")
-    seconds, worked, steps = ratios(pairs).values()
-    print(f"{'ratio':12}{seconds:12.2f}{worked:14.2f}{steps:14.2f}   (medians of {len(pairs)}; samples identical)")
+        rows.append([loop, f"{seconds:.1f}", f"{worked:.1f}", f"{steps:,.0f}", f"{tokens:,.0f}"])
+    rows.append(["published / ours", *(f"{value:.2f}" for value in ratios(pairs).values()), ""])
+    caption = f"{max_num_seqs} sequences at once, medians of {len(pairs)} pairs; all samples identical in both loops."
+    return RecordTable(caption, ["loop", "seconds", "CPU seconds", "engine steps", "tokens"], rows)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -201,9 +203,12 @@ def main(argv: list[str] | None = None) -> int:
         print(f"pair {pair}: published {published}, ours {scheduled}, {len(ours)} samples identical", file=sys.stderr)
     engine.close()
 
-    print_table(pairs)
+    table = make_table(pairs, args.max_num_seqs)
+    print(render_record_table(table))
     record = args.record or f"docs/records/sampling_{args.max_num_seqs}.json"
-    write_json(record, {**describe_run(asdict(args)), "pairs": pairs, "ratios": ratios(pairs)})
+    title = f"Sampling: the published loop against ours, {args.max_num_seqs} sequences"
+    results = {"pairs": pairs, "ratios": ratios(pairs)}
+    write_record(record, title=title, config=asdict(args), tables=[table], results=results)
     return 0
 
 

@@ -17,15 +17,17 @@ import torch
 import torch.nn.functional as F
 from transformers.models.mamba2 import modeling_mamba2
 
+from promptcot_mamba.bench_record import NOT_MEASURED, RecordTable, render_record_table, write_record
 from promptcot_mamba.cli import parse_args, run_program
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import get_logger
 from promptcot_mamba.ops.fused_mixer import FUSED_MIXER_BACKENDS, fused_mixer
 from promptcot_mamba.ops.ssd import SSD_BACKENDS, ssd
-from scripts.bench_common import DTYPES, NOT_MEASURED, format_table, time_interleaved, write_record
+from scripts.bench_common import DTYPES, make_table, time_interleaved
 
 logger = get_logger("bench_ssd")
 CHECK_LENGTH = 150
+RECORD = "docs/records/bench_ssd.json"
 P, N = 64, 128  # head width and state of every released Mamba-2
 
 
@@ -202,11 +204,14 @@ def main() -> None:
     }
     rows = bench_op("ssd", ssd_calls(), make_ssd_inputs, args, sizes, device)
     rows += bench_op("fused_mixer", mixer_calls(args.groups), make_mixer_inputs, args, sizes, device)
-    print_table(rows, sizes)
-    print(f"record: {write_record(args.record, 'bench_ssd', asdict(args), device, rows=rows)}")
+    table = describe_rows(rows, sizes)
+    print(render_record_table(table))
+    title = "SSD and mixer: one op alone"
+    write_record(args.record or RECORD, title=title, config=asdict(args), tables=[table], results=rows)
 
 
-def print_table(rows: list[dict[str, Any]], sizes: dict[str, Any]) -> None:
+def describe_rows(rows: list[dict[str, Any]], sizes: dict[str, Any]) -> RecordTable:
+    """One row a form of an op: medians, ratios to the peer of the same run, error against the definition in fp64."""
     header = ["op", "backend", "forward ms", "forward + backward ms", "x peer", "x peer forward", "largest error"]
     cells = []
     for row in rows:
@@ -222,8 +227,9 @@ def print_table(rows: list[dict[str, Any]], sizes: dict[str, Any]) -> None:
                 f"{row['largest_error']:.1e}" if "largest_error" in row else "-",
             ]
         )
-    print(f"b=1 l={sizes['length']} h={sizes['h']} p={P} g={sizes['g']} n={N} {sizes['dtype']}")
-    print(format_table(header, cells))
+    return make_table(
+        f"b=1 l={sizes['length']} h={sizes['h']} p={P} g={sizes['g']} n={N} {sizes['dtype']}", header, cells
+    )
 
 
 if __name__ == "__main__":

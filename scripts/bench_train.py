@@ -22,6 +22,7 @@ import torch
 from transformers import Mamba2Config
 from transformers import Mamba2ForCausalLM as TransformersMamba2
 
+from promptcot_mamba.bench_record import NOT_MEASURED, RecordTable, render_record_table, write_record
 from promptcot_mamba.cli import parse_args, run_program
 from promptcot_mamba.data.pack import fill_share, pack_lengths
 from promptcot_mamba.errors import InputError
@@ -30,13 +31,12 @@ from promptcot_mamba.ops.linear_cross_entropy import IGNORE_INDEX
 from promptcot_mamba.ops.packing import cu_seqlens_from_lengths
 from scripts.bench_common import (
     DTYPES,
-    NOT_MEASURED,
-    format_table,
     group_transformers_norm,
+    make_table,
     time_interleaved,
-    write_record,
 )
 
+RECORD = "docs/records/bench_train.json"
 HEAD_DIM = 64
 CPU_SHAPES = ((256, 1), (512, 8))  # hidden size, groups
 PHASE_2_LENGTH = 20_480
@@ -231,7 +231,8 @@ def add_ratios(rows: list[dict[str, Any]], reference: str) -> None:
             row["share_of_peak"] = row["peak_bytes"] / peer["peak_bytes"]
 
 
-def print_table(rows: list[dict[str, Any]], length: int) -> None:
+def describe_rows(rows: list[dict[str, Any]], length: int) -> RecordTable:
+    """One row a model and dtype."""
     header = [
         "d", "g", "model", "dtype", f"step ms (l={length})", "quartiles", "tok/s", "x same dtype", "x fp32", "peak MB",
         "of peer's",
@@ -254,7 +255,19 @@ def print_table(rows: list[dict[str, Any]], length: int) -> None:
                 row.get("share_of_peak", "-"),
             ]
         )
-    print(format_table(header, cells))
+    return make_table("One optimizer step of a whole model: forward, backward, AdamW.", header, cells)
+
+
+def describe_packing(packing: dict[str, Any]) -> RecordTable:
+    """What packing saves on lengths as long-tailed as chains of thought."""
+    caption = (
+        f"Packing {packing['documents']} documents, median {packing['median']:.0f} of at most {packing['longest']} tokens, "
+        "against padding eight at a time."
+    )
+    header = ["rows full", "rows full of 4,096 documents", "padding share", "packed ms", "padded ms", "times faster"]
+    shares = [f"{packing[name]:.1%}" for name in ("rows_full", "rows_full_of_4096_documents", "padding_share")]
+    times = [packing[name]["median_ms"] for name in ("packed", "padded")]
+    return make_table(caption, header, [[*shares, *times, f"{packing['times_faster']:.2f}x"]])
 
 
 def main() -> None:
@@ -264,16 +277,12 @@ def main() -> None:
     shapes = [(args.hidden_size, args.n_groups)] if args.hidden_size else CPU_SHAPES
     rows = [row for shape in shapes for row in bench_shape(args, *shape, device)]
     add_ratios(rows, peers(device)[-1])
-    print_table(rows, args.length)
     packing = bench_packing(args, device)
-    print(
-        f"packing: {packing['documents']} documents, median {packing['median']:.0f} of at most {packing['longest']} "
-        f"tokens: rows {packing['rows_full']:.1%} full ({packing['rows_full_of_4096_documents']:.1%} with 4,096), "
-        f"{packing['times_faster']:.2f}x the tokens/s of padding "
-        f"({packing['padding_share']:.0%} padding)"
-    )
-    path = write_record(args.record, "bench_train", asdict(args), device, rows=rows, packing=packing)
-    print(f"record: {Path(path)}")
+    tables = [describe_rows(rows, args.length), describe_packing(packing)]
+    print("\n\n".join(map(render_record_table, tables)))
+    results = {"rows": rows, "packing": packing}
+    title = "Training step beside its peers"
+    write_record(args.record or RECORD, title=title, config=asdict(args), tables=tables, results=results)
 
 
 if __name__ == "__main__":
