@@ -261,8 +261,8 @@ def describe_rows(rows: list[dict[str, Any]], length: int) -> RecordTable:
 def describe_packing(packing: dict[str, Any]) -> RecordTable:
     """What packing saves on lengths as long-tailed as chains of thought."""
     caption = (
-        f"Packing {packing['documents']} documents, median {packing['median']:.0f} of at most {packing['longest']} tokens, "
-        "against padding eight at a time."
+        f"Packing {packing['documents']} documents, median {packing['median']:.0f} of at most {packing['longest']} "
+        "tokens, against padding eight at a time."
     )
     header = ["rows full", "rows full of 4,096 documents", "padding share", "packed ms", "padded ms", "times faster"]
     shares = [f"{packing[name]:.1%}" for name in ("rows_full", "rows_full_of_4096_documents", "padding_share")]
