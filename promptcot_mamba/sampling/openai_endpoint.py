@@ -201,7 +201,7 @@ class OpenAIEndpoints:
         self._dispatch()
         try:
             await asyncio.wait_for(self._wake.wait(), timeout)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             away = time.monotonic() - self._last_sign
             if not self.running() and self._waiting and away > self.settings.patience_seconds:
                 raise BackendFailedError(f"no server has answered for {away:.0f} s") from None
@@ -310,6 +310,6 @@ async def _happens(event: asyncio.Event, seconds: float) -> bool:
     """Wait for an event; return whether it came in time."""
     try:
         await asyncio.wait_for(event.wait(), seconds)
-    except asyncio.TimeoutError:
+    except TimeoutError:
         return False
     return True

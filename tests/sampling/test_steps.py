@@ -34,6 +34,6 @@ def test_the_benchmark_compares_and_records(tmp_path: Path, monkeypatch, capsys)
     flags = ["--model_path=m", "--problems=8", "--n=4", "--pairs=2", f"--record={record}"]
     assert bench_sampling.main(flags) == 0
     written = json.loads(record.read_text())
-    assert len(written["pairs"]) == 2
-    assert written["ratios"]["steps"] > 1
-    assert "samples identical" in capsys.readouterr().out
+    assert len(written["results"]["pairs"]) == 2
+    assert written["results"]["ratios"]["steps"] > 1
+    assert "all samples identical" in capsys.readouterr().out
