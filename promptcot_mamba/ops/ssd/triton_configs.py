@@ -41,7 +41,7 @@ HALF = {
     90: SsdConfig(128, 8, 2, 64, 4, 3, 64, 2, 64, 64, 4, 2),
     100: SsdConfig(128, 8, 3, 64, 4, 3, 64, 2, 64, 64, 4, 2),
 }
-SINGLE = SsdConfig(32, 8, 1, 16, 4, 2, 16, 2, 16, 16, 8, 1)
+SINGLE = SsdConfig(16, 8, 1, 16, 4, 2, 16, 2, 16, 16, 8, 1)
 
 
 def choose_config(dtype: torch.dtype, capability: int) -> SsdConfig:
