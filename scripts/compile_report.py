@@ -22,9 +22,9 @@ from pathlib import Path
 
 import torch
 
+from promptcot_mamba.bench_record import RecordTable, render_record_table, write_record
 from promptcot_mamba.cli import run_program
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.jsonl import write_json
 
 SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # bytes one block may have (CUDA C++ guide)
 SHAPES = {"l": 20480, "h": 128, "p": 64, "g": 8, "n": 128, "d_model": 4096, "v": 32768}  # Mamba-Codestral-7B
@@ -155,18 +155,26 @@ def compile_launch(job: tuple[int, str, int]) -> dict:
     }  # fmt: skip
 
 
-def render(rows: list[dict]) -> str:
-    lines = [
-        f"{'kernel':<18}{'part':<16}{'arch':>6}{'registers':>11}{'stack B':>9}{'shared KiB':>12}{'warps':>7}"
-        f"{'programs':>10}{'matrix':>9}{'moved MB':>10}"
+def make_table(rows: list[dict]) -> RecordTable:
+    """One row a launch and architecture."""
+    header = [
+        *("kernel", "part", "arch", "registers", "stack B", "shared KiB", "warps", "programs", "matrix unit"),
+        "moved MB",
     ]
-    lines += [
-        f"{row['kernel']:<18}{row['part']:<16}{'sm_' + str(row['arch']):>6}{row['registers']:>11}{row['stack']:>9}"
-        f"{row['shared'] / 1024:>12.1f}{row['warps']:>7}{row['programs']:>10}{row['matrix_unit']:>9}"
-        f"{row['bytes'] / 1e6:>10.1f}"
+    cells = [
+        [
+            row["kernel"],
+            row["part"],
+            f"sm_{row['arch']}",
+            *(str(row[name]) for name in ("registers", "stack")),
+            f"{row['shared'] / 1024:.1f}",
+            *(str(row[name]) for name in ("warps", "programs", "matrix_unit")),
+            f"{row['bytes'] / 1e6:.1f}",
+        ]
         for row in rows
     ]
-    return "\n".join(lines)
+    sizes = " ".join(f"{name}={value}" for name, value in SHAPES.items())
+    return RecordTable(f"Shipped configurations, bf16, {sizes}. Bytes by arithmetic; nothing was run.", header, cells)
 
 
 def find_faults(rows: list[dict]) -> list[str]:
@@ -194,8 +202,6 @@ def main() -> int:
     unknown = [arch for arch in archs if arch not in SHARED_MEMORY]
     if unknown:
         raise InputError(f"--archs: {unknown[0]} is not one of {', '.join(map(str, SHARED_MEMORY))}")
-    import triton
-
     wanted = set(filter(None, args.kernels.split(",")))
     jobs, known = [], set()
     for arch in archs:
@@ -206,10 +212,11 @@ def main() -> int:
         raise InputError(f"--kernels: {min(wanted - known)!r} is not one of {', '.join(sorted(known))}")
     with ProcessPoolExecutor(args.workers) as pool:
         rows = list(pool.map(compile_launch, jobs))
-    print(render(rows))
+    table = make_table(rows)
+    print(render_record_table(table))
     if args.record:
-        record = {"shapes": SHAPES, "dtype": "bfloat16", "triton": triton.__version__, "torch": torch.__version__}
-        write_json(args.record, record | {"rows": rows})
+        title = "Triton kernels compiled without a device"
+        write_record(args.record, title=title, config=vars(args), tables=[table], results=rows)
     faults = find_faults(rows)
     for fault in faults:
         print(fault, file=sys.stderr)

@@ -25,7 +25,7 @@ def test_every_kernel_compiles_without_spills_on_every_architecture(tmp_path: Pa
     record = tmp_path / "compile.json"
     child = report("--record", str(record))
     assert child.returncode == 0, child.stdout + child.stderr
-    rows = json.loads(record.read_text())["rows"]
+    rows = json.loads(record.read_text())["results"]
     assert {row["arch"] for row in rows} == {80, 90, 100}
     assert all(row["stack"] == 0 for row in rows), rows
     dots = {"state_walk", "chunk_scan", "chunk_gradients"}
