@@ -104,6 +104,7 @@ class AttentionShapes:
     feed_forward: int
     vocab: int
     tied: bool = False
+    qkv_bias: bool = False  # as in Qwen2
     context: int = 20_480  # tokens that a token looks back over, for the arithmetic of attention
 
     @property
@@ -114,7 +115,8 @@ class AttentionShapes:
     @property
     def parameters(self) -> int:
         embeddings = self.vocab * self.hidden * (1 if self.tied else 2)
-        return self.layers * (self.layer_matrix_parameters + 2 * self.hidden) + embeddings + self.hidden
+        biases = self.head_dim * (self.heads + 2 * self.kv_heads) if self.qkv_bias else 0
+        return self.layers * (self.layer_matrix_parameters + 2 * self.hidden + biases) + embeddings + self.hidden
 
     @property
     def mixing_flops(self) -> float:
@@ -175,6 +177,7 @@ def shapes_from_config(config: dict[str, Any]) -> Shapes:
             feed_forward=config["intermediate_size"],
             vocab=config["vocab_size"],
             tied=bool(config.get("tie_word_embeddings", False)),
+            qkv_bias=config.get("model_type") == "qwen2",
         )
     except KeyError as missing:
         name = config.get("model_type", "unknown")

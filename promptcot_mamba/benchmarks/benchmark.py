@@ -16,7 +16,6 @@ class Benchmark:
 
     `sources` are the values of a row's `source` that belong to it; a row without `source` belongs to the benchmark
     it is graded as. `read_gold(row)` raises InputError where the row holds no gold answer; code benchmarks have none.
-    `make_problem(raw)` turns a publisher's row into the project's problem row, None where the row is left out.
     """
 
     name: str
@@ -28,4 +27,3 @@ class Benchmark:
     n: int  # samples a problem in the headline; `--n` overrides
     rules: AnswerRules = field(default_factory=AnswerRules)
     read_gold: Callable[[Row], Gold] | None = None
-    make_problem: Callable[[Row], Row | None] | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-FP32, BF16 = 4, 2  # bytes
+from promptcot_mamba.memory_budget import BF16, FP32, shapes_from_config
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Shape:
     @property
     def parameters(self) -> int:
         """Parameters, counted from the shapes."""
-        return mamba2_parameters(self.config) if self.is_mamba2 else qwen2_parameters(self.config)
+        return shapes_from_config(self.config).parameters
 
     @property
     def weight_bytes(self) -> int:
@@ -57,28 +57,6 @@ class Shape:
     def chains_in(self, cache_bytes: float, tokens: int) -> float:
         """How many chains of `tokens` tokens fit into a cache of this size."""
         return cache_bytes / (self.sequence_bytes + tokens * self.token_bytes)
-
-
-def mamba2_parameters(config: dict[str, Any]) -> int:
-    """Parameters of a `transformers` Mamba2ForCausalLM."""
-    d, h, g, n = config["hidden_size"], config["num_heads"], config["n_groups"], config["state_size"]
-    inner = h * config["head_dim"]
-    channels = inner + 2 * g * n
-    in_proj = d * (inner + channels + h)
-    convolution = channels * (config["conv_kernel"] + 1)
-    layer = in_proj + convolution + 3 * h + inner + inner * d + d
-    embeddings = config["vocab_size"] * d * (1 if config.get("tie_word_embeddings") else 2)
-    return config["num_hidden_layers"] * layer + embeddings + d
-
-
-def qwen2_parameters(config: dict[str, Any]) -> int:
-    """Parameters of a `transformers` Qwen2ForCausalLM (biases on q, k, v only)."""
-    d, f = config["hidden_size"], config["intermediate_size"]
-    q = config["num_attention_heads"] * config["head_dim"]
-    kv = config["num_key_value_heads"] * config["head_dim"]
-    layer = d * q + q + 2 * (d * kv + kv) + q * d + 3 * d * f + 2 * d
-    embeddings = config["vocab_size"] * d * (1 if config.get("tie_word_embeddings") else 2)
-    return config["num_hidden_layers"] * layer + embeddings + d
 
 
 MAMBA2_7B = Shape(
