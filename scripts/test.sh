@@ -3,7 +3,7 @@
 #
 #   bash scripts/test.sh                     the fast ones: ten minutes on two cores
 #   bash scripts/test.sh --slow              those marked slow as well
-#   bash scripts/test.sh tests/grading -x    any other flag goes to pytest
+#   bash scripts/test.sh tests/grading -x    any other flag goes to pytest; WORKERS=0 for one process
 #
 # Tests on real benchmark problems run where PROMPTCOT_BENCHMARKS names their folder, and skip elsewhere.
 set -euo pipefail
@@ -16,5 +16,6 @@ if [ "${1:-}" = --slow ]; then
     marks=(-m "not network")
     shift
 fi
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}" TOKENIZERS_PARALLELISM=false
-exec "${VENV:-.venv}/bin/python" -m pytest "${marks[@]}" "$@"
+# Two test processes of one thread each: whole files go to one of them, so that what a file's tests share is made once.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" TOKENIZERS_PARALLELISM=false
+exec "${VENV:-.venv}/bin/python" -m pytest -n "${WORKERS:-2}" --dist loadfile "${marks[@]}" "$@"
