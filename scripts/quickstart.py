@@ -14,12 +14,13 @@ import shlex
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from promptcot_mamba.bench_record import RecordTable, write_record
 from promptcot_mamba.cli import parse_args, run_program
 from promptcot_mamba.jsonl import write_json
-from promptcot_mamba.report.quickstart import claim_table, share_table, write_report
+from promptcot_mamba.report.quickstart import Results, claim_table, share_table, write_report
 from promptcot_mamba.report.tables import render_markdown
 from promptcot_mamba.run_info import side_path
 from scripts.road import (
@@ -41,6 +42,7 @@ MODELS = ("phase1", "phase2", "control")
 class Args:
     recipes: str = field(default="configs/quickstart", metadata={"help": "folder of the recipes"})
     output_dir: str = field(default="outputs/quickstart", metadata={"help": "where everything goes"})
+    record: str | None = field(default=None, metadata={"help": "also write the record here (docs/records/X.json)"})
     processes: int | None = field(
         default=None, metadata={"help": "training processes; default: 2, or 1 where there is one GPU"}
     )
@@ -159,6 +161,17 @@ def grade_stages(model: str, predictions: Path, tests: Path) -> list[Stage]:
     return stages
 
 
+def write_quickstart_record(args: Args, results: Results, times: dict[str, float]) -> None:
+    """What the report shows, in the common form."""
+    captions = {"What each model solves": share_table(results), "What phase 2 adds": claim_table(results)}
+    tables = [RecordTable(caption, table.header, table.rows) for caption, table in captions.items()]
+    rows = [[title, f"{seconds:.0f}"] for title, seconds in times.items()]
+    rows.append(["in all", f"{sum(times.values()):.0f}"])
+    tables.append(RecordTable("Times, set-up apart", ["stage", "seconds"], rows))
+    title = "Quickstart: two phases, one control"
+    write_record(args.record, title=title, config=asdict(args), tables=tables, results={"seconds": times})
+
+
 def main() -> int | None:
     args = parse_args(Args, description=__doc__)
     started = time.monotonic()
@@ -176,6 +189,8 @@ def main() -> int | None:
     print(f"\n{render_markdown(share_table(results))}\n\n{render_markdown(claim_table(results))}\n")
     print("\n".join(f"{seconds:7.0f} s  {title}" for title, seconds in times.items()))
     print(f"{time.monotonic() - started:7.0f} s  in all, this time")
+    if args.record:
+        write_quickstart_record(args, results, times)
     print(f"report: {output / 'report.html'} and {output / 'report.md'}")
     return None
 

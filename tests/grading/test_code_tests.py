@@ -153,7 +153,10 @@ def test_values_arrive_as_the_data_they_hold(value, arrives):
     assert type(found) is type(arrives)
 
 
-@pytest.mark.parametrize("value", [object(), iter([1]), len, [object()], {1: lambda: 0}, Ellipsis, range(3)], ids=repr)
+NOT_DATA = [object(), iter([1]), len, [object()], {1: lambda: 0}, Ellipsis, range(3)]
+
+
+@pytest.mark.parametrize("value", NOT_DATA, ids=lambda value: type(value).__name__)
 def test_other_things_than_data_do_not_travel(value):
     with pytest.raises(ValueRefusedError):
         encode_value(value)
