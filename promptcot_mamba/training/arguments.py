@@ -12,8 +12,8 @@ from promptcot_mamba.data.dataset import OVERLONG
 
 LOSS_AVERAGES = ("tokens", "examples")
 CHECKPOINT_POLICIES = ("all", "auto")
-# A launcher sets these; without one a lone process is its own world.
-LONE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+# A launcher sets these; without one a lone process is its own world, on any free port.
+LONE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
 
 
 def join_deepspeed_on_cpu() -> None:
