@@ -36,6 +36,8 @@ class FakeServer:
             return web.Response(status=500, text="broken")
         if self.seen <= self.options.busy_first:
             return web.Response(status=429, text="busy")
+        if body["model"] != self.options.model:  # as vLLM does
+            return web.Response(status=404, text=f"The model {body['model']} does not exist")
         if len(body["prompt"]) > self.options.max_model_len:
             return web.Response(status=400, text="This model's maximum context length is smaller")
         self.running += 1

@@ -88,14 +88,15 @@ def test_a_server_that_hangs_loses_its_work(start_server, monkeypatch):
 
 
 def test_a_server_that_comes_back_with_another_model_ends_the_run(start_server):
-    server = start_server(seconds=0.02)
+    server = start_server(seconds=0.1)
 
     def swap_midway(finished: list) -> None:
         if len(finished) > 10 and server.process.poll() is None:
             server.kill()
             start_server(port=server.port, model="other")
 
-    with pytest.raises(InputError, match="serves other, not tiny"):
+    # Noticed by a request's refusal, or, where requests were cut off by the swap, by asking what is served.
+    with pytest.raises(InputError, match="serves other, not tiny|The model tiny does not exist"):
         sample(connect(server.url, concurrency=4), 60, swap_midway)
 
 
