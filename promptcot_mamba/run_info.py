@@ -44,8 +44,10 @@ def side_path(output: str | Path, kind: str) -> Path:
 
 def describe_run(config: dict[str, Any]) -> dict[str, Any]:
     """Command, resolved config, commit, versions and machine of this process, as JSON values."""
+    program = Path(sys.argv[0])
+    name = program.relative_to(ROOT) if program.is_relative_to(ROOT) else program
     return {
-        "command": sys.argv,
+        "command": [str(name), *sys.argv[1:]],
         "config": config,
         "commit": git_commit(),
         "versions": installed_versions(),

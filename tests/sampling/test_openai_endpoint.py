@@ -96,7 +96,7 @@ def test_a_server_that_comes_back_with_another_model_ends_the_run(start_server):
             start_server(port=server.port, model="other")
 
     # Noticed by a request's refusal, or, where requests were cut off by the swap, by asking what is served.
-    with pytest.raises(InputError, match="serves other, not tiny|The model tiny does not exist"):
+    with pytest.raises(InputError, match=r"serves other, not tiny|The model tiny does not exist"):
         sample(connect(server.url, concurrency=4), 60, swap_midway)
 
 
