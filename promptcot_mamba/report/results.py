@@ -40,7 +40,8 @@ def throughput_section() -> Section:
     """The paper's two ratios; our measured curves are records below."""
     rows = [[f"{budget} GB", f"{ratio}x", NOT_MEASURED] for budget, ratio in THROUGHPUT_RATIOS.items()]
     notes = [
-        f"Published values: {SCALING}. The 7B pair needs a GPU; a derived small pair is measured by scripts.bench_efficiency on a CPU."
+        f"Published values: {SCALING}.",
+        "The 7B pair needs a GPU; a derived small pair is measured by scripts.bench_efficiency on a CPU.",
     ]
     table = Table(["budget", "Mamba-2 7B over S1.1-7B (paper)", "7B on CUDA (here)"], rows)
     return Section("Throughput under a memory budget", table, notes)
