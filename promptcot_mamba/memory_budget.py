@@ -267,19 +267,22 @@ def training_memory(
     devices: int,
     zero_stage: int = 2,
     offload_optimizer: bool = False,
+    split_masters: bool = False,
     recompute: str = "layer",
     bucket_elements: int = 500_000_000,
     logits_bytes: int = 64 * 2**20,
 ) -> dict[str, float]:
     """Bytes on one GPU by part, at the peak of a step, for bf16 mixed precision with Adam under DeepSpeed ZeRO.
 
-    `tokens` per micro-batch. `bucket_elements` and `logits_bytes` are those of the shipped DeepSpeed configs and of
-    `linear_cross_entropy`. "update" is what the optimizer step needs above the activations that are gone by then.
+    `tokens` per micro-batch. `split_masters`: no DeepSpeed, but `training.split_adamw` on one device.
+    `bucket_elements` and `logits_bytes` are those of the shipped DeepSpeed configs and of `linear_cross_entropy`.
+    "update" is what the optimizer step needs above the activations that are gone by then.
     """
     p = shapes.parameters
     shard = {name: devices if zero_stage >= stage else 1 for name, stage in (("os", 1), ("g", 2), ("w", 3))}
     weights, gradients = BF16 * p / shard["w"], BF16 * p / shard["g"]
-    optimizer = 0 if offload_optimizer else 3 * FP32 * p / shard["os"]  # master weights, two moments
+    masters = BF16 if split_masters else FP32
+    optimizer = 0 if offload_optimizer else (masters + 2 * FP32) * p / shard["os"]  # master weights, two moments
     live_layer = 2 * tokens * shapes.saved_for_backward  # one layer's forward again, and its gradients
     kept = {
         "nothing": shapes.layers * tokens * shapes.saved_whole,
@@ -291,6 +294,8 @@ def training_memory(
     activations = kept + live_layer + head
     # DeepSpeed flattens the shard's gradients and widens them to fp32 before the update.
     update = 0 if offload_optimizer else (BF16 + FP32) * p / shard["os"]
+    if split_masters:
+        update = 4 * FP32 * shapes.vocab * shapes.hidden  # fp32 copies of one parameter at a time, the largest
     return {
         "weights": weights,
         "gradients": gradients,
@@ -301,6 +306,10 @@ def training_memory(
     }
 
 
-def offloaded_bytes_per_device(shapes: Shapes, devices: int) -> float:
-    """Host memory per GPU under optimizer offload: fp32 master weights, moments and gradients of its shard."""
-    return 4 * FP32 * shapes.parameters / devices
+def offloaded_bytes(shapes: Shapes, devices: int = 1, *, accumulating: bool = False) -> float:
+    """Host memory per GPU under optimizer offload, for its shard of the parameters.
+
+    fp32 master weights, gradients and two moments, and a bf16 image of the updated weights; where several micro-batches
+    make a step also their bf16 gradients (read in DeepSpeed 0.19.8's ZeRO stage 1 and 2).
+    """
+    return (4 * FP32 + BF16 * (2 if accumulating else 1)) * shapes.parameters / devices

@@ -10,7 +10,7 @@ from promptcot_mamba.errors import InputError
 from promptcot_mamba.memory_budget import (
     DEVICES,
     forward_flops_per_token,
-    offloaded_bytes_per_device,
+    offloaded_bytes,
     shapes_from_config,
     tokens_per_second_bound,
     training_memory,
@@ -65,7 +65,8 @@ def test_memory_by_part():
     assert sharded["weights"] == pytest.approx(parts["weights"] / 8)
     offloaded = training_memory(SEVEN_B, tokens=TOKENS, devices=8, offload_optimizer=True)
     assert offloaded["optimizer"] == offloaded["update"] == 0
-    assert offloaded_bytes_per_device(SEVEN_B, 8) == pytest.approx(16 * SEVEN_B.parameters / 8)
+    assert offloaded_bytes(SEVEN_B, 8) == pytest.approx(18 * SEVEN_B.parameters / 8)
+    assert offloaded_bytes(SEVEN_B, accumulating=True) == pytest.approx(20 * SEVEN_B.parameters)
     kept = {name: training_memory(SEVEN_B, tokens=TOKENS, devices=8, recompute=name) for name in ("layer", "mixer")}
     assert kept["layer"]["activations"] < kept["mixer"]["activations"]
 

@@ -7,10 +7,10 @@ bf16: 78 KB against 16 KB.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from transformers import Mamba2Config
+
+from promptcot_mamba.ops.native import free_memory
 
 RESERVE = 0.2  # of free memory, left to the pass's temporaries and to fragmentation
 
@@ -40,7 +40,4 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 0
+    return free_memory()

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -18,6 +19,18 @@ from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import log_once
 
 Backend = Callable[..., Any]
+_preferred: str | None = None  # of the process, not of a thread: autograd runs backward passes in threads of its own
+
+
+@contextmanager
+def prefer_backend(name: str) -> Iterator[None]:
+    """Inside, ops that were not told a backend take this one where their table has it: a whole model on one form."""
+    global _preferred
+    before, _preferred = _preferred, name
+    try:
+        yield
+    finally:
+        _preferred = before
 
 
 @cache
@@ -37,6 +50,8 @@ def choose_backend(op: str, table: Mapping[str, str], name: str | None, like: to
     `like` is the op's main input: its device and dtype decide. Raises InputError for a name that is not in the
     table and for a backend whose wheel is not installed.
     """
+    if name is None and _preferred in table:
+        name = _preferred
     if name is None:
         name = default_backend(table, like, torch_form)
         log_once(f"{op}: {name} backend on {like.device.type}")

@@ -21,7 +21,9 @@ import torch
 
 from promptcot_mamba.log import get_logger
 
-MIXER_SOURCE = Path(__file__).parent / "fused_mixer" / "cpu_kernels.cpp"
+HERE = Path(__file__).parent
+MIXER_SOURCE = HERE / "fused_mixer" / "cpu_kernels.cpp"
+LINEAR_SOURCE = HERE / "linear" / "cpu_kernels.cpp"
 TYPES = {torch.float32: "float", torch.bfloat16: "bf16"}  # and how their functions' names end
 
 logger = get_logger(__name__)
@@ -49,7 +51,8 @@ def _compile(source: Path) -> Path | None:
         logger.info("no C++ compiler found: %s runs in plain torch, several times slower", source.parent.name)
         return None
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
-    identity = "\0".join([source.read_text(), *FLAGS, compiler, version, _processor()])
+    texts = [path.read_text() for path in (source, *sorted(HERE.rglob("*.h")))]
+    identity = "\0".join([*texts, *FLAGS, compiler, version, _processor()])
     folder = _cache_folder()
     library = folder / f"{source.parent.name}_{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
     if library.exists():
@@ -82,6 +85,16 @@ def load_library(source: Path) -> ctypes.CDLL | None:
 def runs_native(tensor: torch.Tensor) -> bool:
     """Whether compiled passes can serve this tensor: on CPU, in a type they know, where they could be built."""
     return tensor.device.type == "cpu" and tensor.dtype in TYPES and load_library(MIXER_SOURCE) is not None
+
+
+def free_memory() -> int:
+    """Bytes this process may still take; 0 where the system does not say."""
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return 0
 
 
 def pointer(tensor: torch.Tensor) -> ctypes.c_void_p:

@@ -6,11 +6,12 @@ import functools
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from torch.utils.checkpoint import checkpoint
 
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.ops.fused_mixer import FUSED_MIXER_BACKENDS, fused_mixer
+from promptcot_mamba.ops.fused_mixer import FUSED_MIXER_BACKENDS, fused_mixer, native
 from promptcot_mamba.ops.native import MIXER_SOURCE, load_library
 from promptcot_mamba.ops.packing import cu_seqlens_from_lengths
 from tests.ops.comparison import assert_matches_definition, each_backend, relative_errors, run
@@ -59,6 +60,8 @@ def test_outputs_and_gradients_equal_the_definition(backend, g, lengths):
 )
 def test_any_documents_equal_the_definition(lengths, heads, p, width, seed):
     h, g = heads
+    # The first token's y is a multiple of x; a norm over that one head forgets the multiple, and dD is all rounding.
+    assume(h > g or max(lengths) > 1)
     inputs = make_inputs(1, sum(lengths), h, p, g, 5, lengths, seed, width)
     assert_matches_definition(shaped(p, g, 5), inputs, "native")
 
@@ -107,6 +110,19 @@ def test_results_do_not_depend_on_threads():
     finally:
         torch.set_num_threads(threads)
     assert max(relative_errors(*results).values()) < 1e-6
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_keeping_and_making_again_give_the_same(monkeypatch, checkpointed):
+    inputs = make_inputs(1, 100, 8, 16, 2, 16, [99, 1])
+    op = functools.partial(shaped(16, 2, 16), backend="native")
+    results = []
+    for free in (0, 2**40):
+        monkeypatch.setattr(native, "free_memory", lambda free=free: free)
+        inputs["cu_seqlens"] = inputs["cu_seqlens"].clone()  # what fits is asked once for the same documents
+        call = functools.partial(checkpoint, op, use_reentrant=False) if checkpointed else op
+        results.append(run(call, inputs, torch.float32))
+    assert max(relative_errors(*results).values()) == 0
 
 
 def test_nan_in_one_document_stays_in_it():

@@ -1,249 +1,109 @@
-// The fused mixer's passes over memory, for CPUs: everything between the large matrix products, which stay torch's.
+// The fused mixer on CPUs: what stands between its two projections, chunk by chunk in cache. The matrix products are
+// those of cpu_product.h, on the thread that has the chunk.
 //
-// Letters as in ssd/chunk_math.py: c chunks of q tokens, h heads of p channels, g groups of k = h / g heads, n states.
-// Rows of tokens are the caller's float or bfloat16; everything inside is float. A chunk lies within one document, so
-// that a tap of the convolution stops at the document's start and nothing crosses. Padding rows are zero.
-// No result depends on the number of threads: each task writes its own part, sums are finished by the caller.
+// Forward:  enter_chunks (convolution, scores, each chunk's own state) - pass_states - finish (outputs, gated norm).
+// Backward: finish_backward (norm, pairs inside the chunks, what the incoming states receive) - pass_gradients -
+//           leave_backward (what the outgoing states hand back) - convolve_backward.
 
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
 #include <vector>
 
-namespace {
+#include "../cpu_product.h"
+#include "cpu_common.h"
+#include "cpu_convolution.h"
 
-struct Shape {
-  int64_t c, q, h, p, g, n, w;  // w: width of the convolution
-  int64_t row;                  // elements of one row of zxbcdt
-  const int64_t* start;         // (c) first token of each chunk
-  const int64_t* length;        // (c) tokens in it
-  const int64_t* position;      // (c) tokens of its document before it
-  int64_t inner() const { return h * p; }
-  int64_t conv() const { return h * p + 2 * g * n; }
+namespace mixer {
+
+using cpu::HEIGHT;
+using cpu::Operand;
+using cpu::Room;
+using cpu::WIDTH;
+using cpu::multiply;
+using cpu::pack;
+using cpu::round_up;
+
+// Where one group of one chunk stands in the buffers.
+struct Place {
+  int64_t chunk, group, k, kp, ldx;
+  int64_t heads, x, B, C;  // offsets: of (c, q, h) by its first token; of (c, q, conv) by its first token
+  int64_t square, wide, state;  // of (g, c, q, q), (g, c, q, kp), (g, c, n, kp)
+  Place(const Shape& s, int64_t chunk, int64_t group) : chunk(chunk), group(group) {
+    k = s.h / s.g, kp = k * s.p, ldx = s.conv();
+    heads = chunk * s.q * s.h + group * k;
+    x = chunk * s.q * ldx + group * kp;
+    B = chunk * s.q * ldx + s.inner() + group * s.n;
+    C = B + s.g * s.n;
+    int64_t at = group * s.c + chunk;
+    square = at * s.q * s.q, wide = at * s.q * kp, state = at * s.n * kp;
+  }
 };
 
-struct bf16 {
-  uint16_t bits;
-};
-
-inline float load(float value) { return value; }
-inline float load(bf16 value) {
-  uint32_t bits = static_cast<uint32_t>(value.bits) << 16;
-  float out;
-  std::memcpy(&out, &bits, 4);
-  return out;
-}
-inline void store(float* place, float value) { *place = value; }
-inline void store(bf16* place, float value) {  // to nearest, ties to even; a NaN stays one
-  uint32_t bits;
-  std::memcpy(&bits, &value, 4);
-  uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  place->bits = static_cast<uint16_t>(value != value ? 0x7fc0u : rounded);
-}
-
-// exp to about one unit in the last place, written so that the compiler can vectorise the loops it stands in:
-// x = m ln 2 + r, a degree-6 polynomial for e^r, and m added to the exponent's bits.
-inline float exp_(float x) {
-  x = std::min(std::max(x, -87.0f), 88.0f);
-  float m = std::rint(x * 1.44269504f);
-  float r = x - m * 0.693359375f;
-  r = r + m * 2.12194440e-4f;
-  float s = 1.98756915e-4f;
-  s = s * r + 1.39819995e-3f;
-  s = s * r + 8.33345205e-3f;
-  s = s * r + 4.16657962e-2f;
-  s = s * r + 1.66666655e-1f;
-  s = s * r + 5.00000012e-1f;
-  s = s * r * r + r + 1.0f;
-  int32_t bits = (static_cast<int32_t>(m) + 127) << 23;
-  float scale;
-  std::memcpy(&scale, &bits, 4);
-  return s * scale;
-}
-inline float decay_(float x) { return x < -87.0f ? 0.0f : exp_(x); }
-inline float sigmoid(float x) { return 1.0f / (1.0f + exp_(-x)); }
-
-#if defined(__AVX512F__)
-constexpr int64_t LANES = 16;
-#else
-constexpr int64_t LANES = 8;
-#endif
-typedef float vec __attribute__((vector_size(LANES * 4), aligned(4)));
-constexpr int64_t ROWS = 4, COLUMNS = 2 * LANES;  // of the block of `out` held in registers
-
-inline vec load_vec(const float* place) { return *reinterpret_cast<const vec*>(place); }
-
-// out[r][v] = sum over k in [from, to) of a[r][k] * b[k][v], for ROWS rows and `columns` columns.
-inline void block_product(float* out, int64_t ldo, const float* a, int64_t lda, const float* b, int64_t ldb,
-                          int64_t from, int64_t to, int64_t columns) {
-  int64_t v = 0;
-  for (; v + COLUMNS <= columns; v += COLUMNS) {
-    vec acc[ROWS][2] = {};
-    for (int64_t k = from; k < to; ++k) {
-      vec b0 = load_vec(b + k * ldb + v), b1 = load_vec(b + k * ldb + v + LANES);
-      for (int64_t r = 0; r < ROWS; ++r) {
-        float scale = a[r * lda + k];
-        acc[r][0] += scale * b0;
-        acc[r][1] += scale * b1;
-      }
-    }
-    for (int64_t r = 0; r < ROWS; ++r) {
-      *reinterpret_cast<vec*>(out + r * ldo + v) = acc[r][0];
-      *reinterpret_cast<vec*>(out + r * ldo + v + LANES) = acc[r][1];
-    }
-  }
-  for (int64_t r = 0; r < ROWS && v < columns; ++r) {
-    for (int64_t u = v; u < columns; ++u) out[r * ldo + u] = 0.0f;
-    for (int64_t k = from; k < to; ++k)
-      for (int64_t u = v; u < columns; ++u) out[r * ldo + u] += a[r * lda + k] * b[k * ldb + u];
-  }
-}
-
-// decays[i][j] = exp(s_i - s_j) for j <= i and 0 above; sums has stride h.
+// decays (q, q) = exp(s_i - s_j) for j <= i, zero to the end of i's block of rows: what lies above is never read.
 inline void fill_decays(const Shape& s, const float* sums, float* decays) {
   float line[256];
   for (int64_t i = 0; i < s.q; ++i) line[i] = sums[i * s.h];
   for (int64_t i = 0; i < s.q; ++i) {
-    float own = line[i];
-    for (int64_t j = 0; j <= i; ++j) decays[i * s.q + j] = decay_(own - line[j]);
-    for (int64_t j = i + 1; j < s.q; ++j) decays[i * s.q + j] = 0.0f;
+    float own = line[i], *row = decays + i * s.q;
+    for (int64_t j = 0; j <= i; ++j) row[j] = decay_(own - line[j]);
+    for (int64_t j = i + 1; j < std::min(s.q, i + HEIGHT); ++j) row[j] = 0.0f;
   }
 }
 
-// y of one head in one chunk before D: inside[i][:] = sum_(j <= i) scores_ij decays_ij dt_j x_j
-inline void within_chunk(const Shape& s, const float* sums, const float* dt, const float* scores, const float* x,
-                         int64_t ldx, float* decays, float* out, int64_t ldo) {
-  fill_decays(s, sums, decays);
-  float steps[256];
-  for (int64_t j = 0; j < s.q; ++j) steps[j] = dt[j * s.h];
-  for (int64_t i = 0; i < s.q; ++i)
-    for (int64_t j = 0; j <= i; ++j) decays[i * s.q + j] *= scores[i * s.q + j] * steps[j];
-  for (int64_t i = 0; i < s.q; i += ROWS)
-    block_product(out + i * ldo, ldo, decays + i * s.q, s.q, x, ldx, 0, i + ROWS, s.p);
+// y (q, p; rows ldy apart) of one head before its skip: y_i = sum_(j <= i) weights_ij x_j; x in panels.
+inline void sum_pairs(const Shape& s, const float* weights, const float* x, float* y, int64_t ldy) {
+  for (int64_t i = 0; i < s.q; i += HEIGHT)
+    multiply<false>(std::min(HEIGHT, s.q - i), s.p, std::min(s.q, i + HEIGHT), {weights + i * s.q, s.q, 1}, x,
+                    WIDTH * s.q, y + i * ldy, ldy, false);
 }
 
-// y (q, k*p) of one group in one chunk: within the chunk, from the incoming state, and the skip.
-inline void group_output(const Shape& s, int64_t chunk, int64_t group, const float* sums, const float* dt,
-                         const float* scores, const float* xbc, const float* read, const float* D, float* decays,
-                         float* y) {
-  int64_t k = s.h / s.g, kp = k * s.p;
-  const float* x = xbc + chunk * s.q * s.conv() + group * kp;
-  const float* from_state = read + (group * s.c + chunk) * s.q * kp;
-  for (int64_t head = 0; head < k; ++head) {
-    int64_t at = chunk * s.q * s.h + group * k + head;
-    within_chunk(s, sums + at, dt + at, scores + (group * s.c + chunk) * s.q * s.q, x + head * s.p, s.conv(), decays,
-                 y + head * s.p, kp);
-    float skip = D[group * k + head];
-    for (int64_t i = 0; i < s.q; ++i) {
-      float enter = decay_(sums[at + i * s.h]);
-      float* row = y + i * kp + head * s.p;
-      const float* state = from_state + i * kp + head * s.p;
-      const float* own = x + i * s.conv() + head * s.p;
-      for (int64_t v = 0; v < s.p; ++v) row[v] += enter * state[v] + skip * own[v];
+// out_j = sum_(i >= j) weights_ij dy_i; dy in panels.
+inline void sum_pairs_turned(const Shape& s, const float* weights, const float* dy, float* out) {
+  for (int64_t j = 0; j < s.q; j += HEIGHT)
+    multiply<false>(std::min(HEIGHT, s.q - j), s.p, s.q - j, {weights + j * s.q + j, 1, s.q}, dy + j * WIDTH,
+                    WIDTH * s.q, out + j * s.p, s.p, false);
+}
+
+// out (q, q)_ij = a_i . b_j for j <= i (and to the end of i's block); b's q rows in panels.
+inline void pair_products(const Shape& s, int64_t depth, const Operand& a, const float* b, float* out) {
+  for (int64_t i = 0; i < s.q; i += HEIGHT)
+    multiply<false>(std::min(HEIGHT, s.q - i), std::min(s.q, i + HEIGHT), depth,
+                    {a.at + i * a.across, a.across, a.along}, b, WIDTH * depth, out + i * s.q, s.q, false);
+}
+
+// Rows (q, kp) of one group times a factor for each token and head, rows `ld` apart -> out (q, kp).
+inline void scale_heads(const Shape& s, const Place& at, const float* factor, const float* rows, int64_t ld,
+                        float* out) {
+  for (int64_t i = 0; i < s.q; ++i) {
+    for (int64_t head = 0; head < at.k; ++head) {
+      float scale = factor[i * s.h + head];
+      const float* from = rows + i * ld + head * s.p;
+      float* to = out + i * at.kp + head * s.p;
+      for (int64_t v = 0; v < s.p; ++v) to[v] = scale * from[v];
     }
   }
 }
 
-constexpr int64_t BLOCK = 128;  // channels walked together by the convolution: a few rows of them stay in cache
-
-// The convolution before its activation, at one token and `wide` channels from `first`; `in` points at those.
+// Convolution; the scores C_i . B_j of each group; what each chunk's tokens leave of themselves at its end.
 template <typename T>
-inline void filter(const Shape& s, const T* in, const float* taps, const float* bias, int64_t first, int64_t wide,
-                   int64_t reach, float* out) {
-  for (int64_t v = 0; v < wide; ++v) out[v] = bias[first + v];
-  for (int64_t back = 0; back <= reach; ++back) {
-    const float* tap = taps + (s.w - 1 - back) * s.conv() + first;
-    const T* seen = in - back * s.row;
-    for (int64_t v = 0; v < wide; ++v) out[v] += tap[v] * load(seen[v]);
-  }
-}
-
-// Convolution and silu into chunks; `kept` is x scaled by what reaches the chunk's end.
-template <typename T>
-void convolve(const Shape& s, const T* zxbcdt, const float* taps, const float* bias, const float* keep, float* xbc,
-              float* kept) {
-  int64_t conv = s.conv(), inner = s.inner();
-#pragma omp parallel for schedule(static)
-  for (int64_t chunk = 0; chunk < s.c; ++chunk) {
-    float pre[BLOCK];
-    for (int64_t i = 0; i < s.q; ++i) {
-      float* out = xbc + (chunk * s.q + i) * conv;
-      float* scaled = kept + (chunk * s.q + i) * inner;
-      if (i >= s.length[chunk]) {
-        std::fill(out, out + conv, 0.0f);
-        std::fill(scaled, scaled + inner, 0.0f);
-        continue;
-      }
-      const T* in = zxbcdt + (s.start[chunk] + i) * s.row + inner;
-      int64_t reach = std::min(s.w - 1, s.position[chunk] + i);
-      for (int64_t first = 0; first < conv; first += BLOCK) {
-        int64_t wide = std::min(BLOCK, conv - first);
-        filter(s, in + first, taps, bias, first, wide, reach, pre);
-        for (int64_t v = 0; v < wide; ++v) out[first + v] = pre[v] * sigmoid(pre[v]);
-      }
-      const float* factor = keep + (chunk * s.q + i) * s.h;
-      for (int64_t head = 0; head < s.h; ++head)
-        for (int64_t v = 0; v < s.p; ++v) scaled[head * s.p + v] = factor[head] * out[head * s.p + v];
-    }
-  }
-}
-
-// Gradients of a chunk's tokens, to which the next w-1 tokens of its document contribute too: their gradients before
-// the activation are made again here rather than shared. dtaps (c, w, conv) and dbias (c, conv) are sums over a chunk.
-template <typename T>
-void convolve_backward(const Shape& s, const T* zxbcdt, const float* taps, const float* bias, const float* dxbc,
-                       T* dzxbcdt, float* dtaps, float* dbias) {
-  int64_t conv = s.conv(), inner = s.inner();
+void enter_chunks(const Shape& s, const T* zxbcdt, const float* taps, const float* bias, const float* keep, float* xbc,
+                  float* scores, float* states) {
 #pragma omp parallel
   {
-    std::vector<float> recent(s.w * BLOCK), sums((s.w + 1) * BLOCK);
-    float pre[BLOCK], dpre[BLOCK];
-#pragma omp for schedule(static)
+    static thread_local Room rooms[3];
+    int64_t kp = s.h / s.g * s.p;
+    float* kept = rooms[0].take(s.q * kp);
+    float* right = rooms[1].take(s.q * round_up(std::max(kp, s.q), WIDTH) + s.n * round_up(s.q, WIDTH));
+    float* left = rooms[2].take(s.q * round_up(s.n, HEIGHT));
+#pragma omp for schedule(dynamic)
     for (int64_t chunk = 0; chunk < s.c; ++chunk) {
-      int64_t after = 0;  // tokens of the document's next chunks within reach
-      for (int64_t next = chunk + 1; next < s.c && s.position[next] && after < s.w - 1; ++next)
-        after += s.length[next];
-      int64_t length = s.length[chunk], seen_until = length + std::min(after, s.w - 1);
-      for (int64_t first = 0; first < conv; first += BLOCK) {
-        int64_t wide = std::min(BLOCK, conv - first);
-        std::fill(sums.begin(), sums.end(), 0.0f);
-        for (int64_t i = 0; i < seen_until; ++i) {
-          const T* in = zxbcdt + (s.start[chunk] + i) * s.row + inner + first;
-          const float* dy = dxbc + (chunk * s.q + i) * conv + first;
-          int64_t reach = std::min(s.w - 1, s.position[chunk] + i);
-          filter(s, in, taps, bias, first, wide, reach, pre);
-          for (int64_t v = 0; v < wide; ++v) {
-            float gate = sigmoid(pre[v]);
-            dpre[v] = dy[v] * gate * (1.0f + pre[v] * (1.0f - gate));
-          }
-          if (i < length) {
-            for (int64_t v = 0; v < wide; ++v) sums[s.w * BLOCK + v] += dpre[v];
-            for (int64_t back = 0; back <= reach; ++back) {
-              float* dtap = sums.data() + (s.w - 1 - back) * BLOCK;
-              const T* seen = in - back * s.row;
-              for (int64_t v = 0; v < wide; ++v) dtap[v] += dpre[v] * load(seen[v]);
-            }
-            float* fresh = recent.data() + i % s.w * BLOCK;
-            std::fill(fresh, fresh + BLOCK, 0.0f);
-          }
-          for (int64_t back = std::max<int64_t>(0, i - length + 1); back <= std::min(reach, i); ++back) {
-            const float* tap = taps + (s.w - 1 - back) * conv + first;
-            float* place = recent.data() + (i - back) % s.w * BLOCK;
-            for (int64_t v = 0; v < wide; ++v) place[v] += tap[v] * dpre[v];
-          }
-          // a token is finished once the token w-1 after it, or the last one in reach, has been seen
-          bool ends = i + 1 == seen_until;
-          for (int64_t done = std::max<int64_t>(0, i - s.w + 1); done <= (ends ? i : i - s.w + 1); ++done) {
-            if (done >= length) break;
-            const float* place = recent.data() + done % s.w * BLOCK;
-            T* out = dzxbcdt + (s.start[chunk] + done) * s.row + inner + first;
-            for (int64_t v = 0; v < wide; ++v) store(out + v, place[v]);
-          }
-        }
-        for (int64_t tap = 0; tap < s.w; ++tap)
-          std::copy_n(sums.data() + tap * BLOCK, wide, dtaps + (chunk * s.w + tap) * conv + first);
-        std::copy_n(sums.data() + s.w * BLOCK, wide, dbias + chunk * conv + first);
+      convolve(s, chunk, zxbcdt, taps, bias, xbc + chunk * s.q * s.conv());
+      for (int64_t group = 0; group < s.g; ++group) {
+        Place at(s, chunk, group);
+        pack<WIDTH>({xbc + at.B, at.ldx, 1}, s.q, s.n, right);
+        pair_products(s, s.n, {xbc + at.C, at.ldx, 1}, right, scores + at.square);
+        scale_heads(s, at, keep + at.heads, xbc + at.x, at.ldx, kept);
+        pack<WIDTH>({kept, 1, kp}, kp, s.q, right);
+        pack<HEIGHT>({xbc + at.B, 1, at.ldx}, s.n, s.q, left);
+        multiply<true>(s.n, kp, s.q, {left, 1, HEIGHT}, right, WIDTH * s.q, states + at.state, kp, false);
       }
     }
   }
@@ -304,218 +164,270 @@ void pass_gradients(const Shape& s, const float* sums, const float* states, floa
   }
 }
 
-// SSD's outputs and the gated norm, one group of one chunk at a time.
+// The SSD's outputs y and the gated norm. `read` is what the incoming state shows each token, before its decay.
 template <typename T>
 void finish(const Shape& s, const T* zxbcdt, const float* sums, const float* dt, const float* scores, const float* xbc,
-            const float* read, const float* D, const float* norm_weight, float eps, T* out) {
+            const float* states, const float* D, const float* norm_weight, float* read, float* y, T* out, float eps) {
   int64_t kp = s.h / s.g * s.p;
 #pragma omp parallel
   {
-    std::vector<float> y(s.q * kp), decays(s.q * s.q);
-#pragma omp for collapse(2) schedule(static)
+    static thread_local Room rooms[3];
+    float* right = rooms[0].take(std::max(s.n, s.q) * round_up(kp, WIDTH));
+    float* weights = rooms[1].take(s.q * s.q);
+    float* u = rooms[2].take(kp);
+#pragma omp for collapse(2) schedule(dynamic)
     for (int64_t chunk = 0; chunk < s.c; ++chunk) {
       for (int64_t group = 0; group < s.g; ++group) {
-        group_output(s, chunk, group, sums, dt, scores, xbc, read, D, decays.data(), y.data());
+        Place at(s, chunk, group);
+        const float *score = scores + at.square, *x = xbc + at.x;
+        float *seen = read + at.wide, *own = y + at.wide;
+        pack<WIDTH>({states + at.state, 1, kp}, kp, s.n, right);
+        multiply<false>(s.q, kp, s.n, {xbc + at.C, at.ldx, 1}, right, WIDTH * s.n, seen, kp, false);
+        for (int64_t head = 0; head < at.k; ++head) {
+          float steps[256];
+          for (int64_t j = 0; j < s.q; ++j) steps[j] = dt[at.heads + j * s.h + head];
+          fill_decays(s, sums + at.heads + head, weights);
+          for (int64_t i = 0; i < s.q; ++i)
+            for (int64_t j = 0; j <= i; ++j) weights[i * s.q + j] *= score[i * s.q + j] * steps[j];
+          pack<WIDTH>({x + head * s.p, 1, at.ldx}, s.p, s.q, right);
+          sum_pairs(s, weights, right, own + head * s.p, kp);
+        }
         for (int64_t i = 0; i < s.length[chunk]; ++i) {
           int64_t t = s.start[chunk] + i;
           const T* z = zxbcdt + t * s.row + group * kp;
-          float* u = y.data() + i * kp;
+          for (int64_t head = 0; head < at.k; ++head) {
+            float enter = decay_(sums[at.heads + i * s.h + head]), skip = D[group * at.k + head];
+            const float *state = seen + i * kp + head * s.p, *through = x + i * at.ldx + head * s.p;
+            float* row = own + i * kp + head * s.p;
+            for (int64_t v = 0; v < s.p; ++v) row[v] += enter * state[v] + skip * through[v];
+          }
+          const float* row = own + i * kp;
           float squares = 0.0f;
 #pragma omp simd reduction(+ : squares)
           for (int64_t v = 0; v < kp; ++v) {
             float gate = load(z[v]);
-            u[v] *= gate * sigmoid(gate);
+            u[v] = row[v] * gate * sigmoid(gate);
             squares += u[v] * u[v];
           }
           float scale = 1.0f / std::sqrt(squares / kp + eps);
-          T* row = out + t * s.inner() + group * kp;
+          T* normed = out + t * s.inner() + group * kp;
           const float* weight = norm_weight + group * kp;
-          for (int64_t v = 0; v < kp; ++v) store(row + v, u[v] * scale * weight[v]);
+          for (int64_t v = 0; v < kp; ++v) store(normed + v, u[v] * scale * weight[v]);
         }
       }
     }
   }
 }
 
-// The norm's and gate's gradients: dz into its columns, dy and dy scaled by decay_in into chunks, and the sums over a
-// chunk of what D, the norm's weight and the decay of the incoming state receive.
+// Gradients of one row of a gated norm: dz, dy, and what the norm's weight receives.
+template <typename T>
+inline void norm_backward(int64_t width, const T* z, const T* dout, const float* y, const float* weight, float eps,
+                          float* u, float* gates, T* dz, float* dy, float* dweight) {
+  float squares = 0.0f;
+#pragma omp simd reduction(+ : squares)
+  for (int64_t v = 0; v < width; ++v) {
+    float gate = load(z[v]);
+    gates[v] = sigmoid(gate);
+    u[v] = y[v] * gate * gates[v];
+    squares += u[v] * u[v];
+  }
+  float scale = 1.0f / std::sqrt(squares / width + eps), dot = 0.0f;
+#pragma omp simd reduction(+ : dot)
+  for (int64_t v = 0; v < width; ++v) dot += load(dout[v]) * weight[v] * u[v];
+  dot *= scale * scale / width;  // mean of dnormed * normed, times scale
+  for (int64_t v = 0; v < width; ++v) {
+    float gate = load(z[v]), open = gates[v], incoming = load(dout[v]);
+    dweight[v] += incoming * u[v] * scale;
+    float du = scale * (incoming * weight[v] - u[v] * dot);
+    dy[v] = du * gate * open;
+    store(dz + v, du * y[v] * open * (1.0f + gate * (1.0f - open)));
+  }
+}
+
+// Pairs inside one chunk and head: dscore gains their part; ddt and d_pairs (of dt * A, from pairs j < t <= i, summed
+// directly) are written; `weights` becomes scores * decays * dt. Entry (i, j) of dweights is dy_i . x_j.
+inline void pairs_backward(const Shape& s, const float* sums, const float* dt, const float* score,
+                           const float* dweights, float* weights, float* dscore, float* ddt, float* d_pairs) {
+  float steps[256], suffix[256] = {};
+  for (int64_t j = 0; j < s.q; ++j) steps[j] = dt[j * s.h];
+  fill_decays(s, sums, weights);
+  for (int64_t i = s.q - 1; i >= 0; --i) {
+    float* own = weights + i * s.q;
+    const float *dw = dweights + i * s.q, *product = score + i * s.q;
+    float* gained = dscore + i * s.q;
+    float later = 0.0f;
+    auto pair = [&](int64_t j) {
+      float reach = own[j] * product[j];
+      gained[j] += dw[j] * own[j] * steps[j];
+      suffix[j] += dw[j] * reach;
+      own[j] = reach * steps[j];
+    };
+#pragma omp simd reduction(+ : later)
+    for (int64_t j = 0; j < i; ++j) {
+      pair(j);
+      later += steps[j] * suffix[j];
+    }
+    pair(i);
+    d_pairs[i * s.h] = later;
+  }
+  for (int64_t j = 0; j < s.q; ++j) ddt[j * s.h] = suffix[j];
+}
+
+// From the gradient of the mixer's output: dz; all of dx, dB and dC that does not come through the outgoing states;
+// what the incoming states receive (dstates); ddt, d_pairs, and d_in, the gradient of each token's incoming decay.
 template <typename T>
 void finish_backward(const Shape& s, const T* zxbcdt, const T* dout, const float* sums, const float* dt,
-                     const float* scores, const float* xbc, const float* read, const float* D,
-                     const float* norm_weight, float eps, T* dzxbcdt, float* dy, float* entering, float* d_in,
-                     float* dD, float* dweight) {
-  int64_t k = s.h / s.g, kp = k * s.p, inner = s.inner();
+                     const float* scores, const float* xbc, const float* states, const float* read, const float* y,
+                     const float* D, const float* norm_weight, T* dzxbcdt, float* dxbc, float* dstates, float* ddt,
+                     float* d_pairs, float* d_in, float* dD, float* dnorm, float eps) {
+  int64_t kp = s.h / s.g * s.p, q = s.q, n = s.n;
 #pragma omp parallel
   {
-    std::vector<float> y(s.q * kp), decays(s.q * s.q), u(kp), gates(kp);
-#pragma omp for collapse(2) schedule(static)
+    static thread_local Room rooms[8];
+    float* dy = rooms[0].take(q * kp);
+    float* entering = rooms[1].take(q * kp);
+    float* right = rooms[2].take(std::max({q * round_up(std::max(kp, n), WIDTH), kp * round_up(n, WIDTH),
+                                           s.p * round_up(q, WIDTH)}));
+    float* left = rooms[3].take(q * round_up(std::max(n, q), HEIGHT));
+    float* weights = rooms[4].take(q * q);
+    float* dweights = rooms[5].take(q * q);
+    float* dscore = rooms[6].take(q * q);
+    float* line = rooms[7].take(2 * kp + q * s.p);
+    float* dx = line + 2 * kp;
+#pragma omp for collapse(2) schedule(dynamic)
     for (int64_t chunk = 0; chunk < s.c; ++chunk) {
       for (int64_t group = 0; group < s.g; ++group) {
-        group_output(s, chunk, group, sums, dt, scores, xbc, read, D, decays.data(), y.data());
-        float* dweights = dweight + chunk * inner + group * kp;
-        std::fill(dweights, dweights + kp, 0.0f);
-        for (int64_t i = 0; i < s.q; ++i) {
-          float* dyrow = dy + (chunk * s.q + i) * inner + group * kp;
-          if (i >= s.length[chunk]) {
-            std::fill(dyrow, dyrow + kp, 0.0f);
-            continue;
-          }
+        Place at(s, chunk, group);
+        const float *x = xbc + at.x, *seen = read + at.wide;
+        float* dnorms = dnorm + chunk * s.inner() + group * kp;
+        std::fill(dnorms, dnorms + kp, 0.0f);
+        for (int64_t i = 0; i < s.length[chunk]; ++i) {
           int64_t t = s.start[chunk] + i;
-          const T* z = zxbcdt + t * s.row + group * kp;
-          const T* got = dout + t * inner + group * kp;
-          T* dz = dzxbcdt + t * s.row + group * kp;
-          const float* weight = norm_weight + group * kp;
-          const float* own = y.data() + i * kp;
-          float squares = 0.0f;
-#pragma omp simd reduction(+ : squares)
-          for (int64_t v = 0; v < kp; ++v) {
-            float gate = load(z[v]);
-            gates[v] = sigmoid(gate);
-            u[v] = own[v] * gate * gates[v];
-            squares += u[v] * u[v];
-          }
-          float scale = 1.0f / std::sqrt(squares / kp + eps), dot = 0.0f;
-#pragma omp simd reduction(+ : dot)
-          for (int64_t v = 0; v < kp; ++v) dot += load(got[v]) * weight[v] * u[v];
-          dot *= scale * scale / kp;  // mean of dnormed * normed, times scale
-          for (int64_t v = 0; v < kp; ++v) {
-            float gate = load(z[v]), open = gates[v], incoming = load(got[v]);
-            dweights[v] += incoming * u[v] * scale;
-            float du = scale * (incoming * weight[v] - u[v] * dot);
-            dyrow[v] = du * gate * open;
-            store(dz + v, du * own[v] * open * (1.0f + gate * (1.0f - open)));
-          }
+          norm_backward(kp, zxbcdt + t * s.row + group * kp, dout + t * s.inner() + group * kp, y + at.wide + i * kp,
+                        norm_weight + group * kp, eps, line, line + kp, dzxbcdt + t * s.row + group * kp, dy + i * kp,
+                        dnorms);
         }
-        const float* x = xbc + chunk * s.q * s.conv() + group * kp;
-        for (int64_t head = 0; head < k; ++head) {
-          float skipped = 0.0f;
-          for (int64_t i = 0; i < s.q; ++i) {
-            int64_t at = (chunk * s.q + i) * s.h + group * k + head;
-            int64_t place = (chunk * s.q + i) * inner + group * kp + head * s.p;
-            const float* row = dy + place;
-            const float* own = x + i * s.conv() + head * s.p;
-            const float* state = read + ((group * s.c + chunk) * s.q + i) * kp + head * s.p;
-            float enter = decay_(sums[at]), felt = 0.0f, direct = 0.0f;
+        std::fill(dy + s.length[chunk] * kp, dy + q * kp, 0.0f);
+        std::fill(dscore, dscore + q * q, 0.0f);
+        for (int64_t head = 0; head < at.k; ++head) {
+          int64_t here = at.heads + head, first = head * s.p;
+          pack<WIDTH>({x + first, at.ldx, 1}, q, s.p, right);
+          pair_products(s, s.p, {dy + first, kp, 1}, right, dweights);
+          pairs_backward(s, sums + here, dt + here, scores + at.square, dweights, weights, dscore, ddt + here,
+                         d_pairs + here);
+          pack<WIDTH>({dy + first, 1, kp}, s.p, q, right);
+          sum_pairs_turned(s, weights, right, dx);
+          float skip = D[group * at.k + head], skipped = 0.0f;
+          for (int64_t i = 0; i < q; ++i) {
+            const float *row = dy + i * kp + first, *state = seen + i * kp + first, *own = x + i * at.ldx + first;
+            float *to = entering + i * kp + first, *out = dxbc + at.x + i * at.ldx + first;
+            float enter = decay_(sums[here + i * s.h]), felt = 0.0f, direct = 0.0f;
 #pragma omp simd reduction(+ : felt, direct)
             for (int64_t v = 0; v < s.p; ++v) {
-              entering[place + v] = enter * row[v];
+              to[v] = enter * row[v];
               felt += row[v] * state[v];
               direct += row[v] * own[v];
+              out[v] = dx[i * s.p + v] + skip * row[v];
             }
-            d_in[at] = enter * felt;
+            d_in[here + i * s.h] = enter * felt;
             skipped += direct;
           }
-          dD[chunk * s.h + group * k + head] = skipped;
+          dD[chunk * s.h + group * at.k + head] = skipped;
         }
+        for (int64_t i = 0; i < q; ++i) std::fill(dscore + i * q + i + 1, dscore + (i + 1) * q, 0.0f);
+        pack<WIDTH>({xbc + at.B, 1, at.ldx}, n, q, right);  // dC = dscores B + entering states^T
+        multiply<false>(q, n, q, {dscore, q, 1}, right, WIDTH * q, dxbc + at.C, at.ldx, false);
+        pack<WIDTH>({states + at.state, kp, 1}, n, kp, right);
+        multiply<false>(q, n, kp, {entering, kp, 1}, right, WIDTH * kp, dxbc + at.C, at.ldx, true);
+        pack<WIDTH>({xbc + at.C, 1, at.ldx}, n, q, right);  // dB = dscores^T C + (in leave_backward) the rest
+        multiply<false>(q, n, q, {dscore, 1, q}, right, WIDTH * q, dxbc + at.B, at.ldx, false);
+        pack<WIDTH>({entering, 1, kp}, kp, q, right);  // dstates = C^T entering
+        pack<HEIGHT>({xbc + at.C, 1, at.ldx}, n, q, left);
+        multiply<true>(n, kp, q, {left, 1, HEIGHT}, right, WIDTH * q, dstates + at.state, kp, false);
       }
     }
   }
 }
 
-// Gradients inside the chunks and of x: dx into the first columns of dxbc, scores' and dt's, and da of dt * A from
-// pairs j < t <= i, summed directly. `left` is B_j times the gradient of the chunk's outgoing state.
-void within_backward(const Shape& s, const float* sums, const float* dt, const float* scores, const float* xbc,
-                     const float* dy, const float* left, const float* D, float* dxbc, float* dscores, float* ddt,
-                     float* d_pairs, float* d_out) {
-  int64_t k = s.h / s.g, kp = k * s.p, inner = s.inner(), conv = s.conv(), q = s.q;
+// What the gradients of the outgoing states hand back to x, B and dt; d_out is that of each token's outgoing decay.
+void leave_backward(const Shape& s, const float* sums, const float* dt, const float* keep, const float* xbc,
+                    const float* dstates, float* dxbc, float* ddt, float* d_out) {
+  int64_t kp = s.h / s.g * s.p, q = s.q, n = s.n;
 #pragma omp parallel
   {
-    std::vector<float> decays(q * q), weights(q * q), dweights(q * q), turned(s.p * q), dx(q * s.p), suffix(q);
-#pragma omp for collapse(2) schedule(static)
+    static thread_local Room rooms[2];
+    float* right = rooms[0].take(std::max(n * round_up(kp, WIDTH), kp * round_up(n, WIDTH)));
+    float* rows = rooms[1].take(q * kp);
+#pragma omp for collapse(2) schedule(dynamic)
     for (int64_t chunk = 0; chunk < s.c; ++chunk) {
       for (int64_t group = 0; group < s.g; ++group) {
-        const float* score = scores + (group * s.c + chunk) * q * q;
-        float* dscore = dscores + (group * s.c + chunk) * q * q;
-        std::fill(dscore, dscore + q * q, 0.0f);
-        for (int64_t head = 0; head < k; ++head) {
-          int64_t at = chunk * q * s.h + group * k + head, channel = group * kp + head * s.p;
-          const float* x = xbc + chunk * q * conv + channel;
-          const float* dyh = dy + chunk * q * inner + channel;
-          float steps[256];
-          for (int64_t j = 0; j < q; ++j) steps[j] = dt[at + j * s.h];
-          fill_decays(s, sums + at, decays.data());
-          for (int64_t j = 0; j < q; ++j)
-            for (int64_t v = 0; v < s.p; ++v) turned[v * q + j] = x[j * conv + v];
-          for (int64_t i = 0; i < q; i += ROWS)  // the gradient of each weight: dy_i . x_j
-            block_product(dweights.data() + i * q, q, dyh + i * inner, inner, turned.data(), q, 0, s.p,
-                          std::min(q, (i + ROWS + COLUMNS - 1) / COLUMNS * COLUMNS));
-          std::fill(suffix.begin(), suffix.end(), 0.0f);
-          for (int64_t i = q - 1; i >= 0; --i) {
-            float* own = weights.data() + i * q;  // becomes row i of scores * decays * dt
-            const float* decay = decays.data() + i * q;
-            const float* dw = dweights.data() + i * q;
-            float later = 0.0f;
-            for (int64_t j = 0; j <= i; ++j) {
-              float reach = decay[j] * score[i * q + j];
-              own[j] = reach * steps[j];
-              dscore[i * q + j] += dw[j] * decay[j] * steps[j];
-              suffix[j] += dw[j] * reach;
-            }
-#pragma omp simd reduction(+ : later)
-            for (int64_t j = 0; j < i; ++j) later += steps[j] * suffix[j];
-            d_pairs[at + i * s.h] = later;
-          }
-          for (int64_t i = 0; i < q; ++i)  // weights transposed, so that each dx_j is a row of a product
-            for (int64_t j = 0; j < q; ++j) decays[j * q + i] = j <= i ? weights[i * q + j] : 0.0f;
-          for (int64_t j = 0; j < q; j += ROWS)
-            block_product(dx.data() + j * s.p, s.p, decays.data() + j * q, q, dyh, inner, j, q, s.p);
-          float end = sums[at + (q - 1) * s.h], skip = D[group * k + head];
+        Place at(s, chunk, group);
+        const float* x = xbc + at.x;
+        pack<WIDTH>({dstates + at.state, 1, kp}, kp, n, right);
+        multiply<false>(q, kp, n, {xbc + at.B, at.ldx, 1}, right, WIDTH * n, rows, kp, false);
+        for (int64_t head = 0; head < at.k; ++head) {
+          int64_t here = at.heads + head;
+          float end = sums[here + (q - 1) * s.h];
           for (int64_t j = 0; j < q; ++j) {
-            float reach = decay_(end - sums[at + j * s.h]), felt = 0.0f;
-            const float* state = left + ((group * s.c + chunk) * q + j) * kp + head * s.p;
-            float* out = dxbc + (chunk * q + j) * conv + channel;
-            float factor = reach * steps[j];
+            float reach = decay_(end - sums[here + j * s.h]), felt = 0.0f, factor = reach * dt[here + j * s.h];
+            const float *left = rows + j * kp + head * s.p, *own = x + j * at.ldx + head * s.p;
+            float* out = dxbc + at.x + j * at.ldx + head * s.p;
 #pragma omp simd reduction(+ : felt)
             for (int64_t v = 0; v < s.p; ++v) {
-              felt += x[j * conv + v] * state[v];
-              out[v] = dx[j * s.p + v] + factor * state[v] + skip * dyh[j * inner + v];
+              felt += own[v] * left[v];
+              out[v] += factor * left[v];
             }
-            ddt[at + j * s.h] = suffix[j] + reach * felt;
-            d_out[at + j * s.h] = factor * felt;
+            ddt[here + j * s.h] += reach * felt;
+            d_out[here + j * s.h] = factor * felt;
           }
         }
+        scale_heads(s, at, keep + at.heads, x, at.ldx, rows);
+        pack<WIDTH>({dstates + at.state, kp, 1}, n, kp, right);
+        multiply<false>(q, n, kp, {rows, kp, 1}, right, WIDTH * kp, dxbc + at.B, at.ldx, true);
       }
     }
   }
 }
 
-}  // namespace
+}  // namespace mixer
 
-#define FOR_EACH_TYPE(define) define(float, float) define(bf16, bf16)
+using mixer::Shape;
+
+#define FOR_EACH_TYPE(define) define(float, float) define(bf16, mixer::bf16)
 
 #define DEFINE(name, T)                                                                                              \
-  extern "C" void convolve_##name(const Shape* s, const T* zxbcdt, const float* taps, const float* bias,            \
-                                  const float* keep, float* xbc, float* kept) {                                     \
-    convolve(*s, zxbcdt, taps, bias, keep, xbc, kept);                                                              \
+  extern "C" void enter_chunks_##name(const Shape* s, const T* zxbcdt, const float* taps, const float* bias,        \
+                                      const float* keep, float* xbc, float* scores, float* states) {                \
+    mixer::enter_chunks(*s, zxbcdt, taps, bias, keep, xbc, scores, states);                                         \
   }                                                                                                                  \
   extern "C" void convolve_backward_##name(const Shape* s, const T* zxbcdt, const float* taps, const float* bias,   \
                                            const float* dxbc, T* dzxbcdt, float* dtaps, float* dbias) {             \
-    convolve_backward(*s, zxbcdt, taps, bias, dxbc, dzxbcdt, dtaps, dbias);                                         \
+    mixer::convolve_backward(*s, zxbcdt, taps, bias, dxbc, dzxbcdt, dtaps, dbias);                                  \
   }                                                                                                                  \
   extern "C" void finish_##name(const Shape* s, const T* zxbcdt, const float* sums, const float* dt,                \
-                                const float* scores, const float* xbc, const float* read, const float* D,           \
-                                const float* norm_weight, T* out, float eps) {                                      \
-    finish(*s, zxbcdt, sums, dt, scores, xbc, read, D, norm_weight, eps, out);                                      \
+                                const float* scores, const float* xbc, const float* states, const float* D,         \
+                                const float* norm_weight, float* read, float* y, T* out, float eps) {               \
+    mixer::finish(*s, zxbcdt, sums, dt, scores, xbc, states, D, norm_weight, read, y, out, eps);                    \
   }                                                                                                                  \
   extern "C" void finish_backward_##name(                                                                            \
       const Shape* s, const T* zxbcdt, const T* dout, const float* sums, const float* dt, const float* scores,      \
-      const float* xbc, const float* read, const float* D, const float* norm_weight, T* dzxbcdt, float* dy,         \
-      float* entering, float* d_in, float* dD, float* dweight, float eps) {                                         \
-    finish_backward(*s, zxbcdt, dout, sums, dt, scores, xbc, read, D, norm_weight, eps, dzxbcdt, dy, entering,      \
-                    d_in, dD, dweight);                                                                              \
+      const float* xbc, const float* states, const float* read, const float* y, const float* D,                     \
+      const float* norm_weight, T* dzxbcdt, float* dxbc, float* dstates, float* ddt, float* d_pairs, float* d_in,   \
+      float* dD, float* dnorm, float eps) {                                                                          \
+    mixer::finish_backward(*s, zxbcdt, dout, sums, dt, scores, xbc, states, read, y, D, norm_weight, dzxbcdt, dxbc, \
+                           dstates, ddt, d_pairs, d_in, dD, dnorm, eps);                                             \
   }
 
 FOR_EACH_TYPE(DEFINE)
 
 extern "C" void pass_states_forward(const Shape* s, const float* sums, float* states) {
-  pass_states(*s, sums, states);
+  mixer::pass_states(*s, sums, states);
 }
 extern "C" void pass_states_backward(const Shape* s, const float* sums, const float* states, float* dstates,
                                      float* crossing) {
-  pass_gradients(*s, sums, states, dstates, crossing);
+  mixer::pass_gradients(*s, sums, states, dstates, crossing);
 }
-extern "C" void within_chunks_backward(const Shape* s, const float* sums, const float* dt, const float* scores,
-                                       const float* xbc, const float* dy, const float* left, const float* D,
-                                       float* dxbc, float* dscores, float* ddt, float* d_pairs, float* d_out) {
-  within_backward(*s, sums, dt, scores, xbc, dy, left, D, dxbc, dscores, ddt, d_pairs, d_out);
+extern "C" void leave_chunks_backward(const Shape* s, const float* sums, const float* dt, const float* keep,
+                                      const float* xbc, const float* dstates, float* dxbc, float* ddt, float* d_out) {
+  mixer::leave_backward(*s, sums, dt, keep, xbc, dstates, dxbc, ddt, d_out);
 }

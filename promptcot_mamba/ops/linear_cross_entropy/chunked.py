@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch.autograd.function import once_differentiable
 
+from promptcot_mamba.ops.linear.native import product
+
 LOGITS_BYTES = 64 * 2**20  # fp32 logits held at once: large enough for full-speed products
 
 
@@ -19,7 +21,7 @@ def _rows_at_once(vocabulary: int) -> int:
 
 def _slice_loss(hidden, weight, labels, dtype):
     """Losses (r) and the softmax (r, v) of one slice, the softmax in place of its logits."""
-    logits = (hidden @ weight.T).to(dtype)  # (r, v)
+    logits = product(hidden, weight.T).to(dtype)  # (r, v)
     largest = logits.amax(1, keepdim=True)
     picked = logits.gather(1, labels[:, None])
     logits.sub_(largest).exp_()
@@ -34,7 +36,7 @@ def _slice_gradients(probabilities, hidden, weight, labels, scale):
     if scale is not None:
         probabilities *= scale[:, None]
     dlogits = probabilities.to(hidden.dtype)
-    return dlogits @ weight, dlogits.T @ hidden
+    return product(dlogits, weight), product(dlogits.T, hidden)
 
 
 class _SummedLoss(torch.autograd.Function):
