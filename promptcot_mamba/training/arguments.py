@@ -100,6 +100,13 @@ class SftArguments(TrainingArguments):
             "choices": CHECKPOINT_POLICIES,
         },
     )
+    split_master_weights: bool = field(
+        default=False,
+        metadata={
+            "help": "One device, no DeepSpeed: AdamW on bf16 weights whose fp32 masters are kept as 16 further bits, "
+            "14 bytes a parameter in all."
+        },
+    )
     debug_numerics: bool = field(
         default=False, metadata={"help": "Stop at the first module or op that makes a number that is none; slow."}
     )
@@ -112,6 +119,8 @@ class SftArguments(TrainingArguments):
             return  # a plan starts no process group and touches no device
         if not self.output_dir:
             raise ValueError("--output_dir is required")
+        if self.split_master_weights and (self.deepspeed or not self.bf16):
+            raise ValueError("--split_master_weights needs --bf16 True and no --deepspeed (leave the recipe's out)")
         if not torch.cuda.is_available():
             self.use_cpu = True
             share_cpu_cores()

@@ -22,7 +22,7 @@ PROBE_BYTES = 1 << 20
 SAMPLE_OR_GRADIENT_FLAGS = (
     "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "adam_beta1", "adam_beta2",
     "adam_epsilon", "weight_decay", "max_grad_norm", "num_train_epochs", "max_steps", "optim", "optim_args", "bf16",
-    "fp16", "seed", "data_seed", "loss_average", "neftune_noise_alpha", "use_liger_kernel",
+    "fp16", "seed", "data_seed", "loss_average", "neftune_noise_alpha", "use_liger_kernel", "split_master_weights",
 )  # fmt: skip
 
 

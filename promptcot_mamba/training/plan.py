@@ -11,7 +11,7 @@ from promptcot_mamba.memory_budget import (
     Device,
     Mamba2Shapes,
     Shapes,
-    offloaded_bytes_per_device,
+    offloaded_bytes,
     shapes_from_config,
     tokens_per_second_bound,
     training_flops_per_token,
@@ -24,6 +24,12 @@ from promptcot_mamba.training.identity import read_config
 DEFAULT_SHAPES = Mamba2Shapes(
     hidden=4096, layers=64, heads=128, head_dim=64, n_groups=8, state=128, conv=4, vocab=32_768
 )  # fmt: skip
+SHARDINGS = (
+    ("ZeRO-2", {"zero_stage": 2}),
+    ("ZeRO-2 + offload", {"zero_stage": 2, "offload_optimizer": True}),
+    ("ZeRO-3", {"zero_stage": 3}),
+)
+SHARDINGS_OF_ONE = (*SHARDINGS[:2], ("split masters", {"zero_stage": 0, "split_masters": True}))
 MACHINE = re.compile(r"(\d+)x(\w+)")
 SECONDS_PER_DAY = 86_400
 
@@ -55,20 +61,18 @@ def parse_machine(text: str) -> tuple[int, Device]:
 
 
 def _machine_lines(
-    shapes: Shapes, count: int, device: Device, tokens: int, phases: list[tuple[str, float]]
+    shapes: Shapes, count: int, device: Device, tokens: int, accumulating: bool, phases: list[tuple[str, float]]
 ) -> list[str]:
     lines = [f"{count} x {device.name} ({device.memory_gb:.0f} GB), {tokens:,} tokens per micro-batch"]
     lines.append(
         f"  {'GB per GPU':<34}{'weights':>8}{'grads':>8}{'optim':>8}{'activ':>8}{'buckets':>8}{'update':>8}{'total':>8}"
     )
     fitting = []
-    shardings = [("ZeRO-2", 2, False), ("ZeRO-2 + offload", 2, True), ("ZeRO-3", 3, False)]
-    for name, stage, offload in shardings if count > 1 else shardings[:2]:
+    for name, settings in SHARDINGS if count > 1 else SHARDINGS_OF_ONE:
         # Without gradient checkpointing this project's layers still recompute conv, SSD and norm.
         for recompute, meaning in (("layer", "checkpointing"), ("mixer", "no checkpointing")):
-            parts = training_memory(
-                shapes, tokens=tokens, devices=count, zero_stage=stage, offload_optimizer=offload, recompute=recompute
-            )
+            parts = training_memory(shapes, tokens=tokens, devices=count, recompute=recompute, **settings)
+            offload = settings.get("offload_optimizer", False)
             total = sum(parts.values()) / 1e9
             fits = total <= device.memory_gb
             cells = "".join(f"{value / 1e9:8.1f}" for value in parts.values())
@@ -77,12 +81,15 @@ def _machine_lines(
                 fitting.append((tokens_per_second_bound(shapes, device, recompute), f"{name}, {meaning}", offload))
     if not fitting:
         return [*lines, "  nothing fits: lower --max_length or take more devices"]
-    # The fastest that fits; among equals the first named, which communicates least.
-    bound, name, offload = max(fitting, key=lambda fit: fit[0] if not fit[2] else fit[0] - 1e-3)
+    # The fastest that updates on the device, whose bound counts; the host's update is in no bound. Among equals the
+    # first named, which communicates least.
+    bound, name, offload = max(fitting, key=lambda fit: (not fit[2], fit[0]))
     mfu = bound * training_flops_per_token(shapes) / (device.peak_tflops * 1e12)
     lines.append(f"  {name}: at most {bound:,.0f} tokens/s per GPU (MFU {mfu:.0%}), {bound * count:,.0f} in all")
+    if name.startswith("split masters"):
+        lines.append("  (--split_master_weights True, without --deepspeed)")
     if offload:
-        host = offloaded_bytes_per_device(shapes, count) / 1e9
+        host = offloaded_bytes(shapes, count, accumulating=accumulating) / 1e9
         lines.append(f"  offload also needs {host:.0f} GB of host memory per GPU, and the bound leaves its update out")
     for phase, phase_tokens in phases:
         days = phase_tokens / (bound * count) / SECONDS_PER_DAY
@@ -111,5 +118,5 @@ def render_plan(args: SftArguments, data_args: DataArguments, plan_args: PlanArg
     ]
     for machine in plan_args.plan_machines:
         count, device = parse_machine(machine)
-        lines += ["", *_machine_lines(shapes, count, device, tokens, phases)]
+        lines += ["", *_machine_lines(shapes, count, device, tokens, args.gradient_accumulation_steps > 1, phases)]
     return "\n".join(lines)

@@ -195,8 +195,9 @@ def claim_output(args: SftArguments, data_args: DataArguments, identity: run_fol
 
 def load_model(args: SftArguments, data_args: DataArguments, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """The model to train. Raises InputError if it cannot be loaded or does not fit the tokenizer."""
-    # DeepSpeed keeps fp32 master weights itself; without it the weights must be them.
-    dtype = torch.bfloat16 if args.bf16 and args.deepspeed else torch.float32
+    # DeepSpeed and split_adamw keep fp32 master weights themselves; without them the weights must be them.
+    narrow = (args.bf16 and args.deepspeed) or args.split_master_weights
+    dtype = torch.bfloat16 if narrow else torch.float32
     model = load_causal_lm(data_args.model_name_or_path, dtype=dtype)
     tokenizer_path = data_args.tokenizer_path or data_args.model_name_or_path
     check_tokenizer(tokenizer, model.config.vocab_size, tokenizer_path, data_args.model_name_or_path)

@@ -24,6 +24,7 @@ from promptcot_mamba.training.batches import StepLoader, StepSampler
 from promptcot_mamba.training.losses import example_weights, weighted_loss
 from promptcot_mamba.training.meters import StepMeter, count_batch
 from promptcot_mamba.training.ranks import gather_lists, sum_over_ranks
+from promptcot_mamba.training.split_adamw import SplitAdamW
 
 Batch = dict[str, Any]
 NAMED_IDS = 8  # offending example ids spelled out in an error
@@ -150,6 +151,24 @@ class SftTrainer(Trainer):
         """Weight decay acts on matrices and convolutions; norms, biases, A_log, D and dt_bias are left alone."""
         # Under ZeRO-3 a parameter's own shape is empty; `ds_shape` is the whole one.
         return [name for name, p in model.named_parameters() if len(getattr(p, "ds_shape", p.shape)) >= 2]
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """The Trainer's own, or AdamW with split master weights over the same two groups."""
+        if not self.args.split_master_weights:
+            return super().create_optimizer(*args, **kwargs)
+        if self.optimizer is None:
+            decayed = set(self.get_decay_parameter_names(self.model))
+            named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+            self.optimizer = SplitAdamW(
+                [
+                    {"params": [p for name, p in named if name in decayed], "weight_decay": self.args.weight_decay},
+                    {"params": [p for name, p in named if name not in decayed], "weight_decay": 0.0},
+                ],
+                lr=self.args.learning_rate,
+                betas=(self.args.adam_beta1, self.args.adam_beta2),
+                eps=self.args.adam_epsilon,
+            )
+        return self.optimizer
 
     # ---- logs -------------------------------------------------------------------------------------------------
 

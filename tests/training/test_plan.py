@@ -24,8 +24,27 @@ def test_both_machines_and_phases():
     assert "ZeRO-2, checkpointing: at most" in eight
     assert "ZeRO-2, checkpointing" in one
     assert next(line for line in one.splitlines() if "ZeRO-2, checkpointing" in line).endswith("does not fit")
-    assert "host memory" in one
+    assert next(line for line in one.splitlines() if "split masters, checkpointing" in line).endswith("  fits")
+    assert "--split_master_weights True" in one
+    assert "split masters" not in eight
     assert eight.count("days an epoch") == one.count("days an epoch") == 2
+
+
+def test_figures_of_both_machines():
+    """By hand: 7.285 B parameters, ZeRO-2 over 8 and split masters on one."""
+    text = plan("--gradient_accumulation_steps", "8")
+    eight, one = section(text, "8 x H100 (80 GB)"), section(text, "1 x H200 (141 GB)")
+    parts = next(line for line in eight.splitlines() if "ZeRO-2, checkpointing" in line).split()[2:8]
+    assert parts[:3] == ["14.6", "1.8", "10.9"]  # 2 bytes, 2 / 8, 12 / 8
+    assert parts[4] == "3.0"
+    parts = next(line for line in one.splitlines() if "split masters, checkpointing" in line).split()[3:9]
+    assert parts[:3] == ["14.6", "14.6", "72.9"]  # 2, 2 and 10 bytes
+    rate = 10_950
+    days = 1.88e6 * 6000 / (8 * rate) / 86_400
+    assert f"at most {rate:,} tokens/s per GPU" in eight
+    assert f"phase 1: 11.28 G tokens, at least {days:.1f} days" in eight
+    small = section(plan("--plan_machines", "1xH100", "--gradient_accumulation_steps", "8"), "1 x H100")
+    assert "146 GB of host memory" in small  # 20 bytes a parameter, two of them for accumulating
 
 
 def test_assumptions_scale_the_days():

@@ -7,13 +7,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from transformers import BertConfig, BertModel
 
 from promptcot_mamba.cli import parse_args
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.training.arguments import DataArguments, SftArguments
 from promptcot_mamba.training.session import prepare, train_phase
-from tests.programs.train_helpers import write_examples
+from tests.programs.train_helpers import read_curve, write_examples
 
 
 @pytest.fixture
@@ -134,3 +136,36 @@ def test_identity_tells_what_changes_samples_or_gradients_only(flags, tmp_path: 
         assert name in key
     other = write_examples(tmp_path / "other.jsonl", 6, seed=1)
     assert identity(data_path=other)["--data_path (contents)"] != first["--data_path (contents)"]
+
+
+def test_split_master_weights_follow_fp32_training_and_resume(flags, tmp_path: Path):
+    """bf16 weights with fp32 masters learn as fp32 weights do, and continue exactly from a checkpoint."""
+    flags |= {"learning_rate": 1e-3, "warmup_steps": 0, "max_steps": 4, "save_steps": 2, "save_total_limit": 3}
+    split = {**flags, "bf16": True, "split_master_weights": True}
+    half = tmp_path / "half"
+    train_phase(*parse({**flags, "output_dir": tmp_path / "wide"}))
+    train_phase(*parse(split))
+    narrow, wide = read_curve(tmp_path / "out"), read_curve(tmp_path / "wide")
+    assert [row["loss"] for row in narrow] == pytest.approx([row["loss"] for row in wide], rel=5e-3)
+    assert narrow[-1]["loss"] < narrow[0]["loss"] - 0.1
+
+    shutil.copytree(tmp_path / "out" / "checkpoint-2", half / "checkpoint-2")
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    (half / "run.json").write_text(json.dumps(run | {"finished": None}))
+    train_phase(*parse({**split, "output_dir": half}))
+    assert [row["loss"] for row in read_curve(half)] == [row["loss"] for row in narrow[2:]]
+    for name in ("model.safetensors", "optimizer.pt"):
+        ours, theirs = (folder / "checkpoint-4" / name for folder in (half, tmp_path / "out"))
+        load = load_file if name == "model.safetensors" else torch.load
+        assert torch.equal(flatten(load(ours)), flatten(load(theirs)))
+
+
+def flatten(saved: dict) -> torch.Tensor:
+    """Every tensor of a checkpoint's file, one after another."""
+    tensors = saved["state"].values() if "state" in saved else [saved]
+    return torch.cat([value.double().flatten() for one in tensors for value in one.values()])
+
+
+def test_split_master_weights_need_bf16_alone(flags):
+    with pytest.raises(InputError, match="--split_master_weights needs --bf16 True and no --deepspeed"):
+        parse({**flags, "split_master_weights": True})
