@@ -5,7 +5,7 @@
 #
 # Optional: NUM_GPUS (1), BENCHMARKS ("aime math500 ..."), DATA (data: folder of the problem files), CODE_TESTS (flags for
 # LiveCodeBench, e.g. --sample_tests True). Problem files come from `python -m scripts.prepare_problems`. Running it again
-# continues where it stopped: what is sampled is kept, verdicts on programs too.
+# continues where it stopped: what is sampled is kept, verdicts on programs too. One engine samples all benchmarks.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -25,10 +25,10 @@ score() { # benchmark, predictions
     esac
 }
 
+# shellcheck disable=SC2086  # BENCHMARKS is a list
+"$PYTHON" -m scripts.sample_all --benchmarks $BENCHMARKS --data_dir "$DATA" --output_dir "$OUTPUT" -- \
+    --model_path "$MODEL" --n_gpus "$NUM_GPUS" "$@"
 for benchmark in $BENCHMARKS; do
-    predictions=$OUTPUT/$benchmark.jsonl
-    echo "== $benchmark: $MODEL -> $predictions"
-    "$PYTHON" infer_longcot.py --config "configs/eval/$benchmark.yaml" --data_path "$DATA/${benchmark}_test.jsonl" \
-        --model_path "$MODEL" --output_path "$predictions" --n_gpus "$NUM_GPUS" "$@"
-    score "$benchmark" "$predictions"
+    echo "== $benchmark: grades of $MODEL"
+    score "$benchmark" "$OUTPUT/$benchmark.jsonl"
 done

@@ -19,6 +19,7 @@ class SamplingSettings:
     stop_token_ids: tuple[int, ...]
     skip_special_tokens: bool = True
     stop_on_loop: bool = False
+    ignore_eos: bool = False  # every chain runs to its `max_tokens`: for benchmarks, whose lengths are drawn
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Request:
     prompt: str
     prompt_ids: Sequence[int] | None  # None where no tokenizer is at hand: the server counts and bounds
     max_tokens: int
+    score_from: int | None = None  # set: nothing is drawn, log p(prompt_ids[score_from:] | those before) is asked for
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Generated:
     prompt_tokens: int
     completion_tokens: int
     seconds: float  # from submission to the last token
+    log_likelihood: float | None = None  # of a request with `score_from`, in nats
 
 
 class BackendFailedError(Exception):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from array import array
+from collections.abc import Sequence
 from pathlib import PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 
@@ -15,7 +16,14 @@ from promptcot_mamba.sampling.loops import find_loop
 
 AWAY = (408, 429, 502, 503, 504)  # the server is busy, starting or gone; the request is not at fault
 
-Answer = tuple[str, str, int, int]  # text, finish_reason, prompt tokens, completion tokens
+
+class Answer(NamedTuple):
+    """What one request came to; the fields of `Generated` that a server knows."""
+
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
 
 
 class ServerTroubleError(Exception):
@@ -49,8 +57,10 @@ def find_model(models: list[dict[str, Any]], wanted: str) -> dict[str, Any] | No
     return None
 
 
-def payload(request: Request, sampling: SamplingSettings, model: str, *, is_vllm: bool, stream: bool) -> dict[str, Any]:
-    """The body of one completion request.
+def payload(
+    request: Request, sampling: SamplingSettings, model: str, *, is_vllm: bool, stream: bool, chat: bool = False
+) -> dict[str, Any]:
+    """The body of one completion request, or of a chat completion whose only message is the prompt.
 
     vLLM is told everything, and given token ids, so that a checkpoint's generation defaults and the server's view of
     special tokens change nothing. Other servers get the fields that most understand.
@@ -71,12 +81,21 @@ def payload(request: Request, sampling: SamplingSettings, model: str, *, is_vllm
             "min_p": 0.0,
             "stop_token_ids": list(sampling.stop_token_ids),
             "skip_special_tokens": sampling.skip_special_tokens,
+            "ignore_eos": sampling.ignore_eos,
         }
         if request.prompt_ids is not None:
             body["prompt"] = list(request.prompt_ids)
+    if chat:
+        body["messages"] = [{"role": "user", "content": body.pop("prompt")}]
     if stream:
         body |= {"stream": True, "stream_options": {"include_usage": True}, "return_token_ids": True}
     return body
+
+
+def score_payload(request: Request, model: str) -> dict[str, Any]:
+    """The body that asks vLLM for its prompt's log-probabilities; the one token it must generate is dropped."""
+    ids = list(request.prompt_ids or ())
+    return {"model": model, "prompt": ids, "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
 
 
 async def check_status(response: aiohttp.ClientResponse) -> None:
@@ -96,16 +115,30 @@ async def check_status(response: aiohttp.ClientResponse) -> None:
 
 
 def read_completion(answer: dict[str, Any]) -> Answer:
-    """The whole answer to a request that was not streamed."""
+    """The whole answer to a request that was not streamed; a chat message without content is an empty text."""
     try:
         choice, usage = answer["choices"][0], answer["usage"]
         reason, tokens = choice["finish_reason"], (usage["prompt_tokens"], usage["completion_tokens"])
-        text = choice["text"]
+        text = (choice["message"]["content"] or "") if "message" in choice else choice["text"]
     except (KeyError, IndexError, TypeError) as error:
         raise BadAnswerError(f"answer without {error}") from None
     if reason not in (STOP, LENGTH):  # "abort" is what vLLM drops while shutting down
         raise ServerTroubleError(f"finish_reason {reason!r}")
-    return text, reason, *tokens
+    return Answer(text, reason, *tokens)
+
+
+def read_score(answer: dict[str, Any], ids: Sequence[int], start: int, url: str) -> float:
+    """log p(ids[start:] | ids[:start]) in nats from an answer to `score_payload`."""
+    try:
+        tables = answer["choices"][0]["prompt_logprobs"]
+    except (KeyError, IndexError, TypeError):
+        tables = None
+    if tables is None:
+        raise InputError(f"--base_url {url}: does not return prompt log-probabilities; vLLM servers do")
+    try:
+        return sum(float(tables[i][str(ids[i])]["logprob"]) for i in range(start, len(ids)))
+    except (KeyError, IndexError, TypeError) as error:
+        raise BadAnswerError(f"prompt log-probabilities without {error}") from None
 
 
 async def read_stream(
@@ -129,9 +162,10 @@ async def read_stream(
             ids.extend(choice.get("token_ids") or ())
             cut = find_loop(ids, looked_at)
             if cut is not None:
-                return tokenizer.decode(ids[:cut], skip_special_tokens=skip_special_tokens), LOOP, prompt_tokens, cut
+                text = tokenizer.decode(ids[:cut], skip_special_tokens=skip_special_tokens)
+                return Answer(text, LOOP, prompt_tokens, cut)
     if reason not in (STOP, LENGTH):
         raise ServerTroubleError(f"stream ended with finish_reason {reason!r}")
     if pieces and not ids:
         raise InputError(f"--stop_on_loop: {response.url} does not return token ids; vLLM servers do")
-    return "".join(pieces), reason, prompt_tokens, len(ids)
+    return Answer("".join(pieces), reason, prompt_tokens, len(ids))

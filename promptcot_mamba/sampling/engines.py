@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 from promptcot_mamba.run_info import side_path
 from promptcot_mamba.sampling.backend import Backend
@@ -30,15 +31,15 @@ def make_backend(plan: Plan) -> Backend:
         side_path(args.output_path, "server.log"),
         on_cpu=settings.on_cpu,
     )
-    try:
+    with ExitStack() as unless_handed_over:
+        unless_handed_over.callback(server.stop)
         server.start()
         # Every replica full, and a quarter of that waiting at the door.
         concurrency = settings.max_num_seqs * args.replicas * 5 // 4
         endpoints = endpoint_settings(plan, [server.base_url], concurrency)
-        return OpenAIEndpoints(endpoints, plan.sampling(), plan.tokenizer, server)
-    except BaseException:
-        server.stop()
-        raise
+        backend = OpenAIEndpoints(endpoints, plan.sampling(), plan.tokenizer, server)
+        unless_handed_over.pop_all()
+    return backend
 
 
 def engine_settings(plan: Plan) -> EngineSettings:

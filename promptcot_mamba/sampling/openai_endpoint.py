@@ -12,9 +12,10 @@ import asyncio
 import json
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import aiohttp
@@ -32,13 +33,16 @@ from promptcot_mamba.sampling.endpoint_protocol import (
     normal_url,
     payload,
     read_completion,
+    read_score,
     read_stream,
+    score_payload,
 )
 from promptcot_mamba.sampling.vllm_server import VllmServer
 
 logger = get_logger(__name__)
 
 CONNECT_SECONDS = 10.0
+POLL_SECONDS = 0.5
 PROBE_SECONDS = 15.0  # between two looks at a server that holds requests
 MISSED_PROBES = 3  # in a row until its requests are taken away
 FIRST_PAUSE = 0.5  # after a failure; doubles with each further one
@@ -59,6 +63,7 @@ class EndpointSettings:
     request_seconds: float = 7200.0  # the longest one chain may take
     patience_seconds: float = 600.0  # how long all servers may be away
     api_key: str | None = None
+    chat: bool = False  # ask for chat completions: the server renders prompts with its own chat template
 
 
 @dataclass
@@ -127,6 +132,23 @@ class OpenAIEndpoints:
         finished = list(self._finished)
         self._finished.clear()
         return finished
+
+    def log_likelihoods(self, sequences: Iterable[tuple[list[int], int]]) -> Iterator[float]:
+        """log p(ids[start:] | ids[:start]) in nats for each (ids, start), in order, as `VllmEngine` gives them."""
+        waiting, done = enumerate(sequences), {}
+        flying = following = 0
+        while True:
+            for unit, (ids, start) in islice(waiting, self.window - flying):
+                self.submit(Request(unit, 0, 0, "", ids, 1, score_from=start))
+                flying += 1
+            if not flying:
+                return
+            for each in self.poll(POLL_SECONDS):
+                done[each.unit] = each.log_likelihood
+                flying -= 1
+            while following in done:
+                yield done.pop(following)
+                following += 1
 
     def running(self) -> int:
         return sum(len(endpoint.tasks) for endpoint in self.endpoints)
@@ -217,13 +239,17 @@ class OpenAIEndpoints:
             endpoint.tasks.add(task)
             task.add_done_callback(partial(self._on_done, endpoint, request, submitted))
 
-    async def _serve(self, endpoint: Endpoint, request: Request) -> Answer:
+    async def _serve(self, endpoint: Endpoint, request: Request) -> tuple[Answer, float | None]:
+        """The answer, and a score where one was asked for."""
+        nothing = Answer("", LENGTH, len(request.prompt_ids or ()), 0)
         try:
-            return await self._complete(endpoint, request)
+            if request.score_from is not None:
+                return nothing, await self._score(endpoint, request)
+            return await self._complete(endpoint, request), None
         except PromptTooLongError:
-            return "", LENGTH, len(request.prompt_ids or ()), 0
+            return nothing, None
 
-    def _on_done(self, endpoint: Endpoint, request: Request, submitted: float, task: asyncio.Task[Answer]) -> None:
+    def _on_done(self, endpoint: Endpoint, request: Request, submitted: float, task: asyncio.Task) -> None:
         """One request left its server: with an answer, or back to the head of the queue."""
         endpoint.tasks.discard(task)
         self._wake.set()
@@ -236,8 +262,9 @@ class OpenAIEndpoints:
             endpoint.failures = 0
             endpoint.served += 1
             self._last_sign = time.monotonic()
-            self.generated_tokens += task.result()[3]
-            self._finished.append(Generated(request.unit, *task.result(), self._last_sign - submitted))
+            answer, score = task.result()
+            self.generated_tokens += answer.completion_tokens
+            self._finished.append(Generated(request.unit, *answer, self._last_sign - submitted, score))
 
     def _take_back(self, endpoint: Endpoint, request: Request, submitted: float, error: Exception | None) -> None:
         self._waiting.appendleft((request, submitted))
@@ -256,13 +283,21 @@ class OpenAIEndpoints:
 
     async def _complete(self, endpoint: Endpoint, request: Request) -> Answer:
         stream = self.sampling.stop_on_loop
-        body = payload(request, self.sampling, endpoint.model, is_vllm=endpoint.is_vllm, stream=stream)
-        async with self._session.post(f"{endpoint.url}/completions", json=body) as response:
+        chat = self.settings.chat
+        body = payload(request, self.sampling, endpoint.model, is_vllm=endpoint.is_vllm, stream=stream, chat=chat)
+        path = "chat/completions" if chat else "completions"
+        async with self._session.post(f"{endpoint.url}/{path}", json=body) as response:
             await check_status(response)
             if not stream:
                 return read_completion(await response.json())
             prompt_tokens = len(request.prompt_ids or ())
             return await read_stream(response, prompt_tokens, self._tokenizer, self.sampling.skip_special_tokens)
+
+    async def _score(self, endpoint: Endpoint, request: Request) -> float:
+        body = score_payload(request, endpoint.model)
+        async with self._session.post(f"{endpoint.url}/completions", json=body) as response:
+            await check_status(response)
+            return read_score(await response.json(), request.prompt_ids or (), request.score_from or 0, endpoint.url)
 
     def _back_off(self, endpoint: Endpoint, trouble: str) -> None:
         """Leave a server alone for a while, longer with each failure in a row; failures of one moment count once."""

@@ -94,7 +94,9 @@ def _check_model(args: SamplingArguments, checkpoint: Checkpoint) -> None:
             f"--max_len {args.max_len}: with {PROMPT_ROOM:,} tokens for the prompt it exceeds the model's context of "
             f"{checkpoint.context}; use at most {max(0, checkpoint.context - PROMPT_ROOM)}"
         )
-    parts, pieces = args.tensor_parallel_size, {"n_groups": checkpoint.n_groups} if checkpoint.is_mamba2 else {}
+    # vLLM gives every part a copy of a single group; several groups are dealt out.
+    is_split = checkpoint.is_mamba2 and checkpoint.n_groups > 1
+    parts, pieces = args.tensor_parallel_size, {"n_groups": checkpoint.n_groups} if is_split else {}
     pieces["num_heads"] = checkpoint.config.get("num_heads") or checkpoint.config.get("num_attention_heads", parts)
     for name, count in pieces.items():
         if count % parts:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import get_logger
 from promptcot_mamba.sampling.backend import (
     LENGTH,
@@ -44,6 +45,7 @@ class EngineSettings:
     on_cpu: bool = False
     cache_bytes: int | None = None  # states or KV in all; None leaves it to vLLM
     memory_fraction: float = 0.9
+    dummy_weights: bool = False  # random weights of the config's shapes: a stopwatch needs no others
 
 
 def engine_arguments(settings: EngineSettings, *, is_mamba2: bool) -> dict[str, Any]:
@@ -62,6 +64,8 @@ def engine_arguments(settings: EngineSettings, *, is_mamba2: bool) -> dict[str, 
     if is_mamba2:
         arguments["mamba_ssm_cache_dtype"] = settings.state_dtype
         arguments["enable_prefix_caching"] = False  # it would keep further states for short prompts
+    if settings.dummy_weights:
+        arguments["load_format"] = "dummy"
     if settings.cache_bytes is not None:
         arguments["kv_cache_memory_bytes"] = settings.cache_bytes
     if settings.on_cpu:
@@ -73,6 +77,15 @@ def engine_arguments(settings: EngineSettings, *, is_mamba2: bool) -> dict[str, 
             "enforce_eager": True,
         }
     return arguments
+
+
+def share_cores(workers: int) -> str:
+    """`VLLM_CPU_OMP_THREADS_BIND` that gives each of `workers` its own cores: by itself vLLM wants a NUMA node each."""
+    cores = sorted(os.sched_getaffinity(0))
+    share = len(cores) // workers
+    if not share:
+        raise InputError(f"--n_gpus {workers}: without GPUs a device is a core, and this machine lends {len(cores)}")
+    return "|".join(",".join(map(str, cores[part * share : (part + 1) * share])) for part in range(workers))
 
 
 @dataclass
@@ -92,6 +105,8 @@ class VllmEngine:
     def __init__(self, settings: EngineSettings, sampling: SamplingSettings, *, is_mamba2: bool, tokenizer: Any):
         if settings.on_cpu:
             os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # one process: half the start-up, no pickling a step
+            if settings.tensor_parallel_size > 1:
+                os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", share_cores(settings.tensor_parallel_size))
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         # The CPU build warns about a dozen things that are as they should be.
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR" if settings.on_cpu else "WARNING")
@@ -128,6 +143,7 @@ class VllmEngine:
             repetition_penalty=sampling.repetition_penalty,
             seed=request.seed,
             max_tokens=request.max_tokens,
+            ignore_eos=sampling.ignore_eos,
             stop_token_ids=list(sampling.stop_token_ids),
             skip_special_tokens=sampling.skip_special_tokens,
             output_kind=self._output_kind,

@@ -23,6 +23,7 @@ from typing import Any
 
 from promptcot_mamba.log import get_logger
 from promptcot_mamba.sampling.backend import BackendFailedError
+from promptcot_mamba.sampling.vllm_engine import share_cores
 
 logger = get_logger(__name__)
 
@@ -94,6 +95,8 @@ class VllmServer:
         self._environment.setdefault("VLLM_NO_USAGE_STATS", "1")
         if on_cpu:
             self._environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the worker lives in its engine's process
+            if (parts := arguments.get("tensor_parallel_size", 1)) > 1:
+                self._environment.setdefault("VLLM_CPU_OMP_THREADS_BIND", share_cores(parts * replicas))
         self._command = [
             *(sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", *serve_flags(arguments)),
             *("--host", "127.0.0.1", "--port", str(self.port)),

@@ -75,7 +75,7 @@ def test_a_recipe_and_flags_end_in_run_json(flags, tmp_path: Path, capsys):
         ({"top_p": 0}, "--top_p 0"),
         ({"temperature": -1}, "--temperature -1"),
         ({"n_gpus": 3, "tensor_parallel_size": 2}, "--n_gpus 3: is not a multiple"),
-        ({"tensor_parallel_size": 2, "n_gpus": 2}, "n_groups of 1"),
+        ({"tensor_parallel_size": 3, "n_gpus": 3}, "num_heads of"),
         ({"use_mamba2": False}, "holds a 'mamba2' model"),
         ({"data_path": "nowhere.jsonl"}, "nowhere.jsonl: no such file"),
         ({"model_path": "nowhere"}, "--model_path nowhere: no such folder"),

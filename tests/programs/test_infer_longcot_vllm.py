@@ -127,3 +127,9 @@ def test_two_replicas(problems: Path, checkpoint: Path, tmp_path: Path, whole: l
     time.sleep(1.0)
     left = subprocess.run(["pgrep", "-f", str(checkpoint)], capture_output=True, text=True).stdout.split()
     assert left == []  # nothing of the server outlives the run
+
+
+def test_one_model_over_two_cores(problems: Path, checkpoint: Path, tmp_path: Path, whole: list[dict]):
+    output = tmp_path / "x.jsonl"
+    finish(start(problems, output, checkpoint, "--n_gpus", "2", "--tensor_parallel_size", "2"))
+    assert comparable(output) == whole

@@ -10,6 +10,7 @@ import pytest
 
 from promptcot_mamba.cli import parse_args
 from promptcot_mamba.sampling.arguments import SamplingArguments
+from scripts import sample_all
 from tests.sampling.conftest import ROOT
 
 
@@ -28,11 +29,13 @@ def test_eval_all_samples_and_scores_each_benchmark(tmp_path: Path):
     done = run_script("eval_all.sh", tmp_path, "--n", "2", stand_ins=("python",), MODEL="m", OUTPUT=f"{tmp_path}/out")
     assert done.returncode == 0, done.stderr
     lines = [line.removeprefix("python ").split() for line in done.stdout.splitlines() if line.startswith("python ")]
-    sampled = [line[1:] for line in lines if line[0] == "infer_longcot.py"]
-    assert len(sampled) == len(list((ROOT / "configs" / "eval").glob("*.yaml"))) == 7
-    for flags in sampled:
-        args = parse_args(SamplingArguments, [f"{ROOT}/{flag}" if ".yaml" in flag else flag for flag in flags])
-        assert (args.n, args.model_path) == (2, "m")
+    [sampled] = [line[2:] for line in lines if "scripts.sample_all" in line]
+    own, given = sampled[: sampled.index("--")], sampled[sampled.index("--") + 1 :]
+    all_args = parse_args(sample_all.Arguments, own)
+    assert sorted(all_args.benchmarks) == sorted(path.stem for path in (ROOT / "configs" / "eval").glob("*.yaml"))
+    assert len(all_args.benchmarks) == 7
+    args = parse_args(SamplingArguments, ["--data_path=d", "--output_path=o.jsonl", *given])
+    assert (args.n, args.model_path) == (2, "m")
     assert [line[0] for line in lines].count("calc_acc_lcb.py") == 1
     general = [line[line.index("--benchmark") + 1] for line in lines if "scripts.calc_acc" in line]
     assert general == ["math500", "gsm8k", "olympiadbench", "humaneval", "humanevalplus"]

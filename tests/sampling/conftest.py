@@ -19,9 +19,9 @@ ROOT = Path(__file__).resolve().parents[2]
 class ServerProcess:
     """A fake server in a child process; `url` is its base URL."""
 
-    def __init__(self, **options: object):
+    def __init__(self, module: str = "tests.sampling.fake_server", **options: object):
         flags = [f"--{name}={value}" for name, value in options.items()]
-        command = [sys.executable, "-m", "tests.sampling.fake_server", *flags]
+        command = [sys.executable, "-m", module, *flags]
         self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         self.port = int(self.process.stdout.readline())
         self.url = f"http://127.0.0.1:{self.port}/v1"

@@ -38,18 +38,34 @@ class FakeServer:
             return web.Response(status=429, text="busy")
         if body["model"] != self.options.model:  # as vLLM does
             return web.Response(status=404, text=f"The model {body['model']} does not exist")
-        if len(body["prompt"]) > self.options.max_model_len:
+        if len(self.prompt_of(body)) > self.options.max_model_len:
             return web.Response(status=400, text="This model's maximum context length is smaller")
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         await asyncio.sleep(self.options.seconds)
         self.running -= 1
-        request = Request(0, 0, body["seed"], body["prompt"], None, body["max_tokens"])
-        text, reason, length = write_chain(request)
+        choice, length = self.choose(body)
         if body.get("stream"):
-            return await self._stream(http, text, reason)
-        usage = {"prompt_tokens": len(body["prompt"]), "completion_tokens": length}
-        return web.json_response({"choices": [{"text": text, "finish_reason": reason}], "usage": usage})
+            return await self._stream(http, choice["text"], choice["finish_reason"])
+        usage = {"prompt_tokens": len(self.prompt_of(body)), "completion_tokens": length}
+        return web.json_response({"choices": [choice], "usage": usage})
+
+    def prompt_of(self, body: dict) -> str | list[int]:
+        return body["messages"][0]["content"] if "messages" in body else body["prompt"]
+
+    def choose(self, body: dict) -> tuple[dict, int]:
+        """The choice to answer with, and its tokens."""
+        if "prompt_logprobs" in body:  # of token i: -i; as in vLLM, none for the first
+            tables = [None, *({str(token): {"logprob": -i}} for i, token in enumerate(body["prompt"]) if i)]
+            given = {"prompt_logprobs": tables} if self.options.owner == "vllm" else {}
+            return {"text": "x", "finish_reason": "length", **given}, 1
+        text, reason, length = self.write(Request(0, 0, body["seed"], self.prompt_of(body), None, body["max_tokens"]))
+        said = {"message": {"content": text}} if "messages" in body else {"text": text}
+        return {**said, "finish_reason": reason}, length
+
+    def write(self, request: Request) -> tuple[str, str, int]:
+        """Text, finish reason and token count."""
+        return write_chain(request)
 
     async def _stream(self, http: web.Request, text: str, reason: str) -> web.StreamResponse:
         """Say the text, then the same two tokens for ever."""
@@ -63,6 +79,9 @@ class FakeServer:
         await answer.write(b"data: [DONE]\n\n")
         return answer
 
+    async def embeddings(self, http: web.Request) -> web.Response:
+        return web.Response(status=404, text="no embeddings here")
+
     async def stats(self, _: web.Request) -> web.Response:
         return web.json_response({"seen": self.seen, "most_running": self.most_running})
 
@@ -71,12 +90,14 @@ class FakeServer:
             await asyncio.sleep(3600)
 
 
-async def serve(options: argparse.Namespace) -> None:
-    server, app = FakeServer(options), web.Application()
+async def serve(server: FakeServer) -> None:
+    app, options = web.Application(), server.options
     app.add_routes(
         [
             web.get("/v1/models", server.models),
             web.post("/v1/completions", server.completions),
+            web.post("/v1/chat/completions", server.completions),
+            web.post("/v1/embeddings", server.embeddings),
             web.get("/stats", server.stats),
         ]
     )
@@ -88,7 +109,7 @@ async def serve(options: argparse.Namespace) -> None:
     await asyncio.Event().wait()
 
 
-if __name__ == "__main__":
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--model", default="tiny")
@@ -99,4 +120,8 @@ if __name__ == "__main__":
     parser.add_argument("--busy_first", type=int, default=0)
     parser.add_argument("--hang_after", type=int, default=-1)
     parser.add_argument("--stream_loop", type=int, default=0)
-    asyncio.run(serve(parser.parse_args()))
+    return parser
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(FakeServer(make_parser().parse_args())))

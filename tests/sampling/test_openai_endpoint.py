@@ -179,3 +179,29 @@ def test_only_vllm_is_sent_its_own_fields():
     assert "stop_token_ids" not in plain
     full = payload(request, SAMPLING, "m", is_vllm=True, stream=False)
     assert (full["prompt"], full["stop_token_ids"], full["seed"], full["top_k"]) == ([1, 2], [2], 5, 0)
+
+
+def test_chat_completions_are_asked_for_with_messages(start_server):
+    server = start_server()
+    assert_each_once_and_right(sample(connect(server.url, chat=True), 10), 10)
+
+
+def test_likelihoods_come_in_order_and_survive_trouble(start_server):
+    server = start_server(break_first=2, seconds=0.01)
+    backend = connect(server.url, concurrency=3)
+    sequences = [([5] * (3 + i), 1 + i % 2) for i in range(20)]
+    try:
+        scores = list(backend.log_likelihoods(iter(sequences)))
+    finally:
+        backend.close()
+    assert scores == [-sum(range(start, len(ids))) for ids, start in sequences]
+    assert backend.moved >= 2
+
+
+def test_a_server_without_prompt_log_probabilities_is_named(start_server):
+    backend = connect(start_server(owner="another").url)
+    try:
+        with pytest.raises(InputError, match=r"does not return prompt log-probabilities; vLLM servers do"):
+            list(backend.log_likelihoods([([5, 6], 1)]))
+    finally:
+        backend.close()

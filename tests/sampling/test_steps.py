@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.sampling.checkpoint import load_tokenizer
 from promptcot_mamba.sampling.prompts import PromptBook
 from scripts import bench_sampling
 from scripts.bench_sampling import make_problems, our_scheduler, published_loop
+from scripts.dummy_model import write_dummy
+from tests.sampling.conftest import ROOT
 from tests.sampling.scripted import ScriptedBackend
 
 
@@ -28,7 +34,7 @@ def test_everything_at_once_takes_a_fifth_of_the_steps(max_num_seqs: int):
 
 
 def test_the_benchmark_compares_and_records(tmp_path: Path, monkeypatch, capsys):
-    plan = SimpleNamespace(tokenizer=None)
+    plan = SimpleNamespace(tokenizer=None, device=None)
     monkeypatch.setattr(bench_sampling, "load_engine", lambda args: (plan, ScriptedBackend(16)))
     record = tmp_path / "record.json"
     flags = ["--model_path=m", "--problems=8", "--n=4", "--pairs=2", f"--record={record}"]
@@ -37,3 +43,44 @@ def test_the_benchmark_compares_and_records(tmp_path: Path, monkeypatch, capsys)
     assert len(written["results"]["pairs"]) == 2
     assert written["results"]["ratios"]["steps"] > 1
     assert "all samples identical" in capsys.readouterr().out
+
+    assert bench_sampling.main([*flags, "--resume=True"]) == 0
+    assert "holds 2 pairs already" in capsys.readouterr().out
+    assert bench_sampling.main([*flags, "--resume=True", "--pairs=3"]) == 0
+    extended = json.loads(record.read_text())["results"]["pairs"]
+    assert extended[:2] == written["results"]["pairs"]
+    assert len(extended) == 3
+    with pytest.raises(InputError, match="was measured with another n;"):
+        bench_sampling.main([*flags, "--resume=True", "--n=5"])
+
+
+@pytest.mark.parametrize("flags", [[], ["--model_path=m", "--dummy=7b"], ["--dummy=70b"], ["--dummy=7b", "--pairs=0"]])
+def test_bad_flags_are_refused(flags: list[str]):
+    with pytest.raises(InputError):
+        bench_sampling.main(flags)
+
+
+def test_a_dummy_folder_is_what_an_engine_needs(tmp_path: Path):
+    checkpoint = write_dummy("7b", tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
+    assert len(tokenizer) == checkpoint.config["vocab_size"] == 32_768
+    assert checkpoint.is_mamba2
+    assert checkpoint.dtype("auto") == "bfloat16"
+    assert checkpoint.weight_bytes == 2 * 7_285_403_648
+    assert checkpoint.sequence_bytes("bfloat16", "float32", 1) == pytest.approx(268e6, rel=0.03)
+    assert tokenizer.decode([5, 32_767]) == "word5 word32767"
+
+
+@pytest.mark.slow
+def test_a_dummy_model_is_sampled(tmp_path: Path):
+    pytest.importorskip("vllm")
+    record = tmp_path / "sampling.json"
+    command = [sys.executable, "-m", "scripts.bench_sampling", "--dummy", "tiny", "--problems", "4", "--n", "2"]
+    child = subprocess.run(
+        [*command, "--max_num_seqs", "4", "--max_len", "24", "--pairs", "1", "--record", str(record)], cwd=ROOT,
+        capture_output=True, text=True, timeout=500, check=False,
+    )  # fmt: skip
+    assert child.returncode == 0, child.stdout + child.stderr
+    pair = json.loads(record.read_text())["results"]["pairs"][0]
+    assert pair["different"] == 0
+    assert pair["ours"]["tokens"] > 8

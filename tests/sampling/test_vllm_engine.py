@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from promptcot_mamba.sampling.vllm_engine import EngineSettings, engine_arguments
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.sampling.vllm_engine import EngineSettings, engine_arguments, share_cores
 from promptcot_mamba.sampling.vllm_server import serve_flags
 from tests.sampling.conftest import ROOT
 
@@ -54,6 +55,13 @@ def test_the_cpu_engine_takes_prompts_whole_and_starts_without_compiling():
     assert "--enforce-eager" in flags
     assert flags[flags.index("--max-num-batched-tokens") + 1] == "5000"
     assert flags[flags.index("--mamba-ssm-cache-dtype") + 1] == "float32"
+
+
+def test_the_parts_of_a_model_share_the_cores(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 4, 5, 6})
+    assert share_cores(2) == "0,1|4,5"
+    with pytest.raises(InputError, match="this machine lends 5"):
+        share_cores(6)
 
 
 def test_the_cuda_engine_is_left_to_compile():

@@ -1,0 +1,68 @@
+"""One engine for many problem files: a start costs more than a short benchmark, and no sample depends on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from promptcot_mamba.sampling.backend import Backend, Generated, Request
+from promptcot_mamba.sampling.engines import make_backend
+from promptcot_mamba.sampling.plan import Plan, place
+from promptcot_mamba.sampling.vllm_engine import VllmEngine
+
+
+class SharedEngine:
+    """Makes a back end for a plan, or lends the one it has where that would be the same engine.
+
+    `samples` is how many the largest file asks for: the engine is laid out for that many. Replicas behind a server
+    are not shared.
+    """
+
+    def __init__(self, samples: int, make: Callable[[Plan], Backend] = make_backend):
+        self._samples = samples
+        self._make = make
+        self._engine: Backend | None = None
+        self._layout: tuple | None = None
+
+    def __call__(self, plan: Plan) -> Backend:
+        if plan.args.base_url or plan.args.replicas > 1:
+            return self._make(plan)
+        layout = (plan.args.model_path, plan.checkpoint.fingerprint(), plan.dtype, plan.args.state_dtype)
+        layout += (plan.args.context, plan.args.tensor_parallel_size, plan.args.max_num_seqs)
+        if layout != self._layout:
+            self.close()
+            place(plan, self._samples)
+            self._engine, self._layout = self._make(plan), layout
+        else:
+            self._engine.set_sampling(plan.sampling())
+        return _Lease(self._engine)
+
+    def close(self) -> None:
+        """End the engine; its memory is free for another."""
+        if self._engine is not None:
+            self._engine.close()
+        self._engine = self._layout = None
+
+
+class _Lease:
+    """A back end for one file: counts its own tokens, and leaves the engine open."""
+
+    def __init__(self, engine: VllmEngine):
+        self._engine = engine
+        self._tokens_before = engine.generated_tokens
+        self.window = engine.window
+
+    @property
+    def generated_tokens(self) -> int:
+        return self._engine.generated_tokens - self._tokens_before
+
+    def submit(self, request: Request) -> None:
+        self._engine.submit(request)
+
+    def poll(self, timeout: float) -> list[Generated]:
+        return self._engine.poll(timeout)
+
+    def running(self) -> int:
+        return self._engine.running()
+
+    def close(self) -> None:
+        """The engine stays."""
