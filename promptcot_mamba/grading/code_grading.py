@@ -184,11 +184,11 @@ def _grade_all(todo: dict[str, CodeJob], pool: SandboxPool) -> Iterable[tuple[st
                     return
                 for future in wait(waiting, return_when=FIRST_COMPLETED).done:
                     yield waiting.pop(future), future.result()
-        except BaseException:  # an interrupt must not wait for what runs
-            for future in waiting:
-                future.cancel()
-            pool.close()
-            raise
+        finally:
+            if waiting:  # an error, an interrupt or a caller who stopped asking must not wait for what runs
+                for future in waiting:
+                    future.cancel()
+                pool.close()
 
 
 def _grade_one(job: CodeJob, pool: SandboxPool) -> CodeVerdict:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -34,14 +34,21 @@ class Estimate:
 
 
 def clustered_mean(scores: Mapping[str, Sequence[float]]) -> Estimate:
-    """avg@n over problems: the mean of the per-problem means; `scores` maps a problem to its samples' 0/1."""
+    """avg@n over problems: the mean of the per-problem means; `scores` maps a problem to its samples' 0/1.
+
+    Where all samples are right, or all wrong, nothing varies and a t interval would claim certainty: Wilson's, with a
+    problem counted once, stands instead.
+    """
     means = np.array([np.mean(values) for values in scores.values() if len(values)])
     samples = sum(len(values) for values in scores.values())
-    return _t_interval(means, samples)
+    if len(means) > 1 and (means.max() == 0.0 or means.min() == 1.0):
+        return replace(wilson_interval(int(means.sum()), len(means)), samples=samples)
+    estimate = t_interval(means, samples)
+    return replace(estimate, low=max(estimate.low, 0.0), high=min(estimate.high, 1.0))  # NaN stays NaN
 
 
-def _t_interval(values: np.ndarray, samples: int) -> Estimate:
-    """Mean, standard error and t interval of independent values."""
+def t_interval(values: np.ndarray, samples: int) -> Estimate:
+    """Mean, standard error and t interval of independent values, shares or differences of shares."""
     count = len(values)
     if count == 0:
         return Estimate(math.nan, math.nan, math.nan, math.nan, 0, samples)
@@ -170,7 +177,7 @@ def compare_paired(first: Mapping[str, Sequence[float]], second: Mapping[str, Se
     a = np.array([np.mean(first[name]) for name in shared])
     b = np.array([np.mean(second[name]) for name in shared])
     samples = sum(len(first[name]) + len(second[name]) for name in shared)
-    difference = _t_interval(b - a, samples)
+    difference = t_interval(b - a, samples)
     freedom = max(len(shared) - 1, 1)
     if difference.standard_error > 0:
         p_value = float(2 * stdtr(freedom, -abs(difference.mean) / difference.standard_error))

@@ -14,6 +14,7 @@ from promptcot_mamba.grading.metrics import (
     maj_at_k,
     pass_at_k,
     run_spread,
+    t_interval,
 )
 
 
@@ -21,12 +22,27 @@ def test_clustered_mean_by_hand():
     estimate = clustered_mean({"a": [1, 1], "b": [0, 1], "c": [0, 0]})
     assert estimate.mean == pytest.approx(0.5)
     assert estimate.standard_error == pytest.approx(math.sqrt(0.25 / 3))
-    assert estimate.high - estimate.mean == pytest.approx(4.302652729696142 * math.sqrt(0.25 / 3))  # t(2)
+    assert (estimate.low, estimate.high) == (
+        0.0,
+        1.0,
+    )  # t(2) reaches 4.30 x 0.29 to both sides, beyond what a share can be
     assert (estimate.problems, estimate.samples) == (3, 6)
 
 
 def test_problems_weigh_the_same_however_many_samples_they_have():
     assert clustered_mean({"a": [1] * 10, "b": [0]}).mean == 0.5
+
+
+def test_t_interval_by_hand():
+    estimate = t_interval(np.array([1.0, 0.5, 0.0]), 6)
+    assert estimate.high - estimate.mean == pytest.approx(4.302652729696142 * math.sqrt(0.25 / 3))  # t(2)
+
+
+@pytest.mark.parametrize(("score", "low", "high"), [(0, 0.0, 0.1135), (1, 0.8865, 1.0)])
+def test_all_wrong_or_all_right_is_not_certainty(score: int, low: float, high: float):
+    estimate = clustered_mean({str(problem): [score] * 16 for problem in range(30)})
+    assert (estimate.low, estimate.high) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
+    assert (estimate.mean, estimate.problems, estimate.samples) == (score, 30, 480)
 
 
 def test_one_problem_has_no_standard_error():
