@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import shlex
 import subprocess
+import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,14 @@ from typing import Any
 from promptcot_mamba.cli import parse_args, run_program
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import get_logger
+from promptcot_mamba.sampling.backend import BackendFailedError
 from promptcot_mamba.synthesis import STAGES
 from promptcot_mamba.synthesis.models import ModelBook
 from promptcot_mamba.synthesis.stage import Context, settings_from
 
 logger = get_logger("synthesize")
 
+EXIT_FAILED = 1
 # What one round of expectation maximisation repeats, before the generator is trained again.
 ROUND_STAGES = ("rationales", "choose_rationales", "generator_data")
 
@@ -88,7 +91,8 @@ def load_stage(name: str, values: dict[str, Any]) -> tuple[Any, Any]:
 def run_stages(pipeline: Pipeline, names: list[str], work_dir: Path) -> None:
     """Run these stages in order; engines are started when a stage first asks its model."""
     models = ModelBook(pipeline.models)
-    context = Context(work_dir, pipeline.seed, models)
+    recipe = {STAGES[name].writes: load_stage(name, values)[0] for name, values in pipeline.stages.items()}
+    context = Context(work_dir, pipeline.seed, models, recipe)
     try:
         for name in names:
             logger.info("stage %s", name)
@@ -106,6 +110,12 @@ def run_rounds(pipeline: Pipeline, args: Arguments) -> None:
     missing = [name for name in ROUND_STAGES if name not in pipeline.stages]
     if missing or args.train_generator is None:
         raise InputError(f"--rounds needs train_generator and the stages {', '.join(ROUND_STAGES)} in the recipe")
+    generator = pipeline.models.get(args.generator)
+    if generator is None or "base_url" in generator:
+        raise InputError(
+            f"--rounds: models: {args.generator}: expected an entry with model_path and no base_url; what a round "
+            "trains is loaded in this process for the next one (--generator names another entry)"
+        )
     concepts = Path(args.work_dir) / "concepts.jsonl"
     run_stages(pipeline, [name for name in ("concepts",) if name in pipeline.stages], concepts.parent)
     for number in range(1, args.rounds + 1):
@@ -133,13 +143,18 @@ def train_generator(command: str, data: Path, output: Path, number: int) -> None
         raise InputError(f"train_generator: {' '.join(words)} ended with exit code {done.returncode}")
 
 
-def main() -> None:
+def main() -> int:
     args = parse_args(Arguments, description=__doc__)
     pipeline = read_pipeline(args)
-    if args.rounds > 1:
-        run_rounds(pipeline, args)
-    else:
-        run_stages(pipeline, [args.stage] if args.stage else list(pipeline.stages), Path(args.work_dir))
+    try:
+        if args.rounds > 1:
+            run_rounds(pipeline, args)
+        else:
+            run_stages(pipeline, [args.stage] if args.stage else list(pipeline.stages), Path(args.work_dir))
+    except BackendFailedError as error:
+        print(f"{error}\nwhat was answered is safe; run the same command again to continue", file=sys.stderr)
+        return EXIT_FAILED
+    return 0
 
 
 if __name__ == "__main__":

@@ -9,9 +9,13 @@ from importlib import import_module
 
 @dataclass(frozen=True)
 class Stage:
-    """Where a stage's settings and its `run(settings, context)` live; loaded when the stage is chosen."""
+    """Where a stage's settings and its `run(settings, context)` live; loaded when the stage is chosen.
+
+    `writes` names its output, `X` of `X.jsonl`; the report has none.
+    """
 
     module: str
+    writes: str
     settings: str = "Settings"
     function: str = "run"
 
@@ -22,15 +26,21 @@ class Stage:
 
 
 STAGES = {
-    "concepts": Stage("concepts"),
-    "rationales": Stage("rationale"),
-    "choose_rationales": Stage("rationale", "ChoiceSettings", "run_choice"),
-    "generator_data": Stage("problem", "DataSettings", "run_data"),
-    "concept_sampling": Stage("concept_sets"),
-    "problems": Stage("problem"),
-    "judge": Stage("judge"),
-    "filter": Stage("filter"),
-    "teacher_problems": Stage("distill", "ProblemSettings", "run_problems"),
-    "chains": Stage("distill", "ChainSettings", "run_chains"),
-    "distill": Stage("distill"),
+    "concepts": Stage("concepts", "concepts"),
+    "rationales": Stage("rationale", "rationales"),
+    "choose_rationales": Stage("rationale", "chosen_rationales", "ChoiceSettings", "run_choice"),
+    "generator_data": Stage("problem", "generator_sft", "DataSettings", "run_data"),
+    "concept_sampling": Stage("concept_sets", "concept_sets"),
+    "problems": Stage("problem", "problems"),
+    "judge": Stage("judge", "judgements"),
+    "filter": Stage("filter", "kept_problems"),
+    "code_inputs": Stage("code_inputs", "code_inputs"),
+    "teacher_problems": Stage("teacher", "teacher_problems", "ProblemSettings", "run_problems"),
+    "chains": Stage("teacher", "chains", "ChainSettings", "run_chains"),
+    "distill": Stage("distill", "distilled"),
+    "report": Stage("report", ""),
+    # the quickstart's family, whose exact solver stands in for the writer and the judges
+    "quickstart_seeds": Stage("quickstart", "chosen_rationales", "SeedSettings", "run_seeds"),
+    "quickstart_concept_sets": Stage("quickstart", "concept_sets", "SetSettings", "run_sets"),
+    "quickstart_judge": Stage("quickstart", "judgements", "JudgeSettings", "run_judge"),
 }

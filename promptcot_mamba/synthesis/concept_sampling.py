@@ -14,6 +14,7 @@ same for any number of workers: items are cut into blocks of a fixed size, every
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -30,7 +31,9 @@ from promptcot_mamba.records import derive_seed
 
 logger = get_logger(__name__)
 
-BLOCK = 64  # items drawn together: block x concepts scores stay within a core's cache
+BLOCK = 256  # items drawn together, and whose common concepts are scored once
+ROWS = 16  # items whose weights are made together: they stay within a core's cache
+CHUNK = 256  # concepts whose weights are summed before one is looked for among them
 FLOAT32_FROM = 8192  # concepts above which similarities are computed in float32: half the time, errors near 1e-7
 
 
@@ -142,14 +145,23 @@ def next_probabilities(table: ConceptTable, chosen: Sequence[int], weights: Weig
 
 
 class _Drawer:
-    """Draws blocks of sets; one per worker process."""
+    """Draws blocks of sets; one per worker process.
+
+    A concept's similarities to all others are one row of a matrix product, made once a block however many items hold
+    it. Drawing needs no running sum over all concepts: the sums of CHUNK weights say in which chunk to look.
+    """
 
     def __init__(self, table: ConceptTable, size: int, weights: Weights, seed: int):
-        self.table, self.size, self.weights, self.seed = table, size, weights, seed
-        dtype = torch.float32 if len(table) >= FLOAT32_FROM else torch.float64
-        self.embeddings = None if table.embeddings is None else torch.from_numpy(table.embeddings).to(dtype)
-        self.dtype = dtype
+        self.n, self.size, self.weights, self.seed = len(table), size, weights, seed
+        self.dtype = torch.float32 if self.n >= FLOAT32_FROM else torch.float64
+        self.embeddings = None if table.embeddings is None else torch.from_numpy(table.embeddings).to(self.dtype)
+        self.starts = table.association.indptr
+        self.columns = torch.from_numpy(table.association.indices.astype(np.int64))
+        self.values = torch.from_numpy(table.association.data).to(self.dtype) * weights.cooccurrence
         self.first = torch.from_numpy(np.cumsum(table.frequency))
+        chunks = -(-self.n // CHUNK)
+        self.scores = torch.empty((BLOCK, self.n), dtype=self.dtype)  # sums over the chosen
+        self.exponents = torch.zeros((ROWS, chunks * CHUNK), dtype=self.dtype)  # the last chunk ends in zeros
 
     def draw(self, items: range) -> np.ndarray:
         """The sets of these item numbers: (items, size) concept indices, in the order drawn."""
@@ -157,57 +169,98 @@ class _Drawer:
             np.array([np.random.default_rng(derive_seed(self.seed, item)).random(self.size) for item in items])
         )
         chosen = torch.empty((len(items), self.size), dtype=torch.int64)
-        chosen[:, 0] = _inverse_cdf(self.first.expand(len(items), -1), uniforms[:, :1])
-        scores = torch.zeros((len(items), len(self.table)), dtype=self.dtype)  # sums over the chosen
+        chosen[:, 0] = _inverse_cdf(self.first.expand(len(items), -1), uniforms[:, :1])[0]
+        scores = self.scores[: len(items)].zero_()
         for step in range(1, self.size):
             self._add(scores, chosen[:, step - 1])
             scores.scatter_(1, chosen[:, :step], -torch.inf)
-            chosen[:, step] = self._pick(scores, step, uniforms[:, step : step + 1])
+            for start in range(0, len(items), ROWS):
+                rows = slice(start, start + ROWS)
+                chosen[rows, step] = self._pick(scores[rows], step, uniforms[rows, step : step + 1])
         return chosen.numpy()
 
     def _add(self, scores: torch.Tensor, latest: torch.Tensor) -> None:
         """Add the terms of each item's latest concept to its scores (items, n)."""
         concepts, where = torch.unique(latest, return_inverse=True)  # popular concepts recur within a block
+        terms = None
         if self.embeddings is not None:
-            terms = self.embeddings[concepts] @ self.embeddings.T
-            scores.add_(terms[where], alpha=self.weights.similarity)
-        association = self.table.association
-        for row, concept in enumerate(latest.tolist()):
-            span = slice(association.indptr[concept], association.indptr[concept + 1])
-            columns = torch.from_numpy(association.indices[span].astype(np.int64))
-            values = torch.from_numpy(association.data[span]).to(self.dtype) * self.weights.cooccurrence
-            scores[row].index_add_(0, columns, values)
+            terms = self.embeddings[concepts] @ self.embeddings.T  # (concepts, n)
+        for row, (concept, place) in enumerate(zip(latest.tolist(), where.tolist(), strict=True)):
+            if terms is not None:
+                scores[row].add_(terms[place], alpha=self.weights.similarity)
+            span = slice(self.starts[concept], self.starts[concept + 1])
+            scores[row].index_add_(0, self.columns[span], self.values[span])
 
     def _pick(self, scores: torch.Tensor, chosen: int, uniforms: torch.Tensor) -> torch.Tensor:
+        """One concept an item, given `chosen` ones so far: (rows)."""
         if self.weights.temperature == 0:
             return (scores == scores.amax(dim=1, keepdim=True)).to(torch.uint8).argmax(dim=1)
-        return _inverse_cdf(self._cumulative(scores, chosen), uniforms)
+        weights = self._weigh(scores, chosen)
+        by_chunk = weights.view(len(scores), -1, CHUNK)  # (rows, chunks, CHUNK)
+        chunk, share = _inverse_cdf(by_chunk.sum(dim=2).cumsum(dim=1, dtype=torch.float64), uniforms)
+        within = by_chunk[torch.arange(len(scores)), chunk].cumsum(dim=1, dtype=torch.float64)
+        return chunk * CHUNK + _inverse_cdf(within, share[:, None])[0]
 
-    def _cumulative(self, scores: torch.Tensor, chosen: int) -> torch.Tensor:
-        """Running sums of the unnormalised p(j | chosen): float64 (items, n)."""
-        best = scores.amax(dim=1, keepdim=True)
-        exponents = ((scores - best) / (chosen * self.weights.temperature)).exp_()
-        return exponents.cumsum(dim=1, dtype=torch.float64)
+    def _weigh(self, scores: torch.Tensor, chosen: int) -> torch.Tensor:
+        """The unnormalised p(j | chosen), zeros after the last concept: (rows, chunks * CHUNK), until the next call."""
+        # Divide the difference from the maximum, never the score. Beyond what the dtype holds, the divisor's size
+        # makes no difference: quotients are 0 or -inf either way.
+        limits = torch.finfo(self.dtype)
+        divisor = min(max(chosen * self.weights.temperature, limits.tiny), limits.max)
+        exponents = self.exponents[: len(scores)]
+        found = exponents[:, : self.n]
+        torch.sub(scores, scores.amax(dim=1, keepdim=True), out=found)
+        found.div_(divisor).exp_()
+        return exponents
 
 
-def _inverse_cdf(cumulative: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """First index whose cumulative weight exceeds u * total: (items,). Entries of zero weight are never hit."""
+def _inverse_cdf(cumulative: torch.Tensor, uniforms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """First index whose cumulative weight exceeds u * total, and how far into its weight that is (0..1): (items) each.
+
+    Entries of zero weight are never hit. `cumulative` (items, n) float64; `uniforms` (items, 1).
+    """
     total = cumulative[:, -1:]
     targets = torch.minimum(uniforms * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cumulative.contiguous(), targets, right=True)[:, 0]
+    index = torch.searchsorted(cumulative.contiguous(), targets, right=True)  # (items, 1)
+    before = torch.where(index > 0, cumulative.gather(1, (index - 1).clamp(min=0)), torch.zeros_like(total))
+    share = (targets - before) / (cumulative.gather(1, index) - before)
+    return index[:, 0], share[:, 0]
 
 
 _worker: _Drawer
 
 
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """One thread, so that the order of additions does not depend on the machine, and no subnormal numbers.
+
+    Subnormal weights, below 1e-38 of the greatest, would make the exponential ten times slower; they become zeros.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+        torch.set_num_threads(threads)
+
+
 def _start_worker(*arguments: object) -> None:
     global _worker
-    torch.set_num_threads(1)
     _worker = _Drawer(*arguments)
 
 
 def _draw_in_worker(items: range) -> np.ndarray:
-    return _worker.draw(items)
+    with _alone():
+        return _worker.draw(items)
+
+
+def _draw_here(drawer: _Drawer, blocks: Sequence[range]) -> Iterator[np.ndarray]:
+    for items in blocks:
+        with _alone():
+            block = drawer.draw(items)
+        yield block
 
 
 def draw_sets(
@@ -228,12 +281,7 @@ def draw_sets(
     blocks = [range(i, i + BLOCK) for i in range(start, count, BLOCK)]
     arguments = (table, size, weights, seed)
     if workers == 1:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # as in a worker: the order of additions must not depend on the machine
-        try:
-            yield from _named(table, map(_Drawer(*arguments).draw, blocks), start, first, count)
-        finally:
-            torch.set_num_threads(threads)
+        yield from _named(table, _draw_here(_Drawer(*arguments), blocks), start, first, count)
         return
     with multiprocessing.get_context("spawn").Pool(workers, _start_worker, arguments) as pool:
         yield from _named(table, pool.imap(_draw_in_worker, blocks), start, first, count)

@@ -6,7 +6,7 @@ The mathematics is in `concept_sampling.py`; this file reads, deduplicates, resu
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
@@ -29,8 +29,8 @@ MOST_DRAWS = 4  # draws per set wanted before giving up on finding new ones
 class Settings:
     """count sets of `size` concepts each; see `concept_sampling` for the weights.
 
-    embedding_model: a folder sentence-transformers reads, or None for co-occurrence alone; levels: labels that sets
-    are given in equal shares, at random.
+    embedding_model: a folder sentence-transformers reads, or the model's name on the server `embedding_url`, or None
+    for co-occurrence alone; levels: labels that sets are given in equal shares, at random.
     """
 
     count: int
@@ -40,6 +40,7 @@ class Settings:
     similarity_weight: float = 1.0
     association: str = "pmi"
     embedding_model: str | None = None
+    embedding_url: str | None = None
     levels: list[str] = field(default_factory=lambda: [DEFAULT_LEVEL])
     workers: int = 1
 
@@ -49,8 +50,7 @@ def run(settings: Settings, context: Context) -> None:
     if not settings.levels:
         raise InputError("concept_sampling: levels is empty; give at least one label")
     rows = context.read("concepts")
-    decisive = replace(settings, workers=1)  # their number changes speed only
-    output = context.output("concept_sets", decisive, concepts=context.path("concepts"))
+    output = context.output("concept_sets", settings, concepts=context.path("concepts"))
     if output.complete:
         return
     table = build_table([row["concepts"] for row in rows], settings, context.path("concept_embeddings"))
@@ -73,7 +73,7 @@ def build_table(concept_lists: Sequence[Sequence[str]], settings: Settings, cach
     embeddings = None
     if settings.embedding_model is not None:
         names = sorted({concept for concepts in concept_lists for concept in concepts})
-        embeddings = embed_texts(names, settings.embedding_model, cache)
+        embeddings = embed_texts(names, settings.embedding_model, cache, settings.embedding_url)
     return make_concept_table(concept_lists, embeddings, settings.association)
 
 

@@ -8,33 +8,41 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from promptcot_mamba.chat_format import split
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row, iter_jsonl
+from promptcot_mamba.synthesis.embeddings import embed_texts
+from promptcot_mamba.synthesis.merging import COSINE, concept_signature, merge_concepts
 from promptcot_mamba.synthesis.stage import Context, Rejected, Task, ask_model, content_key
 from promptcot_mamba.synthesis.templates import render_template
 
 DEFAULT_LEVEL = "competition"
 
+Embed = Callable[[Sequence[str]], dict[str, list[float]]]
+
 _NUMBERED = re.compile(r"^\s*(?:\(?(\d{1,3})[.):])\s+(.+?)\s*$")
-_WORDS = re.compile(r"[^\W_]+")
-_ARTICLES = {"a", "an", "the", "of", "in", "on", "for", "to", "and", "with", "by", "from"}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """seeds: JSONL of problems; model: a name under `models`; k: concepts a problem."""
+    """seeds: JSONL of problems; model: a name under `models`; k: concepts a problem.
+
+    embedding_model, embedding_url: as of concept sampling; with them concepts of nested words are merged too where
+    their cosine is at least `merge_cosine`.
+    """
 
     seeds: str
     model: str
     k: int = 5
     max_tokens: int = 1024
     attempts: int = 2
+    embedding_model: str | None = None
+    embedding_url: str | None = None
+    merge_cosine: float = COSINE
 
 
 def read_seeds(path: Path) -> list[Row]:
@@ -70,8 +78,15 @@ def run(settings: Settings, context: Context) -> None:
         seed=context.seed,
         max_tokens=settings.max_tokens,
         attempts=settings.attempts,
-        finalise=apply_merge,
+        finalise=lambda rows: apply_merge(rows, _embed(settings, context), settings.merge_cosine),
     )
+
+
+def _embed(settings: Settings, context: Context) -> Embed | None:
+    if settings.embedding_model is None:
+        return None
+    cache = context.path("concept_embeddings")
+    return lambda texts: embed_texts(texts, settings.embedding_model, cache, settings.embedding_url)
 
 
 def _render(problem: str, k: int) -> str:
@@ -105,39 +120,14 @@ def clean_concept(text: str) -> str:
     return re.sub(r"\s+", " ", text).strip().strip("\"'“”").rstrip(".;,").strip()
 
 
-def concept_signature(concept: str) -> tuple[str, ...]:
-    """What near-identical concepts share: their words, in order, without case, punctuation, small words and plurals."""
-    words = _WORDS.findall(unicodedata.normalize("NFKD", concept).casefold())
-    kept = [word for word in words if word not in _ARTICLES] or words
-    return tuple(_singular(word) for word in kept)
+def apply_merge(rows: Sequence[Row], embed: Embed | None = None, cosine: float = COSINE) -> list[Row]:
+    """Rows with canonical `concepts`; what the model said stays in `concepts_said`.
 
-
-def _singular(word: str) -> str:
-    if len(word) > 4 and word.endswith("ies"):
-        return word[:-3] + "y"
-    if len(word) > 4 and word.endswith(("ses", "xes", "zes", "ches", "shes")):
-        return word[:-2]
-    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
-        return word[:-1]
-    return word
-
-
-def merge_concepts(concept_lists: Sequence[Sequence[str]]) -> dict[str, str]:
-    """Map every concept to its canonical form: of those with one signature the most frequent, then the shortest."""
-    counts = Counter(concept for concepts in concept_lists for concept in concepts)
-    groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for concept in counts:
-        groups[concept_signature(concept)].append(concept)
-    canonical = {
-        signature: min(members, key=lambda concept: (-counts[concept], len(concept), concept))
-        for signature, members in groups.items()
-    }
-    return {concept: canonical[concept_signature(concept)] for concept in counts}
-
-
-def apply_merge(rows: Sequence[Row]) -> list[Row]:
-    """Rows with canonical `concepts`; what the model said stays in `concepts_said`."""
-    canonical = merge_concepts([row["concepts_said"] for row in rows])
+    `embed` gives a vector for each text, where a model for that is at hand.
+    """
+    said = [row["concepts_said"] for row in rows]
+    embeddings = None if embed is None else embed(sorted({concept for concepts in said for concept in concepts}))
+    canonical = merge_concepts(said, embeddings, cosine)
     return [
         {**row, "concepts": list(dict.fromkeys(canonical[concept] for concept in row["concepts_said"]))} for row in rows
     ]

@@ -1,129 +1,129 @@
-"""Distillation: a teacher's long chains for each kept problem, trusted where most of them agree.
+"""Distillation: of a teacher's chains for a problem, those that most of them agree with.
 
-`teacher_problems` writes a problem file; `chains` samples it with `infer_longcot.py`, as any benchmark would be;
-`distill` keeps the chains whose answer a majority of the samples share, by the strict grader. What comes out is rows
-that `prepare_sft_data` reads with its `synthesis` adapter.
+A maths chain stands for its final answer, compared by the strict grader; a code chain for what its program prints on
+the problem's inputs, run in the sandbox. What comes out is rows that `prepare_sft_data` reads with its `synthesis`
+adapter.
 """
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from promptcot_mamba.chat_format import MATH_INSTRUCTION, render_prompt
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.answers import extract_answer
 from promptcot_mamba.grading.gold import Gold
 from promptcot_mamba.grading.math_strict import grade
-from promptcot_mamba.jsonl import Row, read_jsonl
+from promptcot_mamba.jsonl import Row, write_jsonl
 from promptcot_mamba.log import get_logger
-from promptcot_mamba.run_info import ROOT
+from promptcot_mamba.run_info import side_path
 from promptcot_mamba.sampling.backend import STOP
+from promptcot_mamba.synthesis.code_agreement import FAILED, Prints, observe_programs
 from promptcot_mamba.synthesis.stage import Context
 
 logger = get_logger(__name__)
 
-
-@dataclass(frozen=True)
-class ProblemSettings:
-    """instruction: what is asked beside the problem; domain: math or code."""
-
-    instruction: str = MATH_INSTRUCTION
-    domain: str = "math"
-
-
-@dataclass(frozen=True)
-class ChainSettings:
-    """model_path: the teacher; n: chains a problem; flags: more of infer_longcot.py's, by name."""
-
-    model_path: str
-    n: int = 8
-    max_len: int = 16384
-    temperature: float = 0.6
-    flags: dict[str, str | int | float | bool] = field(default_factory=dict)
+Group = list[Row]
+Observed = dict[tuple[str, int], Prints]  # by (id, run)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """threshold: least share of a problem's samples, unusable ones counted, that must agree; keep: chains a problem."""
+    """threshold: least share of a problem's samples, unusable ones counted, that must agree; keep: chains a problem.
+
+    max_tokens: longer chains are unusable; workers: sandboxes at work at once, for code.
+    """
 
     threshold: float = 0.5
     keep: int = 1
     max_tokens: int | None = None
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold <= 1 or self.keep < 1:
+            raise InputError(f"threshold {self.threshold} must be in (0, 1] and keep {self.keep} positive")
 
 
-def run_problems(settings: ProblemSettings, context: Context) -> None:
-    """kept_problems.jsonl -> teacher_problems.jsonl: `id`, `prompt`, `question`, `concepts`, `level`, `domain`."""
-    rows = context.read("kept_problems")
-    output = context.output("teacher_problems", settings, kept_problems=context.path("kept_problems"))
-    if not output.complete:
-        output.finish(make_teacher_problem(row, settings) for row in rows)
+@dataclass(frozen=True)
+class Settled:
+    """One problem: kept, no majority or no usable chain; the majority's share of its samples; its rows if kept."""
 
-
-def make_teacher_problem(row: Row, settings: ProblemSettings) -> Row:
-    """A problem as the sampling program reads it."""
-    return {
-        "id": row["key"],
-        "question": row["problem"],
-        "prompt": render_prompt(row["problem"], settings.instruction),
-        "concepts": row["concepts"],
-        "level": row["level"],
-        "domain": settings.domain,
-        "source": "synthesis",
-    }
-
-
-def run_chains(settings: ChainSettings, context: Context) -> None:
-    """teacher_problems.jsonl -> chains.jsonl, by `infer_longcot.py` in a process of its own; it resumes by itself."""
-    context.read("teacher_problems")
-    flags = {
-        "data_path": context.path("teacher_problems"),
-        "output_path": context.path("chains"),
-        "seed": context.seed,
-        **{name: value for name, value in asdict(settings).items() if name != "flags"},
-        **settings.flags,
-    }
-    command = [sys.executable, str(ROOT / "infer_longcot.py"), *(f"--{name}={value}" for name, value in flags.items())]
-    done = subprocess.run(command, check=False)
-    if done.returncode:
-        raise InputError(f"infer_longcot.py ended with exit code {done.returncode}; mend what it says and run again")
+    problem: str
+    outcome: str
+    agreement: float
+    rows: list[Row]
 
 
 def run(settings: Settings, context: Context) -> None:
-    """chains.jsonl -> distilled.jsonl."""
-    if not 0 < settings.threshold <= 1 or settings.keep < 1:
-        raise InputError(f"distill: threshold {settings.threshold} must be in (0, 1] and keep {settings.keep} positive")
-    chains = read_jsonl(context.path("chains"))
+    """chains.jsonl -> distilled.jsonl; the problems not kept, with their agreement, in distilled.rejected.jsonl."""
+    chains = read_chains(context)
     output = context.output("distilled", settings, chains=context.path("chains"))
     if output.complete:
         return
-    rows, outcomes = distill(chains, settings)
+    settled = list(settle_problems(chains, settings))
+    rows, outcomes = [row for each in settled for row in each.rows], Counter(each.outcome for each in settled)
     logger.info("distill: %d rows; problems: %s", len(rows), dict(outcomes))
+    write_jsonl(
+        side_path(output.path, "rejected.jsonl"),
+        (
+            {"id": each.problem, "reason": each.outcome, "agreement": each.agreement}
+            for each in settled
+            if not each.rows
+        ),
+    )
     output.finish(rows, chains=len(chains), **outcomes)
+
+
+def read_chains(context: Context) -> list[Row]:
+    """All chains; raises InputError for an unfinished file, a repeated (id, run), or chains of other problems."""
+    path = context.path("chains")
+    chains = context.read("chains")
+    problems = {row["id"] for row in context.read("teacher_problems")}
+    seen: set[tuple[str, int]] = set()
+    for chain in chains:
+        own = (chain["id"], chain["run"])
+        if own in seen:
+            raise InputError(f"{path}: problem {own[0]!r} has run {own[1]} twice; remove the duplicate row")
+        seen.add(own)
+    if {name for name, _ in seen} != problems:
+        raise InputError(f"{path}: its problems are not those of teacher_problems.jsonl; run the chains again")
+    return chains
 
 
 def distill(chains: Sequence[Row], settings: Settings) -> tuple[list[Row], Counter[str]]:
     """Rows of the problems whose samples agree, and how many problems ended in each outcome."""
-    groups: dict[str, list[Row]] = defaultdict(list)
+    settled = list(settle_problems(chains, settings))
+    return [row for each in settled for row in each.rows], Counter(each.outcome for each in settled)
+
+
+def settle_problems(chains: Sequence[Row], settings: Settings) -> Iterator[Settled]:
+    """What becomes of each problem, in the order of its first chain."""
+    problems: dict[str, list[Row]] = defaultdict(list)
     for chain in chains:
-        groups[chain["id"]].append(chain)
-    rows: list[Row] = []
-    outcomes: Counter[str] = Counter()
-    for group in groups.values():
-        usable = [chain for chain in group if is_usable(chain, settings.max_tokens)]
-        majority = find_majority(usable)
-        agreement = len(majority) / len(group)
+        problems[chain["id"]].append(chain)
+    usable = {name: [chain for chain in own if is_usable(chain, settings.max_tokens)] for name, own in problems.items()}
+    observed = observe_programs(
+        [chain for own in usable.values() for chain in own if is_code(chain)], settings.workers
+    )  # (id, run) -> what its program prints
+    for name, own in problems.items():
+        groups = group_by_answer(usable[name]) if not is_code(own[0]) else group_by_prints(usable[name], observed)
+        majority = max(groups, key=len, default=[])  # the earlier of equals
+        agreement = len(majority) / len(own)
+        rows: list[Row] = []
         if not majority:
-            outcomes["no usable chain"] += 1
+            outcome = "no usable chain"
         elif agreement < settings.threshold:
-            outcomes["no majority"] += 1
+            outcome = "no majority"
         else:
-            outcomes["kept"] += 1
-            rows += [make_row(chain, agreement) for chain in majority[: settings.keep]]
-    return rows, outcomes
+            outcome = "kept"
+            rows = [make_row(chain, agreement, observed) for chain in majority[: settings.keep]]
+        yield Settled(name, outcome, agreement, rows)
+
+
+def is_code(chain: Row) -> bool:
+    """Whether the chain answers a code problem."""
+    return chain["domain"] == "code"
 
 
 def is_usable(chain: Row, max_tokens: int | None) -> bool:
@@ -132,12 +132,9 @@ def is_usable(chain: Row, max_tokens: int | None) -> bool:
     return chain["finish_reason"] == STOP and chain["format_valid"] and short
 
 
-def find_majority(chains: Sequence[Row]) -> list[Row]:
-    """The largest group of chains with one answer, in sampling order; the earlier group wins a tie.
-
-    Chains of code problems have no answer to compare: each is a group of its own, and agreement says nothing of them.
-    """
-    groups: list[tuple[str, list[Row]]] = []
+def group_by_answer(chains: Sequence[Row]) -> list[Group]:
+    """Chains whose final answers are equal, groups and their members in sampling order; those without are left out."""
+    groups: list[tuple[str, Group]] = []
     for chain in chains:
         answer = extract_answer(chain["completion"]).answer
         if answer is None:
@@ -148,19 +145,36 @@ def find_majority(chains: Sequence[Row]) -> list[Row]:
                 break
         else:
             groups.append((answer, [chain]))
-    return max((members for _, members in groups), key=len, default=[])
+    return [members for _, members in groups]
 
 
-def make_row(chain: Row, agreement: float) -> Row:
-    """A training row; `answer` is the majority's, `agreement` its share of the problem's samples."""
-    return {
+def group_by_prints(chains: Sequence[Row], observed: Observed) -> list[Group]:
+    """Chains whose programs print the same, likewise; those whose program fails are left out."""
+    groups: dict[Prints, Group] = defaultdict(list)
+    for chain in chains:
+        prints = observed.get((chain["id"], chain["run"]))
+        if prints is not None:
+            groups[prints].append(chain)
+    return list(groups.values())
+
+
+def make_row(chain: Row, agreement: float, observed: Observed) -> Row:
+    """A training row; `agreement` is its group's share of the problem's samples.
+
+    A maths row has the majority's `answer`, a code row the agreed `tests`.
+    """
+    row = {
         "key": f"{chain['id']}/{chain['run']}",
         "question": chain["question"],
         "prompt": chain["prompt"],
         "completion": chain["completion"],
-        "answer": extract_answer(chain["completion"]).answer,
         "agreement": agreement,
         "finish_reason": chain["finish_reason"],
         "domain": chain["domain"],
         "source": "synthesis",
     }
+    if is_code(chain):
+        pairs = zip(chain["inputs"], observed[chain["id"], chain["run"]], strict=True)
+        tests = [{"input": given, "output": printed} for given, printed in pairs if printed is not FAILED]
+        return {**row, "tests": tests}
+    return {**row, "answer": extract_answer(chain["completion"]).answer}

@@ -62,7 +62,8 @@ def run(settings: Settings, context: Context) -> None:
     if not files and not settings.allow_no_benchmarks:
         raise InputError("filter: benchmarks is empty; name the problem files, or set allow_no_benchmarks: true")
     rows = context.read("judgements")
-    inputs = {"judgements": context.path("judgements"), **{file.stem: file for file in files}}
+    # Not by their stems: a benchmark's problems.jsonl is not the stage's of that name.
+    inputs = {"judgements": context.path("judgements"), **{f"benchmark_{i}": file for i, file in enumerate(files)}}
     output = context.output("kept_problems", settings, **inputs)
     if output.complete:
         return

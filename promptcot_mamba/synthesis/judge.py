@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from promptcot_mamba.chat_format import split
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row
+from promptcot_mamba.records import derive_seed
 from promptcot_mamba.synthesis.stage import Context, Rejected, Task, ask_model
 from promptcot_mamba.synthesis.templates import number_lines, render_template
 
@@ -65,7 +66,7 @@ def run(settings: Settings, context: Context) -> None:
             model,
             context.output(f"judgements_{name}", one, model, **inputs),
             lambda row, reply: parse_judgement(reply),
-            seed=context.seed,
+            seed=derive_seed(context.seed, name),  # two judges of one model are not to be each other's copies
             max_tokens=settings.max_tokens,
             attempts=settings.attempts,
             keep_rejected=lambda reason: {"verdict": UNPARSEABLE, "reason": reason},

@@ -1,17 +1,27 @@
-"""Models by name, as `configs/synthesis.yaml` lists them: vLLM in this process, or an OpenAI-compatible endpoint."""
+"""Models by name, as `configs/synthesis.yaml` lists them: vLLM in this process, or OpenAI-compatible servers."""
 
 from __future__ import annotations
 
+import os
+from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.sampling.backend import SamplingSettings
+from promptcot_mamba.sampling.backend import Backend, SamplingSettings
 from promptcot_mamba.sampling.capacity import find_device, plan_capacity
 from promptcot_mamba.sampling.checkpoint import load_tokenizer, read_checkpoint
+from promptcot_mamba.sampling.plan import THINK_TAGS
 from promptcot_mamba.synthesis.stage import Model, settings_from
+
+# What changes speed or patience, never a reply.
+PLACEMENT = (
+    *("model_path", "max_num_seqs", "tensor_parallel_size", "base_url"),
+    *("concurrency", "request_timeout", "patience"),
+)
 
 
 @dataclass(frozen=True)
@@ -20,9 +30,13 @@ class ModelSettings:
 
     model_path: a checkpoint folder; chat_template: wrap prompts in its chat template (instruction models), or send
     them as they are (our problem generator); context: prompt and reply together, in tokens.
+
+    base_url: servers to ask instead of loading the checkpoint, which serve it under `served_model_name` (default:
+    model_path). With them model_path is only where the tokenizer lies; without it the server applies the chat
+    template, and cannot be asked for likelihoods.
     """
 
-    model_path: str
+    model_path: str | None = None
     temperature: float = 0.6
     top_p: float = 0.95
     repetition_penalty: float = 1.0
@@ -31,24 +45,104 @@ class ModelSettings:
     dtype: str = "auto"
     max_num_seqs: int | None = None
     tensor_parallel_size: int = 1
+    base_url: list[str] = field(default_factory=list)
+    served_model_name: str | None = None
+    concurrency: int = 256
+    request_timeout: float = 1800.0
+    patience: float = 600.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.base_url, str):
+            object.__setattr__(self, "base_url", [self.base_url])
+        if not self.base_url and self.model_path is None:
+            raise InputError("a model needs model_path, or base_url and served_model_name")
+        if self.base_url and not (self.served_model_name or self.model_path):
+            raise InputError(f"base_url {self.base_url[0]}: served_model_name is missing; it says which model to ask")
+
+    def sampling(self, tokenizer: Any) -> SamplingSettings:
+        """How replies are drawn; they end at the tokenizer's end of text, or at the server's."""
+        ends = () if tokenizer is None else (tokenizer.eos_token_id,)
+        special = getattr(tokenizer, "all_special_tokens", ())
+        skip = not any(tag in special for tag in THINK_TAGS)  # a thought's end must be seen
+        return SamplingSettings(self.temperature, self.top_p, self.repetition_penalty, ends, skip)
 
 
-class VllmModel:
-    """A checkpoint served by vLLM in this process, loaded when first asked."""
+class TextModel(ABC):
+    """What both kinds of model share: rendering, tokens and likelihoods. `backend` starts when first asked."""
 
-    def __init__(self, settings: ModelSettings):
-        self.settings = settings
-        self.checkpoint = read_checkpoint(settings.model_path)
-        self.tokenizer = load_tokenizer(settings.model_path)
-        if settings.chat_template and getattr(self.tokenizer, "chat_template", None) is None:
+    def __init__(self, name: str, settings: ModelSettings):
+        self.name, self.settings, self.context = name, settings, settings.context
+        self.tokenizer = None if settings.model_path is None else load_tokenizer(settings.model_path)
+        has_template = getattr(self.tokenizer, "chat_template", None) is not None
+        if settings.chat_template and self.tokenizer is not None and not has_template:
             raise InputError(f"{settings.model_path}: the tokenizer has no chat template; set chat_template: false")
-        named = asdict(settings)
-        for placement in ("model_path", "max_num_seqs", "tensor_parallel_size"):
-            named.pop(placement)
-        self.identity = {**named, "fingerprint": self.checkpoint.fingerprint()}
+        self.identity = {name: value for name, value in asdict(settings).items() if name not in PLACEMENT}
 
     @cached_property
-    def backend(self) -> Any:
+    def backend(self) -> Backend:
+        """The engine or the connections; slow to start."""
+        return self._start()
+
+    @abstractmethod
+    def _start(self) -> Backend: ...
+
+    def close(self) -> None:
+        """Free the engine or the connections, if they were started."""
+        if "backend" in vars(self):
+            self.backend.close()
+            del self.backend
+
+    def render(self, prompt: str) -> str:
+        """The prompt within the chat template; as it is where none is wanted, or the server applies its own."""
+        if not self.settings.chat_template or self.tokenizer is None:
+            return prompt
+        messages = [{"role": "user", "content": prompt}]
+        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+    def encode(self, text: str) -> list[int] | None:
+        """A rendered chat template writes its own beginning-of-text token, so none is added to it."""
+        if self.tokenizer is None:
+            return None
+        return self.tokenizer(text, add_special_tokens=not self.settings.chat_template)["input_ids"]
+
+    def score(self, pairs: Iterable[tuple[str, str]]) -> Iterator[float | None]:
+        """Continuations are tokenised apart from their prompts and end in eos, as in training.
+
+        None for a pair longer than the context. Raises InputError for a server whose tokenizer is not at hand.
+        """
+        if self.tokenizer is None:
+            raise InputError(f"models: {self.name}: likelihoods need its tokenizer; set model_path to a folder with it")
+        fits: deque[bool] = deque()  # of the pairs read but not yet yielded: back ends read ahead
+
+        def fitting() -> Iterator[tuple[list[int], int]]:
+            for prompt, continuation in pairs:
+                ids, start = self._sequence(prompt, continuation)
+                fits.append(len(ids) < self.context)  # room for the one token that an engine insists on drawing
+                if fits[-1]:
+                    yield ids, start
+
+        for score in self.backend.log_likelihoods(fitting()):
+            while not fits.popleft():
+                yield None
+            yield score
+        yield from (None for _ in fits)
+
+    def _sequence(self, prompt: str, continuation: str) -> tuple[list[int], int]:
+        start = self.encode(self.render(prompt))
+        rest = self.tokenizer(continuation, add_special_tokens=False)["input_ids"]
+        return [*start, *rest, self.tokenizer.eos_token_id], len(start)
+
+
+class VllmModel(TextModel):
+    """A checkpoint served by vLLM in this process."""
+
+    def __init__(self, name: str, settings: ModelSettings):
+        self.checkpoint = read_checkpoint(settings.model_path)
+        super().__init__(name, settings)
+        del self.identity["served_model_name"]
+        self.identity["fingerprint"] = self.checkpoint.fingerprint()
+
+    def _start(self) -> Backend:
         from promptcot_mamba.sampling.vllm_engine import EngineSettings, VllmEngine
 
         settings, device = self.settings, find_device()
@@ -73,32 +167,33 @@ class VllmModel:
             on_cpu=device.kind == "cpu",
             cache_bytes=capacity.cache_bytes,
         )
-        sampling = SamplingSettings(
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            repetition_penalty=settings.repetition_penalty,
-            stop_token_ids=(self.tokenizer.eos_token_id,),
-        )
+        sampling = settings.sampling(self.tokenizer)
         return VllmEngine(engine, sampling, is_mamba2=self.checkpoint.is_mamba2, tokenizer=self.tokenizer)
 
-    def render(self, prompt: str) -> str:
-        if not self.settings.chat_template:
-            return prompt
-        messages = [{"role": "user", "content": prompt}]
-        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
-    def encode(self, text: str) -> list[int]:
-        """A rendered chat template writes its own beginning-of-text token, so none is added to it."""
-        return self.tokenizer(text, add_special_tokens=not self.settings.chat_template)["input_ids"]
+class EndpointModel(TextModel):
+    """A model behind OpenAI-compatible servers; `OPENAI_API_KEY` is sent where it is set."""
 
-    def score(self, pairs: Iterable[tuple[str, str]]) -> Iterator[float]:
-        """Continuations are tokenised apart from their prompts and end in eos, as in training."""
-        yield from self.backend.log_likelihoods(self._sequence(prompt, continuation) for prompt, continuation in pairs)
+    def __init__(self, name: str, settings: ModelSettings):
+        super().__init__(name, settings)
+        self.identity["served_model_name"] = settings.served_model_name or settings.model_path
+        del self.identity["dtype"]  # the server's own
 
-    def _sequence(self, prompt: str, continuation: str) -> tuple[list[int], int]:
-        start = self.encode(self.render(prompt))
-        rest = self.tokenizer(continuation, add_special_tokens=False)["input_ids"]
-        return [*start, *rest, self.tokenizer.eos_token_id], len(start)
+    def _start(self) -> Backend:
+        from promptcot_mamba.sampling.openai_endpoint import EndpointSettings, OpenAIEndpoints
+
+        settings = self.settings
+        endpoints = EndpointSettings(
+            base_urls=settings.base_url,
+            model=self.identity["served_model_name"],
+            context=settings.context,
+            concurrency=settings.concurrency,
+            request_seconds=settings.request_timeout,
+            patience_seconds=settings.patience,
+            api_key=os.environ.get("OPENAI_API_KEY"),
+            chat=settings.chat_template and self.tokenizer is None,
+        )
+        return OpenAIEndpoints(endpoints, settings.sampling(self.tokenizer), self.tokenizer)
 
 
 class ModelBook:
@@ -108,19 +203,20 @@ class ModelBook:
         self._settings = {
             name: settings_from(ModelSettings, values, f"models: {name}") for name, values in models.items()
         }
-        self._open: tuple[str, VllmModel] | None = None
+        self._open: TextModel | None = None
 
     def __call__(self, name: str) -> Model:
         """The model of this name; raises InputError listing the known ones."""
         if name not in self._settings:
             raise InputError(f"model {name!r} is not under `models`; known: {', '.join(self._settings) or 'none'}")
-        if self._open is None or self._open[0] != name:
+        if self._open is None or self._open.name != name:
             self.close()
-            self._open = (name, VllmModel(self._settings[name]))
-        return self._open[1]
+            settings = self._settings[name]
+            self._open = (EndpointModel if settings.base_url else VllmModel)(name, settings)
+        return self._open
 
     def close(self) -> None:
-        """Free the open model's engine, if it was started."""
-        if self._open is not None and "backend" in vars(self._open[1]):
-            self._open[1].backend.close()
+        """Free the open model."""
+        if self._open is not None:
+            self._open.close()
         self._open = None

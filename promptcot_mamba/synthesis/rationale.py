@@ -11,7 +11,6 @@ the two are `scripts.synthesize --rounds`.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -108,10 +107,13 @@ def run_choice(settings: ChoiceSettings, context: Context) -> None:
 
 
 def choose_best(rows: Sequence[Row]) -> list[Row]:
-    """For each problem the candidate of highest log-likelihood, the first of equals; `chosen_from` counts them."""
+    """For each problem the candidate of highest log-likelihood, the first of equals; `chosen_from` counts them.
+
+    A candidate too long for the model has no likelihood, and a problem with no other has no choice.
+    """
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        if math.isfinite(row["log_likelihood"]):
+        if row["log_likelihood"] is not None:
             groups[row["problem_key"]].append(row)
     return [
         {**max(group, key=lambda row: row["log_likelihood"]), "chosen_from": len(group)} for group in groups.values()

@@ -12,12 +12,13 @@ import json
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
 
 from tqdm import tqdm
 
+from promptcot_mamba.chat_format import with_open_thought
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import DurableAppender, Row, iter_jsonl, read_jsonl, write_jsonl
 from promptcot_mamba.log import get_logger
@@ -28,6 +29,7 @@ from promptcot_mamba.sampling.backend import LENGTH, Backend, Request
 logger: logging.Logger = get_logger(__name__)
 
 POLL_SECONDS = 0.5
+SPEED_ONLY = ("workers",)  # settings that change no row
 
 
 def content_key(*parts: Any) -> str:
@@ -50,6 +52,7 @@ class Model(Protocol):
 
     identity: dict[str, Any]
     backend: Backend
+    context: int | None  # tokens of prompt and reply together; None where only the server knows
 
     def render(self, prompt: str) -> str:
         """The text to send: the prompt, or the prompt within the model's chat template."""
@@ -57,8 +60,11 @@ class Model(Protocol):
     def encode(self, text: str) -> list[int] | None:
         """Token ids; None where only the server has the tokenizer."""
 
-    def score(self, pairs: Iterable[tuple[str, str]]) -> Iterator[float]:
-        """log p(continuation | prompt) in nats for each pair, in order; the prompt goes through `render`."""
+    def score(self, pairs: Iterable[tuple[str, str]]) -> Iterator[float | None]:
+        """log p(continuation | prompt) in nats for each pair, in order; None for one longer than the context.
+
+        The prompt goes through `render`.
+        """
 
 
 @dataclass(frozen=True)
@@ -87,8 +93,14 @@ def settings_from(cls: type, values: dict[str, Any], where: str) -> Any:
         raise InputError(f"{where}: unknown setting {unknown[0]!r}; known: {', '.join(sorted(known))}")
     try:
         return cls(**values)
-    except TypeError as error:
+    except (TypeError, InputError) as error:
         raise InputError(f"{where}: {error}") from None
+
+
+def decisive_settings(settings: Any) -> dict[str, Any]:
+    """A stage's settings as JSON values, without those that change speed alone."""
+    kept = {name: value for name, value in asdict(settings).items() if name not in SPEED_ONLY}
+    return json.loads(json.dumps(kept, default=str))
 
 
 def read_stage_input(path: Path) -> list[Row]:
@@ -189,7 +201,8 @@ def ask_model(
         asker = _Asker(todo, model, seed, max_tokens)
         with tqdm(total=len(tasks), initial=len(tasks) - len(todo), desc=output.path.stem, unit="reply") as bar:
             for task, attempt, result, text in asker.replies(parse, attempts):
-                row = {"key": task.key, "attempt": attempt, **task.row}
+                own = {"key": task.key, "attempt": attempt}
+                row = own | task.row | own  # first in the row, and whatever keys a user's rows have
                 if not isinstance(result, Rejected):
                     file.append({**row, **result})
                 elif keep_rejected is not None:
@@ -212,29 +225,38 @@ class _Asker:
         self.tasks, self.model, self.seed, self.max_tokens = tasks, model, seed, max_tokens
         self.waiting = deque((unit, 0) for unit in range(len(tasks)))
 
-    def _submit(self, unit: int, attempt: int) -> None:
+    def _submit(self, unit: int, attempt: int) -> bool:
+        """Ask; False where the prompt leaves no room for a reply."""
         task = self.tasks[unit]
         prompt = self.model.render(task.prompt)
+        ids = self.model.encode(prompt)
+        if ids is not None and self.model.context is not None and len(ids) >= self.model.context:
+            return False
         seed = derive_seed(self.seed, task.key, attempt)
-        request = Request(unit, attempt, seed, prompt, self.model.encode(prompt), self.max_tokens)
-        self.model.backend.submit(request)
+        self.model.backend.submit(Request(unit, attempt, seed, prompt, ids, self.max_tokens))
+        return True
 
     def replies(self, parse: Parse, attempts: int):
         """Yield (task, attempt, parsed row or Rejected, reply text) once a task is settled."""
+        if not self.waiting:
+            return  # and start no engine
         backend, flying = self.model.backend, {}
         while self.waiting or flying:
             while self.waiting and len(flying) < backend.window:
                 unit, attempt = self.waiting.popleft()
-                self._submit(unit, attempt)
-                flying[unit] = attempt
+                if self._submit(unit, attempt):
+                    flying[unit] = attempt
+                else:
+                    yield self.tasks[unit], attempt, Rejected("prompt over the context"), ""
             for reply in backend.poll(POLL_SECONDS):
                 attempt = flying.pop(reply.unit)
                 task = self.tasks[reply.unit]
-                result = judge_reply(parse, task.row, reply.text, reply.finish_reason)
+                text = with_open_thought(self.model.render(task.prompt), reply.text) if reply.text.strip() else ""
+                result = judge_reply(parse, task.row, text, reply.finish_reason)
                 if isinstance(result, Rejected) and attempt + 1 < attempts:
                     self.waiting.appendleft((reply.unit, attempt + 1))
                 else:
-                    yield task, attempt, result, reply.text
+                    yield task, attempt, result, text
 
 
 def judge_reply(parse: Parse, row: Row, text: str, finish_reason: str) -> Row | Rejected:
@@ -248,19 +270,47 @@ def judge_reply(parse: Parse, row: Row, text: str, finish_reason: str) -> Row | 
 
 @dataclass
 class Context:
-    """What a run of the pipeline gives each stage: where files live, the base seed, and models by name."""
+    """What a run of the pipeline gives each stage: where files live, the base seed, and models by name.
+
+    `recipe`: for each output what its stage would be set to now; an input made with other settings is refused.
+    """
 
     work_dir: Path
     seed: int
     open_model: Callable[[str], Model]
+    recipe: dict[str, Any] = field(default_factory=dict)
 
     def path(self, name: str) -> Path:
         """The file of a stage's output."""
         return self.work_dir / f"{name}.jsonl"
 
     def read(self, name: str) -> list[Row]:
-        """The rows of an earlier stage's output, checked."""
-        return read_stage_input(self.path(name))
+        """The rows of an earlier stage's output, checked.
+
+        Raises InputError as `read_stage_input` does, or if the file was made with other settings than the recipe's, or
+        from an input that has changed since.
+        """
+        path = self.path(name)
+        rows = read_stage_input(path)
+        config = (read_run_info(path) or {}).get("config", {})
+        self._refuse_other_settings(path, name, config)
+        for key, fingerprint in config.items():
+            source = self.path(key.removesuffix("_fingerprint"))
+            if key.endswith("_fingerprint") and source.exists() and file_fingerprint(source) != fingerprint:
+                raise InputError(f"{path}: was made from another {source.name}; move it away and run its stage again")
+        return rows
+
+    def _refuse_other_settings(self, path: Path, name: str, config: dict[str, Any]) -> None:
+        wanted = {"seed": self.seed}
+        if name in self.recipe:
+            wanted |= decisive_settings(self.recipe[name])
+            wanted.pop("model", None)  # a name only; beside the rows stands the identity of what answered
+        for key, value in wanted.items():
+            if key in config and config[key] != value:
+                raise InputError(
+                    f"{path}: was made with another recipe ({key}: {config[key]!r} then, {value!r} now); move it away "
+                    "and run its stage again, or mend the recipe"
+                )
 
     def model(self, name: str) -> Model:
         """A model named in the configuration, opened on first use."""
@@ -268,7 +318,7 @@ class Context:
 
     def output(self, name: str, settings: Any, model: Model | None = None, **inputs: Path) -> StageOutput:
         """An output whose rows depend on these settings, this model and the bytes of these input files."""
-        config = {**asdict(settings), "seed": self.seed}
+        config = {**decisive_settings(settings), "seed": self.seed}
         if model is not None:
             config["model"] = model.identity
         for name_, path in inputs.items():

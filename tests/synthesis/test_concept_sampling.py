@@ -74,21 +74,39 @@ def test_the_drawer_uses_those_probabilities(temperature, with_embeddings):
     table = make_concept_table(lists, make_embeddings(lists) if with_embeddings else None)
     weights = Weights(temperature, cooccurrence=0.7, similarity=1.3)
     drawer = _Drawer(table, 4, weights, seed=0)
-    chosen = torch.tensor([[0, 7], [5, 1]])
-    scores = torch.zeros((2, len(table)), dtype=torch.float64)
+    chosen = torch.tensor([[0, 7], [5, 1], [5, 3]])
+    scores = torch.zeros((3, len(table)), dtype=torch.float64)
     for step in range(2):
         drawer._add(scores, chosen[:, step])
     scores.scatter_(1, chosen, -torch.inf)
-    got = drawer._cumulative(scores, 2)
-    for row in range(2):
-        expected = np.cumsum(next_probabilities(table, chosen[row].tolist(), weights))
-        np.testing.assert_allclose(got[row] / got[row, -1], expected, rtol=0, atol=1e-9)
+    got = drawer._weigh(scores, 2)
+    assert not got[:, len(table) :].any()
+    for row in range(3):
+        expected = next_probabilities(table, chosen[row].tolist(), weights)
+        np.testing.assert_allclose(got[row, : len(table)] / got[row].sum(), expected, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize(("uniform", "index"), [(0.0, 1), (0.49, 1), (0.51, 3), (1 - 2**-53, 3), (1.0, 3)])
 def test_entries_of_zero_weight_are_never_drawn(uniform, index):
     cumulative = torch.tensor([[0.0, 0.5, 0.5, 1.0, 1.0]], dtype=torch.float64)
-    assert int(_inverse_cdf(cumulative, torch.tensor([[uniform]], dtype=torch.float64))) == index
+    got, share = _inverse_cdf(cumulative, torch.tensor([[uniform]], dtype=torch.float64))
+    assert int(got) == index
+    assert float(share) == pytest.approx((uniform - (index == 3) * 0.5) / 0.5)
+    assert 0 <= float(share) < 1
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 5, 256])
+def test_looking_in_chunks_finds_what_one_running_sum_finds(monkeypatch, chunk):
+    monkeypatch.setattr(concept_sampling, "CHUNK", chunk)
+    lists = make_lists()
+    table = make_concept_table(lists, make_embeddings(lists))
+    drawer = _Drawer(table, 2, Weights(0.3), seed=0)
+    scores = torch.from_numpy(np.random.default_rng(5).normal(size=(concept_sampling.ROWS, len(table))))
+    scores[:, [0, 4, 5, 11]] = -torch.inf
+    uniforms = torch.linspace(0, 1, concept_sampling.ROWS, dtype=torch.float64)[:, None]
+    got = drawer._pick(scores, 1, uniforms)
+    cumulative = drawer._weigh(scores, 1)[:, : len(table)].cumsum(1)
+    assert got.tolist() == _inverse_cdf(cumulative, uniforms)[0].tolist()
 
 
 def test_frequencies_agree_by_chi_squared():
@@ -109,9 +127,11 @@ def test_frequencies_agree_by_chi_squared():
     assert stats.chisquare(observed, expected).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1e-300, 1e-9, 1e-3, 1.0, 1e300])
+@pytest.mark.parametrize("temperature", [0.0, 1e-300, 1e-40, 1e-9, 1e-3, 1.0, 1e300])
 @pytest.mark.parametrize("problems", [1, 3, 200])
-def test_no_nan_and_no_repeats_at_any_temperature(temperature, problems):
+@pytest.mark.parametrize("float32", [False, True])
+def test_no_nan_and_no_repeats_at_any_temperature(monkeypatch, temperature, problems, float32):
+    monkeypatch.setattr(concept_sampling, "FLOAT32_FROM", 1 if float32 else 8192)
     lists = make_lists(problems=problems)
     table = make_concept_table(lists, make_embeddings(lists))
     size = min(4, len(table))

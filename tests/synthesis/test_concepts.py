@@ -9,13 +9,16 @@ from hypothesis import strategies as st
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.synthesis.concepts import (
     Rejected,
+    Settings,
     apply_merge,
-    concept_signature,
-    merge_concepts,
     parse_concepts,
     read_seeds,
+    run,
 )
+from promptcot_mamba.synthesis.merging import merge_concepts
+from promptcot_mamba.synthesis.stage import Context
 from promptcot_mamba.synthesis.templates import mark_up, number_lines, parse_markup, render_template
+from tests.synthesis.scripted import ScriptedModel
 
 
 @pytest.mark.parametrize(
@@ -43,18 +46,84 @@ def test_parsing(reply, expected):
         assert expected in got.reason
 
 
+SAME = [
+    ("Properties of triangles", "property of a triangle"),
+    ("Euler's totient", "Euler’s Totient"),
+    ("Law of sines", "the sine rule"),
+    ("Area of a triangle", "triangle area"),
+    ("prime factorisation", "Prime Factorization"),
+    ("modular inverses", "Modular inverse"),
+    ("Poincaré duality", "Poincare duality"),
+    ("Heron's formula", "Heron formula"),
+    ("vertices of a graph", "graph vertex"),
+    ("pigeonhole principle", "pigeon-hole principle"),
+    ("co-prime integers", "coprime integers"),
+]
+DIFFERENT = [
+    ("sine rule", "cosine rule"),
+    ("permutation", "combination"),
+    ("Bases", "base"),  # an irregular plural is left apart
+    ("basis", "bases"),
+    ("sum of squares", "square of sums"),
+    ("tangents to a circle", "tangent circles"),
+    ("homomorphism", "homeomorphism"),
+    ("holomorphic functions", "homomorphic functions"),
+    ("convex function", "concave function"),
+    ("minimum", "maximum"),
+    ("arithmetic mean", "geometric mean"),
+    ("necessary condition", "sufficient condition"),
+    ("injective function", "surjective function"),
+    ("greatest common divisor", "least common multiple"),
+    ("symmetric relation", "asymmetric relation"),
+    ("rational number", "irrational number"),
+    ("orthogonal basis", "orthonormal basis"),
+    ("modulo 3", "modulo 2"),
+    ("power set", "set of powers"),
+    ("prime number", "prime number theorem"),
+    ("interior angle", "exterior angle"),
+    ("Fermat's little theorem", "Fermat's last theorem"),
+]
+
+
 @pytest.mark.parametrize(
-    ("a", "b", "same"),
-    [
-        ("Properties of triangles", "property of a triangle", True),
-        ("Euler's totient", "Euler’s Totient", True),
-        ("Bases", "base", False),  # conservative: an irregular plural is left apart
-        ("sum of squares", "square of sums", False),  # the order of words matters
-        ("basis", "bases", False),
-    ],
+    ("a", "b", "same"), [*((*pair, True) for pair in SAME), *((*pair, False) for pair in DIFFERENT)]
 )
-def test_signatures(a, b, same):
-    assert (concept_signature(a) == concept_signature(b)) is same
+def test_what_is_merged_and_what_is_not(a, b, same):
+    merged = merge_concepts([[a], [b], [b]])
+    assert (merged[a] == b) is same
+    assert merged == merge_concepts([[b], [a], [b]])
+
+
+def test_initials_are_learned_where_they_are_written_beside_their_expansion():
+    lists = [["greatest common divisor (GCD)"], ["gcd"], ["Greatest common divisors"], ["LCM (least common multiple)"]]
+    merged = merge_concepts([*lists, ["LCM"], ["PIE"], ["apple pie"]])
+    assert len({merged[name] for (name,) in lists[:3]}) == 1
+    assert merged["LCM"] == merged["LCM (least common multiple)"] != merged["gcd"]
+    assert merged["PIE"] == "PIE"  # nobody said what it stands for
+    both = merge_concepts([["mean value theorem (MVT)"], ["major vote theorem (MVT)"], ["MVT"]])
+    assert len(set(both.values())) == 3  # two things: MVT may be either
+
+
+def test_embeddings_confirm_only_what_the_words_allow():
+    near, far = [1.0, 0.05], [0.0, 1.0]
+    vectors = {"modular inverse": [1.0, 0.0], "modular inverse modulo prime": near, "inverse": far}
+    vectors |= {"sine rule": near, "cosine rule": near}
+    lists = [["modular inverse"], ["modular inverse"], *([name] for name in vectors)]
+    merged = merge_concepts(lists, vectors)
+    assert merged["modular inverse modulo prime"] == "modular inverse"
+    assert merged["inverse"] == "inverse"  # its words are held, its embedding is far
+    assert merged["sine rule"] != merged["cosine rule"]  # the other way about
+    assert merge_concepts(lists, vectors, cosine=0.9999)["modular inverse modulo prime"] != "modular inverse"
+    rows = apply_merge([{"concepts_said": names} for names in lists], lambda texts: {t: vectors[t] for t in texts})
+    assert rows[3]["concepts"] == ["modular inverse"]
+
+
+@given(st.lists(st.lists(st.text(max_size=12), max_size=4), max_size=8))
+def test_merging_does_not_depend_on_the_order_of_problems(lists):
+    merged = merge_concepts(lists)
+    assert merged == merge_concepts(lists[::-1])
+    assert set(merged.values()) <= set(merged)
+    assert all(merged[canonical] == canonical for canonical in merged.values())
 
 
 def test_merging_prefers_the_most_frequent_form():
@@ -64,6 +133,16 @@ def test_merging_prefers_the_most_frequent_form():
         [{"concepts_said": ["Triangles", "gcd"]}, {"concepts_said": ["triangle"]}, {"concepts_said": ["triangle"]}]
     )
     assert rows[0]["concepts"] == ["triangle", "gcd"]
+
+
+def test_a_seeds_own_key_is_not_the_rows(tmp_path):
+    path = tmp_path / "seeds.jsonl"
+    path.write_text('{"problem": "p", "key": "mine", "attempt": 9, "author": "me"}\n')
+    context = Context(tmp_path, 0, lambda name: ScriptedModel(lambda prompt, seed: "1. gcd\n2. lcm"))
+    run(Settings(str(path), "m", k=2), context)
+    (row,) = context.read("concepts")
+    assert (row["author"], row["attempt"]) == ("me", 0)
+    assert row["key"] != "mine"
 
 
 def test_seeds_are_checked(tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -12,45 +11,7 @@ from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import read_jsonl, write_jsonl
 from promptcot_mamba.synthesis import STAGES
 from promptcot_mamba.synthesis.stage import Context, settings_from
-from promptcot_mamba.synthesis.templates import mark_up
-from tests.synthesis.scripted import ScriptedModel
-
-SETTINGS = {
-    "concepts": {"model": "m", "k": 2},
-    "rationales": {"model": "m", "candidates": 3, "min_words": 2},
-    "choose_rationales": {"model": "m"},
-    "generator_data": {},
-    "concept_sampling": {"count": 8, "size": 2, "levels": ["easy", "hard"]},
-    "problems": {"model": "m", "candidates": 2},
-    "judge": {"models": ["a", "b"]},
-    "filter": {"allow_no_benchmarks": True, "near_duplicates": 0.99},
-    "teacher_problems": {},
-}
-
-
-def answer(prompt: str, seed: int) -> str:
-    """What the script says to each prompt; a few replies are unusable, by their seed."""
-    if prompt.startswith("Here is a problem"):
-        number = int(re.search(r"number (\d+)", prompt)[1])
-        return "no list today" if seed % 5 == 0 else f"1. concept {number % 4}\n2. Concepts {number % 3 + 4}"
-    if prompt.startswith("An experienced author"):
-        return f"first {seed} then more"
-    if prompt.startswith("Write a new problem"):
-        return "nothing" if seed % 7 == 0 else mark_up(f"because {seed}", f"Find {seed} words of number {seed}.")
-    if prompt.startswith("You are a strict reviewer"):
-        return ["Final Judgement: perfect", "perfect!", "Final Judgement: imperfect", "bad"][seed % 7 % 4]
-    raise AssertionError(prompt)
-
-
-def likelihood(prompt: str, continuation: str) -> float:
-    return -float(int(re.search(r"first (\d+)", continuation)[1]) % 1000)
-
-
-@pytest.fixture
-def seeds(tmp_path: Path) -> Path:
-    path = tmp_path / "seeds.jsonl"
-    write_jsonl(path, [{"problem": f"Compute number {i}.", "level": "easy"} for i in range(10)])
-    return path
+from tests.synthesis.scripted import SETTINGS, ScriptedModel, answer, likelihood
 
 
 def run(folder: Path, seeds: Path, stages=tuple(SETTINGS), stop_after=None, **changes) -> ScriptedModel:
@@ -154,6 +115,13 @@ def test_filter_refuses_to_forget_the_benchmarks(tmp_path, seeds):
     run(tmp_path / "work", seeds, stages=list(SETTINGS)[:7])
     with pytest.raises(InputError, match="benchmarks is empty"):
         run(tmp_path / "work", seeds, stages=["filter"], filter={"allow_no_benchmarks": False})
+
+
+def test_a_benchmark_named_like_a_stages_file_is_not_taken_for_it(tmp_path, seeds):
+    benchmark = tmp_path / "bench" / "problems.jsonl"
+    write_jsonl(benchmark, [{"id": "1", "question": "How many ways lead from the river to the old mill?"}])
+    run(tmp_path / "work", seeds, filter={"allow_no_benchmarks": False, "benchmarks": [str(benchmark)]})
+    assert contents(tmp_path / "work")["teacher_problems.jsonl"]
 
 
 def test_over_long_and_empty_replies_are_counted(tmp_path, seeds):

@@ -1,0 +1,59 @@
+"""Inputs for code problems: a model writes what a program may be given, so that programs can be compared.
+
+There is no reference program for a new problem. Two programs that print the same for the same inputs agree, as two
+chains with the same final answer do; `distill` counts the agreement.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from promptcot_mamba.chat_format import split
+from promptcot_mamba.grading.code_extract import fenced_blocks
+from promptcot_mamba.jsonl import Row
+from promptcot_mamba.synthesis.stage import Context, Rejected, Task, ask_model
+from promptcot_mamba.synthesis.templates import render_template
+
+
+@dataclass(frozen=True)
+class Settings:
+    """model: a name under `models`; count: inputs a problem."""
+
+    model: str
+    count: int = 6
+    max_tokens: int = 2048
+    attempts: int = 2
+
+
+def run(settings: Settings, context: Context) -> None:
+    """kept_problems.jsonl -> code_inputs.jsonl: the same rows with `inputs`, texts for standard input."""
+    rows = context.read("kept_problems")
+    model = context.model(settings.model)
+    output = context.output("code_inputs", settings, model, kept_problems=context.path("kept_problems"))
+    ask_model(
+        [make_task(row, settings.count) for row in rows],
+        model,
+        output,
+        lambda row, reply: parse_inputs(reply, settings.count),
+        seed=context.seed,
+        max_tokens=settings.max_tokens,
+        attempts=settings.attempts,
+    )
+
+
+def make_task(row: Row, count: int) -> Task:
+    """The question about one problem; the row keeps the problem's key and all else of it."""
+    prompt = render_template("inputs", problem=row["problem"], count=count)
+    return Task(row["key"], prompt, {name: value for name, value in row.items() if name not in ("key", "attempt")})
+
+
+def parse_inputs(reply: str, count: int) -> Row | Rejected:
+    """Exactly `count` different, non-empty fenced blocks; the text around them does not matter."""
+    parts = split(reply)
+    blocks, is_open = fenced_blocks(reply if parts.closed is None else parts.answer)
+    inputs = [body.strip("\n") + "\n" for _, body in blocks]
+    if is_open or len(inputs) != count:
+        return Rejected(f"not {count} fenced blocks")
+    if len({text.strip() for text in inputs} - {""}) != count:
+        return Rejected("empty or repeated inputs")
+    return {"inputs": inputs}

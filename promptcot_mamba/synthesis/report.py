@@ -1,0 +1,280 @@
+"""What the stages made, to be read: yields, concepts, judges, difficulty, samples -> report.md, report.html, plots.
+
+Uses whatever files the work folder holds, so that it can be rendered at any time; what is missing is not shown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, combinations
+from typing import Any
+
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.jsonl import Row, iter_jsonl, replace_atomically
+from promptcot_mamba.log import get_logger
+from promptcot_mamba.records import derive_seed
+from promptcot_mamba.report import html
+from promptcot_mamba.report.plots import COLORS, Curve, draw_bars, draw_curves, draw_stacks
+from promptcot_mamba.report.tables import Table, render_markdown
+from promptcot_mamba.synthesis.agreement import cohen_kappa, fleiss_kappa
+from promptcot_mamba.synthesis.diversity import measure_diversity
+from promptcot_mamba.synthesis.judge import UNPARSEABLE, VERDICTS
+from promptcot_mamba.synthesis.stage import Context, read_run_info
+
+logger = get_logger(__name__)
+
+# Output -> what one row of it is, and the count in its run.json that it was made from.
+STEPS = {
+    "concepts": ("seed problems with concepts", "tasks"),
+    "rationales": ("rationales of seeds", "tasks"),
+    "chosen_rationales": ("seeds with a chosen rationale", "candidates"),
+    "concept_sets": ("new concept sets", "wanted"),
+    "problems": ("new problems", "tasks"),
+    "judgements": ("judged problems", None),
+    "kept_problems": ("approved, unique, clean problems", "problems"),
+    "code_inputs": ("code problems with inputs", "tasks"),
+    "distilled": ("kept chains", "chains"),
+}
+# Keys of a run.json that describe the run rather than count rows.
+NO_COUNT = frozenset(
+    ["command", "config", "commit", "versions", "python", "machine", "started", "complete", "rows", "draws"]
+)
+WITH_CONCEPTS = ("concepts", "concept_sets", "problems", "kept_problems")
+VERDICT_COLORS = dict(zip((*VERDICTS, UNPARSEABLE), (COLORS[3], COLORS[5], COLORS[2], COLORS[0]), strict=True))
+BINS = 10
+LONGEST = 1200  # characters of a rationale or chain shown
+
+
+@dataclass(frozen=True)
+class Settings:
+    """samples: problems of each kind to show."""
+
+    samples: int = 5
+
+
+@dataclass(frozen=True)
+class Section:
+    """A title, a paragraph, and pictures (file name, SVG), tables and texts in that order."""
+
+    title: str
+    words: str
+    plots: tuple[tuple[str, str], ...] = ()
+    tables: tuple[Table, ...] = ()
+    texts: tuple[tuple[str, str], ...] = ()  # heading, text as it is
+
+
+def run(settings: Settings, context: Context) -> None:
+    """Everything in the work folder -> report.md, report.html and report_*.svg beside them."""
+    files = {path.stem: path for path in context.work_dir.glob("*.jsonl")}
+    rows = {name: [row for _, row in iter_jsonl(files[name])] for name in (*STEPS, "chains") if name in files}
+    rejected = {name: [row for _, row in iter_jsonl(path)] for name, path in files.items() if ".rejected" in name}
+    if not any(rows.values()):
+        raise InputError(f"{context.work_dir}: holds no stage's output yet; nothing to report")
+    infos = {name: read_run_info(context.path(name)) or {} for name in rows}
+    sections = [
+        section
+        for section in (
+            describe_yield(rows, infos),
+            describe_concepts(rows),
+            describe_judges(rows.get("judgements", [])),
+            describe_difficulty(rows.get("distilled", []), rejected.get("distilled.rejected", []), rows),
+            pick_samples(rows, rejected, settings.samples, context.seed),
+        )
+        if section is not None
+    ]
+    for name, svg in (plot for section in sections for plot in section.plots):
+        _write(context.work_dir / f"report_{name}.svg", svg + "\n")
+    _write(context.work_dir / "report.md", "\n".join(render_section(section) for section in sections))
+    body = [html.render_heading("PromptCoT synthesis", 1)]
+    for section in sections:
+        body += render_html(section)
+    _write(context.work_dir / "report.html", html.render_page("PromptCoT synthesis", body))
+    logger.info("report: %s and report.html", context.work_dir / "report.md")
+
+
+def _write(path: Any, text: str) -> None:
+    with replace_atomically(path) as file:
+        file.write(text)
+
+
+# -- what is shown --------------------------------------------------------------------------------------------------
+
+
+def describe_yield(rows: dict[str, list[Row]], infos: dict[str, dict[str, Any]]) -> Section:
+    """Rows after each stage beside what went in, and why the rest did not come out."""
+    names = [name for name in STEPS if rows.get(name)]
+    lines = []
+    for name in names:
+        info, (_, source) = infos[name], STEPS[name]
+        asked = info.get(source) if source else None
+        share = f"{100 * len(rows[name]) / asked:.1f}" if asked else "–"
+        lost = [f"{key.removeprefix('rejected: ')} {info[key]:,}" for key in info if _is_loss(key, source, info[key])]
+        unfinished = [] if info.get("complete", True) else ["unfinished"]
+        shown = f"{asked:,}" if asked else "–"
+        lines.append([STEPS[name][0], shown, f"{len(rows[name]):,}", share, "; ".join(lost + unfinished)])
+    table = Table(("after the stage", "from", "rows", "%", "what else became of them"), lines, frozenset({0, 4}))
+    labels = [f"{len(rows[name]):,}" for name in names]
+    plot = draw_bars([STEPS[name][0] for name in names], [len(rows[name]) for name in names], labels, "rows")
+    return Section("Yield", "Rows each stage left behind.", (("yield", plot),), (table,))
+
+
+def _is_loss(key: str, source: str | None, value: Any) -> bool:
+    return key not in NO_COUNT and key != source and key != "kept" and isinstance(value, int) and value > 0
+
+
+def describe_concepts(rows: dict[str, list[Row]]) -> Section | None:
+    """How many concepts each stage uses, how evenly, and how many of the seeds' concepts it reaches."""
+    if not rows.get("concepts"):
+        return None
+    seeds = sorted({concept for row in rows["concepts"] for concept in row["concepts"]})
+    measured = {name: measure_diversity(rows[name], seeds) for name in WITH_CONCEPTS if rows.get(name)}
+    lines = [
+        [
+            *(STEPS[name][0], f"{each.rows:,}", f"{each.concepts:,}", f"{100 * each.coverage:.1f}"),
+            *(f"{each.effective:,.1f}", f"{each.pairs:,}"),
+        ]
+        for name, each in measured.items()
+    ]
+    header = ("in", "rows", "concepts", "% of the seeds'", "effective", "pairs")
+    curves = []
+    for (name, each), color in zip(measured.items(), COLORS, strict=False):
+        uses = [0, *accumulate(n for _, n in each.counts.most_common())]
+        ranks = [100 * i / each.concepts for i in range(len(uses))]
+        curves.append(Curve(STEPS[name][0], ranks, [100 * n / uses[-1] for n in uses], color))
+    plot = draw_curves(curves, "% of its concepts, the most used first", "% of all uses")
+    top = Table(
+        ("most used by the seeds", "seeds"), [[c, str(n)] for c, n in measured["concepts"].counts.most_common(10)]
+    )
+    words = (
+        "Concepts in use. Effective: how many equally used concepts would be as diverse (exp of the entropy). "
+        "Pairs: different pairs that stand together."
+    )
+    return Section("Concepts", words, (("concepts", plot),), (Table(header, lines), top))
+
+
+def describe_judges(judged: Sequence[Row]) -> Section | None:
+    """Each judge's verdicts, and how far judges agree beyond chance."""
+    if not judged:
+        return None
+    names = list(judged[0]["verdicts"])
+    by_judge = {name: [row["verdicts"][name] for row in judged] for name in names}
+    kinds = (*VERDICTS, UNPARSEABLE)
+    verdicts = Table(
+        ("judge", *(f"{kind} %" for kind in kinds)),
+        [
+            [name, *(f"{100 * given.count(kind) / len(given):.1f}" for kind in kinds)]
+            for name, given in by_judge.items()
+        ],
+    )
+    agreed = [
+        [
+            f"{a} and {b}",
+            f"{100 * sum(x == y for x, y in zip(by_judge[a], by_judge[b], strict=True)) / len(judged):.1f}",
+            _number(cohen_kappa(by_judge[a], by_judge[b])),
+        ]
+        for a, b in combinations(names, 2)
+    ]
+    tables = [verdicts]
+    if agreed:
+        if len(names) > 2:
+            unanimous = sum(len(set(row["verdicts"].values())) == 1 for row in judged) / len(judged)
+            kappa = fleiss_kappa([list(row["verdicts"].values()) for row in judged])
+            agreed.append(["all", f"{100 * unanimous:.1f}", _number(kappa)])
+        tables.append(Table(("judges", "same verdict %", "kappa"), agreed))
+    counts = {kind: [given.count(kind) for given in by_judge.values()] for kind in kinds}
+    plot = draw_stacks(names, counts, VERDICT_COLORS, "judge", "problems")
+    words = f"{len(judged):,} problems. Kappa: agreement beyond chance, 0 none, 1 full (Cohen's; Fleiss' for all)."
+    return Section("Judges", words, (("judges", plot),), tuple(tables))
+
+
+def describe_difficulty(kept: Sequence[Row], lost: Sequence[Row], rows: dict[str, list[Row]]) -> Section | None:
+    """How far a problem's chains agree: the nearer to one, the easier it is for the teacher."""
+    agreement = {row["key"].rpartition("/")[0]: row["agreement"] for row in kept}
+    of_lost = {row["id"]: row["agreement"] for row in lost}
+    if not agreement and not of_lost:
+        return None
+    bins = [f"{100 * i // BINS}–{100 * (i + 1) // BINS}" for i in range(BINS)]
+    parts = {"kept": _histogram(agreement.values()), "not kept": _histogram(of_lost.values())}
+    plot = draw_stacks(
+        bins, parts, {"kept": COLORS[3], "not kept": COLORS[2]}, "% of a problem's chains that agree", "problems"
+    )
+    levels = {row["id"]: row["level"] for row in rows.get("chains", [])}
+    by_level: dict[str, list[float]] = {}
+    for name, value in {**agreement, **of_lost}.items():
+        by_level.setdefault(levels.get(name, "–"), []).append(value)
+    lines = [
+        [level, str(len(values)), f"{100 * sum(values) / len(values):.1f}", str(sum(value == 1 for value in values))]
+        for level, values in sorted(by_level.items())
+    ]
+    table = Table(("level", "problems", "mean agreement %", "all chains agree"), lines)
+    words = "Difficulty as the teacher shows it: the share of a problem's chains that give its majority answer."
+    return Section("Difficulty", words, (("difficulty", plot),), (table,))
+
+
+def _histogram(values: Any) -> list[int]:
+    counts = Counter(min(int(value * BINS), BINS - 1) for value in values)
+    return [counts[i] for i in range(BINS)]
+
+
+def pick_samples(rows: dict[str, list[Row]], rejected: dict[str, list[Row]], count: int, seed: int) -> Section | None:
+    """Some problems that were kept and some that were not, each with all that is known of it."""
+    answers = {row["key"].rpartition("/")[0]: row for row in rows.get("distilled", [])}
+    kept = {row["key"] for row in rows.get("kept_problems", [])}
+    judged = rows.get("judgements") or rows.get("problems", [])
+    texts = []
+    for wanted in (True, False):
+        chosen = [row for row in judged if (row["key"] in kept) is wanted]
+        chosen = sorted(chosen, key=lambda row: derive_seed(seed, row["key"]))[:count]
+        texts += [_describe_problem(row, wanted, answers.get(row["key"])) for row in chosen]
+    for name, lost in sorted(rejected.items()):
+        said = [row for row in lost if row.get("reply")][: max(1, count // 2)]
+        heading = f"{name.removesuffix('.rejected')}: a reply that could not be used"
+        texts += [(f"{heading} ({row['reason']})", _shorten(row["reply"])) for row in said]
+    return Section("Samples", "Drawn at random, always the same ones.", texts=tuple(texts)) if texts else None
+
+
+def _describe_problem(row: Row, kept: bool, answer: Row | None) -> tuple[str, str]:
+    verdicts = ", ".join(f"{judge} {verdict}" for judge, verdict in row.get("verdicts", {}).items())
+    heading = f"{'Kept' if kept else 'Not kept'}, {row['level']}: {'; '.join(row['concepts'])}"
+    text = [row["problem"], "", f"Rationale: {_shorten(row['rationale'])}"]
+    text += [f"Verdicts: {verdicts}"] if verdicts else []
+    if answer is not None:
+        text.append(f"Teacher: {answer.get('answer', 'a program')} ({100 * answer['agreement']:.0f} % agree)")
+        text.append(_shorten(answer["completion"]))
+    return heading, "\n".join(text)
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} … ({len(text):,} characters)"
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2f}"
+
+
+# -- how it is shown ------------------------------------------------------------------------------------------------
+
+
+def render_section(section: Section) -> str:
+    """In Markdown; texts are indented, so that nothing in them is markup."""
+    lines = [f"# {section.title}", "", section.words, ""]
+    for name, _ in section.plots:
+        lines += [f"![{section.title}](report_{name}.svg)", ""]
+    for table in section.tables:
+        lines += [render_markdown(table), ""]
+    for heading, text in section.texts:
+        lines += [f"**{heading}**", "", *(f"    {line}" for line in text.splitlines()), ""]
+    return "\n".join(lines)
+
+
+def render_html(section: Section) -> Iterator[str]:
+    """The same as markup, pictures within."""
+    yield html.render_heading(section.title)
+    yield html.render_paragraph(section.words)
+    yield from (html.render_card(svg) for _, svg in section.plots)
+    yield from (html.render_table(table) for table in section.tables)
+    for heading, text in section.texts:
+        yield html.render_card(f"<h3>{html.escape(heading)}</h3><pre>{html.escape(text)}</pre>")

@@ -1,0 +1,87 @@
+"""The teacher: kept problems as a problem file, and long chains for each by `infer_longcot.py`, as for a benchmark."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, field
+
+from promptcot_mamba.chat_format import MATH_INSTRUCTION, render_prompt
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.jsonl import Row
+from promptcot_mamba.log import get_logger
+from promptcot_mamba.run_info import ROOT
+from promptcot_mamba.synthesis.stage import Context
+
+logger = get_logger(__name__)
+
+CODE_INSTRUCTION = (
+    "Write a Python program that reads from standard input and prints to standard output. "
+    "Give the whole program in one ```python block."
+)
+INSTRUCTIONS = {"math": MATH_INSTRUCTION, "code": CODE_INSTRUCTION}
+
+
+@dataclass(frozen=True)
+class ProblemSettings:
+    """domain: math or code; instruction: what is asked beside the problem, by default the domain's own."""
+
+    domain: str = "math"
+    instruction: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.domain not in INSTRUCTIONS:
+            raise InputError(f"domain {self.domain!r}: expected one of {', '.join(INSTRUCTIONS)}")
+
+
+@dataclass(frozen=True)
+class ChainSettings:
+    """model_path: the teacher; n: chains a problem; flags: more of infer_longcot.py's, by name."""
+
+    model_path: str
+    n: int = 8
+    max_len: int = 16384
+    temperature: float = 0.6
+    flags: dict[str, str | int | float | bool | list[str]] = field(default_factory=dict)
+
+
+def run_problems(settings: ProblemSettings, context: Context) -> None:
+    """kept_problems.jsonl (code_inputs.jsonl for code) -> teacher_problems.jsonl, as the sampling program reads it."""
+    source = "code_inputs" if settings.domain == "code" else "kept_problems"
+    rows = context.read(source)
+    output = context.output("teacher_problems", settings, **{source: context.path(source)})
+    if not output.complete:
+        output.finish(make_teacher_problem(row, settings) for row in rows)
+
+
+def make_teacher_problem(row: Row, settings: ProblemSettings) -> Row:
+    """One line of a problem file; a code problem keeps its `inputs`."""
+    instruction = INSTRUCTIONS[settings.domain] if settings.instruction is None else settings.instruction
+    problem = {
+        "id": row["key"],
+        "question": row["problem"],
+        "prompt": render_prompt(row["problem"], instruction),
+        "concepts": row["concepts"],
+        "level": row["level"],
+        "domain": settings.domain,
+        "source": "synthesis",
+    }
+    return {**problem, "inputs": row["inputs"]} if settings.domain == "code" else problem
+
+
+def run_chains(settings: ChainSettings, context: Context) -> None:
+    """teacher_problems.jsonl -> chains.jsonl, by `infer_longcot.py` in a process of its own; it resumes by itself."""
+    context.read("teacher_problems")
+    flags = {
+        "data_path": context.path("teacher_problems"),
+        "output_path": context.path("chains"),
+        "seed": context.seed,
+        **{name: value for name, value in asdict(settings).items() if name != "flags"},
+        **settings.flags,
+    }
+    command = [sys.executable, str(ROOT / "infer_longcot.py")]
+    for name, value in flags.items():
+        command += [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
+    done = subprocess.run(command, check=False)
+    if done.returncode:
+        raise InputError(f"infer_longcot.py ended with exit code {done.returncode}; mend what it says and run again")

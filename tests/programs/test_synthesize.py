@@ -1,0 +1,252 @@
+"""scripts.synthesize as its users meet it: every stage on a served model, killed and run again; rounds; bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.jsonl import read_jsonl, write_jsonl
+from scripts import synthesize
+from tests.sampling.conftest import ROOT, ServerProcess
+from tests.synthesis.conftest import seeds, start_server, tokenizer_folder  # noqa: F401 (fixtures)
+from tests.synthesis.scripted import SETTINGS, ScriptedModel, answer, likelihood
+
+FILES = {  # what each stage leaves, of those that ask a model
+    "concepts": "concepts.jsonl",
+    "rationales": "rationales.jsonl",
+    "choose_rationales": "chosen_rationales.jsonl",
+    "problems": "problems.jsonl",
+    "judge": "judgements_a.jsonl",
+    "chains": "chains.attempts.jsonl",
+}
+
+
+@pytest.fixture
+def write_recipe(tmp_path: Path, seeds: Path, tokenizer_folder: Path) -> Callable[..., Path]:  # noqa: F811
+    """Write a recipe of all stages whose models are behind this server."""
+
+    def write(name: str, server: ServerProcess, **changes: dict) -> Path:
+        served = {"base_url": [server.url], "served_model_name": "tiny", "context": 8192, "concurrency": 2}
+        generator = {**served, "model_path": str(tokenizer_folder), "chat_template": False}
+        stages = {
+            **SETTINGS,
+            "concepts": {"seeds": str(seeds), "model": "m", "k": 2},
+            "choose_rationales": {"model": "generator"},
+            "problems": {"model": "generator", "candidates": 2},
+            "filter": {"rule": "perfect_without_bad", "allow_no_benchmarks": True, "near_duplicates": 0.99},
+            "chains": {
+                "model_path": "tiny", "n": 4, "max_len": 2000, "temperature": 0.6,
+                "flags": {"base_url": [server.url], "concurrency": 2},
+            },
+            "distill": {"threshold": 0.5},
+            "report": {"samples": 2},
+            **changes,
+        }  # fmt: skip
+        recipe = {"work_dir": str(tmp_path / name), "seed": 3, "stages": stages}
+        recipe["models"] = {"m": served, "a": served, "b": served, "generator": generator}
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+        return path
+
+    return write
+
+
+def start(recipe: Path, *flags: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "scripts.synthesize", "--config", str(recipe), *flags]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def run(recipe: Path, *flags: str, status: int = 0) -> str:
+    """Run to the end; return what it said."""
+    process = start(recipe, *flags)
+    said = process.communicate(timeout=500)[1]
+    assert process.returncode == status, said[-3000:]
+    return said
+
+
+def kill_within(recipe: Path, file: Path, rows: int, *flags: str) -> None:
+    """Start, and kill -9 once a file has so many rows."""
+    process = start(recipe, *flags)
+    while process.poll() is None and (not file.exists() or file.read_bytes().count(b"\n") < rows):
+        time.sleep(0.005)
+    assert process.poll() is None, process.communicate()[1][-3000:]
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def contents(folder: Path) -> dict[str, list[dict]]:
+    """Every row of every file, without the clock's."""
+    files = sorted(path for path in folder.glob("*.jsonl") if path.stat().st_size and "attempts" not in path.name)
+    return {path.name: [{k: v for k, v in row.items() if k != "seconds"} for row in read_jsonl(path)] for path in files}
+
+
+def test_a_killed_stage_continues(tmp_path, write_recipe, start_server):  # noqa: F811
+    server = start_server(seconds=0.1)
+    whole, torn = write_recipe("whole", server), write_recipe("torn", server)
+    run(whole, "--stage", "concepts")
+    kill_within(torn, tmp_path / "torn" / "concepts.jsonl", 3, "--stage", "concepts")
+    assert "resuming" in run(torn, "--stage", "concepts")
+    assert contents(tmp_path / "torn") == contents(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_killed_run_of_every_stage_ends_in_the_files_of_a_whole_one(tmp_path, write_recipe, start_server):  # noqa: F811
+    run(write_recipe("whole", start_server()))
+    whole = contents(tmp_path / "whole")
+    assert len(whole["distilled.jsonl"]) > 2
+    report = (tmp_path / "whole" / "report.md").read_text()
+    assert "# Difficulty" in report
+    slow = start_server(seconds=0.1)
+    torn = write_recipe("torn", slow)
+    kill_within(torn, tmp_path / "torn" / "judgements_a.jsonl", 3)
+    said = run(torn)
+    assert "resuming" in said
+    assert contents(tmp_path / "torn") == whole
+
+
+@pytest.mark.slow
+def test_each_stage_alone_killed_and_resumed(tmp_path, write_recipe, start_server):  # noqa: F811
+    server = start_server(seconds=0.05)
+    whole, torn = write_recipe("whole", server), write_recipe("torn", server)
+    for stage in yaml.safe_load(whole.read_text())["stages"]:
+        run(whole, "--stage", stage)
+        if stage in FILES:
+            kill_within(torn, tmp_path / "torn" / FILES[stage], 2, "--stage", stage)
+            unfinished = json.loads((tmp_path / "torn" / f"{FILES[stage].split('.')[0]}.run.json").read_text())
+            assert not unfinished["complete"]
+        run(torn, "--stage", stage)
+        assert contents(tmp_path / "torn") == contents(tmp_path / "whole"), stage
+
+
+def test_a_server_that_is_gone_is_one_line_and_the_work_is_safe(tmp_path, write_recipe, start_server):  # noqa: F811
+    server = start_server()
+    recipe = write_recipe("work", server)
+    server.kill()
+    said = run(recipe, status=2)
+    assert "cannot be reached" in said
+    assert "Traceback" not in said
+
+
+# -- in this process ------------------------------------------------------------------------------------------------
+
+
+def call(monkeypatch, recipe: Path, *flags: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["synthesize", "--config", str(recipe), *flags])
+    return synthesize.main()
+
+
+class NoServer:
+    url = "http://127.0.0.1:9/v1"
+
+
+class ScriptedBook:
+    """Every model is the script; which checkpoints were asked for is noted."""
+
+    opened: list[str] = []  # noqa: RUF012
+
+    def __init__(self, models: dict[str, dict]):
+        self.models = models
+
+    def __call__(self, name: str) -> ScriptedModel:
+        path = self.models[name].get("model_path", "")
+        self.opened.append(path)
+        return ScriptedModel(answer, lambda prompt, text: likelihood(prompt, text) * (-1 if "round_1" in path else 1))
+
+    def close(self) -> None: ...
+
+
+def test_rounds_choose_with_the_generator_that_the_round_before_trained(tmp_path, write_recipe, monkeypatch):
+    monkeypatch.setattr(synthesize, "ModelBook", ScriptedBook)
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text("{}")
+    recipe = write_recipe("work", NoServer())
+    settings = yaml.safe_load(recipe.read_text())
+    settings["models"]["generator"] = {"model_path": str(base), "chat_template": False}
+    recipe.write_text(yaml.safe_dump(settings, sort_keys=False))
+    train = f"cp -r {base} {{output}}"
+    assert call(monkeypatch, recipe, "--rounds", "2", "--train_generator", train) == 0
+    first, second = (read_jsonl(tmp_path / "work" / f"round_{i}" / "chosen_rationales.jsonl") for i in (1, 2))
+    rationales = read_jsonl(tmp_path / "work" / "round_2" / "rationales.jsonl")
+    for row_1, row_2 in zip(first, second, strict=True):
+        rivals = [row["rationale"] for row in rationales if row["problem_key"] == row_2["problem_key"]]
+        assert row_2["rationale"] == min(rivals, key=lambda text: likelihood("", text))  # round 1's taste: the reverse
+        assert row_1["rationale"] == max(rivals, key=lambda text: likelihood("", text))
+    assert (tmp_path / "work" / "round_2" / "generator" / "config.json").exists()
+    ScriptedBook.opened.clear()
+    assert call(monkeypatch, recipe, "--rounds", "2", "--train_generator", "false") == 0  # all of it is done
+
+
+def test_rounds_need_a_generator_of_their_own_and_a_command(write_recipe, monkeypatch):
+    recipe = write_recipe("work", NoServer())
+    with pytest.raises(InputError, match="--rounds needs train_generator and the stages"):
+        call(monkeypatch, recipe, "--rounds", "2")
+    with pytest.raises(InputError, match="models: generator: expected an entry with model_path and no base_url"):
+        call(monkeypatch, recipe, "--rounds", "2", "--train_generator", "true")
+
+
+@pytest.mark.parametrize(
+    ("changes", "flags", "message"),
+    [
+        ({"conzepts": {}}, (), "unknown stage 'conzepts'; known: concepts"),
+        ({"concepts": {"seeds": "x", "model": "m", "kk": 3}}, (), "stages: concepts: unknown setting 'kk'"),
+        ({"concepts": {"seeds": "x"}}, (), "stages: concepts: .*'model'"),
+        ({"distill": {"threshold": 2}}, (), r"stages: distill: threshold 2 must be in \(0, 1\]"),
+        ({"concepts": {"seeds": "x", "model": "nobody"}}, (), r"x: no such file"),
+        ({}, ("--stage", "judgement"), "--stage judgement: not in the recipe; it lists concepts"),
+        ({}, ("--stage", "rationales"), r"concepts\.jsonl: no such file; run the stage that writes it first"),
+        ({}, ("--stage", "distill"), r"chains\.jsonl: no such file"),
+        ({}, ("--stage", "report"), "holds no stage's output yet"),
+        ({}, ("--models", "[]"), "--models: expected a mapping"),
+        ({}, ("--models", "{"), "--models: malformed JSON"),
+    ],
+)
+def test_bad_input_is_named(write_recipe, monkeypatch, changes, flags, message):
+    with pytest.raises(InputError, match=message):
+        call(monkeypatch, write_recipe("work", NoServer(), **changes), *flags)
+
+
+def test_an_input_of_another_recipe_is_named(tmp_path, write_recipe, seeds, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(synthesize, "ModelBook", ScriptedBook)
+    call(monkeypatch, write_recipe("work", NoServer()), "--stage", "concepts")
+    other = write_recipe("work", NoServer(), concepts={"seeds": str(seeds), "model": "m", "k": 5})
+    with pytest.raises(InputError, match=r"concepts\.jsonl: was made with another recipe \(k: 2 then, 5 now\)"):
+        call(monkeypatch, other, "--stage", "rationales")
+    with pytest.raises(InputError, match=r"concepts\.jsonl: was made with another recipe \(seed: 3 then, 4 now\)"):
+        call(monkeypatch, write_recipe("work", NoServer()), "--seed", "4", "--stage", "rationales")
+
+
+def test_an_input_that_changed_since_and_duplicates_are_named(tmp_path, write_recipe, monkeypatch):
+    monkeypatch.setattr(synthesize, "ModelBook", ScriptedBook)
+    recipe = write_recipe("work", NoServer())
+    for stage in ("concepts", "rationales"):
+        call(monkeypatch, recipe, "--stage", stage)
+    path = tmp_path / "work" / "concepts.jsonl"
+    rows = read_jsonl(path)
+    write_jsonl(path, rows[:-1])
+    with pytest.raises(InputError, match=r"rationales\.jsonl: was made from another concepts\.jsonl"):
+        call(monkeypatch, recipe, "--stage", "choose_rationales")
+    write_jsonl(path, [*rows, rows[0]])
+    with pytest.raises(InputError, match=r"concepts\.jsonl: key '\w+' occurs twice; remove the duplicate row"):
+        call(monkeypatch, recipe, "--stage", "rationales")
+
+
+def test_a_concept_without_embedding_is_named(tmp_path, write_recipe, monkeypatch):
+    monkeypatch.setattr(synthesize, "ModelBook", ScriptedBook)
+    sampling = {"count": 4, "size": 2, "embedding_model": "tiny", "embedding_url": "http://127.0.0.1:9"}
+    recipe = write_recipe("work", NoServer(), concept_sampling=sampling)
+    call(monkeypatch, recipe, "--stage", "concepts")
+    monkeypatch.setattr("promptcot_mamba.synthesis.concept_sets.embed_texts", lambda names, *_: {names[0]: [1.0]})
+    with pytest.raises(InputError, match="concepts have no embedding, the first is"):
+        call(monkeypatch, recipe, "--stage", "concept_sampling")
