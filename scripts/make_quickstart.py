@@ -17,7 +17,7 @@ from promptcot_mamba.benchmarks.quickstart.splits import SOURCES, draw_test_rows
 from promptcot_mamba.chat_format import CHAT_TEMPLATE, THINK_END, THINK_START
 from promptcot_mamba.cli import parse_args, run_program
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.jsonl import Row, write_json, write_jsonl
+from promptcot_mamba.jsonl import Row, read_jsonl, write_json, write_jsonl
 from promptcot_mamba.log import get_logger
 from promptcot_mamba.run_info import write_run_info
 
@@ -37,6 +37,7 @@ class Args:
     test: str
     output_dir: str = "outputs/quickstart/data"
     seed: int = 20
+    tokenizer_rows: str | None = None  # more rows `prompt, completion` for the tokenizer to learn its words from
     vocab_size: int = 640
     hidden_size: int = 128
     num_hidden_layers: int = 4
@@ -91,7 +92,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int):
 
 
 def make_base(args: Args, rows: list[Row]) -> Path:
-    """Tokenizer from phase 1's text alone, random weights from the seed; return the folder."""
+    """Tokenizer from these rows' text alone, random weights from the seed; return the folder."""
     import re
 
     import torch
@@ -134,7 +135,7 @@ def main() -> None:
     for name, content in tests.items():
         write_json(folder / "tests" / name, content)
     write_jsonl(folder / "problems.jsonl", problems)
-    make_base(args, sets["phase1"])
+    make_base(args, sets["phase1"] + (read_jsonl(args.tokenizer_rows) if args.tokenizer_rows else []))
     write_run_info(folder / "problems.jsonl", vars(args), rows={name: len(rows) for name, rows in sets.items()})
 
 
