@@ -83,8 +83,12 @@ def set_aside(paths: tuple[Path, ...], folder: Path) -> None:
             path.rename(target)
 
 
-def run_stage(stage: Stage, output_dir: Path) -> float:
-    """Run a stage unless it is done; return the seconds it took, now or then. Raises StageFailedError."""
+def run_stage(stage: Stage, output_dir: Path, *, to_log: bool = False) -> float:
+    """Run a stage unless it is done; return the seconds it took, now or then. Raises StageFailedError.
+
+    What the program says goes to the terminal or, `to_log`, to `<output_dir>/logs/<stage>.log`: stages that run side
+    by side would speak at once.
+    """
     record_path = output_dir / "stages" / f"{stage.name}.json"
     record = json.loads(record_path.read_text(encoding="utf-8")) if record_path.exists() else {}
     inputs = hash_inputs(stage)
@@ -95,15 +99,28 @@ def run_stage(stage: Stage, output_dir: Path) -> float:
         set_aside(stage.outputs, output_dir / "set_aside")
     record = {"title": stage.title, "command": stage.command, "inputs": inputs, "started": time.time()}
     write_json(record_path, record)
-    print(f"== {stage.title}\n$ {shlex.join(stage.command)}", flush=True)
     started = time.monotonic()
-    status = subprocess.run(stage.command, cwd=ROOT).returncode
+    if to_log:
+        status, where = run_to_log(stage, output_dir / "logs" / f"{stage.name}.log")
+    else:
+        print(f"== {stage.title}\n$ {shlex.join(stage.command)}", flush=True)
+        status, where = subprocess.run(stage.command, cwd=ROOT).returncode, ""
     if status:
-        raise StageFailedError(f"{stage.title}: ended with status {status}; mend the cause and run the same command")
+        ended = f"{stage.title}: ended with status {status}{where}"
+        raise StageFailedError(f"{ended}; mend the cause and run the same command")
     seconds = time.monotonic() - started
     write_json(record_path, record | {"seconds": round(seconds, 1)})
     print(f"== {stage.title}: {seconds:.0f} s", flush=True)
     return seconds
+
+
+def run_to_log(stage: Stage, log: Path) -> tuple[int, str]:
+    """Run a stage with its words going to a file; return its status and where to read why."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w", encoding="utf-8") as file:
+        print(f"$ {shlex.join(stage.command)}", file=file, flush=True)
+        status = subprocess.run(stage.command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT).returncode
+    return status, f" (see {log})"
 
 
 def count_processes(wanted: int | None) -> int:
