@@ -22,8 +22,9 @@ from promptcot_mamba.bench_record import RecordTable, render_record_table, write
 from promptcot_mamba.cli import parse_args, run_program
 from promptcot_mamba.efficiency.derive_small import LARGE_PAIR, Pair, derivation_table, derive_small_pair
 from promptcot_mamba.efficiency.predict import Costs, find_crossover, fit_costs, play_wave
+from promptcot_mamba.efficiency.setup import Setup
 from promptcot_mamba.efficiency.shapes import Shape
-from promptcot_mamba.efficiency.throughput import measure
+from promptcot_mamba.efficiency.throughput import Load, measure
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import write_json
 from promptcot_mamba.log import get_logger
@@ -31,7 +32,6 @@ from promptcot_mamba.log import get_logger
 logger = get_logger("bench_efficiency")
 
 PAPER_RATIOS = {24: 3.66, 72: 1.69}  # Mamba-2 over S1.1-7B, arXiv 2505.22425, efficiency section
-SINGLE = (1024, 16384, 65536)
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Arguments:
     lengths: list[int] = field(
         default_factory=lambda: [1 << k for k in range(10, 17)], metadata={"help": "tokens a chain, 7B units"}
     )
-    prompt: int = field(default=512, metadata={"help": "tokens of a prompt, 7B units"})
+    prompt: int = field(default=128, metadata={"help": "tokens of a prompt, 7B units; a competition problem's"})
     max_num_seqs: int = field(default=32, metadata={"help": "chains at once, and chains a wave, for both models"})
     output_dir: str = field(default="outputs/efficiency", metadata={"help": "measurements, table, CSV, plot"})
     record: str | None = field(default=None, metadata={"help": "also write the record here (docs/records/X.json)"})
@@ -66,94 +66,69 @@ def measure_in_child(shape: Shape, folder: Path, **settings: Any) -> dict:
         return pool.submit(measure, shape, folder, **settings).result()
 
 
-def measure_all(args: Arguments, pair: Pair) -> dict[str, dict]:
-    """One engine per model and budget, and one per model with room to spare for calibration and single chains."""
-    folder = Path(args.output_dir)
+def measure_all(setup: Setup, folder: Path) -> dict[str, list[dict[str, float]]]:
+    """The waves of every engine; what an interrupted run has measured is kept."""
     path = folder / "measurements.json"
-    done = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    settings = {"lengths": args.lengths, "prompt": args.prompt, "max_num_seqs": args.max_num_seqs}
-    if done and done["settings"] != settings:
-        raise InputError(f"{path}: was measured with other settings ({done['settings']}); choose another --output_dir")
-    done["settings"] = settings
-    lengths = [pair.length(tokens) for tokens in args.lengths]
-    for shape in (pair.mamba2, pair.qwen2):
-        kind = shape.config["model_type"]
-        jobs = {f"{kind} roomy": {"cache_bytes": roomy_cache(args, pair, shape), **calibration(args, pair)}}
-        for budget in args.budget_gib:
-            jobs[f"{kind} {budget:g}"] = {"cache_bytes": pair.cache_bytes(shape, budget), "lengths": lengths}
-        for name, job in jobs.items():
-            if name in done:
-                continue
-            if job["cache_bytes"] <= 0:
-                raise InputError(
-                    f"--budget_gib: the weights of {shape.name} alone need {shape.weight_bytes / 2**30:.1f} GiB"
-                )
-            logger.info("measuring %s in a cache of %.4g bytes", name, job["cache_bytes"])
-            common = {"max_num_seqs": args.max_num_seqs, "prompt": pair.length(args.prompt)}
-            done[name] = measure_in_child(shape, folder / kind, **common, **job)
-            write_json(path, done)
+    settings = {"lengths": setup.lengths, "prompt": setup.prompt, "max_num_seqs": setup.max_num_seqs}
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"settings": settings, "waves": {}}
+    if kept["settings"] != settings:
+        raise InputError(f"{path}: was measured with other settings ({kept['settings']}); choose another --output_dir")
+    done = kept["waves"]
+    for name, job in setup.jobs().items():
+        if name in done:
+            continue
+        logger.info("measuring %s: a cache of %.4g bytes", name, job.cache_bytes)
+        done[name] = measure_in_child(
+            job.shape,
+            folder / job.shape.config["model_type"],
+            cache_bytes=job.cache_bytes,
+            max_num_seqs=setup.max_num_seqs,
+            loads=job.loads,
+        )
+        write_json(path, kept)
     return done
 
 
-def calibration(args: Arguments, pair: Pair) -> dict[str, Any]:
-    """Waves without pressure: all chains at a short length, and single chains at growing lengths."""
-    return {
-        "lengths": [pair.length(args.lengths[0])],
-        "single": [pair.length(tokens) for tokens in SINGLE if tokens <= args.lengths[-1]],
-    }
+def find_wave(waves: list[dict[str, float]], load: Load) -> dict[str, float]:
+    return next(wave for wave in waves if all(wave[name] == value for name, value in asdict(load).items()))
 
 
-def roomy_cache(args: Arguments, pair: Pair, shape: Shape) -> int:
-    """Bytes in which neither the calibration wave nor the longest single chain feels any pressure."""
-    tokens = max(
-        args.max_num_seqs * (pair.length(args.lengths[0]) + pair.length(args.prompt) + 16),
-        pair.length(args.lengths[-1]) + pair.length(args.prompt) + 16,
-    )
-    return 2 * (args.max_num_seqs * shape.sequence_bytes + tokens * shape.token_bytes)
+def fit(setup: Setup, shape: Shape, done: dict) -> Costs:
+    """Costs per step from the calibration alone: what is compared is predicted, not fitted."""
+    loads = setup.calibration()
+    works = [play_wave(shape, cache_bytes=1 << 62, max_num_seqs=load.chains, **asdict(load)) for load in loads]
+    return fit_costs(works, [find_wave(done[setup.engine(shape)], load)["seconds"] for load in loads])
 
 
-def fit(args: Arguments, pair: Pair, shape: Shape, measured: dict) -> Costs:
-    """Costs per step from the waves without pressure."""
-    prompt = pair.length(args.prompt)
-    works, seconds = [], []
-    for chains, waves in ((args.max_num_seqs, measured["waves"]), (1, measured["single"])):
-        for wave in waves:
-            roomy = {"cache_bytes": 1 << 62, "max_num_seqs": chains, "chains": chains}
-            works.append(play_wave(shape, prompt=prompt, length=wave["length"], **roomy))
-            seconds.append(wave["seconds"])
-    return fit_costs(works, seconds)
-
-
-def compare(args: Arguments, pair: Pair, done: dict, budget: float) -> dict[str, Any]:
+def compare(setup: Setup, done: dict, budget: float) -> dict[str, Any]:
     """Measured and predicted tokens/s of both models under one budget, their ratio and where they cross."""
     rows = []
-    costs = {
-        shape: fit(args, pair, shape, done[f"{shape.config['model_type']} roomy"])
-        for shape in (pair.mamba2, pair.qwen2)
-    }
-    for place, tokens in enumerate(args.lengths):
-        row: dict[str, Any] = {"budget_gib": budget, "length": tokens, "small_length": pair.length(tokens)}
-        for name, shape in (("mamba2", pair.mamba2), ("attention", pair.qwen2)):
-            wave = done[f"{shape.config['model_type']} {budget:g}"]["waves"][place]
-            work = play_wave(
-                shape,
-                cache_bytes=pair.cache_bytes(shape, budget),
-                max_num_seqs=args.max_num_seqs,
-                chains=args.max_num_seqs,
-                prompt=pair.length(args.prompt),
-                length=pair.length(tokens),
-            )
+    shapes = dict(zip(("mamba2", "attention"), setup.shapes, strict=True))
+    costs = {name: fit(setup, shape, done) for name, shape in shapes.items()}
+    for tokens, load in zip(setup.lengths, setup.waves(), strict=True):
+        row: dict[str, Any] = {"budget_gib": budget, "length": tokens, "small_length": load.length}
+        for name, shape in shapes.items():
+            wave = find_wave(done[setup.engine(shape, budget)], load)
+            cache = setup.pair.cache_bytes(shape, budget)
+            work = play_wave(shape, cache_bytes=cache, max_num_seqs=setup.max_num_seqs, **asdict(load))
             row |= {f"{name}_{key}": wave[key] for key in ("tokens_per_second", "running", "preemptions", "steps")}
-            row[f"{name}_predicted"] = work.chains / costs[shape].seconds(work)
+            row[f"{name}_predicted"] = work.chains / costs[name].seconds(work)
         row["ratio"] = row["mamba2_tokens_per_second"] / row["attention_tokens_per_second"]
         rows.append(row)
     crossover = {
         kind: find_crossover(
-            args.lengths, [row[f"mamba2_{key}"] for row in rows], [row[f"attention_{key}"] for row in rows]
+            setup.lengths, [row[f"mamba2_{key}"] for row in rows], [row[f"attention_{key}"] for row in rows]
         )
         for kind, key in (("measured", "tokens_per_second"), ("predicted", "predicted"))
     }
-    return {"budget_gib": budget, "rows": rows, "crossover": crossover, "paper_ratio": PAPER_RATIOS.get(budget)}
+    costs_found = {name: asdict(found) for name, found in costs.items()}
+    return {
+        "budget_gib": budget,
+        "rows": rows,
+        "crossover": crossover,
+        "costs": costs_found,
+        "paper_ratio": PAPER_RATIOS.get(budget),
+    }
 
 
 def budget_table(comparison: dict[str, Any]) -> RecordTable:
@@ -221,15 +196,14 @@ def write_csv(comparisons: list[dict[str, Any]], path: Path) -> None:
         writer.writerows(rows)
 
 
-def single_table(pair: Pair, done: dict) -> RecordTable:
+def single_table(setup: Setup, done: dict) -> RecordTable:
     """One chain alone: milliseconds a token and bytes held at its end."""
-    rows = []
-    waves = [done[f"{shape.config['model_type']} roomy"]["single"] for shape in (pair.mamba2, pair.qwen2)]
-    for constant, growing in zip(*waves, strict=True):
-        length = constant["length"]
-        times = [f"{1000 * wave['seconds'] / length:.2f}" for wave in (constant, growing)]
-        held = [f"{pair.mamba2.sequence_bytes:,}", f"{length * pair.qwen2.token_bytes:,}"]
-        rows.append([f"{length * pair.length_divisor:,.0f}", times[0], held[0], times[1], held[1]])
+    rows, (constant, growing) = [], setup.shapes
+    for load in setup.singles():
+        seconds = [find_wave(done[setup.engine(shape)], load)["seconds"] for shape in setup.shapes]
+        times = [f"{1000 * spent / load.length:.2f}" for spent in seconds]
+        held = [f"{constant.sequence_bytes:,}", f"{load.length * growing.token_bytes:,}"]
+        rows.append([f"{load.length * setup.pair.length_divisor:,.0f}", times[0], held[0], times[1], held[1]])
     header = ["one chain of", "Mamba-2 ms/token", "bytes held", "attention ms/token", "bytes held"]
     return RecordTable("One chain alone, its cache never short.", header, rows)
 
@@ -241,16 +215,17 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     derivation = derivation_table(pair, args.budget_gib)
     print(render_record_table(derivation), end="\n\n")
-    done = measure_all(args, pair)
-    comparisons = [compare(args, pair, done, budget) for budget in args.budget_gib]
-    measured = [*map(budget_table, comparisons), single_table(pair, done)]
+    setup = Setup(pair, args.budget_gib, args.lengths, args.prompt, args.max_num_seqs)
+    done = measure_all(setup, folder)
+    comparisons = [compare(setup, done, budget) for budget in args.budget_gib]
+    measured = [*map(budget_table, comparisons), single_table(setup, done)]
     print("\n\n".join(map(render_record_table, measured)))
     tables = [derivation, *measured]
     (folder / "efficiency.md").write_text("\n\n".join(map(render_record_table, tables)) + "\n", encoding="utf-8")
     write_csv(comparisons, folder / "efficiency.csv")
     plot(comparisons, folder / "efficiency.png")
     for path in filter(None, (str(folder / "efficiency.json"), args.record)):
-        results = {"comparisons": comparisons, "measurements": done}
+        results = {"pair": "7B" if pair is LARGE_PAIR else "small", "comparisons": comparisons, "measurements": done}
         title = "Throughput under a memory budget"
         write_record(path, title=title, config=asdict(args), tables=tables, results=results)
 

@@ -10,17 +10,30 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from promptcot_mamba.efficiency.predict import BLOCK
 from promptcot_mamba.efficiency.shapes import Shape
 
 WARM_UP_TOKENS = 16
+# A short wave is repeated for this long, at most so often, and its median taken: one hiccup would decide it alone.
+REPEAT_SECONDS, MOST_REPEATS = 4.0, 5
+
+
+@dataclass(frozen=True)
+class Load:
+    """A wave of equal chains: how many, and the tokens each reads and generates."""
+
+    chains: int
+    prompt: int
+    length: int
 
 
 @dataclass(frozen=True)
 class Wave:
-    """What one wave of `chains` equal chains did. Seconds are wall time, tokens are generated ones."""
+    """What one wave did. Seconds are wall time, tokens are generated ones."""
 
-    length: int
     chains: int
+    prompt: int
+    length: int
     tokens: int
     seconds: float
     steps: int
@@ -64,19 +77,21 @@ class Stopwatch:
         }
         if shape.is_mamba2:
             arguments["mamba_ssm_cache_dtype"] = "float32"
+        else:
+            arguments["block_size"] = BLOCK  # the CPU build's own choice of 128 is coarse for chains scaled down
         self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments, disable_log_stats=False))
         self._params = SamplingParams
         self._random = random.Random(seed)
         self._vocab = shape.config["vocab_size"]
         self._counter = 0
-        self.run(chains=2, prompt=8, length=WARM_UP_TOKENS)
+        self.run(Load(max_num_seqs, prompt=8, length=WARM_UP_TOKENS))
 
-    def run(self, *, chains: int, prompt: int, length: int) -> Wave:
-        """Generate `chains` chains of `length` tokens each after prompts of `prompt` random tokens; none ends early."""
+    def run(self, load: Load) -> Wave:
+        """Generate chains after prompts of random tokens; none ends early."""
         before = self._preemptions()
-        params = self._params(max_tokens=length, ignore_eos=True, temperature=1.0, detokenize=False)
-        for _ in range(chains):
-            ids = [self._random.randrange(self._vocab) for _ in range(prompt)]
+        params = self._params(max_tokens=load.length, ignore_eos=True, temperature=1.0, detokenize=False)
+        for _ in range(load.chains):
+            ids = [self._random.randrange(self._vocab) for _ in range(load.prompt)]
             self._engine.add_request(str(self._counter), {"prompt_token_ids": ids}, params)
             self._counter += 1
         started, steps = time.perf_counter(), 0
@@ -84,7 +99,17 @@ class Stopwatch:
             self._engine.step()
             steps += 1
         seconds = time.perf_counter() - started
-        return Wave(length, chains, chains * length, seconds, steps, self._preemptions() - before)
+        tokens = load.chains * load.length
+        return Wave(
+            **asdict(load), tokens=tokens, seconds=seconds, steps=steps, preemptions=self._preemptions() - before
+        )
+
+    def run_repeatedly(self, load: Load) -> Wave:
+        """The wave of median time among as many as a few seconds hold."""
+        waves = [self.run(load)]
+        while len(waves) < MOST_REPEATS and sum(wave.seconds for wave in waves) + waves[0].seconds < REPEAT_SECONDS:
+            waves.append(self.run(load))
+        return sorted(waves, key=lambda wave: wave.seconds)[len(waves) // 2]
 
     def _preemptions(self) -> int:
         named = [metric for metric in self._engine.get_metrics() if metric.name == "vllm:num_preemptions"]
@@ -92,26 +117,17 @@ class Stopwatch:
 
 
 def measure(
-    shape: Shape,
-    folder: Path,
-    *,
-    cache_bytes: int,
-    max_num_seqs: int,
-    prompt: int,
-    lengths: Sequence[int],
-    single: Sequence[int] = (),
-) -> dict[str, list[dict]]:
-    """Waves of `max_num_seqs` chains at every length, and waves of one chain at every length of `single`.
+    shape: Shape, folder: Path, *, cache_bytes: int, max_num_seqs: int, loads: Sequence[Load]
+) -> list[dict[str, float]]:
+    """The waves of `loads`, in order, in a cache of `cache_bytes`.
 
     Run it in a process of its own: an engine's memory is freed only with its process.
     """
-    context = prompt + max([*lengths, *single])
+    context = max(load.prompt + load.length for load in loads)
     stopwatch = Stopwatch(shape, folder, cache_bytes=cache_bytes, max_num_seqs=max_num_seqs, context=context)
-    waves = [stopwatch.run(chains=max_num_seqs, prompt=prompt, length=length) for length in lengths]
-    alone = [stopwatch.run(chains=1, prompt=prompt, length=length) for length in single]
-    return {"waves": [describe(wave) for wave in waves], "single": [describe(wave) for wave in alone]}
+    return [describe(stopwatch.run_repeatedly(load)) for load in loads]
 
 
-def describe(wave: Wave) -> dict:
+def describe(wave: Wave) -> dict[str, float]:
     """A wave as a JSON row, its ratios included."""
     return {**asdict(wave), "tokens_per_second": wave.tokens_per_second, "running": wave.running}
