@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import platform
+import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,12 +27,21 @@ class RecordTable:
     rows: Sequence[Sequence[str]]
 
 
+def driver_version() -> str:
+    """NVIDIA's driver, as nvidia-smi says."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        return "unknown"
+
+
 def device_name() -> str:
-    """The CUDA devices, or the processor, the threads used and the vector and matrix units it has."""
+    """The CUDA devices and their driver, or the processor, the threads used and the vector and matrix units it has."""
     import torch
 
     if torch.cuda.is_available():
-        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, driver {driver_version()}"
     cpuinfo = Path("/proc/cpuinfo")
     text = cpuinfo.read_text() if cpuinfo.is_file() else ""
     named = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]

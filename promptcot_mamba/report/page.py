@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from promptcot_mamba.report import html
 from promptcot_mamba.report.evaluations import Evaluation, figures_table
-from promptcot_mamba.report.figures import render_figures, render_losses
-from promptcot_mamba.report.results import describe_conditions, paper_sections, record_tables
+from promptcot_mamba.report.figures import render_figures, render_losses, render_record_figures
+from promptcot_mamba.report.results import Record, describe_conditions, paper_sections, record_tables
 from promptcot_mamba.report.samples import MAX_SAMPLES, render_browser
 
 STYLE = """
@@ -21,7 +20,8 @@ STYLE = """
 .sample, .compared:not(:empty) { background: var(--paper); border: 1px solid var(--line); border-radius: 10px;
   padding: 16px 20px; margin: 12px 0; }
 .compared:not(:empty) { border-color: var(--accent); }
-.sample header, .compared header { color: var(--soft); font-size: 14px; margin-bottom: 8px; }
+.sample header, .compared header { color: var(--soft); font-size: 14px; margin-bottom: 8px; display: flex;
+  justify-content: space-between; }
 .sample button, .compared button, .more { font: inherit; font-size: 13px; cursor: pointer; }
 .sample .question, .compared .question { white-space: pre-wrap; font-weight: 500; margin: 0 0 12px; }
 .sample .answer, .compared .answer { white-space: pre-wrap; margin: 10px 0; overflow-wrap: anywhere; }
@@ -35,7 +35,7 @@ summary { cursor: pointer; color: var(--accent); font-size: 14px; }
 
 def render_report(
     evaluations: Sequence[Evaluation],
-    records: Sequence[dict[str, Any]],
+    records: Sequence[Record],
     losses: dict[str, Path],
     most_samples: int = MAX_SAMPLES,
 ) -> str:
@@ -43,20 +43,23 @@ def render_report(
     body = [html.render_heading("PromptCoT-Mamba: results beside the paper's", 1)]
     lead = "Ours as avg@n [95 % interval, clustered by problem], n and grader. What nobody ran is said to be so."
     body.append(html.render_paragraph(lead, "lead"))
-    for section in paper_sections(evaluations):
+    sections, browser = paper_sections(evaluations, records), render_browser(evaluations, most_samples)
+    parts = [section.title for section in sections] + ["Samples"] * bool(browser.markup)
+    body.append(html.render_contents([*parts, *(record["title"] for record in records)]))
+    for section in sections:
         body += [html.render_heading(section.title), html.render_table(section.table)]
-        body += [html.render_paragraph(note, "lead") for note in section.notes]
+        body += [html.render_paragraph(note, "note") for note in section.notes]
     if evaluations:
         body += [html.render_heading("Everything graded"), html.render_table(figures_table(evaluations))]
     body += render_losses(losses)
     body += render_figures(evaluations)
-    browser = render_browser(evaluations, most_samples)
     if browser.markup:
         body += [html.render_heading("Samples"), browser.markup]
     for record in records:
-        body += [html.render_heading(record["title"]), html.render_paragraph(describe_conditions(record), "lead")]
+        body += [html.render_heading(record["title"]), html.render_paragraph(describe_conditions(record), "note")]
         for caption, table in record_tables(record):
             body += [html.render_paragraph(caption), html.render_table(table)]
+        body += render_record_figures(record.get("results"))
     page = html.render_page("PromptCoT-Mamba: results", body)
     allowed = f"'sha256-{browser.script_hash}'" if browser.script_hash else "'none'"
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src {allowed}"

@@ -11,6 +11,7 @@ from promptcot_mamba.grading.metrics import Estimate
 
 # Okabe and Ito's palette: told apart by colour-blind readers too.
 COLORS = ("#8a94a3", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
+MOST_MARKS = 16  # points of a line that are drawn as such
 INK, SOFT, LINE = "#1c2430", "#5c6878", "#dfe4ea"
 
 
@@ -22,6 +23,7 @@ class Curve:
     x: Sequence[float]
     y: Sequence[float]
     color: str
+    dashed: bool = False
 
 
 def _new_figure(width: float, height: float) -> tuple[Any, Any]:
@@ -53,11 +55,20 @@ def _to_svg(figure: Any) -> str:
     return text[text.index("<svg") :]
 
 
-def draw_curves(curves: Sequence[Curve], x_label: str, y_label: str, log_y: bool = False) -> str:
-    """Lines over a common axis, as SVG."""
+def draw_curves(
+    curves: Sequence[Curve], x_label: str, y_label: str, *, log_x: bool = False, log_y: bool = False
+) -> str:
+    """Lines over a common axis, as SVG; few points are marked, many are not. A logarithmic x axis is ticked at them."""
     figure, axes = _new_figure(9.2, 3.6)
     for curve in curves:
-        axes.plot(curve.x, curve.y, color=curve.color, linewidth=1.8, label=curve.name)
+        style = {"linestyle": "--", "linewidth": 1.2} if curve.dashed else {"linewidth": 1.8}
+        marked = len(curve.x) <= MOST_MARKS and not curve.dashed
+        axes.plot(curve.x, curve.y, color=curve.color, marker="o" if marked else None, markersize=4, **style)
+    if log_x:
+        axes.set_xscale("log")
+        ticks = sorted({x for curve in curves for x in curve.x})
+        axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
+        axes.minorticks_off()
     if log_y:
         from matplotlib.ticker import FuncFormatter, NullFormatter
 
@@ -66,7 +77,7 @@ def draw_curves(curves: Sequence[Curve], x_label: str, y_label: str, log_y: bool
         axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(x_label, color=SOFT)
     axes.set_ylabel(y_label, color=SOFT)
-    axes.legend(frameon=False, labelcolor=INK)
+    axes.legend([curve.name for curve in curves], frameon=False, labelcolor=INK)
     return _to_svg(figure)
 
 
@@ -107,4 +118,36 @@ def draw_steps(series: Mapping[str, Sequence[tuple[int, Estimate]]]) -> str:
     axes.set_xlabel("optimizer step", color=SOFT)
     axes.set_ylabel("right, %, with 95 % interval", color=SOFT)
     axes.legend(frameon=False, labelcolor=INK)
+    return _to_svg(figure)
+
+
+def draw_bars(names: Sequence[str], values: Sequence[float], labels: Sequence[str], x_label: str) -> str:
+    """One horizontal bar a name, from the top down, with its label at its end, as SVG."""
+    figure, axes = _new_figure(9.2, 0.42 * len(names) + 1.0)
+    axes.barh(range(len(names)), values, color=COLORS[1], height=0.66)
+    for row, (value, label) in enumerate(zip(values, labels, strict=True)):
+        axes.annotate(label, (value, row), xytext=(5, 0), textcoords="offset points", va="center", color=INK)
+    axes.set_yticks(range(len(names)), names, color=INK)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_xlim(0, 1.22 * max(values, default=0) or 1)
+    axes.set_xlabel(x_label, color=SOFT)
+    axes.grid(axis="y", visible=False)
+    return _to_svg(figure)
+
+
+def draw_stacks(
+    groups: Sequence[str], parts: Mapping[str, Sequence[int]], colors: Mapping[str, str], x_label: str, y_label: str
+) -> str:
+    """Columns of counts, stacked, as SVG; `parts` maps a series to one count a group, drawn from the bottom."""
+    figure, axes = _new_figure(9.2, 3.6)
+    bottom = [0] * len(groups)
+    width = min(0.8, 0.15 * len(groups))  # two columns are no two walls
+    for name, counts in parts.items():
+        axes.bar(range(len(groups)), counts, bottom=bottom, color=colors[name], label=name, width=width)
+        bottom = [under + count for under, count in zip(bottom, counts, strict=True)]
+    axes.set_xticks(range(len(groups)), groups)
+    axes.set_xlabel(x_label, color=SOFT)
+    axes.set_ylabel(y_label, color=SOFT)
+    axes.grid(axis="x", visible=False)
+    figure.legend(loc="outside upper left", ncols=len(parts), frameon=False, labelcolor=INK)
     return _to_svg(figure)

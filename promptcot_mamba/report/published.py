@@ -35,15 +35,30 @@ def render_published(published: PublishedTable, evaluations: Sequence[Evaluation
     """One published table; each of its `ours` rows is followed by our run of that name, or "not measured"."""
     by_model = {evaluation.model: evaluation for evaluation in evaluations}
     rows: list[list[str]] = []
+    own: set[int] = set()
     for model, values in published.rows.items():
         spreads = published.spread.get(model, (None,) * len(values))
         rows.append([f"{model} (paper)", *(_published(value, sd) for value, sd in zip(values, spreads, strict=True))])
         if model in published.ours:
-            rows += _our_rows(model, published, by_model.get(model))
+            ours = _our_rows(model, published, by_model.get(model))
+            own |= set(range(len(rows), len(rows) + len(ours)))
+            rows += ours
     shown = [by_model[model] for model in published.ours if model in by_model]
     header = ["model", *(TITLES[column] for column in published.columns)]
     notes = [f"Published values: {published.source}.", *find_mixtures(shown, published.columns)]
-    return Section(published.title, Table(header, rows), notes)
+    notes += [note for evaluation in shown for note in _note_samples(evaluation, published.columns)]
+    if published.note:
+        notes.append(published.note)
+    return Section(published.title, Table(header, rows, own_rows=frozenset(own)), notes)
+
+
+def _note_samples(evaluation: Evaluation, columns: Sequence[str]) -> list[str]:
+    """Code graded without its hidden tests is no result of the benchmark, and must not look like a missing run."""
+    return [
+        f"{TITLES[column]} of {evaluation.model} is graded by its statements' samples alone; see everything graded."
+        for column in columns
+        if column not in evaluation.figures and f"{column}-samples" in evaluation.figures
+    ]
 
 
 def _published(value: float | None, sd: float | None) -> str:

@@ -13,10 +13,11 @@ from promptcot_mamba.report.paper import SCALING, TABLES, THROUGHPUT_RATIOS
 from promptcot_mamba.report.published import NOT_MEASURED, Section, render_published
 from promptcot_mamba.report.tables import Table, render_markdown
 
+Record = dict[str, Any]
 REQUIRED = ("title", "device", "versions", "command", "tables")
 
 
-def load_records(folder: Path) -> list[dict[str, Any]]:
+def load_records(folder: Path) -> list[Record]:
     """Every `*.json` of a folder, by name; raises InputError if one is not a record (`bench_record.write_record`)."""
     records = []
     for path in sorted(folder.glob("*.json")):
@@ -31,28 +32,44 @@ def load_records(folder: Path) -> list[dict[str, Any]]:
     return records
 
 
-def paper_sections(evaluations: Sequence[Evaluation]) -> list[Section]:
+def paper_sections(evaluations: Sequence[Evaluation], records: Sequence[Record]) -> list[Section]:
     """The paper's tables, ours beside them."""
-    return [*(render_published(table, evaluations) for table in TABLES), throughput_section()]
+    return [*(render_published(table, evaluations) for table in TABLES), throughput_section(records)]
 
 
-def throughput_section() -> Section:
-    """The paper's two ratios; our measured curves are records below."""
-    rows = [[f"{budget} GB", f"{ratio}x", NOT_MEASURED] for budget, ratio in THROUGHPUT_RATIOS.items()]
-    notes = [
-        f"Published values: {SCALING}.",
-        "The 7B pair needs a GPU; a derived small pair is measured by scripts.bench_efficiency on a CPU.",
+def throughput_section(records: Sequence[Record]) -> Section:
+    """The paper's two ratios beside ours at the longest chains measured; the curves are with their records."""
+    found = {pair: find_ratios(records, pair) for pair in ("7B", "small")}
+    rows = [
+        [f"{budget} GB", f"{ratio}x", *(ratios.get(budget, NOT_MEASURED) for ratios in found.values())]
+        for budget, ratio in THROUGHPUT_RATIOS.items()
     ]
-    table = Table(["budget", "Mamba-2 7B over S1.1-7B (paper)", "7B on CUDA (here)"], rows)
-    return Section("Throughput under a memory budget", table, notes)
+    notes = [
+        f"Published values: {SCALING}; at which lengths is not published.",
+        "The 7B pair needs a GPU; the small pair has its proportions and runs on a CPU (docs/efficiency.md).",
+    ]
+    header = ["budget", "Mamba-2 7B over S1.1-7B (paper)", "7B pair on CUDA (here)", "small pair (here)"]
+    return Section("Throughput under a memory budget", Table(header, rows), notes)
 
 
-def record_tables(record: dict[str, Any]) -> list[tuple[str, Table]]:
+def find_ratios(records: Sequence[Record], pair: str) -> dict[float, str]:
+    """By budget, what the last record of a pair of models holds for its longest chains."""
+    ratios = {}
+    for record in records:
+        results = record.get("results")
+        if isinstance(results, dict) and results.get("pair") == pair:
+            for comparison in results["comparisons"]:
+                row = comparison["rows"][-1]
+                ratios[comparison["budget_gib"]] = f"{row['ratio']:.2f}x at {row['length']:,} tokens"
+    return ratios
+
+
+def record_tables(record: Record) -> list[tuple[str, Table]]:
     """A record's tables with their captions."""
     return [(table["caption"], Table(table["header"], table["rows"])) for table in record["tables"]]
 
 
-def describe_conditions(record: dict[str, Any]) -> str:
+def describe_conditions(record: Record) -> str:
     """Device, versions, commit, date and command of a record, in one line."""
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     command = " ".join(Path(word).name if word.startswith("/") else word for word in record["command"])
@@ -60,7 +77,7 @@ def describe_conditions(record: dict[str, Any]) -> str:
     return " · ".join(str(part) for part in parts if part)
 
 
-def render_results(evaluations: Sequence[Evaluation], records: Sequence[dict[str, Any]]) -> str:
+def render_results(evaluations: Sequence[Evaluation], records: Sequence[Record]) -> str:
     """The whole document."""
     lines = [
         "# Results",
@@ -72,7 +89,7 @@ def render_results(evaluations: Sequence[Evaluation], records: Sequence[dict[str
         "",
         "Ours as `avg@n [95 % interval, clustered by problem] n grader`.",
     ]
-    for section in paper_sections(evaluations):
+    for section in paper_sections(evaluations, records):
         lines += ["", f"### {section.title}", "", render_markdown(section.table), ""]
         lines += [f"{note}  " for note in section.notes]
     if evaluations:

@@ -66,8 +66,9 @@
     fold.append(make("summary", "", `thought, ${sample.tokens ?? "?"} tokens`), make("pre", "thought", sample.thought));
     const answer = make("div", "answer");
     answer.innerHTML = sample.answer;
-    const verdictLine = make("p", `verdict ${sample.verdict.replace(" ", "-")}`, `${sample.verdict} (${sample.reason})`);
-    if (sample.extracted) verdictLine.append(make("code", "", ` ${sample.extracted}`));
+    const why = sample.reason === sample.verdict ? "" : ` (${sample.reason})`;
+    const verdictLine = make("p", `verdict ${sample.verdict.replace(" ", "-")}`, sample.verdict + why);
+    if (sample.extracted) verdictLine.append(make("code", "", ` answered ${sample.extracted}`));
     box.append(fold, answer, verdictLine);
     return box;
   }

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from promptcot_mamba.report.mathml import render_text
 
 SCRIPT = (Path(__file__).parent / "samples.js").read_text(encoding="utf-8")
 MAX_SAMPLES = 1000
-THOUGHT_CHARS = 2400  # head and tail of a longer thought: a thousand samples stay below five megabytes
+PAGE_BYTES = 4_300_000  # of samples; the rest of the page has its room below five megabytes
+THOUGHT_CHARS = 2400  # head and tail of a longer thought
 ANSWER_CHARS = 1200
 QUESTION_CHARS = 3000
 
@@ -60,15 +62,39 @@ def collect_samples(evaluations: Sequence[Evaluation], most: int = MAX_SAMPLES) 
                 if key not in problems:
                     problems[key] = len(questions)
                     text = row.get("question") or extract_question(row.get("prompt", ""))
-                    questions.append({"id": grade["problem_id"], "html": render_text(shorten(text, QUESTION_CHARS))})
+                    questions.append({"id": grade["problem_id"], "html": shorten(text, QUESTION_CHARS)})
                 samples.append(describe_sample(row, grade, model, problems[key]))
     samples.sort(key=lambda sample: (sample["run"], sample["problem"], sample["model"]))
-    return {
+    data = {
         "models": [evaluation.model for evaluation in evaluations],
         "problems": questions,
         "samples": samples[:most],
         "left_out": max(0, len(samples) - most),
     }
+    render_within(data, PAGE_BYTES)
+    return data
+
+
+def render_within(data: dict[str, Any], most_bytes: int) -> None:
+    """Turn questions and answers from text into markup; what takes most room stays text until the page is small enough.
+
+    MathML is ten times its LaTeX. If text alone is too much, thoughts lose their middles.
+    """
+    texts = [(problem, "html", problem["html"]) for problem in data["problems"]]
+    texts += [(sample, "answer", sample["answer"]) for sample in data["samples"]]
+    for holder, key, text in texts:
+        holder[key] = render_text(text)
+    excess = len(embed_json(data)) - most_bytes
+    for holder, key, text in sorted(texts, key=lambda one: -len(one[0][one[1]])):
+        if excess <= 0:
+            return
+        plain = escape(text)
+        excess -= len(embed_json(holder[key])) - len(embed_json(plain))
+        holder[key] = plain
+    if excess > 0:
+        kept = max(0.0, 1 - excess / sum(len(embed_json(sample["thought"])) for sample in data["samples"]))
+        for sample in data["samples"]:
+            sample["thought"] = shorten(sample["thought"], int(kept * len(sample["thought"])))
 
 
 def read_predictions(path: Path) -> list[tuple[Row, int]]:
@@ -87,7 +113,7 @@ def read_predictions(path: Path) -> list[tuple[Row, int]]:
 
 
 def describe_sample(row: Row, grade: Row, model: int, problem: int) -> dict[str, Any]:
-    """One sample as the script reads it; `verdict` is what the filter offers."""
+    """One sample as the script reads it, but for its answer, still text; `verdict` is what the filter offers."""
     parts = split(row["completion"] or "")
     if grade["correct"]:
         verdict = "right"
@@ -104,7 +130,7 @@ def describe_sample(row: Row, grade: Row, model: int, problem: int) -> dict[str,
         "extracted": shorten(str(grade.get("extracted") or ""), 300),
         "tokens": row.get("completion_tokens"),
         "thought": shorten(parts.thought, THOUGHT_CHARS),
-        "answer": render_text(shorten(parts.answer.strip(), ANSWER_CHARS)),
+        "answer": shorten(parts.answer.strip(), ANSWER_CHARS),
     }
 
 

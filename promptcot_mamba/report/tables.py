@@ -10,11 +10,14 @@ from promptcot_mamba.grading.metrics import Estimate
 
 @dataclass(frozen=True)
 class Table:
-    """A header, rows of text, and which columns hold text (aligned left; figures go to the right)."""
+    """A header, rows of text (a page keeps a cell's line ends, Markdown does not), which columns hold text (aligned
+    left; figures go to the right), and which rows are ours among others'.
+    """
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     text_columns: frozenset[int] = frozenset({0})
+    own_rows: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         for row in self.rows:

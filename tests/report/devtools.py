@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,9 @@ class Page:
         for domain in ("Page", "Runtime", "Log"):
             self._call(f"{domain}.enable")
         self._call("Page.navigate", {"url": file.as_uri()})
-        while self.evaluate("document.readyState") != "complete":
-            pass
+        loaded = f"location.href === {json.dumps(file.as_uri())} && document.readyState === 'complete'"
+        while not self.evaluate(loaded):  # until it navigates, the blank page is complete, too
+            time.sleep(0.02)
 
     def _call(self, method: str, params: dict | None = None) -> dict:
         number = next(self._ids)

@@ -1,0 +1,68 @@
+"""Every table's road: what it refuses, and a quick look at all seven benchmarks, killed once and gone on with."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from promptcot_mamba.jsonl import read_jsonl
+from tests.tiny import make_checkpoint
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ["bash", "scripts/reproduce_tables.sh"]
+BENCHMARKS = ("aime", "math500", "olympiadbench", "gsm8k", "humaneval", "humanevalplus", "livecodebench")
+SOURCE = os.environ.get("PROMPTCOT_BENCHMARKS")
+ENVIRONMENT = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        ([], "--model_path is required"),
+        (["--model_path"], "--model_path: expected a value"),
+        (["--model_path", "/nowhere"], "no config.json there"),
+        (["--speed", "9"], "unknown flag --speed"),
+    ],
+)
+def test_a_command_line_that_cannot_be_meant(flags: list[str], complaint: str):
+    done = subprocess.run([*SCRIPT, *flags], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert complaint in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2700)
+@pytest.mark.skipif(not SOURCE, reason="needs PROMPTCOT_BENCHMARKS, a folder of benchmark files")
+def test_a_quick_look_survives_being_killed(tmp_path: Path):
+    model, output = make_checkpoint(tmp_path / "model"), tmp_path / "out"
+    command = [*SCRIPT, "--model_path", str(model), "--source_dir", SOURCE, "--output", str(output), "--quick"]
+    how = {"cwd": ROOT, "env": ENVIRONMENT, "text": True}
+    folder = output / "PromptCoT-Mamba-7B"
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True, **how)
+    deadline = time.monotonic() + 900
+    while not (folder / "olympiadbench.attempts.jsonl").exists():  # the third of seven
+        assert first.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    before = (folder / "aime.jsonl").read_bytes()
+    done = subprocess.run(command, capture_output=True, timeout=1800, **how)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert (folder / "aime.jsonl").read_bytes() == before
+    for name in BENCHMARKS:
+        count = 4 if name == "aime" else 2  # it holds two years
+        assert len(read_jsonl(folder / f"{name}.jsonl")) == len(read_jsonl(folder / f"{name}.grades.jsonl")) == count
+    results = (output / "RESULTS.md").read_text()
+    row = next(line for line in results.splitlines() if line.startswith("| PromptCoT-Mamba-7B (here)"))
+    assert row.count("2 of ") == 6  # two problems are said to be no benchmark
+    assert row.split("|")[8].strip() == "not measured"  # LiveCodeBench: its statements' samples are something else
+    assert "LiveCodeBench of PromptCoT-Mamba-7B is graded by its statements' samples alone" in results
+    assert "| livecodebench-samples |" in results
+    assert (output / "report.html").stat().st_size < 5_000_000

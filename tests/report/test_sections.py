@@ -1,0 +1,134 @@
+"""The paper's tables with runs beside them: what does not compare, what is missing, what a record adds."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from promptcot_mamba.chat_format import render_prompt
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.grading.metrics import wilson_interval
+from promptcot_mamba.grading.summary import summarize
+from promptcot_mamba.jsonl import write_json, write_jsonl
+from promptcot_mamba.records import Grade
+from promptcot_mamba.report.evaluations import Evaluation, load_evaluation
+from promptcot_mamba.report.figures import render_record_figures
+from promptcot_mamba.report.page import render_report
+from promptcot_mamba.report.paper import GENERAL_PERFORMANCE, MATH_SPECIALISATION
+from promptcot_mamba.report.published import render_published
+from promptcot_mamba.report.results import throughput_section
+
+SETTINGS = {"temperature": 0.8, "top_p": 0.95, "repetition_penalty": 1.1, "max_len": 65536, "max_retries": 1}
+
+
+def make_evaluation(model: str, *names: str, grader: str = "strict", **settings: Any) -> Evaluation:
+    """Three problems, two runs, half right."""
+    evaluation = Evaluation(model)
+    for name in names:
+        grades = [Grade(f"{name}/{i}", run, name, grader, run == 0, "1", "right") for i in range(3) for run in range(2)]
+        evaluation.figures[name] = summarize(grades, name, expected_problems=500)
+        evaluation.settings[name] = SETTINGS | settings
+    return evaluation
+
+
+def test_mixed_graders_and_settings_are_footnotes():
+    pair = [
+        make_evaluation("PromptCoT-Mamba-7B", "math500", "aime24"),
+        make_evaluation("PromptCoT-Mamba-Math-7B", "math500", grader="paper", max_len=1024),
+    ]
+    notes = " ".join(render_published(MATH_SPECIALISATION, pair).notes)
+    assert "math500: graded by paper and strict; the rows do not compare" in notes
+    assert "math500: sampled with max_len 1024 and 65536" in notes
+    assert "aime24:" not in notes
+    assert "temperature" not in notes
+
+
+def test_missing_runs_are_said_to_be_missing():
+    [row] = [
+        row
+        for row in render_published(GENERAL_PERFORMANCE, [make_evaluation("PromptCoT-Mamba-7B", "math500")]).table.rows
+        if row[0] == "PromptCoT-Mamba-7B (here)"
+    ]
+    assert row[1].splitlines() == ["50.0", "[50.0, 50.0]", "n=2 strict", "3 of 500 problems"]
+    assert row[2:] == ["not measured"] * 6
+
+
+def test_code_graded_by_samples_alone_is_not_the_benchmark():
+    section = render_published(GENERAL_PERFORMANCE, [make_evaluation("PromptCoT-Mamba-7B", "livecodebench-samples")])
+    assert section.table.rows[1][-1] == "not measured"
+    assert any("LiveCodeBench of PromptCoT-Mamba-7B is graded by its statements' samples" in n for n in section.notes)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "complaint"),
+    [
+        ("m.metrics.json", "{", "not a metrics file"),
+        ("m.metrics.json", "[]", "not a metrics file"),
+        ("m.metrics.json", "{}", "not a metrics file"),
+        ("m.grades.jsonl", '{"benchmark": "math500"\n', "malformed JSON"),
+        ("m.grades.jsonl", "", "the file is empty"),
+        ("m.grades.jsonl", '{"problem_id": "math/1", "benchmark": "gsm8k"}\n', "is not of the grades beside it"),
+    ],
+)
+def test_corrupt_files_are_named(tmp_path: Path, file: str, text: str, complaint: str):
+    grades = [Grade("math/1", 0, "math500", "strict", True, "1", "right")]
+    write_json(tmp_path / "m.metrics.json", {"summaries": [summarize(grades, "MATH-500")]})
+    write_jsonl(tmp_path / "m.grades.jsonl", [grade.to_row() for grade in grades])
+    assert load_evaluation("mine", tmp_path).figures["math500"]["samples"] == 1
+    (tmp_path / file).write_text(text)
+    with pytest.raises(InputError, match=complaint) as caught:
+        load_evaluation("mine", tmp_path)
+    assert "m." in str(caught.value)
+
+
+def test_a_record_of_throughput_stands_beside_the_paper():
+    rows = [
+        {"length": length, "ratio": ratio}
+        | {f"{name}_{key}": 100.0 for name in ("mamba2", "attention") for key in ("tokens_per_second", "predicted")}
+        for length, ratio in ((1024, 0.5), (65536, 3.21))
+    ]
+    record = {"results": {"pair": "small", "comparisons": [{"budget_gib": 24.0, "rows": rows}]}}
+    table = throughput_section([{"results": [1]}, record]).table
+    assert table.rows[0] == ["24 GB", "3.66x", "not measured", "3.21x at 65,536 tokens"]
+    assert table.rows[1][2:] == ["not measured", "not measured"]
+    [figure] = render_record_figures(record["results"])
+    assert "by arithmetic" in figure
+    assert "24 GiB" in figure
+
+
+def test_arms_are_drawn_and_other_records_are_not():
+    shares = {arm: {"maths": asdict(wilson_interval(3, 9))} for arm in ("full curriculum", "reversed phases")}
+    [figure] = render_record_figures({"shares": shares})
+    assert "reversed phases" in figure
+    for results in ([1, 2], {}, {"seconds": 3}, "text", None):
+        assert render_record_figures(results) == []
+
+
+@pytest.mark.parametrize("word", ["on", "\u4e8e\u662f"])
+def test_a_thousand_long_samples_stay_below_five_megabytes(tmp_path: Path, word: str):
+    formula = rf"so $\sum_{{k=1}}^{{n}} k^2 = \frac{{n(n+1)(2n+1)}}{{6}}$ and <b>{word}</b>. " + 9 * word
+    rows = [
+        {"idx": i, "source": "math", "run": run, "prompt": render_prompt(formula * 4), "completion_tokens": 9000}
+        | {"completion": f"<think>\n{formula * 200}\n</think>\n{formula * 3}"}
+        for i in range(500)
+        for run in range(3)
+    ]
+    grades = [Grade(f"math/{row['idx']}", row["run"], "math500", "strict", True, "1", "right") for row in rows]
+    write_jsonl(tmp_path / "m.jsonl", rows)
+    write_jsonl(tmp_path / "m.grades.jsonl", [grade.to_row() for grade in grades])
+    write_json(tmp_path / "m.metrics.json", {"summaries": [summarize(grades, "MATH-500")]})
+    page = render_report([load_evaluation("mine", tmp_path)], [], {})
+    assert page.count('"thought":') == 1000
+    assert '"left_out":500' in page
+    assert 3_000_000 < len(page.encode()) < 5_000_000
+    assert "<b>" not in page
+
+
+def test_nothing_to_show_is_a_page_of_published_numbers():
+    page = render_report([], [], {})
+    assert "35.2" in page
+    assert "not measured" in page
+    assert "<script" not in page
