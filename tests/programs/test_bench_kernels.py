@@ -1,4 +1,4 @@
-"""The device proof rehearsed on the CPU: every row measured at a tiny shape, resumed, and refused without a device."""
+"""The device proof rehearsed on the CPU: parts measured at tiny shapes, resumed, and refused without a device."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ import torch
 
 from promptcot_mamba.cli import parse_args
 from promptcot_mamba.errors import InputError
+from promptcot_mamba.report.results import load_records
 from scripts.bench_kernels import BenchArguments
+from scripts.device_common import PartRecord
+from scripts.kernel_cases import count_flops
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,51 +31,85 @@ def run(*command: str, **environment: str) -> subprocess.CompletedProcess:
 
 
 def bench(*flags: str) -> subprocess.CompletedProcess:
-    return run(sys.executable, "-m", "scripts.bench_kernels", *flags)
+    return run(sys.executable, "-m", "scripts.bench_kernels", "--dry_run", "True", *flags)
 
 
-def test_dry_run_measures_every_row_and_resumes(tmp_path: Path):
-    record = tmp_path / "record.json"
-    flags = ("--dry_run", "True", "--repeats", "5", "--record", str(record), "--ops", "causal_conv1d", "gated_rms_norm")
+def test_speed_is_recorded_for_the_report_and_resumed(tmp_path: Path):
+    path = tmp_path / "cpu-speed.json"
+    flags = ("--part", "speed", "--ops", "gated_rms_norm", "--repeats", "5", "--record", str(path))
     child = bench(*flags)
     assert child.returncode == 0, child.stdout + child.stderr
-    rows = json.loads(record.read_text())["rows"]
-    assert {key.split("/")[0] for key in rows} == {"ceilings", "correctness", "speed"}
-    assert all(row["passed"] for key, row in rows.items() if key.startswith("correctness"))
-    conv = rows["speed/causal_conv1d/20"]
-    assert conv["moved_bytes"]["forward_backward"] > conv["moved_bytes"]["forward"] > 0
-    assert conv["causal_conv1d"].startswith("not measured: InputError: causal_conv1d: backend 'causal_conv1d' needs")
-    assert conv["shifted"]["forward"]["times_ours"] > 0
+    record = load_records(tmp_path)[0]
+    row = record["results"]["gated_rms_norm/20"]
+    assert row["moved_bytes"]["forward_backward"] > row["moved_bytes"]["forward"] > 0
+    assert row["upstream"]["failed"] == "not measured: ModuleNotFoundError: No module named 'mamba_ssm'"
+    assert row["plain"]["forward"]["median_ms"] > 0
+    ceilings, timed = record["tables"]
+    assert [line[2] for line in timed["rows"]] == ["forward", "backward", "forward + backward"]
+    assert {len(line) for line in timed["rows"]} == {len(timed["header"])}
+    copy = record["results"]["ceilings"]["copy_terabytes_per_second"]
+    assert ceilings["rows"][0][1] == f"{copy:.2f}"
 
-    rows["speed/causal_conv1d/20"]["ours"]["forward"]["median_ms"] = 123.456  # a resumed run keeps what is there
-    record.write_text(json.dumps({"rows": rows}))
+    row["ours"]["forward"]["median_ms"] = 123.456  # a resumed run keeps what is there
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"results": record["results"]}))
     again = bench(*flags)
     assert again.returncode == 0, again.stderr
     assert "forward 123.456 ms" in again.stdout
 
 
+def test_a_row_outside_its_floor_fails_the_run(tmp_path: Path):
+    path = tmp_path / "correctness.json"
+    assert bench("--ops", "gated_rms_norm", "--record", str(path)).returncode == 0
+    record = json.loads(path.read_text())
+    assert record["tables"][0]["rows"][0][-1] == "yes"
+    record["results"]["gated_rms_norm/float32/unpacked"] |= {"errors": {"dx": 0.5}, "passed": False}
+    path.write_text(json.dumps(record))
+    child = bench("--ops", "gated_rms_norm", "--record", str(path))
+    assert child.returncode == 1
+    assert "outside its floor: gated_rms_norm/float32/unpacked" in child.stdout
+
+
+def open_record(path: Path, **changes) -> PartRecord:
+    settings = {"title": "t", "config": {}, "path": str(path), "dry_run": True, "overwrite": False}
+    return PartRecord("speed", **(settings | changes))
+
+
+def test_a_record_of_other_versions_is_not_continued(tmp_path: Path):
+    path = tmp_path / "r.json"
+    open_record(path).measure("a", lambda: {"failed": "not measured: x"}, lambda rows: [])
+    assert open_record(path).measure("a", lambda: {"x": 1.0}, lambda rows: []) == {"x": 1.0}  # failures are tried again
+    assert open_record(path).measure("a", lambda: {"x": 2.0}, lambda rows: []) == {"x": 1.0}
+    assert open_record(path, overwrite=True).rows == {}
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"versions": {"torch": "1.0"}}))
+    with pytest.raises(InputError, match=r"was measured with another versions .*--overwrite True"):
+        open_record(path)
+
+
+def test_a_rehearsal_leaves_no_record():
+    assert PartRecord("speed", title="t", config={}, path=None, dry_run=True, overwrite=False).path is None
+
+
+def test_flops_are_those_of_the_shapes():
+    shape = {"h": 128, "p": 64, "g": 8, "n": 128, "d_model": 4096, "v": 32768}
+    found = count_flops("ssd", 1, shape)
+    assert found["forward"] == pytest.approx(6.6e6, rel=0.02)
+    assert found["forward_backward"] == 3 * found["forward"]
+    assert count_flops("linear_cross_entropy", 10, shape)["forward"] == 2 * 10 * 4096 * 32768
+    assert count_flops("causal_conv1d", 10, shape) is None
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
 def test_without_a_device_it_says_so():
-    child = bench("--part", "speed")
+    child = run(sys.executable, "-m", "scripts.bench_kernels", "--part", "speed")
     assert child.returncode == 2
     assert child.stderr.strip().splitlines()[-1].startswith("error: no CUDA device")
-
-
-def test_a_row_outside_its_floor_fails_the_run(tmp_path: Path):
-    record = tmp_path / "record.json"
-    row = {"errors": {"dx": 0.5}, "plain_torch_errors": {"dx": 1e-7}, "floor": 5e-5, "passed": False}
-    rows = {f"correctness/gated_rms_norm/float32/{name}": row for name in ("packed", "unpacked")}
-    record.write_text(json.dumps({"rows": rows | {"ceilings": {}}}))
-    flags = ("--dry_run", "True", "--part", "correctness", "--ops", "gated_rms_norm", "--record", str(record))
-    child = bench(*flags)
-    assert child.returncode == 1
-    assert "outside its floor: correctness/gated_rms_norm/float32/packed" in child.stdout
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--part", "fast"], "--part: expected correctness, speed or all"),
+        (["--part", "fast"], "--part: expected one of correctness"),
         (["--ops", "softmax"], "--ops: 'softmax' is not one of ssd"),
         (["--repeats", "3"], "--repeats: at least 5"),
     ],
@@ -82,7 +119,12 @@ def test_bad_flags_are_named(flags: list[str], message: str):
         parse_args(BenchArguments, flags)
 
 
-def test_the_shell_road_knows_its_parts():
-    child = run("bash", "scripts/gpu_proof.sh", "no_such_part", DRY_RUN="1")
-    assert child.returncode == 2
-    assert "unknown part 'no_such_part'" in child.stderr
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["step", "sanitizer", "profile"])
+def test_the_other_parts_run(part: str, tmp_path: Path):
+    path = tmp_path / f"{part}.json"
+    child = bench("--part", part, "--record", str(path), "--ops", "gated_rms_norm", "causal_conv1d")
+    assert child.returncode == 0, child.stdout + child.stderr
+    record = load_records(tmp_path)[0]
+    assert record["results"]
+    assert all(len(row) == len(table["header"]) for table in record["tables"] for row in table["rows"])
