@@ -16,6 +16,7 @@ if [ "${1:-}" = --slow ]; then
     marks=(-m "not network")
     shift
 fi
-# Two test processes of one thread each: whole files go to one of them, so that what a file's tests share is made once.
+# Two test processes of one thread each. Whole files go to one of them, so that what a file's tests share is made once,
+# in the order of their paths, so that no long file is left for the end.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" TOKENIZERS_PARALLELISM=false
-exec "${VENV:-.venv}/bin/python" -m pytest -n "${WORKERS:-2}" --dist loadfile "${marks[@]}" "$@"
+exec "${VENV:-.venv}/bin/python" -m pytest -n "${WORKERS:-2}" --dist loadfile --no-loadscope-reorder "${marks[@]}" "$@"

@@ -12,8 +12,8 @@ PACKAGE = "promptcot_mamba"
 FLOORS = {
     "ops": 1, "memory_budget": 1, "grading": 1,
     "model": 2, "data": 2, "benchmarks": 2,
-    "training": 3, "sampling": 3,
-    "synthesis": 4, "efficiency": 4, "report": 4,
+    "training": 3, "sampling": 3, "report": 3,
+    "synthesis": 4, "efficiency": 4,
 }  # fmt: skip
 PROGRAM_FLOOR = 5
 HEAVY = {"vllm", "deepspeed", "mamba_ssm", "causal_conv1d", "triton"}
