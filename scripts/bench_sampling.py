@@ -233,8 +233,7 @@ def main(argv: list[str] | None = None) -> int:
         completions = loop(backend, problems, prompts, **how)
         times = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - worked}
         tokens = engine.generated_tokens - before
-        rounded = {name: round(value, 2) for name, value in times.items()}
-        return completions, {**rounded, "steps": backend.steps, "tokens": tokens}
+        return completions, {**times, "steps": backend.steps, "tokens": tokens}
 
     # Untimed: what compiles or tunes itself on first use.
     warm_up = how | {"n": 1, "max_retries": 1, "seed": 1}
