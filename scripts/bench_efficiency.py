@@ -5,32 +5,36 @@
 
 On CUDA the models are the 7B pair itself. On a CPU they are small ones whose proportions are derived from that pair in
 advance (`promptcot_mamba/efficiency/derive_small.py`); lengths and budgets are always given, and shown, in 7B units.
-Each engine runs in a process of its own, and one already measured is not measured again: delete `--output_dir` to.
+Each engine runs in a process of its own. The small ones take turns of a second, so that a machine whose speed drifts is
+the same to all; an interrupted run keeps the waves it has measured: delete `--output_dir` to measure them again.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from promptcot_mamba.bench_record import RecordTable, render_record_table, write_record
 from promptcot_mamba.cli import parse_args, run_program
 from promptcot_mamba.efficiency.derive_small import LARGE_PAIR, Pair, derivation_table, derive_small_pair
 from promptcot_mamba.efficiency.predict import Costs, find_crossover, fit_costs, play_wave
-from promptcot_mamba.efficiency.setup import Setup
+from promptcot_mamba.efficiency.setup import Job, Setup
 from promptcot_mamba.efficiency.shapes import Shape
-from promptcot_mamba.efficiency.throughput import Load, measure
+from promptcot_mamba.efficiency.throughput import Load
+from promptcot_mamba.efficiency.turns import EngineProcess, take_turns
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import write_json
 from promptcot_mamba.log import get_logger
 
 logger = get_logger("bench_efficiency")
 
+SHOWN = ("tokens_per_second", "running", "preemptions", "steps", "seconds", "first_seconds")
 PAPER_RATIOS = {24: 3.66, 72: 1.69}  # Mamba-2 over S1.1-7B, arXiv 2505.22425, efficiency section
 
 
@@ -60,12 +64,6 @@ def choose_pair() -> Pair:
     return LARGE_PAIR if torch.cuda.is_available() else derive_small_pair()
 
 
-def measure_in_child(shape: Shape, folder: Path, **settings: Any) -> dict:
-    """`measure` in a fresh process, whose end frees the engine's memory."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(measure, shape, folder, **settings).result()
-
-
 def measure_all(setup: Setup, folder: Path) -> dict[str, list[dict[str, float]]]:
     """The waves of every engine; what an interrupted run has measured is kept."""
     path = folder / "measurements.json"
@@ -74,30 +72,50 @@ def measure_all(setup: Setup, folder: Path) -> dict[str, list[dict[str, float]]]
     if kept["settings"] != settings:
         raise InputError(f"{path}: was measured with other settings ({kept['settings']}); choose another --output_dir")
     done = kept["waves"]
-    for name, job in setup.jobs().items():
-        if name in done:
-            continue
-        logger.info("measuring %s: a cache of %.4g bytes", name, job.cache_bytes)
-        done[name] = measure_in_child(
-            job.shape,
-            folder / job.shape.config["model_type"],
-            cache_bytes=job.cache_bytes,
-            max_num_seqs=setup.max_num_seqs,
-            loads=job.loads,
-        )
-        write_json(path, kept)
+    jobs = setup.jobs()
+    # One device holds one engine of 7B at a time; and nothing drifts there, so nothing is measured twice.
+    is_large = setup.pair is LARGE_PAIR
+    queues = {name: job.loads if is_large else job.in_rounds() for name, job in jobs.items()}
+    queues = {name: loads[len(done.setdefault(name, [])) :] for name, loads in queues.items()}
+    unfinished = [name for name, loads in queues.items() if loads]
+    groups = [[name] for name in unfinished] if is_large else [unfinished]
+    with tqdm(total=sum(map(len, queues.values())), desc="waves", unit="wave") as progress:
+        for group in groups:
+            with ExitStack() as stack:
+                engines = {}
+                for name in group:
+                    engines[name] = start_engine(setup, jobs[name], folder)
+                    stack.callback(engines[name].close)
+                for name, wave in take_turns(engines, {name: queues[name] for name in group}):
+                    done[name].append(wave)
+                    write_json(path, kept)
+                    progress.update()
     return done
 
 
+def start_engine(setup: Setup, job: Job, folder: Path) -> EngineProcess:
+    context = max(load.prompt + load.length for load in job.loads)
+    model = folder / job.shape.config["model_type"]
+    logger.info("starting %s with a cache of %.4g bytes", job.shape.name, job.cache_bytes)
+    return EngineProcess(
+        job.shape, model, cache_bytes=job.cache_bytes, max_num_seqs=setup.max_num_seqs, context=context
+    )
+
+
 def find_wave(waves: list[dict[str, float]], load: Load) -> dict[str, float]:
-    return next(wave for wave in waves if all(wave[name] == value for name, value in asdict(load).items()))
+    """The wave of median time among those of this load."""
+    same = [wave for wave in waves if all(wave[name] == value for name, value in asdict(load).items())]
+    return sorted(same, key=lambda wave: wave["seconds"])[len(same) // 2]
 
 
 def fit(setup: Setup, shape: Shape, done: dict) -> Costs:
     """Costs per step from the calibration alone: what is compared is predicted, not fitted."""
-    loads = setup.calibration()
-    works = [play_wave(shape, cache_bytes=1 << 62, max_num_seqs=load.chains, **asdict(load)) for load in loads]
-    return fit_costs(works, [find_wave(done[setup.engine(shape)], load)["seconds"] for load in loads])
+    works, seconds = [], []
+    for load in setup.calibration():
+        wave = find_wave(done[setup.engine(shape)], load)
+        works += play_wave(shape, cache_bytes=1 << 62, max_num_seqs=load.chains, **asdict(load))
+        seconds += [wave["first_seconds"], wave["seconds"] - wave["first_seconds"]]
+    return fit_costs(works, seconds)
 
 
 def compare(setup: Setup, done: dict, budget: float) -> dict[str, Any]:
@@ -110,8 +128,8 @@ def compare(setup: Setup, done: dict, budget: float) -> dict[str, Any]:
         for name, shape in shapes.items():
             wave = find_wave(done[setup.engine(shape, budget)], load)
             cache = setup.pair.cache_bytes(shape, budget)
-            work = play_wave(shape, cache_bytes=cache, max_num_seqs=setup.max_num_seqs, **asdict(load))
-            row |= {f"{name}_{key}": wave[key] for key in ("tokens_per_second", "running", "preemptions", "steps")}
+            _, work = play_wave(shape, cache_bytes=cache, max_num_seqs=setup.max_num_seqs, **asdict(load))
+            row |= {f"{name}_{key}": wave[key] for key in SHOWN}
             row[f"{name}_predicted"] = work.chains / costs[name].seconds(work)
         row["ratio"] = row["mamba2_tokens_per_second"] / row["attention_tokens_per_second"]
         rows.append(row)
@@ -153,7 +171,7 @@ def budget_table(comparison: dict[str, Any]) -> RecordTable:
     ahead = {kind: "nowhere" if value is None else f"{value:,.0f}" for kind, value in comparison["crossover"].items()}
     caption = (
         f"Budget {comparison['budget_gib']:g} GiB. Mamba-2 is ahead from a length of {ahead['measured']} tokens as "
-        f"measured, {ahead['predicted']} by arithmetic."
+        f"measured, {ahead['predicted']} by arithmetic. Tokens/s count from the first tokens on."
     )
     if comparison["paper_ratio"]:
         caption += f" The paper reports {comparison['paper_ratio']}x (7B, its own hardware and lengths)."
@@ -200,8 +218,8 @@ def single_table(setup: Setup, done: dict) -> RecordTable:
     """One chain alone: milliseconds a token and bytes held at its end."""
     rows, (constant, growing) = [], setup.shapes
     for load in setup.singles():
-        seconds = [find_wave(done[setup.engine(shape)], load)["seconds"] for shape in setup.shapes]
-        times = [f"{1000 * spent / load.length:.2f}" for spent in seconds]
+        speeds = [find_wave(done[setup.engine(shape)], load)["tokens_per_second"] for shape in setup.shapes]
+        times = [f"{1000 / speed:.2f}" for speed in speeds]
         held = [f"{constant.sequence_bytes:,}", f"{load.length * growing.token_bytes:,}"]
         rows.append([f"{load.length * setup.pair.length_divisor:,.0f}", times[0], held[0], times[1], held[1]])
     header = ["one chain of", "Mamba-2 ms/token", "bytes held", "attention ms/token", "bytes held"]

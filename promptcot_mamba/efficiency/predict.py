@@ -1,8 +1,9 @@
 """What a wave of chains should take, by arithmetic: a cost per step, and a cache that runs out of room.
 
-    seconds of a step = base + per_chain * chains + per_context * tokens they attend to + per_prefill * tokens read
+    seconds of a step = base + per_chain * chains + per_context * tokens they attend to
+                        + per_prompt * prompts read + per_prefill * their tokens
 
-The four costs are measured on waves that fit the cache. Everything a memory budget does then follows by playing the
+The five costs are measured on waves that fit the cache. Everything a memory budget does then follows by playing the
 engine's rules step by step: chains grow a token a step; when no block is free the latest admitted chain is put back and
 must be read again later, prompt and words so far.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 
@@ -22,16 +23,20 @@ BLOCK = 32  # tokens of a cache block: the fewest that vLLM has on CPU and CUDA 
 
 @dataclass(frozen=True)
 class Work:
-    """What a wave consists of, summed over its steps."""
+    """What some steps consist of, added up."""
 
-    steps: int
-    chains: int  # chain-steps: tokens generated
-    context: int  # token-steps attended to
-    prefill: int  # tokens read
-    preemptions: int
+    steps: int = 0
+    chains: int = 0  # chain-steps: tokens generated
+    context: int = 0  # token-steps attended to
+    prompts: int = 0  # read, or after a preemption read again
+    prefill: int = 0  # their tokens
+    preemptions: int = 0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
     def as_row(self) -> list[int]:
-        return [self.steps, self.chains, self.context, self.prefill]
+        return [self.steps, self.chains, self.context, self.prompts, self.prefill]
 
 
 @dataclass(frozen=True)
@@ -41,14 +46,15 @@ class Costs:
     base: float
     per_chain: float
     per_context: float
+    per_prompt: float
     per_prefill: float
 
     def seconds(self, work: Work) -> float:
-        return float(np.dot([self.base, self.per_chain, self.per_context, self.per_prefill], work.as_row()))
+        return float(np.dot(astuple(self), work.as_row()))
 
 
 def fit_costs(works: Sequence[Work], seconds: Sequence[float]) -> Costs:
-    """Non-negative least squares on relative errors: every wave counts alike, however long it took."""
+    """Non-negative least squares on relative errors: every measurement counts alike, however long it took."""
     from scipy.optimize import nnls
 
     rows = np.array([work.as_row() for work in works], dtype=float) / np.array(seconds)[:, None]
@@ -64,16 +70,27 @@ class _Chain:
     blocks: int = 0
 
 
-def play_wave(shape: Shape, *, cache_bytes: int, max_num_seqs: int, chains: int, prompt: int, length: int) -> Work:
-    """The work of `chains` equal chains through a cache of `cache_bytes`, by the engine's rules."""
-    if shape.is_mamba2:
-        return _play_constant(shape, cache_bytes, max_num_seqs, chains, prompt, length)
+def play_wave(
+    shape: Shape, *, cache_bytes: int, max_num_seqs: int, chains: int, prompt: int, length: int
+) -> tuple[Work, Work]:
+    """The work of `chains` equal chains through a cache of `cache_bytes`, by the engine's rules.
+
+    First the step that reads the first prompts and gives their first tokens, then all the others together.
+    """
+    play = _play_constant if shape.is_mamba2 else _play_growing
+    return play(shape, cache_bytes, max_num_seqs, chains, prompt, length)
+
+
+def _play_growing(
+    shape: Shape, cache_bytes: int, most: int, chains: int, prompt: int, length: int
+) -> tuple[Work, Work]:
+    """Caches that grow by a token a step."""
     free = int(cache_bytes // (shape.token_bytes * BLOCK))
     waiting = deque(_Chain(number) for number in range(chains))
     running: list[_Chain] = []
-    steps = chain_steps = context = prefill = preemptions = 0
+    first, rest = None, Work()
     while waiting or running:
-        preempted = False
+        preemptions = prompts = prefill = 0
         for chain in list(running):  # those admitted first are served first
             if chain not in running:
                 continue
@@ -86,39 +103,46 @@ def play_wave(shape: Shape, *, cache_bytes: int, max_num_seqs: int, chains: int,
                 victim.blocks = 0
                 waiting.appendleft(victim)
                 preemptions += 1
-                preempted = True
             if chain.blocks:
                 free -= needed
                 chain.blocks += needed
-        while waiting and not preempted and len(running) < max_num_seqs:
+        while waiting and not preemptions and len(running) < most:
             needed = _blocks(prompt + waiting[0].generated + 1)
             if needed > free:
                 break
             chain = waiting.popleft()
             chain.blocks = needed
             free -= needed
+            prompts += 1
             prefill += prompt + chain.generated
             running.append(chain)
-        steps += 1
-        chain_steps += len(running)
         for chain in running:
             chain.generated += 1
-            context += prompt + chain.generated
+        context = sum(prompt + chain.generated for chain in running)
+        step = Work(1, len(running), context, prompts, prefill, preemptions)
+        if first is None:
+            first = step
+        else:
+            rest += step
         for chain in [chain for chain in running if chain.generated == length]:
             running.remove(chain)
             free += chain.blocks
-    return Work(steps, chain_steps, context, prefill, preemptions)
+    return first, rest
 
 
 def _blocks(tokens: int) -> int:
     return -(-tokens // BLOCK)
 
 
-def _play_constant(shape: Shape, cache_bytes: int, most: int, chains: int, prompt: int, length: int) -> Work:
+def _play_constant(
+    shape: Shape, cache_bytes: int, most: int, chains: int, prompt: int, length: int
+) -> tuple[Work, Work]:
     """Constant states: as many at once as fit, in even waves; nothing is ever put back."""
     at_once = min(most, chains, int(cache_bytes // shape.sequence_bytes))
     waves = -(-chains // at_once)
-    return Work(waves * length, chains * length, 0, chains * prompt, 0)
+    first = Work(1, at_once, 0, at_once, at_once * prompt)
+    later = chains - at_once
+    return first, Work(waves * length - 1, chains * length - at_once, 0, later, later * prompt)
 
 
 def find_crossover(lengths: Sequence[float], first: Sequence[float], second: Sequence[float]) -> float | None:

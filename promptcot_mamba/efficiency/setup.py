@@ -11,8 +11,9 @@ from promptcot_mamba.efficiency.shapes import Shape
 from promptcot_mamba.efficiency.throughput import Load
 from promptcot_mamba.errors import InputError
 
-# Lengths of single chains, and of the waves from which the costs of a step are learnt; 7B units.
-SINGLE, LEARN = (1024, 16384, 65536), 8192
+# Lengths of single chains, and the two lengths from which the costs of a step are learnt; 7B units.
+SINGLE, LEARN = (1024, 16384, 65536), (2048, 12288)
+LONG_SHARE = 1 / 5  # of the longest chain: what is longer is measured once
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,16 @@ class Job:
     shape: Shape
     cache_bytes: int
     loads: list[Load]
+
+    def in_rounds(self) -> list[Load]:
+        """Long waves once, the short ones before each of them and after the last.
+
+        A long wave spreads over much of the run and is its own mean; a short one is over in a second, which may be any.
+        """
+        longest = max(load.length for load in self.loads)
+        long = [load for load in self.loads if load.length > LONG_SHARE * longest]
+        short = [load for load in self.loads if load not in long]
+        return [load for one in long for load in (*short, one)] + short
 
 
 @dataclass(frozen=True)
@@ -49,9 +60,9 @@ class Setup:
 
     def calibration(self) -> list[Load]:
         """Waves without pressure, each rich in another kind of work: steps, chains, context, reading."""
-        prompt, short, long = map(self.pair.length, (self.prompt, self.lengths[0], LEARN))
+        prompt, short, long = map(self.pair.length, (self.prompt, *LEARN))
         many = self.max_num_seqs
-        return [Load(1, prompt, short), Load(many, prompt, short), Load(many, prompt, long), Load(many, long, 1)]
+        return [Load(1, prompt, short), Load(many, prompt, short), Load(many, prompt, long), Load(1, long, short)]
 
     def is_felt(self, shape: Shape, budget: float) -> bool:
         """Whether a budget is too small for all chains of the longest wave at once."""
@@ -70,6 +81,9 @@ class Setup:
         A budget in which every chain keeps its place to the end is not felt: the roomy engine stands for it.
         Raises InputError where a model's weights exceed a budget.
         """
+        if self.waves()[0].length < 2:
+            least = 2 * self.pair.length_divisor
+            raise InputError(f"--lengths {self.lengths[0]}: less than two tokens of this pair; at least {least:.0f}")
         jobs = {}
         for shape in self.shapes:
             roomy = [*self.calibration(), *self.singles()]

@@ -1,4 +1,4 @@
-"""[heavy] Stopwatch: one model with dummy weights in vLLM, a fixed cache, a wave of equal chains at each length."""
+"""[heavy] Stopwatch: one model with dummy weights in vLLM, a fixed cache, waves of equal chains."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ import json
 import os
 import random
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from promptcot_mamba.efficiency.predict import BLOCK
 from promptcot_mamba.efficiency.shapes import Shape
 
 WARM_UP_TOKENS = 16
-# A short wave is repeated for this long, at most so often, and its median taken: one hiccup would decide it alone.
-REPEAT_SECONDS, MOST_REPEATS = 4.0, 5
 
 
 @dataclass(frozen=True)
@@ -26,31 +24,53 @@ class Load:
     prompt: int
     length: int
 
+    @property
+    def tokens(self) -> int:
+        """Generated ones."""
+        return self.chains * self.length
+
 
 @dataclass(frozen=True)
 class Wave:
-    """What one wave did. Seconds are wall time, tokens are generated ones."""
+    """What one wave did, in seconds of wall time and generated tokens.
+
+    Its beginning, up to the step that gives the first tokens, reads prompts; what is read again later, after a
+    preemption, is part of generating.
+    """
 
     chains: int
     prompt: int
     length: int
-    tokens: int
-    seconds: float
     steps: int
     preemptions: int
+    seconds: float
+    first_seconds: float
+    first_tokens: int
+
+    @property
+    def tokens(self) -> int:
+        return self.chains * self.length
 
     @property
     def tokens_per_second(self) -> float:
-        return self.tokens / self.seconds
+        """Of generating: what comes after the first tokens."""
+        return (self.tokens - self.first_tokens) / (self.seconds - self.first_seconds)
 
     @property
     def running(self) -> float:
         """Mean number of chains that gained a token in a step."""
         return self.tokens / self.steps
 
+    def as_row(self) -> dict[str, float]:
+        """A JSON row, ratios included."""
+        return {**asdict(self), "tokens_per_second": self.tokens_per_second, "running": self.running}
+
 
 class Stopwatch:
-    """A vLLM engine with a cache of exactly `cache_bytes`, and never more than `max_num_seqs` chains at once."""
+    """A vLLM engine with a cache of exactly `cache_bytes`, and never more than `max_num_seqs` chains at once.
+
+    A wave is begun once and advanced as often as it takes; the time between two advances is not its own.
+    """
 
     def __init__(self, shape: Shape, folder: Path, *, cache_bytes: int, max_num_seqs: int, context: int, seed: int = 0):
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
@@ -62,7 +82,7 @@ class Stopwatch:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(shape.config))
         on_cuda = torch.cuda.is_available()
-        arguments = {
+        arguments: dict[str, Any] = {
             "model": str(folder),
             "load_format": "dummy",
             "skip_tokenizer_init": True,
@@ -83,51 +103,45 @@ class Stopwatch:
         self._params = SamplingParams
         self._random = random.Random(seed)
         self._vocab = shape.config["vocab_size"]
-        self._counter = 0
-        self.run(Load(max_num_seqs, prompt=8, length=WARM_UP_TOKENS))
+        self._requests = 0
+        self.load: Load | None = None  # of the wave under way
+        self.begin(Load(max_num_seqs, prompt=8, length=WARM_UP_TOKENS))
+        while self.advance(60.0) is None:
+            pass
 
-    def run(self, load: Load) -> Wave:
-        """Generate chains after prompts of random tokens; none ends early."""
-        before = self._preemptions()
+    def begin(self, load: Load) -> None:
+        """Queue chains after prompts of random tokens; none will end early."""
+        assert self.load is None, "one wave at a time"
+        self.load, self.tokens = load, 0
+        self._steps, self._seconds, self._preempted = 0, 0.0, self._preemptions()
+        self._first: tuple[float, int] | None = None
         params = self._params(max_tokens=load.length, ignore_eos=True, temperature=1.0, detokenize=False)
         for _ in range(load.chains):
             ids = [self._random.randrange(self._vocab) for _ in range(load.prompt)]
-            self._engine.add_request(str(self._counter), {"prompt_token_ids": ids}, params)
-            self._counter += 1
-        started, steps = time.perf_counter(), 0
-        while self._engine.has_unfinished_requests():
-            self._engine.step()
-            steps += 1
-        seconds = time.perf_counter() - started
-        tokens = load.chains * load.length
-        return Wave(
-            **asdict(load), tokens=tokens, seconds=seconds, steps=steps, preemptions=self._preemptions() - before
-        )
+            self._engine.add_request(str(self._requests), {"prompt_token_ids": ids}, params)
+            self._requests += 1
 
-    def run_repeatedly(self, load: Load) -> Wave:
-        """The wave of median time among as many as a few seconds hold."""
-        waves = [self.run(load)]
-        while len(waves) < MOST_REPEATS and sum(wave.seconds for wave in waves) + waves[0].seconds < REPEAT_SECONDS:
-            waves.append(self.run(load))
-        return sorted(waves, key=lambda wave: wave.seconds)[len(waves) // 2]
+    def advance(self, seconds: float) -> Wave | None:
+        """Step for about so long; the wave, once it is through."""
+        assert self.load is not None, "no wave was begun"
+        already, started = self._seconds, time.perf_counter()
+        while self._engine.has_unfinished_requests():
+            gained = len(self._engine.step())
+            self._steps += 1
+            self.tokens += gained
+            self._seconds = already + time.perf_counter() - started
+            if self._first is None and gained:
+                self._first = self._seconds, gained
+            if self._seconds >= already + seconds and self._engine.has_unfinished_requests():
+                return None
+        first_seconds, first_tokens = self._first or (self._seconds, 0)
+        wave = Wave(
+            **asdict(self.load), steps=self._steps, preemptions=self._preemptions() - self._preempted,
+            seconds=self._seconds, first_seconds=first_seconds, first_tokens=first_tokens,
+        )  # fmt: skip
+        self.load = None
+        return wave
 
     def _preemptions(self) -> int:
         named = [metric for metric in self._engine.get_metrics() if metric.name == "vllm:num_preemptions"]
         return int(sum(metric.value for metric in named))
-
-
-def measure(
-    shape: Shape, folder: Path, *, cache_bytes: int, max_num_seqs: int, loads: Sequence[Load]
-) -> list[dict[str, float]]:
-    """The waves of `loads`, in order, in a cache of `cache_bytes`.
-
-    Run it in a process of its own: an engine's memory is freed only with its process.
-    """
-    context = max(load.prompt + load.length for load in loads)
-    stopwatch = Stopwatch(shape, folder, cache_bytes=cache_bytes, max_num_seqs=max_num_seqs, context=context)
-    return [describe(stopwatch.run_repeatedly(load)) for load in loads]
-
-
-def describe(wave: Wave) -> dict[str, float]:
-    """A wave as a JSON row, its ratios included."""
-    return {**asdict(wave), "tokens_per_second": wave.tokens_per_second, "running": wave.running}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,38 +12,64 @@ import pytest
 
 from promptcot_mamba.efficiency.derive_small import LARGE_PAIR, derive_small_pair
 from promptcot_mamba.efficiency.predict import Costs, play_wave
-from promptcot_mamba.efficiency.setup import Setup
+from promptcot_mamba.efficiency.setup import Job, Setup
 from promptcot_mamba.efficiency.shapes import Shape
-from promptcot_mamba.efficiency.throughput import Load, Wave, describe
+from promptcot_mamba.efficiency.throughput import Load, Wave
+from promptcot_mamba.efficiency.turns import take_turns
 from promptcot_mamba.errors import InputError
 from scripts import bench_efficiency
 
 PAIR = derive_small_pair()
 SETUP = Setup(PAIR, [24, 72], [1024, 8192, 65536], prompt=128, max_num_seqs=32)
-COSTS = {True: Costs(2e-3, 2e-4, 0, 1e-4), False: Costs(4e-3, 1e-4, 1e-8, 5e-5)}  # by whether it is Mamba-2
+COSTS = {True: Costs(2e-3, 2e-4, 0, 1e-3, 1e-4), False: Costs(4e-3, 1e-4, 1e-8, 2e-4, 5e-5)}  # by whether it is Mamba-2
 
 
 class FakeEngines:
-    """Stands in for `measure_in_child`: the arithmetic's own seconds."""
+    """Stands in for `EngineProcess`: the arithmetic's own seconds, each wave in two turns."""
 
     def __init__(self):
         self.started: list[tuple[str, int]] = []
+        self.failing_after: int | None = None  # turns
+        self.turns = 0
 
-    def __call__(self, shape: Shape, folder: Path, *, cache_bytes: int, max_num_seqs: int, loads: list[Load]) -> Any:
+    def __call__(self, shape: Shape, folder: Path, *, cache_bytes: int, max_num_seqs: int, context: int) -> FakeEngine:
         self.started.append((shape.name, cache_bytes))
-        waves = []
-        for load in loads:
-            work = play_wave(shape, cache_bytes=cache_bytes, max_num_seqs=max_num_seqs, **asdict(load))
-            seconds = COSTS[shape.is_mamba2].seconds(work)
-            wave = Wave(**asdict(load), tokens=work.chains, seconds=seconds, steps=work.steps, preemptions=0)
-            waves.append(describe(wave))
-        return json.loads(json.dumps(waves))
+        return FakeEngine(self, shape, cache_bytes, max_num_seqs)
+
+
+@dataclass
+class FakeEngine:
+    engines: FakeEngines
+    shape: Shape
+    cache_bytes: int
+    max_num_seqs: int
+    is_midway: bool = False
+
+    def advance(self, load: Load, seconds: float) -> tuple[int, dict[str, float] | None]:
+        self.engines.turns += 1
+        if self.engines.turns == self.engines.failing_after:
+            raise KeyboardInterrupt
+        self.is_midway = not self.is_midway
+        if self.is_midway:
+            return load.tokens // 2, None
+        first, rest = play_wave(
+            self.shape, cache_bytes=self.cache_bytes, max_num_seqs=self.max_num_seqs, **asdict(load)
+        )
+        costs = COSTS[self.shape.is_mamba2]
+        wave = Wave(
+            **asdict(load), steps=1 + rest.steps, preemptions=rest.preemptions,
+            seconds=costs.seconds(first + rest), first_seconds=costs.seconds(first), first_tokens=first.chains,
+        )  # fmt: skip
+        return load.tokens, json.loads(json.dumps(wave.as_row()))
+
+    def close(self) -> None:
+        pass
 
 
 @pytest.fixture
 def engines(monkeypatch: pytest.MonkeyPatch) -> FakeEngines:
     fake = FakeEngines()
-    monkeypatch.setattr(bench_efficiency, "measure_in_child", fake)
+    monkeypatch.setattr(bench_efficiency, "EngineProcess", fake)
     monkeypatch.setattr(bench_efficiency, "choose_pair", lambda: PAIR)
     return fake
 
@@ -75,6 +101,39 @@ def test_a_roomy_engine_is_roomy(name: str):
         assert tight == free
 
 
+def test_short_waves_stand_around_every_long_one():
+    job = SETUP.jobs()["small Qwen2, 24 GiB"]
+    short, long = job.loads[:2], job.loads[2]  # images of 1,024 and 8,192; of 65,536
+    assert job.in_rounds() == [*short, long, *short]
+    assert Job(PAIR.qwen2, 1, short[:1]).in_rounds() == [short[0]]
+
+
+def test_engines_begin_and_end_together():
+    """One has a hundred times the tokens of the other: it gets a hundred turns for each of the other's."""
+    turns: list[str] = []
+
+    class Counter:
+        def __init__(self, name: str):
+            self.name, self.tokens = name, 0
+
+        def advance(self, load: Load, seconds: float) -> tuple[int, dict[str, float] | None]:
+            turns.append(self.name)
+            self.tokens += 1
+            if self.tokens < load.tokens:
+                return self.tokens, None
+            done, self.tokens = self.tokens, 0
+            return done, {"length": load.length}
+
+    queues = {"much": [Load(1, 1, 700), Load(1, 1, 300)], "little": [Load(1, 1, 4), Load(1, 1, 6)], "nothing": []}
+    waves = list(take_turns({name: Counter(name) for name in queues}, queues))
+    assert sorted(waves, key=lambda wave: wave[0]) == [
+        ("little", {"length": 4}), ("little", {"length": 6}), ("much", {"length": 700}), ("much", {"length": 300}),
+    ]  # fmt: skip
+    assert len(turns) == 1010
+    places = [place for place, name in enumerate(turns) if name == "little"]
+    assert all(abs(place - 101 * n) <= 1 for n, place in enumerate(places)), places
+
+
 def test_a_budget_below_the_weights_is_refused():
     for pair in (PAIR, LARGE_PAIR):
         with pytest.raises(InputError, match=r"--budget_gib 14: the weights of .*7B|small .* alone need 1[34]\.\d GiB"):
@@ -101,13 +160,24 @@ def test_prediction_and_measurement_meet(engines: FakeEngines, monkeypatch: pyte
 def test_an_interrupted_run_goes_on_and_other_settings_are_refused(
     engines: FakeEngines, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    lengths = ["--lengths", 1024, 16384]
-    first = run(monkeypatch, tmp_path, *lengths)
-    kept = json.loads((tmp_path / "measurements.json").read_text())
-    del kept["waves"]["small Qwen2, roomy"]
-    (tmp_path / "measurements.json").write_text(json.dumps(kept))
+    flags = ["--lengths", 1024, 16384]
+    whole = run(monkeypatch, tmp_path / "whole", *flags)
+    started, engines.turns, engines.failing_after = len(engines.started), 0, 20
+    with pytest.raises(KeyboardInterrupt):
+        run(monkeypatch, tmp_path, *flags)
+    kept = json.loads((tmp_path / "measurements.json").read_text())["waves"]
+    assert 5 < sum(map(len, kept.values())) < 20
+    engines.turns, engines.failing_after = 0, None
+    assert run(monkeypatch, tmp_path, *flags)["results"] == whole["results"]
+    missing = {name: len(waves) - len(kept[name]) for name, waves in whole["results"]["measurements"].items()}
+    assert engines.turns == 2 * sum(missing.values()), "a kept wave was measured again"
     before = len(engines.started)
-    assert run(monkeypatch, tmp_path, *lengths)["tables"] == first["tables"]
-    assert [name for name, _ in engines.started[before:]] == ["small Qwen2"]
+    run(monkeypatch, tmp_path, *flags)
+    assert len(engines.started) == before > started, "nothing is left to measure"
     with pytest.raises(InputError, match="measured with other settings"):
-        run(monkeypatch, tmp_path, *lengths, "--max_num_seqs", 16)
+        run(monkeypatch, tmp_path, *flags, "--max_num_seqs", 16)
+
+
+def test_too_short_a_chain_is_refused(engines: FakeEngines, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    with pytest.raises(InputError, match="--lengths 30: less than two tokens of this pair; at least 62"):
+        run(monkeypatch, tmp_path, "--lengths", 30, 1024)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
+
 import numpy as np
 import pytest
 
@@ -12,15 +14,19 @@ PAIR = derive_small_pair()
 
 
 def play(shape, blocks_or_states: int, **wave) -> Work:
+    """First step and the others together."""
     unit = shape.sequence_bytes if shape.is_mamba2 else shape.token_bytes * BLOCK
-    return play_wave(shape, cache_bytes=blocks_or_states * unit, **wave)
+    first, rest = play_wave(shape, cache_bytes=blocks_or_states * unit, **wave)
+    assert first.steps == 1
+    assert first.prefill == first.prompts * wave["prompt"] > 0
+    return first + rest
 
 
 def test_without_pressure_every_step_serves_every_chain():
     wave = {"max_num_seqs": 8, "chains": 8, "prompt": 4, "length": 10}
     roomy = play(PAIR.qwen2, 1000, **wave)
-    assert roomy == Work(steps=10, chains=80, context=8 * sum(4 + i for i in range(1, 11)), prefill=32, preemptions=0)
-    assert play(PAIR.mamba2, 8, **wave) == Work(10, 80, 0, 32, 0)
+    assert roomy == Work(steps=10, chains=80, context=8 * sum(4 + i for i in range(1, 11)), prompts=8, prefill=32)
+    assert play(PAIR.mamba2, 8, **wave) == Work(steps=10, chains=80, prompts=8, prefill=32)
 
 
 def test_constant_states_go_in_waves():
@@ -33,6 +39,7 @@ def test_a_tight_cache_preempts_reads_again_and_loses_nothing():
     assert tight.chains == 800
     assert tight.preemptions > 0
     assert tight.prefill > 8 * 16
+    assert tight.prompts == 8 + tight.preemptions
     assert tight.steps >= 400 - 4 * 100 + 100
     assert tight.steps > play(PAIR.qwen2, 16, **wave).steps > play(PAIR.qwen2, 1000, **wave).steps == 100
     with pytest.raises(ValueError, match="does not fit"):
@@ -40,15 +47,17 @@ def test_a_tight_cache_preempts_reads_again_and_loses_nothing():
 
 
 def test_costs_are_recovered():
-    costs = Costs(1e-3, 2e-4, 3e-7, 4e-5)
+    costs = Costs(1e-3, 2e-4, 3e-7, 5e-4, 4e-5)
+    shapes = [(1, 16, 64), (32, 16, 16), (2, 16, 900), (8, 256, 2)]
     works = [
-        play(PAIR.qwen2, 10_000, max_num_seqs=chains, chains=chains, prompt=prompt, length=length)
-        for chains, prompt, length in [(1, 16, 64), (32, 16, 16), (2, 16, 900), (8, 256, 2)]
+        part
+        for chains, prompt, length in shapes
+        for part in play_wave(
+            PAIR.qwen2, cache_bytes=1 << 40, max_num_seqs=chains, chains=chains, prompt=prompt, length=length
+        )
     ]
     got = fit_costs(works, [costs.seconds(work) for work in works])
-    np.testing.assert_allclose(
-        [got.base, got.per_chain, got.per_context, got.per_prefill], [1e-3, 2e-4, 3e-7, 4e-5], rtol=1e-6
-    )
+    np.testing.assert_allclose(astuple(got), astuple(costs), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
