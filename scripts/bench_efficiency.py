@@ -86,6 +86,8 @@ def measure_all(setup: Setup, folder: Path) -> dict[str, list[dict[str, float]]]
                 for name in group:
                     engines[name] = start_engine(setup, jobs[name], folder)
                     stack.callback(engines[name].close)
+                for engine in engines.values():
+                    engine.wait()
                 for name, wave in take_turns(engines, {name: queues[name] for name in group}):
                     done[name].append(wave)
                     write_json(path, kept)

@@ -13,7 +13,8 @@ from promptcot_mamba.errors import InputError
 
 # Lengths of single chains, and the two lengths from which the costs of a step are learnt; 7B units.
 SINGLE, LEARN = (1024, 16384, 65536), (2048, 12288)
-LONG_SHARE = 1 / 5  # of the longest chain: what is longer is measured once
+LONG_SHARE = 1 / 5  # of the longest chain: what is longer is a long wave
+LONG_ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -23,16 +24,18 @@ class Job:
     shape: Shape
     cache_bytes: int
     loads: list[Load]
+    is_felt: bool = False  # whether chains have to make room for one another
 
     def in_rounds(self) -> list[Load]:
-        """Long waves once, the short ones before each of them and after the last.
+        """Every wave several times, spread over the run: a machine's drift is not to look like a slope.
 
-        A long wave spreads over much of the run and is its own mean; a short one is over in a second, which may be any.
+        The short ones stand before each long one and after the last. Long ones come in rounds of their own, but once
+        under a budget that is felt: then they take most of the time, and differ by factors.
         """
         longest = max(load.length for load in self.loads)
         long = [load for load in self.loads if load.length > LONG_SHARE * longest]
         short = [load for load in self.loads if load not in long]
-        return [load for one in long for load in (*short, one)] + short
+        return [load for one in long * (1 if self.is_felt else LONG_ROUNDS) for load in (*short, one)] + short
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ class Setup:
                     need = self.pair.budget_divisor * shape.weight_bytes / GIB
                     raise InputError(f"--budget_gib {budget:g}: the weights of {shape.name} alone need {need:.1f} GiB")
                 if self.is_felt(shape, budget):
-                    jobs[self.engine(shape, budget)] = Job(shape, cache, self.waves())
+                    jobs[self.engine(shape, budget)] = Job(shape, cache, self.waves(), is_felt=True)
                 else:
                     roomy += self.waves()
             roomy = list(dict.fromkeys(roomy))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,17 +22,21 @@ class Engine(Protocol):
 
 
 class EngineProcess:
-    """A stopwatch in a process of its own, whose end frees the engine's memory."""
+    """A stopwatch in a process of its own, whose end frees the engine's memory. Starting goes on in the background."""
 
     def __init__(self, shape: Shape, folder: Path, **settings: Any):
         self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
-        self._pool.submit(_start, shape, folder, settings).result()
+        self._started = self._pool.submit(_start, shape, folder, settings)
+
+    def wait(self) -> None:
+        """Until it has started; raises what hindered it."""
+        self._started.result()
 
     def advance(self, load: Load, seconds: float) -> tuple[int, dict[str, float] | None]:
         return self._pool.submit(_advance, load, seconds).result()
 
     def close(self) -> None:
-        self._pool.shutdown()
+        self._pool.shutdown(cancel_futures=True)
 
 
 _stopwatch: Stopwatch  # the child process's
@@ -50,24 +55,27 @@ def _advance(load: Load, seconds: float) -> tuple[int, dict[str, float] | None]:
 
 
 def take_turns(
-    engines: Mapping[str, Engine], queues: Mapping[str, Sequence[Load]], seconds: float = TURN_SECONDS
+    engines: Mapping[str, Engine],
+    queues: Mapping[str, Sequence[Load]],
+    seconds: float = TURN_SECONDS,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Iterator[tuple[str, dict[str, float]]]:
     """Each engine's waves as they end, with its name.
 
     The next turn is always of the engine that has generated the smallest share of its tokens, so that all begin and end
-    together, however much or little they have to do.
+    together, however much or little they have to do. Waves that are short share a turn: the first steps after a turn
+    are slow, and no wave is to have more than its part of them.
     """
     waiting = {name: deque(loads) for name, loads in queues.items() if loads}
     total = {name: sum(load.tokens for load in loads) for name, loads in waiting.items()}
     done, partly = dict.fromkeys(waiting, 0), dict.fromkeys(waiting, 0)
     while waiting:
         name = min(waiting, key=lambda name: (done[name] + partly[name]) / total[name])
-        load = waiting[name][0]
-        partly[name], row = engines[name].advance(load, seconds)
-        if row is None:
-            continue
-        yield name, row
-        done[name], partly[name] = done[name] + load.tokens, 0
-        waiting[name].popleft()
-        if not waiting[name]:
+        own, until = waiting[name], clock() + seconds
+        while own and (left := until - clock()) > 0:
+            partly[name], row = engines[name].advance(own[0], left)
+            if row is not None:
+                yield name, row
+                done[name], partly[name] = done[name] + own.popleft().tokens, 0
+        if not own:
             del waiting[name]

@@ -27,18 +27,9 @@ class Settings:
 
 def run(settings: Settings, context: Context) -> None:
     """kept_problems.jsonl -> code_inputs.jsonl: the same rows with `inputs`, texts for standard input."""
-    rows = context.read("kept_problems")
-    model = context.model(settings.model)
-    output = context.output("code_inputs", settings, model, kept_problems=context.path("kept_problems"))
-    ask_model(
-        [make_task(row, settings.count) for row in rows],
-        model,
-        output,
-        lambda row, reply: parse_inputs(reply, settings.count),
-        seed=context.seed,
-        max_tokens=settings.max_tokens,
-        attempts=settings.attempts,
-    )
+    tasks = [make_task(row, settings.count) for row in context.read("kept_problems")]
+    inputs = {"kept_problems": context.path("kept_problems")}
+    ask_model(context, "code_inputs", settings, tasks, lambda _, reply: parse_inputs(reply, settings.count), inputs)
 
 
 def make_task(row: Row, count: int) -> Task:
@@ -49,8 +40,7 @@ def make_task(row: Row, count: int) -> Task:
 
 def parse_inputs(reply: str, count: int) -> Row | Rejected:
     """Exactly `count` different, non-empty fenced blocks; the text around them does not matter."""
-    parts = split(reply)
-    blocks, is_open = fenced_blocks(reply if parts.closed is None else parts.answer)
+    blocks, is_open = fenced_blocks(split(reply).answer)
     inputs = [body.strip("\n") + "\n" for _, body in blocks]
     if is_open or len(inputs) != count:
         return Rejected(f"not {count} fenced blocks")

@@ -68,16 +68,13 @@ def run(settings: Settings, context: Context) -> None:
         Task(content_key(row["problem"], settings.k), _render(row["problem"], settings.k), row)
         for row in read_seeds(seeds)
     ]
-    model = context.model(settings.model)
-    output = context.output("concepts", settings, model, seeds=seeds)
     ask_model(
+        context,
+        "concepts",
+        settings,
         tasks,
-        model,
-        output,
-        lambda row, reply: _row_or_rejected(parse_concepts(reply, settings.k)),
-        seed=context.seed,
-        max_tokens=settings.max_tokens,
-        attempts=settings.attempts,
+        lambda _, reply: _row_or_rejected(parse_concepts(reply, settings.k)),
+        {"seeds": seeds},
         finalise=lambda rows: apply_merge(rows, _embed(settings, context), settings.merge_cosine),
     )
 
@@ -99,9 +96,7 @@ def _row_or_rejected(parsed: list[str] | Rejected) -> Row | Rejected:
 
 def parse_concepts(reply: str, k: int) -> list[str] | Rejected:
     """Exactly k distinct numbered lines, 1 to k in order; blank lines between them are allowed, other text is not."""
-    parts = split(reply)
-    text = reply if parts.closed is None else parts.answer
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = [line for line in split(reply).answer.splitlines() if line.strip()]
     found = [_NUMBERED.match(line) for line in lines]
     if not all(found):
         return Rejected("not a numbered list")

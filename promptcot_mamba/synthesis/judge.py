@@ -33,9 +33,8 @@ def parse_verdict(reply: str) -> str | None:
     The last line that holds any letter must be one word of VERDICTS, alone or after a label such as `Final
     Judgement:`, in any case and markdown. "imperfect", "not perfect", two verdicts or a sentence are None.
     """
-    parts = split(reply)
-    text = reply if parts.closed is None else parts.answer  # a thinking judge's thought is not its verdict
-    lines = [line for line in text.splitlines() if any(char.isalpha() for char in line)]
+    answer = split(reply).answer  # a thinking judge's thought is not its verdict
+    lines = [line for line in answer.splitlines() if any(char.isalpha() for char in line)]
     if not lines:
         return None
     line = _DECORATION.sub(" ", lines[-1]).strip()
@@ -59,16 +58,14 @@ def run(settings: Settings, context: Context) -> None:
     if not settings.models or len(set(settings.models)) != len(settings.models):
         raise InputError(f"judge: models {settings.models}: expected one or more different judges")
     for name in settings.models:
-        model = context.model(name)
-        one = OneJudge(name, settings.max_tokens, settings.attempts)
         ask_model(
+            context,
+            f"judgements_{name}",
+            OneJudge(name, settings.max_tokens, settings.attempts),
             [make_task(row) for row in rows],
-            model,
-            context.output(f"judgements_{name}", one, model, **inputs),
-            lambda row, reply: parse_judgement(reply),
+            lambda _, reply: parse_judgement(reply),
+            inputs,
             seed=derive_seed(context.seed, name),  # two judges of one model are not to be each other's copies
-            max_tokens=settings.max_tokens,
-            attempts=settings.attempts,
             keep_rejected=lambda reason: {"verdict": UNPARSEABLE, "reason": reason},
         )
     verdicts = {
@@ -86,7 +83,7 @@ def run(settings: Settings, context: Context) -> None:
 class OneJudge:
     """What of the settings changes one judge's replies; other judges may come and go."""
 
-    judge: str
+    model: str
     max_tokens: int
     attempts: int
 

@@ -60,23 +60,13 @@ def run(settings: Settings, context: Context) -> None:
         for row in context.read("concept_sets")
         for candidate in range(settings.candidates)
     ]
-    model = context.model(settings.model)
-    output = context.output("problems", settings, model, concept_sets=context.path("concept_sets"))
-    ask_model(
-        tasks,
-        model,
-        output,
-        lambda row, reply: parse_problem(reply),
-        seed=context.seed,
-        max_tokens=settings.max_tokens,
-        attempts=settings.attempts,
-    )
+    inputs = {"concept_sets": context.path("concept_sets")}
+    ask_model(context, "problems", settings, tasks, lambda _, reply: parse_problem(reply), inputs)
 
 
 def parse_problem(reply: str) -> Row | Rejected:
     """Rationale and problem of a reply in the markup."""
-    parts = split(reply)
-    parsed = parse_markup(reply if parts.closed is None else parts.answer)
+    parsed = parse_markup(split(reply).answer)
     if parsed is None:
         return Rejected("not one rationale and one problem")
     rationale, problem = parsed

@@ -44,16 +44,9 @@ class ChoiceSettings:
 def run(settings: Settings, context: Context) -> None:
     """concepts.jsonl -> rationales.jsonl: `candidates` rows a problem, each with `rationale` and `candidate`."""
     tasks = [make_task(row, candidate) for row in context.read("concepts") for candidate in range(settings.candidates)]
-    model = context.model(settings.model)
-    output = context.output("rationales", settings, model, concepts=context.path("concepts"))
+    inputs = {"concepts": context.path("concepts")}
     ask_model(
-        tasks,
-        model,
-        output,
-        lambda row, reply: parse_rationale(reply, settings.min_words),
-        seed=context.seed,
-        max_tokens=settings.max_tokens,
-        attempts=settings.attempts,
+        context, "rationales", settings, tasks, lambda _, reply: parse_rationale(reply, settings.min_words), inputs
     )
 
 
@@ -71,8 +64,7 @@ def make_task(row: Row, candidate: int) -> Task:
 
 def parse_rationale(reply: str, min_words: int) -> Row | Rejected:
     """The reply less a thinking model's thought; refused if short or holding the markup that will carry it."""
-    parts = split(reply)
-    text = (reply if parts.closed is None else parts.answer).strip()
+    text = split(reply).answer.strip()
     if "<rationale>" in text or "</rationale>" in text or "<problem>" in text or "</problem>" in text:
         return Rejected("holds markup")
     if len(text.split()) < min_words:

@@ -167,24 +167,35 @@ class StageOutput:
         write_run_info(self.path, self.config, complete=False)
 
 
+class AskSettings(Protocol):
+    """What the settings of a stage that asks have in common."""
+
+    model: str
+    max_tokens: int
+    attempts: int
+
+
 def ask_model(
+    context: Context,
+    name: str,
+    settings: AskSettings,
     tasks: Sequence[Task],
-    model: Model,
-    output: StageOutput,
     parse: Parse,
+    inputs: dict[str, Path],
     *,
-    seed: int,
-    max_tokens: int,
-    attempts: int = 1,
+    seed: int | None = None,
     keep_rejected: Callable[[str], Row] | None = None,
     finalise: Callable[[list[Row]], list[Row]] = list,
 ) -> None:
-    """Ask every task not yet answered; append each parsed reply; finish the file when all are answered.
+    """Ask every task not yet answered; append each parsed reply to `name`.jsonl; finish it when all are answered.
 
-    A reply that `parse` rejects, that is empty or that ran into `max_tokens` is asked again with another seed, up
-    to `attempts` in all; then it goes to `X.rejected.jsonl`, or, where `keep_rejected` makes a row of its reason, to
-    the output like any other. `finalise` sees all rows, in task order, before the file is finished.
+    `inputs` are the files that the tasks were made from, `seed` is by default the pipeline's. A reply that `parse`
+    rejects, that is empty or that ran into `max_tokens` is asked again with another seed, up to `attempts` in all; then
+    it goes to `X.rejected.jsonl`, or, where `keep_rejected` makes a row of its reason, to the output like any other.
+    `finalise` sees all rows, in task order, before the file is finished.
     """
+    model = context.model(settings.model)
+    output = context.output(name, settings, model, **inputs)
     duplicated = [key for key, count in Counter(task.key for task in tasks).items() if count > 1]
     if duplicated:
         raise InputError(f"{output.path}: two tasks have the same content (key {duplicated[0]}); deduplicate the input")
@@ -198,9 +209,9 @@ def ask_model(
         todo = [task for task in tasks if task.key not in answered]
         if len(todo) < len(tasks):
             logger.info("%s: resuming, %d of %d tasks are done", output.path, len(tasks) - len(todo), len(tasks))
-        asker = _Asker(todo, model, seed, max_tokens)
+        asker = _Asker(todo, model, context.seed if seed is None else seed, settings.max_tokens)
         with tqdm(total=len(tasks), initial=len(tasks) - len(todo), desc=output.path.stem, unit="reply") as bar:
-            for task, attempt, result, text in asker.replies(parse, attempts):
+            for task, attempt, result, text in asker.replies(parse, settings.attempts):
                 own = {"key": task.key, "attempt": attempt}
                 row = own | task.row | own  # first in the row, and whatever keys a user's rows have
                 if not isinstance(result, Rejected):

@@ -62,6 +62,9 @@ class FakeEngine:
         )  # fmt: skip
         return load.tokens, json.loads(json.dumps(wave.as_row()))
 
+    def wait(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
@@ -105,33 +108,58 @@ def test_short_waves_stand_around_every_long_one():
     job = SETUP.jobs()["small Qwen2, 24 GiB"]
     short, long = job.loads[:2], job.loads[2]  # images of 1,024 and 8,192; of 65,536
     assert job.in_rounds() == [*short, long, *short]
-    assert Job(PAIR.qwen2, 1, short[:1]).in_rounds() == [short[0]]
+    roomy = Job(PAIR.qwen2, 1, job.loads)
+    assert roomy.in_rounds() == [*[*short, long] * 3, *short]
 
 
 def test_engines_begin_and_end_together():
     """One has a hundred times the tokens of the other: it gets a hundred turns for each of the other's."""
     turns: list[str] = []
+    now = 0.0
 
     class Counter:
+        """A token a second."""
+
         def __init__(self, name: str):
             self.name, self.tokens = name, 0
 
         def advance(self, load: Load, seconds: float) -> tuple[int, dict[str, float] | None]:
+            nonlocal now
             turns.append(self.name)
-            self.tokens += 1
+            steps = min(int(seconds), load.tokens - self.tokens)
+            now += steps
+            self.tokens += steps
             if self.tokens < load.tokens:
                 return self.tokens, None
             done, self.tokens = self.tokens, 0
             return done, {"length": load.length}
 
-    queues = {"much": [Load(1, 1, 700), Load(1, 1, 300)], "little": [Load(1, 1, 4), Load(1, 1, 6)], "nothing": []}
-    waves = list(take_turns({name: Counter(name) for name in queues}, queues))
+    queues = {"much": [Load(1, 1, 7000), Load(1, 1, 3000)], "little": [Load(1, 1, 30), Load(1, 1, 70)], "nothing": []}
+    engines = {name: Counter(name) for name in queues}
+    waves = list(take_turns(engines, queues, seconds=10, clock=lambda: now))
     assert sorted(waves, key=lambda wave: wave[0]) == [
-        ("little", {"length": 4}), ("little", {"length": 6}), ("much", {"length": 700}), ("much", {"length": 300}),
+        ("little", {"length": 30}), ("little", {"length": 70}), ("much", {"length": 7000}), ("much", {"length": 3000}),
     ]  # fmt: skip
-    assert len(turns) == 1010
+    assert (now, len(turns)) == (10_100, 1010)
     places = [place for place, name in enumerate(turns) if name == "little"]
     assert all(abs(place - 101 * n) <= 1 for n, place in enumerate(places)), places
+
+
+def test_short_waves_share_a_turn():
+    calls: list[tuple[str, float]] = []
+
+    class Second:
+        def __init__(self, name: str):
+            self.name = name
+
+        def advance(self, load: Load, seconds: float) -> tuple[int, dict[str, float]]:
+            calls.append((self.name, seconds))
+            return load.tokens, {}
+
+    queues = dict.fromkeys(("a", "b"), [Load(1, 1, 1)] * 4)
+    engines = {name: Second(name) for name in queues}
+    list(take_turns(engines, queues, seconds=2, clock=lambda: len(calls)))
+    assert calls == [(name, left) for name in "abab" for left in (2, 1)]
 
 
 def test_a_budget_below_the_weights_is_refused():

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 class ServerProcess:
     """A fake server in a child process; `url` is its base URL."""
 
-    def __init__(self, module: str = "tests.sampling.fake_server", **options: object):
+    def __init__(self, module: str, **options: object):
         flags = [f"--{name}={value}" for name, value in options.items()]
         command = [sys.executable, "-m", module, *flags]
         self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -32,19 +32,24 @@ class ServerProcess:
         self.process.stdout.close()
 
 
-@pytest.fixture
-def start_server() -> Iterator[Callable[..., ServerProcess]]:
-    """Start fake servers; all are killed at the end of the test."""
+def started_servers(module: str) -> Iterator[Callable[..., ServerProcess]]:
+    """The body of a fixture: yields a function that starts servers, and kills them all."""
     started: list[ServerProcess] = []
 
     def start(**options: object) -> ServerProcess:
-        started.append(ServerProcess(**options))
+        started.append(ServerProcess(module, **options))
         return started[-1]
 
     yield start
     for server in started:
         if server.process.poll() is None:
             server.kill()
+
+
+@pytest.fixture
+def start_server() -> Iterator[Callable[..., ServerProcess]]:
+    """Start fake servers; all are killed at the end of the test."""
+    yield from started_servers("tests.sampling.fake_server")
 
 
 @pytest.fixture(scope="session")

@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from promptcot_mamba.jsonl import write_jsonl
-from tests.sampling.conftest import ServerProcess
+from tests.sampling.conftest import ServerProcess, started_servers
 from tests.tiny import make_tokenizer
 
 
 @pytest.fixture
 def start_server() -> Iterator[Callable[..., ServerProcess]]:
     """Start scripted servers; all are killed at the end of the test."""
-    started: list[ServerProcess] = []
-    make = partial(ServerProcess, "tests.synthesis.server")
-
-    def start(**options: object) -> ServerProcess:
-        started.append(make(**options))
-        return started[-1]
-
-    yield start
-    for server in started:
-        if server.process.poll() is None:
-            server.kill()
+    yield from started_servers("tests.synthesis.server")
 
 
 @pytest.fixture(scope="session")
