@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import json
+import statistics
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -105,9 +106,9 @@ def start_engine(setup: Setup, job: Job, folder: Path) -> EngineProcess:
 
 
 def find_wave(waves: list[dict[str, float]], load: Load) -> dict[str, float]:
-    """The wave of median time among those of this load."""
+    """What the waves of this load did: each figure's median."""
     same = [wave for wave in waves if all(wave[name] == value for name, value in asdict(load).items())]
-    return sorted(same, key=lambda wave: wave["seconds"])[len(same) // 2]
+    return {name: statistics.median(wave[name] for wave in same) for name in same[0]}
 
 
 def fit(setup: Setup, shape: Shape, done: dict) -> Costs:
@@ -164,7 +165,7 @@ def budget_table(comparison: dict[str, Any]) -> RecordTable:
             f"{row['mamba2_running']:.1f}",
             f"{row['attention_tokens_per_second']:,.0f}",
             f"{row['attention_running']:.1f}",
-            f"{row['attention_preemptions']}",
+            f"{row['attention_preemptions']:.0f}",
             f"{row['ratio']:.2f}x",
             f"{row['mamba2_predicted'] / row['attention_predicted']:.2f}x",
         ]

@@ -64,7 +64,9 @@ def write_recipe(tmp_path: Path, seeds: Path, tokenizer_folder: Path) -> Callabl
 def start(recipe: Path, *flags: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "scripts.synthesize", "--config", str(recipe), *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
 
 
 def run(recipe: Path, *flags: str, status: int = 0) -> str:
@@ -76,12 +78,12 @@ def run(recipe: Path, *flags: str, status: int = 0) -> str:
 
 
 def kill_within(recipe: Path, file: Path, rows: int, *flags: str) -> None:
-    """Start, and kill -9 once a file has so many rows."""
+    """Start, and kill -9 once a file has so many rows: the program and what it started, as a machine that fails does."""
     process = start(recipe, *flags)
     while process.poll() is None and (not file.exists() or file.read_bytes().count(b"\n") < rows):
         time.sleep(0.005)
     assert process.poll() is None, process.communicate()[1][-3000:]
-    os.kill(process.pid, signal.SIGKILL)
+    os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 
 
