@@ -78,7 +78,7 @@ def run(recipe: Path, *flags: str, status: int = 0) -> str:
 
 
 def kill_within(recipe: Path, file: Path, rows: int, *flags: str) -> None:
-    """Start, and kill -9 once a file has so many rows: the program and what it started, as a machine that fails does."""
+    """Start, and kill -9 once a file has so many rows: the program and what it started."""
     process = start(recipe, *flags)
     while process.poll() is None and (not file.exists() or file.read_bytes().count(b"\n") < rows):
         time.sleep(0.005)
