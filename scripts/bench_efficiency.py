@@ -187,6 +187,7 @@ def plot(comparisons: list[dict[str, Any]], path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import LogLocator
 
     figure, axes = pyplot.subplots(1, len(comparisons), figsize=(5.5 * len(comparisons), 4), sharey=True, squeeze=False)
     for axis, comparison in zip(axes[0], comparisons, strict=True):
@@ -200,6 +201,8 @@ def plot(comparisons: list[dict[str, Any]], path: Path) -> None:
             xscale="log", yscale="log", xlabel="chain length (7B units)", title=f"{comparison['budget_gib']:g} GiB"
         )
         axis.set_xticks(lengths, [f"{length // 1024}k" for length in lengths])
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:,.0f}")
         axis.minorticks_off()
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("tokens per second")
