@@ -26,6 +26,7 @@ from promptcot_mamba.sampling.backend import (
     SamplingSettings,
 )
 from promptcot_mamba.sampling.loops import BLOCK, find_loop
+from promptcot_mamba.sampling.vllm_cpu import keep_prompts_apart
 
 logger = get_logger(__name__)
 
@@ -114,6 +115,8 @@ class VllmEngine:
         from vllm.sampling_params import RequestOutputKind
         from vllm.v1.engine.exceptions import EngineDeadError
 
+        if settings.on_cpu:
+            keep_prompts_apart()
         started = time.monotonic()
         self._engine = LLMEngine.from_engine_args(
             EngineArgs(**engine_arguments(settings, is_mamba2=is_mamba2), disable_log_stats=True)

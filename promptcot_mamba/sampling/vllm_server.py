@@ -22,7 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from promptcot_mamba.log import get_logger
+from promptcot_mamba.run_info import ROOT
 from promptcot_mamba.sampling.backend import BackendFailedError
+from promptcot_mamba.sampling.vllm_cpu import keep_prompts_apart
 from promptcot_mamba.sampling.vllm_engine import share_cores
 
 logger = get_logger(__name__)
@@ -71,6 +73,19 @@ def write_distribution(folder: Path) -> bool:
     return False
 
 
+def write_plugin(folder: Path) -> None:
+    """Have all of the server's processes call `keep_prompts_apart` as they start.
+
+    vLLM is extended by entry points of installed distributions; this is the metadata of one, in a folder that goes onto
+    PYTHONPATH.
+    """
+    info = folder / "promptcot_mamba-0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: promptcot-mamba\nVersion: 0\n", encoding="utf-8")
+    entry = f"promptcot_mamba = {keep_prompts_apart.__module__}:{keep_prompts_apart.__name__}"
+    (info / "entry_points.txt").write_text(f"[vllm.general_plugins]\n{entry}\n", encoding="utf-8")
+
+
 def _die_with_parent() -> None:
     """Ask Linux to end the server when this process ends, even by `kill -9`."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -89,8 +104,11 @@ class VllmServer:
         self.restarts = 0
         self._folder = tempfile.TemporaryDirectory(prefix="vllm-name-")
         self._environment = dict(os.environ)
-        if write_distribution(Path(self._folder.name)):
-            path = [self._folder.name, *filter(None, [os.environ.get("PYTHONPATH")])]
+        needs_path = write_distribution(Path(self._folder.name))
+        if on_cpu:
+            write_plugin(Path(self._folder.name))
+        if needs_path or on_cpu:
+            path = [self._folder.name, str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
             self._environment["PYTHONPATH"] = os.pathsep.join(path)
         self._environment.setdefault("VLLM_NO_USAGE_STATS", "1")
         if on_cpu:

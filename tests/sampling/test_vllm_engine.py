@@ -39,6 +39,11 @@ def test_a_sample_does_not_depend_on_its_neighbours(checked: dict, kind: str):
     assert checked[f"{kind}_texts"] > 15  # and they are not all one text
 
 
+def test_a_prompt_is_read_to_the_same_bits_whatever_is_read_beside_it(checked: dict):
+    assert len(checked["read_alone"]) > 12
+    assert checked["read_together"] == checked["read_alone"]
+
+
 def test_loops_end_with_the_text_they_had(checked: dict):
     for reason, tokens, is_prefix in checked["loops"]:
         assert reason == "loop"

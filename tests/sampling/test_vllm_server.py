@@ -14,7 +14,7 @@ import pytest
 
 from promptcot_mamba.sampling import vllm_server
 from promptcot_mamba.sampling.backend import BackendFailedError
-from promptcot_mamba.sampling.vllm_server import VllmServer, serve_flags, write_distribution
+from promptcot_mamba.sampling.vllm_server import VllmServer, serve_flags, write_distribution, write_plugin
 from tests.sampling.conftest import ROOT
 
 
@@ -96,3 +96,14 @@ def test_the_cpu_build_answers_to_vllms_name(tmp_path: Path):
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", ask], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == f"{cpu_version}+cpu"
+
+
+def test_the_servers_processes_load_our_plugin(tmp_path: Path):
+    write_plugin(tmp_path)
+    ask = (
+        "import importlib.metadata as m; "
+        "[entry] = m.entry_points(group='vllm.general_plugins', name='promptcot_mamba'); print(entry.load().__name__)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    done = subprocess.run([sys.executable, "-c", ask], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "keep_prompts_apart"
