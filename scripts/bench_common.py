@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from promptcot_mamba.bench_record import RecordTable
 from promptcot_mamba.ops.gated_rms_norm.reference import gated_rms_norm_reference
@@ -28,7 +29,7 @@ def time_interleaved(
         for _ in range(warmup):
             call()
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(repeats):
+    for _ in tqdm(range(repeats), desc="timing " + ", ".join(calls), unit="turn"):
         for name, call in calls.items():
             synchronize(device)
             started = time.perf_counter()

@@ -178,7 +178,7 @@ def draw_lengths(count: int, longest: int, seed: int = 0) -> np.ndarray:
 
 def bench_packing(args: Arguments, device: str) -> dict[str, Any]:
     """The same documents trained packed in full rows, and padded eight at a time to the longest of the eight."""
-    longest, at_once = args.length // 4, 8
+    longest, at_once = args.length // 2, 8
     lengths = draw_lengths(96, longest)
     rows = pack_lengths(lengths, longest)
     batches = [range(first, first + at_once) for first in range(0, len(lengths), at_once)]
