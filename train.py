@@ -17,6 +17,7 @@ import sys
 from promptcot_mamba.cli import parse_args, run_program
 from promptcot_mamba.training.arguments import DataArguments, SftArguments
 from promptcot_mamba.training.plan import PlanArguments, render_plan
+from promptcot_mamba.training.ranks import part
 from promptcot_mamba.training.session import train_phase
 from promptcot_mamba.training.trainer import TrainingDivergedError
 
@@ -35,6 +36,7 @@ def main() -> int | None:
         if int(os.environ.get("RANK", "0")) == 0:
             print(f"stopped: {error}", file=sys.stderr)
         return EXIT_DIVERGED
+    part()
     return EXIT_STOPPED if stopped_at is not None else None
 
 

@@ -78,3 +78,14 @@ def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
     if dist.is_initialized():
         dist.all_reduce(values)
     return values
+
+
+def part() -> None:
+    """Wait for everyone, then take the process group down, where there is one: the last thing a process does.
+
+    Left to the interpreter's end, gloo's threads may be cut while they run, and a rank whose work is done ends in
+    `terminate called without an active exception` (seen once in some hundred launches on CPU).
+    """
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
