@@ -22,9 +22,9 @@ from scripts.quickstart import Stage
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = "configs/quickstart/closed_loop.yaml"
 SMALL = {
-    "real_problems": 2000, "part": 400, "composed_rows": 800, "single_rows": 200, "phase1_rows": 3000,
-    "phase1_steps": 150, "generator_steps": 200, "phase2_steps": 60,
-    "sets": 15, "candidates": 4, "chains": 3, "threshold": 0.3,
+    "real_problems": 4000, "part": 400, "composed_rows": 800, "single_rows": 200, "phase1_rows": 6000,
+    "phase1_steps": 250, "generator_steps": 350, "phase2_steps": 100,
+    "sets": 40, "candidates": 4, "chains": 3, "threshold": 0.3,
     "test": '{"quickstart_composed": 12, "quickstart_unseen": 12}',
 }  # fmt: skip
 
