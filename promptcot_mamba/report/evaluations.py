@@ -26,6 +26,7 @@ class Evaluation:
     grades: dict[str, list[Row]] = field(default_factory=dict)
     predictions: dict[str, Path] = field(default_factory=dict)
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    checkpoints: dict[str, str] = field(default_factory=dict)  # as --model_path named them
 
 
 def load_evaluation(model: str, folder: Path) -> Evaluation:
@@ -52,7 +53,11 @@ def load_evaluation(model: str, folder: Path) -> Evaluation:
             evaluation.figures[name] = figures
             evaluation.grades[name] = own
             evaluation.predictions[name] = path.with_name(f"{stem}.jsonl")
-            evaluation.settings[name] = read_settings(path.with_name(f"{stem}.run.json"))
+            run = read_run(path.with_name(f"{stem}.run.json"))
+            samples, config = run.get("samples") or {}, run.get("config") or {}
+            evaluation.settings[name] = {setting: samples[setting] for setting in SETTINGS if setting in samples}
+            if "model_path" in config:
+                evaluation.checkpoints[name] = config["model_path"]
     if not evaluation.figures:
         raise InputError(f"{folder}: no *.metrics.json; grade the predictions first (scripts.calc_acc)")
     return evaluation
@@ -71,12 +76,14 @@ def check_figures(figures: dict[str, Any], grades: Sequence[Row], path: Path) ->
         raise InputError(f"{path}: its mean is not that of the grades beside it; one of them was edited, grade again")
 
 
-def read_settings(path: Path) -> dict[str, Any]:
-    """The sampling settings of a prediction file; empty where it was not sampled by this project."""
+def read_run(path: Path) -> dict[str, Any]:
+    """What a prediction file was sampled with; empty where it was not sampled by this project."""
     if not path.exists():
         return {}
-    samples = json.loads(path.read_text(encoding="utf-8")).get("samples") or {}
-    return {name: samples[name] for name in SETTINGS if name in samples}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: not what infer_longcot.py wrote ({error}); sample again") from None
 
 
 def find_mixtures(evaluations: Sequence[Evaluation], benchmarks: Sequence[str]) -> list[str]:

@@ -45,11 +45,18 @@ def render_published(published: PublishedTable, evaluations: Sequence[Evaluation
             rows += ours
     shown = [by_model[model] for model in published.ours if model in by_model]
     header = ["model", *(TITLES[column] for column in published.columns)]
-    notes = [f"Published values: {published.source}.", *find_mixtures(shown, published.columns)]
+    notes = [f"Published values: {published.source}."]
+    notes += [f"{evaluation.model} (here) is {_checkpoints(evaluation)}." for evaluation in shown if evaluation.checkpoints]
+    notes += find_mixtures(shown, published.columns)
     notes += [note for evaluation in shown for note in _note_samples(evaluation, published.columns)]
     if published.note:
         notes.append(published.note)
     return Section(published.title, Table(header, rows, own_rows=frozenset(own)), notes)
+
+
+def _checkpoints(evaluation: Evaluation) -> str:
+    """A row bears the paper's name whatever was sampled for it, so the table says what that was."""
+    return " and ".join(f"the checkpoint {path}" for path in sorted(set(evaluation.checkpoints.values())))
 
 
 def _note_samples(evaluation: Evaluation, columns: Sequence[str]) -> list[str]:

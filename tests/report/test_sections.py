@@ -62,6 +62,22 @@ def test_code_graded_by_samples_alone_is_not_the_benchmark():
     assert any("LiveCodeBench of PromptCoT-Mamba-7B is graded by its statements' samples" in n for n in section.notes)
 
 
+def test_a_row_says_which_checkpoint_stands_in_it(tmp_path: Path):
+    for name in ("math500", "gsm8k"):
+        grades = [Grade("math/1", 0, name, "strict", True, "1", "right")]
+        write_json(tmp_path / f"{name}.metrics.json", {"summaries": [summarize(grades, name)]})
+        write_jsonl(tmp_path / f"{name}.grades.jsonl", [grade.to_row() for grade in grades])
+    run = {"config": {"model_path": "outputs/tiny"}, "samples": {"max_len": 128, "n": 1}}
+    write_json(tmp_path / "math500.run.json", run)
+    evaluation = load_evaluation("PromptCoT-Mamba-7B", tmp_path)
+    assert evaluation.settings == {"math500": {"max_len": 128}, "gsm8k": {}}
+    notes = render_published(GENERAL_PERFORMANCE, [evaluation]).notes
+    assert "PromptCoT-Mamba-7B (here) is the checkpoint outputs/tiny." in notes
+    write_json(tmp_path / "gsm8k.run.json", run | {"config": {"model_path": "other"}})
+    notes = render_published(GENERAL_PERFORMANCE, [load_evaluation("PromptCoT-Mamba-7B", tmp_path)]).notes
+    assert "PromptCoT-Mamba-7B (here) is the checkpoint other and the checkpoint outputs/tiny." in notes
+
+
 @pytest.mark.parametrize(
     ("file", "text", "complaint"),
     [
@@ -71,6 +87,8 @@ def test_code_graded_by_samples_alone_is_not_the_benchmark():
         ("m.grades.jsonl", '{"benchmark": "math500"\n', "malformed JSON"),
         ("m.grades.jsonl", "", "the file is empty"),
         ("m.grades.jsonl", '{"problem_id": "math/1", "benchmark": "gsm8k"}\n', "is not of the grades beside it"),
+        ("m.run.json", "{", "not what infer_longcot.py wrote"),
+        ("m.run.json", "3", "not what infer_longcot.py wrote"),
     ],
 )
 def test_corrupt_files_are_named(tmp_path: Path, file: str, text: str, complaint: str):
