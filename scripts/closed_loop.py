@@ -169,7 +169,7 @@ class Loop:
         self.synthesize("problems", "write, judge and filter problems", stages, inputs, outputs)
 
     def distill(self, teacher: Path) -> None:
-        """The teacher's chains, and the majority's answers."""
+        """The teacher's chains, the majority's answers, and the report of the whole synthesis."""
         stages = {
             "chains": {
                 "model_path": str(teacher),
@@ -185,6 +185,7 @@ class Loop:
                 },
             },
             "distill": {"threshold": self.args.threshold},
+            "report": {},
         }
         inputs = [teacher, self.work / "teacher_problems.jsonl"]
         self.synthesize("distill", "solve them by majority", stages, inputs, ["chains", "chains.attempts", "distilled"])
@@ -244,7 +245,7 @@ def main() -> int | None:
     for path in filter(None, (str(loop.folder / "closed_loop.json"), args.record)):
         write_record(path, title=TITLE, config=asdict(args), tables=tables, results=results.figures())
     write_pages(loop.folder, tables, results)
-    print(f"report: {loop.folder / 'report.html'} and {loop.folder / 'report.md'}")
+    print(f"report: {loop.folder / 'report.html'} and report.md; of the synthesis alone: {loop.work / 'report.html'}")
     return None
 
 

@@ -115,7 +115,7 @@ def read_results(work: Path, verdicts: Verdicts, times: Mapping[str, float], thr
     chosen = next(majority for majority in majorities if majority.chosen)
     funnel = [
         ("concept sets", info["concept_sets"]["rows"]),
-        ("– not among the seeds'", info["concept_sets"]["new_sets"]),
+        ("– not among the seeds'", info["concept_sets"]["unlike_the_seeds"]),
         ("problems asked for", info["problems"]["tasks"]),
         ("in the markup", len(judged)),
         ("perfect by the exact solver", flaws[None]),

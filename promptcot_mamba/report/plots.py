@@ -12,6 +12,7 @@ from promptcot_mamba.grading.metrics import Estimate
 # Okabe and Ito's palette: told apart by colour-blind readers too.
 COLORS = ("#8a94a3", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
 MOST_MARKS = 16  # points of a line that are drawn as such
+FEWEST_COLUMNS = 5  # room is left for: two columns are no two walls
 INK, SOFT, LINE = "#1c2430", "#5c6878", "#dfe4ea"
 
 
@@ -141,11 +142,12 @@ def draw_stacks(
     """Columns of counts, stacked, as SVG; `parts` maps a series to one count a group, drawn from the bottom."""
     figure, axes = _new_figure(9.2, 3.6)
     bottom = [0] * len(groups)
-    width = min(0.8, 0.15 * len(groups))  # two columns are no two walls
     for name, counts in parts.items():
-        axes.bar(range(len(groups)), counts, bottom=bottom, color=colors[name], label=name, width=width)
+        axes.bar(range(len(groups)), counts, bottom=bottom, color=colors[name], label=name, width=0.8)
         bottom = [under + count for under, count in zip(bottom, counts, strict=True)]
     axes.set_xticks(range(len(groups)), groups)
+    middle, half = (len(groups) - 1) / 2, max(len(groups), FEWEST_COLUMNS) / 2
+    axes.set_xlim(middle - half - 0.2, middle + half + 0.2)
     axes.set_xlabel(x_label, color=SOFT)
     axes.set_ylabel(y_label, color=SOFT)
     axes.grid(axis="x", visible=False)

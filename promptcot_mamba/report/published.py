@@ -46,7 +46,9 @@ def render_published(published: PublishedTable, evaluations: Sequence[Evaluation
     shown = [by_model[model] for model in published.ours if model in by_model]
     header = ["model", *(TITLES[column] for column in published.columns)]
     notes = [f"Published values: {published.source}."]
-    notes += [f"{evaluation.model} (here) is {_checkpoints(evaluation)}." for evaluation in shown if evaluation.checkpoints]
+    notes += [
+        f"{evaluation.model} (here) is {_checkpoints(evaluation)}." for evaluation in shown if evaluation.checkpoints
+    ]
     notes += find_mixtures(shown, published.columns)
     notes += [note for evaluation in shown for note in _note_samples(evaluation, published.columns)]
     if published.note:

@@ -72,7 +72,8 @@ def run(settings: Settings, context: Context) -> None:
             if not each.rows
         ),
     )
-    output.finish(rows, chains=len(chains), **outcomes)
+    counts = {f"problems: {outcome}": count for outcome, count in outcomes.items()}
+    output.finish(rows, problems=len(settled), chains=len(chains), **counts)
 
 
 def read_chains(context: Context) -> list[Row]:

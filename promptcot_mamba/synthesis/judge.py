@@ -74,9 +74,8 @@ def run(settings: Settings, context: Context) -> None:
     paths = {f"judgements_{name}": context.path(f"judgements_{name}") for name in settings.models}
     output = context.output("judgements", settings, **inputs, **paths)
     if not output.complete:
-        output.finish(
-            {**row, "verdicts": {name: verdicts[name][row["key"]] for name in settings.models}} for row in rows
-        )
+        judged = ({**row, "verdicts": {name: verdicts[name][row["key"]] for name in settings.models}} for row in rows)
+        output.finish(judged, problems=len(rows))
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ def run_sets(settings: SetSettings, context: Context) -> None:
         rows += draw_rows(table, one, context.seed, [])
     known = {frozenset(concepts) for concepts in lists}
     new = sum(frozenset(row["concepts"]) not in known for row in rows)
-    output.finish(rows, new_sets=new)
+    output.finish(rows, unlike_the_seeds=new)
 
 
 @dataclass(frozen=True)

@@ -33,10 +33,10 @@ STEPS = {
     "chosen_rationales": ("seeds with a chosen rationale", "candidates"),
     "concept_sets": ("new concept sets", "wanted"),
     "problems": ("new problems", "tasks"),
-    "judgements": ("judged problems", None),
+    "judgements": ("judged problems", "problems"),
     "kept_problems": ("approved, unique, clean problems", "problems"),
     "code_inputs": ("code problems with inputs", "tasks"),
-    "distilled": ("kept chains", "chains"),
+    "distilled": ("kept chains", "problems"),
 }
 # Keys of a run.json that describe the run rather than count rows.
 NO_COUNT = frozenset(
@@ -111,17 +111,19 @@ def describe_yield(rows: dict[str, list[Row]], infos: dict[str, dict[str, Any]])
         info, (_, source) = infos[name], STEPS[name]
         asked = info.get(source) if source else None
         share = f"{100 * len(rows[name]) / asked:.1f}" if asked else "–"
-        lost = [f"{key.removeprefix('rejected: ')} {info[key]:,}" for key in info if _is_loss(key, source, info[key])]
+        counts = [(key, value) for key, value in info.items() if _is_count(key, source, value)]
+        beside = [f"{key.removeprefix('rejected: ').replace('_', ' ')} {value:,}" for key, value in counts]
         unfinished = [] if info.get("complete", True) else ["unfinished"]
         shown = f"{asked:,}" if asked else "–"
-        lines.append([STEPS[name][0], shown, f"{len(rows[name]):,}", share, "; ".join(lost + unfinished)])
-    table = Table(("after the stage", "from", "rows", "%", "what else became of them"), lines, frozenset({0, 4}))
+        lines.append([STEPS[name][0], shown, f"{len(rows[name]):,}", share, "; ".join(beside + unfinished)])
+    table = Table(("after the stage", "from", "rows", "%", "beside that"), lines, frozenset({0, 4}))
     labels = [f"{len(rows[name]):,}" for name in names]
     plot = draw_bars([STEPS[name][0] for name in names], [len(rows[name]) for name in names], labels, "rows")
-    return Section("Yield", "Rows each stage left behind.", (("yield", plot),), (table,))
+    words = "Rows each stage left behind, and what was counted beside them."
+    return Section("Yield", words, (("yield", plot),), (table,))
 
 
-def _is_loss(key: str, source: str | None, value: Any) -> bool:
+def _is_count(key: str, source: str | None, value: Any) -> bool:
     return key not in NO_COUNT and key != source and key != "kept" and isinstance(value, int) and value > 0
 
 
@@ -222,6 +224,7 @@ def _histogram(values: Any) -> list[int]:
 def pick_samples(rows: dict[str, list[Row]], rejected: dict[str, list[Row]], count: int, seed: int) -> Section | None:
     """Some problems that were kept and some that were not, each with all that is known of it."""
     answers = {row["key"].rpartition("/")[0]: row for row in rows.get("distilled", [])}
+    answers |= {row["id"]: row for row in rejected.get("distilled.rejected", [])}
     kept = {row["key"] for row in rows.get("kept_problems", [])}
     judged = rows.get("judgements") or rows.get("problems", [])
     texts = []
@@ -239,12 +242,13 @@ def pick_samples(rows: dict[str, list[Row]], rejected: dict[str, list[Row]], cou
 def _describe_problem(row: Row, kept: bool, answer: Row | None) -> tuple[str, str]:
     verdicts = ", ".join(f"{judge} {verdict}" for judge, verdict in row.get("verdicts", {}).items())
     heading = f"{'Kept' if kept else 'Not kept'}, {row['level']}: {'; '.join(row['concepts'])}"
-    text = [row["problem"], "", f"Rationale: {_shorten(row['rationale'])}"]
+    text = [row["problem"], f"Rationale: {_shorten(row['rationale'])}"]
     text += [f"Verdicts: {verdicts}"] if verdicts else []
     if answer is not None:
-        text.append(f"Teacher: {answer.get('answer', 'a program')} ({100 * answer['agreement']:.0f} % agree)")
-        text.append(_shorten(answer["completion"]))
-    return heading, "\n".join(text)
+        said = answer.get("reason") or answer.get("answer", "a program")
+        text.append(f"Teacher: {said} ({100 * answer['agreement']:.0f} % agree)")
+        text += [_shorten(answer["completion"])] if "completion" in answer else []
+    return heading, "\n\n".join(text)
 
 
 def _shorten(text: str) -> str:

@@ -70,7 +70,7 @@ def work(tmp_path: Path, chains: list[dict]) -> Path:
     write_jsonl(folder / "judgements.jsonl", [{"key": str(i), "flaw": flaw} for i, flaw in enumerate(flaws)])
     write_jsonl(folder / "kept_problems.jsonl", rows)
     write_jsonl(folder / "chains.jsonl", chains)
-    write_run_info(folder / "concept_sets.jsonl", {}, rows=4, new_sets=3)
+    write_run_info(folder / "concept_sets.jsonl", {}, rows=4, unlike_the_seeds=3)
     write_run_info(folder / "problems.jsonl", {}, rows=6, tasks=8)
     write_run_info(folder / "kept_problems.jsonl", {}, rows=4, duplicate=1, benchmark=0)
     return folder

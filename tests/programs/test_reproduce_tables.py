@@ -63,7 +63,7 @@ def test_a_quick_look_survives_being_killed(tmp_path: Path):
     row = next(line for line in results.splitlines() if line.startswith("| PromptCoT-Mamba-7B (here)"))
     assert row.count("2 of ") == 6  # two problems are said to be no benchmark
     assert row.split("|")[8].strip() == "not measured"  # LiveCodeBench: its statements' samples are something else
-    assert f"PromptCoT-Mamba-7B (here) is the checkpoint {model}." in results  # not the paper's, whatever the row is called
+    assert f"PromptCoT-Mamba-7B (here) is the checkpoint {model}." in results  # whatever the row is called
     assert "LiveCodeBench of PromptCoT-Mamba-7B is graded by its statements' samples alone" in results
     assert "| livecodebench-samples |" in results
     assert (output / "report.html").stat().st_size < 5_000_000

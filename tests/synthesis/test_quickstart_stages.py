@@ -72,7 +72,7 @@ def test_concept_sets_of_both_sizes_hold_no_concept_twice(tmp_path: Path, seeds:
     sizes = [len(row["concepts"]) for row in rows]
     assert {size: sizes.count(size) for size in sizes} == {2: 30, 3: 30}
     assert all(len(set(row["concepts"])) == len(row["concepts"]) for row in rows)
-    assert json.loads((work / "concept_sets.run.json").read_text())["new_sets"] > 0
+    assert json.loads((work / "concept_sets.run.json").read_text())["unlike_the_seeds"] > 0
 
 
 def reserved_question() -> str:
