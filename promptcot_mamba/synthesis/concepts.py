@@ -47,6 +47,8 @@ class Settings:
 
 def read_seeds(path: Path) -> list[Row]:
     """Seed problems with `problem` and `level` filled in; a bad or repeated one raises InputError naming its line."""
+    if not path.exists():
+        raise InputError(f"concepts: seeds {path}: no such file; give JSONL rows with 'problem', and 'level' if known")
     rows: dict[str, Row] = {}
     for number, row in iter_jsonl(path):
         problem = row.get("problem") or row.get("question")

@@ -205,7 +205,7 @@ def test_rounds_need_a_generator_of_their_own_and_a_command(write_recipe, monkey
         ({"concepts": {"seeds": "x", "model": "m", "kk": 3}}, (), "stages: concepts: unknown setting 'kk'"),
         ({"concepts": {"seeds": "x"}}, (), "stages: concepts: .*'model'"),
         ({"distill": {"threshold": 2}}, (), r"stages: distill: threshold 2 must be in \(0, 1\]"),
-        ({"concepts": {"seeds": "x", "model": "nobody"}}, (), r"x: no such file"),
+        ({"concepts": {"seeds": "x", "model": "nobody"}}, (), r"concepts: seeds x: no such file; give JSONL rows"),
         ({}, ("--stage", "judgement"), "--stage judgement: not in the recipe; it lists concepts"),
         ({}, ("--stage", "rationales"), r"concepts\.jsonl: no such file; run the stage that writes it first"),
         ({}, ("--stage", "distill"), r"chains\.jsonl: no such file"),
