@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -180,25 +181,12 @@ def prepare_shards(
     """
     one_thread_each()
     clock = _Clock()
-    work = output / WORK_FOLDER
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--output_dir {output}: cannot write here ({error.strerror})") from None
+    work = _make_work_folder(output)
     sources = [find_source(spec, source_dir) for spec in recipe.sources]
     files = hash_sources(sources, work, workers)
     clock.lap("hash_inputs")
     tokenizer_files, tokenizer_hash = save_tokenizer(tokenizer, tokenizer_path, work)
-    made_from = {
-        "pipeline_version": PIPELINE_VERSION,
-        "chat_format": _digest([CHAT_TEMPLATE, MATH_INSTRUCTION]),
-        "tokenizer_hash": tokenizer_hash,
-        "benchmarks": {
-            "problems": dict(sorted(Counter(problem.benchmark for problem in problems).items())),
-            "hash": _digest([asdict(problem) for problem in problems]),
-        },
-        "inputs": files,
-    }
+    made_from = _describe_inputs(tokenizer_hash, problems, files)
     first_key = _digest([made_from, recipe.first_pass()])
     key = _digest([first_key, asdict(recipe) | {"sources": [asdict(s) | {"path": None} for s in recipe.sources]}])
     if _is_finished(output, key, overwrite):
@@ -220,9 +208,7 @@ def prepare_shards(
         max_tokens=recipe.max_tokens,
     )
     clock.lap("open")
-    parts: list[dict[str, Any]] = [{}] * len(jobs)
-    for number, part in do_all(partial(_make_chunk_runner, context, agrees), jobs, workers, "reading and tokenising"):
-        parts[number] = part
+    parts = do_all(partial(_make_chunk_runner, context, agrees), jobs, workers, "reading and tokenising")
     clock.lap("first_pass")
     names = [spec.name for spec in recipe.sources]
     tallies = _sum_tallies(names, parts)
@@ -256,9 +242,7 @@ def prepare_shards(
         seed=recipe.seed,
     )
     shard_jobs = [(number,) for number in range(len(selection.edges) - 1)]
-    shards: list[dict[str, Any]] = [{}] * len(shard_jobs)
-    for number, line in do_all(partial(_make_shard_runner, shard_context), shard_jobs, workers, "packing shards"):
-        shards[number] = line
+    shards = do_all(partial(_make_shard_runner, shard_context), shard_jobs, workers, "packing shards")
     clock.lap("second_pass")
     clock.seconds["tokenize_in_workers"] = sum(part["seconds"]["tokenize"] for part in parts)
     clock.seconds["chunks_in_workers"] = sum(part["seconds"]["all"] for part in parts)
@@ -278,6 +262,29 @@ def prepare_shards(
     write_json(output / INDEX_FILE, {"shards": shards})
     write_json(output / MANIFEST_FILE, manifest)
     return Result(recipe, table, selection, tallies, shards, manifest, clock.seconds)
+
+
+def _make_work_folder(output: Path) -> Path:
+    work = output / WORK_FOLDER
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output_dir {output}: cannot write here ({error.strerror})") from None
+    return work
+
+
+def _describe_inputs(tokenizer_hash: str, problems: Sequence[BenchmarkText], files: dict[str, Any]) -> dict[str, Any]:
+    """What the shards are made from, beside the recipe."""
+    return {
+        "pipeline_version": PIPELINE_VERSION,
+        "chat_format": _digest([CHAT_TEMPLATE, MATH_INSTRUCTION]),
+        "tokenizer_hash": tokenizer_hash,
+        "benchmarks": {
+            "problems": dict(sorted(Counter(problem.benchmark for problem in problems).items())),
+            "hash": _digest([asdict(problem) for problem in problems]),
+        },
+        "inputs": files,
+    }
 
 
 def remove_work(output: Path) -> None:
@@ -339,14 +346,11 @@ class _Clock:
     """Seconds between laps."""
 
     def __init__(self) -> None:
-        import time
-
-        self._now = time.monotonic
-        self._last = self._now()
+        self._last = time.monotonic()
         self.seconds: dict[str, float] = {}
 
     def lap(self, name: str) -> None:
-        now = self._now()
+        now = time.monotonic()
         self.seconds[name] = now - self._last
         self._last = now
 

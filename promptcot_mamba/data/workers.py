@@ -1,21 +1,19 @@
-"""Jobs over processes: started fresh, one thread each, results in any order, the first failure stopping the rest."""
+"""Jobs over processes: started fresh, one thread each, done in any order, the first failure stopping the rest."""
 
 from __future__ import annotations
 
 import errno
 import multiprocessing
 import os
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from promptcot_mamba.errors import InputError
-from promptcot_mamba.log import get_logger
+from tqdm import tqdm
 
-logger = get_logger(__name__)
-LOG_SECONDS = 15.0
+from promptcot_mamba.errors import InputError
+
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # full, over quota, over the limit of a file
 _run: Callable[..., Any] | None = None  # what this worker process does with a job
 
@@ -36,20 +34,16 @@ def one_thread_each() -> None:
 
 def do_all(
     make: Callable[[], Callable[..., Any]], jobs: Sequence[tuple[Any, ...]], workers: int, title: str
-) -> Iterable[tuple[int, Any]]:
-    """Yield `(job number, result)` of every job as it finishes; `make()` runs once in each worker.
+) -> list[Any]:
+    """The results of all jobs, in their order; `make()` runs once in each worker.
 
     Raises what a job raised; InputError if the disk is full or a worker was killed. Finished jobs stay finished:
     they are the jobs' own files.
     """
-    started = logged = time.monotonic()
+    results: list[Any] = [None] * len(jobs)
     try:
-        for done, item in enumerate(_results(make, jobs, workers), start=1):
-            yield item
-            now = time.monotonic()
-            if done == len(jobs) or now - logged > LOG_SECONDS:
-                logged = now
-                logger.info("%s: %d of %d, %.0f s", title, done, len(jobs), now - started)
+        for number, result in tqdm(_results(make, jobs, workers), total=len(jobs), desc=title, unit="part"):
+            results[number] = result
     except OSError as error:
         if error.errno in NO_ROOM or "No space left" in str(error):
             raise InputError(f"{title}: the disk is full; free some space and run the same command again") from None
@@ -58,9 +52,13 @@ def do_all(
         raise InputError(
             f"{title}: a worker was killed (out of memory?); run the same command again, with fewer --workers"
         ) from None
+    return results
 
 
-def _results(make: Callable[[], Callable[..., Any]], jobs: Sequence[tuple[Any, ...]], workers: int):
+def _results(
+    make: Callable[[], Callable[..., Any]], jobs: Sequence[tuple[Any, ...]], workers: int
+) -> Iterator[tuple[int, Any]]:
+    """(job number, result) as each is done."""
     if workers == 1:
         run = make()
         yield from ((number, run(*job)) for number, job in enumerate(jobs))
