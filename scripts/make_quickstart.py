@@ -2,8 +2,8 @@
 
     python -m scripts.make_quickstart --config configs/quickstart/data.yaml
 
-Writes `phase1.jsonl`, `phase2.jsonl`, `control.jsonl` (rows `prompt, completion, source`), `problems.jsonl` (the
-test) with `tests/`, and `base/` (tokenizer and random weights in the transformers layout) to `--output_dir`.
+Writes `phase1.jsonl`, `phase2.jsonl`, `control.jsonl` (rows `prompt, completion, domain, source`), `problems.jsonl`
+(the test) with `tests/`, and `base/` (tokenizer and random weights in the transformers layout) to `--output_dir`.
 """
 
 from __future__ import annotations

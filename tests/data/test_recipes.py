@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from promptcot_mamba.benchmarks.quickstart.splits import SOURCES, draw_training_rows
 from promptcot_mamba.cli import parse_args, recipe_to_flags
+from promptcot_mamba.data.canonical import render_for
 from promptcot_mamba.data.sources import parse_sources
 from promptcot_mamba.training.arguments import DataArguments, SftArguments
 from scripts.prepare_sft_data import PrepareArguments, choose_sources
@@ -50,6 +52,24 @@ def test_ablations_leave_sources_out(base, ablation, left):
 def test_shards_are_packed_for_the_phase_that_trains_on_them(phase, data):
     training, packing = (dict(pairs(CONFIGS / name)) for name in (f"{phase}.yaml", f"data/{data}.yaml"))
     assert training["max_length"] == packing["max_length"]
+
+
+@pytest.mark.parametrize("phase", ["phase1", "phase2"])
+def test_the_quickstarts_exercises_come_through_as_they_are(phase):
+    """The recipe asks for as many of each domain as were made, and gives every prompt back as evaluation asks it."""
+    recipe = CONFIGS / "quickstart" / f"shards_{phase}.yaml"
+    specs = parse_sources(json.loads(parse_args(PrepareArguments, ["--config", str(recipe)]).sources))
+    made = json.loads(dict(pairs(CONFIGS / "quickstart/data.yaml"))[phase])
+    for spec in specs:
+        [domain] = spec.domains
+        own = {name: count for name, count in made.items() if SOURCES[name].domain == domain}
+        assert spec.examples == sum(own.values())
+        for raw in draw_training_rows(dict.fromkeys(own, 20), phase, seed=1):
+            row = spec.make_adapter().convert(raw, None)
+            assert (row.domain, row.completion) == (domain, raw["completion"])
+            assert render_for(row, spec.instruction) == raw["prompt"]
+    training = dict(pairs(CONFIGS / "quickstart" / f"{phase}.yaml"))
+    assert dict(pairs(recipe))["max_length"] == training["max_length"]
 
 
 def pairs(path: Path) -> list[tuple[str, str]]:

@@ -34,6 +34,10 @@ class Source:
     unseen: bool = False  # only exercises with a held-out link; otherwise only ones without
 
     @property
+    def domain(self) -> str:
+        return "code" if self.is_code else "math"
+
+    @property
     def instruction(self) -> str:
         return programs.INSTRUCTION if self.is_code else MATH_INSTRUCTION
 
@@ -89,7 +93,7 @@ def _draw_exercises(name: str, address: str, seed: int, held_out: bool) -> Itera
 
 
 def draw_training_rows(parts: dict[str, int], address: str, seed: int) -> list[Row]:
-    """`{source: rows}` -> shuffled SFT rows `prompt, completion, source`; other addresses give other exercises."""
+    """`{source: rows}` -> shuffled SFT rows `prompt, completion, domain, source`; another address, other exercises."""
     rows = []
     for name, wanted in parts.items():
         assert not SOURCES[name].unseen, f"{name} never trains"
@@ -97,7 +101,7 @@ def draw_training_rows(parts: dict[str, int], address: str, seed: int) -> list[R
         for _, exercise in zip(range(wanted), exercises, strict=False):
             prompt = render_prompt(exercise.question, SOURCES[name].instruction)
             completion = f"{THINK_START}\n{exercise.thought}\n{THINK_END}\n{exercise.answer}"
-            rows.append({"prompt": prompt, "completion": completion, "source": name})
+            rows.append({"prompt": prompt, "completion": completion, "domain": SOURCES[name].domain, "source": name})
     random.Random(derive_seed(seed, "order", address)).shuffle(rows)
     return rows
 
