@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import threading
@@ -170,6 +171,7 @@ def measure(gigabytes: float, args: BenchArguments, paragraphs: list[str], token
     folder = Path(args.work_dir) / f"{gigabytes}GB"
     corpus, output = folder / "rows.parquet", folder / "shards"
     workers = args.workers or len(os.sched_getaffinity(0))
+    shutil.rmtree(output, ignore_errors=True)  # finished shards would be kept, and their making not be timed
     rows = make_corpus(corpus, paragraphs, gigabytes * 1e9, args.seed)
     alone_before, _ = time_tokenizer(corpus, tokenizer, workers)
     sources = json.dumps({"made": {"adapter": "opencodereasoning_0", "path": str(corpus)}})
