@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import is_dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,15 @@ class _Parser(HfArgumentParser):
     def error(self, message: str) -> Any:
         raise InputError(f"{message}; see --help")
 
+    def refuse_unknown(self, flags: Sequence[str]) -> None:
+        """Raise InputError for a flag that there is not: it says more than that a flag is then missing."""
+        known = self._option_string_actions
+        for flag in flags:
+            name = flag.partition("=")[0]
+            if name.startswith("--") and name not in known:
+                close = get_close_matches(name, known, 1)
+                raise InputError(f"{name}: no such flag{f'; did you mean {close[0]}?' if close else ''} (see --help)")
+
 
 def parse_args(types: Any, argv: Sequence[str] | None = None, description: str | None = None) -> Any:
     """Parse flags into one dataclass, or a tuple of them where `types` is a sequence.
@@ -83,6 +93,7 @@ def parse_args(types: Any, argv: Sequence[str] | None = None, description: str |
     parser = _Parser([types] if single else list(types), description=description, allow_abbrev=False)
     parser.add_argument("--config", metavar="RECIPE.yaml", help="flags from a file; typed flags win; may be repeated")
     flags = expand_recipes(sys.argv[1:] if argv is None else argv)
+    parser.refuse_unknown(flags)
     try:
         parsed = parser.parse_args_into_dataclasses(args=flags)[: 1 if single else len(types)]
     except ValueError as error:  # a dataclass's own __post_init__ check

@@ -39,8 +39,9 @@ def test_typed_flags_win_over_recipes_and_later_recipes_over_earlier(tmp_path: P
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--nn", "1"], "--nn"),
-        (["--nam", "x"], "--nam"),  # no abbreviations
+        (["--nn", "1"], r"--nn: no such flag; did you mean --n\?"),
+        (["--nam", "x"], r"--nam: no such flag; did you mean --names\?"),  # no abbreviations
+        (["--zzzz=1"], r"--zzzz: no such flag \(see --help\)"),
         (["--n", "many"], "--n"),
         (["--n", "0"], "--n 0"),
         (["--config"], "--config"),
@@ -52,7 +53,9 @@ def test_bad_flags_are_named(argv, message):
         parse_args(Arguments, argv)
 
 
-@pytest.mark.parametrize(("text", "message"), [("m: 1", "--m"), ("- n", "found list"), ("n: [", "malformed YAML")])
+@pytest.mark.parametrize(
+    ("text", "message"), [("m: 1", "--m: no such flag"), ("- n", "found list"), ("n: [", "malformed YAML")]
+)
 def test_bad_recipes_are_named(tmp_path: Path, text: str, message: str):
     with pytest.raises(InputError, match=message):
         parse_args(Arguments, ["--config", recipe(tmp_path / "a.yaml", text)])

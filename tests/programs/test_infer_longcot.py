@@ -83,7 +83,7 @@ def test_a_recipe_and_flags_end_in_run_json(flags, tmp_path: Path, capsys):
         ({"output_path": "x.json"}, "must end in .jsonl"),
         ({"format": "csv"}, "--format csv"),
         ({"dtype": "int8"}, "--dtype int8"),
-        ({"n_gpu": 2}, "--n_gpu=2"),
+        ({"n_gpu": 2}, r"--n_gpu: no such flag; did you mean --n_gpus\?"),
         ({"prompt_from": "question"}, "has no 'question'"),
         ({"base_url": "http://127.0.0.1:9", "model_path": "name", "use_mamba2": True}, "cannot be checked"),
     ],
