@@ -46,14 +46,12 @@ def test_mixed_graders_and_settings_are_footnotes():
     assert "temperature" not in notes
 
 
-def test_missing_runs_are_said_to_be_missing():
-    [row] = [
-        row
-        for row in render_published(GENERAL_PERFORMANCE, [make_evaluation("PromptCoT-Mamba-7B", "math500")]).table.rows
-        if row[0] == "PromptCoT-Mamba-7B (here)"
-    ]
-    assert row[1].splitlines() == ["50.0", "[50.0, 50.0]", "n=2 strict", "3 of 500 problems"]
-    assert row[2:] == ["not measured"] * 6
+def test_missing_runs_and_problems_are_said_to_be_missing():
+    table = render_published(GENERAL_PERFORMANCE, [make_evaluation("PromptCoT-Mamba-7B", "math500")]).table
+    _, ours, difference = table.rows[:3]
+    assert ours[:2] == ["PromptCoT-Mamba-7B (here)", "50.0\n[50.0, 50.0]\nn=2 strict\n3 of 500 problems"]
+    assert ours[2:] == ["not measured"] * 6
+    assert difference == ["here − paper", *["–"] * 7]  # three problems compare with nothing published
 
 
 def test_code_graded_by_samples_alone_is_not_the_benchmark():
