@@ -11,6 +11,8 @@ from html import escape
 
 from promptcot_mamba.report.tables import Table
 
+WIDE = 7  # more columns than that are set smaller, to be seen at once
+
 STYLE = """
 :root { --ink: #1c2430; --soft: #5c6878; --line: #dfe4ea; --paper: #ffffff; --back: #f4f6f8; --accent: #1f5fa8;
   --good: #1a7f4b; --bad: #b3382c; }
@@ -35,6 +37,8 @@ table { border-collapse: collapse; width: 100%; font-size: 14px; font-variant-nu
 th, td { padding: 7px 8px; border-bottom: 1px solid var(--line); text-align: right; white-space: pre; }
 th { color: var(--soft); font-weight: 600; font-size: 13px; }
 th.text, td.text { text-align: left; } td.text { white-space: normal; }
+table.wide, table.wide th { font-size: 12px; } table.wide th, table.wide td { padding: 7px 5px; }
+table.wide td.text { min-width: 17ch; }
 tr.own td { background: #eef4fb; font-weight: 500; }
 tr:last-child td { border-bottom: 0; }
 .chain { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 16px; }
@@ -103,7 +107,8 @@ def render_table(table: Table) -> str:
     opening = ['<tr class="own">' if place in table.own_rows else "<tr>" for place in range(len(table.rows))]
     rows = "\n".join(f"{tag}{cells('td', row)}</tr>" for tag, row in zip(opening, table.rows, strict=True))
     head = f"<thead><tr>{cells('th', table.header)}</tr></thead>"
-    return render_card(f"<table>\n{head}\n<tbody>\n{rows}\n</tbody>\n</table>")
+    style = ' class="wide"' if len(table.header) > WIDE else ""
+    return render_card(f"<table{style}>\n{head}\n<tbody>\n{rows}\n</tbody>\n</table>")
 
 
 def render_tiles(tiles: Iterable[Tile]) -> str:

@@ -41,7 +41,7 @@ def render_report(
 ) -> str:
     """The whole page."""
     body = [html.render_heading("PromptCoT-Mamba: results beside the paper's", 1)]
-    lead = "Ours as avg@n [95 % interval, clustered by problem], n and grader. What nobody ran is said to be so."
+    lead = "Ours as avg@n [95 % interval, clustered by problem], n and grader. What was not run says so."
     body.append(html.render_paragraph(lead, "lead"))
     sections, browser = paper_sections(evaluations, records), render_browser(evaluations, most_samples)
     parts = [section.title for section in sections] + ["Samples"] * bool(browser.markup)
