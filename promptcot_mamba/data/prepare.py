@@ -210,22 +210,10 @@ def prepare_shards(
     clock.lap("open")
     parts = do_all(partial(_make_chunk_runner, context, agrees), jobs, workers, "reading and tokenising")
     clock.lap("first_pass")
-    names = [spec.name for spec in recipe.sources]
-    tallies = _sum_tallies(names, parts)
+    tallies = _sum_tallies([spec.name for spec in recipe.sources], parts)
     _log_drops(tallies)
 
-    table, prompts = load_rows(chunks_folder, [names.index(job[1]) for job in jobs])
-    selection = select_rows(
-        chunks_folder,
-        table,
-        prompts,
-        recipe.sources,
-        threshold=recipe.near_duplicate_threshold,
-        total_examples=recipe.total_examples,
-        shard_tokens=recipe.shard_tokens,
-        seed=recipe.seed,
-    )
-    del prompts
+    table, selection = _choose_rows(recipe, chunks_folder, jobs)
     for name, drops in selection.dropped.items():
         tallies[name]["dropped"].update(drops)
     write_plan(shards_folder / PLAN_FILE, table, selection)
@@ -249,18 +237,8 @@ def prepare_shards(
 
     write_jsonl(output / CONTAMINATED_FILE, read_hits(chunks_folder, len(jobs), "contaminated"))
     write_jsonl(output / NEAR_FILE, read_hits(chunks_folder, len(jobs), "reported"))
-    manifest = {
-        "key": key,
-        "max_length": recipe.max_length,
-        **made_from,
-        "recipe": {**asdict(recipe), "sources": [asdict(spec) for spec in recipe.sources]},
-        "licences": {spec.name: spec.make_adapter().licence for spec in recipe.sources},
-        "versions": installed_versions(("tokenizers", "transformers", "pyarrow", "numpy")),
-        "counts": {**_count(tallies, selection, shards), "tokens_encoded": sum(part["encoded"] for part in parts)},
-    }
-    _remove_strangers(output, len(shards))
-    write_json(output / INDEX_FILE, {"shards": shards})
-    write_json(output / MANIFEST_FILE, manifest)
+    counts = {**_count(tallies, selection, shards), "tokens_encoded": sum(part["encoded"] for part in parts)}
+    manifest = _write_manifest(output, key, recipe, made_from, counts, shards)
     return Result(recipe, table, selection, tallies, shards, manifest, clock.seconds)
 
 
@@ -285,6 +263,47 @@ def _describe_inputs(tokenizer_hash: str, problems: Sequence[BenchmarkText], fil
         },
         "inputs": files,
     }
+
+
+def _choose_rows(recipe: Recipe, chunks: Path, jobs: Sequence[tuple[int, str, Chunk]]) -> tuple[RowTable, Selection]:
+    """What the first pass left, and which of it the mixture takes in which order."""
+    names = [spec.name for spec in recipe.sources]
+    table, prompts = load_rows(chunks, [names.index(name) for _, name, _ in jobs])
+    selection = select_rows(
+        chunks,
+        table,
+        prompts,
+        recipe.sources,
+        threshold=recipe.near_duplicate_threshold,
+        total_examples=recipe.total_examples,
+        shard_tokens=recipe.shard_tokens,
+        seed=recipe.seed,
+    )
+    return table, selection
+
+
+def _write_manifest(
+    output: Path,
+    key: str,
+    recipe: Recipe,
+    made_from: dict[str, Any],
+    counts: dict[str, Any],
+    shards: Sequence[dict[str, Any]],
+) -> dict[str, Any]:
+    """Declare the shards finished: their index, and the manifest by which training and reruns know them."""
+    manifest = {
+        "key": key,
+        "max_length": recipe.max_length,
+        **made_from,
+        "recipe": {**asdict(recipe), "sources": [asdict(spec) for spec in recipe.sources]},
+        "licences": {spec.name: spec.make_adapter().licence for spec in recipe.sources},
+        "versions": installed_versions(("tokenizers", "transformers", "pyarrow", "numpy")),
+        "counts": counts,
+    }
+    _remove_strangers(output, len(shards))
+    write_json(output / INDEX_FILE, {"shards": shards})
+    write_json(output / MANIFEST_FILE, manifest)
+    return manifest
 
 
 def remove_work(output: Path) -> None:
