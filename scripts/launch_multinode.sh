@@ -13,6 +13,8 @@
 # named with NCCL_SOCKET_IFNAME / GLOO_SOCKET_IFNAME.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# The environment of scripts/setup.sh, where no other is active.
+command -v deepspeed >/dev/null || export PATH="$PWD/.venv/bin:$PATH"
 
 hostfile=${1:?usage: launch_multinode.sh HOSTFILE [flags of train.py]}
 shift

@@ -9,6 +9,8 @@
 # an unfinished one resumes from its last checkpoint.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# The environment of scripts/setup.sh, where no other is active.
+command -v deepspeed >/dev/null || export PATH="$PWD/.venv/bin:$PATH"
 
 : "${MODEL:?set MODEL to the folder of the base model}"
 : "${PHASE1_DATA:?set PHASE1_DATA to the data of phase 1}"

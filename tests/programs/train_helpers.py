@@ -51,7 +51,8 @@ def train_command(flags: dict[str, object], processes: int | None = None) -> lis
 
 def child_environment() -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    return {**inherited, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # as in an activated environment
+    return {**inherited, "PATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
 
 
 def run_train(flags: dict[str, object], processes: int | None = None) -> subprocess.CompletedProcess[str]:
