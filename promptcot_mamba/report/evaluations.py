@@ -109,10 +109,14 @@ def format_score(figures: dict[str, Any]) -> str:
     if estimate["low"] is not None and estimate["high"] is not None:
         text += f"\n[{100 * estimate['low']:.1f}, {100 * estimate['high']:.1f}]"
     text += f"\nn={most if fewest == most else f'{fewest}-{most}'} {figures['grader']}"
-    expected = figures["expected_problems"]
-    if expected is not None and expected != figures["problems"]:
-        text += f"\n{figures['problems']} of {expected} problems"
+    if not is_whole(figures):
+        text += f"\n{figures['problems']} of {figures['expected_problems']} problems"
     return text
+
+
+def is_whole(figures: dict[str, Any]) -> bool:
+    """Whether all problems of the benchmark were graded, as far as their number is known."""
+    return figures["expected_problems"] in (None, figures["problems"])
 
 
 def figures_table(evaluations: Sequence[Evaluation]) -> Table:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from promptcot_mamba.report.evaluations import Evaluation, find_mixtures, format_score
+from promptcot_mamba.report.evaluations import Evaluation, find_mixtures, format_score, is_whole
 from promptcot_mamba.report.paper import PublishedTable
 from promptcot_mamba.report.tables import Table
 
@@ -85,11 +84,6 @@ def _our_rows(model: str, published: PublishedTable, evaluation: Evaluation | No
         figures = evaluation.figures.get(column)
         scores.append(NOT_MEASURED if figures is None else format_score(figures))
         value = published.value(model, column)
-        comparable = value is not None and figures is not None and _is_whole(figures)
+        comparable = value is not None and figures is not None and is_whole(figures)  # a part compares with nothing
         differences.append(f"{100 * figures['avg_at_n']['mean'] - value:+.1f}" if comparable else "–")
     return [scores, differences]
-
-
-def _is_whole(figures: dict[str, Any]) -> bool:
-    """Whether all of the benchmark's problems were graded; a part of them compares with no published value."""
-    return figures["expected_problems"] in (None, figures["problems"])

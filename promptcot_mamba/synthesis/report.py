@@ -36,7 +36,7 @@ STEPS = {
     "judgements": ("judged problems", "problems"),
     "kept_problems": ("approved, unique, clean problems", "problems"),
     "code_inputs": ("code problems with inputs", "tasks"),
-    "distilled": ("kept chains", "problems"),
+    "distilled": ("kept chains of these problems", "problems"),
 }
 # Keys of a run.json that describe the run rather than count rows.
 NO_COUNT = frozenset(
@@ -109,7 +109,7 @@ def describe_yield(rows: dict[str, list[Row]], infos: dict[str, dict[str, Any]])
     lines = []
     for name in names:
         info, (_, source) = infos[name], STEPS[name]
-        asked = info.get(source) if source else None
+        asked = info.get(source)
         share = f"{100 * len(rows[name]) / asked:.1f}" if asked else "–"
         counts = [(key, value) for key, value in info.items() if _is_count(key, source, value)]
         beside = [f"{key.removeprefix('rejected: ').replace('_', ' ')} {value:,}" for key, value in counts]
@@ -123,8 +123,8 @@ def describe_yield(rows: dict[str, list[Row]], infos: dict[str, dict[str, Any]])
     return Section("Yield", words, (("yield", plot),), (table,))
 
 
-def _is_count(key: str, source: str | None, value: Any) -> bool:
-    return key not in NO_COUNT and key != source and key != "kept" and isinstance(value, int) and value > 0
+def _is_count(key: str, source: str, value: Any) -> bool:
+    return key not in NO_COUNT and key != source and isinstance(value, int) and value > 0
 
 
 def describe_concepts(rows: dict[str, list[Row]]) -> Section | None:

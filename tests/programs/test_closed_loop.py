@@ -161,7 +161,8 @@ def test_the_small_loop_survives_kills_and_reports(tmp_path: Path):
     for name in ("report.md", "report.html"):
         assert "the part and synthesized" in (tmp_path / name).read_text(encoding="utf-8")
     yields = (tmp_path / "synthesis/report.md").read_text(encoding="utf-8")
-    assert f"| kept chains | {funnel['not of the benchmark']:,} | {funnel['solved by a majority']:,} |" in yields
+    asked, solved = funnel["not of the benchmark"], funnel["solved by a majority"]
+    assert f"| kept chains of these problems | {asked:,} | {solved:,} |" in yields
 
     weights = (tmp_path / "with_21" / "model.safetensors").read_bytes()
     before = len((tmp_path / "log.txt").read_text())
