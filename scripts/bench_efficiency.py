@@ -5,35 +5,26 @@
 
 On CUDA the models are the 7B pair itself. On a CPU they are small ones whose proportions are derived from that pair in
 advance (`promptcot_mamba/efficiency/derive_small.py`); lengths and budgets are always given, and shown, in 7B units.
-Each engine runs in a process of its own. The small ones take turns of a second, so that a machine whose speed drifts is
-the same to all; an interrupted run keeps the waves it has measured: delete `--output_dir` to measure them again.
+Each engine runs in a process of its own. The small ones take turns, so that a machine whose speed drifts is the same to
+all; an interrupted run keeps the waves it has measured: delete `--output_dir` to measure them again.
 """
 
 from __future__ import annotations
 
 import csv
-import json
 import statistics
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from promptcot_mamba.bench_record import RecordTable, render_record_table, write_record
 from promptcot_mamba.cli import parse_args, run_program
 from promptcot_mamba.efficiency.derive_small import LARGE_PAIR, Pair, derivation_table, derive_small_pair
+from promptcot_mamba.efficiency.measure import Measured, measure_all
 from promptcot_mamba.efficiency.predict import Costs, find_crossover, fit_costs, play_wave
-from promptcot_mamba.efficiency.setup import Job, Setup
+from promptcot_mamba.efficiency.setup import Setup
 from promptcot_mamba.efficiency.shapes import Shape
-from promptcot_mamba.efficiency.throughput import Load
-from promptcot_mamba.efficiency.turns import EngineProcess, take_turns
-from promptcot_mamba.errors import InputError
-from promptcot_mamba.jsonl import write_json
-from promptcot_mamba.log import get_logger
-
-logger = get_logger("bench_efficiency")
+from promptcot_mamba.efficiency.throughput import Wave
 
 SHOWN = ("tokens_per_second", "running", "preemptions", "steps", "seconds", "first_seconds")
 PAPER_RATIOS = {24: 3.66, 72: 1.69}  # Mamba-2 over S1.1-7B, arXiv 2505.22425, efficiency section
@@ -65,71 +56,31 @@ def choose_pair() -> Pair:
     return LARGE_PAIR if torch.cuda.is_available() else derive_small_pair()
 
 
-def measure_all(setup: Setup, folder: Path) -> dict[str, list[dict[str, float]]]:
-    """The waves of every engine; what an interrupted run has measured is kept."""
-    path = folder / "measurements.json"
-    settings = {"lengths": setup.lengths, "prompt": setup.prompt, "max_num_seqs": setup.max_num_seqs}
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"settings": settings, "waves": {}}
-    if kept["settings"] != settings:
-        raise InputError(f"{path}: was measured with other settings ({kept['settings']}); choose another --output_dir")
-    done = kept["waves"]
-    jobs = setup.jobs()
-    # One device holds one engine of 7B at a time; and nothing drifts there, so nothing is measured twice.
-    is_large = setup.pair is LARGE_PAIR
-    queues = {name: job.loads if is_large else job.in_rounds() for name, job in jobs.items()}
-    queues = {name: loads[len(done.setdefault(name, [])) :] for name, loads in queues.items()}
-    unfinished = [name for name, loads in queues.items() if loads]
-    groups = [[name] for name in unfinished] if is_large else [unfinished]
-    with tqdm(total=sum(map(len, queues.values())), desc="waves", unit="wave") as progress:
-        for group in groups:
-            with ExitStack() as stack:
-                engines = {}
-                for name in group:
-                    engines[name] = start_engine(setup, jobs[name], folder)
-                    stack.callback(engines[name].close)
-                for engine in engines.values():
-                    engine.wait()
-                for name, wave in take_turns(engines, {name: queues[name] for name in group}):
-                    done[name].append(wave)
-                    write_json(path, kept)
-                    progress.update()
-    return done
+def mean_wave(waves: list[dict[str, float]]) -> dict[str, float]:
+    """The mean of equal waves; its tokens/s are all their tokens over all their seconds."""
+    return Wave(**{name: statistics.fmean(wave[name] for wave in waves) for name in Wave.__annotations__}).as_row()
 
 
-def start_engine(setup: Setup, job: Job, folder: Path) -> EngineProcess:
-    context = max(load.prompt + load.length for load in job.loads)
-    model = folder / job.shape.config["model_type"]
-    logger.info("starting %s with a cache of %.4g bytes", job.shape.name, job.cache_bytes)
-    return EngineProcess(
-        job.shape, model, cache_bytes=job.cache_bytes, max_num_seqs=setup.max_num_seqs, context=context
-    )
-
-
-def find_wave(waves: list[dict[str, float]], load: Load) -> dict[str, float]:
-    """What the waves of this load did: each figure's median."""
-    same = [wave for wave in waves if all(wave[name] == value for name, value in asdict(load).items())]
-    return {name: statistics.median(wave[name] for wave in same) for name in same[0]}
-
-
-def fit(setup: Setup, shape: Shape, done: dict) -> Costs:
+def fit(setup: Setup, shape: Shape, done: Measured) -> Costs:
     """Costs per step from the calibration alone: what is compared is predicted, not fitted."""
     works, seconds = [], []
-    for load in setup.calibration():
-        wave = find_wave(done[setup.engine(shape)], load)
+    for stage in setup.calibration():
+        wave, load = mean_wave(done[stage.name][setup.engine(shape)]), stage.load
         works += play_wave(shape, cache_bytes=1 << 62, max_num_seqs=load.chains, **asdict(load))
         seconds += [wave["first_seconds"], wave["seconds"] - wave["first_seconds"]]
     return fit_costs(works, seconds)
 
 
-def compare(setup: Setup, done: dict, budget: float) -> dict[str, Any]:
+def compare(setup: Setup, done: Measured, budget: float) -> dict[str, Any]:
     """Measured and predicted tokens/s of both models under one budget, their ratio and where they cross."""
     rows = []
     shapes = dict(zip(("mamba2", "attention"), setup.shapes, strict=True))
     costs = {name: fit(setup, shape, done) for name, shape in shapes.items()}
-    for tokens, load in zip(setup.lengths, setup.waves(), strict=True):
+    for tokens, stage in zip(setup.lengths, setup.compared(), strict=True):
+        load = stage.load
         row: dict[str, Any] = {"budget_gib": budget, "length": tokens, "small_length": load.length}
         for name, shape in shapes.items():
-            wave = find_wave(done[setup.engine(shape, budget)], load)
+            wave = mean_wave(done[stage.name][setup.engine(shape, budget)])
             cache = setup.pair.cache_bytes(shape, budget)
             _, work = play_wave(shape, cache_bytes=cache, max_num_seqs=setup.max_num_seqs, **asdict(load))
             row |= {f"{name}_{key}": wave[key] for key in SHOWN}
@@ -220,11 +171,12 @@ def write_csv(comparisons: list[dict[str, Any]], path: Path) -> None:
         writer.writerows(rows)
 
 
-def single_table(setup: Setup, done: dict) -> RecordTable:
+def single_table(setup: Setup, done: Measured) -> RecordTable:
     """One chain alone: milliseconds a token and bytes held at its end."""
     rows, (constant, growing) = [], setup.shapes
-    for load in setup.singles():
-        speeds = [find_wave(done[setup.engine(shape)], load)["tokens_per_second"] for shape in setup.shapes]
+    for stage in setup.singles():
+        load, waves = stage.load, done[stage.name]
+        speeds = [mean_wave(waves[setup.engine(shape)])["tokens_per_second"] for shape in setup.shapes]
         times = [f"{1000 / speed:.2f}" for speed in speeds]
         held = [f"{constant.sequence_bytes:,}", f"{load.length * growing.token_bytes:,}"]
         rows.append([f"{load.length * setup.pair.length_divisor:,.0f}", times[0], held[0], times[1], held[1]])
@@ -240,7 +192,8 @@ def main() -> None:
     derivation = derivation_table(pair, args.budget_gib)
     print(render_record_table(derivation), end="\n\n")
     setup = Setup(pair, args.budget_gib, args.lengths, args.prompt, args.max_num_seqs)
-    done = measure_all(setup, folder)
+    # One device holds one engine of 7B at a time; and nothing drifts there, so nothing is measured twice.
+    done = measure_all(setup, folder, at_once=pair is not LARGE_PAIR)
     comparisons = [compare(setup, done, budget) for budget in args.budget_gib]
     measured = [*map(budget_table, comparisons), single_table(setup, done)]
     print("\n\n".join(map(render_record_table, measured)))

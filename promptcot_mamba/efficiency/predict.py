@@ -54,13 +54,26 @@ class Costs:
 
 
 def fit_costs(works: Sequence[Work], seconds: Sequence[float]) -> Costs:
-    """Non-negative least squares on relative errors: every measurement counts alike, however long it took."""
+    """Non-negative least squares on relative errors: every measurement counts alike, however long it took.
+
+    What reads nothing gives the three costs of generating. Then those of reading follow from the rest, so that the
+    shortest and least certain measurements, single steps, do not bend the others.
+    """
+    rows, times = np.array([work.as_row() for work in works], dtype=float), np.array(seconds)
+    reads = rows[:, 3] > 0
+    generating = _solve(rows[~reads, :3], times[~reads], times[~reads])
+    left = times[reads] - rows[reads, :3] @ generating
+    return Costs(*generating, *_solve(rows[reads, 3:], left, times[reads]))
+
+
+def _solve(rows: np.ndarray, values: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """`rows @ solution` nearest to `values` in units of `spread`, nothing negative."""
     from scipy.optimize import nnls
 
-    rows = np.array([work.as_row() for work in works], dtype=float) / np.array(seconds)[:, None]
-    scale = rows.max(axis=0)
-    solution, _ = nnls(rows / np.where(scale > 0, scale, 1), np.ones(len(works)))
-    return Costs(*(solution / np.where(scale > 0, scale, 1)))
+    scale = rows.max(axis=0)  # the kinds of work differ by powers of ten
+    scale[scale == 0] = 1
+    solution, _ = nnls(rows / scale / spread[:, None], values / spread)
+    return solution / scale
 
 
 @dataclass

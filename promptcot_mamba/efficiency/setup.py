@@ -2,40 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 
 from promptcot_mamba.efficiency.derive_small import GIB, Pair
-from promptcot_mamba.efficiency.predict import BLOCK
+from promptcot_mamba.efficiency.predict import BLOCK, play_wave
 from promptcot_mamba.efficiency.shapes import Shape
 from promptcot_mamba.efficiency.throughput import Load
 from promptcot_mamba.errors import InputError
 
-# Lengths of single chains, and the two lengths from which the costs of a step are learnt; 7B units.
-SINGLE, LEARN = (1024, 16384, 65536), (2048, 12288)
-LONG_SHARE = 1 / 5  # of the longest chain: what is longer is a long wave
-LONG_ROUNDS = 3
+SINGLE = (1024, 16384, 65536)  # lengths of single chains, 7B units
+# What the costs of a step are learnt from: a length in 7B units, a share of the longest, some chains between 1 and all.
+SHORT, LONG_SHARE, FEW = 2048, 5 / 16, 8
+ENOUGH_STEPS, MOST_TIMES = 6000, 16
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Waves of one load in all the engines whose speeds will be set against each other, side by side."""
+
+    load: Load
+    engines: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        load = self.load
+        return f"{load.chains} chains of {load.prompt} + {load.length} tokens: {'; '.join(self.engines)}"
 
 
 @dataclass(frozen=True)
 class Job:
-    """One engine: a model, its cache, the waves it runs."""
+    """One engine: a model, its cache, the loads it will get."""
 
     shape: Shape
     cache_bytes: int
     loads: list[Load]
-    is_felt: bool = False  # whether chains have to make room for one another
-
-    def in_rounds(self) -> list[Load]:
-        """Every wave several times, spread over the run: a machine's drift is not to look like a slope.
-
-        The short ones stand before each long one and after the last. Long ones come in rounds of their own, but once
-        under a budget that is felt: then they take most of the time, and differ by factors.
-        """
-        longest = max(load.length for load in self.loads)
-        long = [load for load in self.loads if load.length > LONG_SHARE * longest]
-        short = [load for load in self.loads if load not in long]
-        return [load for one in long * (1 if self.is_felt else LONG_ROUNDS) for load in (*short, one)] + short
 
 
 @dataclass(frozen=True)
@@ -52,20 +54,59 @@ class Setup:
     def shapes(self) -> tuple[Shape, Shape]:
         return self.pair.mamba2, self.pair.qwen2
 
+    def settings(self) -> dict[str, object]:
+        """What measurements depend on, as JSON."""
+        lists = {"budgets_gib": list(self.budgets_gib), "lengths": list(self.lengths)}
+        return {**lists, "prompt": self.prompt, "max_num_seqs": self.max_num_seqs}
+
     def waves(self) -> list[Load]:
         """The waves that are compared: all chains at every length."""
         return [Load(self.max_num_seqs, *map(self.pair.length, (self.prompt, tokens))) for tokens in self.lengths]
 
-    def singles(self) -> list[Load]:
+    def compared(self) -> list[Stage]:
+        """A stage for every length: both models under every budget."""
+        engines = dict.fromkeys(self.engine(shape, budget) for shape in self.shapes for budget in self.budgets_gib)
+        return [Stage(load, tuple(engines)) for load in self.waves()]
+
+    def singles(self) -> list[Stage]:
         """One chain alone."""
         lengths = [tokens for tokens in SINGLE if tokens <= self.lengths[-1]]
-        return [Load(1, *map(self.pair.length, (self.prompt, tokens))) for tokens in lengths]
+        return self._roomy(Load(1, *map(self.pair.length, (self.prompt, tokens))) for tokens in lengths)
 
-    def calibration(self) -> list[Load]:
+    def calibration(self) -> list[Stage]:
         """Waves without pressure, each rich in another kind of work: steps, chains, context, reading."""
-        prompt, short, long = map(self.pair.length, (self.prompt, *LEARN))
-        many = self.max_num_seqs
-        return [Load(1, prompt, short), Load(many, prompt, short), Load(many, prompt, long), Load(1, long, short)]
+        longest = max(2 * SHORT, int(LONG_SHARE * self.lengths[-1]))
+        prompt, short, long = map(self.pair.length, (self.prompt, SHORT, longest))
+        many, few = self.max_num_seqs, min(FEW, self.max_num_seqs)
+        numbers = dict.fromkeys((1, few, many))
+        return self._roomy(
+            [*(Load(chains, prompt, short) for chains in numbers), Load(many, prompt, long), Load(1, long, short)]
+        )
+
+    def _roomy(self, loads: Iterable[Load]) -> list[Stage]:
+        return [Stage(load, tuple(map(self.engine, self.shapes))) for load in loads]
+
+    def stages(self) -> list[Stage]:
+        """All that is to be measured."""
+        return list(dict.fromkeys([*self.compared(), *self.calibration(), *self.singles()]))
+
+    def in_rounds(self) -> list[Stage]:
+        """Every stage several times, spread evenly over the run: a machine's drift is not to look like a slope.
+
+        Each until it has `ENOUGH_STEPS`, or `MOST_TIMES`; the longest once, which sees every mood of the machine.
+        """
+        jobs, places = self.jobs(), []
+        for number, stage in enumerate(self.stages()):
+            steps = sum(
+                part.steps
+                for job in map(jobs.get, stage.engines)
+                for part in play_wave(
+                    job.shape, cache_bytes=job.cache_bytes, max_num_seqs=self.max_num_seqs, **asdict(stage.load)
+                )
+            )
+            times = min(MOST_TIMES, math.ceil(ENOUGH_STEPS / steps))
+            places += [((i + 0.5) / times, number) for i in range(times)]
+        return [self.stages()[number] for _, number in sorted(places)]
 
     def is_felt(self, shape: Shape, budget: float) -> bool:
         """Whether a budget is too small for all chains of the longest wave at once."""
@@ -87,24 +128,23 @@ class Setup:
         if self.waves()[0].length < 2:
             least = 2 * self.pair.length_divisor
             raise InputError(f"--lengths {self.lengths[0]}: less than two tokens of this pair; at least {least:.0f}")
-        jobs = {}
         for shape in self.shapes:
-            roomy = [*self.calibration(), *self.singles()]
             for budget in self.budgets_gib:
-                cache = self.pair.cache_bytes(shape, budget)
-                if cache <= 0:
+                if self.pair.cache_bytes(shape, budget) <= 0:
                     need = self.pair.budget_divisor * shape.weight_bytes / GIB
                     raise InputError(f"--budget_gib {budget:g}: the weights of {shape.name} alone need {need:.1f} GiB")
-                if self.is_felt(shape, budget):
-                    jobs[self.engine(shape, budget)] = Job(shape, cache, self.waves(), is_felt=True)
-                else:
-                    roomy += self.waves()
-            roomy = list(dict.fromkeys(roomy))
-            jobs[self.engine(shape)] = Job(shape, _roomy_cache(shape, roomy), roomy)
+        stages, jobs = self.stages(), {}
+        for shape in self.shapes:
+            for budget in (*self.budgets_gib, None):
+                name = self.engine(shape, budget)
+                loads = [stage.load for stage in stages if name in stage.engines]
+                is_own = budget is not None and self.is_felt(shape, budget)
+                cache = self.pair.cache_bytes(shape, budget) if is_own else _roomy_cache(shape, loads)
+                jobs[name] = Job(shape, cache, loads)
         return jobs
 
 
 def _roomy_cache(shape: Shape, loads: Sequence[Load]) -> int:
-    """Bytes in which no wave feels any pressure."""
-    tokens = max(load.chains * (load.prompt + load.length + BLOCK) for load in loads)
-    return 2 * (max(load.chains for load in loads) * shape.sequence_bytes + tokens * shape.token_bytes)
+    """Bytes in which no wave feels any pressure, and a little more."""
+    tokens = max(load.chains * (load.prompt + load.length + 2 * BLOCK) for load in loads)
+    return 2 * max(load.chains for load in loads) * shape.sequence_bytes + tokens * shape.token_bytes

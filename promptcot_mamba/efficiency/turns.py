@@ -1,10 +1,8 @@
-"""Engines that take turns, a second each, so that a machine whose speed drifts is the same to all of them."""
+"""Engines that take turns, so short that a machine whose speed drifts is the same to all of them."""
 
 from __future__ import annotations
 
-import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any, Protocol
 from promptcot_mamba.efficiency.shapes import Shape
 from promptcot_mamba.efficiency.throughput import Load, Stopwatch
 
-TURN_SECONDS = 1.0
+TURN_SECONDS = 0.25
 
 
 class Engine(Protocol):
@@ -55,27 +53,17 @@ def _advance(load: Load, seconds: float) -> tuple[int, dict[str, float] | None]:
 
 
 def take_turns(
-    engines: Mapping[str, Engine],
-    queues: Mapping[str, Sequence[Load]],
-    seconds: float = TURN_SECONDS,
-    clock: Callable[[], float] = time.perf_counter,
+    engines: Mapping[str, Engine], load: Load, seconds: float = TURN_SECONDS
 ) -> Iterator[tuple[str, dict[str, float]]]:
-    """Each engine's waves as they end, with its name.
+    """A wave of this load in each engine: its name and row as they end.
 
-    The next turn is always of the engine that has generated the smallest share of its tokens, so that all begin and end
-    together, however much or little they have to do. Waves that are short share a turn: the first steps after a turn
-    are slow, and no wave is to have more than its part of them.
+    The next turn is always of the engine that has generated the fewest tokens, so that all begin and end together,
+    however much or little time they take.
     """
-    waiting = {name: deque(loads) for name, loads in queues.items() if loads}
-    total = {name: sum(load.tokens for load in loads) for name, loads in waiting.items()}
-    done, partly = dict.fromkeys(waiting, 0), dict.fromkeys(waiting, 0)
-    while waiting:
-        name = min(waiting, key=lambda name: (done[name] + partly[name]) / total[name])
-        own, until = waiting[name], clock() + seconds
-        while own and (left := until - clock()) > 0:
-            partly[name], row = engines[name].advance(own[0], left)
-            if row is not None:
-                yield name, row
-                done[name], partly[name] = done[name] + own.popleft().tokens, 0
-        if not own:
-            del waiting[name]
+    generated = dict.fromkeys(engines, 0)
+    while generated:
+        name = min(generated, key=generated.__getitem__)
+        generated[name], row = engines[name].advance(load, seconds)
+        if row is not None:
+            yield name, row
+            del generated[name]

@@ -8,11 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from promptcot_mamba.efficiency import measure
 from promptcot_mamba.efficiency.derive_small import LARGE_PAIR, derive_small_pair
 from promptcot_mamba.efficiency.predict import Costs, play_wave
-from promptcot_mamba.efficiency.setup import Job, Setup
+from promptcot_mamba.efficiency.setup import MOST_TIMES, Setup
 from promptcot_mamba.efficiency.shapes import Shape
 from promptcot_mamba.efficiency.throughput import Load, Wave
 from promptcot_mamba.efficiency.turns import take_turns
@@ -31,9 +33,12 @@ class FakeEngines:
         self.started: list[tuple[str, int]] = []
         self.failing_after: int | None = None  # turns
         self.turns = 0
+        self.open = self.most_open = 0
 
     def __call__(self, shape: Shape, folder: Path, *, cache_bytes: int, max_num_seqs: int, context: int) -> FakeEngine:
         self.started.append((shape.name, cache_bytes))
+        self.open += 1
+        self.most_open = max(self.most_open, self.open)
         return FakeEngine(self, shape, cache_bytes, max_num_seqs)
 
 
@@ -66,13 +71,13 @@ class FakeEngine:
         pass
 
     def close(self) -> None:
-        pass
+        self.engines.open -= 1
 
 
 @pytest.fixture
 def engines(monkeypatch: pytest.MonkeyPatch) -> FakeEngines:
     fake = FakeEngines()
-    monkeypatch.setattr(bench_efficiency, "EngineProcess", fake)
+    monkeypatch.setattr(measure, "EngineProcess", fake)
     monkeypatch.setattr(bench_efficiency, "choose_pair", lambda: PAIR)
     return fake
 
@@ -88,6 +93,7 @@ def test_only_a_budget_that_is_felt_has_an_engine_of_its_own():
     assert list(jobs) == ["small Mamba-2, roomy", "small Qwen2, 24 GiB", "small Qwen2, 72 GiB", "small Qwen2, roomy"]
     assert jobs["small Qwen2, 24 GiB"].cache_bytes == PAIR.cache_bytes(PAIR.qwen2, 24)
     assert set(SETUP.waves()) <= set(jobs["small Mamba-2, roomy"].loads)  # it stands for both budgets
+    assert SETUP.compared()[0].engines == ("small Mamba-2, roomy", "small Qwen2, 24 GiB", "small Qwen2, 72 GiB")
     assert SETUP.engine(PAIR.mamba2, 24) == SETUP.engine(PAIR.mamba2, 72) == "small Mamba-2, roomy"
     wide = Setup(PAIR, [24], [1024], prompt=128, max_num_seqs=64)
     assert wide.engine(PAIR.mamba2, 24) == "small Mamba-2, 24 GiB"  # 41 chains fit
@@ -104,62 +110,37 @@ def test_a_roomy_engine_is_roomy(name: str):
         assert tight == free
 
 
-def test_short_waves_stand_around_every_long_one():
-    job = SETUP.jobs()["small Qwen2, 24 GiB"]
-    short, long = job.loads[:2], job.loads[2]  # images of 1,024 and 8,192; of 65,536
-    assert job.in_rounds() == [*short, long, *short]
-    roomy = Job(PAIR.qwen2, 1, job.loads)
-    assert roomy.in_rounds() == [*[*short, long] * 3, *short]
+def test_stages_come_in_rounds():
+    """The shortest most often, the longest once, all spread over the run."""
+    stages = SETUP.in_rounds()
+    compared = SETUP.compared()
+    counts = [stages.count(stage) for stage in compared]
+    assert counts == sorted(counts, reverse=True)
+    assert (counts[0], counts[-1]) == (MOST_TIMES, 1)
+    assert set(stages) == set(SETUP.stages()) == {*compared, *SETUP.calibration(), *SETUP.singles()}
+    shortest = [place for place, stage in enumerate(stages) if stage == compared[0]]
+    gaps = np.diff([-1, *shortest, len(stages)])
+    assert gaps.max() <= 3 * len(stages) / MOST_TIMES
 
 
 def test_engines_begin_and_end_together():
-    """One has a hundred times the tokens of the other: it gets a hundred turns for each of the other's."""
+    """One is ten times as slow: it gets ten turns for each of the other's."""
     turns: list[str] = []
-    now = 0.0
 
     class Counter:
-        """A token a second."""
-
-        def __init__(self, name: str):
-            self.name, self.tokens = name, 0
+        def __init__(self, name: str, rate: int):
+            self.name, self.rate, self.tokens = name, rate, 0
 
         def advance(self, load: Load, seconds: float) -> tuple[int, dict[str, float] | None]:
-            nonlocal now
             turns.append(self.name)
-            steps = min(int(seconds), load.tokens - self.tokens)
-            now += steps
-            self.tokens += steps
-            if self.tokens < load.tokens:
-                return self.tokens, None
-            done, self.tokens = self.tokens, 0
-            return done, {"length": load.length}
+            self.tokens = min(load.tokens, self.tokens + int(seconds * self.rate))
+            return self.tokens, {"chains": load.chains} if self.tokens == load.tokens else None
 
-    queues = {"much": [Load(1, 1, 7000), Load(1, 1, 3000)], "little": [Load(1, 1, 30), Load(1, 1, 70)], "nothing": []}
-    engines = {name: Counter(name) for name in queues}
-    waves = list(take_turns(engines, queues, seconds=10, clock=lambda: now))
-    assert sorted(waves, key=lambda wave: wave[0]) == [
-        ("little", {"length": 30}), ("little", {"length": 70}), ("much", {"length": 7000}), ("much", {"length": 3000}),
-    ]  # fmt: skip
-    assert (now, len(turns)) == (10_100, 1010)
-    places = [place for place, name in enumerate(turns) if name == "little"]
-    assert all(abs(place - 101 * n) <= 1 for n, place in enumerate(places)), places
-
-
-def test_short_waves_share_a_turn():
-    calls: list[tuple[str, float]] = []
-
-    class Second:
-        def __init__(self, name: str):
-            self.name = name
-
-        def advance(self, load: Load, seconds: float) -> tuple[int, dict[str, float]]:
-            calls.append((self.name, seconds))
-            return load.tokens, {}
-
-    queues = dict.fromkeys(("a", "b"), [Load(1, 1, 1)] * 4)
-    engines = {name: Second(name) for name in queues}
-    list(take_turns(engines, queues, seconds=2, clock=lambda: len(calls)))
-    assert calls == [(name, left) for name in "abab" for left in (2, 1)]
+    engines = {"fast": Counter("fast", 100), "slow": Counter("slow", 10)}
+    waves = list(take_turns(engines, Load(1, 1, 10_000), seconds=1))
+    assert sorted(waves) == [("fast", {"chains": 1}), ("slow", {"chains": 1})]
+    places = [place for place, name in enumerate(turns) if name == "fast"]
+    assert (len(turns), places) == (1100, [11 * n for n in range(100)])
 
 
 def test_a_budget_below_the_weights_is_refused():
@@ -185,6 +166,22 @@ def test_prediction_and_measurement_meet(engines: FakeEngines, monkeypatch: pyte
         assert (tmp_path / name).stat().st_size > 500
 
 
+def test_engines_of_7b_come_one_after_the_other(engines: FakeEngines, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    small = run(monkeypatch, tmp_path / "small", "--lengths", 4096, 8192)
+    assert (engines.open, engines.most_open) == (0, 3)  # 72 GiB hold all of these: the roomy engine stands for them
+    engines.most_open = 0
+    monkeypatch.setattr(bench_efficiency, "choose_pair", lambda: LARGE_PAIR)
+    large = run(monkeypatch, tmp_path / "large", "--lengths", 4096, 8192)
+    assert (engines.open, engines.most_open) == (0, 1)
+    waves = [waves for stages in large["results"]["measurements"].values() for waves in stages.values()]
+    assert {len(each) for each in waves} == {1}
+    assert count_waves(small["results"]["measurements"]) > 3 * len(waves)
+
+
+def count_waves(stages: dict[str, dict[str, list]]) -> int:
+    return sum(len(waves) for engines in stages.values() for waves in engines.values())
+
+
 def test_an_interrupted_run_goes_on_and_other_settings_are_refused(
     engines: FakeEngines, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
@@ -194,11 +191,11 @@ def test_an_interrupted_run_goes_on_and_other_settings_are_refused(
     with pytest.raises(KeyboardInterrupt):
         run(monkeypatch, tmp_path, *flags)
     kept = json.loads((tmp_path / "measurements.json").read_text())["waves"]
-    assert 5 < sum(map(len, kept.values())) < 20
+    assert 5 < count_waves(kept) < 20
     engines.turns, engines.failing_after = 0, None
     assert run(monkeypatch, tmp_path, *flags)["results"] == whole["results"]
-    missing = {name: len(waves) - len(kept[name]) for name, waves in whole["results"]["measurements"].items()}
-    assert engines.turns == 2 * sum(missing.values()), "a kept wave was measured again"
+    missing = count_waves(whole["results"]["measurements"]) - count_waves(kept)
+    assert engines.turns == 2 * missing, "a kept wave was measured again"
     before = len(engines.started)
     run(monkeypatch, tmp_path, *flags)
     assert len(engines.started) == before > started, "nothing is left to measure"
