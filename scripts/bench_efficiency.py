@@ -201,8 +201,12 @@ def main() -> None:
     (folder / "efficiency.md").write_text("\n\n".join(map(render_record_table, tables)) + "\n", encoding="utf-8")
     write_csv(comparisons, folder / "efficiency.csv")
     plot(comparisons, folder / "efficiency.png")
+    speeds = {
+        stage: {engine: [round(wave["tokens_per_second"], 1) for wave in waves] for engine, waves in engines.items()}
+        for stage, engines in done.items()
+    }
+    results = {"pair": "7B" if pair is LARGE_PAIR else "small", "comparisons": comparisons, "tokens_per_second": speeds}
     for path in filter(None, (str(folder / "efficiency.json"), args.record)):
-        results = {"pair": "7B" if pair is LARGE_PAIR else "small", "comparisons": comparisons, "measurements": done}
         title = "Throughput under a memory budget"
         write_record(path, title=title, config=asdict(args), tables=tables, results=results)
 

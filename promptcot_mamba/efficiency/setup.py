@@ -15,7 +15,7 @@ from promptcot_mamba.errors import InputError
 SINGLE = (1024, 16384, 65536)  # lengths of single chains, 7B units
 # What the costs of a step are learnt from: a length in 7B units, a share of the longest, some chains between 1 and all.
 SHORT, LONG_SHARE, FEW = 2048, 5 / 16, 8
-ENOUGH_STEPS, MOST_TIMES = 6000, 16
+ENOUGH_STEPS, MOST_TIMES = 4300, 12
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,8 @@ class Setup:
 
         Each until it has `ENOUGH_STEPS`, or `MOST_TIMES`; the longest once, which sees every mood of the machine.
         """
-        jobs, places = self.jobs(), []
-        for number, stage in enumerate(self.stages()):
+        jobs, stages, places = self.jobs(), self.stages(), []
+        for number, stage in enumerate(stages):
             steps = sum(
                 part.steps
                 for job in map(jobs.get, stage.engines)
@@ -106,7 +106,7 @@ class Setup:
             )
             times = min(MOST_TIMES, math.ceil(ENOUGH_STEPS / steps))
             places += [((i + 0.5) / times, number) for i in range(times)]
-        return [self.stages()[number] for _, number in sorted(places)]
+        return [stages[number] for _, number in sorted(places)]
 
     def is_felt(self, shape: Shape, budget: float) -> bool:
         """Whether a budget is too small for all chains of the longest wave at once."""

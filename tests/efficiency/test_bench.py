@@ -173,9 +173,9 @@ def test_engines_of_7b_come_one_after_the_other(engines: FakeEngines, monkeypatc
     monkeypatch.setattr(bench_efficiency, "choose_pair", lambda: LARGE_PAIR)
     large = run(monkeypatch, tmp_path / "large", "--lengths", 4096, 8192)
     assert (engines.open, engines.most_open) == (0, 1)
-    waves = [waves for stages in large["results"]["measurements"].values() for waves in stages.values()]
+    waves = [waves for stages in large["results"]["tokens_per_second"].values() for waves in stages.values()]
     assert {len(each) for each in waves} == {1}
-    assert count_waves(small["results"]["measurements"]) > 3 * len(waves)
+    assert count_waves(small["results"]["tokens_per_second"]) > 3 * len(waves)
 
 
 def count_waves(stages: dict[str, dict[str, list]]) -> int:
@@ -194,7 +194,7 @@ def test_an_interrupted_run_goes_on_and_other_settings_are_refused(
     assert 5 < count_waves(kept) < 20
     engines.turns, engines.failing_after = 0, None
     assert run(monkeypatch, tmp_path, *flags)["results"] == whole["results"]
-    missing = count_waves(whole["results"]["measurements"]) - count_waves(kept)
+    missing = count_waves(whole["results"]["tokens_per_second"]) - count_waves(kept)
     assert engines.turns == 2 * missing, "a kept wave was measured again"
     before = len(engines.started)
     run(monkeypatch, tmp_path, *flags)
