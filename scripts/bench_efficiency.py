@@ -12,19 +12,17 @@ all; an interrupted run keeps the waves it has measured: delete `--output_dir` t
 from __future__ import annotations
 
 import csv
-import statistics
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from promptcot_mamba.bench_record import RecordTable, render_record_table, write_record
 from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.efficiency.calibrate import fit_pair, mean_wave
 from promptcot_mamba.efficiency.derive_small import LARGE_PAIR, Pair, derivation_table, derive_small_pair
 from promptcot_mamba.efficiency.measure import Measured, measure_all
-from promptcot_mamba.efficiency.predict import Costs, find_crossover, fit_costs, play_wave
+from promptcot_mamba.efficiency.predict import find_crossover, play_wave
 from promptcot_mamba.efficiency.setup import Setup
-from promptcot_mamba.efficiency.shapes import Shape
-from promptcot_mamba.efficiency.throughput import Wave
 
 SHOWN = ("tokens_per_second", "running", "preemptions", "steps", "seconds", "first_seconds")
 PAPER_RATIOS = {24: 3.66, 72: 1.69}  # Mamba-2 over S1.1-7B, arXiv 2505.22425, efficiency section
@@ -56,26 +54,11 @@ def choose_pair() -> Pair:
     return LARGE_PAIR if torch.cuda.is_available() else derive_small_pair()
 
 
-def mean_wave(waves: list[dict[str, float]]) -> dict[str, float]:
-    """The mean of equal waves; its tokens/s are all their tokens over all their seconds."""
-    return Wave(**{name: statistics.fmean(wave[name] for wave in waves) for name in Wave.__annotations__}).as_row()
-
-
-def fit(setup: Setup, shape: Shape, done: Measured) -> Costs:
-    """Costs per step from the calibration alone: what is compared is predicted, not fitted."""
-    works, seconds = [], []
-    for stage in setup.calibration():
-        wave, load = mean_wave(done[stage.name][setup.engine(shape)]), stage.load
-        works += play_wave(shape, cache_bytes=1 << 62, max_num_seqs=load.chains, **asdict(load))
-        seconds += [wave["first_seconds"], wave["seconds"] - wave["first_seconds"]]
-    return fit_costs(works, seconds)
-
-
 def compare(setup: Setup, done: Measured, budget: float) -> dict[str, Any]:
     """Measured and predicted tokens/s of both models under one budget, their ratio and where they cross."""
     rows = []
     shapes = dict(zip(("mamba2", "attention"), setup.shapes, strict=True))
-    costs = {name: fit(setup, shape, done) for name, shape in shapes.items()}
+    costs = dict(zip(shapes, fit_pair(setup, done), strict=True))
     for tokens, stage in zip(setup.lengths, setup.compared(), strict=True):
         load = stage.load
         row: dict[str, Any] = {"budget_gib": budget, "length": tokens, "small_length": load.length}

@@ -15,7 +15,7 @@ from promptcot_mamba.errors import InputError
 SINGLE = (1024, 16384, 65536)  # lengths of single chains, 7B units
 # What the costs of a step are learnt from: a length in 7B units, a share of the longest, some chains between 1 and all.
 SHORT, LONG_SHARE, FEW = 2048, 5 / 16, 8
-ENOUGH_STEPS, MOST_TIMES = 4300, 12
+COMPARED_STEPS, OTHER_STEPS, MOST_TIMES = 6000, 4000, 8
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,10 @@ class Setup:
     def in_rounds(self) -> list[Stage]:
         """Every stage several times, spread evenly over the run: a machine's drift is not to look like a slope.
 
-        Each until it has `ENOUGH_STEPS`, or `MOST_TIMES`; the longest once, which sees every mood of the machine.
+        Each until it has enough steps, or `MOST_TIMES`; the longest once, which sees every mood of the machine.
         """
-        jobs, stages, places = self.jobs(), self.stages(), []
+        jobs, stages, compared = self.jobs(), self.stages(), self.compared()
+        places = []
         for number, stage in enumerate(stages):
             steps = sum(
                 part.steps
@@ -104,7 +105,8 @@ class Setup:
                     job.shape, cache_bytes=job.cache_bytes, max_num_seqs=self.max_num_seqs, **asdict(stage.load)
                 )
             )
-            times = min(MOST_TIMES, math.ceil(ENOUGH_STEPS / steps))
+            enough = COMPARED_STEPS if stage in compared else OTHER_STEPS
+            times = min(MOST_TIMES, math.ceil(enough / steps))
             places += [((i + 0.5) / times, number) for i in range(times)]
         return [stages[number] for _, number in sorted(places)]
 
