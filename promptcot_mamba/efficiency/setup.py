@@ -15,7 +15,7 @@ from promptcot_mamba.errors import InputError
 SINGLE = (1024, 16384, 65536)  # lengths of single chains, 7B units
 # What the costs of a step are learnt from: a length in 7B units, a share of the longest, some chains between 1 and all.
 SHORT, LONG_SHARE, FEW = 2048, 5 / 16, 8
-COMPARED_STEPS, OTHER_STEPS, MOST_TIMES = 6000, 4000, 8
+COMPARED_STEPS, OTHER_STEPS, MOST_TIMES = 6000, 4000, 12
 
 
 @dataclass(frozen=True)
