@@ -12,13 +12,14 @@ all; an interrupted run keeps the waves it has measured: delete `--output_dir` t
 from __future__ import annotations
 
 import csv
+import statistics
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from promptcot_mamba.bench_record import RecordTable, render_record_table, write_record
 from promptcot_mamba.cli import parse_args, run_program
-from promptcot_mamba.efficiency.calibrate import fit_pair, mean_wave
+from promptcot_mamba.efficiency.calibrate import fit_pair, median_wave
 from promptcot_mamba.efficiency.derive_small import LARGE_PAIR, Pair, derivation_table, derive_small_pair
 from promptcot_mamba.efficiency.measure import Measured, measure_all
 from promptcot_mamba.efficiency.predict import find_crossover, play_wave
@@ -59,22 +60,24 @@ def compare(setup: Setup, done: Measured, budget: float) -> dict[str, Any]:
     rows = []
     shapes = dict(zip(("mamba2", "attention"), setup.shapes, strict=True))
     costs = dict(zip(shapes, fit_pair(setup, done), strict=True))
-    for tokens, stage in zip(setup.lengths, setup.compared(), strict=True):
+    for tokens, stage in zip(setup.lengths, setup.compared(budget), strict=True):
         load = stage.load
         row: dict[str, Any] = {"budget_gib": budget, "length": tokens, "small_length": load.length}
-        for name, shape in shapes.items():
-            wave = mean_wave(done[stage.name][setup.engine(shape, budget)])
+        waves = [done[stage.name][engine] for engine in stage.engines]
+        for (name, shape), same in zip(shapes.items(), waves, strict=True):
+            wave = median_wave(same)
             cache = setup.pair.cache_bytes(shape, budget)
             _, work = play_wave(shape, cache_bytes=cache, max_num_seqs=setup.max_num_seqs, **asdict(load))
             row |= {f"{name}_{key}": wave[key] for key in SHOWN}
             row[f"{name}_predicted"] = work.chains / costs[name].seconds(work)
-        row["ratio"] = row["mamba2_tokens_per_second"] / row["attention_tokens_per_second"]
+        row["ratio"] = statistics.median(
+            a["tokens_per_second"] / b["tokens_per_second"] for a, b in zip(*waves, strict=True)
+        )
+        row["ratio_predicted"] = row["mamba2_predicted"] / row["attention_predicted"]
         rows.append(row)
     crossover = {
-        kind: find_crossover(
-            setup.lengths, [row[f"mamba2_{key}"] for row in rows], [row[f"attention_{key}"] for row in rows]
-        )
-        for kind, key in (("measured", "tokens_per_second"), ("predicted", "predicted"))
+        kind: find_crossover(setup.lengths, [row[key] for row in rows])
+        for kind, key in (("measured", "ratio"), ("predicted", "ratio_predicted"))
     }
     costs_found = {name: asdict(found) for name, found in costs.items()}
     return {
@@ -101,14 +104,15 @@ def budget_table(comparison: dict[str, Any]) -> RecordTable:
             f"{row['attention_running']:.1f}",
             f"{row['attention_preemptions']:.0f}",
             f"{row['ratio']:.2f}x",
-            f"{row['mamba2_predicted'] / row['attention_predicted']:.2f}x",
+            f"{row['ratio_predicted']:.2f}x",
         ]
         for row in comparison["rows"]
     ]
     ahead = {kind: "nowhere" if value is None else f"{value:,.0f}" for kind, value in comparison["crossover"].items()}
     caption = (
         f"Budget {comparison['budget_gib']:g} GiB. Mamba-2 is ahead from a length of {ahead['measured']} tokens as "
-        f"measured, {ahead['predicted']} by arithmetic. Tokens/s count from the first tokens on."
+        f"measured, {ahead['predicted']} by arithmetic. Tokens/s count from the first tokens on; medians over rounds, the "
+        "ratio's of waves side by side."
     )
     if comparison["paper_ratio"]:
         caption += f" The paper reports {comparison['paper_ratio']}x (7B, its own hardware and lengths)."
@@ -159,7 +163,7 @@ def single_table(setup: Setup, done: Measured) -> RecordTable:
     rows, (constant, growing) = [], setup.shapes
     for stage in setup.singles():
         load, waves = stage.load, done[stage.name]
-        speeds = [mean_wave(waves[setup.engine(shape)])["tokens_per_second"] for shape in setup.shapes]
+        speeds = [median_wave(waves[setup.engine(shape)])["tokens_per_second"] for shape in setup.shapes]
         times = [f"{1000 / speed:.2f}" for speed in speeds]
         held = [f"{constant.sequence_bytes:,}", f"{load.length * growing.token_bytes:,}"]
         rows.append([f"{load.length * setup.pair.length_divisor:,.0f}", times[0], held[0], times[1], held[1]])

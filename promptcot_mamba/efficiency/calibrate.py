@@ -13,9 +13,9 @@ from promptcot_mamba.efficiency.shapes import Shape
 from promptcot_mamba.efficiency.throughput import Load, Wave
 
 
-def mean_wave(waves: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The mean of equal waves; its tokens/s are all their tokens over all their seconds."""
-    return Wave(**{name: statistics.fmean(wave[name] for wave in waves) for name in Wave.__annotations__}).as_row()
+def median_wave(waves: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Each figure's median over equal waves; the ratios among them follow from these."""
+    return Wave(**{name: statistics.median(wave[name] for wave in waves) for name in Wave.__annotations__}).as_row()
 
 
 def fit_pair(setup: Setup, done: Measured) -> tuple[Costs, Costs]:
@@ -28,7 +28,7 @@ def fit_pair(setup: Setup, done: Measured) -> tuple[Costs, Costs]:
     stages = setup.calibration()
     works = [[_play(shape, stage.load) for stage in stages] for shape in setup.shapes]
     clocks, others = ([done[stage.name][setup.engine(shape)] for stage in stages] for shape in setup.shapes)
-    clock = _fit(works[0], clocks, [statistics.fmean(map(_generating, waves)) for waves in clocks])
+    clock = _fit(works[0], clocks, [statistics.median(map(_generating, waves)) for waves in clocks])
     ratios = [
         statistics.median(_generating(wave) / _generating(beside) for beside, wave in zip(*pair, strict=True))
         for pair in zip(clocks, others, strict=True)
@@ -48,7 +48,7 @@ def _fit(
     parts, times = [], []
     for (first, rest), same, later in zip(works, waves, seconds, strict=True):
         parts += [first, rest]
-        times += [statistics.fmean(wave["first_seconds"] for wave in same), later]
+        times += [statistics.median(wave["first_seconds"] for wave in same), later]
     return fit_costs(parts, times)
 
 

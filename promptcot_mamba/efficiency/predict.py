@@ -158,12 +158,12 @@ def _play_constant(
     return first, Work(waves * length - 1, chains * length - at_once, 0, later, later * prompt)
 
 
-def find_crossover(lengths: Sequence[float], first: Sequence[float], second: Sequence[float]) -> float | None:
-    """The length from which `first` stays above `second`, interpolated on a logarithmic axis; None if it never does.
+def find_crossover(lengths: Sequence[float], ratios: Sequence[float]) -> float | None:
+    """The length from which a ratio stays above 1, interpolated on logarithmic axes; None if it never does.
 
-    0-th length if it is above everywhere.
+    The first length if it is above 1 everywhere.
     """
-    ratio = np.log(np.array(first) / np.array(second))
+    ratio = np.log(ratios)
     if ratio[-1] <= 0:
         return None
     below = np.flatnonzero(ratio <= 0)

@@ -15,7 +15,8 @@ from promptcot_mamba.errors import InputError
 SINGLE = (1024, 16384, 65536)  # lengths of single chains, 7B units
 # What the costs of a step are learnt from: a length in 7B units, a share of the longest, some chains between 1 and all.
 SHORT, LONG_SHARE, FEW = 2048, 5 / 16, 8
-COMPARED_STEPS, OTHER_STEPS, MOST_TIMES = 6000, 4000, 12
+# How often a stage comes: until it has so many steps, those that are compared and others, but not more often than this.
+COMPARED_STEPS, OTHER_STEPS, MOST_TIMES = 4800, 3000, 6
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,10 @@ class Setup:
         """The waves that are compared: all chains at every length."""
         return [Load(self.max_num_seqs, *map(self.pair.length, (self.prompt, tokens))) for tokens in self.lengths]
 
-    def compared(self) -> list[Stage]:
-        """A stage for every length: both models under every budget."""
-        engines = dict.fromkeys(self.engine(shape, budget) for shape in self.shapes for budget in self.budgets_gib)
-        return [Stage(load, tuple(engines)) for load in self.waves()]
+    def compared(self, budget: float) -> list[Stage]:
+        """Both models under one budget at every length."""
+        engines = tuple(self.engine(shape, budget) for shape in self.shapes)
+        return [Stage(load, engines) for load in self.waves()]
 
     def singles(self) -> list[Stage]:
         """One chain alone."""
@@ -88,14 +89,17 @@ class Setup:
 
     def stages(self) -> list[Stage]:
         """All that is to be measured."""
-        return list(dict.fromkeys([*self.compared(), *self.calibration(), *self.singles()]))
+        return list(dict.fromkeys([*self._all_compared(), *self.calibration(), *self.singles()]))
+
+    def _all_compared(self) -> list[Stage]:
+        return [stage for budget in self.budgets_gib for stage in self.compared(budget)]
 
     def in_rounds(self) -> list[Stage]:
-        """Every stage several times, spread evenly over the run: a machine's drift is not to look like a slope.
+        """Every stage as often as it should come, spread evenly over the run.
 
-        Each until it has enough steps, or `MOST_TIMES`; the longest once, which sees every mood of the machine.
+        A machine's drift is not to look like a slope. The longest come once, and see every mood of the machine.
         """
-        jobs, stages, compared = self.jobs(), self.stages(), self.compared()
+        jobs, stages, compared = self.jobs(), self.stages(), self._all_compared()
         places = []
         for number, stage in enumerate(stages):
             steps = sum(

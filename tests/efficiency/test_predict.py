@@ -61,15 +61,15 @@ def test_costs_are_recovered():
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "crossover"),
+    ("ratios", "crossover"),
     [
-        ([1, 1, 1], [4, 1, 0.25], 100.0),
-        ([1, 1, 1], [4, 4, 0.25], 10**2.5),
-        ([1, 1, 1], [4, 4, 4], None),
-        ([1, 1, 1], [0.5, 0.5, 0.5], 10.0),
-        ([1, 1, 1], [0.5, 2, 0.5], 10**2.5),  # the last time it passes
+        ([0.25, 1, 4], 100.0),
+        ([0.25, 0.25, 4], 10**2.5),
+        ([0.25, 0.25, 0.25], None),
+        ([2, 2, 2], 10.0),
+        ([2, 0.5, 2], 10**2.5),  # the last time it passes
     ],
 )
-def test_crossover(first, second, crossover):
-    got = find_crossover([10, 100, 1000], first, second)
+def test_crossover(ratios, crossover):
+    got = find_crossover([10, 100, 1000], ratios)
     assert got == (None if crossover is None else pytest.approx(crossover))
