@@ -24,6 +24,7 @@ from promptcot_mamba.efficiency.derive_small import LARGE_PAIR, Pair, derivation
 from promptcot_mamba.efficiency.measure import Measured, measure_all
 from promptcot_mamba.efficiency.predict import find_crossover, play_wave
 from promptcot_mamba.efficiency.setup import Setup
+from promptcot_mamba.efficiency.throughput import Load
 
 SHOWN = ("tokens_per_second", "running", "preemptions", "steps", "seconds", "first_seconds")
 PAPER_RATIOS = {24: 3.66, 72: 1.69}  # Mamba-2 over S1.1-7B, arXiv 2505.22425, efficiency section
@@ -55,6 +56,12 @@ def choose_pair() -> Pair:
     return LARGE_PAIR if torch.cuda.is_available() else derive_small_pair()
 
 
+def waves_of(setup: Setup, done: Measured, load: Load, engine: str) -> list[dict[str, float]]:
+    """All that one engine did under one load: one that stands for several budgets was measured for each."""
+    stages = [stage for stage in setup.stages() if stage.load == load and engine in stage.engines]
+    return [wave for stage in stages for wave in done[stage.name][engine]]
+
+
 def compare(setup: Setup, done: Measured, budget: float) -> dict[str, Any]:
     """Measured and predicted tokens/s of both models under one budget, their ratio and where they cross."""
     rows = []
@@ -64,8 +71,8 @@ def compare(setup: Setup, done: Measured, budget: float) -> dict[str, Any]:
         load = stage.load
         row: dict[str, Any] = {"budget_gib": budget, "length": tokens, "small_length": load.length}
         waves = [done[stage.name][engine] for engine in stage.engines]
-        for (name, shape), same in zip(shapes.items(), waves, strict=True):
-            wave = median_wave(same)
+        for (name, shape), engine in zip(shapes.items(), stage.engines, strict=True):
+            wave = median_wave(waves_of(setup, done, load, engine))
             cache = setup.pair.cache_bytes(shape, budget)
             _, work = play_wave(shape, cache_bytes=cache, max_num_seqs=setup.max_num_seqs, **asdict(load))
             row |= {f"{name}_{key}": wave[key] for key in SHOWN}
@@ -111,8 +118,8 @@ def budget_table(comparison: dict[str, Any]) -> RecordTable:
     ahead = {kind: "nowhere" if value is None else f"{value:,.0f}" for kind, value in comparison["crossover"].items()}
     caption = (
         f"Budget {comparison['budget_gib']:g} GiB. Mamba-2 is ahead from a length of {ahead['measured']} tokens as "
-        f"measured, {ahead['predicted']} by arithmetic. Tokens/s count from the first tokens on; medians over rounds, the "
-        "ratio's of waves side by side."
+        f"measured, {ahead['predicted']} by arithmetic. Tokens/s count from the first tokens on; medians over rounds, that "
+        "of the ratio over pairs of waves side by side."
     )
     if comparison["paper_ratio"]:
         caption += f" The paper reports {comparison['paper_ratio']}x (7B, its own hardware and lengths)."
