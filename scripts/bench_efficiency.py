@@ -118,8 +118,8 @@ def budget_table(comparison: dict[str, Any]) -> RecordTable:
     ahead = {kind: "nowhere" if value is None else f"{value:,.0f}" for kind, value in comparison["crossover"].items()}
     caption = (
         f"Budget {comparison['budget_gib']:g} GiB. Mamba-2 is ahead from a length of {ahead['measured']} tokens as "
-        f"measured, {ahead['predicted']} by arithmetic. Tokens/s count from the first tokens on; medians over rounds, of the "
-        "ratio over pairs of waves side by side."
+        f"measured, {ahead['predicted']} by arithmetic. Tokens/s count from the first tokens on; medians over "
+        "rounds, the ratio's over pairs of waves side by side."
     )
     if comparison["paper_ratio"]:
         caption += f" The paper reports {comparison['paper_ratio']}x (7B, its own hardware and lengths)."
