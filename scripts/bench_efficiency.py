@@ -146,7 +146,7 @@ def plot(comparisons: list[dict[str, Any]], path: Path) -> None:
             xscale="log", yscale="log", xlabel="chain length (7B units)", title=f"{comparison['budget_gib']:g} GiB"
         )
         axis.set_xticks(lengths, [f"{length // 1024}k" for length in lengths])
-        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 6)))
         axis.yaxis.set_major_formatter("{x:,.0f}")
         axis.minorticks_off()
         axis.grid(alpha=0.3)
