@@ -173,7 +173,7 @@ def test_engines_of_7b_come_one_after_the_other(engines: FakeEngines, monkeypatc
     assert (engines.open, engines.most_open) == (0, 3)  # 72 GiB hold all of these: the roomy engine stands for them
     engines.most_open = 0
     monkeypatch.setattr(bench_efficiency, "choose_pair", lambda: LARGE_PAIR)
-    large = run(monkeypatch, tmp_path / "large", "--lengths", 4096, 8192)
+    large = run(monkeypatch, tmp_path / "large", "--lengths", 4096, 8192, "--max_num_seqs", 4)
     assert (engines.open, engines.most_open) == (0, 1)
     waves = [waves for stages in large["results"]["tokens_per_second"].values() for waves in stages.values()]
     assert {len(each) for each in waves} == {1}
