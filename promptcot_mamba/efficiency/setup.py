@@ -144,8 +144,8 @@ class Setup:
             for budget in (*self.budgets_gib, None):
                 name = self.engine(shape, budget)
                 loads = [stage.load for stage in stages if name in stage.engines]
-                is_own = budget is not None and self.is_felt(shape, budget)
-                cache = self.pair.cache_bytes(shape, budget) if is_own else _roomy_cache(shape, loads)
+                is_roomy = name == self.engine(shape)
+                cache = _roomy_cache(shape, loads) if is_roomy else self.pair.cache_bytes(shape, budget)
                 jobs[name] = Job(shape, cache, loads)
         return jobs
 

@@ -84,8 +84,8 @@ def part() -> None:
     """Wait for everyone, then take the process group down, where there is one: the last thing a process does.
 
     Left to the interpreter's end, gloo's threads may be cut while they run, and a rank whose work is done ends in
-    `terminate called without an active exception` (two of a dozen launches on one
-    CPU, none of hundreds on another).
+    `terminate called without an active exception` (two of a dozen launches on one CPU,
+    none of hundreds on another).
     """
     if dist.is_initialized():
         dist.barrier()
