@@ -17,7 +17,7 @@ lint: setup
 	.venv/bin/ruff format --check .
 
 bench: setup
-	$(PYTHON) -m scripts.bench_ssd
-	$(PYTHON) -m scripts.bench_train
-	$(PYTHON) -m scripts.bench_sampling
-	$(PYTHON) -m scripts.bench_efficiency
+	$(PYTHON) -m scripts.bench.ssd
+	$(PYTHON) -m scripts.bench.train
+	$(PYTHON) -m scripts.bench.sampling
+	$(PYTHON) -m scripts.bench.efficiency

@@ -14,8 +14,9 @@ FLOORS = {
     "model": 2, "data": 2, "benchmarks": 2,
     "training": 3, "sampling": 3, "report": 3,
     "synthesis": 4, "efficiency": 4,
+    "quickstart": 5,
 }  # fmt: skip
-PROGRAM_FLOOR = 5
+PROGRAM_FLOOR = 6
 HEAVY = {"vllm", "deepspeed", "mamba_ssm", "causal_conv1d", "triton"}
 TORCH_FREE = ("grading", "report")
 # Files that may name a heavy wheel, and there only inside functions unless the file is loaded on demand.

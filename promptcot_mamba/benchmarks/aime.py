@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from promptcot_mamba.benchmarks.benchmark import Benchmark
-from promptcot_mamba.grading.gold import AnswerRules, Gold, gold_after_mark
+from promptcot_mamba.grading.math.gold import AnswerRules, Gold, gold_after_mark
 from promptcot_mamba.jsonl import Row
 
 RULES = AnswerRules(type="integer")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from promptcot_mamba.grading.gold import AnswerRules, Gold
+from promptcot_mamba.grading.math.gold import AnswerRules, Gold
 from promptcot_mamba.jsonl import Row
 
 

@@ -14,12 +14,12 @@ from pathlib import Path
 
 from promptcot_mamba.benchmarks import BENCHMARKS, Benchmark
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.grading.code_extract import extract_program
-from promptcot_mamba.grading.code_grading import CodeJob, SandboxPool, grade_jobs
-from promptcot_mamba.grading.code_humaneval import grade_function, read_problem
-from promptcot_mamba.grading.code_sandbox import Limits, assert_unreadable
-from promptcot_mamba.grading.code_tests import TestSet, load_tests, run_tests, sample_tests
+from promptcot_mamba.grading.code.extract import extract_program
+from promptcot_mamba.grading.code.grading import CodeJob, SandboxPool, grade_jobs
+from promptcot_mamba.grading.code.humaneval import grade_function, read_problem
+from promptcot_mamba.grading.code.tests import TestSet, load_tests, run_tests, sample_tests
 from promptcot_mamba.grading.predictions import Prediction, missing_runs, read_predictions
+from promptcot_mamba.grading.sandbox.sandbox import Limits, assert_unreadable
 from promptcot_mamba.grading.summary import (
     Figures,
     detail_lines,

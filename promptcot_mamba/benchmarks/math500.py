@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from promptcot_mamba.benchmarks.benchmark import Benchmark
-from promptcot_mamba.grading.gold import gold_after_mark
+from promptcot_mamba.grading.math.gold import gold_after_mark
 
 MATH500 = Benchmark(
     name="math500",

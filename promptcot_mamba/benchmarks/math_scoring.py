@@ -9,9 +9,10 @@ from pathlib import Path
 
 from promptcot_mamba.benchmarks.benchmark import Benchmark
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.grading import math_paper, math_strict
-from promptcot_mamba.grading.answers import Extraction, extract_answer
-from promptcot_mamba.grading.gold import Gold
+from promptcot_mamba.grading.math import paper as math_paper
+from promptcot_mamba.grading.math import strict as math_strict
+from promptcot_mamba.grading.math.answers import Extraction, extract_answer
+from promptcot_mamba.grading.math.gold import Gold
 from promptcot_mamba.grading.predictions import Prediction
 from promptcot_mamba.log import get_logger
 from promptcot_mamba.records import Grade

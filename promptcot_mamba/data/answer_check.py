@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from promptcot_mamba.grading import math_strict
-from promptcot_mamba.grading.answers import extract_boxed
-from promptcot_mamba.grading.gold import Gold
+from promptcot_mamba.grading.math import strict as math_strict
+from promptcot_mamba.grading.math.answers import extract_boxed
+from promptcot_mamba.grading.math.gold import Gold
 
 
 def agrees(gold: str, answer: str) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from promptcot_mamba.chat_format import THINK_END, THINK_START
 from promptcot_mamba.data.canonical import CanonicalRow
-from promptcot_mamba.grading.answers import extract_boxed
+from promptcot_mamba.grading.math.answers import extract_boxed
 
 REASONS = {
     "no_prompt": "the question is empty or could not be joined",

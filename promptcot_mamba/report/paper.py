@@ -64,8 +64,8 @@ ABLATION = PublishedTable(
     spread={},
     ours=("full curriculum", "without OpenCodeReasoning"),
     note="The paper also has AIME 24 fall without PromptCoT's problems and without OpenThoughts2. All arms run at "
-    "quickstart scale with scripts.run_ablations, whose record stands below if there is one; at 7B they are data "
-    "recipes (configs/ablations).",
+    "quickstart scale with scripts.quickstart.run_ablations, whose record stands below if there is one; at 7B they are "
+    "data recipes (configs/ablations).",
 )
 
 # Mamba-2 7B over S1.1-7B (Qwen2.5-7B shapes), tokens/s in vLLM: budget in GB -> ratio.

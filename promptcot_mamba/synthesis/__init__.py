@@ -21,26 +21,26 @@ class Stage:
 
     def load(self) -> tuple[type, Callable]:
         """The settings class and the function."""
-        module = import_module(f"promptcot_mamba.synthesis.{self.module}")
+        module = import_module(f"promptcot_mamba.{self.module}")
         return getattr(module, self.settings), getattr(module, self.function)
 
 
 STAGES = {
-    "concepts": Stage("concepts", "concepts"),
-    "rationales": Stage("rationale", "rationales"),
-    "choose_rationales": Stage("rationale", "chosen_rationales", "ChoiceSettings", "run_choice"),
-    "generator_data": Stage("problem", "generator_sft", "DataSettings", "run_data"),
-    "concept_sampling": Stage("concept_sets", "concept_sets"),
-    "problems": Stage("problem", "problems"),
-    "judge": Stage("judge", "judgements"),
-    "filter": Stage("filter", "kept_problems"),
-    "code_inputs": Stage("code_inputs", "code_inputs"),
-    "teacher_problems": Stage("teacher", "teacher_problems", "ProblemSettings", "run_problems"),
-    "chains": Stage("teacher", "chains", "ChainSettings", "run_chains"),
-    "distill": Stage("distill", "distilled"),
-    "report": Stage("report", ""),
+    "concepts": Stage("synthesis.concepts", "concepts"),
+    "rationales": Stage("synthesis.rationale", "rationales"),
+    "choose_rationales": Stage("synthesis.rationale", "chosen_rationales", "ChoiceSettings", "run_choice"),
+    "generator_data": Stage("synthesis.problem", "generator_sft", "DataSettings", "run_data"),
+    "concept_sampling": Stage("synthesis.concept_sets", "concept_sets"),
+    "problems": Stage("synthesis.problem", "problems"),
+    "judge": Stage("synthesis.judge", "judgements"),
+    "filter": Stage("synthesis.filter", "kept_problems"),
+    "code_inputs": Stage("synthesis.code_inputs", "code_inputs"),
+    "teacher_problems": Stage("synthesis.teacher", "teacher_problems", "ProblemSettings", "run_problems"),
+    "chains": Stage("synthesis.teacher", "chains", "ChainSettings", "run_chains"),
+    "distill": Stage("synthesis.distill", "distilled"),
+    "report": Stage("synthesis.report", ""),
     # the quickstart's family, whose exact solver stands in for the writer and the judges
-    "quickstart_seeds": Stage("quickstart", "chosen_rationales", "SeedSettings", "run_seeds"),
-    "quickstart_concept_sets": Stage("quickstart", "concept_sets", "SetSettings", "run_sets"),
-    "quickstart_judge": Stage("quickstart", "judgements", "JudgeSettings", "run_judge"),
+    "quickstart_seeds": Stage("quickstart.synthesis", "chosen_rationales", "SeedSettings", "run_seeds"),
+    "quickstart_concept_sets": Stage("quickstart.synthesis", "concept_sets", "SetSettings", "run_sets"),
+    "quickstart_judge": Stage("quickstart.synthesis", "judgements", "JudgeSettings", "run_judge"),
 }

@@ -10,9 +10,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from promptcot_mamba.grading.code_extract import extract_program
-from promptcot_mamba.grading.code_grading import SandboxPool
-from promptcot_mamba.grading.code_sandbox import Sandbox
+from promptcot_mamba.grading.code.extract import extract_program
+from promptcot_mamba.grading.code.grading import SandboxPool
+from promptcot_mamba.grading.sandbox.sandbox import Sandbox
 from promptcot_mamba.jsonl import Row
 
 FAILED = None

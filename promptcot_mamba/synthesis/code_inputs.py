@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from promptcot_mamba.chat_format import split
-from promptcot_mamba.grading.code_extract import fenced_blocks
+from promptcot_mamba.grading.code.extract import fenced_blocks
 from promptcot_mamba.jsonl import Row
 from promptcot_mamba.synthesis.stage import Context, Rejected, Task, ask_model
 from promptcot_mamba.synthesis.templates import render_template

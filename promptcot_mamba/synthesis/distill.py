@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.grading.answers import extract_answer
-from promptcot_mamba.grading.gold import Gold
-from promptcot_mamba.grading.math_strict import grade
+from promptcot_mamba.grading.math.answers import extract_answer
+from promptcot_mamba.grading.math.gold import Gold
+from promptcot_mamba.grading.math.strict import grade
 from promptcot_mamba.jsonl import Row, write_jsonl
 from promptcot_mamba.log import get_logger
 from promptcot_mamba.run_info import side_path

@@ -10,7 +10,7 @@ import pytest
 from promptcot_mamba.benchmarks import get_benchmark
 from promptcot_mamba.benchmarks.code_scoring import TESTS_ENV, CodeOptions, run_code
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.grading.code_grading import SandboxPool
+from promptcot_mamba.grading.code.grading import SandboxPool
 from tests.grading.lcb_files import RIGHT, STATEMENT, completion, make_folder, read, read_benchmark, write
 
 
@@ -156,7 +156,7 @@ def test_bad_flags_are_named(folder, options):
 
 
 def test_tests_that_programs_could_read_are_refused(folder, monkeypatch):
-    monkeypatch.setattr("promptcot_mamba.grading.code_sandbox.readable_paths", lambda: [(str(folder), "code")])
+    monkeypatch.setattr("promptcot_mamba.grading.sandbox.sandbox.readable_paths", lambda: [(str(folder), "code")])
     with pytest.raises(InputError, match="graded programs can read"):
         score(folder)
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from promptcot_mamba.benchmarks.quickstart.splits import SOURCES, draw_training_rows
 from promptcot_mamba.cli import parse_args, recipe_to_flags
 from promptcot_mamba.data.canonical import render_for
 from promptcot_mamba.data.sources import parse_sources
+from promptcot_mamba.quickstart.splits import SOURCES, draw_training_rows
 from promptcot_mamba.training.arguments import DataArguments, SftArguments
 from scripts.prepare_sft_data import PrepareArguments, choose_sources
 

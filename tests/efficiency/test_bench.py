@@ -19,7 +19,7 @@ from promptcot_mamba.efficiency.shapes import Shape
 from promptcot_mamba.efficiency.throughput import Load, Wave
 from promptcot_mamba.efficiency.turns import take_turns
 from promptcot_mamba.errors import InputError
-from scripts import bench_efficiency
+from scripts.bench import efficiency as bench_efficiency
 
 PAIR = derive_small_pair()
 SETUP = Setup(PAIR, [24, 72], [1024, 8192, 65536], prompt=128, max_num_seqs=32)

@@ -11,7 +11,7 @@ import os
 import platform
 import sys
 
-from promptcot_mamba.grading.sandbox_seccomp import (
+from promptcot_mamba.grading.sandbox.seccomp import (
     JEQ_K,
     LD_W_ABS,
     NR_OFFSET,

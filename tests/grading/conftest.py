@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from promptcot_mamba.grading.code_sandbox import Sandbox
+from promptcot_mamba.grading.sandbox.sandbox import Sandbox
 
 
 @pytest.fixture(scope="session")

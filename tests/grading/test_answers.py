@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from promptcot_mamba.grading.answers import extract_answer, extract_boxed, find_boxes, unbox
+from promptcot_mamba.grading.math.answers import extract_answer, extract_boxed, find_boxes, unbox
 
 THOUGHT = "<think>\nperhaps \\boxed{1}\n</think>\n"
 

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from promptcot_mamba.grading.code_sandbox import SAFE_LEVELS, Limits, Sandbox, SandboxRefusedError
-from promptcot_mamba.grading.code_tests import CodeVerdict, parse_tests, run_tests
+from promptcot_mamba.grading.code.tests import CodeVerdict, parse_tests, run_tests
+from promptcot_mamba.grading.sandbox.sandbox import SAFE_LEVELS, Limits, Sandbox, SandboxRefusedError
 
 PROGRAMS = sorted((Path(__file__).parent / "hostile").glob("*.py.txt"))
 # Small limits, so that hundreds of attacks take seconds.

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.grading.code_grading import SandboxPool
-from promptcot_mamba.grading.code_humaneval import (
+from promptcot_mamba.grading.code.grading import SandboxPool
+from promptcot_mamba.grading.code.humaneval import (
     FunctionProblem,
     assemble_program,
     grade_function,
@@ -17,8 +17,8 @@ from promptcot_mamba.grading.code_humaneval import (
     read_problem,
     reference_values,
 )
-from promptcot_mamba.grading.code_sandbox import Limits
-from promptcot_mamba.grading.code_tests import returned_value
+from promptcot_mamba.grading.code.tests import returned_value
+from promptcot_mamba.grading.sandbox.sandbox import Limits
 from tests.grading.mutants import make_mutants
 
 PLUS_INPUTS = 2  # of each problem, in the default tests; all of them in the slow ones

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.grading import sandbox_seccomp as seccomp
-from promptcot_mamba.grading.code_sandbox import Limits, Sandbox
+from promptcot_mamba.grading.sandbox import seccomp as seccomp
+from promptcot_mamba.grading.sandbox.sandbox import Limits, Sandbox
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = Limits(cpu_seconds=1, wall_seconds=5.0, memory_mb=512, output_mb=1)
@@ -60,7 +60,7 @@ def test_an_unknown_level_is_bad_input():
 def test_servers_end_with_a_killed_grader():
     """`kill -9` of the grader in the middle of a test leaves no server and no program."""
     code = (
-        "from promptcot_mamba.grading.code_sandbox import Sandbox\n"
+        "from promptcot_mamba.grading.sandbox.sandbox import Sandbox\n"
         "s = Sandbox()\nprint(s._process.pid, flush=True)\n"
         "s.run({'mode': 'stdin', 'prelude': True, 'code': 'import time; time.sleep(600)'})\n"
     )

@@ -10,10 +10,10 @@ from enum import IntEnum
 import pytest
 
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.grading.code_compare import same_output, same_value, same_within
-from promptcot_mamba.grading.code_extract import Extracted, extract_program
-from promptcot_mamba.grading.code_tests import load_tests, sample_tests
-from promptcot_mamba.grading.code_values import ValueRefusedError, decode_value, encode_value
+from promptcot_mamba.grading.code.compare import same_output, same_value, same_within
+from promptcot_mamba.grading.code.extract import Extracted, extract_program
+from promptcot_mamba.grading.code.tests import load_tests, sample_tests
+from promptcot_mamba.grading.code.values import ValueRefusedError, decode_value, encode_value
 
 PROGRAM = "```python\nprint(1)\n```"
 

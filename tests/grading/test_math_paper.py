@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from promptcot_mamba.grading.gold import Gold
-from promptcot_mamba.grading.math_paper import extract_published, grade_answer, grade_completion
+from promptcot_mamba.grading.math.gold import Gold
+from promptcot_mamba.grading.math.paper import extract_published, grade_answer, grade_completion
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from promptcot_mamba.benchmarks import BENCHMARKS
-from promptcot_mamba.grading.answers import unbox
-from promptcot_mamba.grading.gold import AnswerRules, Gold
-from promptcot_mamba.grading.math_strict import grade, is_readable
-from promptcot_mamba.grading.math_tables import words
-from promptcot_mamba.grading.pair_sets import negatives, variants
+from promptcot_mamba.grading.math.answers import unbox
+from promptcot_mamba.grading.math.gold import AnswerRules, Gold
+from promptcot_mamba.grading.math.pair_sets import negatives, variants
+from promptcot_mamba.grading.math.strict import grade, is_readable
+from promptcot_mamba.grading.math.tables import words
 from tests.grading.strict_pairs import DIFFERENT, SAME, read
 
 FILES = {
@@ -219,5 +219,5 @@ def test_a_deep_caller_gets_a_verdict():
 
 
 def test_grading_loads_no_heavy_library():
-    code = "import sys, promptcot_mamba.grading.math_strict; print({'torch', 'sympy', 'vllm'} & set(sys.modules))"
+    code = "import sys, promptcot_mamba.grading.math.strict; print({'torch', 'sympy', 'vllm'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def report(*flags: str) -> subprocess.CompletedProcess:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "scripts.compile_report", *flags]
+    command = [sys.executable, "-m", "scripts.bench.compile_report", *flags]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500, check=False)
 
 

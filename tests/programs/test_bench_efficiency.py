@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.slow
 def test_two_lengths_under_one_budget(tmp_path: Path):
     flags = ["--lengths", "1024", "8192", "--max_num_seqs", "12", "--budget_gib", "18", "--output_dir", str(tmp_path)]
-    command = [sys.executable, "-m", "scripts.bench_efficiency", *flags]
+    command = [sys.executable, "-m", "scripts.bench.efficiency", *flags]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     [comparison] = json.loads((tmp_path / "efficiency.json").read_text())["results"]["comparisons"]

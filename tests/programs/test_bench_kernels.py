@@ -15,9 +15,9 @@ import torch
 from promptcot_mamba.cli import parse_args
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.report.results import load_records
-from scripts.bench_kernels import BenchArguments
-from scripts.device_common import PartRecord
-from scripts.kernel_cases import count_flops
+from scripts.bench.device_common import PartRecord
+from scripts.bench.kernel_cases import count_flops
+from scripts.bench.kernels import BenchArguments
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +31,7 @@ def run(*command: str, **environment: str) -> subprocess.CompletedProcess:
 
 
 def bench(*flags: str) -> subprocess.CompletedProcess:
-    return run(sys.executable, "-m", "scripts.bench_kernels", "--dry_run", "True", *flags)
+    return run(sys.executable, "-m", "scripts.bench.kernels", "--dry_run", "True", *flags)
 
 
 def test_speed_is_recorded_for_the_report_and_resumed(tmp_path: Path):
@@ -101,7 +101,7 @@ def test_flops_are_those_of_the_shapes():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
 def test_without_a_device_it_says_so():
-    child = run(sys.executable, "-m", "scripts.bench_kernels", "--part", "speed")
+    child = run(sys.executable, "-m", "scripts.bench.kernels", "--part", "speed")
     assert child.returncode == 2
     assert child.stderr.strip().splitlines()[-1].startswith("error: no CUDA device")
 

@@ -13,9 +13,9 @@ import pytest
 from promptcot_mamba.cli import parse_args
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.report.results import load_records
-from scripts.bench_step_7b import Arguments, measure_variant
-from scripts.step_engines import make_engine, offload_bytes_pinned, plan_offload
-from scripts.step_tables import list_tables
+from scripts.bench.step_7b import Arguments, measure_variant
+from scripts.bench.step_engines import make_engine, offload_bytes_pinned, plan_offload
+from scripts.bench.step_tables import list_tables
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = {"lowest_s": 1.0, "highest_s": 3.0, "n": 5}
@@ -101,7 +101,7 @@ def test_bad_flags_are_named(flags: list[str], message: str):
 @pytest.mark.parametrize("part", ["step", "lengths"])
 def test_the_rehearsal_runs_deepspeed_too(part: str, tmp_path: Path):
     path = tmp_path / "train.json"
-    command = [sys.executable, "-m", "scripts.bench_step_7b", "--dry_run", "True", "--part", part]
+    command = [sys.executable, "-m", "scripts.bench.step_7b", "--dry_run", "True", "--part", part]
     child = subprocess.run(
         [*command, "--record", str(path)], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True,
         text=True, timeout=500, check=False,

@@ -1,4 +1,4 @@
-"""`calc_acc_aime.py`, `scripts.calc_acc` and `scripts.grade_pairs` as their users run them."""
+"""`calc_acc_aime.py`, `scripts.calc_acc` and `scripts.bench.grade_pairs` as their users run them."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_pairs_program(write: Callable[..., Path], tmp_path: Path):
         {"id": "e", "gold": "33", "pred": "3300"},
     ]
     output = tmp_path / "verdicts.jsonl"
-    done = run("-m", "scripts.grade_pairs", "--input", write(pairs, "pairs.jsonl"), "--output", output)
+    done = run("-m", "scripts.bench.grade_pairs", "--input", write(pairs, "pairs.jsonl"), "--output", output)
     assert done.returncode == 0, done.stderr
     verdicts = [json.loads(line) for line in output.open()]
     assert [(one["id"], one["equal"]) for one in verdicts] == [
@@ -96,7 +96,16 @@ def test_pairs_program(write: Callable[..., Path], tmp_path: Path):
     ]
     assert verdicts[2]["reason"] == "truncated"
     assert all(one["seconds"] < 5 for one in verdicts)
-    paper = ("-m", "scripts.grade_pairs", "--input", tmp_path / "pairs.jsonl", "--output", output, "--grader", "paper")
+    paper = (
+        "-m",
+        "scripts.bench.grade_pairs",
+        "--input",
+        tmp_path / "pairs.jsonl",
+        "--output",
+        output,
+        "--grader",
+        "paper",
+    )
     assert run(*paper).returncode == 0
     assert [json.loads(line)["equal"] for line in output.open()] == [True] * 5
 

@@ -15,9 +15,9 @@ import pytest
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import read_jsonl, write_jsonl
-from scripts import closed_loop
-from scripts.closed_loop import Arguments, draw_phase2_rows
-from scripts.quickstart import Stage
+from scripts.quickstart import closed_loop
+from scripts.quickstart.closed_loop import Arguments, draw_phase2_rows
+from scripts.quickstart.run import Stage
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = "configs/quickstart/closed_loop.yaml"
@@ -127,7 +127,16 @@ def test_every_stage_reads_what_an_earlier_one_left(tmp_path: Path, monkeypatch:
 def start_loop(output: Path) -> subprocess.Popen:
     """The small loop, in a session of its own, so that all of it can be killed."""
     flags = {**SMALL, "output_dir": output, "record": output / "record.json"}
-    command = [sys.executable, "-m", "scripts.closed_loop", "--config", RECIPE, "--student_seeds", "20", "21"]
+    command = [
+        sys.executable,
+        "-m",
+        "scripts.quickstart.closed_loop",
+        "--config",
+        RECIPE,
+        "--student_seeds",
+        "20",
+        "21",
+    ]
     command += [f"--{name}={value}" for name, value in flags.items()]
     with (output / "log.txt").open("ab") as log:
         return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)

@@ -9,7 +9,13 @@ import pytest
 from promptcot_mamba.bench_record import render_record_table
 from promptcot_mamba.jsonl import write_jsonl
 from promptcot_mamba.run_info import write_run_info
-from scripts.closed_loop_report import make_tables, measure_majorities, read_results, right_chains, write_pages
+from scripts.quickstart.closed_loop_report import (
+    make_tables,
+    measure_majorities,
+    read_results,
+    right_chains,
+    write_pages,
+)
 
 PROBLEMS = {f"Let A be {n} plus 2. Let B be A minus 1. Find B.": n + 1 for n in range(10, 14)}
 

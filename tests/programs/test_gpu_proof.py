@@ -9,14 +9,17 @@ from pathlib import Path
 import pytest
 
 from promptcot_mamba.cli import parse_args
-from scripts import bench_efficiency, bench_kernels, bench_sampling, bench_step_7b
+from scripts.bench import efficiency as bench_efficiency
+from scripts.bench import kernels as bench_kernels
+from scripts.bench import sampling as bench_sampling
+from scripts.bench import step_7b as bench_step_7b
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = {
-    "scripts.bench_kernels": bench_kernels.BenchArguments,
-    "scripts.bench_step_7b": bench_step_7b.Arguments,
-    "scripts.bench_sampling": bench_sampling.BenchArguments,
-    "scripts.bench_efficiency": bench_efficiency.Arguments,
+    "scripts.bench.kernels": bench_kernels.BenchArguments,
+    "scripts.bench.step_7b": bench_step_7b.Arguments,
+    "scripts.bench.sampling": bench_sampling.BenchArguments,
+    "scripts.bench.efficiency": bench_efficiency.Arguments,
 }
 ECHO = '#!/bin/sh\n[ "$1" = "-c" ] && exit 0\n[ -z "$FAIL" ] || exit "$FAIL"\necho "started $@"\n'
 SMI = '#!/bin/sh\ncase "$1" in *memory*) echo 143771;; *) echo "NVIDIA H200";; esac\n'
@@ -42,7 +45,7 @@ def test_every_part_starts_its_program_on_its_own_record(tmp_path: Path):
     done = proof(tmp_path)
     assert done.returncode == 0, done.stderr
     found = started(done)
-    assert [name.removeprefix("scripts.bench_") for name, _ in found] == [
+    assert [name.removeprefix("scripts.bench.") for name, _ in found] == [
         *["kernels"] * 5, "step_7b", "step_7b", "sampling", "efficiency"
     ]  # fmt: skip
     records = [Path(args.record).name for _, args in found]

@@ -20,7 +20,7 @@ test: {quickstart_single: 4, quickstart_composed: 4, quickstart_unseen: 4, quick
 
 
 def run_road(recipes: Path, output: Path) -> str:
-    command = [sys.executable, "-m", "scripts.quickstart", "--recipes", str(recipes), "--output_dir", str(output)]
+    command = [sys.executable, "-m", "scripts.quickstart.run", "--recipes", str(recipes), "--output_dir", str(output)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return result.stdout

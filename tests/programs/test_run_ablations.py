@@ -33,7 +33,7 @@ def test_two_arms_from_exercises_to_the_table(tmp_path: Path):
     sampling = (recipes / "sampling.yaml").read_text(encoding="utf-8")
     (recipes / "sampling.yaml").write_text(re.sub(r"max_len: \d+", "max_len: 24", sampling), encoding="utf-8")
     (tmp_path / "arms.yaml").write_text(RECIPE, encoding="utf-8")
-    command = [sys.executable, "-m", "scripts.run_ablations", "--config", str(tmp_path / "arms.yaml")]
+    command = [sys.executable, "-m", "scripts.quickstart.run_ablations", "--config", str(tmp_path / "arms.yaml")]
     command += ["--recipes", str(recipes), "--output_dir", str(output)]
     first = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
     logs = "".join(log.read_text() for log in sorted(output.rglob("logs/*.log")))

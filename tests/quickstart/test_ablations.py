@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 
 import pytest
 
-from promptcot_mamba.benchmarks.quickstart.splits import draw_test_rows
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import read_jsonl, write_json, write_jsonl
+from promptcot_mamba.quickstart.splits import draw_test_rows
 from promptcot_mamba.run_info import side_path
-from scripts import run_ablations
+from scripts.quickstart import run_ablations
 
 ARMS = {
     "full curriculum": {"phase1": {"quickstart_single": 8}, "phase2": {"quickstart_composed": 8}},
@@ -72,7 +72,7 @@ class FakePrograms:
         write_jsonl(side_path(predictions, "grades.jsonl"), grades)
 
     programs: ClassVar = {
-        "scripts.make_quickstart": make_data,
+        "scripts.quickstart.make_data": make_data,
         "train.py": train,
         "infer_longcot.py": sample,
         "calc_acc_aime.py": grade,
@@ -86,7 +86,7 @@ class FakePrograms:
 @pytest.fixture
 def programs(monkeypatch: pytest.MonkeyPatch) -> FakePrograms:
     fake = FakePrograms()
-    monkeypatch.setattr("scripts.quickstart.subprocess", SimpleNamespace(run=fake, STDOUT=subprocess.STDOUT))
+    monkeypatch.setattr("scripts.quickstart.run.subprocess", SimpleNamespace(run=fake, STDOUT=subprocess.STDOUT))
     return fake
 
 
@@ -102,7 +102,7 @@ def test_arms_share_phase_1_and_are_compared_problem_by_problem(
 ):
     record = tmp_path / "record.json"
     assert run(monkeypatch, tmp_path / "out", record=record) is None
-    assert programs.ran("scripts.make_quickstart") == 2  # a seed
+    assert programs.ran("scripts.quickstart.make_data") == 2  # a seed
     assert programs.ran("train.py") == 2 * (2 + 3)  # two kinds of phase 1, three arms
     assert programs.ran("infer_longcot.py") == 2 * 3
     written = json.loads(record.read_text())

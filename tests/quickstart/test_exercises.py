@@ -9,18 +9,18 @@ import sys
 
 import pytest
 
-from promptcot_mamba.benchmarks.quickstart import arithmetic, programs
-from promptcot_mamba.benchmarks.quickstart.concepts import CONCEPTS, LIMIT
-from promptcot_mamba.benchmarks.quickstart.exercise import links_of
-from promptcot_mamba.benchmarks.quickstart.splits import (
+from promptcot_mamba.chat_format import is_format_valid, with_open_thought
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.quickstart import arithmetic, programs
+from promptcot_mamba.quickstart.concepts import CONCEPTS, LIMIT
+from promptcot_mamba.quickstart.exercise import links_of
+from promptcot_mamba.quickstart.splits import (
     SOURCES,
     draw_test_rows,
     draw_training_rows,
     hash_tests,
     is_held_out,
 )
-from promptcot_mamba.chat_format import is_format_valid, with_open_thought
-from promptcot_mamba.errors import InputError
 
 TRUTH = {
     "add": lambda x, y: x + y,

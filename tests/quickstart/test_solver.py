@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from promptcot_mamba.benchmarks.quickstart.solver import UnreadableProblemError, UnsolvableProblemError, solve
-from promptcot_mamba.benchmarks.quickstart.splits import draw_test_rows, draw_training_rows
 from promptcot_mamba.chat_format import extract_question, split
+from promptcot_mamba.quickstart.solver import UnreadableProblemError, UnsolvableProblemError, solve
+from promptcot_mamba.quickstart.splits import draw_test_rows, draw_training_rows
 
 MATHS = ("quickstart_single", "quickstart_composed")
 

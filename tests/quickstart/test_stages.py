@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.quickstart import Args, Stage, StageFailedError, hash_inputs, make_stages, run_stage
-from scripts.road import PORT_FLAG, family_file
+from scripts.quickstart.road import PORT_FLAG, family_file
+from scripts.quickstart.run import Args, Stage, StageFailedError, hash_inputs, make_stages, run_stage
 
 
 def counting_stage(folder: Path, word: str = "x") -> Stage:

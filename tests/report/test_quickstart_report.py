@@ -9,7 +9,7 @@ import pytest
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.metrics import difference_of_shares, wilson_interval
-from promptcot_mamba.report.quickstart import (
+from promptcot_mamba.quickstart.report import (
     CHAIN_RULES,
     CLAIMS,
     MATHS_COMPOSED,

@@ -13,9 +13,9 @@ import pytest
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.sampling.checkpoint import load_tokenizer
 from promptcot_mamba.sampling.prompts import PromptBook
-from scripts import bench_sampling
-from scripts.bench_sampling import make_problems, our_scheduler, published_loop
-from scripts.dummy_model import write_dummy
+from scripts.bench import sampling as bench_sampling
+from scripts.bench.dummy_model import write_dummy
+from scripts.bench.sampling import make_problems, our_scheduler, published_loop
 from tests.sampling.conftest import ROOT
 from tests.sampling.scripted import ScriptedBackend
 
@@ -75,7 +75,7 @@ def test_a_dummy_folder_is_what_an_engine_needs(tmp_path: Path):
 def test_a_dummy_model_is_sampled(tmp_path: Path):
     pytest.importorskip("vllm")
     record = tmp_path / "sampling.json"
-    command = [sys.executable, "-m", "scripts.bench_sampling", "--dummy", "tiny", "--problems", "4", "--n", "2"]
+    command = [sys.executable, "-m", "scripts.bench.sampling", "--dummy", "tiny", "--problems", "4", "--n", "2"]
     child = subprocess.run(
         [*command, "--max_num_seqs", "4", "--max_len", "24", "--pairs", "1", "--record", str(record)], cwd=ROOT,
         capture_output=True, text=True, timeout=500, check=False,

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from promptcot_mamba.benchmarks.quickstart.programs import READING, make_tests
-from promptcot_mamba.benchmarks.quickstart.splits import draw_training_rows
 from promptcot_mamba.data.adapters import get_adapter
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import write_jsonl
+from promptcot_mamba.quickstart.programs import READING, make_tests
+from promptcot_mamba.quickstart.splits import draw_training_rows
 from promptcot_mamba.synthesis.code_agreement import keep_working, observe_programs
 from promptcot_mamba.synthesis.code_inputs import parse_inputs
 from promptcot_mamba.synthesis.distill import Settings, distill, read_chains, run

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from promptcot_mamba.benchmarks.quickstart.arithmetic import make_chain
-from promptcot_mamba.benchmarks.quickstart.solver import solve
-from promptcot_mamba.benchmarks.quickstart.splits import draw_training_rows, is_held_out
 from promptcot_mamba.chat_format import extract_question
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import read_jsonl, write_jsonl
+from promptcot_mamba.quickstart.arithmetic import make_chain
+from promptcot_mamba.quickstart.solver import solve
+from promptcot_mamba.quickstart.splits import draw_training_rows, is_held_out
+from promptcot_mamba.quickstart.synthesis import CONCEPT_NAMES, FLAWS, LEVEL, find_flaw, name_concepts
 from promptcot_mamba.synthesis import STAGES
 from promptcot_mamba.synthesis.models import ModelBook
-from promptcot_mamba.synthesis.quickstart import CONCEPT_NAMES, FLAWS, LEVEL, find_flaw, name_concepts
 from promptcot_mamba.synthesis.stage import Context, settings_from
 from promptcot_mamba.synthesis.templates import mark_up, parse_markup, render_generator_prompt
 
@@ -132,7 +132,7 @@ def memorise(pairs: list[tuple[str, str]], folder: Path) -> Path:
 
     from promptcot_mamba.data.encode import encode_examples
     from promptcot_mamba.model import Mamba2ForCausalLM
-    from scripts.make_quickstart import train_tokenizer
+    from scripts.quickstart.make_data import train_tokenizer
 
     tokenizer = train_tokenizer([text for pair in pairs for text in pair], 700)
     config = Mamba2Config(

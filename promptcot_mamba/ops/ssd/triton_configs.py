@@ -1,4 +1,4 @@
-"""Tile sizes of the SSD kernels, chosen ahead per architecture; `scripts/compile_report.py` shows what each costs.
+"""Tile sizes of the SSD kernels, chosen ahead per architecture; `scripts.bench.compile_report` shows their cost.
 
 The chunks here are the kernels' own: results do not depend on them. Forward and backward differ because the
 backward keeps four fp32 tiles in registers where the forward keeps two.

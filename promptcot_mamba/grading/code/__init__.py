@@ -1,0 +1,1 @@
+"""Programs: cut out of completions, run against tests or by HumanEval's checks, judged by value."""

@@ -1,0 +1,197 @@
+"""Grade many samples of code: a pool of sandboxes, and verdicts kept by content so that work is never done twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.grading.code.tests import GRADER_VERSION, CodeVerdict
+from promptcot_mamba.grading.sandbox.sandbox import Limits, Sandbox
+from promptcot_mamba.jsonl import DurableAppender, Row
+from promptcot_mamba.log import get_logger
+
+logger = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class CodeJob:
+    """One sample to grade: whose it is, its program (None with a reason if it has none), and how to test it.
+
+    `tests_md5` names the tests' content; `run` takes a sandbox and gives the verdict.
+    """
+
+    question_id: str
+    run: int
+    code: str | None
+    no_code_reason: str | None
+    tests_md5: str
+    grade: Callable[[Sandbox], CodeVerdict]
+    kind: str  # of tests: livecodebench, inline, samples, humaneval, humanevalplus
+    benchmark: str
+
+
+def verdict_key(job: CodeJob, limits: Limits, level: str) -> str:
+    """The hash of all that decides a verdict: program, tests, grader, limits and sandbox level."""
+    parts = [job.code, job.no_code_reason, job.kind, job.tests_md5, GRADER_VERSION, limits.to_row(), level]
+    return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def read_cache(path: str | Path) -> list[Row]:
+    """Every verdict row. A corrupt line is counted and passed over; its verdict is found again. Nothing is deleted."""
+    rows: list[Row] = []
+    corrupt = 0
+    path = Path(path)
+    if not path.exists():
+        return rows
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise InputError(f"--cache_path {path}: cannot be read ({error.strerror})") from None
+    for line in lines:
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            if (
+                not isinstance(row["key"], str)
+                or not isinstance(row["passed"], bool)
+                or not isinstance(row["reason"], str)
+            ):
+                raise TypeError("not a verdict")
+        except (ValueError, KeyError, TypeError):
+            corrupt += 1
+            continue
+        rows.append(row)
+    if corrupt:
+        logger.warning("%s: %d corrupt lines passed over; what they graded is graded again", path, corrupt)
+    return rows
+
+
+class SandboxPool:
+    """As many sandboxes as workers, all of one level; each is lent to one thread at a time."""
+
+    def __init__(self, workers: int | None = None, limits: Limits | None = None, level: str | None = None,
+                 unsafe: bool = False):  # fmt: skip
+        self.limits = limits or Limits()
+        self.workers = workers or len(os.sched_getaffinity(0))
+        first = Sandbox(level, self.limits, unsafe)
+        self.level, self.label = first.level, first.label
+        self._idle: queue.SimpleQueue[Sandbox | None] = queue.SimpleQueue()
+        self._made = [first]
+        self.closed = False
+        self._lock = threading.Lock()
+        self._idle.put(first)
+        for _ in range(self.workers - 1):
+            self._idle.put(None)  # made when first needed
+
+    def run(self, grade: Callable[[Sandbox], CodeVerdict]) -> CodeVerdict:
+        """Grade in a free sandbox; one whose server broke is replaced, and the work done once more."""
+        sandbox = self._idle.get()
+        try:
+            sandbox = sandbox or self._make()
+            try:
+                return grade(sandbox)
+            except (RuntimeError, OSError) as error:
+                if self.closed:
+                    raise
+                logger.warning("a sandbox broke (%s); grading once more in a new one", error)
+                sandbox.close()
+                sandbox = self._make()
+                return grade(sandbox)
+        finally:
+            self._idle.put(sandbox)
+
+    def _make(self) -> Sandbox:
+        sandbox = Sandbox(self.level, self.limits, unsafe=True)
+        with self._lock:
+            self._made.append(sandbox)
+        return sandbox
+
+    def close(self) -> None:
+        self.closed = True
+        for sandbox in self._made:
+            sandbox.close()
+
+    def __enter__(self) -> SandboxPool:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def grade_jobs(
+    jobs: Sequence[CodeJob], pool: SandboxPool, cache_path: str | Path | None = None
+) -> Iterator[tuple[CodeJob, Row]]:
+    """Grade jobs and yield `(job, verdict row)` in the jobs' order.
+
+    Verdicts whose key is in the cache are taken from it; every new one is appended there as it is found.
+    Raises InputError if another process writes the cache.
+    """
+    cached = read_cache(cache_path) if cache_path else []
+    known = {row["key"]: row for row in cached}
+    keys = [verdict_key(job, pool.limits, pool.label) for job in jobs]
+    appender = DurableAppender(cache_path) if cache_path else None
+    recorded = {(row["key"], str(row.get("question_id")), row.get("run")) for row in cached}
+    try:
+        todo = {key: job for key, job in zip(keys, jobs, strict=True) if key not in known}
+        if cache_path:
+            logger.info(
+                "%d samples, %d verdicts in %s, %d to grade",
+                len(jobs),
+                len(jobs) - sum(k in todo for k in keys),
+                cache_path,
+                len(todo),
+            )
+        for key, verdict in _grade_all(todo, pool):
+            job = todo[key]
+            row = {"question_id": job.question_id, "run": job.run, **verdict.to_row()}
+            row |= {"sandbox": pool.label, "benchmark": job.benchmark, "key": key}
+            known[key] = row
+            if appender:
+                appender.append(row)
+                recorded.add((key, job.question_id, job.run))
+        for key, job in zip(keys, jobs, strict=True):
+            row = {**known[key], "question_id": job.question_id, "run": job.run}
+            if appender and (key, job.question_id, job.run) not in recorded:
+                appender.append(row)  # the same program, sampled once more
+                recorded.add((key, job.question_id, job.run))
+            yield job, row
+    finally:
+        if appender:
+            appender.close()
+
+
+def _grade_all(todo: dict[str, CodeJob], pool: SandboxPool) -> Iterable[tuple[str, CodeVerdict]]:
+    """Grade each job once, as many at a time as there are sandboxes; yields in the order they end."""
+    with ThreadPoolExecutor(pool.workers) as executor:
+        waiting: dict[Future[CodeVerdict], str] = {}
+        rest = iter(todo.items())
+        try:
+            while True:
+                for key, job in rest:
+                    waiting[executor.submit(_grade_one, job, pool)] = key
+                    if len(waiting) >= 2 * pool.workers:
+                        break
+                if not waiting:
+                    return
+                for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                    yield waiting.pop(future), future.result()
+        finally:
+            if waiting:  # an error, an interrupt or a caller who stopped asking must not wait for what runs
+                for future in waiting:
+                    future.cancel()
+                pool.close()
+
+
+def _grade_one(job: CodeJob, pool: SandboxPool) -> CodeVerdict:
+    if job.code is None:
+        return CodeVerdict(False, job.no_code_reason or "no_code")
+    return pool.run(job.grade)

@@ -1,0 +1,227 @@
+"""Tests -> verdict: what a program must do, read from LiveCodeBench's files or from a statement's samples.
+
+A test file is JSON with `input_output`, itself a JSON string of `inputs`, `outputs` and `fn_name` (null for programs
+that read standard input). A problem row's `tests` names the file (`fname`) and the `md5` of `json.dumps` of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.grading.code import compare as code_compare
+from promptcot_mamba.grading.code import values as code_values
+from promptcot_mamba.grading.sandbox.sandbox import Outcome, Sandbox
+from promptcot_mamba.jsonl import Row
+
+# Raised whenever a verdict could change: cached verdicts of another version are not used.
+GRADER_VERSION = "code-1"
+
+FAR_LONGER, SHORT = 8, 65536
+SAMPLE_INPUT = re.compile(r"^Sample Input(?: (\d+))?[ \t]*$", re.MULTILINE)
+SAMPLE_OUTPUT = re.compile(r"^Sample Output(?: (\d+))?[ \t]*$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """The tests of one problem. `entry` is the function to call, None for programs that read standard input."""
+
+    __test__ = False  # not a class of tests, to pytest
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    entry: str | None
+    md5: str
+    kind: str = "livecodebench"  # or "inline", in the row; or "samples", the statement's own, not the benchmark's
+
+
+@dataclass(frozen=True)
+class TestResult:
+    """One test's end: right, wrong_answer, no_value, or a sandbox's reason."""
+
+    __test__ = False
+
+    reason: str
+    seconds: float
+    detail: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return self.reason == "right"
+
+
+@dataclass(frozen=True)
+class CodeVerdict:
+    """A program's verdict: right if every test was. Testing stops at the first failure unless asked otherwise."""
+
+    passed: bool
+    reason: str
+    tests: tuple[TestResult, ...] = field(default=())
+    total: int = 0
+
+    @property
+    def seconds(self) -> float:
+        return sum(test.seconds for test in self.tests)
+
+    def to_row(self) -> Row:
+        details = {str(index): test.detail for index, test in enumerate(self.tests) if test.detail}
+        return {
+            "passed": self.passed,
+            "reason": self.reason,
+            "tests": [test.reason for test in self.tests],
+            "test_seconds": [round(test.seconds, 4) for test in self.tests],
+            "total_tests": self.total,
+            "details": details,
+            "seconds": round(self.seconds, 4),
+        }
+
+
+def load_tests(row: Row, tests_dir: Path, where: str) -> TestSet:
+    """The tests a problem row names, or holds: a list of objects with `input` and `output`.
+
+    Raises InputError if the row names none, or the file is missing, malformed, or has another md5 than the row says.
+    """
+    named = row.get("tests")
+    if isinstance(named, list):
+        return inline_tests(named, where)
+    if not isinstance(named, dict) or not isinstance(named.get("fname"), str):
+        raise InputError(f"{where}: missing key 'tests' with 'fname' and 'md5'")
+    if Path(named["fname"]).name != named["fname"]:
+        raise InputError(f"{where}: tests.fname must be a bare file name, found {named['fname']!r}")
+    path = tests_dir / named["fname"]
+    try:
+        parsed = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such tests file (named by {where}); set --tests_dir") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: malformed JSON ({error})") from None
+    md5 = hashlib.md5(json.dumps(parsed).encode()).hexdigest()
+    if named.get("md5") not in (None, md5):
+        raise InputError(f"{path}: md5 {md5} is not the {named['md5']} named by {where}; fetch the tests again")
+    return parse_tests(parsed, md5, str(path))
+
+
+def inline_tests(tests: list[Any], where: str) -> TestSet:
+    """Tests that stand in the row itself, for programs that read standard input. Raises InputError if malformed."""
+    pairs = [(test.get("input"), test.get("output")) if isinstance(test, dict) else (None, None) for test in tests]
+    if not pairs or not all(isinstance(text, str) for pair in pairs for text in pair):
+        raise InputError(f"{where}: 'tests' must list objects with texts 'input' and 'output'")
+    md5 = hashlib.md5(json.dumps(pairs).encode()).hexdigest()
+    return TestSet(tuple(given for given, _ in pairs), tuple(out for _, out in pairs), None, md5, kind="inline")
+
+
+def parse_tests(parsed: Any, md5: str, where: str) -> TestSet:
+    """The tests in a parsed file. Raises InputError if its layout is another than LiveCodeBench's."""
+    try:
+        body = parsed["input_output"]
+        body = json.loads(body) if isinstance(body, str) else body
+        inputs, outputs, entry = body["inputs"], body["outputs"], body.get("fn_name")
+        texts = [("\n".join(text) if isinstance(text, list) else text) for text in (*inputs, *outputs)]
+        if entry:
+            for text in texts:
+                for line in text.split("\n"):
+                    json.loads(line)
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise InputError(f"{where}: not a LiveCodeBench tests file ({type(error).__name__}: {error})") from None
+    if not inputs or len(inputs) != len(outputs) or not all(isinstance(text, str) for text in texts):
+        raise InputError(f"{where}: {len(inputs)} inputs and {len(outputs)} outputs; expected as many, and texts")
+    return TestSet(tuple(texts[: len(inputs)]), tuple(texts[len(inputs) :]), entry or None, md5)
+
+
+def sample_tests(prompt: str) -> TestSet | None:
+    """The sample inputs and outputs in an AtCoder statement, or None if there are none.
+
+    A sample ends at its first blank line (what follows explains it), so an output with a blank line is cut short.
+    """
+    prompt = prompt.replace("\r\n", "\n")
+    inputs = [_sample_after(prompt, match.end()) for match in SAMPLE_INPUT.finditer(prompt)]
+    outputs = [_sample_after(prompt, match.end()) for match in SAMPLE_OUTPUT.finditer(prompt)]
+    if not inputs or len(inputs) != len(outputs) or not all(outputs):
+        return None
+    md5 = hashlib.md5(json.dumps([inputs, outputs]).encode()).hexdigest()
+    return TestSet(tuple(inputs), tuple(outputs), None, md5, kind="samples")
+
+
+def _sample_after(prompt: str, start: int) -> str:
+    body = prompt[start:].lstrip("\n")
+    return body.split("\n\n", 1)[0].rstrip("\n") + "\n"
+
+
+def failure(outcome: Outcome) -> TestResult | None:
+    """The result of a run that did not end well, None for one whose output is to be compared.
+
+    An exit code alone fails nothing, as in LiveCodeBench, which catches SystemExit.
+    """
+    if outcome.reason is None:
+        return None
+    return TestResult(outcome.reason, outcome.cpu_seconds, outcome.detail)
+
+
+def run_stdin_test(sandbox: Sandbox, code: str, given: str, expected: str) -> TestResult:
+    outcome = sandbox.run({"mode": "stdin", "code": code, "prelude": True}, given.encode("utf-8", "surrogatepass"))
+    right = code_compare.same_output(outcome.stdout, expected)
+    return failure(outcome) or TestResult("right" if right else "wrong_answer", outcome.cpu_seconds)
+
+
+def call_job(code: str, entry: str, args: list[Any] | tuple[Any, ...]) -> Row:
+    """A job that calls `entry` of a program, as LiveCodeBench does: of its class Solution where it names one."""
+    return {
+        "mode": "call", "code": code, "entry": entry, "prelude": True, "in_class": "class Solution" in code,
+        "args": code_values.encode_value(list(args)).decode(),
+    }  # fmt: skip
+
+
+def returned_value(outcome: Outcome, expected_size: int | None = None) -> tuple[Any, TestResult | None]:
+    """The value a call returned, or the result of a call that returned none.
+
+    A value far longer than the expected one (`expected_size` characters) is wrong unread: small text can make very
+    large objects.
+    """
+    failed = failure(outcome)
+    if failed:
+        return None, failed
+    if expected_size is not None and len(outcome.result) > FAR_LONGER * expected_size + SHORT:
+        return None, TestResult("wrong_answer", outcome.cpu_seconds, "far longer than expected")
+    try:
+        return code_values.decode_value(outcome.result), None
+    except code_values.ValueRefusedError as error:
+        return None, TestResult("no_value", outcome.cpu_seconds, outcome.detail or str(error))
+
+
+def run_call_test(sandbox: Sandbox, code: str, entry: str, given: str, expected: str) -> TestResult:
+    args = [json.loads(line) for line in given.split("\n")]
+    outcome = sandbox.run(call_job(code, entry, args))
+    value, failed = returned_value(outcome, len(expected))
+    if failed:
+        return failed
+    right = code_compare.same_value(value, json.loads(expected))
+    return TestResult("right" if right else "wrong_answer", outcome.cpu_seconds)
+
+
+def run_tests(sandbox: Sandbox, code: str, tests: TestSet, stop_early: bool = True) -> CodeVerdict:
+    """Run a program against its tests, each in a fresh process."""
+
+    def run(given: str, expected: str) -> TestResult:
+        if tests.entry is None:
+            return run_stdin_test(sandbox, code, given, expected)
+        return run_call_test(sandbox, code, tests.entry, given, expected)
+
+    pairs = zip(tests.inputs, tests.outputs, strict=True)
+    return collect(len(tests.inputs), (run(given, expected) for given, expected in pairs), stop_early)
+
+
+def collect(total: int, results: Iterable[TestResult], stop_early: bool) -> CodeVerdict:
+    """One verdict of many results, taking no more of them than needed."""
+    taken = []
+    for result in results:
+        taken.append(result)
+        if stop_early and not result.passed:
+            break
+    failed = [result for result in taken if not result.passed]
+    return CodeVerdict(not failed, failed[0].reason if failed else "right", tuple(taken), total)

@@ -1,0 +1,121 @@
+"""Bare pairs of a gold and a predicted answer: the smallest thing a grader can be asked."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import get_args
+
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.grading.math import paper as math_paper
+from promptcot_mamba.grading.math import strict as math_strict
+from promptcot_mamba.grading.math.answers import Extraction, extract_answer, extract_boxed
+from promptcot_mamba.grading.math.gold import AnswerRules, AnswerType, Gold
+from promptcot_mamba.grading.math.strict import Verdict
+from promptcot_mamba.grading.math.tables import PLAIN_WORDS
+from promptcot_mamba.grading.math.units import is_unit_word
+from promptcot_mamba.jsonl import Row
+
+GRADERS = ("strict", "paper")
+# OlympiadBench's own names bring its rules: decimals within 1e-8, a percentage equal to its fraction.
+PUBLISHED_TYPES = ("Numerical", "Expression", "Tuple", "Interval")
+OLYMPIAD_TOLERANCE = 1e-8
+MODES = ("answer", "text")
+MAX_PROSE = 4000
+_WORD = re.compile(r"[^\W\d_]+")
+_MACRO = re.compile(r"\\[A-Za-z]+(?:\s*\{[^{}]*\})?")
+_NUMERAL = re.compile(r"(?<![\w.,])[-−]?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?")
+_OPENING = re.compile(r"answer is:?|answer:", re.IGNORECASE)
+_CLOSING = re.compile(r"I hope it is correct|<\|")
+_SPAN = re.compile(r"\$\$([^$]+)\$\$|(?<!\\)\$((?:[^$\\]|\\.)+)\$|\\\(([^$]+?)\\\)|\\\[([^$]+?)\\\]", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A gold under its rules and what was predicted: the content of a box (`answer`) or a completion (`text`)."""
+
+    gold: Gold
+    prediction: str
+    mode: str = "answer"
+
+
+def read_pair(row: Row) -> Pair:
+    """A pair from its row. Raises InputError, naming the key, for a missing or malformed value."""
+    for key in ("gold", "pred"):
+        value = row.get(key)
+        if key == "pred" and value is None and key in row:
+            continue  # a sampler that found no answer
+        if not isinstance(value, (str, int, float)) or isinstance(value, bool):
+            raise InputError(f"{key!r} must be text, found {type(value).__name__}")
+    mode = row.get("mode") or "answer"
+    if mode not in MODES:
+        raise InputError(f"'mode' must be {' or '.join(MODES)}, found {mode!r}")
+    kind = str(row.get("answer_type") or "any").lower()
+    if kind not in get_args(AnswerType):
+        raise InputError(f"unknown 'answer_type' {row['answer_type']!r}; known: {', '.join(get_args(AnswerType))}")
+    published = row.get("answer_type") in PUBLISHED_TYPES
+    try:
+        tolerance = float(row.get("tolerance") or (OLYMPIAD_TOLERANCE if published else 0.0))
+    except (TypeError, ValueError):
+        raise InputError(f"'tolerance' must be a number, found {row['tolerance']!r}") from None
+    rules = AnswerRules(kind, tolerance, bool(row.get("percent", published)), bool(row.get("multiple")))
+    return Pair(
+        Gold(_gold_text(str(row["gold"])), rules, row.get("unit") or None),
+        "" if row["pred"] is None else str(row["pred"]),
+        mode,
+    )
+
+
+def _gold_text(text: str) -> str:
+    """A gold may be published as a solution: then its boxes hold the answer."""
+    found = extract_boxed(text)
+    return ", ".join(found.listed) if found.answer is not None else answer_in_prose(text) or text
+
+
+def grade_pair(pair: Pair, grader: str = "strict") -> Verdict:
+    """The verdict of one grader on one pair; never raises on any prediction."""
+    if grader == "paper":
+        if pair.mode == "text":
+            return math_paper.grade_completion(pair.gold, pair.prediction)[0]
+        return math_paper.grade_answer(pair.gold, _bare(pair.prediction).answer)
+    found = extract_answer(pair.prediction) if pair.mode == "text" else _bare(pair.prediction)
+    if found.answer is None:
+        return Verdict(False, found.reason or "no_answer")
+    verdict = math_strict.grade(pair.gold, found.answer, found.listed)
+    if not verdict.equal and pair.mode == "answer" and (part := answer_in_prose(found.answer)) is not None:
+        return math_strict.grade(pair.gold, part)
+    return verdict
+
+
+def _bare(text: str) -> Extraction:
+    """The answer a caller hands over: the content of a box, or the box itself."""
+    found = extract_boxed(text)
+    return found if found.answer is not None else Extraction(text, (text,))
+
+
+def answer_in_prose(text: str) -> str | None:
+    """What a sentence gives as its answer: its last formula or numeral, after "answer is" where that is said.
+
+    None for a text that is no sentence, which is then an answer itself. Completions are never read like this: there
+    only a box counts.
+    """
+    text = text[-MAX_PROSE:]
+    plain = _MACRO.sub(" ", _SPAN.sub(" ", text))
+    if not any(len(word) > 2 and not is_known_word(word) for word in _WORD.findall(plain)):
+        return None
+    tail = _CLOSING.split(_OPENING.split(text)[-1])[0]
+    for part in (tail, text):
+        spans = [(match.start(), next(group for group in match.groups() if group)) for match in _SPAN.finditer(part)]
+        numerals = [(match.start(), match.group()) for match in _NUMERAL.finditer(_SPAN.sub(_blank, part))]
+        if spans or numerals:
+            return max(spans + numerals)[1]
+    return None
+
+
+def _blank(match: re.Match[str]) -> str:
+    return " " * len(match.group())
+
+
+def is_known_word(word: str) -> bool:
+    """Words that stand in answers without making them sentences: functions, units, connectors."""
+    return word in PLAIN_WORDS or is_unit_word(word)

@@ -1,0 +1,242 @@
+"""Answer text -> a tree of `Node`s, by a recursive-descent grammar. Nothing is evaluated, nothing is executed.
+
+    statement := item (("," | ";" | "and" | "or") item)*          bare list: several answers
+    item      := union (("=" | "<" | "in" | ...) union)*          chain of relations
+    union     := ratio (("cup" | "cap" | "setminus") ratio)*
+    ratio     := sum (":" sum)*
+    sum       := ["+" | "-" | "pm"] term (("+" | "-" | "pm" | "mp") term)*
+    term      := factor (("*" | "/" | nothing) factor)* [unit]
+    factor    := atom ("^" argument | "!" | "%" | degree)*
+
+Depth and length are bounded, so no text can exhaust the stack or the clock.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from promptcot_mamba.grading.math.atoms import Atoms
+from promptcot_mamba.grading.math.tables import CURRENCIES, NEVER_STARTS, RELATIONS
+from promptcot_mamba.grading.math.tokens import UnreadableError, tokenize
+from promptcot_mamba.grading.math.tree import Node, name_of, product, total
+from promptcot_mamba.grading.math.units import is_unit_word
+
+MAX_TOKENS = 1500
+MAX_POSTFIXES = 8
+ONE = Node("num", (Fraction(1),))
+
+
+def parse(text: str) -> Node:
+    """The tree of one cleaned answer. Raises UnreadableError where the grammar does not cover it."""
+    tokens = tokenize(text)
+    if len(tokens) > MAX_TOKENS:
+        raise UnreadableError(f"more than {MAX_TOKENS} signs")
+    if not tokens:
+        raise UnreadableError("empty")
+    return _Parser(tokens).statement()
+
+
+class _Parser(Atoms):
+    """One pass over the tokens. Methods are named after the grammar's rules."""
+
+    def statement(self) -> Node:
+        node = self.listing(())
+        if self.peek() is not None:
+            raise UnreadableError(f"unexpected {self.peek().value}")
+        return node
+
+    def listing(self, closers: tuple[str, ...]) -> Node:
+        """Items up to one of the closers (or the end): a `list` of them, or the one item itself.
+
+        Semicolons separate more strongly than commas: `p = 5, q = 2; p = 7, q = 2` lists two pairs.
+        """
+        groups: list[list[Node]] = [[]]
+        while self.peek() is not None and self.value() not in closers:
+            if self.take(";"):
+                groups.append([])
+                continue
+            if self.take(",", "or", "and") or self._word_connector():
+                continue
+            groups[-1].append(self.item())
+            if self.peek() is None or self.value() in closers:
+                break
+            if self.value() not in (",", ";", "or", "and") and not self._word_connector():
+                raise UnreadableError(f"unexpected {self.peek().value}")
+        return _listed([_listed(group) for group in groups if group])
+
+    def _word_connector(self) -> bool:
+        token = self.peek()
+        if token and token.kind in ("text", "word") and token.value.lower().strip(" ,") in ("and", "or"):
+            self.at += 1
+            return True
+        return False
+
+    def item(self) -> Node:
+        while self.take("=", "approx"):  # "= 5"
+            pass
+        sides, relations = [self.union()], []
+        while self.value() in RELATIONS:
+            relations.append(self.next().value)
+            sides.append(self.union())
+        return Node("relation", (tuple(relations), tuple(sides))) if relations else sides[0]
+
+    def union(self) -> Node:
+        node = self.ratio()
+        while (sign := self.take("cup", "cap", "setminus")) is not None:
+            node = Node(sign, (node, self.ratio()))
+        return node
+
+    def ratio(self) -> Node:
+        sides = [self.sum()]
+        while self.colons and self.take(":"):
+            sides.append(self.sum())
+        return Node("ratio", tuple(sides)) if len(sides) > 1 else sides[0]
+
+    def sum(self) -> Node:
+        terms = [self._signed(self.take("+", "-", "pm", "mp"))]
+        while (sign := self.take("+", "-", "pm", "mp")) is not None:
+            terms.append(self._signed(sign))
+        return total(terms)
+
+    def _signed(self, sign: str | None) -> Node:
+        node = self.term()
+        if sign in ("pm", "mp"):
+            return Node(sign, (node,))
+        if sign == "-" and node.kind == "matrix":
+            return product([Node("num", (Fraction(-1),)), node])
+        return Node("neg", (node,)) if sign == "-" else node
+
+    def term(self) -> Node:
+        factors = [self.factor()]
+        while True:
+            if self.take("*", "cdot", "times", "bullet"):
+                factors.append(self._operand())
+            elif self.take("/", "div"):
+                self._divide(factors)
+            elif (mixed := self._mixed(factors[-1])) is not None:
+                factors[-1] = mixed
+            elif self._starts_unit():
+                factors = [Node("unit", (product(factors), self.unit()))]
+            elif self.starts_factor():
+                factors.append(self.factor())
+            else:
+                return product(factors)
+
+    def _divide(self, factors: list[Node]) -> None:
+        """`a / b` is one fraction; further divisors are reciprocals in the product, so that no chain nests."""
+        divisor = self._operand()
+        if len(factors) == 1 and factors[0].kind != "div":
+            factors[0] = Node("div", (factors[0], divisor))
+        else:
+            factors.append(Node("div", (ONE, divisor)))
+
+    def _operand(self) -> Node:
+        """What follows `*` or `/`, which may carry a sign: `2 * -3`."""
+        sign = self.take("+", "-")
+        node = self.factor()
+        return Node("neg", (node,)) if sign == "-" else node
+
+    def _mixed(self, node: Node) -> Node | None:
+        """`1 \\frac{4}{5}` and `1 4/5` are sums; the fraction must be proper and made of two whole numbers."""
+        if node.kind != "num" or self.at == 0 or self.tokens[self.at - 1].kind != "num":
+            return None
+        start = self.at
+        token = self.peek()
+        if token and token.kind == "num" and self.value(1) == "/":
+            part = Node("div", (self.factor(), (self.next(), self.factor())[1]))
+        elif self.value() == "frac":
+            part = self.factor()
+        else:
+            return None
+        whole = part.kind == "div" and part.args[0].kind == part.args[1].kind == "num"
+        if whole and part.args[0].args[0] < part.args[1].args[0]:
+            return Node("add", (node, part))
+        self.at = start
+        if token.kind == "num":
+            raise UnreadableError("two numbers side by side")
+        return None
+
+    def _starts_unit(self) -> bool:
+        token = self.peek()
+        if token is None or token.kind == "text":
+            return token is not None
+        return token.value in CURRENCIES if token.kind == "cmd" else token.kind == "word" and is_unit_word(token.value)
+
+    def unit(self) -> str:
+        """The words of a unit with its powers and slashes: `cm^2`, `km / h`, `dollars per hour`."""
+        words: list[str] = []
+        while (token := self.peek()) is not None:
+            if self._starts_unit() or (token.kind in ("word", "sym") and words and words[-1] in ("/", "per")):
+                if token.value.lower().strip(" ,") in ("and", "or"):
+                    break
+                words.append(self.next().value)
+            elif token.value == "^" and words:
+                self.at += 1
+                power = self.argument()
+                words.append("^" + str(power.args[0]) if power.kind == "num" else "^?")
+            elif (
+                token.value in ("/", "cdot") and self.peek(1) and self.peek(1).kind in ("text", "word", "sym") and words
+            ):
+                words.append("/" if self.next().value == "/" else "*")
+            else:
+                break
+        return " ".join(words)
+
+    def starts_factor(self) -> bool:
+        token = self.peek()
+        if token is None:
+            return False
+        if token.kind in ("num", "sym", "word"):
+            return True
+        if token.value == "|":
+            return not self.bars
+        if token.kind == "op":
+            return token.value in ("(", "[", "{", "\\{", "\\usd")
+        return token.value not in RELATIONS and token.value not in NEVER_STARTS
+
+    def factor(self) -> Node:
+        node = self.atom()
+        for _ in range(MAX_POSTFIXES):
+            changed = self._postfix(node)
+            if changed is None:
+                return node
+            node = changed
+        raise UnreadableError("too many signs after one atom")
+
+    def _postfix(self, node: Node) -> Node | None:
+        """The node with the power, factorial, degree... that follows it; None where nothing does."""
+        if self.value() == "^" and self.degree_follows():
+            return Node("degrees", (node,))
+        if self.take("^"):
+            return self._decorated(node) or Node("pow", (node, self.argument()))
+        if self.take("_"):
+            return Node("sym", (f"{name_of(node)}_{self.subscript()}",))
+        if self.take("!"):
+            return Node("factorial", (node, 2 if self.take("!") else 1))
+        if self.take("%"):
+            return Node("percent", (node,))
+        if self.take("degree"):
+            return Node("degrees", (node,))
+        if self.take("'"):
+            return Node("sym", (f"{name_of(node)}'",))
+        return None
+
+    def degree_follows(self) -> bool:
+        """Consume `^\\circ`, `^{\\circ}` or `^\\degree`."""
+        brace = self.value(1) == "{"
+        if self.value(1 + brace) not in ("circ", "degree") or (brace and self.value(3) != "}"):
+            return False
+        self.at += 4 if brace else 2
+        return True
+
+    def _decorated(self, node: Node) -> Node | None:
+        """`x^\\prime`, `x^*`: part of the name."""
+        if self.take("prime"):
+            return Node("sym", (f"{name_of(node)}'",))
+        if self.take("*", "star"):
+            return Node("sym", (f"{name_of(node)}*",))
+        return None
+
+
+def _listed(items: list[Node]) -> Node:
+    return items[0] if len(items) == 1 else Node("list", tuple(items))

@@ -1,0 +1,91 @@
+"""Sets of numbers however they are written: intervals, unions, inequalities, "all but one"."""
+
+from __future__ import annotations
+
+from promptcot_mamba.grading.math.tree import Node, symbols
+
+INFINITY = Node("const", ("inf",))
+MINUS_INFINITY = Node("neg", (INFINITY,))
+ALL_REALS = Node("tuple", ("(", ")", (MINUS_INFINITY, INFINITY)))
+REALS = "blackboard R"
+FLIPPED = {"<": ">", ">": "<", "le": "ge", "ge": "le"}
+INCREASING = ("<", "le")
+
+
+def is_interval(node: Node) -> bool:
+    """Two ends in brackets; whether it is an interval or a point, its text alone may not tell."""
+    return node.kind == "tuple" and len(node.args[2]) == 2
+
+
+def has_mixed_brackets(node: Node) -> bool:
+    """`[a, b)` or `(a, b]`: certainly an interval."""
+    return (node.args[0] == "(") != (node.args[1] == ")")
+
+
+def as_set(node: Node) -> Node:
+    """`1 \\le x < 2`, `x > 3`, `|x| < 4`, `x \\ne 5`, `\\mathbb{R}` as intervals and their unions; else the node."""
+    if node.kind == "sym" and node.args[0] in (REALS, "\\reals"):
+        return ALL_REALS
+    if node.kind == "mul" and len(node.args) == 2 and node.args[0].kind == "sym" and is_interval(node.args[1]):
+        named = has_mixed_brackets(node.args[1])  # `t(0, 4]`: a letter before a half-open interval can only name it
+        return node.args[1] if named else node
+    if node.kind in ("cup", "cap", "setminus"):
+        left, right = (as_set(part) for part in node.args)
+        if node.kind == "setminus" and left == ALL_REALS and right.kind == "set" and len(right.args) == 1:
+            return _without(right.args[0])
+        return Node(node.kind, (left, right))
+    return _solutions(*node.args) or node if node.kind == "relation" else node
+
+
+def _solutions(relations: tuple[str, ...], sides: tuple[Node, ...]) -> Node | None:
+    """The set an inequality in one variable describes, None where it is none of the forms read here."""
+    if len(relations) == 1 and relations[0] == "ne" and sides[0].kind == "sym" and not symbols(sides[1]):
+        return _without(sides[1])
+    if not set(relations) <= set(FLIPPED) or len(relations) > 2:
+        return None
+    if relations[0] not in INCREASING:
+        relations, sides = tuple(FLIPPED[sign] for sign in reversed(relations)), sides[::-1]
+    if any(sign not in INCREASING for sign in relations):
+        return None
+    place = 1 if len(sides) == 3 or (_variable(sides[1]) and not symbols(sides[0])) else 0
+    variable = sides[place]
+    if not _variable(variable) or (len(sides) == 2 and symbols(sides[1 - place])):
+        return None
+    low, opening = (sides[0], "(" if relations[0] == "<" else "[") if place == 1 else (None, "(")
+    high, closing = (sides[-1], ")" if relations[-1] == "<" else "]") if len(sides) - 1 > place else (None, ")")
+    if variable.kind == "neg":
+        low, high = (None if high is None else Node("neg", (high,))), (None if low is None else Node("neg", (low,)))
+        opening, closing = "[" if closing == "]" else "(", "]" if opening == "[" else ")"
+    if variable.kind == "function":
+        return _of_absolute_value(low, opening, high, closing)
+    ends = (MINUS_INFINITY if low is None else low, INFINITY if high is None else high)
+    return Node("tuple", (opening, closing, ends))
+
+
+def _variable(node: Node) -> bool:
+    if node.kind == "neg" or (node.kind == "function" and node.args[0] == "abs"):
+        return (node.args[0] if node.kind == "neg" else node.args[1][0]).kind == "sym"
+    return node.kind in ("sym", "apply")
+
+
+def _of_absolute_value(low: Node | None, opening: str, high: Node | None, closing: str) -> Node:
+    """`|x| < b` is (-b, b); with a lower end, two intervals that mirror each other."""
+    below = MINUS_INFINITY if high is None else Node("neg", (high,))
+    mirrored = "[" if closing == "]" else "("
+    if low is None:
+        return Node("tuple", (mirrored, closing, (below, high)))
+    left = Node("tuple", (mirrored, "]" if opening == "[" else ")", (below, Node("neg", (low,)))))
+    return Node("cup", (left, Node("tuple", (opening, closing, (low, INFINITY if high is None else high)))))
+
+
+def _without(point: Node) -> Node:
+    """All reals but one."""
+    below = Node("tuple", ("(", ")", (MINUS_INFINITY, point)))
+    return Node("cup", (below, Node("tuple", ("(", ")", (point, INFINITY)))))
+
+
+def union_parts(node: Node) -> tuple[Node, ...]:
+    """What a union unites; the items of a list, which "or" may have joined."""
+    if node.kind == "cup":
+        return (*union_parts(node.args[0]), *union_parts(node.args[1]))
+    return node.args if node.kind == "list" else (node,)

@@ -1,0 +1,151 @@
+"""Whether two arithmetic trees have the same value, everywhere both are defined.
+
+Constants are compared exactly, or at 70 and then 200 digits. Trees with symbols are compared at fixed pseudo-random
+points: two different expressions that agree at all of them do not occur by chance, and no simplifier has to succeed.
+Where either tree counts (floors, factorials, binomials, alternating signs) symbols are whole numbers.
+"""
+
+from __future__ import annotations
+
+import random
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any
+
+from promptcot_mamba.grading.math.evaluate import Budget, Evaluator, NoValueError, TooBigError, Value
+from promptcot_mamba.grading.math.tree import Node, symbols, walk
+
+POINTS = 12
+COUNTING_POINTS = 60  # whole numbers: a floor or a root of two formulas may agree at all but a few
+ENOUGH = 3  # points where both sides have a value
+DIGITS = (70, 200)
+COUNTING = frozenset(["floor", "ceil", "binom", "gcd", "lcm"])
+APPROXIMATE_DIGITS = 10  # a decimal with so many places may stand for the exact value it rounds
+
+
+class UndecidedError(Exception):
+    """Neither equal nor different could be shown within the bounds."""
+
+
+def _counts(node: Node) -> bool:
+    for part in walk(node):
+        counting = part.kind in ("factorial", "sum", "prod") or (part.kind == "function" and part.args[0] in COUNTING)
+        if counting and symbols(part):
+            return True
+        if part.kind == "pow" and symbols(part.args[1]) and part.args[0].kind == "neg":
+            return True
+    return False
+
+
+def same_number(
+    first: Node, second: Node, tolerance: float = 0.0, radians: bool = False, budget: Budget | None = None
+) -> bool:
+    """Whether two constants are equal; `tolerance` is the absolute error a decimal on either side may have.
+
+    Raises UndecidedError where one of them has no value or none within the bounds.
+    """
+    plane = any(part == Node("const", ("i",)) for tree in (first, second) for part in walk(tree))
+    for digits in DIGITS:
+        at = Evaluator({}, digits, plane, radians, budget)
+        try:
+            a, b = at(first), at(second)
+        except (NoValueError, TooBigError) as error:
+            raise UndecidedError(str(error)) from None
+        verdict = _same(at, a, b, digits)
+        if verdict is not None:
+            return verdict or _close(at, a, b, first, second, tolerance)
+    return True  # the difference shrank with every digit: both are the same number, zero
+
+
+def approximate(node: Node, budget: Budget | None = None) -> float:
+    """A constant as a float. Raises UndecidedError where it has no real value within a float's range."""
+    try:
+        value = Evaluator({}, DIGITS[0], budget=budget)(node)
+        return float(value)
+    except (NoValueError, TooBigError, TypeError, OverflowError) as error:
+        raise UndecidedError(str(error)) from None
+
+
+def _same(at: Evaluator, a: Value, b: Value, digits: int) -> bool | None:
+    """True, False, or None where more digits are needed."""
+    if isinstance(a, float) or isinstance(b, float):
+        return isinstance(a, float) and isinstance(b, float) and a == b
+    if isinstance(a, Fraction) and isinstance(b, Fraction):
+        return a == b
+    x, y = at.real(a), at.real(b)
+    gap = abs(x - y)
+    if gap <= at.tiny * max(abs(x), abs(y)) and (x != 0 or y != 0):
+        return True
+    return None if gap <= at.tiny else False
+
+
+def _close(at: Evaluator, a: Value, b: Value, first: Node, second: Node, tolerance: float) -> bool:
+    """Whether a decimal on one side is near enough: within the benchmark's tolerance, or a long correct rounding."""
+    if isinstance(a, float) or isinstance(b, float):
+        return False
+    places = max(_places(first), _places(second))
+    decimal = places > 0 or any(part.kind == "decimal" for tree in (first, second) for part in walk(tree))
+    allowed = tolerance * 1.01 if decimal else 0.0
+    gap = abs(at.real(a) - at.real(b))
+    if places >= APPROXIMATE_DIGITS:
+        return bool(gap <= max(at.mp.mpf(10) ** -places * 0.51, allowed))
+    return bool(allowed and gap <= allowed)
+
+
+def _places(node: Node) -> int:
+    """Decimal places of a tree that is one decimal, 0 otherwise."""
+    while node.kind in ("neg", "degrees", "percent", "unit"):
+        node = node.args[0]
+    return node.args[1] if node.kind == "decimal" else 0
+
+
+@lru_cache(maxsize=4096)
+def _coordinate(name: str, index: int, whole: bool) -> Fraction:
+    """The value of one symbol at one point; the first points are positive, later ones of both signs."""
+    source = random.Random(repr((name, index, whole)))  # repr: a name may hold lone surrogates
+    if whole:
+        return Fraction(source.randint(1, 9 + index))
+    value = Fraction(source.randint(11, 999), source.randint(101, 499))
+    return value if index < POINTS // 2 or source.random() < 0.4 else -value
+
+
+def same_expression(first: Node, second: Node, scale: bool = False, budget: Budget | None = None) -> bool:
+    """Whether two trees with symbols are equal at every point where both have a value.
+
+    With `scale=True` they may differ by one constant factor (two equations of one curve). Raises UndecidedError
+    where too few points have values.
+    """
+    names = symbols(first) | symbols(second)
+    whole = _counts(first) or _counts(second)
+    plane = any(part == Node("const", ("i",)) for tree in (first, second) for part in walk(tree))
+    agreed = 0
+    factor: tuple[Evaluator, Any] | None = None
+    for index in range(COUNTING_POINTS if whole else POINTS):
+        point = {name: _coordinate(name, index, whole) for name in names}
+        if whole and len(names) == 1:
+            point = dict.fromkeys(names, Fraction(index + 1))
+        at = Evaluator(point, DIGITS[0], plane, budget=budget)
+        try:
+            a, b = at(first), at(second)
+        except NoValueError:
+            continue
+        except TooBigError:
+            break
+        if isinstance(a, float) or isinstance(b, float):
+            raise UndecidedError("infinite")
+        if scale:
+            x, y = at.real(a), at.real(b)
+            if abs(x) < at.tiny or abs(y) < at.tiny:
+                if (abs(x) < at.tiny) != (abs(y) < at.tiny):
+                    return False
+                continue
+            if factor is None:
+                factor = (at, x / y)
+            elif abs(x / y - factor[1]) > at.tiny * abs(factor[1]):
+                return False
+        elif _same(at, a, b, DIGITS[0]) is False:
+            return False
+        agreed += 1
+    if agreed < ENOUGH:
+        raise UndecidedError("too few points with values")
+    return True

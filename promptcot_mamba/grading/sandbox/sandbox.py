@@ -1,0 +1,344 @@
+"""Run a program nobody trusts: one fresh, locked-down process per run, from a warm fork server.
+
+    with Sandbox() as sandbox:
+        outcome = sandbox.run({"mode": "stdin", "code": code, "prelude": True}, stdin=b"1 2\n")
+
+What it stops, what it does not, and its levels stand in docs/sandbox.md. The files: `sandbox_server` forks and
+watches, `sandbox_child` runs the program, `sandbox_namespaces`, `sandbox_landlock` and `sandbox_seccomp` lock it
+down. This module is the trusted side; nothing it knows of expected outputs goes to the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib.util
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import weakref
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.grading.sandbox import child
+from promptcot_mamba.log import log_once
+
+LEVELS = {
+    "namespaces": "namespaces+landlock+seccomp+rlimits",
+    "landlock": "landlock+seccomp+rlimits",
+    "unsafe": "rlimits",
+}
+SAFE_LEVELS = ("namespaces", "landlock")
+
+ROOT = Path(__file__).resolve().parents[3]
+START_SECONDS, STOP_SECONDS = 120.0, 5.0
+GRACE_SECONDS = 30.0  # how much longer than a test's wall limit its server may take to answer
+# Third-party packages that contest programs may import where they are installed; the rest stays unreadable.
+PACKAGES = ("numpy", "numpy.libs", "scipy", "scipy.libs", "sortedcontainers", "networkx", "sympy", "mpmath")
+SYSTEM_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib")
+FILES = ("/etc/ld.so.cache", "/etc/localtime")
+ZONES = "/usr/share/zoneinfo"
+DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
+MIB = 1 << 20
+SERVER_CODE = (
+    "import sys, json; sys.path.insert(0, {root!r}); "
+    "from promptcot_mamba.grading.sandbox.server import main; main(json.loads({config!r}), {root!r})"
+)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one test may use. LiveCodeBench gives a test 6 s of wall time; here they are seconds of CPU time, so that
+    a busy machine changes no verdict, and the wall limit only ends programs that sleep."""
+
+    cpu_seconds: int = 6
+    wall_seconds: float = 15.0
+    memory_mb: int = 4096
+    output_mb: int = 32  # of each file a program writes, its standard output among them
+    disk_mb: int = 64
+    files: int = 256
+    threads: int = 64
+
+    def to_request(self) -> dict[str, Any]:
+        return {
+            "cpu_seconds": self.cpu_seconds,
+            "wall_seconds": self.wall_seconds,
+            "memory_bytes": self.memory_mb * MIB,
+            "file_bytes": self.output_mb * MIB,
+            "disk_bytes": self.disk_mb * MIB,
+            "files": self.files,
+            "threads": self.threads,
+        }
+
+    def to_row(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended. `reason` is None where the program ended by itself, whatever its exit code.
+
+    Else: timeout, memory, output_limit, disk, threads, syntax_error, runtime_error (an exception that travelled out),
+    crash (a signal). `detail` quotes the program's last words, which may say anything.
+    """
+
+    reason: str | None
+    exit_code: int
+    stdout: bytes
+    result: bytes
+    detail: str
+    cpu_seconds: float
+    wall_seconds: float
+    peak_bytes: int
+
+
+class SandboxRefusedError(InputError):
+    """The kernel does not allow the level of isolation asked for."""
+
+
+class SandboxBrokenError(RuntimeError):
+    """The fork server ended or stopped answering."""
+
+
+def readable_paths() -> list[tuple[str, str]]:
+    """What programs may read, as (path, kind): Python's library, system libraries, a few packages and devices."""
+    libraries = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}
+    prefix = Path(sys.base_prefix)
+    if prefix not in (Path("/"), Path("/usr"), Path("/usr/local")):
+        libraries.add(str(prefix / "lib"))
+    libraries |= set(SYSTEM_LIBRARIES) | {ZONES}
+    found = [(path, "code") for path in libraries] + [(path, "file") for path in FILES]
+    for site in _site_folders():
+        found.append((str(site), "list"))
+        for name in PACKAGES:
+            found += [(str(path), "code") for path in (site / name, site / f"{name}.py")]
+    found += [(path, "device") for path in DEVICES]
+    return [(os.path.realpath(path) if kind != "code" else path, kind) for path, kind in found if Path(path).exists()]
+
+
+def _site_folders() -> list[Path]:
+    spec = importlib.util.find_spec("numpy")
+    folders = {Path(sysconfig.get_path("purelib")), Path(sysconfig.get_path("platlib"))}
+    if spec is not None and spec.origin:
+        folders.add(Path(spec.origin).parents[1])
+    return sorted({Path(os.path.realpath(folder)) for folder in folders if folder.is_dir()})
+
+
+def assert_unreadable(path: Path, flag: str) -> None:
+    """Raise InputError if programs could read `path`: expected outputs must not lie among Python's libraries."""
+    real = Path(os.path.realpath(path))
+    for root, kind in readable_paths():
+        if kind == "code" and real.is_relative_to(os.path.realpath(root)):
+            raise InputError(f"{flag} {path}: lies under {root}, which graded programs can read; move it elsewhere")
+
+
+def _sealed_file(name: str, data: bytes) -> int:
+    """A read-only descriptor of an unnamed file that nobody can change any more."""
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+        return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(fd)
+
+
+def _contents(fd: int, limit: int | None = None) -> bytes:
+    """What a file holds, from its start, wherever a program left its offset; its tail where there is a limit."""
+    size = os.fstat(fd).st_size
+    start = max(0, size - limit) if limit is not None else 0
+    chunks = []
+    while start < size:
+        chunk = os.pread(fd, size - start, start)
+        if not chunk:
+            break
+        chunks.append(chunk)
+        start += len(chunk)
+    return b"".join(chunks)
+
+
+def _stop(process: subprocess.Popen, sock: socket.socket, base: tempfile.TemporaryDirectory) -> None:
+    sock.close()  # an idle server ends at that
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    base.cleanup()
+
+
+class Sandbox:
+    """One fork server and its level. Not for use by two threads at once: give each its own.
+
+    Raises SandboxRefusedError if neither safe level can be reached and `unsafe` is not given.
+    """
+
+    def __init__(self, level: str | None = None, limits: Limits | None = None, unsafe: bool = False):
+        self.limits = limits or Limits()
+        self._companion: Sandbox | None = None
+        if level is not None and (level not in LEVELS or (level not in SAFE_LEVELS and not unsafe)):
+            raise InputError(f"--sandbox {level}: expected {' or '.join(SAFE_LEVELS)}; or pass --unsafe")
+        refusals = []
+        for candidate in [level] if level else [*SAFE_LEVELS, *(["unsafe"] if unsafe else [])]:
+            try:
+                self._start(candidate)
+            except SandboxRefusedError as error:
+                refusals.append(f"{candidate}: {error}")
+                continue
+            return
+        raise SandboxRefusedError(
+            "no sandbox can be made here (" + "; ".join(refusals) + "). Programs would run with your rights: "
+            "use a kernel with Landlock (5.13 or newer), or pass --unsafe to run them unprotected"
+        )
+
+    def _start(self, level: str) -> None:
+        self.level = level
+        self.label = LEVELS[level]
+        base = tempfile.TemporaryDirectory(prefix="programs-", ignore_cleanup_errors=True)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        config = {
+            "level": level,
+            "socket": theirs.fileno(),
+            "base": base.name,
+            "readable": readable_paths(),
+            "disk_bytes": 2 * self.limits.disk_mb * MIB,
+            "sys_path": [str(folder) for folder in _site_folders()],
+        }
+        code = SERVER_CODE.format(root=str(ROOT), config=json.dumps(config))
+        environment = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0", "PYTHONUTF8": "1"}
+        environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        process = subprocess.Popen(
+            [sys.executable, "-S", "-s", "-B", "-c", code],
+            env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd="/",
+            pass_fds=[theirs.fileno()], start_new_session=True,
+        )  # fmt: skip
+        theirs.close()
+        self._process, self._socket = process, ours
+        self._closer = weakref.finalize(self, _stop, process, ours, base)
+        hello = self._receive(START_SECONDS)
+        if "refused" in hello:
+            self.close()
+            raise SandboxRefusedError(hello["refused"])
+        log_once(f"programs run in a sandbox: {self.label}")
+
+    def _receive(self, seconds: float) -> dict[str, Any]:
+        self._socket.settimeout(seconds)
+        try:
+            data = self._socket.recv(4096)
+        except TimeoutError:
+            data = b""
+        if not data:
+            self.close()
+            raise SandboxBrokenError("the fork server of the sandbox ended or stopped answering")
+        return json.loads(data)
+
+    def run(self, job: dict[str, Any], stdin: bytes = b"", limits: Limits | None = None) -> Outcome:
+        """Run one job (see `sandbox_child.run_job`) in a fresh process, with real files for its standard streams."""
+        return self._run(job, stdin, limits or self.limits, None)
+
+    def run_check(self, job: dict[str, Any], answer: Callable[[bytes], bytes | None], limits: Limits) -> Outcome:
+        """Run a trusted `check(candidate)`; each call of its candidate is answered by `answer(encoded arguments)`."""
+        return self._run({**job, "mode": "check"}, b"", limits, answer)
+
+    def _run(self, job: dict[str, Any], stdin: bytes, limits: Limits, answer: Callable | None) -> Outcome:
+        with contextlib.ExitStack() as stack:
+
+            def keep(fd: int) -> int:
+                stack.callback(os.close, fd)
+                return fd
+
+            fds = [keep(_sealed_file("stdin", stdin))]
+            fds += [keep(os.memfd_create(name, os.MFD_CLOEXEC)) for name in ("stdout", "stderr")]
+            fds.append(keep(_sealed_file("job", json.dumps(job).encode())))
+            if job["mode"] != "stdin":
+                fds.append(keep(os.memfd_create("result", os.MFD_CLOEXEC)))
+            request = json.dumps(limits.to_request()).encode()
+            if answer is None:
+                socket.send_fds(self._socket, [request], fds)
+            else:
+                calls_out, their_out = os.pipe()
+                their_in, calls_in = os.pipe()
+                keep(calls_out), keep(calls_in)
+                socket.send_fds(self._socket, [request], [*fds, their_out, their_in])
+                os.close(their_out)
+                os.close(their_in)
+                self._answer_calls(calls_out, calls_in, answer)
+            reply = self._receive(limits.wall_seconds + GRACE_SECONDS)
+            result = _contents(fds[4]) if len(fds) > 4 else b""
+            stdout = _contents(fds[1])
+            return judge_ending(reply, stdout, result, _contents(fds[2], 400), limits)
+
+    def _answer_calls(self, calls_out: int, calls_in: int, answer: Callable[[bytes], bytes | None]) -> None:
+        """Serve a check's calls until it ends and its side of the pipe closes."""
+        pending = b""
+        while select.select([calls_out], [], [])[0]:
+            chunk = os.read(calls_out, 1 << 16)
+            if not chunk:
+                return
+            pending += chunk
+            while len(pending) >= 8 and len(pending) >= 8 + int.from_bytes(pending[:8], "little"):
+                size = 8 + int.from_bytes(pending[:8], "little")
+                value = answer(pending[8:size]) or b""
+                pending = pending[size:]
+                view = memoryview(len(value).to_bytes(8, "little") + value)
+                try:
+                    while view:
+                        view = view[os.write(calls_in, view) :]
+                except BrokenPipeError:
+                    return
+
+    @property
+    def companion(self) -> Sandbox:
+        """A second sandbox of the same level, for trusted code that holds expected values; started when first used."""
+        if self._companion is None:
+            self._companion = Sandbox(self.level, self.limits, unsafe=True)
+        return self._companion
+
+    def close(self) -> None:
+        """End the fork server, and with it everything that runs below it."""
+        self._closer()
+        if self._companion is not None:
+            self._companion.close()
+
+    def __enter__(self) -> Sandbox:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def judge_ending(reply: dict[str, Any], stdout: bytes, result: bytes, stderr: bytes, limits: Limits) -> Outcome:
+    """Why a run ended, from what the server saw. Raises SandboxBrokenError if the test could not be locked down."""
+    status, killed = reply["status"], reply["killed"]
+    words = stderr.decode("utf-8", "replace").strip().splitlines()
+    detail = words[-1][:200] if words else ""
+    if reply["refused"] is not None:
+        raise SandboxBrokenError(f"a process could not be locked down: {reply['refused'] or 'it ended too soon'}")
+    reasons = {
+        child.STATUS_EXCEPTION: "runtime_error",
+        child.STATUS_MEMORY: "memory",
+        child.STATUS_SYNTAX: "syntax_error",
+    }
+    if killed:
+        reason = killed
+    elif reply["cpu_seconds"] > limits.cpu_seconds or status == -signal.SIGXCPU:
+        reason = "timeout"
+    elif status == -signal.SIGXFSZ or max(len(stdout), len(result)) >= limits.output_mb * MIB:
+        reason = "output_limit"
+    else:
+        reason = "crash" if status < 0 else reasons.get(status)
+    return Outcome(
+        reason, status, stdout, result, detail, reply["cpu_seconds"], reply["wall_seconds"], reply["peak_bytes"]
+    )

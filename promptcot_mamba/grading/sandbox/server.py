@@ -1,0 +1,249 @@
+"""The fork server: a warm interpreter that forks one process per test, watches it, and says how it ended.
+
+It is started fresh (`python -c`), with an empty environment, and is never told what a test expects: jobs pass
+through it as sealed files that only the forked process reads. One request at a time comes over a packet socket.
+
+    request   JSON limits, with descriptors: stdin, stdout, stderr, job [, result [, calls out, calls in]]
+    reply     JSON: wait status, CPU and wall seconds, peak memory, and what the server killed it for, if it did
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import json
+import os
+import resource
+import select
+import shutil
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from promptcot_mamba.grading.sandbox import child, landlock, namespaces, seccomp
+
+WATCH_SECONDS = 0.05  # how often threads and files of a running program are counted
+MAX_FDS = 8
+MAX_PACKET = 4096
+READY = b"ready"
+STACK_BYTES = 1 << 30  # the main thread's; memory is bounded by RLIMIT_AS
+THREAD_STACK_BYTES = 8 << 20
+OWN_FOLDER = "/box"  # the programs' tmpfs, in a root of our own
+OWN_FOLDER_INODES = 4096
+
+# Modules warm in every program's process: what contest programs import, and what the harness needs.
+# Modules warm in every program's process: what contest programs import. Each more makes every fork dearer.
+WARM = (
+    "array", "bisect", "cmath", "contextlib", "copy", "dataclasses", "decimal", "enum", "fractions", "itertools",
+    "numbers", "operator", "queue", "string", "struct", "textwrap", "types",
+)  # fmt: skip
+
+
+class Server:
+    """One fork server: its C library, its Landlock rules, its folder of programs' folders."""
+
+    def __init__(self, config: dict[str, Any], sock: socket.socket):
+        self.config = config
+        self.socket = sock
+        self.libc = ctypes.CDLL(None, use_errno=True)
+        self.abi = 0
+        self.ruleset = -1
+        self.folder = Path(config["base"]) / "box"  # the running program's own
+
+    def enter_level(self) -> None:
+        """Reach the level asked for, or raise OSError."""
+        level = self.config["level"]
+        if level == "namespaces":
+            paths = [path for path, _ in self.config["readable"]]
+            limits = (self.config["disk_bytes"], OWN_FOLDER_INODES)
+            namespaces.change_root(self.libc, self.folder.parent, paths, OWN_FOLDER, *limits)
+            self.folder = Path(OWN_FOLDER)
+        else:
+            self.folder.mkdir(mode=0o700)
+        os.chdir(self.folder)
+        os.environ.update(HOME=str(self.folder), TMPDIR=str(self.folder))
+        self.libc.prctl(seccomp.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        namespaces.drop_capabilities(self.libc)
+        if level == "unsafe":
+            return
+        self.abi = landlock.abi_version(self.libc)
+        if self.abi < 1:
+            raise OSError("this kernel has no Landlock")
+        if not seccomp.is_supported():
+            raise OSError(f"no system call table for {os.uname().machine}")
+        self.ruleset = self.make_ruleset()
+        self.filter = seccomp.FilterTemplate()
+
+    def make_ruleset(self) -> int:
+        """Landlock's rules, the same for every program: the readable paths and the one folder to write in."""
+        granted = {
+            "code": landlock.READ_CODE,
+            "list": landlock.READ_DIR,
+            "file": landlock.READ_FILE,
+            "device": landlock.READ_FILE | landlock.WRITE_FILE,
+        }
+        rules = [(path, granted[kind]) for path, kind in self.config["readable"]]
+        ruleset = landlock.create_ruleset(self.libc, self.abi)
+        for path, rights in [*rules, (self.folder, landlock.OWN_FOLDER)]:
+            with contextlib.suppress(FileNotFoundError):
+                fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+                landlock.allow_beneath(self.libc, ruleset, self.abi, fd, rights)
+                os.close(fd)
+        return ruleset
+
+    def become_test(self, request: dict[str, Any], fds: list[int], ready: int) -> bytes:
+        """In the forked process: everything up to the program itself. Returns the job.
+
+        A word on `ready`, which the program never holds, says that every lock is on.
+        """
+        child.die_with_parent(self.libc)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        stdin, stdout, stderr, job_fd, *others = fds
+        with os.fdopen(job_fd, "rb") as file:
+            job = file.read()
+        if self.config["level"] != "unsafe":
+            landlock.restrict_self(self.libc, self.ruleset)
+            seccomp.install_filter(self.filter.aim(os.getpid()), self.libc)
+        child.take_files([stdin, stdout, stderr, *others, ready])
+        child.set_limits(request)
+        os.write(3 + len(others), READY)
+        os.close(3 + len(others))
+        return job
+
+    def serve(self) -> bytes | None:
+        """Answer requests until the socket closes. In a forked process this returns the job it is to run."""
+        while True:
+            data, fds, _, _ = socket.recv_fds(self.socket, MAX_PACKET, MAX_FDS)
+            if not data:
+                return None
+            request = json.loads(data)
+            started = time.monotonic()
+            is_ready, ready = os.pipe()
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    return self.become_test(request, fds, ready)
+                except BaseException as error:  # noqa: BLE001 - a test that cannot be locked down must not run
+                    os.write(ready, f"{error!r}"[:MAX_PACKET].encode())
+                    os._exit(1)
+            for fd in (*fds, ready):
+                os.close(fd)
+            reply = self.watch(pid, request)
+            word = os.read(is_ready, MAX_PACKET)
+            os.close(is_ready)
+            reply["refused"] = None if word == READY else word.decode(errors="replace")
+            reply["wall_seconds"] = time.monotonic() - started
+            empty_folder(self.folder)
+            self.socket.send(json.dumps(reply).encode())
+
+    def watch(self, pid: int, request: dict[str, Any]) -> dict[str, Any]:
+        """Wait for a process; kill it at its wall limit, or if it has too many threads or too much on disk."""
+        deadline = time.monotonic() + request["wall_seconds"]
+        killed = None
+        pidfd = os.pidfd_open(pid)
+        while killed is None:
+            heard = select.select([pidfd, self.socket], [], [], WATCH_SECONDS)[0]
+            if pidfd in heard:
+                break
+            if heard:  # the grader is gone: nothing else comes while a program runs
+                os._exit(1)
+            if time.monotonic() > deadline:
+                killed = "timeout"
+            elif self.count_threads(pid) > request["threads"]:
+                killed = "threads"
+            elif not within(self.folder, request["disk_bytes"], request["files"]):
+                killed = "disk"
+        if killed:
+            os.kill(pid, signal.SIGKILL)
+        os.close(pidfd)
+        _, status, usage = os.wait4(pid, 0)
+        return {
+            "status": os.waitstatus_to_exitcode(status),
+            "cpu_seconds": usage.ru_utime + usage.ru_stime,
+            "peak_bytes": usage.ru_maxrss * 1024,
+            "killed": killed,
+        }
+
+    def count_threads(self, pid: int) -> int:
+        try:
+            return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[17])
+        except (OSError, IndexError):  # it ended meanwhile
+            return 0
+
+
+def empty_folder(folder: Path) -> None:
+    """Leave nothing of one program to the next."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path)
+            else:
+                Path(entry.path).unlink()
+
+
+def within(folder: Path, max_bytes: int, max_files: int) -> bool:
+    """Whether a folder holds no more than this; stops counting once it holds too much."""
+    count = size = 0
+    for root, folders, names in os.walk(folder):
+        count += len(folders) + len(names)
+        for name in names:
+            with contextlib.suppress(OSError):
+                size += Path(root, name).lstat().st_blocks * 512
+        if count > max_files or size > max_bytes:
+            return False
+    return True
+
+
+def warm_up(libc: ctypes.CDLL) -> None:
+    """Import what programs import, and keep what is alive out of the children's garbage collections."""
+    for name in WARM:
+        with contextlib.suppress(ImportError):
+            __import__(name)
+    attributes = ctypes.create_string_buffer(64)  # pthread_attr_t: else threads take the main stack's size
+    if libc.pthread_attr_init(attributes) == 0:
+        libc.pthread_attr_setstacksize(attributes, ctypes.c_size_t(THREAD_STACK_BYTES))
+        libc.pthread_setattr_default_np(attributes)
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+
+
+def reap_until_server_ends(pid: int) -> None:
+    """The outer process of a process namespace only waits for the inner one."""
+    _, status = os.waitpid(pid, 0)
+    os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+
+
+def main(config: dict[str, Any], root: str) -> None:
+    """Serve on the socket at `config["socket"]`; in a forked test, run the job and never return."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
+    wanted = STACK_BYTES if hard == resource.RLIM_INFINITY else min(STACK_BYTES, hard)
+    if soft != wanted:  # room for the main stack is laid out when a program starts
+        resource.setrlimit(resource.RLIMIT_STACK, (wanted, hard))
+        os.execv(sys.executable, sys.orig_argv)
+    sock = socket.socket(fileno=config["socket"])
+    server = Server(config, sock)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("900")  # when memory ends, a test dies first
+    sys.path[:] = [path for path in sys.path if path not in ("", root)] + config["sys_path"]
+    try:
+        if config["level"] == "namespaces":
+            namespaces.enter_namespaces(server.libc)
+            pid = os.fork()
+            if pid:
+                reap_until_server_ends(pid)
+            child.die_with_parent(server.libc)
+        server.enter_level()
+    except OSError as error:
+        sock.send(json.dumps({"refused": str(error)}).encode())
+        os._exit(1)
+    sock.send(json.dumps({"ready": config["level"], "landlock_abi": server.abi}).encode())
+    warm_up(server.libc)
+    job = server.serve()
+    if job is None:
+        os._exit(0)
+    child.run_and_exit(job)

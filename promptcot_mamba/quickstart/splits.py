@@ -1,0 +1,154 @@
+"""Which exercises train and which test: never the same question, never the same held-out combination.
+
+A question is held out by a hash of its text (one in ten): such questions only ever test, the others only ever
+train. Composed training exercises also leave out every link of `HELD_OUT_LINKS`; the `unseen` sources test just
+these. Every exercise has its own random address, so asking for more of them changes none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count, islice
+
+from promptcot_mamba.chat_format import MATH_INSTRUCTION, THINK_END, THINK_START, render_prompt
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.jsonl import Row
+from promptcot_mamba.quickstart import arithmetic, programs
+from promptcot_mamba.quickstart.exercise import Exercise, links_of
+from promptcot_mamba.records import derive_seed
+
+HELD_OUT_ONE_IN = 10
+TRIES = 20  # exercises drawn for each test problem wanted, before saying there are not that many
+
+
+@dataclass(frozen=True)
+class Source:
+    """One kind of exercise: how it is drawn, whether its combinations are shown in training."""
+
+    draw: Callable[[random.Random], Exercise | None]
+    is_code: bool = False
+    unseen: bool = False  # only exercises with a held-out link; otherwise only ones without
+
+    @property
+    def domain(self) -> str:
+        return "code" if self.is_code else "math"
+
+    @property
+    def instruction(self) -> str:
+        return programs.INSTRUCTION if self.is_code else MATH_INSTRUCTION
+
+
+def _draw_single(rng: random.Random) -> Exercise | None:
+    return arithmetic.make_chain(rng, arithmetic.draw_kinds(rng, 1))
+
+
+def _draw_composed(rng: random.Random) -> Exercise | None:
+    return arithmetic.make_chain(rng, arithmetic.draw_kinds(rng, rng.choice((2, 3))))
+
+
+def _draw_code_single(rng: random.Random) -> Exercise:
+    return programs.make_program(rng, programs.draw_kinds(rng, composed=False))
+
+
+def _draw_code_composed(rng: random.Random) -> Exercise:
+    return programs.make_program(rng, programs.draw_kinds(rng, composed=True))
+
+
+SOURCES = {
+    "quickstart_single": Source(_draw_single),
+    "quickstart_composed": Source(_draw_composed),
+    "quickstart_unseen": Source(_draw_composed, unseen=True),
+    "quickstart_code_single": Source(_draw_code_single, is_code=True),
+    "quickstart_code_composed": Source(_draw_code_composed, is_code=True),
+    "quickstart_code_unseen": Source(_draw_code_composed, is_code=True, unseen=True),
+}
+
+
+def is_held_out(question: str) -> bool:
+    """Whether a question belongs to the test side, by the hash of its text alone.
+
+    One without any number is the only one of its kind: held out, training would never show what it asks.
+    """
+    if not any(character.isdigit() for character in question):
+        return False
+    return int.from_bytes(hashlib.blake2b(question.encode(), digest_size=8).digest(), "big") % HELD_OUT_ONE_IN == 0
+
+
+def has_held_out_link(exercise: Exercise) -> bool:
+    return bool(links_of(exercise.kinds) & (arithmetic.HELD_OUT_LINKS | programs.HELD_OUT_LINKS))
+
+
+def _draw_exercises(name: str, address: str, seed: int, held_out: bool) -> Iterator[Exercise]:
+    source = SOURCES[name]
+    for index in count():
+        exercise = source.draw(random.Random(derive_seed(seed, name, address, index)))
+        if exercise is None or is_held_out(exercise.question) != held_out:
+            continue
+        if has_held_out_link(exercise) == source.unseen:
+            yield exercise
+
+
+def draw_training_rows(parts: dict[str, int], address: str, seed: int) -> list[Row]:
+    """`{source: rows}` -> shuffled SFT rows `prompt, completion, domain, source`; another address, other exercises."""
+    rows = []
+    for name, wanted in parts.items():
+        assert not SOURCES[name].unseen, f"{name} never trains"
+        exercises = _draw_exercises(name, address, seed, held_out=False)
+        for _, exercise in zip(range(wanted), exercises, strict=False):
+            prompt = render_prompt(exercise.question, SOURCES[name].instruction)
+            completion = f"{THINK_START}\n{exercise.thought}\n{THINK_END}\n{exercise.answer}"
+            rows.append({"prompt": prompt, "completion": completion, "domain": SOURCES[name].domain, "source": name})
+    random.Random(derive_seed(seed, "order", address)).shuffle(rows)
+    return rows
+
+
+def draw_test_rows(parts: dict[str, int], seed: int) -> tuple[list[Row], dict[str, Row]]:
+    """`{source: problems}` -> problem rows, all different, and `{file name: tests}` for the code problems among them.
+
+    A maths row has its gold after `####`; a code row names its tests file and md5, in LiveCodeBench's layout.
+    Raises InputError where a source has fewer held-out problems.
+    """
+    rows, files = [], {}
+    for name, wanted in parts.items():
+        chosen = list(islice(_draw_test_exercises(name, TRIES * wanted, seed), wanted))
+        if len(chosen) < wanted:
+            raise InputError(f"{name}: {wanted} problems asked for, {len(chosen)} different ones are held out")
+        for index, (exercise, tests) in enumerate(chosen):
+            row = {
+                "idx": index,
+                "source": name,
+                "prompt": render_prompt(exercise.question, SOURCES[name].instruction),
+                "reference_solution": f"{exercise.thought}\n#### {exercise.result}",
+                "kinds": list(exercise.kinds),
+            }
+            if tests:
+                file_name = f"{name}-{index}.json"
+                files[file_name] = {"input_output": tests}
+                row["tests"] = {"fname": file_name, "md5": hash_tests(files[file_name])}
+            rows.append(row)
+    return rows, files
+
+
+def _draw_test_exercises(name: str, tries: int, seed: int) -> Iterator[tuple[Exercise, dict[str, list[str]] | None]]:
+    """Different held-out exercises, code with its tests; at most `tries` are looked at."""
+    seen = set()
+    for exercise in islice(_draw_exercises(name, "test", seed, held_out=True), tries):
+        if exercise.question in seen:
+            continue
+        seen.add(exercise.question)
+        tests = None
+        if SOURCES[name].is_code:
+            rng = random.Random(derive_seed(seed, "tests", exercise.question))
+            tests = programs.make_tests(rng, exercise.result)
+            if tests is None:  # a step of this program changes nothing
+                continue
+        yield exercise, tests
+
+
+def hash_tests(tests: Row) -> str:
+    """The md5 by which a problem names its tests file: of its content, not its spacing."""
+    return hashlib.md5(json.dumps(tests).encode()).hexdigest()

@@ -1,1 +1,0 @@
-"""Programs run as `python -m scripts.x`."""

@@ -1,0 +1,151 @@
+"""What the sandbox costs a test beside the program itself, and how long a LiveCodeBench-sized file takes.
+
+    python -m scripts.bench.code_grading
+    python -m scripts.bench.code_grading --problems 279 --runs 8 --tests 20 --workers 2
+
+Programs are trivial. The program itself is what the same tests cost without a sandbox: a bare fork of a warm Python for
+each, which runs the same code on the same input. CPU time counts this process, its fork servers, their start and every
+program's process. Bare and each level take turns, so that a machine whose speed drifts is the same to all.
+Writes docs/records/code_grading.json.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+
+from promptcot_mamba.bench_record import RecordTable, render_record_table, write_record
+from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.grading.code.grading import CodeJob, SandboxPool, grade_jobs
+from promptcot_mamba.grading.code.tests import TestSet, run_tests
+from promptcot_mamba.grading.sandbox.sandbox import SAFE_LEVELS
+from promptcot_mamba.jsonl import Row
+
+PROGRAM = "print(sum(map(int, input().split())))  # sample {sample}\n"
+BARE = "bare fork"
+# Reads [[code, inputs], ...] and forks once a test, with nothing in the program's way.
+BARE_LOOP = """
+import json, os, sys
+for code, inputs in json.load(sys.stdin):
+    for text in inputs:
+        given, taken = os.memfd_create("stdin"), os.memfd_create("stdout")
+        os.write(given, text.encode())
+        os.lseek(given, 0, 0)
+        if not (child := os.fork()):
+            os.dup2(given, 0)
+            os.dup2(taken, 1)
+            sys.stdin, sys.stdout = open(0), open(1, "w")
+            exec(compile(code, "program", "exec"), {"__name__": "__main__"})
+            sys.stdout.flush()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        os.close(given)
+        os.close(taken)
+"""
+
+
+@dataclass
+class Arguments:
+    problems: int = field(default=20, metadata={"help": "LiveCodeBench v5 has 279"})
+    runs: int = field(default=4, metadata={"help": "samples a problem"})
+    tests: int = field(default=20, metadata={"help": "tests a problem"})
+    workers: int | None = field(default=None, metadata={"help": "sandboxes at work at once; default: one a core"})
+    levels: list[str] = field(default_factory=lambda: list(SAFE_LEVELS), metadata={"help": "sandbox levels to time"})
+    rounds: int = field(default=2, metadata={"help": "turns, each with its share of a problem's samples"})
+    record: str = field(default="docs/records/code_grading.json", metadata={"help": "where to write"})
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and of all that it has started and that has ended."""
+    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def make_tests(args: Arguments) -> list[TestSet]:
+    sets = []
+    for problem in range(args.problems):
+        inputs = tuple(f"{problem} {test}\n" for test in range(args.tests))
+        outputs = tuple(f"{problem + test}\n" for test in range(args.tests))
+        sets.append(TestSet(inputs, outputs, None, f"bench-{problem}"))
+    return sets
+
+
+def make_jobs(args: Arguments, runs: range) -> list[CodeJob]:
+    jobs = []
+    for problem, tests in enumerate(make_tests(args)):
+        for run in runs:
+            code = PROGRAM.format(sample=f"{problem}/{run}")
+
+            def grade(sandbox, code=code, tests=tests):
+                return run_tests(sandbox, code, tests)
+
+            jobs.append(CodeJob(str(problem), run, code, None, tests.md5, grade, "bench", "bench"))
+    return jobs
+
+
+def time_level(level: str, args: Arguments, runs: range) -> Row:
+    """Grade these samples of every problem at one level. Raises InputError if a verdict is wrong."""
+    jobs = make_jobs(args, runs)
+    started, spent = time.monotonic(), cpu_seconds()
+    with SandboxPool(args.workers, level=level) as pool:
+        rows = [row for _, row in grade_jobs(jobs, pool)]
+        name = f"{pool.label}, {pool.workers} at once"
+    wall, cpu = time.monotonic() - started, cpu_seconds() - spent
+    if not all(row["passed"] for row in rows):
+        raise InputError(f"{level}: a right program was refused: {rows[0]}")
+    return {"sandbox": name, "tests": len(jobs) * args.tests, "wall_seconds": wall, "cpu_seconds": cpu}
+
+
+def time_bare(args: Arguments, runs: range) -> Row:
+    """The same programs on the same inputs, one after another in bare forks."""
+    jobs = [
+        [PROGRAM.format(sample=f"{n}/{run}"), tests.inputs] for n, tests in enumerate(make_tests(args)) for run in runs
+    ]
+    started, spent = time.monotonic(), cpu_seconds()
+    subprocess.run([sys.executable, "-S", "-c", BARE_LOOP], input=json.dumps(jobs), text=True, check=True)
+    wall, cpu = time.monotonic() - started, cpu_seconds() - spent
+    return {"sandbox": BARE, "tests": len(jobs) * args.tests, "wall_seconds": wall, "cpu_seconds": cpu}
+
+
+def add_up(turns: list[Row]) -> Row:
+    """One row of several turns of the same kind."""
+    total = {key: sum(turn[key] for turn in turns) for key in ("tests", "wall_seconds", "cpu_seconds")}
+    return {"sandbox": turns[0]["sandbox"], **total, "cpu_ms_per_test": 1e3 * total["cpu_seconds"] / total["tests"]}
+
+
+def main() -> None:
+    args = parse_args(Arguments, description=__doc__)
+    turns: dict[str, list[Row]] = {name: [] for name in (BARE, *args.levels)}
+    for part in range(min(args.rounds, args.runs)):
+        runs = range(part, args.runs, args.rounds)
+        turns[BARE].append(time_bare(args, runs))
+        for level in args.levels:
+            turns[level].append(time_level(level, args, runs))
+    results = [add_up(rows) for rows in turns.values()]
+    table = make_table(results)
+    print(render_record_table(table))
+    title = "Grading programs in the sandbox"
+    write_record(args.record, title=title, config=asdict(args), tables=[table], results=results)
+
+
+def make_table(results: list[Row]) -> RecordTable:
+    """Seconds and CPU per test, bare first; a sandbox's overhead is what it takes beyond that."""
+    bare = results[0]["cpu_ms_per_test"]
+    rows = []
+    for result in results:
+        spent = result["cpu_ms_per_test"]
+        overhead = "–" if result is results[0] else f"{spent - bare:.2f}"
+        rows.append(
+            [result["sandbox"], f"{result['tests']:,}", f"{result['wall_seconds']:.1f}", f"{spent:.2f}", overhead]
+        )
+    caption = "Trivial programs, every test in a fresh process."
+    return RecordTable(caption, ["sandbox", "tests", "wall s", "CPU ms a test", "overhead, CPU ms"], rows)
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,227 @@
+"""Compile the Triton kernels at the shipped configurations and 7B shapes, without a GPU, and report what each costs.
+
+    python -m scripts.bench.compile_report                      # every kernel for sm_80, sm_90, sm_100
+    python -m scripts.bench.compile_report --archs 90 --kernels chunk_scan,chunk_gradients --record ""
+
+Launches are recorded on meta tensors and compiled exactly as they would run. Registers, stack and shared memory are
+read from the machine code (spilled registers would live on the stack: 0 bytes of stack are 0 spills). Bytes moved are
+arithmetic: every tensor read or written once. Exits with 1 where a kernel spills or asks for more shared memory than
+the architecture has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import torch
+
+from promptcot_mamba.bench_record import RecordTable, render_record_table, write_record
+from promptcot_mamba.cli import run_program
+from promptcot_mamba.errors import InputError
+
+SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # bytes one block may have (CUDA C++ guide)
+SHAPES = {"l": 20480, "h": 128, "p": 64, "g": 8, "n": 128, "d_model": 4096, "v": 32768}  # Mamba-Codestral-7B
+RECORD = "docs/records/triton_compile.json"
+POINTERS = {
+    torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32", torch.int64: "*i64", torch.int32: "*i32",
+}  # fmt: skip
+
+
+def record_shipped(arch: int, gate: bool = False) -> dict[str, list]:
+    """The launches of one forward and backward of each op in bf16 at SHAPES, nothing run: part -> launches.
+
+    `gate` gives the SSD a `z`; the models leave the gate to the norm.
+    """
+    from promptcot_mamba.ops.causal_conv1d import triton_kernels as conv
+    from promptcot_mamba.ops.gated_rms_norm import triton_kernels as norm
+    from promptcot_mamba.ops.linear_cross_entropy import triton_kernels as loss
+    from promptcot_mamba.ops.packing import make_chunk_table
+    from promptcot_mamba.ops.ssd import triton_kernels as ssd
+    from promptcot_mamba.ops.ssd.triton_configs import choose_config
+    from promptcot_mamba.ops.triton_common import record_launches
+
+    length, h, p, g, n = (SHAPES[letter] for letter in "lhpgn")
+    d_inner, shared = h * p, g * n
+
+    def empty(*shape, dtype=torch.bfloat16):
+        return torch.empty(*shape, dtype=dtype, device="meta")
+
+    # A mixer's own layout: everything is a slice of the projection's output or of the convolution's.
+    z, xBC, dt = empty(length, 2 * d_inner + 2 * shared + h).split([d_inner, d_inner + 2 * shared, h], dim=1)
+    x, B, C = empty(length, d_inner + 2 * shared).split([d_inner, shared, shared], dim=1)
+    A, D, dt_bias = (empty(h, dtype=torch.float32) for _ in range(3))
+    weight, bias = empty(d_inner + 2 * shared, 4), empty(d_inner + 2 * shared)
+    cu_seqlens = torch.tensor([0, length])
+    inputs = ssd.SsdInputs(
+        x, dt, A, B, C, D, z if gate else None, dt_bias, None, cu_seqlens, 1, h, g, True, (0.0, math.inf),
+        choose_config(torch.bfloat16, arch),
+    )  # fmt: skip
+    parts = {}
+    with record_launches(run=False) as parts["ssd forward"]:
+        ssd.run_forward(inputs, empty(length, d_inner))
+    with record_launches(run=False) as parts["ssd backward"]:
+        grads = ssd.SsdGradients(empty(length, d_inner), dt, B, C, z if gate else None)
+        ssd.run_backward(inputs, empty(length, d_inner), grads)
+    with record_launches(run=False) as parts["conv forward"]:
+        table = make_chunk_table(cu_seqlens, conv.FORWARD_RUN)
+        conv.run_forward(xBC, weight, bias, None, empty(length, d_inner + 2 * shared), table, True)
+    with record_launches(run=False) as parts["conv backward"]:
+        table = make_chunk_table(cu_seqlens, conv.BACKWARD_RUN)
+        conv.run_backward(xBC, weight, bias, None, empty(length, d_inner + 2 * shared), xBC, table, True)
+    y, norm_weight = empty(length, d_inner), empty(d_inner)
+    with record_launches(run=False) as parts["norm forward"]:
+        norm.run_forward(y, z, norm_weight, y, 1e-5, d_inner // g)
+    with record_launches(run=False) as parts["norm backward"]:
+        norm.run_backward(y, z, norm_weight, y, y, z, 1e-5, d_inner // g)
+    rows = loss.LOGITS_BYTES // (2 * SHAPES["v"])
+    with record_launches(run=False) as parts["loss (a slice)"]:
+        losses = empty(rows, dtype=torch.float32)
+        loss.launch_cross_entropy(empty(rows, SHAPES["v"]), empty(rows, dtype=torch.int64), losses, losses)
+    return parts
+
+
+def make_source(launch):
+    """What `kernel[grid](...)` would compile for these arguments: types, constants, divisibility by 16."""
+    from triton.compiler import ASTSource
+
+    names = launch.kernel.arg_names
+    values = dict(zip(names, launch.args, strict=False)) | {k: v for k, v in launch.kwargs.items() if k in names}
+    constant = {names[index] for index in launch.kernel.constexprs}
+    signature, constants, attributes = {}, {}, {}
+    for index, name in enumerate(names):
+        value = values[name]
+        if name in constant or value is None or (isinstance(value, int) and value == 1):
+            signature[name], constants[name] = "constexpr", value
+        elif isinstance(value, torch.Tensor):
+            signature[name] = POINTERS[value.dtype]
+            attributes[(index,)] = [["tt.divisibility", 16]]
+        elif isinstance(value, int):
+            signature[name] = "i32" if abs(value) < 2**31 else "i64"
+            if value % 16 == 0:
+                attributes[(index,)] = [["tt.divisibility", 16]]
+        else:
+            signature[name] = "fp32"
+    return ASTSource(launch.kernel, signature, constants, attributes)
+
+
+def count_bytes(launch) -> int:
+    """Every tensor argument once, the small counters left out."""
+    tensors = [value for value in launch.args if isinstance(value, torch.Tensor) and value.dtype != torch.int32]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def read_resources(cubin: bytes) -> dict[str, int]:
+    """Registers a thread, bytes of stack a thread, from the machine code."""
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [tool, "--dump-resource-usage", file.name]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", text)
+    return {"registers": int(found[1]), "stack": int(found[2]) + int(found[3])}
+
+
+def name_matrix_unit(ptx: str) -> str:
+    for unit in ("tcgen05.mma", "wgmma", "mma.sync"):
+        if unit in ptx:
+            return unit.removesuffix(".mma").removesuffix(".sync")
+    return "-"
+
+
+def compile_launch(job: tuple[int, str, int]) -> dict:
+    """One row of the report; `job` names the architecture, the part and the launch in it."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    arch, part, index = job
+    launch = record_shipped(arch)[part][index]
+    options = {name: launch.kwargs[name] for name in ("num_warps", "num_stages") if name in launch.kwargs}
+    compiled = triton.compile(make_source(launch), target=GPUTarget("cuda", arch, 32), options=options)
+    return {
+        "kernel": launch.name, "part": part, "arch": arch, **read_resources(compiled.asm["cubin"]),
+        "shared": compiled.metadata.shared, "warps": compiled.metadata.num_warps,
+        "programs": math.prod(launch.grid), "matrix_unit": name_matrix_unit(compiled.asm["ptx"]),
+        "bytes": count_bytes(launch),
+    }  # fmt: skip
+
+
+def make_table(rows: list[dict]) -> RecordTable:
+    """One row a launch and architecture."""
+    header = [
+        *("kernel", "part", "arch", "registers", "stack B", "shared KiB", "warps", "programs", "matrix unit"),
+        "moved MB",
+    ]
+    cells = [
+        [
+            row["kernel"],
+            row["part"],
+            f"sm_{row['arch']}",
+            *(str(row[name]) for name in ("registers", "stack")),
+            f"{row['shared'] / 1024:.1f}",
+            *(str(row[name]) for name in ("warps", "programs", "matrix_unit")),
+            f"{row['bytes'] / 1e6:.1f}",
+        ]
+        for row in rows
+    ]
+    sizes = " ".join(f"{name}={value}" for name, value in SHAPES.items())
+    return RecordTable(f"Shipped configurations, bf16, {sizes}. Bytes by arithmetic; nothing was run.", header, cells)
+
+
+def find_faults(rows: list[dict]) -> list[str]:
+    faults = []
+    for row in rows:
+        where = f"{row['kernel']} ({row['part']}, sm_{row['arch']})"
+        if row["stack"]:
+            faults.append(f"{where}: {row['stack']} bytes of stack")
+        if row["shared"] > SHARED_MEMORY[row["arch"]]:
+            faults.append(f"{where}: {row['shared']} bytes of shared memory, {SHARED_MEMORY[row['arch']]} at most")
+    return faults
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--archs", default="80,90,100", help="compute capabilities, as 80,90,100")
+    parser.add_argument("--kernels", default="", help="names as in the first column; all where empty")
+    parser.add_argument("--workers", type=int, default=2, help="processes that compile")
+    parser.add_argument("--record", default=RECORD, help="JSON file to write; none where empty")
+    args = parser.parse_args()
+    try:
+        archs = [int(arch) for arch in args.archs.split(",")]
+    except ValueError:
+        raise InputError(f"--archs: expected numbers such as 80,90,100, found {args.archs!r}") from None
+    unknown = [arch for arch in archs if arch not in SHARED_MEMORY]
+    if unknown:
+        raise InputError(f"--archs: {unknown[0]} is not one of {', '.join(map(str, SHARED_MEMORY))}")
+    wanted = set(filter(None, args.kernels.split(",")))
+    jobs, known = [], set()
+    for arch in archs:
+        for part, launches in record_shipped(arch).items():
+            known |= {launch.name for launch in launches}
+            jobs += [(arch, part, i) for i, launch in enumerate(launches) if not wanted or launch.name in wanted]
+    if wanted - known:
+        raise InputError(f"--kernels: {min(wanted - known)!r} is not one of {', '.join(sorted(known))}")
+    with ProcessPoolExecutor(args.workers) as pool:
+        rows = list(pool.map(compile_launch, jobs))
+    table = make_table(rows)
+    print(render_record_table(table))
+    if args.record:
+        title = "Triton kernels compiled without a device"
+        write_record(args.record, title=title, config=vars(args), tables=[table], results=rows)
+    faults = find_faults(rows)
+    for fault in faults:
+        print(fault, file=sys.stderr)
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    run_program(main)

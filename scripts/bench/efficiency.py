@@ -1,0 +1,209 @@
+"""Throughput against chain length under one memory budget: Mamba-2 and attention in vLLM with dummy weights.
+
+    python -m scripts.bench.efficiency                      # 24 and 72 GiB; on a CPU their derived images
+    python -m scripts.bench.efficiency --budget_gib 24 --lengths 1024 4096
+
+On CUDA the models are the 7B pair itself. On a CPU they are small ones whose proportions are derived from that pair in
+advance (`promptcot_mamba/efficiency/derive_small.py`); lengths and budgets are always given, and shown, in 7B units.
+Each engine runs in a process of its own. The small ones take turns, so that a machine whose speed drifts is the same to
+all; an interrupted run keeps the waves it has measured: delete `--output_dir` to measure them again.
+"""
+
+from __future__ import annotations
+
+import csv
+import statistics
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from promptcot_mamba.bench_record import RecordTable, render_record_table, write_record
+from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.efficiency.calibrate import fit_pair, median_wave
+from promptcot_mamba.efficiency.derive_small import LARGE_PAIR, Pair, derivation_table, derive_small_pair
+from promptcot_mamba.efficiency.measure import Measured, measure_all
+from promptcot_mamba.efficiency.predict import find_crossover, play_wave
+from promptcot_mamba.efficiency.setup import Setup
+from promptcot_mamba.efficiency.throughput import Load
+
+SHOWN = ("tokens_per_second", "running", "preemptions", "steps", "seconds", "first_seconds")
+PAPER_RATIOS = {24: 3.66, 72: 1.69}  # Mamba-2 over S1.1-7B, arXiv 2505.22425, efficiency section
+
+
+@dataclass
+class Arguments:
+    """Flags of scripts.bench.efficiency."""
+
+    budget_gib: list[float] = field(default_factory=lambda: [24, 72], metadata={"help": "memory budgets, 7B units"})
+    lengths: list[int] = field(
+        default_factory=lambda: [1 << k for k in range(10, 17)], metadata={"help": "tokens a chain, 7B units"}
+    )
+    prompt: int = field(default=128, metadata={"help": "tokens of a prompt, 7B units; a competition problem's"})
+    max_num_seqs: int = field(default=32, metadata={"help": "chains at once, and chains a wave, for both models"})
+    output_dir: str = field(default="outputs/efficiency", metadata={"help": "measurements, table, CSV, plot"})
+    record: str | None = field(default=None, metadata={"help": "also write the record here (docs/records/X.json)"})
+
+    def __post_init__(self) -> None:
+        if self.max_num_seqs < 1 or self.prompt < 1 or min(self.lengths) < 1:
+            raise ValueError("--max_num_seqs, --prompt and --lengths must be positive")
+        self.lengths = sorted(self.lengths)
+
+
+def choose_pair() -> Pair:
+    """The 7B pair on CUDA, its small image elsewhere."""
+    import torch
+
+    return LARGE_PAIR if torch.cuda.is_available() else derive_small_pair()
+
+
+def waves_of(setup: Setup, done: Measured, load: Load, engine: str) -> list[dict[str, float]]:
+    """All that one engine did under one load: one that stands for several budgets was measured for each."""
+    stages = [stage for stage in setup.stages() if stage.load == load and engine in stage.engines]
+    return [wave for stage in stages for wave in done[stage.name][engine]]
+
+
+def compare(setup: Setup, done: Measured, budget: float) -> dict[str, Any]:
+    """Measured and predicted tokens/s of both models under one budget, their ratio and where they cross."""
+    rows = []
+    shapes = dict(zip(("mamba2", "attention"), setup.shapes, strict=True))
+    costs = dict(zip(shapes, fit_pair(setup, done), strict=True))
+    for tokens, stage in zip(setup.lengths, setup.compared(budget), strict=True):
+        load = stage.load
+        row: dict[str, Any] = {"budget_gib": budget, "length": tokens, "small_length": load.length}
+        waves = [done[stage.name][engine] for engine in stage.engines]
+        for (name, shape), engine in zip(shapes.items(), stage.engines, strict=True):
+            wave = median_wave(waves_of(setup, done, load, engine))
+            cache = setup.pair.cache_bytes(shape, budget)
+            _, work = play_wave(shape, cache_bytes=cache, max_num_seqs=setup.max_num_seqs, **asdict(load))
+            row |= {f"{name}_{key}": wave[key] for key in SHOWN}
+            row[f"{name}_predicted"] = work.chains / costs[name].seconds(work)
+        row["ratio"] = statistics.median(
+            a["tokens_per_second"] / b["tokens_per_second"] for a, b in zip(*waves, strict=True)
+        )
+        row["ratio_predicted"] = row["mamba2_predicted"] / row["attention_predicted"]
+        rows.append(row)
+    crossover = {
+        kind: find_crossover(setup.lengths, [row[key] for row in rows])
+        for kind, key in (("measured", "ratio"), ("predicted", "ratio_predicted"))
+    }
+    costs_found = {name: asdict(found) for name, found in costs.items()}
+    return {
+        "budget_gib": budget,
+        "rows": rows,
+        "crossover": crossover,
+        "costs": costs_found,
+        "paper_ratio": PAPER_RATIOS.get(budget),
+    }
+
+
+def budget_table(comparison: dict[str, Any]) -> RecordTable:
+    """One budget's comparison."""
+    header = (
+        *("length", "Mamba-2 tok/s", "chains at once", "attention tok/s", "chains at once", "preempted"),
+        *("ratio", "ratio by arithmetic"),
+    )
+    rows = [
+        [
+            f"{row['length']:,}",
+            f"{row['mamba2_tokens_per_second']:,.0f}",
+            f"{row['mamba2_running']:.1f}",
+            f"{row['attention_tokens_per_second']:,.0f}",
+            f"{row['attention_running']:.1f}",
+            f"{row['attention_preemptions']:.0f}",
+            f"{row['ratio']:.2f}x",
+            f"{row['ratio_predicted']:.2f}x",
+        ]
+        for row in comparison["rows"]
+    ]
+    ahead = {kind: "nowhere" if value is None else f"{value:,.0f}" for kind, value in comparison["crossover"].items()}
+    caption = (
+        f"Budget {comparison['budget_gib']:g} GiB. Mamba-2 is ahead from a length of {ahead['measured']} tokens as "
+        f"measured, {ahead['predicted']} by arithmetic. Tokens/s count from the first tokens on; medians over "
+        "rounds, the ratio's over pairs of waves side by side."
+    )
+    if comparison["paper_ratio"]:
+        caption += f" The paper reports {comparison['paper_ratio']}x (7B, its own hardware and lengths)."
+    return RecordTable(caption, header, rows)
+
+
+def plot(comparisons: list[dict[str, Any]], path: Path) -> None:
+    """Tokens/s against chain length, one panel a budget."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    from matplotlib.ticker import LogLocator
+
+    figure, axes = pyplot.subplots(1, len(comparisons), figsize=(5.5 * len(comparisons), 4), sharey=True, squeeze=False)
+    for axis, comparison in zip(axes[0], comparisons, strict=True):
+        lengths = [row["length"] for row in comparison["rows"]]
+        for name, label, colour in (("mamba2", "Mamba-2", "C0"), ("attention", "attention", "C1")):
+            speeds = [row[f"{name}_tokens_per_second"] for row in comparison["rows"]]
+            axis.plot(lengths, speeds, "o-", color=colour, label=f"{label}, measured")
+            predicted = [row[f"{name}_predicted"] for row in comparison["rows"]]
+            axis.plot(lengths, predicted, "--", color=colour, alpha=0.6, label=f"{label}, by arithmetic")
+        axis.set(
+            xscale="log", yscale="log", xlabel="chain length (7B units)", title=f"{comparison['budget_gib']:g} GiB"
+        )
+        axis.set_xticks(lengths, [f"{length // 1024}k" for length in lengths])
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 6)))
+        axis.yaxis.set_major_formatter("{x:,.0f}")
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+    axes[0][0].set_ylabel("tokens per second")
+    axes[0][-1].legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def write_csv(comparisons: list[dict[str, Any]], path: Path) -> None:
+    rows = [row for comparison in comparisons for row in comparison["rows"]]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def single_table(setup: Setup, done: Measured) -> RecordTable:
+    """One chain alone: milliseconds a token and bytes held at its end."""
+    rows, (constant, growing) = [], setup.shapes
+    for stage in setup.singles():
+        load, waves = stage.load, done[stage.name]
+        speeds = [median_wave(waves[setup.engine(shape)])["tokens_per_second"] for shape in setup.shapes]
+        times = [f"{1000 / speed:.2f}" for speed in speeds]
+        held = [f"{constant.sequence_bytes:,}", f"{load.length * growing.token_bytes:,}"]
+        rows.append([f"{load.length * setup.pair.length_divisor:,.0f}", times[0], held[0], times[1], held[1]])
+    header = ["one chain of", "Mamba-2 ms/token", "bytes held", "attention ms/token", "bytes held"]
+    return RecordTable("One chain alone, its cache never short.", header, rows)
+
+
+def main() -> None:
+    args = parse_args(Arguments, description=__doc__)
+    pair = choose_pair()
+    folder = Path(args.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    derivation = derivation_table(pair, args.budget_gib)
+    print(render_record_table(derivation), end="\n\n")
+    setup = Setup(pair, args.budget_gib, args.lengths, args.prompt, args.max_num_seqs)
+    # One device holds one engine of 7B at a time; and nothing drifts there, so nothing is measured twice.
+    done = measure_all(setup, folder, at_once=pair is not LARGE_PAIR)
+    comparisons = [compare(setup, done, budget) for budget in args.budget_gib]
+    measured = [*map(budget_table, comparisons), single_table(setup, done)]
+    print("\n\n".join(map(render_record_table, measured)))
+    tables = [derivation, *measured]
+    (folder / "efficiency.md").write_text("\n\n".join(map(render_record_table, tables)) + "\n", encoding="utf-8")
+    write_csv(comparisons, folder / "efficiency.csv")
+    plot(comparisons, folder / "efficiency.png")
+    speeds = {
+        stage: {engine: [round(wave["tokens_per_second"], 1) for wave in waves] for engine, waves in engines.items()}
+        for stage, engines in done.items()
+    }
+    results = {"pair": "7B" if pair is LARGE_PAIR else "small", "comparisons": comparisons, "tokens_per_second": speeds}
+    for path in filter(None, (str(folder / "efficiency.json"), args.record)):
+        title = "Throughput under a memory budget"
+        write_record(path, title=title, config=asdict(args), tables=tables, results=results)
+
+
+if __name__ == "__main__":
+    run_program(main)

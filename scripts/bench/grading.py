@@ -1,0 +1,171 @@
+"""How often, and where, each maths grader errs: strict, paper and math-verify on the same pairs.
+
+    python -m scripts.bench.grading --benchmarks_dir data/published --output docs/records/grading.json
+    python -m scripts.bench.grading --pairs pairs.jsonl --output docs/records/grading_pairs.json
+
+From every gold of the benchmark files it makes format variants (the same answer) and negatives (another answer); a
+file of pairs brings its own verdicts in `expected` (`id, gold, pred, expected`, optional `mode`). math-verify is
+compared where it is installed, on at most `--math_verify_pairs` pairs a set, drawn at random.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from promptcot_mamba.bench_record import RecordTable, render_record_table, write_record
+from promptcot_mamba.benchmarks import BENCHMARKS
+from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.grading.math import paper as math_paper
+from promptcot_mamba.grading.math import strict as math_strict
+from promptcot_mamba.grading.math.answers import unbox
+from promptcot_mamba.grading.math.pair_sets import negatives, variants
+from promptcot_mamba.grading.math.pairs import Pair, grade_pair, read_pair
+from promptcot_mamba.grading.summary import Figures
+from promptcot_mamba.jsonl import iter_jsonl
+
+FILES = {
+    "aime24": "aime_test.jsonl",
+    "gsm8k": "gsm8k.jsonl",
+    "math500": "math500.jsonl",
+    "olympiadbench": "olympiadbench_oe_to_maths_en.jsonl",
+}
+MAX_EXAMPLES = 12
+
+
+@dataclass
+class Arguments:
+    output: str = field(metadata={"help": "where the figures go, as JSON"})
+    benchmarks_dir: str | None = field(default=None, metadata={"help": f"folder with {', '.join(FILES.values())}"})
+    pairs: str | None = field(default=None, metadata={"help": "a file of pairs with their expected verdicts"})
+    math_verify_pairs: int = field(
+        default=1000, metadata={"help": "pairs of a set that math-verify is asked; 0 for none"}
+    )
+
+
+@dataclass(frozen=True)
+class Case:
+    """One pair, the verdict it should get, and by which rule it was made."""
+
+    kind: str
+    pair: Pair
+    equal: bool
+
+
+def benchmark_cases(path: Path, name: str) -> Iterator[Case]:
+    """Variants and negatives of every gold of one benchmark file."""
+    for _, row in iter_jsonl(path):
+        gold = BENCHMARKS[name].read_gold(row)
+        for kind, text in variants(gold.answer, gold.rules.multiple):
+            yield Case(kind, Pair(gold, unbox(text)), True)
+        for kind, text in negatives(gold.answer, gold.rules.multiple):
+            yield Case(kind, Pair(gold, text), False)
+
+
+def pair_cases(path: str) -> Iterator[Case]:
+    for number, row in iter_jsonl(path):
+        if not isinstance(row.get("expected"), (bool, int)):
+            raise InputError(f"{path}:{number}: missing key 'expected' (true or false)")
+        yield Case(str(row.get("id", number)), read_pair(row), bool(row["expected"]))
+
+
+def math_verify_grader() -> Callable[[Pair], bool] | None:
+    """math-verify as its README uses it, None where it is not installed."""
+    if importlib.util.find_spec("math_verify") is None:
+        return None
+    from math_verify import parse, verify
+
+    def grade(pair: Pair) -> bool:
+        boxed = (
+            pair.prediction if pair.mode == "text" or "boxed" in pair.prediction else f"\\boxed{{{pair.prediction}}}"
+        )
+        return bool(verify(parse(f"${pair.gold.answer}$"), parse(boxed)))
+
+    return grade
+
+
+def strict(pair: Pair) -> bool:
+    return grade_pair(pair, "strict").equal
+
+
+def paper(pair: Pair) -> bool:
+    return grade_pair(pair, "paper").equal
+
+
+def measure(cases: list[Case], grade: Callable[[Pair], bool]) -> Figures:
+    """Accuracy, errors by kind, and CPU seconds of one grader on one set."""
+    missed: Counter[str] = Counter()
+    accepted: Counter[str] = Counter()
+    examples = []
+    slowest, started = 0.0, time.process_time()
+    for case in cases:
+        before = time.process_time()
+        equal = grade(case.pair)
+        slowest = max(slowest, time.process_time() - before)
+        if equal != case.equal:
+            (accepted if equal else missed)[case.kind] += 1
+            if len(examples) < MAX_EXAMPLES:
+                examples.append(
+                    {"kind": case.kind, "gold": case.pair.gold.answer[-200:], "pred": case.pair.prediction[-200:]}
+                )
+    seconds = time.process_time() - started
+    wrong = sum(missed.values()) + sum(accepted.values())
+    return {
+        "pairs": len(cases),
+        "accuracy": 1 - wrong / len(cases),
+        "false_negatives": sum(missed.values()),
+        "false_positives": sum(accepted.values()),
+        "cpu_seconds_per_1000": 1000 * seconds / len(cases),
+        "slowest_cpu_seconds": slowest,
+        "missed_by_kind": dict(missed.most_common()),
+        "accepted_by_kind": dict(accepted.most_common()),
+        "examples": examples,
+    }
+
+
+def draw(cases: list[Case], at_most: int) -> list[Case]:
+    """At most so many cases, drawn at random but always the same."""
+    return cases if len(cases) <= at_most else random.Random(0).sample(cases, at_most)
+
+
+def main() -> int:
+    args = parse_args(Arguments, description=__doc__)
+    sets: dict[str, list[Case]] = {}
+    if args.benchmarks_dir:
+        for name, file in FILES.items():
+            sets[BENCHMARKS[name].title.removesuffix(" 2024")] = list(
+                benchmark_cases(Path(args.benchmarks_dir) / file, name)
+            )
+    if args.pairs:
+        sets[Path(args.pairs).stem] = list(pair_cases(args.pairs))
+    if not sets:
+        raise InputError("nothing to grade: give --benchmarks_dir or --pairs")
+    peer = math_verify_grader() if args.math_verify_pairs > 0 else None
+    figures: Figures = {}
+    header = ["set", "grader", "pairs", "accuracy %", "missed", "accepted", "CPU s / 1000", "slowest s"]
+    rows: list[list[str]] = []
+    for title, cases in sets.items():
+        graders = {"strict": (strict, cases), "paper": (paper, cases)}
+        if peer is not None:
+            graders["math-verify"] = (peer, draw(cases, args.math_verify_pairs))
+        figures[title] = {name: measure(own, grade) for name, (grade, own) in graders.items()}
+        for name, one in figures[title].items():
+            counts = [str(one[key]) for key in ("false_negatives", "false_positives")]
+            speed = [f"{one['cpu_seconds_per_1000']:.3f}", f"{one['slowest_cpu_seconds']:.3f}"]
+            rows.append([title, name, f"{one['pairs']:,}", f"{100 * one['accuracy']:.2f}", *counts, *speed])
+    versions = f"{math_strict.VERSION}, {math_paper.VERSION}"
+    table = RecordTable(f"Graders ({versions}) on golds, their variants and near misses.", header, rows)
+    print(render_record_table(table))
+    config = {"math_verify_pairs": args.math_verify_pairs}
+    write_record(args.output, title="Maths graders", config=config, tables=[table], results=figures)
+    return 0
+
+
+if __name__ == "__main__":
+    run_program(main)

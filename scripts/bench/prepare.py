@@ -1,0 +1,261 @@
+"""Stopwatch of the data preparation: a corpus made to size, its shards, the tokenizer alone, and memory.
+
+    python -m scripts.bench.prepare --work_dir /tmp/bench_prepare --gigabytes 2 --record docs/records/prepare.json
+
+Prints, and appends to the record, for each size: seconds of every step, tokens per second against the tokenizer's own
+batch call, and the peak memory of all processes together (sum of their proportional set sizes).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from promptcot_mamba.bench_record import RecordTable, render_record_table, write_record
+from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.log import get_logger
+
+logger = get_logger(__name__)
+VOCABULARY = 32_768
+PARAGRAPHS = 20_000
+WORDS_PER_PARAGRAPH = 60
+ROWS_PER_GROUP = 256
+MEDIAN_PARAGRAPHS = 45  # of one trace: a median of about 6,000 tokens, long-tailed as published traces are
+SPREAD = 0.75
+PROBE_ROWS = 1500  # for the tokenizer alone
+
+
+@dataclass
+class BenchArguments:
+    work_dir: str = field(default="outputs/bench_prepare", metadata={"help": "Corpus, tokenizer and shards go here."})
+    gigabytes: list[float] = field(default_factory=lambda: [0.25], metadata={"help": "Sizes of the corpus to measure."})
+    workers: int = field(default=0, metadata={"help": "Processes. Default: one a core."})
+    max_length: int = field(default=16384, metadata={"help": "Tokens of a packed row."})
+    record: str | None = field(default=None, metadata={"help": "JSON file that the figures are written to."})
+    seed: int = field(default=0, metadata={"help": "Of the corpus."})
+
+
+def make_paragraphs(rng: random.Random) -> list[str]:
+    """Paragraphs of Zipf-distributed words, numbers, formulas and line ends: what a trace looks like to a tokenizer."""
+    letters = "etaoinshrdlucmfwypvbgkjqxz"
+    weights = [1 / (rank + 1) for rank in range(len(letters))]
+    lexicon = ["".join(rng.choices(letters, weights, k=min(2 + int(rng.expovariate(0.35)), 12))) for _ in range(40_000)]
+    frequencies = np.cumsum(1 / np.arange(2, len(lexicon) + 2))
+    extras = (
+        lambda: str(rng.randrange(10_000)),
+        lambda: f"${rng.choice('xyzabn')}_{rng.randrange(9)} = {rng.randrange(99)}$",
+        lambda: f"\\frac{{{rng.randrange(99)}}}{{{rng.randrange(99)}}}",
+        lambda: rng.choice(["Wait,", "So", "Hmm.", "Let me check:", "Therefore", "\n\n", "\n- "]),
+    )
+    paragraphs = []
+    for _ in range(PARAGRAPHS):
+        words = rng.choices(lexicon, cum_weights=frequencies, k=WORDS_PER_PARAGRAPH)
+        for position in range(0, len(words), 5):
+            words[position] = rng.choice(extras)()
+        paragraphs.append(" ".join(words) + ".\n")
+    return paragraphs
+
+
+def make_tokenizer(paragraphs: list[str], folder: Path) -> None:
+    """A byte-level BPE of VOCABULARY tokens, trained on the paragraphs."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(paragraphs, trainer)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>").save_pretrained(folder)
+
+
+def make_corpus(path: Path, paragraphs: list[str], size: float, seed: int) -> int:
+    """Write rows in OpenCodeReasoning's shape until the text has `size` bytes; return how many."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rng = random.Random(seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    schema = pa.schema([(name, pa.string()) for name in ("id", "input", "output", "dataset", "split", "source")])
+    written, rows = 0, 0
+    with pq.ParquetWriter(path, schema, compression="snappy") as writer:
+        while written < size:
+            batch = []
+            for _ in range(ROWS_PER_GROUP):
+                count = max(4, round(MEDIAN_PARAGRAPHS * rng.lognormvariate(0, SPREAD)))
+                question = " ".join(rng.choices(paragraphs, k=2)).strip() + f" Case {rows}."
+                answer = f"So:\n```python\nprint({rows})\n```"
+                output = f"<think>\n{''.join(rng.choices(paragraphs, k=count))}</think>\n\n{answer}"
+                batch.append((str(rows), question, output, "taco", "train", "made"))
+                written += len(question) + len(output)
+                rows += 1
+            columns = [pa.array(column) for column in zip(*batch, strict=True)]
+            writer.write_batch(pa.record_batch(columns, schema=schema))
+    return rows
+
+
+def tree_memory(pid: int) -> int:
+    """Bytes of a process and its descendants, shared pages counted once (PSS)."""
+    total, waiting = 0, [pid]
+    while waiting:
+        process = waiting.pop()
+        try:
+            lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+            total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024
+            waiting += map(int, Path(f"/proc/{process}/task/{process}/children").read_text().split())
+        except (OSError, StopIteration, ValueError):
+            continue  # ended meanwhile
+    return total
+
+
+def watch(command: list[str]) -> tuple[float, int, str]:
+    """Run a command; return seconds, peak bytes of its process tree, and what it logged."""
+    started = time.monotonic()
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    peak = 0
+
+    def measure() -> None:
+        nonlocal peak
+        while process.poll() is None:
+            peak = max(peak, tree_memory(process.pid))
+            time.sleep(0.5)
+
+    thread = threading.Thread(target=measure)
+    thread.start()
+    log = process.stderr.read()
+    process.wait()
+    thread.join()
+    if process.returncode:
+        raise InputError(f"{' '.join(command[:4])}: exit {process.returncode}\n{log}")
+    return time.monotonic() - started, peak, log
+
+
+def time_tokenizer(corpus: Path, tokenizer: Path, workers: int) -> tuple[float, int]:
+    """Tokens per second of the tokenizers library's `encode_batch` alone, on rows of the corpus, on all cores."""
+    script = (
+        "import sys, time, pyarrow.parquet as pq\n"
+        "from tokenizers import Tokenizer\n"
+        "rows = [text.as_py() for text in pq.ParquetFile(sys.argv[1]).read_row_groups(range(int(sys.argv[3])),"
+        " columns=['output'])['output']]\n"
+        "tokenizer = Tokenizer.from_file(sys.argv[2])\n"
+        "tokenizer.encode_batch(rows[:64])\n"
+        "started = time.perf_counter()\n"
+        "tokens = 0\n"
+        "for start in range(0, len(rows), 256):\n"
+        "    batch = tokenizer.encode_batch(rows[start:start + 256], add_special_tokens=False)\n"
+        "    tokens += sum(len(encoding.ids) for encoding in batch)\n"
+        "print(tokens / (time.perf_counter() - started), tokens)\n"
+    )
+    groups = str(max(1, PROBE_ROWS // ROWS_PER_GROUP))
+    environment = {**os.environ, "RAYON_NUM_THREADS": str(workers), "TOKENIZERS_PARALLELISM": "true"}
+    command = [sys.executable, "-c", script, str(corpus), str(tokenizer / "tokenizer.json"), groups]
+    speed, tokens = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
+    return float(speed), int(tokens)
+
+
+def measure(gigabytes: float, args: BenchArguments, paragraphs: list[str], tokenizer: Path) -> dict:
+    folder = Path(args.work_dir) / f"{gigabytes}GB"
+    corpus, output = folder / "rows.parquet", folder / "shards"
+    workers = args.workers or len(os.sched_getaffinity(0))
+    shutil.rmtree(output, ignore_errors=True)  # finished shards would be kept, and their making not be timed
+    rows = make_corpus(corpus, paragraphs, gigabytes * 1e9, args.seed)
+    alone_before, _ = time_tokenizer(corpus, tokenizer, workers)
+    sources = json.dumps({"made": {"adapter": "opencodereasoning_0", "path": str(corpus)}})
+    command = [
+        sys.executable, "-m", "scripts.prepare_sft_data", "--sources", sources, "--tokenizer_path", str(tokenizer),
+        "--output_dir", str(output), "--max_length", str(args.max_length), "--workers", str(workers),
+        "--benchmarks", "none", "--overwrite", "True",
+    ]  # fmt: skip
+    seconds, peak, _ = watch(command)
+    alone_after, _ = time_tokenizer(corpus, tokenizer, workers)
+    manifest = json.loads((output / "manifest.json").read_text())
+    steps = json.loads((output / "run.json").read_text())["seconds"]
+    counts = manifest["counts"]
+    alone = (alone_before + alone_after) / 2
+    read = counts["sources"]["made"]
+    tokenised = counts["tokens_encoded"]
+    in_tokenizer = steps["tokenize_in_workers"] / workers
+    return {
+        "gigabytes": gigabytes,
+        "rows": rows,
+        "tokens_encoded": tokenised,
+        "tokens_in_shards": counts["tokens"],
+        "dropped": read["dropped"],
+        "fill": counts["tokens"] / (counts["rows"] * args.max_length),
+        "workers": workers,
+        "seconds": seconds,
+        "steps": steps,
+        "encode_batch_alone_tokens_per_second": alone,
+        "tokenising_tokens_per_second": tokenised / in_tokenizer,
+        "tokenising_over_encode_batch": tokenised / in_tokenizer / alone,
+        "everything_over_encode_batch_seconds": seconds / (tokenised / alone),
+        "peak_bytes": peak,
+    }
+
+
+def main() -> None:
+    args = parse_args(BenchArguments, description=__doc__)
+    paragraphs = make_paragraphs(random.Random(args.seed))
+    tokenizer = Path(args.work_dir) / "tokenizer"
+    if not (tokenizer / "tokenizer.json").exists():
+        make_tokenizer(paragraphs, tokenizer)
+    results = []
+    for gigabytes in args.gigabytes:
+        result = measure(gigabytes, args, paragraphs, tokenizer)
+        results.append(result)
+        logger.info(
+            "%.2f GB: %.0f s, %.2f M tokens/s in the tokenizer (%.2f of encode_batch alone), everything %.2f times it, "
+            "%.0f MiB at the peak, %.2f %% full",
+            gigabytes,
+            result["seconds"],
+            result["tokenising_tokens_per_second"] / 1e6,
+            result["tokenising_over_encode_batch"],
+            result["everything_over_encode_batch_seconds"],
+            result["peak_bytes"] / 2**20,
+            100 * result["fill"],
+        )
+    table = make_table(results)
+    print(render_record_table(table))
+    if args.record:
+        title = "Preparing SFT data"
+        write_record(args.record, title=title, config=vars(args), tables=[table], results=results)
+
+
+def make_table(results: list[dict]) -> RecordTable:
+    """One row a corpus size."""
+    rows = [
+        [
+            f"{result['gigabytes']:g}",
+            f"{result['rows']:,}",
+            f"{result['seconds']:.0f}",
+            f"{result['tokenising_tokens_per_second'] / 1e6:.2f}",
+            f"{result['tokenising_over_encode_batch']:.2f}",
+            f"{result['everything_over_encode_batch_seconds']:.2f}",
+            f"{result['peak_bytes'] / 2**20:,.0f}",
+            f"{100 * result['fill']:.2f}",
+        ]
+        for result in results
+    ]
+    header = [
+        *("GB", "rows", "wall s", "M tokens/s in the tokenizer", "of encode_batch alone"),
+        *("everything, in times of it", "peak MiB", "rows full %"),
+    ]
+    return RecordTable("Filter, deduplicate, tokenise and pack a made corpus.", header, rows)
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,110 @@
+"""Stopwatch of the concept sampler: sets drawn from many concepts, with and without embeddings.
+
+    python -m scripts.bench.synthesis --concepts 50000 --sets 100000 --record docs/records/synthesis.json
+
+Concepts are made: Zipf-distributed over seed problems of five each, within topics, with embeddings that cluster by
+topic. Start-up of the worker processes is counted.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from promptcot_mamba.bench_record import RecordTable, render_record_table, write_record
+from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.log import get_logger
+from promptcot_mamba.synthesis.concept_sampling import ConceptTable, Weights, draw_sets, make_concept_table
+
+logger = get_logger("bench_synthesis")
+
+PER_PROBLEM = 5
+TOPICS = 200
+
+
+@dataclass
+class BenchArguments:
+    concepts: int = field(default=50_000, metadata={"help": "different concepts"})
+    problems: int = field(default=100_000, metadata={"help": "seed problems they are counted over"})
+    sets: int = field(default=100_000, metadata={"help": "sets to draw"})
+    size: int = field(default=5, metadata={"help": "concepts a set"})
+    width: int = field(default=384, metadata={"help": "of an embedding; 384 is that of small sentence models"})
+    temperature: float = field(default=0.2, metadata={"help": "of the draws"})
+    workers: int = field(default=0, metadata={"help": "processes; default: one a core"})
+    record: str | None = field(default=None, metadata={"help": "JSON file that the figures are written to"})
+    seed: int = field(default=0, metadata={"help": "of concepts and draws"})
+
+
+def make_lists(args: BenchArguments) -> list[list[str]]:
+    """Concepts of each problem: those of one topic, the common ones more often (Zipf)."""
+    rng = np.random.default_rng(args.seed)
+    most = args.concepts // TOPICS
+    shares = 1 / np.arange(1, most + 1)
+    topics = rng.integers(TOPICS, size=args.problems)
+    ranks = rng.choice(most, size=(args.problems, PER_PROBLEM), p=shares / shares.sum())
+    lists = [[f"t{topic} c{rank}" for rank in own] for topic, own in zip(topics, ranks.tolist(), strict=True)]
+    return [*lists, *([f"t{topic} c{rank}"] for topic in range(TOPICS) for rank in range(most))]  # each at least once
+
+
+def make_embeddings(names: list[str], args: BenchArguments) -> dict[str, np.ndarray]:
+    """Vectors about their topic's own: cosines near 0.4 within a topic and near 0 across."""
+    rng = np.random.default_rng(args.seed + 1)
+    centres = {f"t{topic}": rng.normal(size=args.width) for topic in range(TOPICS)}
+    return {name: centres[name.split()[0]] + 1.2 * rng.normal(size=args.width) for name in names}
+
+
+def measure(table: ConceptTable, args: BenchArguments, workers: int) -> dict:
+    """Draw all sets once; seconds, sets a second, and how many of them differ."""
+    started = time.perf_counter()
+    seen = set()
+    for i, names in enumerate(draw_sets(table, args.sets, args.size, Weights(args.temperature), 0, workers=workers)):
+        seen.add(frozenset(names))
+        if i == 0:
+            logger.info("first set after %.1f s: %s", time.perf_counter() - started, ", ".join(names))
+    seconds = time.perf_counter() - started
+    return {
+        "concepts": len(table),
+        "width": 0 if table.embeddings is None else args.width,
+        "pairs": table.association.nnz // 2,
+        "sets": args.sets,
+        "different": len(seen),
+        "workers": workers,
+        "seconds": seconds,
+    }
+
+
+def main() -> None:
+    args = parse_args(BenchArguments, description=__doc__)
+    workers = args.workers or len(os.sched_getaffinity(0))
+    lists = make_lists(args)
+    names = sorted({name for own in lists for name in own})
+    results = []
+    for embeddings in (None, make_embeddings(names, args)):
+        table = make_concept_table(lists, embeddings)
+        results.append(measure(table, args, workers))
+        logger.info("%s", results[-1])
+    rows = [
+        [
+            f"{result['concepts']:,}",
+            f"{result['width']}" if result["width"] else "none",
+            f"{result['pairs']:,}",
+            f"{result['sets']:,}",
+            str(result["workers"]),
+            f"{result['seconds']:.0f}",
+            f"{result['sets'] / result['seconds']:,.0f}",
+            f"{100 * result['different'] / result['sets']:.1f}",
+        ]
+        for result in results
+    ]
+    header = ["concepts", "embedding", "pairs", "sets", "processes", "s", "sets/s", "different %"]
+    table = RecordTable(f"Draw sets of {args.size} concepts at temperature {args.temperature:g}.", header, rows)
+    print(render_record_table(table))
+    if args.record:
+        write_record(args.record, title="Concept sampling", config=vars(args), tables=[table], results=results)
+
+
+if __name__ == "__main__":
+    run_program(main)

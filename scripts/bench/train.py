@@ -1,0 +1,289 @@
+"""Time whole training steps of our Mamba-2 beside its peers: forward, backward, optimizer, in one run.
+
+    python -m scripts.bench.train                          # the shapes below; a CUDA device if there is one
+    python -m scripts.bench.train --hidden_size 512 --n_groups 8 --dtypes fp32
+
+The peer is transformers' Mamba-2 with its norm made grouped; on CUDA it runs with mamba-ssm's kernels where those are
+installed, with and without full gradient checkpointing (the published recipe). Steps are taken in turns, peak memory
+is each model's own, in a process of its own. Writes docs/records/bench_train.json and prints the table.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import Mamba2Config
+from transformers import Mamba2ForCausalLM as TransformersMamba2
+
+from promptcot_mamba.bench_record import NOT_MEASURED, RecordTable, render_record_table, write_record
+from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.data.pack import fill_share, pack_lengths
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.model import Mamba2ForCausalLM
+from promptcot_mamba.ops.linear_cross_entropy import IGNORE_INDEX
+from promptcot_mamba.ops.packing import cu_seqlens_from_lengths
+from scripts.bench.common import (
+    DTYPES,
+    group_transformers_norm,
+    make_table,
+    time_interleaved,
+)
+
+RECORD = "docs/records/bench_train.json"
+HEAD_DIM = 64
+CPU_SHAPES = ((256, 1), (512, 8))  # hidden size, groups
+PHASE_2_LENGTH = 20_480
+CUDA_ONLY = ("transformers + mamba-ssm", "transformers + mamba-ssm, full checkpointing")
+
+
+@dataclass
+class Arguments:
+    """Flags of scripts.bench.train."""
+
+    hidden_size: int | None = field(default=None, metadata={"help": "one shape only, with --n_groups"})
+    n_groups: int = field(default=1, metadata={"help": "groups of that shape"})
+    num_layers: int = field(default=4, metadata={"help": "layers"})
+    length: int = field(default=2048, metadata={"help": "tokens of the one row"})
+    memory_length: int = field(default=8192, metadata={"help": "tokens for the peak memory; 0 leaves it out"})
+    vocab_size: int = field(default=1024, metadata={"help": "small, so that layers and not the head are timed"})
+    dtypes: list[str] = field(default_factory=lambda: ["fp32", "bf16"], metadata={"help": "fp32, bf16"})
+    repeats: int = field(default=7, metadata={"help": "timed steps of each, after two untimed ones"})
+    threads: int = field(default=2, metadata={"help": "CPU threads"})
+    record: str | None = field(default=None, metadata={"help": "where to write the record"})
+
+    def __post_init__(self) -> None:
+        if self.repeats < 5:
+            raise ValueError("--repeats must be at least 5, for a median and a spread")
+        if unknown := set(self.dtypes) - set(DTYPES):
+            raise ValueError(f"--dtypes: unknown {', '.join(sorted(unknown))}; choose from {', '.join(DTYPES)}")
+
+
+def make_config(args: Arguments, hidden_size: int, n_groups: int) -> Mamba2Config:
+    return Mamba2Config(
+        vocab_size=args.vocab_size,
+        hidden_size=hidden_size,
+        num_hidden_layers=args.num_layers,
+        num_heads=2 * hidden_size // HEAD_DIM,
+        head_dim=HEAD_DIM,
+        n_groups=n_groups,
+        state_size=128,
+        use_cache=False,
+    )
+
+
+def make_model(kind: str, config: Mamba2Config, dtype: torch.dtype, device: str) -> torch.nn.Module:
+    """The same random weights in our class or in transformers'."""
+    torch.manual_seed(0)
+    model = TransformersMamba2(config)
+    if kind == "ours":
+        ours = Mamba2ForCausalLM(config)
+        ours.load_state_dict(model.state_dict())
+        model = ours
+    else:
+        group_transformers_norm(model)
+    if "checkpointing" in kind:
+        model.gradient_checkpointing_enable()
+    return model.to(device, dtype).train()
+
+
+def make_step(model: torch.nn.Module, length: int, device: str):
+    """One training step on random tokens, every one of them labelled."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    ids = torch.randint(0, model.config.vocab_size, (1, length), device=device)
+
+    def step() -> float:
+        loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss
+
+    return step
+
+
+def peers(device: str) -> list[str]:
+    """What can be run here beside ours."""
+    if device == "cpu":
+        return ["transformers"]
+    return list(CUDA_ONLY) if importlib.util.find_spec("mamba_ssm") else ["transformers"]
+
+
+def read_status(field_name: str) -> float:
+    """One of this process's memory figures in /proc/self/status, in bytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field_name}:"):
+            return int(line.split()[1]) * 1024.0
+    raise InputError(f"/proc/self/status: no {field_name}; leave peak memory out with --memory_length 0")
+
+
+def measure_peak(kind: str, config: Mamba2Config, dtype_name: str, length: int, threads: int, device: str) -> float:
+    """Bytes a step takes beyond model, optimizer and libraries, in this (fresh) process."""
+    torch.set_num_threads(threads)
+    model = make_model(kind, config, DTYPES[dtype_name], device)
+    make_step(model, 64, device)()  # loads what is loaded late
+    step = make_step(model, length, device)
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        return float(torch.cuda.max_memory_allocated() - before)
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
+    before = read_status("VmRSS")
+    step()
+    return read_status("VmHWM") - before
+
+
+def peak_in_child(*arguments: Any) -> float:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(measure_peak, *arguments).result()
+
+
+def bench_shape(args: Arguments, hidden_size: int, n_groups: int, device: str) -> list[dict[str, Any]]:
+    """Every model and dtype of one shape, timed in turns."""
+    config = make_config(args, hidden_size, n_groups)
+    kinds = ["ours", *peers(device)]
+    models = {(kind, dtype): make_model(kind, config, DTYPES[dtype], device) for kind in kinds for dtype in args.dtypes}
+    steps = {f"{kind}|{dtype}": make_step(model, args.length, device) for (kind, dtype), model in models.items()}
+    times = time_interleaved(steps, args.repeats, device)
+    rows = []
+    for kind in dict.fromkeys([*kinds, *CUDA_ONLY]):
+        for dtype in args.dtypes:
+            row = {
+                "model": kind, "dtype": dtype, "hidden_size": hidden_size, "n_groups": n_groups,
+                "layers": args.num_layers, "length": args.length, "vocab_size": args.vocab_size,
+            }  # fmt: skip
+            timed = times.get(f"{kind}|{dtype}")
+            row |= timed or {"median_ms": NOT_MEASURED}
+            if timed:
+                row["tokens_per_second"] = args.length / timed["median_ms"] * 1e3
+                if args.memory_length:
+                    row["peak_length"] = args.memory_length
+                    row["peak_bytes"] = peak_in_child(kind, config, dtype, args.memory_length, args.threads, device)
+            rows.append(row)
+    return rows
+
+
+def draw_lengths(count: int, longest: int, seed: int = 0) -> np.ndarray:
+    """Lengths as long-tailed as long chains of thought: log-normal, the median 0.3 of the longest, cut there."""
+    drawn = np.random.default_rng(seed).lognormal(np.log(0.3 * longest), 0.9, size=count)
+    return np.clip(drawn.astype(np.int64), 8, longest)
+
+
+def bench_packing(args: Arguments, device: str) -> dict[str, Any]:
+    """The same documents trained packed in full rows, and padded eight at a time to the longest of the eight."""
+    longest, at_once = args.length // 2, 8
+    lengths = draw_lengths(96, longest)
+    rows = pack_lengths(lengths, longest)
+    batches = [range(first, first + at_once) for first in range(0, len(lengths), at_once)]
+    padded = sum(at_once * int(lengths[list(batch)].max()) for batch in batches)
+    many = draw_lengths(4096, PHASE_2_LENGTH)
+    model = make_model("ours", make_config(args, 256, 1), torch.float32, device)
+    vocabulary = model.config.vocab_size
+
+    def run_packed() -> None:
+        for row in rows:
+            cu_seqlens = cu_seqlens_from_lengths(lengths[row], device=device)
+            ids = torch.randint(0, vocabulary, (1, int(cu_seqlens[-1])), device=device)
+            model(input_ids=ids, labels=ids, cu_seqlens=cu_seqlens).loss.backward()
+
+    def run_padded() -> None:
+        for batch in batches:
+            kept = torch.as_tensor(lengths[list(batch)], device=device)[:, None]
+            ids = torch.randint(0, vocabulary, (at_once, int(kept.max())), device=device)
+            labels = ids.masked_fill(torch.arange(ids.shape[1], device=device) >= kept, IGNORE_INDEX)
+            model(input_ids=ids, labels=labels).loss.backward()  # no mask: padding is computed, as elsewhere
+
+    times = time_interleaved({"packed": run_packed, "padded": run_padded}, 5, device, warmup=0)
+    tokens = int(lengths.sum())
+    return {
+        "documents": len(lengths),
+        "tokens": tokens,
+        "longest": longest,
+        "median": float(np.median(lengths)),
+        "rows_full": fill_share(lengths, rows, longest),
+        "rows_full_of_4096_documents": fill_share(many, pack_lengths(many, PHASE_2_LENGTH), PHASE_2_LENGTH),
+        "padding_share": 1 - tokens / padded,
+        "packed": times["packed"],
+        "padded": times["padded"],
+        "times_faster": times["padded"]["median_ms"] / times["packed"]["median_ms"],
+    }
+
+
+def add_ratios(rows: list[dict[str, Any]], reference: str) -> None:
+    """Ours against the peer of the same dtype and against the peer in fp32: times faster, share of its memory."""
+    found = {(row["hidden_size"], row["model"], row["dtype"]): row for row in rows}
+    for row in rows:
+        if row["model"] != "ours":
+            continue
+        for label, dtype in (("same_dtype", row["dtype"]), ("fp32", "fp32")):
+            peer = found.get((row["hidden_size"], reference, dtype), {})
+            if isinstance(peer.get("median_ms"), float):
+                row[f"times_faster_than_{label}"] = peer["median_ms"] / row["median_ms"]
+        peer = found.get((row["hidden_size"], reference, row["dtype"]), {})
+        if "peak_bytes" in row and "peak_bytes" in peer:
+            row["share_of_peak"] = row["peak_bytes"] / peer["peak_bytes"]
+
+
+def describe_rows(rows: list[dict[str, Any]], length: int) -> RecordTable:
+    """One row a model and dtype."""
+    header = [
+        "d", "g", "model", "dtype", f"step ms (l={length})", "quartiles", "tok/s", "x same dtype", "x fp32", "peak MB",
+        "of peer's",
+    ]  # fmt: skip
+    cells = []
+    for row in rows:
+        quartiles = "-".join(f"{value:.0f}" for value in row.get("quartiles_ms", [])) or "-"
+        cells.append(
+            [
+                row["hidden_size"],
+                row["n_groups"],
+                row["model"],
+                row["dtype"],
+                row["median_ms"],
+                quartiles,
+                row.get("tokens_per_second", "-"),
+                row.get("times_faster_than_same_dtype", "-"),
+                row.get("times_faster_than_fp32", "-"),
+                f"{row['peak_bytes'] / 1e6:.0f}" if "peak_bytes" in row else "-",
+                row.get("share_of_peak", "-"),
+            ]
+        )
+    return make_table("One optimizer step of a whole model: forward, backward, AdamW.", header, cells)
+
+
+def describe_packing(packing: dict[str, Any]) -> RecordTable:
+    """What packing saves on lengths as long-tailed as chains of thought."""
+    caption = (
+        f"Packing {packing['documents']} documents, median {packing['median']:.0f} of at most {packing['longest']} "
+        "tokens, against padding eight at a time."
+    )
+    header = ["rows full", "rows full of 4,096 documents", "padding share", "packed ms", "padded ms", "times faster"]
+    shares = [f"{packing[name]:.1%}" for name in ("rows_full", "rows_full_of_4096_documents", "padding_share")]
+    times = [packing[name]["median_ms"] for name in ("packed", "padded")]
+    return make_table(caption, header, [[*shares, *times, f"{packing['times_faster']:.2f}x"]])
+
+
+def main() -> None:
+    args = parse_args(Arguments, description=__doc__)
+    torch.set_num_threads(args.threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    shapes = [(args.hidden_size, args.n_groups)] if args.hidden_size else CPU_SHAPES
+    rows = [row for shape in shapes for row in bench_shape(args, *shape, device)]
+    add_ratios(rows, peers(device)[-1])
+    packing = bench_packing(args, device)
+    tables = [describe_rows(rows, args.length), describe_packing(packing)]
+    print("\n\n".join(map(render_record_table, tables)))
+    results = {"rows": rows, "packing": packing}
+    title = "Training step beside its peers"
+    write_record(args.record or RECORD, title=title, config=asdict(args), tables=tables, results=results)
+
+
+if __name__ == "__main__":
+    run_program(main)

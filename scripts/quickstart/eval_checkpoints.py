@@ -1,0 +1,98 @@
+"""Accuracy over a run's saved steps: every whole checkpoint sampled, graded, and put into one plot.
+
+    python -m scripts.quickstart.eval_checkpoints --run_dir outputs/quickstart/phase2 \\
+        --sampling configs/quickstart/sampling.yaml --data_path outputs/quickstart/data/problems.jsonl \\
+        --tests_dir outputs/quickstart/data/tests
+
+Writes `accuracy.md` and `accuracy.svg` to `--output_dir` (default: `<run_dir>/accuracy`), with each step's predictions
+and grades beside them. Sampling and grading resume, so a rerun adds only the steps saved since.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.grading.metrics import Estimate, clustered_mean, wilson_interval
+from promptcot_mamba.jsonl import iter_jsonl, replace_atomically
+from promptcot_mamba.records import iter_problems
+from promptcot_mamba.report.plots import draw_steps
+from promptcot_mamba.report.tables import Table, format_share, render_markdown
+from promptcot_mamba.run_info import side_path
+from promptcot_mamba.training.run_folder import find_checkpoints
+from scripts.quickstart.road import GRADERS, ROOT, family_file, grade_command, sample_command, split_families
+
+
+@dataclass
+class Args:
+    run_dir: str = field(metadata={"help": "output folder of train.py"})
+    data_path: str = field(metadata={"help": "problems, as for infer_longcot.py"})
+    sampling: str = field(metadata={"help": "recipe with infer_longcot.py's flags"})
+    output_dir: str | None = field(default=None, metadata={"help": "default: <run_dir>/accuracy"})
+    tests_dir: str | None = field(default=None, metadata={"help": "tests of code problems, as for calc_acc_lcb.py"})
+    n: int = field(default=1, metadata={"help": "samples a problem"})
+
+
+def evaluate_step(args: Args, checkpoint: Path, predictions: Path) -> None:
+    """Sample and grade one checkpoint, as the programs themselves would. Raises CalledProcessError if one fails."""
+    sample = sample_command(args.sampling, checkpoint, args.data_path, predictions)
+    subprocess.run([*sample, "--n", str(args.n)], cwd=ROOT, check=True)
+    for family in split_families(predictions):
+        subprocess.run(grade_command(family, predictions, args.tests_dir, args.n), cwd=ROOT, check=True)
+
+
+def read_scores(predictions: Path, source_of: dict[str, str]) -> dict[str, Estimate]:
+    """`{source: share of right answers}` of one step's graded files; clustered by problem where n is above 1."""
+    scores: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for family in GRADERS:
+        grades = side_path(family_file(predictions, family), "grades.jsonl")
+        if grades.exists():
+            for _, grade in iter_jsonl(grades):
+                problem = grade["problem_id"]
+                scores[source_of[problem]][problem].append(float(grade["correct"]))
+    return {source: estimate_share(problems) for source, problems in scores.items()}
+
+
+def estimate_share(problems: dict[str, list[float]]) -> Estimate:
+    if all(len(verdicts) == 1 for verdicts in problems.values()):
+        return wilson_interval(round(sum(verdicts[0] for verdicts in problems.values())), len(problems))
+    return clustered_mean(problems)
+
+
+def write_accuracy(output_dir: Path, series: dict[str, list[tuple[int, Estimate]]]) -> str:
+    """Write the table and the plot; return the table."""
+    steps = sorted({step for points in series.values() for step, _ in points})
+    shares = {source: dict(points) for source, points in series.items()}
+    rows = [[str(step), *(format_share(shares[source][step]) for source in series)] for step in steps]
+    table = render_markdown(Table(["step", *series], rows))
+    for name, text in (
+        ("accuracy.md", f"{table}\n\n![accuracy](accuracy.svg)\n"),
+        ("accuracy.svg", draw_steps(series)),
+    ):
+        with replace_atomically(output_dir / name) as file:
+            file.write(text)
+    return table
+
+
+def main() -> None:
+    args = parse_args(Args, description=__doc__)
+    output_dir = Path(args.output_dir or Path(args.run_dir) / "accuracy")
+    checkpoints = find_checkpoints(Path(args.run_dir))
+    if not checkpoints:
+        raise InputError(f"--run_dir {args.run_dir}: no whole checkpoint-N here; train with --save_strategy steps")
+    source_of = {problem.id: problem.source or "all" for problem in iter_problems(args.data_path)}
+    series: dict[str, list[tuple[int, Estimate]]] = defaultdict(list)
+    for step, checkpoint in checkpoints:
+        predictions = output_dir / f"step-{step}.jsonl"
+        evaluate_step(args, checkpoint, predictions)
+        for source, share in read_scores(predictions, source_of).items():
+            series[source].append((step, share))
+    print(write_accuracy(output_dir, series))
+
+
+if __name__ == "__main__":
+    run_program(main)
