@@ -28,6 +28,7 @@ from promptcot_mamba.sampling.plan import Plan, describe, make_plan, place
 from promptcot_mamba.sampling.progress import Progress, Report, clock
 from promptcot_mamba.sampling.run_settings import read_sessions, refuse_changed, set_aside
 from promptcot_mamba.sampling.scheduler import Scheduler
+from promptcot_mamba.stop_signal import StopSignal
 
 logger = get_logger("infer_longcot")
 
@@ -108,7 +109,7 @@ def sample(plan: Plan, ledger: Ledger, report: Report, make_backend: Callable[[P
     place(plan, ledger.units - ledger.settled)
     backend = make_backend(plan)
     progress = Progress(ledger.units, report)
-    stop = StopSignal()
+    stop = StopSignal(signal.SIGINT, signal.SIGTERM, message="stopping; what is finished is kept", insist=True)
     scheduler = Scheduler(
         ledger,
         backend,
@@ -137,27 +138,6 @@ def stopped(plan: Plan, ledger: Ledger, why: str, status: int = EXIT_FAILED) -> 
         file=sys.stderr,
     )
     return status
-
-
-class StopSignal:
-    """Ctrl-C or SIGTERM asks the scheduler to stop between two polls; a second one does not wait."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def _ask(self, *_: object) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-        print("\nstopping; what is finished is kept", file=sys.stderr)
-
-    def __call__(self) -> bool:
-        return self.asked
-
-    def restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
 
 if __name__ == "__main__":
