@@ -13,7 +13,7 @@ from transformers import BertConfig, BertModel
 
 from promptcot_mamba.cli import parse_args
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.training.arguments import DataArguments, SftArguments
+from promptcot_mamba.training.arguments import DataArguments, SftArguments, find_deepspeed_config
 from tests.programs.train_helpers import read_curve, write_examples
 from train import check, encode, train
 
@@ -170,3 +170,23 @@ def flatten(saved: dict) -> torch.Tensor:
 def test_split_master_weights_need_bf16_alone(flags):
     with pytest.raises(InputError, match="--split_master_weights needs --bf16 True and no --deepspeed"):
         parse({**flags, "split_master_weights": True})
+
+
+def test_deepspeed_configs_are_one_file_under_their_published_names(tmp_path: Path):
+    """Also in an archive unpacked without links, which leaves the link's target as the file's text."""
+    configs = Path(__file__).resolve().parents[2] / "configs"
+    one = configs / "promptcot_mamba_7b_config.json"
+    for name in ("promptcot_ds_1_5b_config.json", "promptcot_ds_7b_config.json"):
+        assert (configs / name).resolve() == one
+        assert json.loads(Path(find_deepspeed_config(str(configs / name))).read_text()) == json.loads(one.read_text())
+    shutil.copy(one, tmp_path)
+    (tmp_path / "linked.json").write_text(one.name)
+    assert find_deepspeed_config(str(tmp_path / "linked.json")) == str(tmp_path / one.name)
+
+
+def test_deepspeed_config_that_is_none(flags, tmp_path: Path):
+    with pytest.raises(InputError, match=r"--deepspeed nowhere.json: No such file"):
+        parse({**flags, "deepspeed": "nowhere.json"})
+    (tmp_path / "bad.json").write_text("{oops")
+    with pytest.raises(InputError, match=r"bad.json: malformed JSON"):
+        parse({**flags, "deepspeed": tmp_path / "bad.json"})
