@@ -26,6 +26,7 @@ from promptcot_mamba.memory_budget import shapes_from_config, training_flops_per
 from promptcot_mamba.model import Mamba2ForCausalLM, load_causal_lm
 from promptcot_mamba.model.debug_numerics import watch_numerics
 from promptcot_mamba.model.weights import identify_causal_lm
+from promptcot_mamba.ops.backends import choose_ops
 from promptcot_mamba.training import run_folder
 from promptcot_mamba.training.arguments import DataArguments, SftArguments
 from promptcot_mamba.training.callbacks import (
@@ -81,6 +82,7 @@ def check_flags(args: SftArguments, data_args: DataArguments) -> None:
             raise InputError(f"--{name} has no effect in this program: {instead}")
     if data_args.max_length < 2:
         raise InputError(f"--max_length {data_args.max_length}: expected at least 2")
+    choose_ops(data_args.ops, "cpu" if args.use_cpu else "cuda")
     # Both checked again once the data is known; here, before an hour of encoding.
     run_folder.check_writable(Path(args.output_dir))
     find_row_files([path for path in data_args.data_path if not is_shard_folder(path)])
@@ -145,6 +147,8 @@ def check_inputs(args: SftArguments, data_args: DataArguments) -> tuple[PreTrain
     model_path = data_args.model_name_or_path
     tokenizer_path = data_args.tokenizer_path or model_path
     is_mamba2 = identify_causal_lm(Path(model_path)) is not None
+    if data_args.ops and not is_mamba2:
+        raise InputError(f"--ops {data_args.ops[0]}: the model of {model_path} is not made of these ops; leave it out")
     packing = decide_packing(data_args.packing, is_mamba2, model_path)
     tokenizer = load_tokenizer(tokenizer_path)
     check_tokenizer(tokenizer, read_config(model_path).get("vocab_size"), tokenizer_path, model_path)
