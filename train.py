@@ -30,6 +30,7 @@ from promptcot_mamba.cli import parse_args, run_program
 from promptcot_mamba.data.collate import collate_packed, collate_padded
 from promptcot_mamba.data.dataset import describe_rows
 from promptcot_mamba.data.encode import check_tokenizer, hash_tokenizer
+from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import get_logger
 from promptcot_mamba.memory_budget import shapes_from_config, training_flops_per_token, training_memory
 from promptcot_mamba.model import Mamba2ForCausalLM, load_causal_lm
@@ -118,6 +119,8 @@ def check(args: SftArguments, data_args: DataArguments) -> tuple[Checkpoint, Any
     check_flags(args, data_args)
     checkpoint = read_checkpoint(data_args.model_name_or_path, "--model_name_or_path")
     require_causal_lm(checkpoint, "--model_name_or_path")
+    if data_args.ops and not checkpoint.is_mamba2:
+        raise InputError(f"--ops {data_args.ops[0]}: {checkpoint.path}'s model is not made of these ops; leave it out")
     packing = decide_packing(data_args.packing, checkpoint.is_mamba2, data_args.model_name_or_path)
     tokenizer_path = data_args.tokenizer_path or data_args.model_name_or_path
     tokenizer = load_tokenizer(tokenizer_path, "--tokenizer_path")

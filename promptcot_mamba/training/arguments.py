@@ -87,6 +87,10 @@ class DataArguments:
             "choices": OVERLONG,
         },
     )
+    ops: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Backends of the model's ops, as `ssd=mamba_ssm causal_conv1d=reference`; see docs/ssd.md."},
+    )
     token_cache: str = field(default="cache/tokens", metadata={"help": "Folder of encoded data; safe to delete."})
 
 

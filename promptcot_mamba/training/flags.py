@@ -8,6 +8,7 @@ from pathlib import Path
 from promptcot_mamba.data.rows import find_row_files
 from promptcot_mamba.data.shards import is_shard_folder
 from promptcot_mamba.errors import InputError
+from promptcot_mamba.ops.backends import choose_ops
 from promptcot_mamba.training import run_folder
 from promptcot_mamba.training.arguments import DataArguments, SftArguments
 
@@ -32,6 +33,7 @@ def check_flags(args: SftArguments, data_args: DataArguments) -> None:
             raise InputError(f"--{name} has no effect in this program: {instead}")
     if data_args.max_length < 2:
         raise InputError(f"--max_length {data_args.max_length}: expected at least 2")
+    choose_ops(data_args.ops, "cpu" if args.use_cpu else "cuda")
     # Both checked again once the data is known; here, before an hour of encoding.
     run_folder.check_writable(Path(args.output_dir))
     find_row_files([path for path in data_args.data_path if not is_shard_folder(path)])

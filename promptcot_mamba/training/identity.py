@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 
+from promptcot_mamba.ops.backends import chosen_ops
 from promptcot_mamba.training.arguments import DataArguments, SftArguments
 from promptcot_mamba.training.run_folder import MODEL_KEY, Identity
 
@@ -46,6 +47,7 @@ def describe_identity(
         "--max_length": data_args.max_length,
         "--overlong": data_args.overlong,
         "--packing": packing,
+        "--ops": chosen_ops(),
         "rows per step (devices x per_device_train_batch_size x gradient_accumulation_steps)": rows_per_step,
         "ZeRO stage (--deepspeed)": zero_stage(args),
         "optimizer and scheduler (--deepspeed)": own_optimizer(args),
