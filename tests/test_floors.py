@@ -24,7 +24,7 @@ HEAVY_FILES = {
     "triton": ("ops/*/triton_*.py", "ops/triton_*.py"),
     "mamba_ssm": ("ops/*/mamba_ssm_adapter.py",),
     "causal_conv1d": ("ops/*/causal_conv1d_adapter.py",),
-    "vllm": ("sampling/vllm_cpu.py", "sampling/vllm_engine.py", "efficiency/throughput.py"),
+    "vllm": ("sampling/vllm_cpu.py", "sampling/vllm_engine.py", "efficiency/engine.py"),
     "deepspeed": ("training/arguments.py", "training/trainer.py"),
 }
 
