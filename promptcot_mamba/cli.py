@@ -87,16 +87,20 @@ class _Parser(HfArgumentParser):
 def parse_args(types: Any, argv: Sequence[str] | None = None, description: str | None = None) -> Any:
     """Parse flags into one dataclass, or a tuple of them where `types` is a sequence.
 
+    A dataclass may have `expand_flags(flags)`, which puts what some of its flags stand for before the others.
     Abbreviated flags are refused: a mistyped `--n_gpu` must not become `--n_gpus`.
     Raises InputError for unknown flags, bad values and unreadable recipes.
     """
     single = is_dataclass(types)
-    parser = _Parser([types] if single else list(types), description=description, allow_abbrev=False)
+    kinds = [types] if single else list(types)
+    parser = _Parser(kinds, description=description, allow_abbrev=False)
     parser.add_argument("--config", metavar="RECIPE.yaml", help="flags from a file; typed flags win; may be repeated")
     flags = expand_recipes(sys.argv[1:] if argv is None else argv)
     parser.refuse_unknown(flags)
+    for kind in kinds:
+        flags = kind.expand_flags(flags) if hasattr(kind, "expand_flags") else flags
     try:
-        parsed = parser.parse_args_into_dataclasses(args=flags)[: 1 if single else len(types)]
+        parsed = parser.parse_args_into_dataclasses(args=flags)[: len(kinds)]
     except ValueError as error:  # a dataclass's own __post_init__ check
         raise InputError(str(error)) from None
     return parsed[0] if single else tuple(parsed)

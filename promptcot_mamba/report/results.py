@@ -10,7 +10,7 @@ from typing import Any
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.report.evaluations import Evaluation, figures_table
 from promptcot_mamba.report.paper import SCALING, TABLES, THROUGHPUT_RATIOS
-from promptcot_mamba.report.published import NOT_MEASURED, Section, render_published
+from promptcot_mamba.report.published import NOT_MEASURED, Section, render_further, render_published
 from promptcot_mamba.report.tables import Table, render_markdown
 
 Record = dict[str, Any]
@@ -33,8 +33,10 @@ def load_records(folder: Path) -> list[Record]:
 
 
 def paper_sections(evaluations: Sequence[Evaluation], records: Sequence[Record]) -> list[Section]:
-    """The paper's tables, ours beside them."""
-    return [*(render_published(table, evaluations) for table in TABLES), throughput_section(records)]
+    """The paper's tables, ours beside them, then what we ran of benchmarks that the papers do not have."""
+    published = [render_published(table, evaluations) for table in TABLES]
+    further = render_further(evaluations)
+    return [*published, throughput_section(records), *([further] if further else [])]
 
 
 def throughput_section(records: Sequence[Record]) -> Section:
