@@ -101,9 +101,10 @@ install_cpu() {
 }
 
 install_cuda() {
-    pip_install "torch==$TORCH"
+    # The lock says which version of everything that is not named in the list: what was resolved once comes everywhere.
+    pip_install -c requirements-cuda.lock "torch==$TORCH"
     say "the other packages"
-    pip_install --no-build-isolation -r <(grep -vE "$PEER_LINES" requirements.txt)
+    pip_install --no-build-isolation -c requirements-cuda.lock -r <(grep -vE "$PEER_LINES" requirements.txt)
 }
 
 find_nvcc() {
@@ -175,7 +176,7 @@ main() {
     fi
     requirements=requirements-cpu.txt
     [ "$kind" = cpu ] || requirements=requirements.txt
-    fingerprint="$kind $(cat "$requirements" scripts/setup.sh | sha256sum | cut -c1-16)"
+    fingerprint="$kind $(cat "$requirements" requirements-cuda.lock scripts/setup.sh | sha256sum | cut -c1-16)"
     if [ -x "$VENV/bin/python" ] && is_supported "$VENV/bin/python" && [ "$(cat "$STAMP" 2>/dev/null)" = "$fingerprint" ]; then
         say "$VENV is ready ($kind)"
         return

@@ -19,7 +19,7 @@ TOOLS = (
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """A folder with the script, its lists, and a PATH of only what it needs (`bin/`)."""
-    for name in ("scripts/setup.sh", "requirements.txt", "requirements-cpu.txt"):
+    for name in ("scripts/setup.sh", "requirements.txt", "requirements-cpu.txt", "requirements-cuda.lock"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "bin").mkdir()
@@ -206,18 +206,8 @@ def test_torch_comes_as_a_cpu_build_only_and_its_index_is_asked_for_nothing_else
     fake_python(clone, "3.12", pip='case "$*" in *torch==*) case "$*" in *--index-url*) exit 0 ;; esac; exit 1 ;; esac')
     result = run_setup(clone, "--cpu")
     assert result.returncode == 0, result.stderr
-    calls = (clone / "pip.log").read_text(encoding="utf-8").splitlines()
+    calls = [call for call in (clone / "pip.log").read_text(encoding="utf-8").splitlines() if "pip install" in call]
     torch_calls = [call for call in calls if "torch==" in call]
     assert torch_calls
     assert all("+cpu" in call for call in torch_calls)
     assert ["--index-url" in call for call in calls] == ["+cpu" in call and "--no-index" not in call for call in calls]
-
-
-def test_lists_agree_where_both_name_a_package():
-    cuda, cpu = (
-        dict(re.findall(r"^([\w.-]+)==(\S+)", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE))
-        for name in ("requirements.txt", "requirements-cpu.txt")
-    )
-    assert len(cuda.keys() & cpu.keys()) > 15
-    differing = {name for name in cuda.keys() & cpu.keys() if cuda[name] != cpu[name]}
-    assert differing <= {"triton"}  # CUDA torch pins its own
