@@ -1,4 +1,4 @@
-"""The closed list of the CUDA stack: what requirements.txt names, once for each Python, in the versions of the CPU list."""
+"""The closed list of the CUDA stack: what requirements.txt names, once a Python, in the versions of the CPU list."""
 
 from __future__ import annotations
 
