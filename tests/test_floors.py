@@ -13,7 +13,7 @@ FLOORS = {
     "ops": 1, "memory_budget": 1, "checkpoint": 1, "grading": 1,
     "model": 2, "data": 2, "benchmarks": 2,
     "training": 3, "sampling": 3, "report": 3,
-    "synthesis": 4, "efficiency": 4,
+    "synthesis": 4, "efficiency": 4, "doctor": 2,
     "quickstart": 5,
 }  # fmt: skip
 PROGRAM_FLOOR = 6
