@@ -6,6 +6,7 @@ function calls, the returned value's content. It never holds an expected output,
 
 from __future__ import annotations
 
+import _sitebuiltins
 import atexit
 import builtins
 import contextlib
@@ -21,7 +22,7 @@ import signal
 import sys
 import threading
 import traceback
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from promptcot_mamba.grading.code import values as code_values
@@ -57,6 +58,14 @@ def make_prelude() -> dict[str, Any]:
     del names["__builtins__"]
     return names
 
+
+# The interpreter runs without `site`, which gives every program these.
+for _name in ("exit", "quit"):
+    setattr(builtins, _name, _sitebuiltins.Quitter(_name, "Ctrl-D (i.e. EOF)"))
+
+OWN_PACKAGE = "promptcot_mamba"
+PROGRAM_FILE = "<program>"
+RETURN_OUTSIDE = "'return' outside function"
 
 LAST_NAME = "__prelude__"  # what a program defines stands behind this name in its namespace
 # Made before the fork and never copied: touching 600 objects costs a process half a millisecond of page faults.
@@ -122,14 +131,46 @@ def forget_names() -> None:
     gc.collect()
 
 
+def compile_source(source: str, name: str = PROGRAM_FILE) -> CodeType:
+    """Compile as a file of its own: without `dont_inherit`, this module's `annotations` future would hold there too."""
+    return compile(source, name, "exec", dont_inherit=True)
+
+
+def compile_program(source: str) -> CodeType:
+    """Compile a program that reads standard input. It may `return` at its top level, as LiveCodeBench allows."""
+    try:
+        return compile_source(source)
+    except SyntaxError as error:
+        if error.msg != RETURN_OUTSIDE:
+            raise
+    return compile_as_function(source)
+
+
+def compile_as_function(source: str) -> CodeType:
+    """The program as the body of a function whose names stay global; star imports are legal only outside it."""
+    import ast  # what most programs never need
+    import symtable
+
+    bound = [
+        symbol.get_name()
+        for symbol in symtable.symtable(source, PROGRAM_FILE, "exec").get_symbols()
+        if (symbol.is_assigned() or symbol.is_imported() or symbol.is_namespace()) and not symbol.is_annotated()
+    ]
+    tree = ast.parse(source, PROGRAM_FILE)
+    imports = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    body = [node for node in tree.body if node not in imports]
+    wrapped = ast.parse(f"def {LAST_NAME}():\n    {'global ' + ', '.join(bound) if bound else 'pass'}\n{LAST_NAME}()\n")
+    wrapped.body[0].body += body
+    wrapped.body[:0] = imports
+    return compile(wrapped, PROGRAM_FILE, "exec", dont_inherit=True)
+
+
 def call_function(names: dict[str, Any], entry: str, args: list[Any], in_class: bool) -> Any:
     """Call the program's function, or the method of its `Solution`; `operator.add` is no answer to "write add"."""
-    if in_class:
-        return getattr(names["Solution"](), entry)(*args)
-    function = names[entry]
-    if function is PRELUDE.get(entry):
-        raise NameError(f"name {entry!r} is not defined by the program")
-    return function(*args)
+    wanted = "Solution" if in_class else entry
+    if wanted not in names or names[wanted] is PRELUDE.get(wanted):
+        raise NameError(f"name {wanted!r} is not defined by the program")
+    return getattr(names["Solution"](), entry)(*args) if in_class else names[entry](*args)
 
 
 def write_result(fd: int, data: bytes) -> None:
@@ -161,12 +202,12 @@ def run_job(job: dict[str, Any]) -> None:
     """Run what a job says; `mode` is stdin, call, batch or check."""
     code, mode = job["code"], job["mode"]
     if mode == "stdin":
-        exec(compile(code, "<program>", "exec"), new_namespace("__main__", job["prelude"]))
+        exec(compile_program(code), new_namespace("__main__", job["prelude"]))
         return
     args = code_values.decode_value(job["args"].encode()) if "args" in job else []
     names = new_namespace("solution", job["prelude"])
-    exec(compile(job.get("before", ""), "<head>", "exec"), names)
-    exec(compile(code, "<program>", "exec"), names)
+    exec(compile_source(job.get("before", ""), "<head>"), names)
+    exec(compile_source(code), names)
     if mode == "call":
         value = call_function(names, job["entry"], args, job["in_class"])
         write_result(RESULT_FD, code_values.encode_value(value))
@@ -175,7 +216,7 @@ def run_job(job: dict[str, Any]) -> None:
             value = call_function(names, job["entry"], one, False)
             write_result(RESULT_FD, code_values.encode_value(value) + b"\n")
     elif mode == "check":
-        exec(compile(job["check"], "<check>", "exec"), names)
+        exec(compile_source(job["check"], "<check>"), names)
         random.seed(0)  # one check draws its inputs at random
         names["check"](RemoteCandidate(RESULT_FD + 1, RESULT_FD + 2))
         write_result(RESULT_FD, b"true")
@@ -186,6 +227,8 @@ def run_and_exit(job_bytes: bytes) -> None:
     gc.enable()
     random.seed(0)  # the same draws for every test, so a verdict can be repeated
     sys.argv = ["program.py"]
+    for name in [name for name in sys.modules if name.partition(".")[0] == OWN_PACKAGE]:
+        del sys.modules[name]  # to a program we are not installed
     open_streams()
     sys.setrecursionlimit(RECURSION_LIMIT)
     if hasattr(sys, "set_int_max_str_digits"):
@@ -226,9 +269,12 @@ def _exit_status(code: Any) -> int:
 
 
 def _report(error: BaseException) -> int:
-    """Print a traceback as the interpreter would, and return the status that tells the kind of error."""
+    """Print a traceback as the interpreter would, without our frames, and return the status that tells the error."""
     with contextlib.suppress(BaseException):
-        traceback.print_exception(error, limit=-5, file=sys.__stderr__)
+        frames = error.__traceback__
+        while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
+            frames = frames.tb_next
+        traceback.print_exception(error.with_traceback(frames), limit=-5, file=sys.__stderr__)
         sys.__stderr__.flush()
     if issubclass(type(error), MemoryError):
         return STATUS_MEMORY
