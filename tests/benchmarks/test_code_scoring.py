@@ -61,7 +61,7 @@ def test_verdicts_are_reused_appended_and_never_deleted(folder, graded):
     assert (folder / "c.jsonl").read_bytes().startswith(before)
     assert reasons(folder) == ["right", "right", "right", "wrong_answer"]
 
-    score(folder, timeout=7)
+    score(folder, time_limit=7)
     assert len(graded) == 9
 
 
@@ -149,7 +149,7 @@ def test_bad_rows_are_named(folder, change, message):
     assert not (folder / "c.jsonl").exists()
 
 
-@pytest.mark.parametrize("options", [{"timeout": 0}, {"workers": 0}, {"memory_mb": 1}, {"sandbox": "strong"}])
+@pytest.mark.parametrize("options", [{"time_limit": 0}, {"wall_limit": 0.0}, {"workers": 0}, {"memory_mb": 1}, {"sandbox": "strong"}])
 def test_bad_flags_are_named(folder, options):
     with pytest.raises(InputError):
         score(folder, **options)

@@ -21,7 +21,8 @@ from typing import Any
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.code import compare as code_compare
 from promptcot_mamba.grading.code import values as code_values
-from promptcot_mamba.grading.code.tests import CodeVerdict, TestResult, collect, returned_value
+from promptcot_mamba.grading.code.tests import CodeVerdict, TestResult, collect, foreign_kind, returned_value
+from promptcot_mamba.grading.code.unfenced import define_pattern
 from promptcot_mamba.grading.sandbox.sandbox import Limits, Sandbox
 from promptcot_mamba.jsonl import Row
 
@@ -77,8 +78,7 @@ def read_problem(row: Row, where: str) -> FunctionProblem:
 
 def assemble_program(problem: FunctionProblem, code: str) -> Row:
     """A job's `before` and `code`: a whole function runs below the head's imports and helpers, a bare body in it."""
-    name = re.escape(problem.entry)
-    if re.search(rf"^(?:async\s+)?def\s+{name}\b|^{name}\s*(?::[^=\n]+)?=", code, re.MULTILINE):
+    if define_pattern(problem.entry).search(code):
         return {"before": problem.before, "code": code}
     body = code if code.lstrip("\n")[:1].isspace() else textwrap.indent(code, "    ")
     return {"before": "", "code": f"{problem.head.rstrip()}\n{body}"}
@@ -107,7 +107,8 @@ def _compare_all(
         value, failed = returned_value(outcome, len(code_values.encode_value(right_value)))
         if failed is None:
             right = is_right(problem, args, value, right_value)
-            failed = TestResult("right" if right else "wrong_answer", outcome.cpu_seconds)
+            detail = "" if right else foreign_kind(value)
+            failed = TestResult("right" if right else "wrong_answer", outcome.cpu_seconds, detail)
         yield failed
 
 

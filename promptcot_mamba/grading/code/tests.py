@@ -21,7 +21,7 @@ from promptcot_mamba.grading.sandbox.sandbox import Outcome, Sandbox
 from promptcot_mamba.jsonl import Row
 
 # Raised whenever a verdict could change: cached verdicts of another version are not used.
-GRADER_VERSION = "code-1"
+GRADER_VERSION = "code-2"
 
 FAR_LONGER, SHORT = 8, 65536
 SAMPLE_INPUT = re.compile(r"^Sample Input(?: (\d+))?[ \t]*$", re.MULTILINE)
@@ -43,13 +43,15 @@ class TestSet:
 
 @dataclass(frozen=True)
 class TestResult:
-    """One test's end: right, wrong_answer, no_value, or a sandbox's reason."""
+    """One test's end: right, wrong_answer, no_value, or a sandbox's reason. `settled` is False for a time-out of a
+    program that had CPU seconds left: another day it may end otherwise."""
 
     __test__ = False
 
     reason: str
     seconds: float
     detail: str = ""
+    settled: bool = True
 
     @property
     def passed(self) -> bool:
@@ -68,6 +70,10 @@ class CodeVerdict:
     @property
     def seconds(self) -> float:
         return sum(test.seconds for test in self.tests)
+
+    @property
+    def settled(self) -> bool:
+        return all(test.settled for test in self.tests)
 
     def to_row(self) -> Row:
         details = {str(index): test.detail for index, test in enumerate(self.tests) if test.detail}
@@ -160,7 +166,7 @@ def failure(outcome: Outcome) -> TestResult | None:
     """
     if outcome.reason is None:
         return None
-    return TestResult(outcome.reason, outcome.cpu_seconds, outcome.detail)
+    return TestResult(outcome.reason, outcome.cpu_seconds, outcome.detail, settled=not outcome.blocked)
 
 
 def run_stdin_test(sandbox: Sandbox, code: str, given: str, expected: str) -> TestResult:
@@ -201,7 +207,12 @@ def run_call_test(sandbox: Sandbox, code: str, entry: str, given: str, expected:
     if failed:
         return failed
     right = code_compare.same_value(value, json.loads(expected))
-    return TestResult("right" if right else "wrong_answer", outcome.cpu_seconds)
+    return TestResult("right" if right else "wrong_answer", outcome.cpu_seconds, "" if right else foreign_kind(value))
+
+
+def foreign_kind(value: Any) -> str:
+    """What to say of a wrong value that is no data."""
+    return f"returned a {value.kind}, which equals no value" if isinstance(value, code_values.Foreign) else ""
 
 
 def run_tests(sandbox: Sandbox, code: str, tests: TestSet, stop_early: bool = True) -> CodeVerdict:
