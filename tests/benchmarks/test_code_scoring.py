@@ -149,7 +149,9 @@ def test_bad_rows_are_named(folder, change, message):
     assert not (folder / "c.jsonl").exists()
 
 
-@pytest.mark.parametrize("options", [{"time_limit": 0}, {"wall_limit": 0.0}, {"workers": 0}, {"memory_mb": 1}, {"sandbox": "strong"}])
+@pytest.mark.parametrize(
+    "options", [{"time_limit": 0}, {"wall_limit": 0.0}, {"workers": 0}, {"memory_mb": 1}, {"sandbox": "strong"}]
+)
 def test_bad_flags_are_named(folder, options):
     with pytest.raises(InputError):
         score(folder, **options)

@@ -121,7 +121,9 @@ def test_where_livecodebench_would_lose_it(answer, program):
     assert extract_program(answer) == Extracted(program + "\n")
 
 
-@pytest.mark.parametrize("answer", ["Use ```print(1)``` only.", "```cpp\nint main() { f(); }\n```", "```bash\nls\n```", "a ```"])
+@pytest.mark.parametrize(
+    "answer", ["Use ```print(1)``` only.", "```cpp\nint main() { f(); }\n```", "```bash\nls\n```", "a ```"]
+)
 def test_what_is_no_program_is_none(answer):
     assert extract_program(answer, "stop") == Extracted(None, "no_code")
 
@@ -172,7 +174,24 @@ def test_no_wanted_function(answer):
 
 
 def random_answer(rng: random.Random) -> str:
-    pieces = ("```", "~~~", "`", "python", "\n", "\n", " ", "> ", "1. ", "- ", "x = 1", "'''", '"', "text", "(", "```python\n")
+    pieces = (
+        "```",
+        "~~~",
+        "`",
+        "python",
+        "\n",
+        "\n",
+        " ",
+        "> ",
+        "1. ",
+        "- ",
+        "x = 1",
+        "'''",
+        '"',
+        "text",
+        "(",
+        "```python\n",
+    )
     return "".join(rng.choice(pieces) for _ in range(rng.randrange(60)))
 
 

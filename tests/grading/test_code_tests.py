@@ -18,6 +18,7 @@ from promptcot_mamba.grading.code.compare import same_output, same_value, same_w
 from promptcot_mamba.grading.code.tests import load_tests, sample_tests
 from promptcot_mamba.grading.code.values import Foreign, ValueRefusedError, decode_value, encode_value
 
+
 @pytest.mark.parametrize(
     ("got", "expected", "right"),
     [
