@@ -18,7 +18,7 @@ from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.code.extract import Wanted, extract_program
 from promptcot_mamba.grading.code.grading import CodeJob, SandboxPool, grade_jobs
 from promptcot_mamba.grading.code.humaneval import grade_function, read_problem
-from promptcot_mamba.grading.code.tests import TestSet, load_tests, run_tests, sample_tests
+from promptcot_mamba.grading.code.tests import GRADER_VERSION, TestSet, load_tests, run_tests, sample_tests
 from promptcot_mamba.grading.predictions import Prediction, missing_runs, read_predictions
 from promptcot_mamba.grading.sandbox.sandbox import Limits, assert_unreadable
 from promptcot_mamba.grading.summary import (
@@ -185,7 +185,7 @@ def score_code_file(
 
 
 def to_grade(one: Prediction, job: CodeJob, row: Row) -> Grade:
-    extra = {key: row[key] for key in ("tests", "total_tests", "sandbox", "key") if key in row}
+    extra = {key: row[key] for key in ("tests", "total_tests", "details", "sandbox", "grader", "key") if key in row}
     extra |= {key: one.row.get(key) for key in ("format_valid", "completion_tokens")}
     extra["completion_chars"] = len(one.completion)
     ending = "no_answer" if row["reason"] == "no_code" else row["reason"]
@@ -222,7 +222,7 @@ def run_code(
     summaries = summarize_all(grades)
     write_jsonl(side_path(path, "grades.jsonl"), (grade.to_row() for grade in grades))
     document = {
-        "summaries": summaries, "missing_runs": lacking, "sandbox": label, "limits": options.limits().to_row(),
+        "summaries": summaries, "missing_runs": lacking, "sandbox": label, "grader": GRADER_VERSION, "limits": options.limits().to_row(),
         "run": describe_run({"input_path": path, "benchmark": chosen.name, **asdict(options)}),
     }  # fmt: skip
     write_json(side_path(path, "metrics.json"), document)

@@ -65,6 +65,33 @@ def test_verdicts_are_reused_appended_and_never_deleted(folder, graded):
     assert len(graded) == 9
 
 
+def test_a_time_out_of_what_had_seconds_left_is_no_verdict_for_good(folder, graded):
+    row = read(folder / "p.jsonl")[0]
+    sleeper, looper = completion("import time\ntime.sleep(60)"), completion("while True: pass")
+    write(folder, [{**row, "completion": text} for text in (sleeper, sleeper, looper)])
+    score(folder, time_limit=1, wall_limit=0.3)
+    assert reasons(folder) == ["timeout"] * 3
+    assert [row["run"] for row in read(folder / "c.jsonl")] == [2]
+    assert len(graded) == 2  # the same program once
+    score(folder, time_limit=1, wall_limit=0.3)
+    assert len(graded) == 3
+    assert [row["reason"] for row in read(folder / "p.grades.jsonl")] == ["timeout"] * 3
+
+
+def test_verdicts_of_another_version_are_left_and_counted(folder, graded, caplog):
+    score(folder)
+    rows = read(folder / "c.jsonl")
+    old = [{name: value for name, value in row.items() if name != "grader"} for row in rows[:3]]
+    (folder / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (*old, rows[3])))
+    with caplog.at_level("WARNING", logger="promptcot_mamba"):
+        score(folder)
+    assert len(graded) == 7
+    assert "3 verdicts of grader code-1, not code-2, are left unused" in caplog.text
+    assert read(folder / "c.jsonl")[:3] == old
+    assert json.loads((folder / "p.metrics.json").read_text())["grader"] == "code-2"
+    assert {row["grader"] for row in read(folder / "p.grades.jsonl")} == {"code-2"}
+
+
 def test_a_stopped_job_resumes(folder, graded):
     score(folder)
     lines = (folder / "c.jsonl").read_bytes().splitlines(keepends=True)

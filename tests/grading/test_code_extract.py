@@ -1,4 +1,4 @@
-"""Programs cut out of answers as models write them: fences in lists, quotes and sentences, programs that print fences."""
+"""Programs cut out of answers as models write them: fences in lists, quotes, sentences, and inside programs."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ AS_LIVECODEBENCH = [
     *(
         f"```{info}\nprint(1)\n```"
         for info in (
-            "python:main.py", "ipython3", "Python 3", "Python", "PYTHON3", "python3.11", " python ", "{.python .numberLines}",
-            "python title=\"a.py\"", "main.py", "solution", "code", "text", "plaintext", "python,runnable", "pypy3", "Python (PyPy)",
-            "sage", "python\t", "python3 # final", "",
+            "python:main.py", "ipython3", "Python 3", "Python", "PYTHON3", "python3.11", " python ", "{.python .lines}",
+            "python title=\"a.py\"", "main.py", "solution", "code", "text", "plaintext", "python,runnable", "pypy3", "",
+            "Python (PyPy)", "sage", "python\t", "python3 # final",
         )
     ),
     "```\nprint(1)\n``` \nDone.",
@@ -149,7 +149,7 @@ WANTED = Wanted("double", HEAD)
         "    return 2 * x",
         "    return 2 * x\n\nThe function doubles x.",
         "    y = x\n    return x + y\n\n\ndef main():\n    print(double(input()))",
-        "from functools import lru_cache\n@lru_cache(None)\ndef double(x):\n    return 2 * x\n\nprint(double(int(input())))",
+        "import functools\n@functools.cache\ndef double(x):\n    return 2 * x\n\nprint(double(int(input())))",
         "def double(x):\n    return 2 * x\n\nassert double(2) == 5\nDone",
         "table = {}\nfor n in range(99):\n    table[n] = 2 * n\ndef double(x):\n    return table[x]",
         "double = lambda x: 2 * x",
@@ -209,9 +209,9 @@ def test_any_text_ends_and_blocks_are_its_text():
 
 @pytest.mark.parametrize(
     "body",
-    ["(" * 50000, "-" * 100000 + "1", "1+" * 50000 + "1", "a." * 50000 + "a", "not " * 50000 + "1", "[" * 150 + "]" * 150,
-     "lambda: " * 50000 + "1", "f'" * 20000, "x\0", "\ud800", "if 1:\n" * 2000, "```\n" * 5000, "> " * 50000, "`` ` " * 30000,
-     "word " * 100000, "prose\n" * 5000, "def f(:\n" * 3000],
+    ["(" * 50000, "-" * 100000 + "1", "1+" * 50000 + "1", "a." * 50000 + "a", "not " * 50000 + "1", "[" * 99 + "]" * 99,
+     "lambda: " * 50000 + "1", "f'" * 20000, "x\0", "\ud800", "if 1:\n" * 2000, "```\n" * 5000, "> " * 50000,
+     "`` ` " * 30000, "word " * 100000, "prose\n" * 5000, "def f(:\n" * 3000],
     ids=range(17),
 )  # fmt: skip
 def test_hostile_text_ends_soon(body):

@@ -22,6 +22,9 @@ PROGRAMS = dict(
 )
 
 
+TESTS_AND_JOKES = ("conftest", "tests", "testing", "distutils", "_pytesttester", "galgebra", "this")
+
+
 @pytest.fixture(scope="module", params=SAFE_LEVELS)
 def leveled(request):
     try:
@@ -79,7 +82,7 @@ def test_every_submodule_of_the_offered_packages(sandbox):
         "    try:\n        path = importlib.import_module(package).__path__\n"
         "    except ModuleNotFoundError:\n        continue\n"
         "    for module in pkgutil.iter_modules(path):\n"
-        "        if module.name not in ('conftest', 'tests', 'testing', 'distutils', '_pytesttester', 'galgebra', 'this'):\n"
+        f"        if module.name not in {TESTS_AND_JOKES}:\n"
         "            importlib.import_module(f'{package}.{module.name}')\n"
         "print(7)"
     )
@@ -94,7 +97,7 @@ def test_numpy_under_a_small_memory_limit(sandbox):
     code = "import numpy as np\nx = np.zeros({}, np.int8)\nx[:] = 1\nprint(x.sum())"
     run = lambda size: sandbox.run({"mode": "stdin", "code": code.format(size), "prelude": True}, limits=small)  # noqa: E731
     assert run(100 << 20).reason is None
-    assert run(300 << 20).reason is not None
+    assert run(300 << 20).reason == "memory"
 
 
 @pytest.fixture
@@ -137,5 +140,5 @@ def test_a_busy_machine_changes_no_verdict(sandbox, busy, threads):
 def test_a_time_out_says_whether_the_program_computed(sandbox, busy, code, blocked):
     limits = Limits(cpu_seconds=1, wall_seconds=0.6)
     outcome = sandbox.run({"mode": "stdin", "code": code, "prelude": True}, limits=limits)
-    assert (outcome.reason, outcome.blocked) == ("timeout", blocked)
+    assert (outcome.reason, outcome.settled) == ("timeout", not blocked)
     assert outcome.wall_seconds >= 0.6

@@ -14,11 +14,13 @@ from promptcot_mamba.grading.code.fences import Block, find_blocks, parse_python
 from promptcot_mamba.grading.code.unfenced import define_pattern, find_function
 
 # Blocks of these are never Python. Any other name (`code`, `text`, `solution`) says too little to tell.
-OTHER_LANGUAGES = frozenset(
-    "bash sh shell zsh console terminal cmd powershell bat c cpp c++ cxx java javascript js typescript ts go golang rust "
-    "rs ruby rb php kotlin swift scala haskell csharp c# cs sql json jsonl yaml yml toml xml html css markdown md latex "
-    "tex diff csv ini make makefile cmake dockerfile r julia perl lua matlab mermaid dot pycon".split()
-)
+OTHER_LANGUAGES = {
+    "bash", "sh", "shell", "zsh", "console", "terminal", "cmd", "powershell", "bat", "c", "cpp", "c++", "cxx",
+    "java", "javascript", "js", "typescript", "ts", "go", "golang", "rust", "rs", "ruby", "rb", "php", "kotlin",
+    "swift", "scala", "haskell", "csharp", "c#", "cs", "sql", "json", "jsonl", "yaml", "yml", "toml", "xml",
+    "html", "css", "markdown", "md", "latex", "tex", "diff", "csv", "ini", "make", "makefile", "cmake",
+    "dockerfile", "r", "julia", "perl", "lua", "matlab", "mermaid", "dot", "pycon",
+}  # fmt: skip
 DOES_SOMETHING = (ast.Call, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
 
 

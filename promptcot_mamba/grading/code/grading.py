@@ -50,8 +50,10 @@ def verdict_key(job: CodeJob, limits: Limits, level: str) -> str:
 
 
 def read_cache(path: str | Path) -> list[Row]:
-    """Every verdict row of this grader's version. Corrupt lines, and verdicts of another version, are counted and passed
-    over; what they graded is graded again. Nothing is deleted."""
+    """Every verdict row of this grader's version; nothing is deleted.
+
+    Corrupt lines and verdicts of another version are counted and passed over; what they graded is graded again.
+    """
     rows: list[Row] = []
     corrupt = 0
     path = Path(path)

@@ -24,6 +24,7 @@ from promptcot_mamba.jsonl import Row
 GRADER_VERSION = "code-2"
 
 FAR_LONGER, SHORT = 8, 65536
+MAX_KIND = 60  # characters of a type's name, which a program may choose
 SAMPLE_INPUT = re.compile(r"^Sample Input(?: (\d+))?[ \t]*$", re.MULTILINE)
 SAMPLE_OUTPUT = re.compile(r"^Sample Output(?: (\d+))?[ \t]*$", re.MULTILINE)
 
@@ -166,7 +167,7 @@ def failure(outcome: Outcome) -> TestResult | None:
     """
     if outcome.reason is None:
         return None
-    return TestResult(outcome.reason, outcome.cpu_seconds, outcome.detail, settled=not outcome.blocked)
+    return TestResult(outcome.reason, outcome.cpu_seconds, outcome.detail, settled=outcome.settled)
 
 
 def run_stdin_test(sandbox: Sandbox, code: str, given: str, expected: str) -> TestResult:
@@ -212,7 +213,9 @@ def run_call_test(sandbox: Sandbox, code: str, entry: str, given: str, expected:
 
 def foreign_kind(value: Any) -> str:
     """What to say of a wrong value that is no data."""
-    return f"returned a {value.kind}, which equals no value" if isinstance(value, code_values.Foreign) else ""
+    return (
+        f"returned a {value.kind[:MAX_KIND]}, which equals no value" if isinstance(value, code_values.Foreign) else ""
+    )
 
 
 def run_tests(sandbox: Sandbox, code: str, tests: TestSet, stop_early: bool = True) -> CodeVerdict:

@@ -253,8 +253,15 @@ def run_and_exit(job_bytes: bytes) -> None:
 
 
 def flush_streams(*streams: Any) -> None:
+    """Flush what is open, by methods only: a program may have changed the builtins."""
     for stream in streams:
-        if stream is not None and not getattr(stream, "closed", False):
+        if stream is None:
+            continue
+        try:
+            closed = stream.closed
+        except AttributeError:
+            closed = False
+        if not closed:
             stream.flush()
 
 

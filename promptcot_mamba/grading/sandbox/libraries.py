@@ -23,6 +23,7 @@ SCIPY_PARTS = (
 WARMABLE = frozenset((*OFFERED, *(f"scipy.{part}" for part in SCIPY_PARTS)))
 
 IMPORT_LINE = re.compile(r"^[ \t]*(?:import|from)[ \t]+([^\n#;]*)", re.MULTILINE)
+MAX_NAMES, MAX_PARTS = 100, 3  # read of one import line, and of one dotted name
 NAME = re.compile(r"[A-Za-z_][\w.]*")
 
 
@@ -42,14 +43,12 @@ class OfferedFinder:
 
 def wanted_modules(code: str) -> list[str]:
     """The offered modules that a program's import lines name, of the closed set that a server may import for it."""
-    if not any(name in code for name in OFFERED):
-        return []
     found: dict[str, None] = {}
-    for line in IMPORT_LINE.findall(code):
-        words = NAME.findall(line)
+    for line in IMPORT_LINE.findall(code) if any(name in code for name in OFFERED) else ():
+        words = NAME.findall(line)[:MAX_NAMES]
         for word in words:
             for name in (word, f"{words[0]}.{word}"):  # from scipy import sparse
-                parts = name.split(".")
+                parts = name.split(".", MAX_PARTS)[:MAX_PARTS]
                 found |= dict.fromkeys(".".join(parts[:end]) for end in range(1, len(parts) + 1))
     return [name for name in found if name in WARMABLE]
 

@@ -3,8 +3,9 @@
     with Sandbox() as sandbox:
         outcome = sandbox.run({"mode": "stdin", "code": code, "prelude": True}, stdin=b"1 2\n")
 
-What it stops, what it does not, and its levels stand in docs/sandbox.md. The files: `server` forks and watches,
-`child` runs the program, `libraries` says what it may import, `namespaces`, `landlock` and `seccomp` lock it down. This module is the trusted side; nothing it knows of expected outputs goes to the other.
+What it stops, what it does not, and its levels stand in docs/sandbox.md. The files: `server` forks and watches, `child`
+runs the program, `libraries` says what it may import, `namespaces`, `landlock` and `seccomp` lock it down. This module
+is the trusted side; nothing it knows of expected outputs goes to the other.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class Limits:
 
     @property
     def patience_seconds(self) -> float:
-        """How long a machine may take over one test before it is called too busy to judge anything."""
+        """How long a busy machine may take over one test."""
         return self.wall_seconds + PATIENCE * self.cpu_seconds
 
     def to_request(self) -> dict[str, Any]:
@@ -96,8 +97,8 @@ class Outcome:
     """How a run ended. `reason` is None where the program ended by itself, whatever its exit code.
 
     Else: timeout, memory, output_limit, disk, threads, syntax_error, runtime_error (an exception that travelled out),
-    crash (a signal). `detail` quotes the program's last words, which may say anything. `blocked` tells a timeout of a
-    program that slept from one of a program that computed.
+    crash (a signal). `detail` quotes the program's last words, which may say anything. `settled` is False for a
+    timeout of a program that had CPU seconds left: it slept, or the machine was too busy.
     """
 
     reason: str | None
@@ -108,7 +109,7 @@ class Outcome:
     cpu_seconds: float
     wall_seconds: float
     peak_bytes: int
-    blocked: bool = False
+    settled: bool = True
 
 
 class SandboxRefusedError(InputError):
@@ -116,7 +117,7 @@ class SandboxRefusedError(InputError):
 
 
 class SandboxBrokenError(RuntimeError):
-    """The fork server ended or stopped answering, or the machine is too busy to run a test."""
+    """The fork server ended or stopped answering."""
 
 
 def readable_paths() -> list[tuple[str, str]]:
@@ -345,12 +346,14 @@ def judge_ending(reply: dict[str, Any], stdout: bytes, result: bytes, stderr: by
         child.STATUS_MEMORY: "memory",
         child.STATUS_SYNTAX: "syntax_error",
     }
-    if killed == "starved":
-        spent = f"{reply['cpu_seconds']:.1f} CPU seconds in {reply['wall_seconds']:.0f} s"
-        raise SandboxBrokenError(f"this machine is too busy to judge a program: it gave one {spent}")
-    if killed:
-        reason = "timeout" if killed == "blocked" else killed
-        detail = f"neither ran nor wanted to for {limits.wall_seconds:g} s" if killed == "blocked" else detail
+    unsettled = {
+        "blocked": f"neither ran nor wanted to for {limits.wall_seconds:g} s",
+        "starved": f"this busy machine gave it {reply['cpu_seconds']:.1f} CPU s in {reply['wall_seconds']:.0f} s",
+    }
+    if killed in unsettled:
+        reason, detail = "timeout", unsettled[killed]
+    elif killed:
+        reason = killed
     elif reply["cpu_seconds"] > limits.cpu_seconds or status == -signal.SIGXCPU:
         reason = "timeout"
     elif status == -signal.SIGXFSZ or max(len(stdout), len(result)) >= limits.output_mb * MIB:
@@ -359,5 +362,5 @@ def judge_ending(reply: dict[str, Any], stdout: bytes, result: bytes, stderr: by
         reason = "crash" if status < 0 else reasons.get(status)
     return Outcome(
         reason, status, stdout, result, detail, reply["cpu_seconds"], reply["wall_seconds"], reply["peak_bytes"],
-        blocked=killed == "blocked",
+        settled=killed not in unsettled,
     )  # fmt: skip
