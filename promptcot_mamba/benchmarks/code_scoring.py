@@ -222,7 +222,8 @@ def run_code(
     summaries = summarize_all(grades)
     write_jsonl(side_path(path, "grades.jsonl"), (grade.to_row() for grade in grades))
     document = {
-        "summaries": summaries, "missing_runs": lacking, "sandbox": label, "grader": GRADER_VERSION, "limits": options.limits().to_row(),
+        "summaries": summaries, "missing_runs": lacking, "sandbox": label, "grader": GRADER_VERSION,
+        "limits": options.limits().to_row(),
         "run": describe_run({"input_path": path, "benchmark": chosen.name, **asdict(options)}),
     }  # fmt: skip
     write_json(side_path(path, "metrics.json"), document)

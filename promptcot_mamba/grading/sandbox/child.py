@@ -76,6 +76,12 @@ for _module in MODULES.values():
     _module.__dict__.update({"__builtins__": builtins, LAST_NAME: None})
 
 
+def hide_own_modules() -> None:
+    """Make this package look not installed, like every other that is not offered."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == OWN_PACKAGE]:
+        del sys.modules[name]
+
+
 def set_limits(limits: dict[str, int]) -> None:
     """Bind this process to its limits; but for the stack's, which that of memory includes."""
     cpu = limits["cpu_seconds"]
@@ -116,7 +122,7 @@ def new_namespace(name: str, prelude: bool) -> dict[str, Any]:
     module = MODULES[prelude]
     sys.modules[name] = module
     names = module.__dict__
-    names["__name__"] = name
+    names |= {"__name__": name, "__file__": sys.argv[0]}
     if prelude:
         names |= {"stdin": sys.stdin, "stdout": sys.stdout, "stderr": sys.stderr, "argv": sys.argv}
     return names
@@ -227,8 +233,6 @@ def run_and_exit(job_bytes: bytes) -> None:
     gc.enable()
     random.seed(0)  # the same draws for every test, so a verdict can be repeated
     sys.argv = ["program.py"]
-    for name in [name for name in sys.modules if name.partition(".")[0] == OWN_PACKAGE]:
-        del sys.modules[name]  # to a program we are not installed
     open_streams()
     sys.setrecursionlimit(RECURSION_LIMIT)
     if hasattr(sys, "set_int_max_str_digits"):

@@ -282,6 +282,7 @@ def main(config: dict[str, Any], root: str) -> None:
         os._exit(1)
     sock.send(json.dumps({"ready": config["level"], "landlock_abi": server.abi}).encode())
     warm_up(server.libc)
+    child.hide_own_modules()
     server.modules_at_start, server.bytes_at_start = len(sys.modules), address_space()
     job = server.serve()
     if job is None:
