@@ -78,6 +78,18 @@ def test_a_time_out_of_what_had_seconds_left_is_no_verdict_for_good(folder, grad
     assert [row["reason"] for row in read(folder / "p.grades.jsonl")] == ["timeout"] * 3
 
 
+def test_a_failed_test_is_shown(folder):
+    row = read(folder / "p.jsonl")[0]
+    texts = ("print('x' * 1000)", "1 / 0", RIGHT)
+    write(folder, [{**row, "completion": completion(text)} for text in texts])
+    score(folder)
+    grades = read(folder / "p.grades.jsonl")
+    assert grades[0]["failed"] == {"test": 0, "input": "1 2\n", "expected": "3\n", "got": "x" * 200}
+    assert grades[1]["failed"] == {"test": 0, "input": "1 2\n", "expected": "3\n", "got": ""}
+    assert grades[1]["details"] == {"0": "ZeroDivisionError: division by zero"}
+    assert grades[2]["failed"] is None
+
+
 def test_verdicts_of_another_version_are_left_and_counted(folder, graded, caplog):
     score(folder)
     rows = read(folder / "c.jsonl")

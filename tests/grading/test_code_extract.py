@@ -132,6 +132,44 @@ def test_code_only_in_the_thought_is_no_answer():
     assert extract_program(f"<think>\n{PROGRAM}\n</think>\nDone.", "stop") == Extracted(None, "no_code")
 
 
+PROGRAMS = (
+    "import sys\n\ndef main():\n    n = int(input())\n    # read `n`\n    print(n)\n\nmain()",
+    'class Solution:\n    def f(self, x):\n        """it\'s"""\n        return x',
+    "print(1)",
+    "n = int(input())\nprint('Yes' if n else 'No')",
+)
+PROSE = (
+    "Let me think.\n", "Here's it:\n", "\n", "The idea is to use `dp[i]`.\n\n", "### Solution\n",
+    "1. Sort.\n2. Scan.\n", "> note\n", "$O(n)$ `a` ``b``\n", "It's O(n) - don't worry.\n", "---\n",
+)  # fmt: skip
+OPENINGS = (
+    "```python\n",
+    "```Python\n",
+    "```\n",
+    "``` python\n",
+    "Answer: ```python\n",
+    "```python:main.py\n",
+    "```x\n",
+)
+
+
+def likely_answer(rng: random.Random) -> tuple[str, str]:
+    """Prose, perhaps a first program, more prose, and the last program; and that program."""
+    program = rng.choice(PROGRAMS)
+    first = rng.choice(OPENINGS) + rng.choice(PROGRAMS) + "\n```\n" if rng.random() < 0.3 else ""
+    parts = [*rng.choices(PROSE, k=rng.randrange(4)), first, *rng.choices(PROSE, k=rng.randrange(3))]
+    closing = rng.choice(["```", "``` ", "```\n", "```\n\nDone, it's fine.\n"])
+    return "".join(parts) + rng.choice(OPENINGS) + program + "\n" + closing, program
+
+
+def test_likely_answers_give_what_livecodebench_takes():
+    rng = random.Random(0)
+    for _ in range(2000):
+        answer, program = likely_answer(rng)
+        assert livecodebench(answer) == program
+        assert extract_program(answer).code == program + "\n", answer
+
+
 def test_inputs_between_fences_stay_as_many():
     text = "```\n1 2\n```\n\n```\nit's\n```\n```input\n'''\n```\n```\n3\n```"
     assert [body for _, body in fenced_blocks(text)[0]] == ["1 2", "it's", "'''", "3"]
