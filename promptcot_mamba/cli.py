@@ -27,8 +27,8 @@ EXIT_BAD_INPUT = 2
 WAIT_FOR_FIRST_SECONDS = 10.0
 
 
-def recipe_to_flags(path: str | Path) -> list[str]:
-    """A YAML recipe as flags, in its own order; `null` keeps a field's default, lists repeat the value."""
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """A YAML recipe; raises InputError where it cannot be read or is no mapping."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
@@ -39,8 +39,13 @@ def recipe_to_flags(path: str | Path) -> list[str]:
         raise InputError(f"--config {path}: malformed YAML: {error}") from None
     if not isinstance(recipe, dict):
         raise InputError(f"--config {path}: expected 'key: value' lines, found {type(recipe).__name__}")
+    return recipe
+
+
+def recipe_to_flags(path: str | Path) -> list[str]:
+    """A YAML recipe as flags, in its own order; `null` keeps a field's default, lists repeat the value."""
     flags: list[str] = []
-    for key, value in recipe.items():
+    for key, value in read_recipe(path).items():
         if value is None:
             continue
         if isinstance(value, list):

@@ -110,7 +110,7 @@ class Results:
 def read_results(work: Path, verdicts: Verdicts, times: Mapping[str, float], threshold: float) -> Results:
     """Read the synthesis folder of a finished loop."""
     judged, chains = read_jsonl(work / "judgements.jsonl"), read_jsonl(work / "chains.jsonl")
-    info = {name: read_run_info(work / f"{name}.jsonl") for name in ("concept_sets", "problems", "kept_problems")}
+    info = {name: read_run_info(work / f"{name}.jsonl") or {} for name in ("concept_sets", "problems", "kept_problems")}
     flaws = Counter(row["flaw"] for row in judged)
     majorities = measure_majorities(chains, threshold)
     chosen = next(majority for majority in majorities if majority.chosen)
