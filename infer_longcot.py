@@ -4,6 +4,9 @@ r"""Sample long chains of thought: problems.jsonl -> n samples a problem, each w
         --model_path /path/to/model --n_gpus 1 --temperature 0.8 --repetition_penalty 1.1 --max_len 65536 --n 16 \
         --max_retries 1 --use_mamba2 True
 
+    python infer_longcot.py --benchmark aime math500 --output_dir outputs/eval/7b --model_path /path/to/model
+
+The second line takes each benchmark's own problem file and settings, and starts one engine for all of them.
 Whatever stops it, a rerun of the same command continues. Beside X.jsonl stand X.attempts.jsonl (every attempt,
 retried ones too) and X.run.json (how it was made). See docs/sampling.md for many GPUs and many nodes.
 """
@@ -26,8 +29,11 @@ from promptcot_mamba.sampling.engines import make_backend
 from promptcot_mamba.sampling.ledger import Ledger, count_settled
 from promptcot_mamba.sampling.plan import Plan, describe, make_plan, place
 from promptcot_mamba.sampling.progress import Progress, Report, clock
+from promptcot_mamba.sampling.recipes import split_benchmarks
 from promptcot_mamba.sampling.run_settings import read_sessions, refuse_changed, set_aside
 from promptcot_mamba.sampling.scheduler import Scheduler
+from promptcot_mamba.sampling.shared import sample_each
+from promptcot_mamba.stop_signal import StopSignal
 
 logger = get_logger("infer_longcot")
 
@@ -36,6 +42,9 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main(argv: list[str] | None = None, make_backend: Callable[[Plan], Backend] = make_backend) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    if len(commands := split_benchmarks(argv)) > 1:
+        return sample_each(commands, main, make_backend)
     args = parse_args(SamplingArguments, argv, description=__doc__)
     plan = make_plan(args)
     if args.overwrite and not args.dry_run:
@@ -108,7 +117,7 @@ def sample(plan: Plan, ledger: Ledger, report: Report, make_backend: Callable[[P
     place(plan, ledger.units - ledger.settled)
     backend = make_backend(plan)
     progress = Progress(ledger.units, report)
-    stop = StopSignal()
+    stop = StopSignal(signal.SIGINT, signal.SIGTERM, message="stopping; what is finished is kept", insist=True)
     scheduler = Scheduler(
         ledger,
         backend,
@@ -137,27 +146,6 @@ def stopped(plan: Plan, ledger: Ledger, why: str, status: int = EXIT_FAILED) -> 
         file=sys.stderr,
     )
     return status
-
-
-class StopSignal:
-    """Ctrl-C or SIGTERM asks the scheduler to stop between two polls; a second one does not wait."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def _ask(self, *_: object) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-        print("\nstopping; what is finished is kept", file=sys.stderr)
-
-    def __call__(self) -> bool:
-        return self.asked
-
-    def restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

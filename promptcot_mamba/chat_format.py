@@ -15,6 +15,7 @@ ASSISTANT_START = "<|im_start|>assistant\n"
 THINK_START = "<think>"
 THINK_END = "</think>"
 MATH_INSTRUCTION = r"Please reason step by step, and put your final answer within \boxed{}."
+QUESTION_MARK = "{question}"  # where an instruction that frames the question holds it
 # Other spellings of it in published prompts, removed with the chat markers around a question.
 _INSTRUCTIONS = (MATH_INSTRUCTION, r"Please reason step by step, and put your final answer within \boxed{{}}.")
 _USER_TURN = re.compile(
@@ -33,10 +34,16 @@ CHAT_TEMPLATE = (
 )
 
 
+def frame_question(question: str, instruction: str = MATH_INSTRUCTION) -> str:
+    """A user's turn: the question where the instruction says `{question}`, else before it, on a line of its own."""
+    if QUESTION_MARK in instruction:
+        return instruction.replace(QUESTION_MARK, question.strip("\n"), 1)
+    return f"{question}\n{instruction}" if instruction else question
+
+
 def render_prompt(question: str, instruction: str = MATH_INSTRUCTION) -> str:
     """The prompt of one question, up to and including the opened thought."""
-    body = f"{question}\n{instruction}" if instruction else question
-    return f"{USER_START}{body}{TURN_END}{ASSISTANT_START}{THINK_START}\n"
+    return f"{USER_START}{frame_question(question, instruction)}{TURN_END}{ASSISTANT_START}{THINK_START}\n"
 
 
 def extract_question(prompt: str) -> str:

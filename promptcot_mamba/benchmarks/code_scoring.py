@@ -37,7 +37,6 @@ from promptcot_mamba.run_info import describe_run, side_path
 logger = get_logger(__name__)
 
 TESTS_ENV = "LIVECODEBENCH_TESTS"
-DEFAULT_TESTS = "data/livecodebench_v5_tests"
 SAMPLES = "samples"  # the kind, and the benchmark's suffix, of verdicts by a statement's samples
 MAX_LISTED = 10
 BLOCKED_FACTOR = 2.5
@@ -49,8 +48,9 @@ class CodeOptions:
 
     cache_path: str | None = field(default=None, metadata={"help": "verdicts are appended here and reused"})
     tests_dir: str | None = field(
-        default=None, metadata={"help": f"folder of LiveCodeBench's tests; else ${TESTS_ENV}, else {DEFAULT_TESTS}"}
+        default=None, metadata={"help": f"folder of tests; else ${TESTS_ENV}, else the benchmark's own in --data_dir"}
     )
+    data_dir: str = field(default="data", metadata={"help": "folder of the benchmarks' problem files and tests"})
     sample_tests: bool = field(
         default=False, metadata={"help": "where a tests file is absent, use the statement's samples; kept apart"}
     )
@@ -99,7 +99,7 @@ class JobMaker:
 
     def __init__(self, path: str | Path, chosen: Benchmark, options: CodeOptions):
         self.path, self.chosen, self.options = path, chosen, options
-        self.tests_dir = Path(options.tests_dir or os.environ.get(TESTS_ENV) or DEFAULT_TESTS)
+        self.tests_dir = options.tests_dir or os.environ.get(TESTS_ENV)
         self.made: dict[str, Prepared | None] = {}
 
     def make(self, one: Prediction) -> CodeJob | None:
@@ -121,11 +121,11 @@ class JobMaker:
     def prepare(self, one: Prediction) -> Prepared | None:
         where = f"{self.path}:{one.line}"
         name = self.benchmark_of(one, where)
-        if name in ("humaneval", "humanevalplus"):
+        if name in BENCHMARKS and BENCHMARKS[name].tested_by == "functions":
             problem = read_problem(one.row, where)
             wanted = Wanted(problem.entry, problem.head)
             return Prepared(name, name, problem.md5, partial(grade_function, problem=problem), wanted)
-        tests = self.find_tests(one, where)
+        tests = self.find_tests(one, name, where)
         if tests is None:
             return None
         name = f"{name}-{SAMPLES}" if tests.kind == SAMPLES else name
@@ -145,15 +145,18 @@ class JobMaker:
         known = ", ".join(s for b in BENCHMARKS.values() if b.kind == "code" for s in b.sources)
         raise InputError(f"{where}: unknown source {one.source!r}; known: {known}; or put the tests in the row")
 
-    def find_tests(self, one: Prediction, where: str) -> TestSet | None:
+    def find_tests(self, one: Prediction, name: str, where: str) -> TestSet | None:
+        publisher = BENCHMARKS.get(name, self.chosen).publisher
+        own = publisher.tests_folder if publisher and publisher.tests_folder else "tests"
+        tests_dir = Path(self.tests_dir or Path(self.options.data_dir) / own)
         try:
-            tests = load_tests(one.row, self.tests_dir, where)
+            tests = load_tests(one.row, tests_dir, where)
         except InputError as error:
             if not self.options.sample_tests:
                 raise InputError(f"{error}; or grade by the statements' samples with --sample_tests") from None
             return sample_tests(one.row.get("prompt") or one.row.get("question") or "")
         if tests.kind == "livecodebench":
-            assert_unreadable(self.tests_dir, "--tests_dir")
+            assert_unreadable(tests_dir, "--tests_dir")
         return tests
 
 

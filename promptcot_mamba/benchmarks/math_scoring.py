@@ -63,7 +63,7 @@ def grade_sample(prediction: Prediction, benchmark: Benchmark, gold: Gold, grade
     started = time.perf_counter()
     found = extract_answer(prediction.completion)
     strict, strict_reason = _strict_verdict(found, gold, prediction.cut_short)
-    paper, paper_answer = math_paper.grade_completion(gold, prediction.completion, minerva=benchmark.name != "gsm8k")
+    paper, paper_answer = math_paper.grade_completion(gold, prediction.completion, minerva=benchmark.minerva)
     verdicts = {
         "strict": (strict.equal, found.answer, strict_reason),
         "paper": (paper.equal, paper_answer, "right" if paper.equal else "wrong" if paper_answer else "no_answer"),

@@ -5,21 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from promptcot_mamba.benchmarks import BENCHMARKS, fetched
 from promptcot_mamba.report.evaluations import Evaluation, find_mixtures, format_score, is_whole
 from promptcot_mamba.report.paper import PublishedTable
 from promptcot_mamba.report.tables import Table
 
 NOT_MEASURED = "not measured"
-TITLES = {
-    "math500": "MATH-500",
-    "aime24": "AIME 24",
-    "aime25": "AIME 25",
-    "olympiadbench": "OlympiadBench",
-    "gsm8k": "GSM8K",
-    "humaneval": "HumanEval",
-    "humanevalplus": "HumanEval+",
-    "livecodebench": "LiveCodeBench",
-}
 
 
 @dataclass(frozen=True)
@@ -44,7 +35,7 @@ def render_published(published: PublishedTable, evaluations: Sequence[Evaluation
             own |= set(range(len(rows), len(rows) + len(ours)))
             rows += ours
     shown = [by_model[model] for model in published.ours if model in by_model]
-    header = ["model", *(TITLES[column] for column in published.columns)]
+    header = ["model", *(BENCHMARKS[column].title for column in published.columns)]
     notes = [f"Published values: {published.source}."]
     notes += [
         f"{evaluation.model} (here) is {_checkpoints(evaluation)}." for evaluation in shown if evaluation.checkpoints
@@ -56,6 +47,21 @@ def render_published(published: PublishedTable, evaluations: Sequence[Evaluation
     return Section(published.title, Table(header, rows, own_rows=frozenset(own)), notes)
 
 
+def render_further(evaluations: Sequence[Evaluation]) -> Section | None:
+    """Our runs of benchmarks that are in no table of the papers; None where there are none."""
+    columns = [name for name in fetched(published=False) if any(name in one.figures for one in evaluations)]
+    if not columns:
+        return None
+    shown = [one for one in evaluations if any(name in one.figures for name in columns)]
+    rows = [
+        [one.model, *(format_score(one.figures[name]) if name in one.figures else NOT_MEASURED for name in columns)]
+        for one in shown
+    ]
+    notes = [f"{one.model} is {_checkpoints(one)}." for one in shown if one.checkpoints]
+    header = ["model", *(BENCHMARKS[name].title for name in columns)]
+    return Section("Further benchmarks", Table(header, rows), notes + find_mixtures(shown, columns))
+
+
 def _checkpoints(evaluation: Evaluation) -> str:
     """A row bears the paper's name whatever was sampled for it, so the table says what that was."""
     return " and ".join(f"the checkpoint {path}" for path in sorted(set(evaluation.checkpoints.values())))
@@ -64,7 +70,8 @@ def _checkpoints(evaluation: Evaluation) -> str:
 def _note_samples(evaluation: Evaluation, columns: Sequence[str]) -> list[str]:
     """Code graded without its hidden tests is no result of the benchmark, and must not look like a missing run."""
     return [
-        f"{TITLES[column]} of {evaluation.model} is graded by its statements' samples alone; see everything graded."
+        f"{BENCHMARKS[column].title} of {evaluation.model} is graded by its statements' samples alone; "
+        "see everything graded."
         for column in columns
         if column not in evaluation.figures and f"{column}-samples" in evaluation.figures
     ]

@@ -8,6 +8,7 @@ from typing import Any
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import get_logger
 from promptcot_mamba.sampling.prompts import PROMPT_SOURCES
+from promptcot_mamba.sampling.recipes import expand_benchmark
 
 logger = get_logger(__name__)
 
@@ -31,6 +32,13 @@ class SamplingArguments:
     data_path: str = _needed("problems, one JSON object a line, with `prompt` or `question`")
     output_path: str = _needed("predictions, one row a sample; X.run.json and X.attempts.jsonl stand beside X.jsonl")
     model_path: str = _needed("a Hugging Face checkpoint folder; with --base_url a served model's name will do")
+
+    benchmark: list[str] = field(
+        default_factory=list, metadata={"help": "names: their problem files and recipes; one engine for several"}
+    )
+    data_dir: str = _flag("data", "folder of the benchmarks' problem files")
+    output_dir: str | None = _flag(None, "folder of a benchmark's predictions: <name>.jsonl")
+    limit: int | None = _flag(None, "only the first problems of each source, to have a look")
 
     n: int = _flag(1, "samples a problem; raising it extends an earlier run")
     temperature: float = _flag(0.8, "0 is greedy")
@@ -61,6 +69,8 @@ class SamplingArguments:
     overwrite: bool = _flag(False, "rename an earlier run's files instead of continuing it")
     dry_run: bool = _flag(False, "print the plan and its cost, load nothing")
 
+    expand_flags = staticmethod(expand_benchmark)
+
     def __post_init__(self) -> None:
         """Raise InputError for values no run can use; warn about what a person will hardly want."""
         for name in ("n", "max_len", "max_retries", "n_gpus", "tensor_parallel_size", "concurrency"):
@@ -72,8 +82,9 @@ class SamplingArguments:
         _require("state_dtype", self.state_dtype, self.state_dtype in DTYPES[1:], f"must be one of {DTYPES[1:]}")
         _require("format", self.format, self.format in FORMATS, "must be rows or grouped")
         _require("prompt_from", self.prompt_from, self.prompt_from in PROMPT_SOURCES, f"is one of {PROMPT_SOURCES}")
-        if self.max_num_seqs is not None:
-            _require("max_num_seqs", self.max_num_seqs, self.max_num_seqs >= 1, "must be at least 1")
+        for name in ("max_num_seqs", "limit"):
+            if getattr(self, name) is not None:
+                _require(name, getattr(self, name), getattr(self, name) >= 1, "must be at least 1")
         _require("output_path", self.output_path, self.output_path.endswith(".jsonl"), "must end in .jsonl")
         if self.n_gpus % self.tensor_parallel_size:
             raise InputError(

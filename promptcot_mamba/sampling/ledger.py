@@ -17,14 +17,13 @@ from typing import IO, Any
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import DurableAppender, Row, iter_jsonl, write_jsonl
 from promptcot_mamba.log import get_logger
-from promptcot_mamba.records import Problem, Sample, problem_id
+from promptcot_mamba.records import Problem, Sample, grouped_row
 from promptcot_mamba.run_info import side_path
 from promptcot_mamba.sampling.backend import LENGTH
 
 logger = get_logger(__name__)
 
 MISSING = -1
-SAMPLE_FIELDS = tuple(Sample.__dataclass_fields__)
 
 
 def is_settled(sample: Sample, max_retries: int) -> bool:
@@ -139,10 +138,9 @@ class Ledger:
 
     def _parse_row(self, row: Row, number: int) -> Sample:
         try:
-            fields = {name: row[name] for name in SAMPLE_FIELDS if name != "problem_id"}
-        except KeyError as error:
-            raise InputError(f"{self.output}:{number}: no {error}; not written by this program") from None
-        return Sample(problem_id=problem_id(row) or "", **fields)
+            return Sample.from_row(row)
+        except InputError as error:
+            raise InputError(f"{self.output}:{number}: {error}") from None
 
     def _unit_of(self, identity: str, run: int, where: Any) -> int:
         index = self._index.get(identity)
@@ -229,12 +227,10 @@ class Ledger:
             yield self._read_attempt(offset).to_row(self.problems[unit % len(self.problems)])
 
     def _grouped_rows(self) -> Iterator[Row]:
-        """One row a problem: its keys, and for each field of a sample the list of its values over runs."""
         count = len(self.problems)
-        plural = {name: f"{name}s" for name in SAMPLE_FIELDS if name != "problem_id"} | {"seconds": "seconds"}
         for index, problem in enumerate(self.problems):
-            samples = [vars(self._read_attempt(self._offsets[run * count + index])) for run in range(self.n)]
-            yield {**problem.fields, **{many: [s[one] for s in samples] for one, many in plural.items()}}
+            samples = [self._read_attempt(self._offsets[run * count + index]) for run in range(self.n)]
+            yield grouped_row(problem, samples)
 
     def close(self) -> None:
         for file in (self._rows, self._journal, self._reader):

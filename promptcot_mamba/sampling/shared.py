@@ -4,10 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from promptcot_mamba.cli import parse_args
+from promptcot_mamba.sampling.arguments import SamplingArguments
 from promptcot_mamba.sampling.backend import Backend, Generated, Request
 from promptcot_mamba.sampling.engines import make_backend
 from promptcot_mamba.sampling.plan import Plan, place
+from promptcot_mamba.sampling.recipes import read_problems
 from promptcot_mamba.sampling.vllm_engine import VllmEngine
+
+
+def sample_each(commands: dict[str, list[str]], sample: Callable[..., int], make: Callable[[Plan], Backend]) -> int:
+    """Run `sample(flags, make_backend)` for each benchmark's command line, with one start of the engine for all.
+
+    Every file of problems is read before anything is sampled. Returns the first exit status that is not 0.
+    """
+    counts = []
+    for flags in commands.values():
+        args = parse_args(SamplingArguments, flags)
+        counts.append(args.n * len(read_problems(args.data_path, args.benchmark, args.limit)))
+    engine = SharedEngine(max(counts), make)
+    try:
+        for name, flags in commands.items():
+            print(f"== {name}", flush=True)
+            if status := sample(flags, engine):
+                return status
+    finally:
+        engine.close()
+    return 0
 
 
 class SharedEngine:

@@ -11,7 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from promptcot_mamba.benchmarks.code_scoring import CodeOptions
+from promptcot_mamba.cli import parse_args
 from promptcot_mamba.jsonl import read_jsonl
+from promptcot_mamba.sampling.arguments import SamplingArguments
+from promptcot_mamba.sampling.recipes import split_benchmarks
+from scripts.calc_acc import Arguments
 from tests.tiny import make_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,6 +39,43 @@ def test_a_command_line_that_cannot_be_meant(flags: list[str], complaint: str):
     done = subprocess.run([*SCRIPT, *flags], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert complaint in done.stderr
+
+
+def test_one_engine_samples_what_is_asked_and_all_of_it_is_graded(tmp_path: Path):
+    """The programs it starts are replaced by one that writes down its arguments."""
+    python, model = tmp_path / "python", tmp_path / "model"
+    python.write_text('#!/bin/sh\necho "python $@"\n')
+    python.chmod(0o755)
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    flags = ["--model_path", str(model), "--math_model_path", "mm", "--benchmarks", "aime24", "hmmt25", "--quick"]
+    flags += ["--source_dir", "hub", "--output", f"{tmp_path}/out", "--", "--seed", "3"]
+    environment = {**ENVIRONMENT, "PYTHON": str(python)}
+    done = subprocess.run([*SCRIPT, *flags], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split()[1:] for line in done.stdout.splitlines()]
+    data = f"{tmp_path}/out/problems"
+    assert lines[0][1:] == [
+        "scripts.prepare_problems", "--benchmark", "aime24,hmmt25", "--output_dir", data, "--source_dir", "hub"
+    ]  # fmt: skip
+    sampled = [line[1:] for line in lines if line[0] == "infer_longcot.py"]
+    graded = [line[2:] for line in lines if line[1] == "scripts.calc_acc"]
+    for name, path, sample, grade in zip(
+        ("PromptCoT-Mamba-7B", "PromptCoT-Mamba-Math-7B"), (str(model), "mm"), sampled, graded, strict=True
+    ):
+        commands = split_benchmarks(sample)
+        assert list(commands) == ["aime24", "hmmt25"]
+        args = parse_args(SamplingArguments, commands["hmmt25"])
+        assert (args.data_path, args.output_path) == (
+            f"{data}/hmmt25_test.jsonl",
+            f"{tmp_path}/out/{name}/hmmt25.jsonl",
+        )
+        assert (args.model_path, args.n, args.limit, args.seed, args.max_len) == (path, 1, 2, 3, 128)
+        wanted, code = parse_args([Arguments, CodeOptions], grade)
+        assert (wanted.benchmark, wanted.input_path) == (["aime24", "hmmt25"], f"{tmp_path}/out/{name}")
+        assert (code.data_dir, code.sample_tests) == (data, True)
+    assert lines[-1][1] == "scripts.make_report"
+    assert f"{tmp_path}/out/RESULTS.md" in lines[-1]
 
 
 @pytest.mark.slow
