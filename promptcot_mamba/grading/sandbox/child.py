@@ -22,10 +22,11 @@ import signal
 import sys
 import threading
 import traceback
-from types import CodeType, ModuleType
+from types import ModuleType
 from typing import Any
 
 from promptcot_mamba.grading.code import values as code_values
+from promptcot_mamba.grading.sandbox.source import MAIN_FUNCTION, compile_program, compile_source
 
 # Exit statuses that say why a program ended. A program may forge them, to its own loss only.
 STATUS_EXCEPTION, STATUS_MEMORY, STATUS_SYNTAX = 201, 202, 203
@@ -63,11 +64,9 @@ def make_prelude() -> dict[str, Any]:
 for _name in ("exit", "quit"):
     setattr(builtins, _name, _sitebuiltins.Quitter(_name, "Ctrl-D (i.e. EOF)"))
 
-OWN_PACKAGE = "promptcot_mamba"
-PROGRAM_FILE = "<program>"
-RETURN_OUTSIDE = "'return' outside function"
+OWN_PACKAGE, OWN_FOLDER = "promptcot_mamba", __file__.rpartition("/")[0]
 
-LAST_NAME = "__prelude__"  # what a program defines stands behind this name in its namespace
+LAST_NAME = MAIN_FUNCTION  # what a program defines stands behind this name in its namespace
 # Made before the fork and never copied: touching 600 objects costs a process half a millisecond of page faults.
 MODULES = {prelude: ModuleType("program") for prelude in (True, False)}
 PRELUDE = make_prelude()
@@ -135,40 +134,6 @@ def forget_names() -> None:
         while names and next(reversed(names)) != LAST_NAME:
             names.popitem()
     gc.collect()
-
-
-def compile_source(source: str, name: str = PROGRAM_FILE) -> CodeType:
-    """Compile as a file of its own: without `dont_inherit`, this module's `annotations` future would hold there too."""
-    return compile(source, name, "exec", dont_inherit=True)
-
-
-def compile_program(source: str) -> CodeType:
-    """Compile a program that reads standard input. It may `return` at its top level, as LiveCodeBench allows."""
-    try:
-        return compile_source(source)
-    except SyntaxError as error:
-        if error.msg != RETURN_OUTSIDE:
-            raise
-    return compile_as_function(source)
-
-
-def compile_as_function(source: str) -> CodeType:
-    """The program as the body of a function whose names stay global; star imports are legal only outside it."""
-    import ast  # what most programs never need
-    import symtable
-
-    bound = [
-        symbol.get_name()
-        for symbol in symtable.symtable(source, PROGRAM_FILE, "exec").get_symbols()
-        if (symbol.is_assigned() or symbol.is_imported() or symbol.is_namespace()) and not symbol.is_annotated()
-    ]
-    tree = ast.parse(source, PROGRAM_FILE)
-    imports = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
-    body = [node for node in tree.body if node not in imports]
-    wrapped = ast.parse(f"def {LAST_NAME}():\n    {'global ' + ', '.join(bound) if bound else 'pass'}\n{LAST_NAME}()\n")
-    wrapped.body[0].body += body
-    wrapped.body[:0] = imports
-    return compile(wrapped, PROGRAM_FILE, "exec", dont_inherit=True)
 
 
 def call_function(names: dict[str, Any], entry: str, args: list[Any], in_class: bool) -> Any:
@@ -283,7 +248,7 @@ def _report(error: BaseException) -> int:
     """Print a traceback as the interpreter would, without our frames, and return the status that tells the error."""
     with contextlib.suppress(BaseException):
         frames = error.__traceback__
-        while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
+        while frames is not None and frames.tb_frame.f_code.co_filename.startswith(OWN_FOLDER):
             frames = frames.tb_next
         traceback.print_exception(error.with_traceback(frames), limit=-5, file=sys.__stderr__)
         sys.__stderr__.flush()

@@ -4,8 +4,8 @@
         outcome = sandbox.run({"mode": "stdin", "code": code, "prelude": True}, stdin=b"1 2\n")
 
 What it stops, what it does not, and its levels stand in docs/sandbox.md. The files: `server` forks and watches, `child`
-runs the program, `libraries` says what it may import, `namespaces`, `landlock` and `seccomp` lock it down. This module
-is the trusted side; nothing it knows of expected outputs goes to the other.
+runs the program, `libraries` says what it may import, `outcome` how it ended, `namespaces`, `landlock` and `seccomp`
+lock it down. This module is the trusted side; nothing it knows of expected outputs goes to the other.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import importlib.util
 import json
 import os
 import select
-import signal
 import socket
 import subprocess
 import sys
@@ -24,13 +23,12 @@ import sysconfig
 import tempfile
 import weakref
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.grading.sandbox import child
 from promptcot_mamba.grading.sandbox.libraries import OFFERED, wanted_modules
+from promptcot_mamba.grading.sandbox.outcome import MIB, Limits, Outcome, SandboxBrokenError, judge_ending
 from promptcot_mamba.log import log_once
 
 LEVELS = {
@@ -43,81 +41,20 @@ SAFE_LEVELS = ("namespaces", "landlock")
 ROOT = Path(__file__).resolve().parents[3]
 START_SECONDS, STOP_SECONDS = 120.0, 5.0
 GRACE_SECONDS = 60.0  # how much longer than a test may take its server may take to answer
-PATIENCE = 100  # wall seconds a busy machine may take over each CPU second that a test is allowed
 # What the offered packages (`libraries.OFFERED`) read beside themselves.
 BINARIES = ("numpy.libs", "scipy.libs")
 SYSTEM_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib")
 FILES = ("/etc/ld.so.cache", "/etc/localtime")
 ZONES = "/usr/share/zoneinfo"
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
-MIB = 1 << 20
 SERVER_CODE = (
     "import sys, json; sys.path.insert(0, {root!r}); "
     "from promptcot_mamba.grading.sandbox.server import main; main(json.loads({config!r}), {root!r})"
 )
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What one test may use. LiveCodeBench gives a test 6 s of wall time; here they are seconds of CPU time, so that
-    a busy machine changes no verdict. The wall limit counts only the time in which no thread of a program runs or waits
-    for a core: it ends what sleeps or is blocked, and nothing that computes."""
-
-    cpu_seconds: int = 6
-    wall_seconds: float = 15.0
-    memory_mb: int = 4096
-    output_mb: int = 32  # of each file a program writes, its standard output among them
-    disk_mb: int = 64
-    files: int = 256
-    threads: int = 64
-
-    @property
-    def patience_seconds(self) -> float:
-        """How long a busy machine may take over one test."""
-        return self.wall_seconds + PATIENCE * self.cpu_seconds
-
-    def to_request(self) -> dict[str, Any]:
-        return {
-            "cpu_seconds": self.cpu_seconds,
-            "wall_seconds": self.wall_seconds,
-            "patience_seconds": self.patience_seconds,
-            "memory_bytes": self.memory_mb * MIB,
-            "file_bytes": self.output_mb * MIB,
-            "disk_bytes": self.disk_mb * MIB,
-            "files": self.files,
-            "threads": self.threads,
-        }
-
-    def to_row(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended. `reason` is None where the program ended by itself, whatever its exit code.
-
-    Else: timeout, memory, output_limit, disk, threads, syntax_error, runtime_error (an exception that travelled out),
-    crash (a signal). `detail` quotes the program's last words, which may say anything. `settled` is False for a
-    timeout of a program that had CPU seconds left: it slept, or the machine was too busy.
-    """
-
-    reason: str | None
-    exit_code: int
-    stdout: bytes
-    result: bytes
-    detail: str
-    cpu_seconds: float
-    wall_seconds: float
-    peak_bytes: int
-    settled: bool = True
-
-
 class SandboxRefusedError(InputError):
     """The kernel does not allow the level of isolation asked for."""
-
-
-class SandboxBrokenError(RuntimeError):
-    """The fork server ended or stopped answering."""
 
 
 def readable_paths() -> list[tuple[str, str]]:
@@ -332,35 +269,3 @@ class Sandbox:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-def judge_ending(reply: dict[str, Any], stdout: bytes, result: bytes, stderr: bytes, limits: Limits) -> Outcome:
-    """Why a run ended, from what the server saw. Raises SandboxBrokenError if the test could not be locked down."""
-    status, killed = reply["status"], reply["killed"]
-    words = stderr.decode("utf-8", "replace").strip().splitlines()
-    detail = words[-1][:200] if words else ""
-    if reply["refused"] is not None:
-        raise SandboxBrokenError(f"a process could not be locked down: {reply['refused'] or 'it ended too soon'}")
-    reasons = {
-        child.STATUS_EXCEPTION: "runtime_error",
-        child.STATUS_MEMORY: "memory",
-        child.STATUS_SYNTAX: "syntax_error",
-    }
-    unsettled = {
-        "blocked": f"neither ran nor wanted to for {limits.wall_seconds:g} s",
-        "starved": f"this busy machine gave it {reply['cpu_seconds']:.1f} CPU s in {reply['wall_seconds']:.0f} s",
-    }
-    if killed in unsettled:
-        reason, detail = "timeout", unsettled[killed]
-    elif killed:
-        reason = killed
-    elif reply["cpu_seconds"] > limits.cpu_seconds or status == -signal.SIGXCPU:
-        reason = "timeout"
-    elif status == -signal.SIGXFSZ or max(len(stdout), len(result)) >= limits.output_mb * MIB:
-        reason = "output_limit"
-    else:
-        reason = "crash" if status < 0 else reasons.get(status)
-    return Outcome(
-        reason, status, stdout, result, detail, reply["cpu_seconds"], reply["wall_seconds"], reply["peak_bytes"],
-        settled=killed not in unsettled,
-    )  # fmt: skip
