@@ -189,7 +189,9 @@ def score_code_file(
 
 def to_grade(one: Prediction, job: CodeJob, row: Row) -> Grade:
     extra = {
-        key: row[key] for key in ("tests", "total_tests", "failed", "details", "sandbox", "grader", "key") if key in row
+        key: row[key]
+        for key in ("tests", "total_tests", "failed", "details", "sandbox", "grader_version", "key")
+        if key in row
     }
     extra |= {key: one.row.get(key) for key in ("format_valid", "completion_tokens")}
     extra["completion_chars"] = len(one.completion)
@@ -227,7 +229,7 @@ def run_code(
     summaries = summarize_all(grades)
     write_jsonl(side_path(path, "grades.jsonl"), (grade.to_row() for grade in grades))
     document = {
-        "summaries": summaries, "missing_runs": lacking, "sandbox": label, "grader": GRADER_VERSION,
+        "summaries": summaries, "missing_runs": lacking, "sandbox": label, "grader_version": GRADER_VERSION,
         "limits": options.limits().to_row(),
         "run": describe_run({"input_path": path, "benchmark": chosen.name, **asdict(options)}),
     }  # fmt: skip

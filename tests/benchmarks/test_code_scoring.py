@@ -78,6 +78,11 @@ def test_a_time_out_of_what_had_seconds_left_is_no_verdict_for_good(folder, grad
     assert [row["reason"] for row in read(folder / "p.grades.jsonl")] == ["timeout"] * 3
 
 
+def test_a_grade_s_grader_is_the_kind_of_its_tests(folder):
+    score(folder)
+    assert {row["grader"] for row in read(folder / "p.grades.jsonl")} == {"livecodebench"}
+
+
 def test_a_failed_test_is_shown(folder):
     row = read(folder / "p.jsonl")[0]
     texts = ("print('x' * 1000)", "1 / 0", RIGHT)
@@ -93,15 +98,15 @@ def test_a_failed_test_is_shown(folder):
 def test_verdicts_of_another_version_are_left_and_counted(folder, graded, caplog):
     score(folder)
     rows = read(folder / "c.jsonl")
-    old = [{name: value for name, value in row.items() if name != "grader"} for row in rows[:3]]
+    old = [{name: value for name, value in row.items() if name != "grader_version"} for row in rows[:3]]
     (folder / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (*old, rows[3])))
     with caplog.at_level("WARNING", logger="promptcot_mamba"):
         score(folder)
     assert len(graded) == 7
     assert "3 verdicts of grader code-1, not code-2, are left unused" in caplog.text
     assert read(folder / "c.jsonl")[:3] == old
-    assert json.loads((folder / "p.metrics.json").read_text())["grader"] == "code-2"
-    assert {row["grader"] for row in read(folder / "p.grades.jsonl")} == {"code-2"}
+    assert json.loads((folder / "p.metrics.json").read_text())["grader_version"] == "code-2"
+    assert {row["grader_version"] for row in read(folder / "p.grades.jsonl")} == {"code-2"}
 
 
 def test_a_stopped_job_resumes(folder, graded):

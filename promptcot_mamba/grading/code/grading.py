@@ -80,10 +80,10 @@ def read_cache(path: str | Path) -> list[Row]:
         rows.append(row)
     if corrupt:
         logger.warning("%s: %d corrupt lines passed over; what they graded is graded again", path, corrupt)
-    others = Counter(row.get("grader", FIRST_VERSION) for row in rows) - Counter({GRADER_VERSION: len(rows)})
+    others = Counter(row.get("grader_version", FIRST_VERSION) for row in rows) - Counter({GRADER_VERSION: len(rows)})
     for version, count in others.items():
         logger.warning("%s: %d verdicts of grader %s, not %s, are left unused", path, count, version, GRADER_VERSION)
-    return [row for row in rows if row.get("grader") == GRADER_VERSION]
+    return [row for row in rows if row.get("grader_version") == GRADER_VERSION]
 
 
 class SandboxPool:
@@ -166,7 +166,7 @@ def grade_jobs(
         for key, verdict in _grade_all(todo, pool):
             job = todo[key]
             row = {"question_id": job.question_id, "run": job.run, **verdict.to_row()}
-            row |= {"sandbox": pool.label, "benchmark": job.benchmark, "grader": GRADER_VERSION, "key": key}
+            row |= {"sandbox": pool.label, "benchmark": job.benchmark, "grader_version": GRADER_VERSION, "key": key}
             known[key] = row
             if not verdict.settled:
                 unsettled.add(key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import CodeType
 
+BYTE_ORDER_MARK = "\ufeff"  # legal at a file's start, not in a text
 PROGRAM_FILE = "<program>"
 MAIN_FUNCTION = "__prelude__"  # a name that a program's namespace holds anyway
 RETURN_OUTSIDE = "'return' outside function"
@@ -11,7 +12,7 @@ RETURN_OUTSIDE = "'return' outside function"
 
 def compile_source(source: str, name: str = PROGRAM_FILE) -> CodeType:
     """Compile as a file of its own: without `dont_inherit`, this module's `annotations` future would hold there too."""
-    return compile(source, name, "exec", dont_inherit=True)
+    return compile(source.removeprefix(BYTE_ORDER_MARK), name, "exec", dont_inherit=True)
 
 
 def compile_program(source: str) -> CodeType:
