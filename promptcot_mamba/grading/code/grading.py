@@ -80,7 +80,9 @@ def read_cache(path: str | Path) -> list[Row]:
         rows.append(row)
     if corrupt:
         logger.warning("%s: %d corrupt lines passed over; what they graded is graded again", path, corrupt)
-    others = Counter(row.get("grader_version", FIRST_VERSION) for row in rows) - Counter({GRADER_VERSION: len(rows)})
+    others = Counter(str(row.get("grader_version", FIRST_VERSION)) for row in rows) - Counter(
+        {GRADER_VERSION: len(rows)}
+    )
     for version, count in others.items():
         logger.warning("%s: %d verdicts of grader %s, not %s, are left unused", path, count, version, GRADER_VERSION)
     return [row for row in rows if row.get("grader_version") == GRADER_VERSION]

@@ -22,7 +22,7 @@ SCIPY_PARTS = (
 )  # fmt: skip
 WARMABLE = frozenset((*OFFERED, *(f"scipy.{part}" for part in SCIPY_PARTS)))
 
-IMPORT_LINE = re.compile(r"^[ \t]*(?:import|from)[ \t]+([^\n#;]*)", re.MULTILINE)
+IMPORT_LINE = re.compile(r"(?:^|[;:])[ \t]*(?:import|from)[ \t]+([^\n#;]*)", re.MULTILINE)
 MAX_NAMES, MAX_PARTS = 100, 3  # read of one import line, and of one dotted name
 NAME = re.compile(r"[A-Za-z_][\w.]*")
 
