@@ -39,7 +39,8 @@ from promptcot_mamba.stop_signal import StopSignal
 from promptcot_mamba.training import run_folder
 from promptcot_mamba.training.arguments import DataArguments, SftArguments
 from promptcot_mamba.training.callbacks import ConsoleCallback, LogFileCallback, StopCallback, make_tensorboard_callback
-from promptcot_mamba.training.flags import check_flags
+from promptcot_mamba.training.checks import check_flags, check_metric
+from promptcot_mamba.training.flags import FOLLOWED
 from promptcot_mamba.training.identity import describe_identity, zero_stage
 from promptcot_mamba.training.plan import PlanArguments, render_plan
 from promptcot_mamba.training.ranks import first_does, part, rank, speak_once, together
@@ -51,11 +52,12 @@ logger = get_logger("train")
 
 EXIT_DIVERGED = 1
 EXIT_STOPPED = 75  # EX_TEMPFAIL: asked to stop, checkpointed; run the same command again
-held: list[IO[str]] = []  # the output folder's lock, for as long as the process lives
 
 
 def main() -> int | None:
-    args, data_args, plan_args = parse_args([SftArguments, DataArguments, PlanArguments], description=__doc__)
+    args, data_args, plan_args = parse_args(
+        [SftArguments, DataArguments, PlanArguments], description=__doc__, groups=FOLLOWED
+    )
     if args.plan:
         print(render_plan(args, data_args, plan_args))
         return None
@@ -81,21 +83,26 @@ def train(args: SftArguments, data_args: DataArguments) -> int | None:
 
     # Encode: text becomes tokens once for every process and every later run over the same data.
     rows, eval_rows, identity = encode(args, data_args, checkpoint, tokenizer, packing)
+    check_metric(args, sorted(eval_rows))
     logger.info("data: %s", describe_rows(rows))
 
     # Claim the folder: a run is what it trains on and how; another one's folder is refused, a finished one is left.
     output_dir = Path(args.output_dir)
-    together(lambda: run_folder.check_owner(output_dir, identity, is_same_model=checkpoint.is_recorded_as))
+    known = (identity, checkpoint.is_recorded_as)
+    together(lambda: run_folder.check_owner(output_dir, *known))
     if finished := run_folder.finished_step(output_dir):
         logger.info("%s: this run finished at step %d; nothing to do", output_dir, finished)
         return None
-    step, resumed = together(lambda: run_folder.find_resume_point(output_dir, args.world_size, bool(args.deepspeed)))
+    place = (args.resume_from_checkpoint, args.world_size, bool(args.deepspeed))
+    step, resumed = together(lambda: run_folder.find_resume_point(output_dir, *known, *place))
     if resumed and run_folder.is_last_step(resumed):  # killed between its last checkpoint and its end
-        first_does(lambda: run_folder.finish(output_dir, step))
+        best = run_folder.best_step(resumed) if args.load_best_model_at_end else None
+        first_does(lambda: run_folder.finish(output_dir, step, best))
         return None
 
     # Load the weights, and only then write: a model that does not load leaves no folder behind.
     model = together(lambda: load_model(args, data_args, tokenizer))
+    held: list[IO[str]] = []  # the folder's lock, in the first process, until this function is left
     first_does(lambda: held.append(run_folder.claim(output_dir, identity, {**asdict(data_args), **args.to_dict()})))
 
     # Train, from the last whole checkpoint where there is one.
@@ -106,11 +113,12 @@ def train(args: SftArguments, data_args: DataArguments) -> int | None:
     if trainer.stopped_at is not None:
         return trainer.stopped_at
 
-    # Export: the last step's model at the top of the folder, where vLLM and the next phase look for it.
+    # Export: the last step's model, or the best one, at the top of the folder, where vLLM and the next phase look.
     step = trainer.state.global_step
-    if not (output_dir / f"checkpoint-{step}").is_dir():  # --save_strategy no, or epoch within one
+    best = trainer.state.best_global_step if args.load_best_model_at_end else None
+    if not (output_dir / f"checkpoint-{best or step}").is_dir():  # --save_strategy no, or epoch within one
         trainer.save_model(str(output_dir))
-    first_does(lambda: run_folder.finish(output_dir, step))
+    first_does(lambda: run_folder.finish(output_dir, step, best))
     return None
 
 

@@ -218,7 +218,8 @@ class SftTrainer(Trainer):
         if self.args.should_save:
             self.state.save_to_json(str(writing / run_folder.TRAINER_STATE_FILE))
             run_folder.seal(writing, self.state.global_step, self.args.world_size)
-            run_folder.keep_latest(output_dir, self.args.save_total_limit)
+            best = self.state.best_global_step if self.args.load_best_model_at_end else None
+            run_folder.keep_latest(output_dir, self.args.save_total_limit, best)
         self._barrier()
         self.meter.restart()
 
