@@ -35,11 +35,12 @@ from promptcot_mamba.log import get_logger
 from promptcot_mamba.memory_budget import shapes_from_config, training_flops_per_token, training_memory
 from promptcot_mamba.model import Mamba2ForCausalLM, load_causal_lm
 from promptcot_mamba.model.debug_numerics import watch_numerics
+from promptcot_mamba.ops.sequence_parallel import make_slice_groups
 from promptcot_mamba.stop_signal import StopSignal
 from promptcot_mamba.training import run_folder
 from promptcot_mamba.training.arguments import DataArguments, SftArguments
 from promptcot_mamba.training.callbacks import ConsoleCallback, LogFileCallback, StopCallback, make_tensorboard_callback
-from promptcot_mamba.training.checks import check_flags, check_metric
+from promptcot_mamba.training.checks import check_flags, check_metric, check_slices
 from promptcot_mamba.training.flags import FOLLOWED
 from promptcot_mamba.training.identity import describe_identity, zero_stage
 from promptcot_mamba.training.plan import PlanArguments, render_plan
@@ -130,6 +131,7 @@ def check(args: SftArguments, data_args: DataArguments) -> tuple[Checkpoint, Any
     if data_args.ops and not checkpoint.is_mamba2:
         raise InputError(f"--ops {data_args.ops[0]}: {checkpoint.path}'s model is not made of these ops; leave it out")
     packing = decide_packing(data_args.packing, checkpoint.is_mamba2, data_args.model_name_or_path)
+    check_slices(args, data_args, packing, checkpoint.is_mamba2)
     tokenizer_path = data_args.tokenizer_path or data_args.model_name_or_path
     tokenizer = load_tokenizer(tokenizer_path, "--tokenizer_path")
     check_tokenizer(tokenizer, checkpoint.config.get("vocab_size"), tokenizer_path, data_args.model_name_or_path)
@@ -168,7 +170,7 @@ def make_trainer(
     shapes = shapes_from_config(model.config.to_dict())
     if args.gradient_checkpointing and args.checkpoint_policy == "auto" and isinstance(model, Mamba2ForCausalLM):
         args.gradient_checkpointing = False  # or the Trainer would turn it on for every layer again
-        tokens = args.per_device_train_batch_size * rows.max_length
+        tokens = args.per_device_train_batch_size * rows.max_length // args.sequence_parallel_size
         parts = training_memory(shapes, tokens=tokens, devices=args.world_size, zero_stage=zero_stage(args))
         model.choose_activations_from_memory(reserved_bytes=int(parts["buckets"]))
     stop = StopCallback()
@@ -187,6 +189,7 @@ def make_trainer(
         processing_class=tokenizer,
         callbacks=callbacks,
         flops_per_token=training_flops_per_token(shapes),
+        slices=make_slice_groups(args.sequence_parallel_size) if args.sequence_parallel_size > 1 else None,
         should_stop=StopSignal(signal.SIGTERM, signal.SIGUSR1, message="will save after this step and stop"),
     )
     trainer.remove_callback(PrinterCallback)

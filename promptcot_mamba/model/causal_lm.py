@@ -27,6 +27,7 @@ from promptcot_mamba.model.mixer import Mamba2Mixer, RMSNorm
 from promptcot_mamba.ops.linear_cross_entropy import IGNORE_INDEX, linear_cross_entropy
 from promptcot_mamba.ops.packing import check_cu_seqlens, cu_seqlens_from_lengths
 from promptcot_mamba.ops.products import linear
+from promptcot_mamba.ops.sequence_parallel import RowSlice
 
 
 class Mamba2PreTrainedModel(PreTrainedModel):
@@ -90,6 +91,7 @@ class Mamba2Model(Mamba2PreTrainedModel):
         cache_params: Cache | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
+        place: RowSlice | None = None,
     ) -> Mamba2Output:
         """See `Mamba2ForCausalLM.forward`; returns hidden states (b, l, d_model), zero where padded."""
         if output_hidden_states is None:
@@ -117,7 +119,7 @@ class Mamba2Model(Mamba2PreTrainedModel):
             self._choose_kept_layers(hidden)
         seen = [hidden]
         for layer in self.layers:
-            hidden = layer(hidden, cu_seqlens=cu_seqlens, cache=cache_params)
+            hidden = layer(hidden, cu_seqlens=cu_seqlens, cache=cache_params, place=place)
             if output_hidden_states:
                 seen.append(hidden)
         seen[-1] = hidden = self.norm_f(hidden)
@@ -252,6 +254,7 @@ class Mamba2ForCausalLM(Mamba2PreTrainedModel, GenerationMixin):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         shift_labels: torch.Tensor | None = None,
+        place: RowSlice | None = None,
     ) -> Mamba2CausalLMOutput:
         """Run the model over padded rows or one packed row; a keyword that is not listed here raises TypeError.
 
@@ -267,6 +270,7 @@ class Mamba2ForCausalLM(Mamba2PreTrainedModel, GenerationMixin):
             output_hidden_states: also the residual stream before each layer and the final norm's result.
             output_attentions: what wrappers pass along; there are none to return.
             shift_labels: (b, l), in place of `labels`: already what each position should predict.
+            place: the tokens are a slice of a packed row that several ranks hold (`ops.sequence_parallel`).
             return_dict: False for a tuple of what is not None.
 
         Raises:
@@ -279,7 +283,7 @@ class Mamba2ForCausalLM(Mamba2PreTrainedModel, GenerationMixin):
         use_cache = False if labels is not None or shift_labels is not None else use_cache
         outputs = self.backbone(
             input_ids, attention_mask=attention_mask, cu_seqlens=cu_seqlens, inputs_embeds=inputs_embeds,
-            cache_params=cache_params, use_cache=use_cache, output_hidden_states=output_hidden_states,
+            cache_params=cache_params, use_cache=use_cache, output_hidden_states=output_hidden_states, place=place,
         )  # fmt: skip
         hidden = outputs.last_hidden_state
         loss = logits = None

@@ -165,6 +165,12 @@ class SftArguments(TrainingArguments):
             "choices": CHECKPOINT_POLICIES,
         },
     )
+    sequence_parallel_size: int = field(
+        default=1,
+        metadata={
+            "help": "Neighbouring processes that hold one packed row in slices: rows longer than a device holds."
+        },
+    )
     split_master_weights: bool = field(
         default=False,
         metadata={

@@ -28,6 +28,11 @@ def check_flags(args: SftArguments, data_args: DataArguments) -> None:
     choose_ops(data_args.ops, "cpu" if args.use_cpu else "cuda")
     if args.save_only_model and args.load_best_model_at_end and args.deepspeed:
         raise InputError("--save_only_model True: does not go with --load_best_model_at_end under DeepSpeed")
+    if args.sequence_parallel_size < 1 or args.world_size % args.sequence_parallel_size:
+        raise InputError(
+            f"--sequence_parallel_size {args.sequence_parallel_size}: must divide the number of processes, "
+            f"{args.world_size}"
+        )
     check_validation(args, data_args)
     check_optimizer(args)
     check_reporters(args)
@@ -35,6 +40,19 @@ def check_flags(args: SftArguments, data_args: DataArguments) -> None:
     run_folder.check_writable(Path(args.output_dir))
     find_row_files([path for path in data_args.data_path if not is_shard_folder(path)])
     find_row_files(data_args.eval_data_path)
+
+
+def check_slices(args: SftArguments, data_args: DataArguments, packing: bool, is_mamba2: bool) -> None:
+    """Raise InputError where rows cannot be held in slices: only Mamba-2's packed rows can."""
+    size = args.sequence_parallel_size
+    if size == 1:
+        return
+    if not is_mamba2:
+        raise InputError(f"--sequence_parallel_size {size}: only Mamba-2 rows can be cut; leave the flag out")
+    if not packing:
+        raise InputError(f"--sequence_parallel_size {size}: rows must be packed; leave --packing False out")
+    if data_args.max_length < size:
+        raise InputError(f"--sequence_parallel_size {size}: more slices than --max_length {data_args.max_length}")
 
 
 def check_validation(args: SftArguments, data_args: DataArguments) -> None:

@@ -32,7 +32,10 @@ FOLLOWED = {
     "logging": (
         "logging_strategy", "logging_steps", "logging_first_step", "report_to", "run_name", "debug_numerics",
     ),
-    "hardware": ("deepspeed", "use_cpu", "tf32", "torch_empty_cache_steps", "ddp_timeout", "full_determinism"),
+    "hardware": (
+        "deepspeed", "sequence_parallel_size", "use_cpu", "tf32", "torch_empty_cache_steps", "ddp_timeout",
+        "full_determinism",
+    ),
     "plan": ("plan", "plan_machines", "plan_examples", "plan_tokens_per_example"),
 }  # fmt: skip
 UNSHOWN = ("local_rank",)  # what launchers pass; the place of a process is read from the environment

@@ -26,8 +26,8 @@ NO_LIMIT = (0.0, float("inf"))
 NAMES = ("zxbcdt", "conv_weight", "conv_bias", "A_log", "D", "dt_bias", "norm_weight")
 # Rows by their documents' lengths: whole, cut at every kind of place, of one token, shorter than the convolution.
 ROWS = [
-    [64], [16, 16, 16, 16], [15, 17, 32], [17, 31, 16], [1] * 64, [63, 1], [1, 63], [33, 31], [8], [5], [3, 2], [1, 1, 1, 1],
-    [7, 1, 1, 1, 6, 20],
+    [64], [16, 16, 16, 16], [15, 17, 32], [17, 31, 16], [1] * 64, [63, 1], [1, 63], [33, 31], [8], [5], [3, 2],
+    [1, 1, 1, 1], [7, 1, 1, 1, 6, 20],
 ]  # fmt: skip
 
 
