@@ -173,6 +173,8 @@ def make_trainer(
         tokens = args.per_device_train_batch_size * rows.max_length // args.sequence_parallel_size
         parts = training_memory(shapes, tokens=tokens, devices=args.world_size, zero_stage=zero_stage(args))
         model.choose_activations_from_memory(reserved_bytes=int(parts["buckets"]))
+    if args.checkpoint_every > 1 and isinstance(model, Mamba2ForCausalLM):
+        model.backbone.segment_layers = args.checkpoint_every
     stop = StopCallback()
     callbacks = [ConsoleCallback(), LogFileCallback(), stop]
     if "tensorboard" in args.report_to:

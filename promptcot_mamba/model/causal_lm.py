@@ -8,10 +8,13 @@ logits.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache, GenerationMixin, Mamba2Config, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
@@ -71,6 +74,7 @@ class Mamba2Model(Mamba2PreTrainedModel):
         self.norm_f = RMSNorm(config.hidden_size, config.layer_norm_epsilon)
         self.gradient_checkpointing = False
         self.activation_policy = "fixed"  # as gradient_checkpointing_enable/disable left it
+        self.segment_layers = 1  # layers whose input alone is kept (--checkpoint_every)
         self.reserved_bytes = 0
         self._planned_tokens = 0
         self.post_init()
@@ -118,8 +122,8 @@ class Mamba2Model(Mamba2PreTrainedModel):
         if self.activation_policy == "auto" and self.training and torch.is_grad_enabled():
             self._choose_kept_layers(hidden)
         seen = [hidden]
-        for layer in self.layers:
-            hidden = layer(hidden, cu_seqlens=cu_seqlens, cache=cache_params, place=place)
+        for layers in self._segments():
+            hidden = layers(hidden, cu_seqlens=cu_seqlens, cache=cache_params, place=place)
             if output_hidden_states:
                 seen.append(hidden)
         seen[-1] = hidden = self.norm_f(hidden)
@@ -131,6 +135,22 @@ class Mamba2Model(Mamba2PreTrainedModel):
             cache_params=cache_params,
             hidden_states=tuple(seen) if output_hidden_states else None,
         )
+
+    def _segments(self) -> Iterable[Callable[..., torch.Tensor]]:
+        """What the residual stream passes through, one after the other: layers, or segments of them that keep only
+        their input and run again, layer by layer, in the backward pass."""
+        if self.segment_layers == 1 or not (self.training and torch.is_grad_enabled()):
+            return self.layers
+        starts = range(0, len(self.layers), self.segment_layers)
+        return [partial(self._run_segment, self.layers[start : start + self.segment_layers]) for start in starts]
+
+    def _run_segment(self, layers: nn.ModuleList, hidden: torch.Tensor, **kwargs) -> torch.Tensor:
+        def run(hidden: torch.Tensor) -> torch.Tensor:
+            for layer in layers:
+                hidden = layer(hidden, **kwargs)
+            return hidden
+
+        return checkpoint(run, hidden, use_reentrant=False)
 
     def _choose_kept_layers(self, hidden: torch.Tensor) -> None:
         """Under the "auto" policy: as many layers keep their activations as fit, the others recompute; never fewer

@@ -165,6 +165,13 @@ class SftArguments(TrainingArguments):
             "choices": CHECKPOINT_POLICIES,
         },
     )
+    checkpoint_every: int = field(
+        default=1,
+        metadata={
+            "help": "With gradient_checkpointing: keep the residual stream before every k-th layer only and run the k "
+            "layers once more: for rows whose residual stream alone is too long."
+        },
+    )
     sequence_parallel_size: int = field(
         default=1,
         metadata={

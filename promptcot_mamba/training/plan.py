@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 
@@ -66,6 +67,7 @@ def _machine_lines(
     device: Device,
     tokens: int,
     slices: int,
+    segment: int,
     accumulating: bool,
     phases: list[tuple[str, float]],
 ) -> list[str]:
@@ -76,8 +78,11 @@ def _machine_lines(
     fitting, tried = [], []
     for name, settings in SHARDINGS if count > 1 else SHARDINGS_OF_ONE:
         # Without gradient checkpointing this project's layers still recompute conv, SSD and norm.
-        for recompute, meaning in (("layer", "checkpointing"), ("mixer", "no checkpointing")):
-            parts = training_memory(shapes, tokens=tokens, devices=count, recompute=recompute, **settings)
+        kinds = (("layer", "checkpointing"), ("segments", f"every {segment} layers"), ("mixer", "no checkpointing"))
+        for recompute, meaning in kinds:
+            parts = training_memory(
+                shapes, tokens=tokens, devices=count, recompute=recompute, segment=segment, **settings
+            )
             tried.append(parts)
             offload = settings.get("offload_optimizer", False)
             total = sum(parts.values()) / 1e9
@@ -100,6 +105,8 @@ def _machine_lines(
     bound, name, offload = max(fitting, key=lambda fit: (not fit[2], fit[0]))
     mfu = bound * training_flops_per_token(shapes) / (device.peak_tflops * 1e12)
     lines.append(f"  {name}: at most {bound:,.0f} tokens/s per GPU (MFU {mfu:.0%}), {bound * count:,.0f} in all")
+    if "every" in name:
+        lines.append(f"  (--gradient_checkpointing True --checkpoint_every {segment})")
     if name.startswith("split masters"):
         lines.append("  (--split_master_weights True, without --deepspeed)")
     if offload:
@@ -134,9 +141,11 @@ def render_plan(args: SftArguments, data_args: DataArguments, plan_args: PlanArg
     ]
     for machine in plan_args.plan_machines:
         count, device = parse_machine(machine)
+        # Where a user names no segment, the one that keeps least: k segments of k layers.
+        segment = args.checkpoint_every if args.checkpoint_every > 1 else math.isqrt(shapes.layers)
         accumulating = args.gradient_accumulation_steps > 1
         if count % slices:
             lines += ["", f"{machine}: cannot hold rows in {slices} slices (--sequence_parallel_size)"]
         else:
-            lines += ["", *_machine_lines(shapes, count, device, tokens, slices, accumulating, phases)]
+            lines += ["", *_machine_lines(shapes, count, device, tokens, slices, segment, accumulating, phases)]
     return "\n".join(lines)
