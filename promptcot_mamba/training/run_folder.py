@@ -31,7 +31,8 @@ WRITING_PREFIX = ".writing-"
 DEVICES_KEY = "devices"
 MODEL_KEY = "--model_name_or_path (contents)"
 TRAINER_STATE_FILE = "trainer_state.json"
-MODEL_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt")  # weights, config, tokenizer, chat template
+# Weights, config, tokenizer, chat template; the model card and code.
+MODEL_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt", ".md", ".py")
 
 Identity = dict[str, Any]
 

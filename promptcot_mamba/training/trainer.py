@@ -17,6 +17,8 @@ import torch.distributed as dist
 from torch.utils.data import Dataset
 from transformers import Trainer
 
+from promptcot_mamba.model import Mamba2ForCausalLM
+from promptcot_mamba.model.card import write_card
 from promptcot_mamba.ops.linear_cross_entropy import IGNORE_INDEX
 from promptcot_mamba.ops.sequence_parallel import RowSlice, SliceGroup
 from promptcot_mamba.training import run_folder
@@ -235,6 +237,12 @@ class SftTrainer(Trainer):
             run_folder.keep_latest(output_dir, self.args.save_total_limit, best)
         self._barrier()
         self.meter.restart()
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As the Trainer's, with a model card, which our own class writes by itself."""
+        super().save_model(output_dir, _internal_call)
+        if self.args.should_save and not isinstance(self.model, Mamba2ForCausalLM):
+            write_card(Path(output_dir or self.args.output_dir), self.model.config)
 
     def _barrier(self) -> None:
         if dist.is_initialized():

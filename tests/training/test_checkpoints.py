@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -134,4 +135,5 @@ def test_wandb_is_written_offline_where_no_account_is(flags, tmp_path: Path, mon
         [SftArguments, DataArguments], [f"--{k}={v}" for k, v in (flags | {"report_to": "wandb"}).items()]
     )
     checks.check_reporters(args)
+    del sys.modules["wandb"]
     assert checks.os.environ["WANDB_MODE"] == "offline"
