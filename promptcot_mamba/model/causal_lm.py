@@ -8,10 +8,13 @@ logits.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache, GenerationMixin, Mamba2Config, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
@@ -26,6 +29,7 @@ from promptcot_mamba.model.card import AUTO_MAP, write_card, write_code
 from promptcot_mamba.model.mixer import Mamba2Mixer, RMSNorm
 from promptcot_mamba.ops.linear_cross_entropy import IGNORE_INDEX, linear_cross_entropy
 from promptcot_mamba.ops.packing import check_cu_seqlens, cu_seqlens_from_lengths
+from promptcot_mamba.ops.sequence_parallel import RowSlice
 
 
 class Mamba2PreTrainedModel(PreTrainedModel):
@@ -69,6 +73,7 @@ class Mamba2Model(Mamba2PreTrainedModel):
         self.norm_f = RMSNorm(config.hidden_size, config.layer_norm_epsilon)
         self.gradient_checkpointing = False
         self.activation_policy = "fixed"  # as gradient_checkpointing_enable/disable left it
+        self.segment_layers = 1  # layers whose input alone is kept (--checkpoint_every)
         self.reserved_bytes = 0
         self._planned_tokens = 0
         self.post_init()
@@ -89,6 +94,7 @@ class Mamba2Model(Mamba2PreTrainedModel):
         cache_params: Cache | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
+        place: RowSlice | None = None,
     ) -> Mamba2Output:
         """See `Mamba2ForCausalLM.forward`; returns hidden states (b, l, d_model), zero where padded."""
         if output_hidden_states is None:
@@ -115,8 +121,8 @@ class Mamba2Model(Mamba2PreTrainedModel):
         if self.activation_policy == "auto" and self.training and torch.is_grad_enabled():
             self._choose_kept_layers(hidden)
         seen = [hidden]
-        for layer in self.layers:
-            hidden = layer(hidden, cu_seqlens=cu_seqlens, cache=cache_params)
+        for layers in self._segments():
+            hidden = layers(hidden, cu_seqlens=cu_seqlens, cache=cache_params, place=place)
             if output_hidden_states:
                 seen.append(hidden)
         seen[-1] = hidden = self.norm_f(hidden)
@@ -128,6 +134,22 @@ class Mamba2Model(Mamba2PreTrainedModel):
             cache_params=cache_params,
             hidden_states=tuple(seen) if output_hidden_states else None,
         )
+
+    def _segments(self) -> Iterable[Callable[..., torch.Tensor]]:
+        """What the residual stream passes through, one after the other: layers, or segments of them that keep only
+        their input and run again, layer by layer, in the backward pass."""
+        if self.segment_layers == 1 or not (self.training and torch.is_grad_enabled()):
+            return self.layers
+        starts = range(0, len(self.layers), self.segment_layers)
+        return [partial(self._run_segment, self.layers[start : start + self.segment_layers]) for start in starts]
+
+    def _run_segment(self, layers: nn.ModuleList, hidden: torch.Tensor, **kwargs) -> torch.Tensor:
+        def run(hidden: torch.Tensor) -> torch.Tensor:
+            for layer in layers:
+                hidden = layer(hidden, **kwargs)
+            return hidden
+
+        return checkpoint(run, hidden, use_reentrant=False)
 
     def _choose_kept_layers(self, hidden: torch.Tensor) -> None:
         """Under the "auto" policy: as many layers keep their activations as fit, the others recompute; never fewer
@@ -251,6 +273,7 @@ class Mamba2ForCausalLM(Mamba2PreTrainedModel, GenerationMixin):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         shift_labels: torch.Tensor | None = None,
+        place: RowSlice | None = None,
     ) -> Mamba2CausalLMOutput:
         """Run the model over padded rows or one packed row; a keyword that is not listed here raises TypeError.
 
@@ -266,6 +289,7 @@ class Mamba2ForCausalLM(Mamba2PreTrainedModel, GenerationMixin):
             output_hidden_states: also the residual stream before each layer and the final norm's result.
             output_attentions: what wrappers pass along; there are none to return.
             shift_labels: (b, l), before `labels`: already what each position should predict.
+            place: the tokens are a slice of a packed row that several ranks hold (`ops.sequence_parallel`).
             return_dict: False for a tuple of what is not None.
 
         Raises:
@@ -277,7 +301,7 @@ class Mamba2ForCausalLM(Mamba2PreTrainedModel, GenerationMixin):
         outputs = self.backbone(
             input_ids, attention_mask=attention_mask, cu_seqlens=cu_seqlens, inputs_embeds=inputs_embeds,
             cache_params=cache_params, use_cache=use_cache, output_hidden_states=output_hidden_states,
-            return_dict=True,
+            place=place, return_dict=True,
         )  # fmt: skip
         hidden = outputs.last_hidden_state
         loss = logits = None
