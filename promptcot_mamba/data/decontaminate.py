@@ -143,6 +143,9 @@ class Decontaminator:
         reported = [self._hit(owner, "8-gram", text[at : at + REPORT_N]) for owner, at in near.items()]
         return removing, reported
 
+    def check_completion(self, completion: str) -> Hit | None:
+        return None
+
     def _find_removing(self, prompt: str, text: list[str], words: np.ndarray) -> Hit | None:
         found = self._remove.first_hit(hash_ngrams(words, REMOVE_N))
         if found:

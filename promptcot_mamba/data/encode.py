@@ -63,12 +63,15 @@ class Encoder:
         prompts = [as_parts(prompt) for prompt, _ in pairs]
         completions = [self._take_apart(parts, text) for parts, (_, text) in zip(prompts, pairs, strict=True)]
         different = list(dict.fromkeys(prompts))
-        encoded = dict(zip(different, self.text.encode(different, add_special_tokens=True), strict=True))
-        tails = self.text.encode(completions, add_special_tokens=False)
+        heads = dict(
+            zip(different, zip(*self.text.encode(different, add_special_tokens=True), strict=True), strict=True)
+        )
+        tails = zip(*self.text.encode(completions, add_special_tokens=False), strict=True)
+        end = np.array([self._eos_id], dtype=np.int32)
         documents = []
-        for head, parts, tail in zip(prompts, completions, tails, strict=True):
-            ids = np.concatenate([encoded[head], tail, np.array([self._eos_id], dtype=np.int32)])
-            documents.append(Encoded(ids, len(encoded[head]), self.text.spells(head) or self.text.spells(parts)))
+        for prompt, (tail, in_tail) in zip(prompts, tails, strict=True):
+            head, in_head = heads[prompt]
+            documents.append(Encoded(np.concatenate([head, tail, end]), len(head), in_head or in_tail))
         return documents
 
     def _take_apart(self, prompt: Parts, completion: str) -> Parts:
@@ -101,7 +104,7 @@ def encode_example(tokenizer: Any, prompt: str | Parts, completion: str) -> tupl
 
 def encode_prompt(tokenizer: Any, prompt: str | Parts) -> list[int]:
     """The ids that sampling starts from: those that training put before the loss."""
-    return get_encoder(tokenizer).text.encode([as_parts(prompt)], add_special_tokens=True)[0].tolist()
+    return get_encoder(tokenizer).text.encode([as_parts(prompt)], add_special_tokens=True)[0][0].tolist()
 
 
 def check_tokenizer(tokenizer: Any, vocab_size: int | None, tokenizer_path: str, model_path: str) -> None:

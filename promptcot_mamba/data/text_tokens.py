@@ -77,16 +77,21 @@ class TextTokenizer:
         """Whether the data of a document spells a control token."""
         return self._spelled is not None and any(not p.placed and self._spelled.search(p.text) for p in parts)
 
-    def encode(self, documents: Sequence[Parts], *, add_special_tokens: bool) -> list[np.ndarray]:
-        """(l) int32 ids of each document. `add_special_tokens` asks for what the tokenizer begins a text with."""
+    def encode(self, documents: Sequence[Parts], *, add_special_tokens: bool) -> tuple[list[np.ndarray], list[bool]]:
+        """(l) int32 ids of each document, and whether its data spells control tokens.
+
+        `add_special_tokens` asks for what the tokenizer begins a text with.
+        """
         texts = [whole_text(parts) for parts in documents]
         encodings = self._plain.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
         ids = [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
         base = self._starting if add_special_tokens else 0
+        spelled = [False] * len(ids)
         for number, parts in enumerate(documents):
             if np.count_nonzero(self._is_control[ids[number]]) != base + self._count_placed(parts):
                 ids[number] = self.encode_as_text(parts, add_special_tokens=add_special_tokens)
-        return ids
+                spelled[number] = self.spells(parts)  # else it holds characters that the tokenizer does not know
+        return ids, spelled
 
     def encode_as_text(self, parts: Parts, *, add_special_tokens: bool) -> np.ndarray:
         """The definition: ids by the derived tokenizer."""

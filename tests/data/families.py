@@ -1,4 +1,4 @@
-"""Six small tokenizers in the shapes of published ones: their special tokens, their ways of cutting text, no weights."""
+"""Six small tokenizers in the shapes of published ones: their special tokens, their ways of cutting text."""
 
 from __future__ import annotations
 
