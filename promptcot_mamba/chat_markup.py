@@ -121,7 +121,7 @@ FAMILIES: dict[str, Family] = {
         ),
         Family(
             "mistral", r"(?:<s>)?\s*", r"\[SYSTEM_PROMPT\]\s*", r"(?:\s*\[/SYSTEM_PROMPT\])?\s*\[INST\]\s*",
-            r"\s*\[/INST\]\s*", r"\s*</s>\s*\[INST\]\s*", r"</s>",
+            r"\s*\[/INST\]\s*", r"\s*</s>\s*(?:<s>)?\s*\[INST\]\s*", r"</s>",
             _template("[SYSTEM_PROMPT]{t}[/SYSTEM_PROMPT]", "[INST] {t}[/INST]", " {t}</s>", "", "<s>"),
         ),
         Family(
