@@ -269,7 +269,7 @@ class _ChunkRun:
         documents = self.worker.encoder.encode(pairs)
         self.seconds["tokenize"] += time.perf_counter() - started
         for (row, where), (parts, _), document in zip(self.waiting, pairs, documents, strict=True):
-            length = len(document.input_ids)
+            length = len(document.ids)
             self.encoded += length
             if not context.min_tokens <= length <= context.max_tokens:
                 self.tally.drop("too_short" if length < context.min_tokens else "too_long", where, row)
@@ -277,12 +277,12 @@ class _ChunkRun:
             if document.spells_control and context.reading.control_text == "drop":
                 self.tally.drop("control_text", where, row)
                 continue
-            tokens.write(document.input_ids.astype(context.tokenizer.dtype).tobytes())
+            tokens.write(document.ids.astype(context.tokenizer.dtype).tobytes())
             self._keep(row, where, parts, document)
         self.waiting, self.waiting_characters = [], 0
 
     def _keep(self, row: CanonicalRow, where: str, parts: Parts, document: Encoded) -> None:
-        tally, length = self.tally, len(document.input_ids)
+        tally, length = self.tally, len(document.ids)
         prompt = self._prompt(row.topic)
         if prompt.number is None:
             prompt.number = len(self.prompt_rows)

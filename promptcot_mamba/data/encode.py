@@ -27,16 +27,18 @@ from promptcot_mamba.ops.linear_cross_entropy import IGNORE_INDEX
 class Encoded:
     """One document's tokens: `prompt + completion + eos`; the first `prompt_length` of them carry no loss."""
 
-    input_ids: np.ndarray  # (l) int32
+    ids: np.ndarray  # (l) int32
     prompt_length: int
     spells_control: bool = False  # whether its data spells control tokens, which stayed text
 
     @property
-    def labels(self) -> np.ndarray:
+    def input_ids(self) -> list[int]:
+        return self.ids.tolist()
+
+    @property
+    def labels(self) -> list[int]:
         """Labels aligned with `input_ids` (the model shifts them): IGNORE_INDEX on the prompt."""
-        labels = self.input_ids.copy()
-        labels[: self.prompt_length] = IGNORE_INDEX
-        return labels
+        return [IGNORE_INDEX] * self.prompt_length + self.ids[self.prompt_length :].tolist()
 
 
 def as_parts(prompt: str | Parts) -> Parts:
@@ -99,7 +101,7 @@ def encode_examples(tokenizer: Any, pairs: Sequence[tuple[str | Parts, str]]) ->
 def encode_example(tokenizer: Any, prompt: str | Parts, completion: str) -> tuple[list[int], list[int]]:
     """`(input_ids, labels)` of one example."""
     document = encode_examples(tokenizer, [(prompt, completion)])[0]
-    return document.input_ids.tolist(), document.labels.tolist()
+    return document.input_ids, document.labels
 
 
 def encode_prompt(tokenizer: Any, prompt: str | Parts) -> list[int]:

@@ -97,9 +97,9 @@ def _write_documents(
             written.spelled += document.spells_control
             if document.spells_control and control_text == "drop":
                 continue
-            tokens.write(document.input_ids.tobytes())
+            tokens.write(document.ids.tobytes())
             documents.write(json.dumps([example.id, example.source]) + "\n")
-            written.starts.append(written.starts[-1] + len(document.input_ids))
+            written.starts.append(written.starts[-1] + len(document.ids))
             written.prompt_lengths.append(document.prompt_length)
         if len(written.prompt_lengths) % (64 * ENCODE_BATCH) == 0 and written.prompt_lengths:
             logger.info(
