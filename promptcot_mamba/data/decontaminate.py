@@ -16,32 +16,53 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 from rapidfuzz import fuzz
 from rapidfuzz.distance import Levenshtein
 
-from promptcot_mamba.data.words import gist_signs, gist_words, hash_ngrams, hash_words
+from promptcot_mamba.data.words import (
+    NUMBER_WORDS,
+    SILENT,
+    fold_letters,
+    gist_signs,
+    gist_words,
+    hash_ngrams,
+    hash_words,
+    mix,
+)
 
 SIZES = (2, 3)  # words of an n-gram
 MAX_DOCUMENT_SHARE = 0.02  # of all texts: a more frequent n-gram is boilerplate
-MIN_COMMON = 4  # texts that may share an n-gram however few texts there are
+MIN_COMMON = 10  # texts that may share an n-gram however few texts there are
 CANDIDATE_SHARE = 0.3  # of a problem's weighted n-grams, from which a text is aligned with it
 MAX_CANDIDATES = 8
-ALIKE = 80.0  # per cent of an alignment (Indel ratio) from which a text is a copy...
-RATHER_ALIKE = 72.0  # ...or from which it is with STRONG_SHARE of the n-grams and nearly all numbers
+VERY_ALIKE = 86.0  # per cent of an alignment (Indel ratio) from which a text is a copy,
+ALIKE = 80.0  # from which it is with ALIKE_SHARE of the n-grams and half of the numbers,
+ALIKE_SHARE = 0.4
+RATHER_ALIKE = 72.0  # and from which it is with STRONG_SHARE of the n-grams and most of the numbers;
 STRONG_SHARE = 0.55
-SAME_NUMBERS = 0.6  # of a problem's numbers
+HALF_OF_NUMBERS = 0.5
 MOST_NUMBERS = 0.75
+CONTRADICTED = 0.25  # of a problem's numbers with another number in their place: another problem of the same template
 REPLACED = 3  # words on end with others in their place, from where on it is another problem of the same setting
-MIN_PART = 0.5  # of a problem: a text that holds less of it is no copy, however alike
+MIN_PART = 0.5  # of a problem's words, or ALIKE_SHARE of its n-grams: a text that holds less is no copy, however alike
 SHORT = 14  # words and signs: below, whole sentences with the same numbers are asked for
-SHORT_ALIKE = 88.0
+SHORT_ALIKE = 84.0
+VERY_SHORT = 10
+VERY_SHORT_ALIKE = 88.0
+SHORT_SHARE = 0.6  # of a short problem's different words, from which a sentence is compared with it
 WINDOW = 1.6  # lengths of the problem that its n-grams may lie apart in a long text
-SAME_ASK = 0.5  # of the sentence that asks: the same setting with another question is another problem
+SAME_ASK = 0.34  # of the sentence that asks: the same setting with another question is another problem
 MIN_ASK = 4
 SHOWN_WORDS = 60
 
+SIEVE_SHARE = 0.2  # of a problem's rare word triples that a long text must hold to be looked at...
+SIEVE_TRIPLES = 3  # ...and at least so many
+COPY_SHARE = 0.8  # of a problem's n-grams in a text of the sample: a copy, which makes nothing common
+_SILENT_ID = -1
+_SIEVE_WORDS = re.compile(r"[a-z]{2,}|\d+")
 _ASKS = re.compile(
     r"\s*(?:compute|find|determine|what|how|calculate|evaluate|solve|prove|show|express|give|in|for|if)\b|[^?]*\?\s*\Z",
     re.IGNORECASE,
@@ -109,6 +130,57 @@ class _Index:
         return places, starts + within
 
 
+class _Sieve:
+    """Says of a long text in about a millisecond that it holds no problem: too few rare word triples of any."""
+
+    def __init__(self, words: Sequence[Sequence[str]], frequency: Counter[int], texts: int):
+        self._ids: dict[str, int] = dict.fromkeys(SILENT, _SILENT_ID)
+        for own in words:
+            for word in own:
+                self._ids.setdefault(word, len(self._ids) + 1)
+        for name, value in NUMBER_WORDS.items():
+            if str(value) in self._ids:
+                self._ids[name] = self._ids[str(value)]
+        limit = max(MIN_COMMON, MAX_DOCUMENT_SHARE * texts)
+        codes, owners = [], []
+        for owner, own in enumerate(words):
+            ids = np.array([self._ids[word] for word in own], dtype=np.int64)
+            rare = np.array([frequency[gram] <= limit for gram in hash_ngrams(hash_words(list(own)), 3).tolist()], bool)
+            codes.append(np.unique(_triples(ids)[rare]))
+            owners.append(np.full(len(codes[-1]), owner))
+        self._needed = np.maximum(SIEVE_TRIPLES, SIEVE_SHARE * np.array([len(own) for own in codes]))
+        flat, owner = np.concatenate([np.empty(0, np.int64), *codes]), np.concatenate([np.empty(0, np.int64), *owners])
+        order = np.argsort(flat, kind="stable")
+        self._codes, self._owners = flat[order], owner[order]
+        self._bits = np.zeros(1 << 22, dtype=bool)  # most triples of other texts stop here
+        self._bits[_slot(self._codes)] = True
+
+    def suspects(self, text: str) -> bool:
+        if not text.isascii():
+            text = fold_letters(text)
+        found = _SIEVE_WORDS.findall(text.casefold())
+        ids = np.fromiter(map(self._ids.get, found, repeat(0)), dtype=np.int64, count=len(found))
+        codes = _triples(ids[ids != _SILENT_ID])
+        codes = np.unique(codes[self._bits[_slot(codes)]])
+        first = np.searchsorted(self._codes, codes, side="left")
+        counts = np.searchsorted(self._codes, codes, side="right") - first
+        entries = np.repeat(first - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+        held = np.bincount(self._owners[entries], minlength=len(self._needed))
+        return bool((held >= self._needed).any())
+
+
+def _triples(ids: np.ndarray) -> np.ndarray:
+    """(words - 2) int64: one number for each three words on end, 0 where one of them is unknown."""
+    if len(ids) < 3:
+        return np.empty(0, np.int64)
+    codes = (ids[:-2] << 42) | (ids[1:-1] << 21) | ids[2:]
+    return np.where((ids[:-2] > 0) & (ids[1:-1] > 0) & (ids[2:] > 0), codes, 0)
+
+
+def _slot(codes: np.ndarray) -> np.ndarray:
+    return (mix(codes.astype(np.uint64)) >> np.uint64(42)).astype(np.int64)
+
+
 class Decontaminator:
     """Benchmark problems as a table of weighted n-grams; `check` asks them about one prompt.
 
@@ -121,29 +193,32 @@ class Decontaminator:
         self._signs = [gist_signs(problem.text) for problem in self.problems]
         self._asks = [_ask_length(problem.text) for problem in self.problems]
         grams = [_grams(words) for words in self._words]
-        frequency: Counter[int] = Counter()
-        # Problems that several benchmarks hold (HumanEval and HumanEval+) count once.
-        different = {tuple(words): own for words, own in zip(self._words, grams, strict=True)}
-        for own in different.values():
-            frequency.update(np.unique(own).tolist())
-        known = np.array(sorted(frequency), dtype=np.uint64)
-        texts = len(different)
-        for text in sample:
-            own = np.unique(_grams(gist_words(text)))
-            at = np.minimum(np.searchsorted(known, own), max(0, len(known) - 1))
-            frequency.update(own[known[at] == own].tolist() if len(known) else [])
-            texts += 1
+        frequency, texts = self._count(grams, sample)
         self._index = _Index(grams, frequency, texts)
-        self._short: dict[tuple[str, ...], list[int]] = {}
+        self._sieve = _Sieve(self._words, frequency, texts)
+        self._short: dict[str, list[int]] = {}  # word -> the short problems that hold it
         for owner, signs in enumerate(self._signs):
             if len(signs) < SHORT:
-                self._short.setdefault(tuple(sorted(self._rarest(owner))), []).append(owner)
-        self._short_words = {word for words in self._short for word in words}
+                for word in set(signs):
+                    self._short.setdefault(word, []).append(owner)
 
-    def _rarest(self, owner: int) -> list[str]:
-        """Up to three of a short problem's words that a sentence must hold to be compared with it."""
-        words = [word for word in dict.fromkeys(self._words[owner]) if not word.isdigit()]
-        return sorted(words, key=len)[-3:] or self._words[owner][:3]
+    def _count(self, grams: list[np.ndarray], sample: Iterable[str]) -> tuple[Counter[int], int]:
+        """How many different texts hold each n-gram of a problem, and of how many; copies of a problem do not count."""
+        # Problems that several benchmarks hold (HumanEval and HumanEval+) count once.
+        different = {tuple(words): own for words, own in zip(self._words, grams, strict=True)}
+        frequency: Counter[int] = Counter()
+        for own in different.values():
+            frequency.update(np.unique(own).tolist())
+        texts = len(different)
+        alone = _Index(grams, frequency, texts)
+        sizes = np.bincount(alone.owners, minlength=len(grams))
+        for text in dict.fromkeys(sample):
+            own = np.unique(_grams(gist_words(text)))
+            held = np.bincount(alone.owners[alone.find(own)[1]], minlength=len(grams))
+            if (held < COPY_SHARE * np.maximum(sizes, 1)).all():
+                frequency.update(gram for gram in own.tolist() if gram in frequency)
+            texts += 1
+        return frequency, texts
 
     def check(self, prompt: str) -> tuple[Hit | None, list[Hit]]:
         """The hit that removes this prompt (None if it is clean), and near ones to report, one a problem."""
@@ -151,7 +226,7 @@ class Decontaminator:
 
     def check_completion(self, completion: str) -> Hit | None:
         """The hit that removes an answer: a problem restated in it."""
-        return self._check(completion, "completion")[0]
+        return self._check(completion, "completion")[0] if self._sieve.suspects(completion) else None
 
     def _check(self, text: str, kind: str) -> tuple[Hit | None, list[Hit]]:
         words = gist_words(text)
@@ -167,7 +242,7 @@ class Decontaminator:
                 near.append(hit)
             elif best is None or hit.alike > best.alike:
                 best = hit
-        if best is None and kind == "prompt" and not self._short_words.isdisjoint(words):
+        if best is None and kind == "prompt" and self._short:
             best = self._find_short(text, kind)
         return best, near
 
@@ -194,16 +269,23 @@ class Decontaminator:
 
     def _align(self, owner: int, signs: list[str], share: float, kind: str) -> tuple[Hit, bool]:
         """The problem laid over the text's best stretch: what they share, and whether that is a copy."""
-        alike, replaced, places = _compare(self._signs[owner], signs)
+        alike, replaced, contradicted, places = _compare(self._signs[owner], signs)
         same = [self._signs[owner][place] for place in places]
-        numbers = _number_share(self._signs[owner], same)
+        numbers = Counter(filter(str.isdigit, self._signs[owner]))
+        held = (numbers & Counter(filter(str.isdigit, same))).total() / numbers.total() if numbers else 1.0
         part = len(same) / len(self._signs[owner])
         ask = self._asks[owner]
         asked = sum(place >= len(self._signs[owner]) - ask for place in places) / ask if ask else 1.0
         is_copy = (
-            (alike >= ALIKE and numbers >= SAME_NUMBERS)
-            or (alike >= RATHER_ALIKE and share >= STRONG_SHARE and numbers >= MOST_NUMBERS)
-        ) and (replaced <= REPLACED and part >= MIN_PART and asked >= SAME_ASK)  # fmt: skip
+            alike >= VERY_ALIKE
+            or (alike >= ALIKE and share >= ALIKE_SHARE and held >= HALF_OF_NUMBERS)
+            or (alike >= RATHER_ALIKE and share >= STRONG_SHARE and held >= MOST_NUMBERS)
+        ) and (
+            replaced <= REPLACED
+            and (part >= MIN_PART or share >= ALIKE_SHARE)
+            and asked >= SAME_ASK
+            and contradicted <= CONTRADICTED * numbers.total()
+        )
         return self._hit(owner, kind, share, alike, same), is_copy
 
     def _find_short(self, text: str, kind: str) -> Hit | None:
@@ -223,17 +305,15 @@ class Decontaminator:
 
     def _match_short(self, signs: list[str], kind: str) -> Hit | None:
         own = set(signs)
-        for rarest, owners in self._short.items():
-            if not own.issuperset(rarest):
+        shared = Counter(owner for word in own for owner in self._short.get(word, ()))
+        for owner, count in sorted(shared.items()):
+            theirs = self._signs[owner]
+            if count < SHORT_SHARE * len(set(theirs)) or not _same_numbers(theirs, signs):
                 continue
-            for owner in owners:
-                theirs = self._signs[owner]
-                if Counter(filter(str.isdigit, theirs)) != Counter(filter(str.isdigit, signs)):
-                    continue
-                alike = fuzz.ratio(theirs, signs)
-                if alike >= SHORT_ALIKE:
-                    same = [word for word in theirs if word in own]
-                    return self._hit(owner, kind, len(same) / len(theirs), alike, same)
+            alike = fuzz.ratio(theirs, signs)
+            if alike >= (SHORT_ALIKE if len(theirs) >= VERY_SHORT else VERY_SHORT_ALIKE):
+                same = [word for word in theirs if word in own]
+                return self._hit(owner, kind, len(same) / len(theirs), alike, same)
         return None
 
     def _hit(self, owner: int, kind: str, share: float, alike: float, same: Sequence[str]) -> Hit:
@@ -276,30 +356,34 @@ def _ask_length(text: str) -> int:
     return length if length >= MIN_ASK else 0
 
 
-def _compare(problem: list[str], text: list[str]) -> tuple[float, int, list[int]]:
-    """`(alike, replaced, places)`: the ratio of the shorter with its best stretch of the longer, the longest run of the
-    problem's words with others in their place, and where in the problem words agree."""
+def _compare(problem: list[str], text: list[str]) -> tuple[float, int, int, list[int]]:
+    """The problem against the best stretch of a text: `(alike, replaced, contradicted, places)`.
+
+    The ratio of the shorter with its best stretch of the longer; the longest run of the problem's words with others in
+    their place; how many of its numbers have another number there; and where in the problem words agree.
+    """
     numbers: dict[str, int] = {}
     ours = [numbers.setdefault(word, len(numbers)) for word in problem]
     theirs = [numbers.setdefault(word, len(numbers)) for word in text]
     found = fuzz.partial_ratio_alignment(ours, theirs)
     if found is None:
-        return 0.0, 0, []
+        return 0.0, 0, 0, []
     begin = 0
     if len(ours) <= len(theirs):
         stretch = theirs[found.dest_start : found.dest_end]
     else:
         stretch, ours, begin = theirs, ours[found.src_start : found.src_end], found.src_start
-    replaced, same = 0, []
+    replaced, contradicted, same = 0, 0, []
+    digits = {numbers[word] for word in numbers if word.isdigit()}
     for step in Levenshtein.opcodes(ours, stretch):
         if step.tag == "replace":
-            replaced = max(replaced, min(step.src_end - step.src_start, step.dest_end - step.dest_start))
+            here, there = ours[step.src_start : step.src_end], stretch[step.dest_start : step.dest_end]
+            replaced = max(replaced, min(len(here), len(there)))
+            contradicted += min(sum(word in digits for word in here), sum(word in digits for word in there))
         elif step.tag == "equal":
             same += range(begin + step.src_start, begin + step.src_end)
-    return float(found.score), replaced, same
+    return float(found.score), replaced, contradicted, same
 
 
-def _number_share(problem: list[str], same: list[str]) -> float:
-    """The share of a problem's numbers that agree; 1 where it has none."""
-    numbers = Counter(filter(str.isdigit, problem))
-    return (numbers & Counter(filter(str.isdigit, same))).total() / numbers.total() if numbers else 1.0
+def _same_numbers(left: list[str], right: list[str]) -> bool:
+    return Counter(filter(str.isdigit, left)) == Counter(filter(str.isdigit, right))

@@ -35,7 +35,7 @@ REASONS = {
     "language": "mostly letters of another script",
     "repetition_loop": "a stretch repeats itself many times on end",
     "gold_mismatch": "the boxed answer differs from the reference",
-    "contaminated": "shares 13 words, or a whole short problem, with a benchmark",
+    "contaminated": "holds a benchmark problem, in its prompt or in its answer",
     "too_short": "fewer tokens than min_tokens",
     "too_long": "more tokens than max_tokens",
     "exact_duplicate": "the same prompt and completion as an earlier row",

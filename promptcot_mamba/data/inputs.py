@@ -7,18 +7,22 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from promptcot_mamba.data.canonical import CanonicalRow, UnusableRowError
 from promptcot_mamba.data.chunk_work import TokenizerFiles
+from promptcot_mamba.data.conversation import Reading
 from promptcot_mamba.data.encode import hash_tokenizer
-from promptcot_mamba.data.row_files import Chunk, kind_of, plan_chunks, unpack
+from promptcot_mamba.data.row_files import Chunk, iter_rows, kind_of, plan_chunks, unpack
 from promptcot_mamba.data.sources import FoundSource
 from promptcot_mamba.data.workers import do_all
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import write_json
 
 HASH_BLOCK = 1 << 22  # bytes
+SAMPLE_ROWS = 2000  # of each source
 
 
 def hash_file(path: Path) -> str:
@@ -85,3 +89,23 @@ def plan_jobs(sources: Sequence[FoundSource], folder: Path, workers: int) -> lis
             name = str(file) if file in unpacked else None
             pieces += [(source.spec.name, replace(chunk, name=name)) for chunk in chunks]
     return [(number, name, chunk) for number, (name, chunk) in enumerate(pieces)]
+
+
+def sample_questions(
+    sources: Sequence[FoundSource], jobs: Sequence[tuple[int, str, Chunk]], contexts: dict[str, Path], reading: Reading
+) -> list[str]:
+    """The questions of every source's first SAMPLE_ROWS rows, by which one sees what is common in the corpus."""
+    questions: list[str] = []
+    for source in sources:
+        adapter = source.spec.make_adapter(reading)
+        context = adapter.load_context(contexts[source.spec.name]) if adapter.load_context else None
+        columns = (*adapter.columns, *adapter.optional)
+        chunks = [chunk for _, name, chunk in jobs if name == source.spec.name]
+        raws = (raw for chunk in chunks for _, raw in iter_rows(chunk, columns, on_bad_line=lambda _: None))
+        for raw in islice(raws, SAMPLE_ROWS):
+            try:
+                found = adapter.convert(raw, context)
+            except (UnusableRowError, InputError, KeyError):
+                continue  # counted, or refused, where rows are read one by one
+            questions += [row.topic for row in ([found] if isinstance(found, CanonicalRow) else found)]
+    return questions

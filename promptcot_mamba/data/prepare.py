@@ -32,7 +32,7 @@ from promptcot_mamba.data.chunk_work import (
 )
 from promptcot_mamba.data.conversation import Reading
 from promptcot_mamba.data.decontaminate import BenchmarkText, Decontaminator
-from promptcot_mamba.data.inputs import digest, hash_sources, plan_jobs, save_tokenizer
+from promptcot_mamba.data.inputs import digest, hash_sources, plan_jobs, sample_questions, save_tokenizer
 from promptcot_mamba.data.mixture import MixturePlan
 from promptcot_mamba.data.row_files import Chunk
 from promptcot_mamba.data.selection import REASONS_AFTER, RowTable, Selection, load_rows, read_table, select_rows
@@ -50,7 +50,7 @@ logger = get_logger(__name__)
 PIPELINE_VERSION = 2  # raise whenever the same inputs would give other shards
 WORK_FOLDER = ".work"
 CONTAMINATED_FILE = "contaminated.jsonl"
-NEAR_FILE = "shared_8grams.jsonl"
+NEAR_FILE = "near_benchmark.jsonl"
 DROPPED_FILE = "dropped.parquet"
 FORMAT_SAMPLES = 64
 NOTES = {
@@ -201,12 +201,14 @@ def prepare_shards(
         path.mkdir(parents=True, exist_ok=True)
 
     jobs = plan_jobs(sources, work / "unpacked", workers)
+    contexts = _open_contexts(sources, folder / "context", source_dir)
+    sample = sample_questions(sources, jobs, contexts, recipe.reading) if problems else []
     context = ChunkContext(
         folder=chunks_folder,
         specs={spec.name: spec for spec in recipe.sources},
-        contexts=_open_contexts(sources, folder / "context", source_dir),
+        contexts=contexts,
         tokenizer=tokenizer_files,
-        decontaminator=Decontaminator(problems) if problems else None,
+        decontaminator=Decontaminator(problems, sample) if problems else None,
         min_tokens=recipe.min_tokens,
         max_tokens=recipe.max_tokens,
         reading=recipe.reading,

@@ -33,16 +33,23 @@ _LOOK_ALIKES = {
     "w": "\u0461\u051d\u03c9", "x": "\u0445\u03c7", "y": "\u0443\u03b3\u04af", "z": "\u03b6",
 }  # fmt: skip
 _FOLD = {ord(other): latin for latin, others in _LOOK_ALIKES.items() for other in others}
-_FOLD |= dict.fromkeys(map(ord, "\u2264\u2265\u2260\u00d7\u00b7\u00f7\u221a\u221e\u03c0\u00b0"), " ")  # as _SILENT
+_FOLD |= dict.fromkeys(map(ord, "\u2264\u2265\u2260\u00d7\u00b7\u00f7\u221a\u221e\u03c0\u00b0"), " ")  # as SILENT
 _FOLD |= dict.fromkeys(map(ord, "\u2212\u2013\u2014"), "-")
 
 _THOUSANDS = re.compile(r"(?<=\d)(?:,|\{,\}|\\,|\\!)(?=\d{3}(?!\d))")
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[a-z*]+\}(?:\{[lcr|]*\})?")
-_GIST = re.compile(r"\\[a-z]+|\d+|[a-z]+|[,;\n]")
+_GIST = re.compile(r"\\[a-z]+|\d+|[a-z]+|[,;\n-]")
 _GIST_SIGNS = re.compile(r"\\[a-z]+|\d+|[a-z]+|[<>!]=|[<>=+|-]|[,;\n]")
 # Commands of layout, and what a formula says in words as well as in signs: neither is evidence.
-_SILENT = frozenset(
-    ["over", "times", "plus", "minus", "equals", "equal", "squared", "cubed", "degrees", "degree", "deg", "circ", "prime", "leq", "geq", "le", "ge", "leqslant", "geqslant", "ne", "neq", "lt", "gt", "cdot", "cdots", "ldots", "dots", "vdots", "infinity", "infty", "sqrt", "frac", "dfrac", "tfrac", "cfrac", "pi", "text", "textbf", "textit", "textrm", "textsc", "mathrm", "mathbb", "mathbf", "mathcal", "mathit", "operatorname", "mbox", "emph", "boxed", "left", "right", "big", "bigg", "quad", "qquad", "displaystyle", "limits", "begin", "end", "pmatrix", "bmatrix", "matrix", "array", "align", "cases", "hline", "ensuremath", "mid", "setminus", "cup", "cap", "subset", "subseteq", "langle", "rangle", "lfloor", "rfloor", "lceil", "rceil", "in", "to", "alpha", "beta", "gamma", "theta", "lambda", "mu", "sigma", "phi", "omega", "delta", "epsilon", "varepsilon", "the", "of"]
+SILENT = frozenset(
+    """
+    over times plus minus equals equal squared cubed degrees degree deg circ prime leq geq le ge leqslant geqslant ne
+    neq lt gt cdot cdots ldots dots vdots infinity infty sqrt frac dfrac tfrac cfrac pi text textbf textit textrm
+    textsc mathrm mathbb mathbf mathcal mathit operatorname mbox emph boxed left right big bigg quad qquad displaystyle
+    limits begin end pmatrix bmatrix matrix array align cases hline ensuremath mid setminus cup cap subset subseteq
+    langle rangle lfloor rfloor lceil rceil in to alpha beta gamma theta lambda mu sigma phi omega delta epsilon
+    varepsilon the of
+    """.split()  # noqa: SIM905 (a text of words is read as one)
 )
 _UNITS = dict(
     zip(
@@ -55,8 +62,8 @@ _TENS = dict(
     zip(("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"), range(20, 100, 10), strict=True)
 )
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9}
-_ENDS = frozenset(",;\n")  # of a number written out
-_NUMBER_WORDS = _UNITS.keys() | _TENS.keys()
+_UNSAID = frozenset(",;\n-")  # only where numbers written out begin and end do they count
+NUMBER_WORDS = _UNITS | _TENS
 
 _P = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplication is a bijection of 64 bits
 
@@ -73,13 +80,16 @@ def _simplify(text: str) -> str:
     return text
 
 
+def fold_letters(text: str) -> str:
+    """Lower case, with look-alike letters and typographic signs as their plain ones."""
+    if text.isascii():
+        return text.casefold()
+    return unicodedata.normalize("NFKC", text).casefold().translate(_FOLD)
+
+
 def _fold(text: str) -> str:
-    """Lower case, look-alike letters and typographic signs as their plain ones, numbers without separators."""
-    if not text.isascii():
-        text = unicodedata.normalize("NFKC", text).translate(_FOLD)
-    text = text.casefold()
-    if not text.isascii():
-        text = text.translate(_FOLD)  # capitals that look alike
+    """`fold_letters`, with numbers without separators and LaTeX environments taken off."""
+    text = fold_letters(text)
     if "," in text or "\\" in text:
         text = _THOUSANDS.sub("", text)
     return _ENVIRONMENT.sub(" ", text) if "\\begin" in text else text
@@ -87,13 +97,13 @@ def _fold(text: str) -> str:
 
 def _read_numbers(words: list[str]) -> list[str]:
     """The words with every number written out (`three hundred and forty-two`) as digits."""
-    if _NUMBER_WORDS.isdisjoint(words):
-        return [word for word in words if word not in _ENDS]
+    if NUMBER_WORDS.keys().isdisjoint(words):
+        return [word for word in words if word not in _UNSAID]
     read: list[str] = []
     at = 0
     while at < len(words):
-        if words[at] not in _NUMBER_WORDS:
-            if words[at] not in _ENDS:
+        if words[at] not in NUMBER_WORDS:
+            if words[at] not in _UNSAID:
                 read.append(words[at])
             at += 1
             continue
@@ -124,21 +134,21 @@ def _read_number(words: list[str], at: int) -> tuple[int, int]:
 def _joins(word: str, last: str, following: list[str]) -> bool:
     """Whether a word stands inside a number: `hundred and five`, `forty - two`."""
     if word == "and":
-        return last == "scale" and not _NUMBER_WORDS.isdisjoint(following)
+        return last == "scale" and not NUMBER_WORDS.keys().isdisjoint(following)
     return word == "-" and last == "tens" and 1 <= _UNITS.get((following or [""])[0], 0) <= 9
 
 
 def gist_words(text: str) -> list[str]:
     """Words and numbers that tell a question: without variables, layout and the words that formulas are read with."""
     found = (word.lstrip("\\") for word in _GIST.findall(_fold(text)))
-    return _read_numbers([word for word in found if word not in _SILENT and (len(word) > 1 or not word.isalpha())])
+    return _read_numbers([word for word in found if word not in SILENT and (len(word) > 1 or not word.isalpha())])
 
 
 def gist_signs(text: str) -> list[str]:
     """`gist_words` with variables (all of one name) and the signs of formulas."""
     found = (word.lstrip("\\") for word in _GIST_SIGNS.findall(_fold(text)))
     found = (word for word in found if len(word) != 2 or word[1] != "=")  # as \\leq is silent
-    named = ("v" if len(word) == 1 and word.isalpha() else word for word in found if word not in _SILENT)
+    named = ("v" if len(word) == 1 and word.isalpha() else word for word in found if word not in SILENT)
     return _read_numbers(list(named))
 
 

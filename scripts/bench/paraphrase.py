@@ -8,14 +8,15 @@ from collections.abc import Callable
 
 CONFUSABLES = dict(zip("aceopxyiABCEHKMOPTX", "асеорхуіАВСЕНКМОРТХ", strict=True))
 ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-).split()
-TENS = "x x twenty thirty forty fifty sixty seventy eighty ninety".split()
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+)  # fmt: skip
+TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 FILLERS = (
-    "value quantity object figure result given clearly several certain specific simple final another general measure "
-    "during careful element formal direct exactly whole proper total example"
-).split()
+    "value", "quantity", "object", "figure", "result", "given", "clearly", "several", "certain", "specific", "simple",
+    "final", "another", "general", "measure", "during", "careful", "element", "formal", "direct", "exactly", "whole",
+    "proper", "total", "example",
+)  # fmt: skip
 
 
 def in_words(number: int) -> str:
@@ -42,14 +43,16 @@ def in_other_case(text: str, rng: random.Random) -> str:
 def latex_respelled(text: str, rng: random.Random) -> str:
     """Other commands and spacing for the same formulas."""
     swaps = (
-        ("\\frac", "\\dfrac"), ("\\leq", "\\le"), ("\\geq", "\\ge"), ("\\ldots", "\\dots"), ("\\left", ""), ("\\right", ""),
-        ("\\times", "\\cdot "), ("\\neq", "\\ne"), ("$$", "$"), ("\\mathrm", "\\text"),
+        ("\\frac", "\\dfrac"), ("\\leq", "\\le"), ("\\geq", "\\ge"), ("\\ldots", "\\dots"), ("\\left", ""),
+        ("\\right", ""), ("\\times", "\\cdot "), ("\\neq", "\\ne"), ("$$", "$"), ("\\mathrm", "\\text"),
     )  # fmt: skip
     for old, new in swaps:
         if rng.random() < 0.8:
             text = re.sub(re.escape(old) + r"(?![a-z])", lambda _, new=new: new, text)
     text = re.sub(r"([_^])(\w)(?!\w)", r"\1{\2}", text)
-    text = re.sub(r"\$([^$]+)\$", lambda match: f"\\( {match.group(1)} \\)" if rng.random() < 0.5 else match.group(), text)
+    text = re.sub(
+        r"\$([^$]+)\$", lambda match: f"\\( {match.group(1)} \\)" if rng.random() < 0.5 else match.group(), text
+    )
     return text.replace(" + ", "\\, + \\,")
 
 
@@ -58,9 +61,10 @@ def plain_maths(text: str, rng: random.Random) -> str:
     text = re.sub(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"(\1)/(\2)", text)
     text = re.sub(r"\\sqrt\s*\{([^{}]*)\}", r"sqrt(\1)", text)
     for old, new in (
-        ("\\leq", "<="), ("\\le", "<="), ("\\geq", ">="), ("\\ge", ">="), ("\\neq", "!="), ("\\cdot", "*"), ("\\times", "*"),
-        ("\\ldots", "..."), ("\\dots", "..."), ("\\cdots", "..."), ("\\infty", "infinity"), ("\\pi", "pi"), ("\\circ", "deg"),
-        ("\\alpha", "alpha"), ("\\theta", "theta"), ("\\in", "in"), ("\\quad", " "), ("\\left", ""), ("\\right", ""),
+        ("\\leq", "<="), ("\\le", "<="), ("\\geq", ">="), ("\\ge", ">="), ("\\neq", "!="), ("\\cdot", "*"),
+        ("\\times", "*"), ("\\ldots", "..."), ("\\dots", "..."), ("\\cdots", "..."), ("\\infty", "infinity"),
+        ("\\pi", "pi"), ("\\circ", "deg"), ("\\alpha", "alpha"), ("\\theta", "theta"), ("\\in", "in"), ("\\quad", " "),
+        ("\\left", ""), ("\\right", ""),
     ):  # fmt: skip
         text = re.sub(re.escape(old) + r"(?![a-zA-Z])", lambda _, new=new: new, text)
     text = re.sub(r"\\(?:text|mathrm|mathbb|mathbf|operatorname|textbf)\s*\{([^{}]*)\}", r"\1", text)
@@ -69,9 +73,7 @@ def plain_maths(text: str, rng: random.Random) -> str:
 
 
 def numerals_in_words(text: str, rng: random.Random) -> str:
-    return re.sub(
-        r"(?<![\d.,_^{\\])\b\d{1,6}\b(?![\d.,}])", lambda match: in_words(int(match.group())), text
-    )
+    return re.sub(r"(?<![\d.,_^{\\])\b\d{1,6}\b(?![\d.,}])", lambda match: in_words(int(match.group())), text)
 
 
 def look_alikes(text: str, rng: random.Random) -> str:
@@ -112,22 +114,32 @@ KINDS: dict[str, Callable[[str, random.Random], str]] = {
     "plain-text maths": plain_maths, "numerals in words": numerals_in_words, "look-alikes": look_alikes,
     "every 12th word": change_every(12), "every 8th word": change_every(8), "renamed variables": rename_variables,
 }  # fmt: skip
-REQUIRED = {kind: 0.95 for kind in KINDS} | {"every 12th word": 0.85, "renamed variables": 0.85, "every 8th word": 0.7}
+REQUIRED = dict.fromkeys(KINDS, 0.95) | {"every 12th word": 0.85, "renamed variables": 0.85, "every 8th word": 0.7}
 
 TEMPLATES = (
-    "What is the remainder when {a} is divided by {b}?", "Find the greatest common divisor of {a} and {b}.",
-    "How many positive divisors does {a} have?", "What is the sum of the first {a} positive integers?",
-    "A rectangle has length {a} and width {b}. What is its area?", "Compute $\\binom{{{b}}}{{{c}}}$.",
-    "Solve for $x$: ${c}x + {b} = {a}$.", "What is the smallest positive multiple of {a} greater than {b}?",
-    "Evaluate $\\log_{c} {a}$.", "Convert the point $({a},{b})$ in rectangular coordinates to polar coordinates.",
-    "What is {c} percent of {a}?", "Let $f(x) = {c}x^2 - {b}x + {a}$. Find $f({c})$.",
-    "If $x + y = {a}$ and $xy = {b}$, what is $x^2 + y^2$?", "How many integers are there between {b} and {a}, inclusive?",
-    "The mean of {c} numbers is {b}. What is their sum?", "Two fair {b}-sided dice are rolled. What is the probability that the sum is {c}?",
+    "What is the remainder when {a} is divided by {b}?",
+    "Find the greatest common divisor of {a} and {b}.",
+    "How many positive divisors does {a} have?",
+    "What is the sum of the first {a} positive integers?",
+    "A rectangle has length {a} and width {b}. What is its area?",
+    "Compute $\\binom{{{b}}}{{{c}}}$.",
+    "Solve for $x$: ${c}x + {b} = {a}$.",
+    "What is the smallest positive multiple of {a} greater than {b}?",
+    "Evaluate $\\log_{c} {a}$.",
+    "Convert the point $({a},{b})$ in rectangular coordinates to polar coordinates.",
+    "What is {c} percent of {a}?",
+    "Let $f(x) = {c}x^2 - {b}x + {a}$. Find $f({c})$.",
+    "If $x + y = {a}$ and $xy = {b}$, what is $x^2 + y^2$?",
+    "How many integers are there between {b} and {a}, inclusive?",
+    "The mean of {c} numbers is {b}. What is their sum?",
+    "Two fair {b}-sided dice are rolled. What is the probability that the sum is {c}?",
     "A train travels {a} miles in {c} hours. What is its average speed in miles per hour?",
-    "You are given an integer array nums of length {a}. Return the maximum sum of a subarray of length {c}. Since the answer may be very large, return it modulo 10^9 + 7.",
-    "The input is given from Standard Input in the following format: N A_1 A_2 ... A_N. Print the number of elements greater than {b}.",
+    "You are given an integer array nums of length {a}. Return the maximum sum of a subarray of length {c}. Since the "
+    "answer may be very large, return it modulo 10^9 + 7.",
+    "The input is given from Standard Input in the following format: N A_1 A_2 ... A_N. Print the number of elements "
+    "greater than {b}.",
     "Find all real numbers $x$ such that $x^2 - {b}x + {c} = 0$.",
-)  # fmt: skip
+)
 
 
 def make_template(rng: random.Random) -> str:
