@@ -7,7 +7,10 @@ begin with it; `join` keeps exactly one whichever side holds it.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from promptcot_mamba.chat_markup import Part, Parts, Turn
 
 USER_START = "<|im_start|>user\n"
 TURN_END = "<|im_end|>\n"
@@ -24,11 +27,13 @@ _USER_TURN = re.compile(
     re.DOTALL,
 )
 
-# The same text as `render_prompt`, for `tokenizer.apply_chat_template` and `vllm serve`. Messages are written
-# as they are: whoever asks a maths question over HTTP adds MATH_INSTRUCTION to it.
+# The same text as `render_prompt` and `render_turns`, for `tokenizer.apply_chat_template` and `vllm serve`: messages are
+# written as they are, less the thoughts of earlier turns. Who asks a maths question over HTTP adds MATH_INSTRUCTION.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% set text = message['content'] %}"
+    "{% if message['role'] == 'assistant' %}{% set text = text.split('</think>')[-1].lstrip('\n') %}{% endif %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + text + '<|im_end|>\n' }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}"
 )
@@ -44,6 +49,40 @@ def frame_question(question: str, instruction: str = MATH_INSTRUCTION) -> str:
 def render_prompt(question: str, instruction: str = MATH_INSTRUCTION) -> str:
     """The prompt of one question, up to and including the opened thought."""
     return f"{USER_START}{frame_question(question, instruction)}{TURN_END}{ASSISTANT_START}{THINK_START}\n"
+
+
+def drop_thought(answer: str) -> str:
+    """An assistant's turn as later turns see it: what stands after its thought."""
+    return answer.rpartition(THINK_END)[2].lstrip("\n")
+
+
+def render_turns(turns: Sequence[Turn]) -> Parts:
+    """The prompt of a conversation that ends in a user's turn, in parts, up to and including the opened thought."""
+    parts, markup = [], ""
+    for role, text in turns:
+        parts.append(Part(f"{markup}<|im_start|>{role}\n", placed=True))
+        text = drop_thought(text) if role == "assistant" else text
+        parts += [Part(text, placed=False)] if text else []
+        markup = TURN_END
+    return (*parts, Part(f"{markup}{ASSISTANT_START}{THINK_START}\n", placed=True))
+
+
+def split_completion(completion: str, *, opened: bool) -> Parts:
+    """A completion in parts: its `<think>` and the last `</think>` are markup, whatever else it spells is text.
+
+    `opened` says that the prompt had opened the thought already, as `join` leaves the two.
+    """
+    body = completion.lstrip()
+    opened = not opened and body.startswith(THINK_START)
+    body = body[len(THINK_START) :] if opened else completion
+    thought, end, answer = body.rpartition(THINK_END)
+    parts = (
+        Part(THINK_START if opened else "", placed=True),
+        Part(thought, placed=False),
+        Part(end, placed=True),
+        Part(answer, placed=False),
+    )
+    return tuple(part for part in parts if part.text)
 
 
 def extract_question(prompt: str) -> str:
