@@ -33,6 +33,7 @@ from promptcot_mamba.sampling.recipes import split_benchmarks
 from promptcot_mamba.sampling.run_settings import read_sessions, refuse_changed, set_aside
 from promptcot_mamba.sampling.scheduler import Scheduler
 from promptcot_mamba.sampling.shared import sample_each
+from promptcot_mamba.stop_signal import StopSignal
 
 logger = get_logger("infer_longcot")
 
@@ -116,7 +117,7 @@ def sample(plan: Plan, ledger: Ledger, report: Report, make_backend: Callable[[P
     place(plan, ledger.units - ledger.settled)
     backend = make_backend(plan)
     progress = Progress(ledger.units, report)
-    stop = StopSignal()
+    stop = StopSignal(signal.SIGINT, signal.SIGTERM, message="stopping; what is finished is kept", insist=True)
     scheduler = Scheduler(
         ledger,
         backend,
@@ -145,27 +146,6 @@ def stopped(plan: Plan, ledger: Ledger, why: str, status: int = EXIT_FAILED) -> 
         file=sys.stderr,
     )
     return status
-
-
-class StopSignal:
-    """Ctrl-C or SIGTERM asks the scheduler to stop between two polls; a second one does not wait."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def _ask(self, *_: object) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-        print("\nstopping; what is finished is kept", file=sys.stderr)
-
-    def __call__(self) -> bool:
-        return self.asked
-
-    def restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

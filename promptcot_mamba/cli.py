@@ -19,9 +19,10 @@ from typing import Any
 import yaml
 from transformers.hf_argparser import HfArgumentParser
 
-from promptcot_mamba.errors import InputError
+from promptcot_mamba.errors import InputError, ProgramFailedError
 
 EXIT_INTERRUPTED = 130
+EXIT_PROGRAM_FAILED = 1
 EXIT_BAD_INPUT = 2
 WAIT_FOR_FIRST_SECONDS = 10.0
 
@@ -115,6 +116,9 @@ def run_program(main: Callable[[], int | None]) -> None:
         else:  # a launcher ends every process once one has failed: let the first one speak for all
             time.sleep(WAIT_FOR_FIRST_SECONDS)
         sys.exit(EXIT_BAD_INPUT)
+    except ProgramFailedError as error:
+        print(error, file=sys.stderr, flush=True)
+        sys.exit(EXIT_PROGRAM_FAILED)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)

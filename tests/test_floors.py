@@ -10,10 +10,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "promptcot_mamba"
 FLOORS = {
-    "ops": 1, "memory_budget": 1, "grading": 1,
+    "ops": 1, "memory_budget": 1, "checkpoint": 1, "grading": 1,
     "model": 2, "data": 2, "benchmarks": 2,
     "training": 3, "sampling": 3, "report": 3,
-    "synthesis": 4, "efficiency": 4,
+    "synthesis": 4, "efficiency": 4, "doctor": 2,
     "quickstart": 5,
 }  # fmt: skip
 PROGRAM_FLOOR = 6
@@ -24,7 +24,7 @@ HEAVY_FILES = {
     "triton": ("ops/*/triton_*.py", "ops/triton_*.py"),
     "mamba_ssm": ("ops/*/mamba_ssm_adapter.py",),
     "causal_conv1d": ("ops/*/causal_conv1d_adapter.py",),
-    "vllm": ("sampling/vllm_cpu.py", "sampling/vllm_engine.py", "efficiency/throughput.py"),
+    "vllm": ("sampling/vllm_cpu.py", "sampling/vllm_engine.py", "efficiency/engine.py"),
     "deepspeed": ("training/arguments.py", "training/trainer.py"),
 }
 

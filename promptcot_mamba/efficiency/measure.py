@@ -10,8 +10,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from promptcot_mamba.efficiency.engine import EngineProcess, take_turns
 from promptcot_mamba.efficiency.setup import Job, Setup, Stage
-from promptcot_mamba.efficiency.turns import EngineProcess, take_turns
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import write_json
 from promptcot_mamba.log import get_logger

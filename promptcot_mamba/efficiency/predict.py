@@ -16,7 +16,7 @@ from dataclasses import astuple, dataclass
 
 import numpy as np
 
-from promptcot_mamba.efficiency.shapes import Shape
+from promptcot_mamba.efficiency.models import Shape
 
 BLOCK = 32  # tokens of a cache block: the fewest that vLLM has on CPU and CUDA alike
 

@@ -6,10 +6,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
-from promptcot_mamba.efficiency.derive_small import GIB, Pair
+from promptcot_mamba.efficiency.engine import Load
+from promptcot_mamba.efficiency.models import GIB, Pair, Shape
 from promptcot_mamba.efficiency.predict import BLOCK, play_wave
-from promptcot_mamba.efficiency.shapes import Shape
-from promptcot_mamba.efficiency.throughput import Load
 from promptcot_mamba.errors import InputError
 
 SINGLE = (1024, 16384, 65536)  # lengths of single chains, 7B units

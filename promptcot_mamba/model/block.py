@@ -23,5 +23,6 @@ class Mamba2Block(GradientCheckpointingLayer):
         self, hidden: torch.Tensor, cu_seqlens: torch.Tensor | None = None, cache: Cache | None = None
     ) -> torch.Tensor:
         """(b, l, d_model) -> (b, l, d_model)."""
-        mixed = self.mixer(self.norm(hidden), cu_seqlens=cu_seqlens, cache=cache)
+        recomputed = self.gradient_checkpointing and self.training  # so the mixer need not make anything again itself
+        mixed = self.mixer(self.norm(hidden), cu_seqlens=cu_seqlens, cache=cache, keep=recomputed)
         return (hidden.float() if self.residual_in_fp32 else hidden) + mixed

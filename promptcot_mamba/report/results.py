@@ -67,9 +67,9 @@ def find_ratios(records: Sequence[Record], pair: str) -> dict[float, str]:
     return ratios
 
 
-def record_tables(record: Record) -> list[tuple[str, Table]]:
+def record_tables(record: Record) -> list[Table]:
     """A record's tables with their captions."""
-    return [(table["caption"], Table(table["header"], table["rows"])) for table in record["tables"]]
+    return [Table(table["header"], table["rows"], caption=table["caption"]) for table in record["tables"]]
 
 
 def describe_conditions(record: Record) -> str:
@@ -101,6 +101,6 @@ def render_results(evaluations: Sequence[Evaluation], records: Sequence[Record])
         lines += ["", "## Measured here"]
     for record in records:
         lines += ["", f"### {record['title']}", "", describe_conditions(record)]
-        for caption, table in record_tables(record):
-            lines += ["", caption, "", render_markdown(table)]
+        for table in record_tables(record):
+            lines += ["", table.caption, "", render_markdown(table)]
     return "\n".join(lines) + "\n"

@@ -8,8 +8,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from promptcot_mamba.checkpoint import Checkpoint
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.sampling.checkpoint import Checkpoint
 
 GIB = 1 << 30
 CPU_MOST_SEQS = 256  # beyond this a CPU's step time grows as fast as its batch

@@ -7,13 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from promptcot_mamba.checkpoint import Checkpoint, load_tokenizer, read_checkpoint, require_served
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import get_logger
 from promptcot_mamba.records import Problem
 from promptcot_mamba.sampling.arguments import PROMPT_ROOM, SamplingArguments
 from promptcot_mamba.sampling.backend import SamplingSettings
 from promptcot_mamba.sampling.capacity import GIB, Capacity, Device, find_device, plan_capacity
-from promptcot_mamba.sampling.checkpoint import Checkpoint, load_tokenizer, read_checkpoint
 from promptcot_mamba.sampling.progress import clock
 from promptcot_mamba.sampling.prompts import PromptBook
 from promptcot_mamba.sampling.recipes import read_problems
@@ -85,6 +85,7 @@ def make_plan(args: SamplingArguments) -> Plan:
 
 
 def _check_model(args: SamplingArguments, checkpoint: Checkpoint) -> None:
+    require_served(checkpoint)
     kind = checkpoint.config.get("model_type")
     if args.use_mamba2 is not None and args.use_mamba2 != checkpoint.is_mamba2:
         raise InputError(f"--use_mamba2 {args.use_mamba2}: {args.model_path} holds a {kind!r} model")

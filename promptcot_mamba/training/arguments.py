@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from transformers import TrainingArguments
@@ -27,6 +29,26 @@ def join_deepspeed_on_cpu() -> None:
 
     __compatible_ops__["deepspeed_shm_comm"] = False
     comm.init_distributed(dist_backend="gloo", auto_mpi_discovery=False, verbose=False)
+
+
+def find_deepspeed_config(path: str) -> str:
+    """The file that `--deepspeed` names. Raises ValueError, as argument classes do, if it is no JSON object.
+
+    Several published names are links to one file; an archive unpacked without links leaves the target's name as text.
+    """
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ValueError(f"--deepspeed {path}: {error.strerror}") from None
+    if text.endswith(".json") and "\n" not in text and (target := file.parent / text).is_file():
+        return find_deepspeed_config(str(target))
+    try:
+        if not isinstance(json.loads(text), dict):
+            raise ValueError("expected an object")
+    except ValueError as error:
+        raise ValueError(f"--deepspeed {path}: malformed JSON ({error})") from None
+    return path
 
 
 def share_cpu_cores() -> None:
@@ -64,6 +86,10 @@ class DataArguments:
             "help": "Examples beyond max_length are dropped or truncated, and counted.",
             "choices": OVERLONG,
         },
+    )
+    ops: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Backends of the model's ops, as `ssd=mamba_ssm causal_conv1d=reference`; see docs/ssd.md."},
     )
     token_cache: str = field(default="cache/tokens", metadata={"help": "Folder of encoded data; safe to delete."})
 
@@ -124,6 +150,8 @@ class SftArguments(TrainingArguments):
         if not torch.cuda.is_available():
             self.use_cpu = True
             share_cpu_cores()
+        if isinstance(self.deepspeed, str) and self.deepspeed:
+            self.deepspeed = find_deepspeed_config(self.deepspeed)
         if self.deepspeed and "RANK" not in os.environ:
             os.environ.update(LONE_PROCESS)
         self.logging_nan_inf_filter = False  # a loss that is not finite stops the run

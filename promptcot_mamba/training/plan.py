@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from promptcot_mamba.checkpoint import read_config
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.memory_budget import (
     DEVICES,
@@ -18,7 +19,6 @@ from promptcot_mamba.memory_budget import (
     training_memory,
 )
 from promptcot_mamba.training.arguments import DataArguments, SftArguments
-from promptcot_mamba.training.identity import read_config
 
 # PromptCoT-Mamba-7B: Mamba-Codestral-7B's shapes.
 DEFAULT_SHAPES = Mamba2Shapes(
@@ -100,7 +100,8 @@ def _machine_lines(
 def render_plan(args: SftArguments, data_args: DataArguments, plan_args: PlanArguments) -> str:
     """The plan as text. Raises InputError for an unreadable config or an unknown machine."""
     if data_args.model_name_or_path:
-        shapes, name = shapes_from_config(read_config(data_args.model_name_or_path)), data_args.model_name_or_path
+        name = data_args.model_name_or_path
+        shapes = shapes_from_config(read_config(name, "--model_name_or_path"))
     else:
         shapes, name = DEFAULT_SHAPES, "PromptCoT-Mamba-7B's shapes (no --model_name_or_path given)"
     tokens = data_args.max_length * args.per_device_train_batch_size

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,6 +29,7 @@ LOCK_FILE = ".lock"
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 WRITING_PREFIX = ".writing-"
 DEVICES_KEY = "devices"
+MODEL_KEY = "--model_name_or_path (contents)"
 TRAINER_STATE_FILE = "trainer_state.json"
 MODEL_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt")  # weights, config, tokenizer, chat template
 
@@ -62,15 +64,21 @@ def check_writable(output_dir: Path) -> None:
         raise InputError(f"--output_dir {output_dir}: no permission to write in {probe}")
 
 
-def check_owner(output_dir: Path, identity: Identity) -> None:
-    """Raise InputError if the folder cannot be written, or holds a run of other data, model or settings."""
+def check_owner(output_dir: Path, identity: Identity, is_same_model: Callable[[Any], bool] = lambda _: False) -> None:
+    """Raise InputError if the folder cannot be written, or holds a run of other data, model or settings.
+
+    `is_same_model` tells whether a recorded fingerprint of another form means the identity's model.
+    """
     check_writable(output_dir)
     run = read_run(output_dir)
     if run is None:
         if output_dir.is_dir() and ((output_dir / "config.json").exists() or any(output_dir.glob("checkpoint-*"))):
             raise InputError(f"--output_dir {output_dir}: holds a model that this program did not write; name another")
         return
-    changed = differences(run.get("identity", {}), identity)
+    recorded = dict(run.get("identity", {}))
+    if recorded.get(MODEL_KEY) != identity.get(MODEL_KEY) and is_same_model(recorded.get(MODEL_KEY)):
+        recorded[MODEL_KEY] = identity[MODEL_KEY]
+    changed = differences(recorded, identity)
     if changed:
         raise InputError(
             f"--output_dir {output_dir}: holds another run; name another folder, or go back to its settings. "
@@ -90,10 +98,33 @@ def hold(output_dir: Path) -> IO[str]:
     return file
 
 
-def claim(output_dir: Path, identity: Identity, config: dict[str, Any]) -> None:
-    """Make the folder this run's own; a resumed run's description replaces the earlier one's."""
+def claim(output_dir: Path, identity: Identity, config: dict[str, Any]) -> IO[str]:
+    """Make the folder this run's own, for as long as the returned lock is open.
+
+    A resumed run's description replaces the earlier one's; what a killed process left half written goes.
+    """
+    lock = hold(output_dir)
+    remove_unfinished(output_dir)
     run = read_run(output_dir) or {}
     write_json(output_dir / RUN_FILE, {**describe_run(config), "identity": identity, "finished": run.get("finished")})
+    return lock
+
+
+def finished_step(output_dir: Path) -> int | None:
+    """The step at which the folder's run finished; None where it has not."""
+    return (read_run(output_dir) or {}).get("finished")
+
+
+def find_resume_point(output_dir: Path, devices: int, sharded: bool) -> tuple[int, Path | None]:
+    """Step and folder of the last whole checkpoint; step 0 and None for a new run.
+
+    Raises InputError if its shards (of a run under DeepSpeed) are those of another number of devices.
+    """
+    checkpoints = find_checkpoints(output_dir)
+    step, checkpoint = checkpoints[-1] if checkpoints else (0, None)
+    if checkpoint and sharded:
+        check_devices(checkpoint, devices)
+    return step, checkpoint
 
 
 def is_whole(checkpoint: Path) -> bool:

@@ -17,7 +17,7 @@ from promptcot_mamba.jsonl import write_json, write_jsonl
 from promptcot_mamba.records import Grade
 from promptcot_mamba.report.cost import STUDENT, cost_section, planned_hours
 from promptcot_mamba.report.evaluations import Evaluation, load_evaluation
-from promptcot_mamba.report.figures import render_record_figures
+from promptcot_mamba.report.figures import draw_record
 from promptcot_mamba.report.page import render_report
 from promptcot_mamba.report.paper import ABLATION, GENERAL_PERFORMANCE, MATH_SPECIALISATION, TABLES
 from promptcot_mamba.report.published import render_further, render_published
@@ -115,17 +115,17 @@ def test_a_record_of_throughput_stands_beside_the_paper():
     table = throughput_section([{"results": [1]}, record]).table
     assert table.rows[0] == ["24 GB", "3.66x", "not measured", "3.21x at 65,536 tokens"]
     assert table.rows[1][2:] == ["not measured", "not measured"]
-    [figure] = render_record_figures(record["results"])
-    assert "by arithmetic" in figure
-    assert "24 GiB" in figure
+    [figure] = draw_record(record["results"])
+    assert "by arithmetic" in figure.svg
+    assert "24 GiB" in figure.svg
 
 
 def test_arms_are_drawn_and_other_records_are_not():
     shares = {arm: {"maths": asdict(wilson_interval(3, 9))} for arm in ("full curriculum", "reversed phases")}
-    [figure] = render_record_figures({"shares": shares})
-    assert "reversed phases" in figure
+    [figure] = draw_record({"shares": shares})
+    assert "reversed phases" in figure.svg
     for results in ([1, 2], {}, {"seconds": 3}, "text", None):
-        assert render_record_figures(results) == []
+        assert draw_record(results) == []
 
 
 @pytest.mark.parametrize("word", ["on", "\u4e8e\u662f"])

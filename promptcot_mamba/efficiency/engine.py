@@ -1,4 +1,7 @@
-"""[heavy] Stopwatch: one model with dummy weights in vLLM, a fixed cache, waves of equal chains."""
+"""[heavy] Stopwatches in processes of their own: a model with dummy weights in vLLM, a fixed cache, equal chains.
+
+Engines take turns, so short that a machine whose speed drifts is the same to all of them.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,18 @@ import json
 import os
 import random
 import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from promptcot_mamba.efficiency.models import Shape
 from promptcot_mamba.efficiency.predict import BLOCK
-from promptcot_mamba.efficiency.shapes import Shape
 
 WARM_UP_TOKENS = 16
+TURN_SECONDS = 0.1  # shorter ones cost more: the first steps of a turn find cold caches
 
 
 @dataclass(frozen=True)
@@ -31,25 +38,18 @@ class Load:
 
 
 @dataclass(frozen=True)
-class Wave:
-    """What one wave did, in seconds of wall time and generated tokens.
+class Wave(Load):
+    """What one load did, in seconds of wall time and generated tokens.
 
     Its beginning, up to the step that gives the first tokens, reads prompts; what is read again later, after a
     preemption, is part of generating.
     """
 
-    chains: int
-    prompt: int
-    length: int
     steps: int
     preemptions: int
     seconds: float
     first_seconds: float
     first_tokens: int
-
-    @property
-    def tokens(self) -> int:
-        return self.chains * self.length
 
     @property
     def tokens_per_second(self) -> float:
@@ -145,3 +145,58 @@ class Stopwatch:
     def _preemptions(self) -> int:
         named = [metric for metric in self._engine.get_metrics() if metric.name == "vllm:num_preemptions"]
         return int(sum(metric.value for metric in named))
+
+
+class Engine(Protocol):
+    def advance(self, load: Load, seconds: float) -> tuple[int, dict[str, float] | None]:
+        """Go on with a wave of this load: tokens generated so far and, once it is through, its row."""
+
+
+class EngineProcess:
+    """A stopwatch in a process of its own, whose end frees the engine's memory. Starting goes on in the background."""
+
+    def __init__(self, shape: Shape, folder: Path, **settings: Any):
+        self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+        self._started = self._pool.submit(_start, shape, folder, settings)
+
+    def wait(self) -> None:
+        """Until it has started; raises what hindered it."""
+        self._started.result()
+
+    def advance(self, load: Load, seconds: float) -> tuple[int, dict[str, float] | None]:
+        return self._pool.submit(_advance, load, seconds).result()
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+
+_stopwatch: Stopwatch  # the child process's
+
+
+def _start(shape: Shape, folder: Path, settings: dict[str, Any]) -> None:
+    global _stopwatch
+    _stopwatch = Stopwatch(shape, folder, **settings)
+
+
+def _advance(load: Load, seconds: float) -> tuple[int, dict[str, float] | None]:
+    if _stopwatch.load is None:
+        _stopwatch.begin(load)
+    wave = _stopwatch.advance(seconds)
+    return _stopwatch.tokens, wave and wave.as_row()
+
+
+def take_turns(
+    engines: Mapping[str, Engine], load: Load, seconds: float = TURN_SECONDS
+) -> Iterator[tuple[str, dict[str, float]]]:
+    """A wave of this load in each engine: its name and row as they end.
+
+    The next turn is always of the engine that has generated the fewest tokens, so that all begin and end together,
+    however much or little time they take.
+    """
+    generated = dict.fromkeys(engines, 0)
+    while generated:
+        name = min(generated, key=generated.__getitem__)
+        generated[name], row = engines[name].advance(load, seconds)
+        if row is not None:
+            yield name, row
+            del generated[name]

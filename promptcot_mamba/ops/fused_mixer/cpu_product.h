@@ -1,9 +1,8 @@
 // Single-precision matrix products for CPUs: C (m, n) = A (m, k) B (k, n), any strides, in the usual layered form.
 //
 // Operands are copied into panels (HEIGHT rows of A, WIDTH columns of B, one step of k after another), so that the
-// innermost loop reads memory in order; it holds a HEIGHT x WIDTH tile of C in registers. A product inside a larger
-// pass calls `pack` and `multiply` on its own thread; a product of its own is `product`, on all threads.
-// What a sum of k adds up, and in which order, does not depend on the number of threads.
+// innermost loop reads memory in order; it holds a HEIGHT x WIDTH tile of C in registers. Each pass of the mixer calls
+// `pack` and `multiply` on the thread that has the chunk, so sums do not depend on the number of threads.
 
 #pragma once
 
@@ -20,9 +19,6 @@ constexpr int64_t LANES = 8;
 #endif
 typedef float vec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 constexpr int64_t HEIGHT = 6, WIDTH = 2 * LANES;  // 12 sums in registers: what two units with a latency of 4 need
-constexpr int64_t DEPTH = 512;                    // steps of k in a panel: one of B streams from the second-level cache
-constexpr int64_t BLOCK_ROWS = 192;               // rows of A packed at once: they stay in that cache too
-constexpr int64_t BLOCK_COLUMNS = 4096;           // columns of B packed at once: they stay in the third
 
 inline vec load_vec(const float* place) { return *reinterpret_cast<const vec*>(place); }
 inline void store_vec(float* place, vec value) { *reinterpret_cast<vec*>(place) = value; }
@@ -166,37 +162,5 @@ struct Room {
     return held.data();
   }
 };
-
-// C (m, n; rows ldc apart) = A B, or C += A B, on all threads. a: across m, along k. b: across n, along k.
-inline void product(int64_t m, int64_t n, int64_t k, const Operand& a, const Operand& b, float* c, int64_t ldc,
-                    bool add) {
-  static thread_local Room shared;
-  int64_t wide = std::min(round_up(n, WIDTH), BLOCK_COLUMNS);
-  int64_t blocks = (m + BLOCK_ROWS - 1) / BLOCK_ROWS;
-  int64_t high = round_up((m + blocks - 1) / blocks, HEIGHT);  // equal blocks, so that threads finish together
-  float* right = shared.take(wide * std::min(k, DEPTH));
-#pragma omp parallel
-  {
-    static thread_local Room own;
-    float* left = own.take(high * std::min(k, DEPTH));
-    for (int64_t column = 0; column < n; column += wide) {
-      int64_t columns = std::min(wide, n - column);
-      for (int64_t first = 0; first < k; first += DEPTH) {
-        int64_t depth = std::min(DEPTH, k - first);
-#pragma omp for schedule(static)
-        for (int64_t j = 0; j < columns; j += WIDTH)
-          pack<WIDTH>({b.at + (column + j) * b.across + first * b.along, b.across, b.along},
-                      std::min(WIDTH, columns - j), depth, right + j * depth);
-#pragma omp for schedule(dynamic)
-        for (int64_t i = 0; i < m; i += high) {
-          int64_t rows = std::min(high, m - i);
-          pack<HEIGHT>({a.at + i * a.across + first * a.along, a.across, a.along}, rows, depth, left);
-          multiply<true>(rows, columns, depth, {left, 1, HEIGHT}, right, WIDTH * depth, c + i * ldc + column, ldc,
-                         add || first > 0);
-        }
-      }
-    }
-  }
-}
 
 }  // namespace cpu

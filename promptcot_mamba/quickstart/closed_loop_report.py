@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from promptcot_mamba.bench_record import RecordTable, render_record_table
+from promptcot_mamba.bench_record import RecordTable, time_table
 from promptcot_mamba.grading.math.answers import extract_answer
 from promptcot_mamba.grading.math.gold import Gold
 from promptcot_mamba.grading.math.strict import grade
@@ -22,10 +22,10 @@ from promptcot_mamba.grading.metrics import (
     t_interval,
     wilson_interval,
 )
-from promptcot_mamba.jsonl import Row, read_jsonl, replace_atomically
+from promptcot_mamba.jsonl import Row, read_jsonl
 from promptcot_mamba.quickstart.solver import solve
 from promptcot_mamba.quickstart.synthesis import FLAWS
-from promptcot_mamba.report import html
+from promptcot_mamba.report.document import Block, Document, Excerpt, Paragraph, Section, Tile, Tiles, write_document
 from promptcot_mamba.report.tables import Table, format_difference, format_interval, format_share
 from promptcot_mamba.sampling.backend import STOP
 from promptcot_mamba.synthesis.distill import Settings as DistillSettings
@@ -41,6 +41,7 @@ GROUPS = {
     "– with a pair never shown": ("quickstart_unseen",),
 }
 SAMPLES = 4  # problems to read
+SECTIONS = ("What students gain", "Yield", "What the judge refused", "What a majority is worth", "Times")
 
 Verdicts = Mapping[str, Mapping[int, Mapping[str, bool]]]  # [arm][seed][problem]
 Scores = dict[str, list[float]]  # [problem] -> one score a seed
@@ -171,8 +172,8 @@ def measure_majorities(chains: Sequence[Row], threshold: float) -> list[Majority
 
 
 def make_tables(results: Results) -> list[RecordTable]:
-    makers = (accuracy_table, funnel_table, flaw_table, majority_table, time_table)
-    return [make(results) for make in makers]
+    makers = (accuracy_table, funnel_table, flaw_table, majority_table)
+    return [*(make(results) for make in makers), time_table(results.times)]
 
 
 def accuracy_table(results: Results) -> RecordTable:
@@ -200,11 +201,6 @@ def accuracy_table(results: Results) -> RecordTable:
     return RecordTable(caption, header, rows)
 
 
-def time_table(results: Results) -> RecordTable:
-    times = {**results.times, "in all": sum(results.times.values())}
-    return RecordTable("Times", ["stage", "seconds"], [[title, f"{seconds:.0f}"] for title, seconds in times.items()])
-
-
 def funnel_table(results: Results) -> RecordTable:
     rows = [[name, str(count)] for name, count in results.funnel]
     return RecordTable("From concept sets to training rows", ["what is left", "count"], rows)
@@ -226,26 +222,21 @@ def majority_table(results: Results) -> RecordTable:
     return RecordTable(caption, ["answers", "kept", "right, 95 % interval"], rows)
 
 
-def write_pages(folder: Path, tables: Sequence[RecordTable], results: Results) -> None:
+def write_report(folder: Path, tables: Sequence[RecordTable], results: Results) -> None:
     """`report.md` and `report.html`: the tables, and a few problems to read."""
-    parts = [f"# {TITLE}", *map(render_record_table, tables), "## Problems to read"]
-    body = [html.render_heading(TITLE, 1), html.render_tiles(make_tiles(results))]
-    for table in tables:
-        body += [html.render_paragraph(table.caption), html.render_table(Table(table.header, table.rows))]
-    body.append(html.render_heading("Problems to read"))
-    body.append(html.render_paragraph("The first that passed every filter, as the generator wrote them."))
+    sections = [
+        Section(name, [Table(table.header, table.rows, caption=table.caption)])
+        for name, table in zip(SECTIONS, tables, strict=True)
+    ]
+    samples: list[Block] = [Paragraph("The first that passed every filter, as the generator wrote them.")]
     for row in results.samples:
         concepts, right = ", ".join(row["concepts"]), row["right_chains"]
-        solved = f"{sum(right)} of {len(right)} chains right"
-        parts.append(f"**{concepts}** ({solved})\n\n```text\n{row['text']}\n```")
-        title = f"<h3>{html.escape(concepts)} · {solved}</h3>"
-        body.append(html.render_card(f"{title}<pre>{html.escape(row['text'])}</pre>"))
-    for name, text in (("report.md", "\n\n".join(parts) + "\n"), ("report.html", html.render_page(TITLE, body))):
-        with replace_atomically(folder / name) as file:
-            file.write(text)
+        samples.append(Excerpt(f"{concepts} ({sum(right)} of {len(right)} chains right)", row["text"]))
+    sections.append(Section("Problems to read", samples))
+    write_document(folder, Document(TITLE, sections, [Tiles(make_tiles(results))]))
 
 
-def make_tiles(results: Results) -> list[html.Tile]:
+def make_tiles(results: Results) -> list[Tile]:
     difference = results.compare("composed").difference
     verdict, is_gain = f"95 % interval {format_interval(difference)} over problems", difference.low > 0
     if len(results.by_seed(WITH)) > 1:
@@ -255,13 +246,13 @@ def make_tiles(results: Results) -> list[html.Tile]:
     majority = next(majority for majority in results.majorities if majority.chosen)
     met = majority.precision.mean >= 0.95
     return [
-        html.Tile(
+        Tile(
             f"{100 * difference.mean:+.1f}",
             "points on composed problems by the synthesized ones, at equal steps",
             verdict,
             is_gain,
         ),
-        html.Tile(
+        Tile(
             f"{100 * majority.precision.mean:.1f} %",
             f"of the majority's answers are right, where {100 * results.single_chain.mean:.0f} % of single chains are",
             f"aim 95 %: {'reached' if met else 'missed'}",

@@ -8,14 +8,14 @@ import pytest
 
 from promptcot_mamba.bench_record import render_record_table
 from promptcot_mamba.jsonl import write_jsonl
-from promptcot_mamba.run_info import write_run_info
-from scripts.quickstart.closed_loop_report import (
+from promptcot_mamba.quickstart.closed_loop_report import (
     make_tables,
     measure_majorities,
     read_results,
     right_chains,
-    write_pages,
+    write_report,
 )
+from promptcot_mamba.run_info import write_run_info
 
 PROBLEMS = {f"Let A be {n} plus 2. Let B be A minus 1. Find B.": n + 1 for n in range(10, 14)}
 
@@ -118,7 +118,7 @@ def test_figures_tables_and_pages(work: Path, tmp_path: Path):
     text = "\n".join(map(render_record_table, tables))
     for cell in ("+30.0", "75.0 % agree (trained on)", "3 of 4 problems", "66.7 %", "the problem cannot be read", "7"):
         assert cell in text
-    write_pages(tmp_path, tables, results)
+    write_report(tmp_path, tables, results)
     assert "4 of 4 chains right" in (tmp_path / "report.md").read_text(encoding="utf-8")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "aim 95 %: missed" in page

@@ -13,9 +13,9 @@ from transformers import BertConfig, BertModel
 
 from promptcot_mamba.cli import parse_args
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.training.arguments import DataArguments, SftArguments
-from promptcot_mamba.training.session import prepare, train_phase
+from promptcot_mamba.training.arguments import DataArguments, SftArguments, find_deepspeed_config
 from tests.programs.train_helpers import read_curve, write_examples
+from train import check, encode, train
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def complaint(flags: dict[str, object], **changes: object) -> str:
     """The message of a run with these changes, having checked that it left no output behind."""
     changed = {name: value for name, value in {**flags, **changes}.items() if value is not None}
     with pytest.raises(InputError) as caught:
-        train_phase(*parse(changed))  # either may refuse
+        train(*parse(changed))  # either may refuse
     assert not Path(str(flags["output_dir"])).exists()
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -121,7 +121,8 @@ def test_other_values_are_refused_by_the_parser(flags):
 
 def test_identity_tells_what_changes_samples_or_gradients_only(flags, tmp_path: Path):
     def identity(**changes: object):
-        return prepare(*parse({**flags, **changes})).identity
+        parsed = parse({**flags, **changes})
+        return encode(*parsed, *check(*parsed))[2]
 
     first = identity()
     assert identity(logging_steps=5, save_steps=7, dataloader_num_workers=2, output_dir=tmp_path / "o") == first
@@ -143,8 +144,8 @@ def test_split_master_weights_follow_fp32_training_and_resume(flags, tmp_path: P
     flags |= {"learning_rate": 1e-3, "warmup_steps": 0, "max_steps": 4, "save_steps": 2, "save_total_limit": 3}
     split = {**flags, "bf16": True, "split_master_weights": True}
     half = tmp_path / "half"
-    train_phase(*parse({**flags, "output_dir": tmp_path / "wide"}))
-    train_phase(*parse(split))
+    train(*parse({**flags, "output_dir": tmp_path / "wide"}))
+    train(*parse(split))
     narrow, wide = read_curve(tmp_path / "out"), read_curve(tmp_path / "wide")
     assert [row["loss"] for row in narrow] == pytest.approx([row["loss"] for row in wide], rel=5e-3)
     assert narrow[-1]["loss"] < narrow[0]["loss"] - 0.1
@@ -152,7 +153,7 @@ def test_split_master_weights_follow_fp32_training_and_resume(flags, tmp_path: P
     shutil.copytree(tmp_path / "out" / "checkpoint-2", half / "checkpoint-2")
     run = json.loads((tmp_path / "out" / "run.json").read_text())
     (half / "run.json").write_text(json.dumps(run | {"finished": None}))
-    train_phase(*parse({**split, "output_dir": half}))
+    train(*parse({**split, "output_dir": half}))
     assert [row["loss"] for row in read_curve(half)] == [row["loss"] for row in narrow[2:]]
     for name in ("model.safetensors", "optimizer.pt"):
         ours, theirs = (folder / "checkpoint-4" / name for folder in (half, tmp_path / "out"))
@@ -169,3 +170,23 @@ def flatten(saved: dict) -> torch.Tensor:
 def test_split_master_weights_need_bf16_alone(flags):
     with pytest.raises(InputError, match="--split_master_weights needs --bf16 True and no --deepspeed"):
         parse({**flags, "split_master_weights": True})
+
+
+def test_deepspeed_configs_are_one_file_under_their_published_names(tmp_path: Path):
+    """Also in an archive unpacked without links, which leaves the link's target as the file's text."""
+    configs = Path(__file__).resolve().parents[2] / "configs"
+    one = configs / "promptcot_mamba_7b_config.json"
+    for name in ("promptcot_ds_1_5b_config.json", "promptcot_ds_7b_config.json"):
+        assert (configs / name).resolve() == one
+        assert json.loads(Path(find_deepspeed_config(str(configs / name))).read_text()) == json.loads(one.read_text())
+    shutil.copy(one, tmp_path)
+    (tmp_path / "linked.json").write_text(one.name)
+    assert find_deepspeed_config(str(tmp_path / "linked.json")) == str(tmp_path / one.name)
+
+
+def test_deepspeed_config_that_is_none(flags, tmp_path: Path):
+    with pytest.raises(InputError, match=r"--deepspeed nowhere.json: No such file"):
+        parse({**flags, "deepspeed": "nowhere.json"})
+    (tmp_path / "bad.json").write_text("{oops")
+    with pytest.raises(InputError, match=r"bad.json: malformed JSON"):
+        parse({**flags, "deepspeed": tmp_path / "bad.json"})
