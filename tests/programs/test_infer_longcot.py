@@ -85,6 +85,16 @@ def test_a_recipe_and_flags_end_in_run_json(flags, tmp_path: Path, capsys):
         ({"dtype": "int8"}, "--dtype int8"),
         ({"n_gpu": 2}, r"--n_gpu: no such flag; did you mean --n_gpus\?"),
         ({"prompt_from": "question"}, "has no 'question'"),
+        ({"top_k": -1}, "--top_k -1"),
+        ({"min_p": 2}, "--min_p 2"),
+        ({"api": "responses"}, "--api responses: must be one of completions, chat"),
+        ({"api": "chat"}, "is asked of servers; give --base_url"),
+        ({"system_prompt": "Be brief."}, "add --use_chat_template True"),
+        ({"chat_template_kwargs": "{"}, "--chat_template_kwargs {: not JSON"),
+        ({"rope_scaling": "4"}, "--rope_scaling 4: must be a JSON object"),
+        ({"segment_len": 0}, "--segment_len 0: must be at least 1"),
+        ({"thinking_budget": 0}, "--thinking_budget 0"),
+        ({"patience": 0}, "--patience 0"),
         ({"base_url": "http://127.0.0.1:9", "model_path": "name", "use_mamba2": True}, "cannot be checked"),
     ],
 )
@@ -117,14 +127,17 @@ def test_bad_rows_are_named_by_line(flags, tmp_path: Path, lines: str, message: 
     assert not (tmp_path / "x.attempts.jsonl").exists()
 
 
-def test_a_length_beyond_the_models_context(flags, checkpoint: Path, tmp_path: Path):
+def test_a_length_beyond_the_models_context(flags, checkpoint: Path, tmp_path: Path, caplog):
     other = tmp_path / "attention"
     other.mkdir()
     for file in checkpoint.iterdir():
         (other / file.name).write_bytes(file.read_bytes())
     (other / "config.json").write_text('{"model_type": "qwen2", "max_position_embeddings": 32768}')
-    with pytest.raises(InputError, match="use at most 28672"):
-        run(flags(model_path=other, max_len=32768))
+    plan = make_plan(parse_args(SamplingArguments, flags(model_path=other)))  # the recipes' 65,536
+    assert "the model's context is 32,768 tokens: chains end there" in caplog.text
+    assert plan.context == 32768
+    rope = '{"rope_type": "yarn", "factor": 4.0}'
+    assert make_plan(parse_args(SamplingArguments, flags(model_path=other, rope_scaling=rope))).context == 69632
     with pytest.raises(InputError, match="holds a 'qwen2' model"):
         run(flags(model_path=other, use_mamba2=True))
 
