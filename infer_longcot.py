@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None, make_backend: Callable[[Plan], Backend] 
         args.max_retries,
         grouped=args.format == "grouped",
         on_settled=report.add,
-        prompt_of=plan.prompts.text if args.api != "chat" else None,
+        prompt_of=plan.prompt_text,
     ) as ledger:
         try:
             return run(plan, ledger, report, make_backend)
@@ -93,7 +93,8 @@ def run(plan: Plan, ledger: Ledger, report: Report, make_backend: Callable[[Plan
     sessions = read_sessions(output)
 
     def write_info(**results: object) -> None:
-        write_run_info(output, asdict(plan.args), samples=plan.sample_settings, sessions=sessions, **results)
+        how = {"samples": plan.sample_settings, "template_text": plan.prompts.template_text, "sessions": sessions}
+        write_run_info(output, asdict(plan.args), **how, **results)
 
     write_info(complete=False)
     ledger.resume()
@@ -132,6 +133,9 @@ def sample(plan: Plan, ledger: Ledger, report: Report, make_backend: Callable[[P
         context=plan.context,
         cuts=plan.cuts(),
         partial=partial,
+        sent=plan.sent(),
+        thinking=plan.args.thinking,
+        chat=plan.args.api == "chat",
         tick=lambda: progress.show(backend, scheduler.longest),
         should_stop=stop,
     )

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from promptcot_mamba.chat_format import THINKING
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import get_logger
 from promptcot_mamba.sampling.prompts import PROMPT_SOURCES
@@ -56,7 +57,7 @@ class SamplingArguments:
     use_chat_template: bool = _flag(False, "write the text as a user turn of the tokenizer's chat template")
     system_prompt: str | None = _flag(None, "a system turn before the user's; needs the chat template or --api chat")
     chat_template_kwargs: str | None = _flag(None, 'JSON given to the template, such as {"enable_thinking": false}')
-    thinking: str = _flag("auto", "how a completion is read: auto, none, think, s1 or begin_of_thought")
+    thinking: str = _flag("auto", f"how a completion is read: {', '.join(THINKING)}")
     thinking_budget: int | None = _flag(None, "tokens after which an open thought is closed and the answer begins")
     segment_len: int | None = _flag(
         None, "sample in segments of so many tokens: an interrupted run gives the very letters of an uninterrupted one"
@@ -96,6 +97,7 @@ class SamplingArguments:
         _require("repetition_penalty", self.repetition_penalty, self.repetition_penalty > 0, "must be positive")
         _require("top_k", self.top_k, self.top_k >= 0, "must be at least 0 (0 is all tokens)")
         _require("min_p", self.min_p, 0 <= self.min_p <= 1, "must lie in 0..1")
+        _require("thinking", self.thinking, self.thinking in THINKING, f"must be one of {', '.join(THINKING)}")
         _require("api", self.api, self.api in APIS, f"must be one of {', '.join(APIS)}")
         for name in ("segment_len", "thinking_budget", "max_num_seqs", "limit"):
             value = getattr(self, name)

@@ -70,11 +70,16 @@ class Plan:
     def is_hybrid(self) -> bool:
         return self.checkpoint is not None and is_hybrid(self.checkpoint.config)
 
+    def prompt_text(self, index: int) -> str:
+        """What is sent for a problem, as its rows have it: the prompt, or the user's turn where the server renders."""
+        return self.prompts.messages(index)[-1]["content"] if self.args.api == "chat" else self.prompts.text(index)
+
     def sent(self) -> dict[str, Any]:
         """What is sent beside the prompt: a row's `sent`."""
         settings = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
         sent = {name: getattr(self.args, name) for name in settings} | {"max_tokens": self.args.max_len}
-        return {**self.prompts.describe(), **sent}
+        server = {"template": "server"} if self.args.api == "chat" else {}
+        return {**self.prompts.describe(), **server, **sent}
 
     def cuts(self) -> Cuts:
         closing = ()
@@ -94,7 +99,8 @@ class Plan:
             top_p=self.args.top_p,
             repetition_penalty=self.args.repetition_penalty,
             stop_token_ids=(self.tokenizer.eos_token_id,) if self.tokenizer else (),
-            skip_special_tokens=not any(tag in special for tag in THINK_TAGS),
+            # s1 marks its thoughts by special tokens.
+            skip_special_tokens=self.args.thinking != "s1" and not any(tag in special for tag in THINK_TAGS),
             stop_on_loop=self.args.stop_on_loop,
             top_k=self.args.top_k,
             min_p=self.args.min_p,
@@ -111,7 +117,14 @@ def make_plan(args: SamplingArguments) -> Plan:
         _check_model(args, checkpoint)
     tokenizer = load_tokenizer(args.model_path) if checkpoint is not None else None
     _check_together(args, tokenizer)
-    prompts = PromptBook(problems, tokenizer, source=args.prompt_from, use_chat_template=args.use_chat_template)
+    prompts = PromptBook(
+        problems,
+        tokenizer,
+        source=args.prompt_from,
+        use_chat_template=args.use_chat_template and args.api != "chat",
+        system_prompt=args.system_prompt,
+        template_args=args.template_kwargs,
+    )
     return Plan(args, problems, prompts, checkpoint, tokenizer)
 
 
@@ -150,20 +163,24 @@ def model_context(checkpoint: Checkpoint, rope: dict[str, Any]) -> int | None:
 
 def _check_together(args: SamplingArguments, tokenizer: Any) -> None:
     """Raise InputError for flags that cannot do what they say beside each other."""
-    needs_tokenizer = ("use_chat_template", "stop_on_loop", "segment_len", "thinking_budget")
-    named = [f"--{name}" for name in needs_tokenizer if getattr(args, name)]
-    if tokenizer is None and named:
-        verb = "need" if len(named) > 1 else "needs"
-        raise InputError(f"{', '.join(named)}: {verb} the tokenizer; {args.model_path} is no folder here")
+    by_tokens = [f"--{name}" for name in ("stop_on_loop", "segment_len", "thinking_budget") if getattr(args, name)]
     if args.api == "chat":
         if not args.base_url:
             raise InputError("--api chat: is asked of servers; give --base_url, or use --use_chat_template True")
-        if wrong := [f"--{name}" for name in needs_tokenizer if getattr(args, name)]:
-            raise InputError(f"--api chat with {', '.join(wrong)}: the server renders prompts and tells no tokens")
-    elif (args.system_prompt or args.chat_template_kwargs) and not args.use_chat_template:
+        if by_tokens:
+            raise InputError(f"--api chat with {', '.join(by_tokens)}: the server renders prompts and tells no tokens")
+        return
+    if args.use_chat_template:
+        by_tokens.append("--use_chat_template")
+    elif args.system_prompt or args.chat_template_kwargs:
         raise InputError(
             "--system_prompt, --chat_template_kwargs: are written by a chat template; add --use_chat_template True, "
             "or --api chat"
+        )
+    if tokenizer is None and by_tokens:
+        raise InputError(
+            f"{', '.join(by_tokens)}: the tokenizer is needed, and {args.model_path} is no folder here; give the "
+            "checkpoint's folder, or --api chat"
         )
 
 

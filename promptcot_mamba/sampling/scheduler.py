@@ -9,9 +9,9 @@ from __future__ import annotations
 import heapq
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
-from promptcot_mamba.chat_format import is_format_valid, split, with_open_thought
+from promptcot_mamba.chat_format import is_format_valid, read_completion, split
 from promptcot_mamba.log import get_logger
 from promptcot_mamba.records import Sample, derive_seed
 from promptcot_mamba.sampling.backend import CUT, FAILED, LENGTH, REFUSED, Backend, Generated
@@ -49,6 +49,7 @@ class Scheduler:
         partial: PartialFile | None = None,
         sent: dict | None = None,
         thinking: str = "auto",
+        chat: bool = False,
         tick: Callable[[], None] = lambda: None,
         should_stop: Callable[[], bool] = lambda: False,
     ):
@@ -61,6 +62,7 @@ class Scheduler:
         self.cuts = cuts
         self.sent = sent
         self.thinking = thinking
+        self.chat = chat
         self.in_flight: dict[int, Chain] = {}
         self.too_long: set[str] = set()  # ids of problems whose prompt leaves no room
         self.failed: dict[int, str] = {}  # units that no server could answer, and its words
@@ -125,15 +127,22 @@ class Scheduler:
         """A chain at its beginning, or at what the partial file holds of it."""
         run, index = divmod(unit, len(self.ledger.problems))
         identity = self.ledger.problems[index].id
-        prompt, prompt_ids = self.prompts.get(index)
+        prompt, prompt_ids, messages = self._prompt(index)
         room = self.context - len(prompt_ids) if prompt_ids is not None else self.max_len
         seed = derive_seed(self.base_seed, identity, run, attempt)
-        chain = Chain(unit, identity, run, attempt, seed, prompt, prompt_ids, min(self.max_len, room))
+        chain = Chain(unit, identity, run, attempt, seed, prompt, prompt_ids, min(self.max_len, room), messages)
         saved = self._partial.found.pop(chain.key, None) if self._partial is not None else None
         if saved is not None and prompt_ids is not None and (saved.seed, saved.prompt_crc) == (seed, chain.prompt_crc):
             chain.seconds, chain.continued, chain.closed = saved.seconds, saved.continued, saved.closed
             chain.continue_from(saved.ids, planned=self.cuts.segment_len is not None)
         return chain
+
+    def _prompt(self, index: int) -> tuple[str, Sequence[int] | None, Sequence[dict[str, str]] | None]:
+        """What is sent for a problem: text and token ids, or the turns that a chat server writes the prompt from."""
+        if not self.chat:
+            return *self.prompts.get(index), None
+        messages = self.prompts.messages(index)
+        return messages[-1]["content"], None, messages
 
     def _fill(self, todo: Iterator[Chain | None]) -> None:
         while len(self.in_flight) < self.backend.window and (chain := next(todo)) is not None:
@@ -153,7 +162,8 @@ class Scheduler:
 
     def _is_thinking(self, chain: Chain) -> bool:
         text = self.cuts.text_of(chain.prompt_ids, chain.kept)
-        return split(with_open_thought(chain.prompt, text)).closed is False
+        completion, thinking = read_completion(chain.prompt, text, self.thinking)
+        return thinking == "think" and split(completion).closed is False
 
     def _as_generated(self, chain: Chain) -> Generated:
         """A chain that ends where it is, for want of room."""
@@ -193,7 +203,9 @@ class Scheduler:
             self._settle(chain, generated)
 
     def _settle(self, chain: Chain, generated: Generated) -> None:
-        completion = with_open_thought(chain.prompt, generated.text)
+        completion, thinking = read_completion(chain.prompt, generated.text, self.thinking, generated.reasoning)
+        refused = generated.finish_reason == REFUSED
+        own_prompt = self.ledger.problems[chain.unit % len(self.ledger.problems)].prompt
         sample = Sample(
             problem_id=chain.problem_id,
             run=chain.run,
@@ -204,11 +216,13 @@ class Scheduler:
             prompt_tokens=generated.prompt_tokens,
             completion_tokens=generated.completion_tokens,
             seconds=round(chain.seconds, 3),
-            format_valid=generated.finish_reason != REFUSED and is_format_valid(completion),
+            format_valid=not refused and is_format_valid(completion, thinking),
+            prompt=None if chain.prompt == own_prompt else chain.prompt,
+            thinking=thinking,
             sent=self.sent,
             continued=chain.continued or None,
             thought_closed=chain.closed,
-            refusal=generated.note or None,
+            refusal=generated.note if refused else None,
         )
         if self._partial is not None:
             self._partial.forget(chain.key)

@@ -36,7 +36,7 @@ def flags(checkpoint: Path, tmp_path: Path):
 
     def make(**changed: object) -> list[str]:
         values = {"data_path": problems, "output_path": tmp_path / "x.jsonl", "model_path": checkpoint}
-        return [f"--{name}={value}" for name, value in (values | changed).items()]
+        return [f"--{name}={value}" for name, value in (values | changed).items() if value is not None]
 
     return make
 
@@ -190,8 +190,23 @@ def test_prompts_by_template_and_from_questions(flags, tmp_path: Path):
     assert seen[0].startswith("<|im_start|>user\n1 + 1?\nPlease reason step by step")
     row = {"id": "b", "prompt": seen[0]}
     data.write_text(json.dumps(row) + "\n", encoding="utf-8")
-    with pytest.raises(InputError, match="already holds chat markers"):
-        run(flags(data_path=data, use_chat_template=True, output_path=tmp_path / "z.jsonl"))
+    run(flags(data_path=data, use_chat_template=True, output_path=tmp_path / "z.jsonl"), write=remember)
+    assert seen[2] == seen[0]  # the question is taken out of a prompt that is written already
+
+
+def test_a_row_says_what_was_sent(flags, tmp_path: Path):
+    data = tmp_path / "q.jsonl"
+    data.write_text('{"id": "a", "question": "1 + 1?"}\n', encoding="utf-8")
+    how = {"data_path": data, "use_chat_template": True, "system_prompt": "Be brief.", "top_k": 20, "min_p": 0.05}
+    assert run(flags(**how, chat_template_kwargs='{"enable_thinking": true}')) == 0
+    [row] = read_jsonl(tmp_path / "x.jsonl")
+    assert row["prompt"].startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n1 + 1?")
+    assert (row["sent"]["system"], row["sent"]["template_args"]) == ("Be brief.", {"enable_thinking": True})
+    assert (row["sent"]["top_k"], row["sent"]["min_p"], row["sent"]["max_tokens"]) == (20, 0.05, 65536)
+    assert row["thinking"] == "think"
+    assert json.loads((tmp_path / "x.run.json").read_text())["template_text"].startswith("{% for message")
+    with pytest.raises(InputError, match=r"system_prompt was 'Be brief\.', now None"):
+        run(flags(**how | {"system_prompt": None}, chat_template_kwargs='{"enable_thinking": true}'))
 
 
 def test_bad_input_is_one_line_and_exit_2(tmp_path: Path):
