@@ -18,6 +18,16 @@ ASSISTANT_START = "<|im_start|>assistant\n"
 THINK_START = "<think>"
 THINK_END = "</think>"
 MATH_INSTRUCTION = r"Please reason step by step, and put your final answer within \boxed{}."
+NEWLINE = "\n"
+# How a model may think: in `<think>` tags, not at all, or between its own marks: begin, end, what surrounds the answer.
+# s1: the training format of simplescaling/s1. begin_of_thought: the system prompt of Sky-T1 and Bespoke-Stratos.
+_OTHER_MARKS = {
+    "s1": ("<|im_start|>think", "<|im_start|>answer"),
+    "begin_of_thought": (
+        *("<|begin_of_thought|>", "<|end_of_thought|>", "<|begin_of_solution|>", "<|end_of_solution|>"),
+    ),
+}
+THINKING = ("auto", "none", "think", *_OTHER_MARKS)
 QUESTION_MARK = "{question}"  # where an instruction that frames the question holds it
 # Other spellings of it in published prompts, removed with the chat markers around a question.
 _INSTRUCTIONS = (MATH_INSTRUCTION, r"Please reason step by step, and put your final answer within \boxed{{}}.")
@@ -97,6 +107,11 @@ def extract_question(prompt: str) -> str:
     return question
 
 
+def asks_for_box(prompt: str) -> bool:
+    """Whether a written prompt holds the maths instruction, in one of its spellings."""
+    return any(instruction in prompt for instruction in _INSTRUCTIONS)
+
+
 def opens_thought(prompt: str) -> bool:
     """Whether the prompt has already written `<think>`."""
     return prompt.rstrip().endswith(THINK_START)
@@ -117,6 +132,41 @@ def with_open_thought(prompt: str, completion: str) -> str:
     if opens_thought(prompt) and not completion.lstrip().startswith(THINK_START):
         return f"{THINK_START}\n{completion}"
     return completion
+
+
+def read_completion(prompt: str, text: str, thinking: str = "auto", reasoning: str | None = None) -> tuple[str, str]:
+    """A completion as rows hold it, and how it is to be read: "think" or "none".
+
+    `prompt` is what was sent, `text` what came back, `reasoning` a thought that a server served apart. Thoughts in
+    other marks are rewritten to `<think>` form. `thinking`, one of THINKING, says how the model thinks: "auto" goes by
+    the marks in prompt and text, "think" takes a text without any for a thought that was cut off, and "none" takes all
+    of it for the answer.
+    """
+    if reasoning and reasoning.strip():
+        thought = f"{THINK_START}\n{reasoning.strip(NEWLINE)}"
+        return (f"{thought}\n{THINK_END}\n\n{text}" if text and text.strip() else thought), "think"
+    if thinking == "none":
+        return text, "none"
+    for name, marks in _OTHER_MARKS.items():
+        if thinking in ("auto", name) and text.lstrip().startswith(marks[0]):
+            return _rewrite(text.lstrip(), *marks), "think"
+    completion = with_open_thought(prompt, text)
+    if completion.lstrip().startswith(THINK_START):
+        return completion, "think"
+    if THINK_END in completion or thinking == "think":  # opened by a template that nobody here has seen
+        return f"{THINK_START}\n{completion}", "think"
+    return completion, "none"
+
+
+def _rewrite(text: str, begin: str, end: str, *around: str) -> str:
+    """A thought between other marks, in `<think>` tags; the marks around the answer are dropped."""
+    thought, closed, answer = text.removeprefix(begin).partition(end)
+    thought = f"{THINK_START}\n{thought.strip(NEWLINE)}"
+    if not closed:
+        return thought
+    for mark in around:
+        answer = answer.replace(mark, "")
+    return f"{thought}\n{THINK_END}\n\n{answer.strip(NEWLINE)}"
 
 
 @dataclass(frozen=True)
@@ -142,8 +192,10 @@ def split(completion: str) -> Split:
     return Split(body, "", closed=False) if opened else Split("", body, closed=None)
 
 
-def is_format_valid(completion: str) -> bool:
-    """Exactly one closed, non-empty thought at the start, then a non-empty answer."""
+def is_format_valid(completion: str, thinking: str = "think") -> bool:
+    """Exactly one closed, non-empty thought at the start, then a non-empty answer; of no thought, just the answer."""
+    if thinking == "none":
+        return bool(completion.strip())
     if completion.count(THINK_START) != 1 or completion.count(THINK_END) != 1:
         return False
     parts = split(completion)

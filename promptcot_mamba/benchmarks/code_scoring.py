@@ -160,7 +160,7 @@ def score_code_file(
 
 def to_grade(one: Prediction, job: CodeJob, row: Row) -> Grade:
     extra = {key: row[key] for key in ("tests", "total_tests", "sandbox", "key") if key in row}
-    extra |= {key: one.row.get(key) for key in ("format_valid", "completion_tokens")}
+    extra |= {key: one.row.get(key) for key in ("format_valid", "thinking", "completion_tokens")}
     extra["completion_chars"] = len(one.completion)
     ending = "no_answer" if row["reason"] == "no_code" else row["reason"]
     return Grade(
