@@ -97,6 +97,9 @@ class Sample:
     prompt: str | None = None
     thinking: str = ""
     sent: dict[str, Any] | None = None
+    continued: tuple[int, ...] | None = None  # tokens at which the chain was cut by an interruption and continued
+    thought_closed: int | None = None  # tokens after which its thought was closed for it
+    refusal: str | None = None  # what a server said that refused the problem
 
     def to_row(self, problem: Problem) -> Row:
         """The published row: the problem's keys, then the sample's, those left out that say nothing."""

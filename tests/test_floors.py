@@ -26,6 +26,7 @@ LONG = {
     "ops/ssd/__init__.py:ssd": "half of it says what the arguments are",
     "ops/fused_mixer/__init__.py:fused_mixer": "half of it says what the arguments are",
     "ops/causal_conv1d/triton_kernels.py:conv_backward_kernel": "a Triton kernel is one function",
+    "model/causal_lm.py:forward": "half of it says what the arguments are",
     "data/prepare.py:prepare_shards": "the hops of the preparation in order, a call each",
 }
 # Files that may name a heavy wheel, and there only inside functions unless the file is loaded on demand.

@@ -193,7 +193,7 @@ def to_grade(one: Prediction, job: CodeJob, row: Row) -> Grade:
         for key in ("tests", "total_tests", "failed", "details", "sandbox", "grader_version", "key")
         if key in row
     }
-    extra |= {key: one.row.get(key) for key in ("format_valid", "completion_tokens")}
+    extra |= {key: one.row.get(key) for key in ("format_valid", "thinking", "completion_tokens")}
     extra["completion_chars"] = len(one.completion)
     ending = "no_answer" if row["reason"] == "no_code" else row["reason"]
     return Grade(

@@ -81,6 +81,7 @@ def grade_sample(prediction: Prediction, benchmark: Benchmark, gold: Gold, grade
         "completion_tokens": prediction.row.get("completion_tokens"),
         "completion_chars": len(prediction.completion),
         "format_valid": prediction.row.get("format_valid"),
+        "thinking": prediction.row.get("thinking"),
         "grader_version": VERSIONS[grader],
     }
     seconds = round(time.perf_counter() - started, 6)

@@ -57,13 +57,22 @@ def read_predictions(path: str | Path) -> list[Prediction]:
             seen[identity] += 1
             replaced += (identity, run) in found
             found.pop((identity, run), None)
-            completion = chat_format.with_open_thought(row.get("prompt") or "", text)
-            found[identity, run] = Prediction(identity, run, completion, row, number)
+            found[identity, run] = Prediction(identity, run, as_sampled(row, text), row, number)
     if not found:
         raise InputError(f"{path}: the file is empty, expected one prediction a line")
     if replaced:
         logger.warning("%s: %d rows repeat a (problem, run); the later row of each counts", path, replaced)
     return list(found.values())
+
+
+def as_sampled(row: Row, text: str) -> str:
+    """A completion as it is graded: beginning with `<think>` also where only the prompt holds it.
+
+    Our sampler has written it so by the prompt that it sent, which an old row's `prompt` need not be.
+    """
+    if any(mark in row for mark in ("thinking", "format_valid", "thinkings", "format_valids")):
+        return text
+    return chat_format.with_open_thought(row.get("prompt") or "", text)
 
 
 def identify(row: Row, where: str) -> str:

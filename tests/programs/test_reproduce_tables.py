@@ -33,6 +33,7 @@ ENVIRONMENT = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
         (["--model_path"], "--model_path: expected a value"),
         (["--model_path", "/nowhere"], "no config.json there"),
         (["--speed", "9"], "unknown flag --speed"),
+        (["--model", "gpt", "--model_path", "configs/quickstart"], "no config.json there"),
     ],
 )
 def test_a_command_line_that_cannot_be_meant(flags: list[str], complaint: str):
@@ -76,6 +77,35 @@ def test_one_engine_samples_what_is_asked_and_all_of_it_is_graded(tmp_path: Path
         assert (code.data_dir, code.sample_tests) == (data, True)
     assert lines[-1][1] == "scripts.make_report"
     assert f"{tmp_path}/out/RESULTS.md" in lines[-1]
+
+
+def test_a_row_of_the_tables_is_sampled_by_its_own_recipe(tmp_path: Path):
+    python, model = tmp_path / "python", tmp_path / "model"
+    python.write_text('#!/bin/sh\necho "python $@"\n')
+    python.chmod(0o755)
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    command = [*SCRIPT, "--model_path", str(model), "--output", f"{tmp_path}/out"]
+    how = {
+        "cwd": ROOT,
+        "env": {**ENVIRONMENT, "PYTHON": str(python)},
+        "capture_output": True,
+        "text": True,
+        "timeout": 60,
+    }
+    done = subprocess.run([*command, "--model", "s1.1-7b"], **how)
+    assert done.returncode == 0, done.stderr
+    sampled = next(line for line in done.stdout.splitlines() if "infer_longcot.py" in line)
+    assert "--config configs/models/s1.1-7b.yaml --benchmark paper" in sampled
+    assert f"--output_dir {tmp_path}/out/s1.1-7b" in sampled
+    assert f"--evaluation s1.1-7b={tmp_path}/out/s1.1-7b" in done.stdout
+    for flags, complaint in (
+        (["--model", "gpt"], "no configs/models/gpt.yaml; known: bespoke-stratos-7b"),
+        (["--model", "qwq-32b", "--math_model_path", "m"], "drop --model"),
+    ):
+        done = subprocess.run([*command, *flags], **how)
+        assert done.returncode == 2
+        assert complaint in done.stderr
 
 
 @pytest.mark.slow
