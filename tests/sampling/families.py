@@ -1,8 +1,9 @@
 """Tiny random checkpoints of the families in the papers' tables, each with a tokenizer that speaks as its own does.
 
 The templates are this project's words for what the families' own render for a system prompt and one user turn: their
-markers, beginnings of text, default system prompts, dates and trimming. They were compared with the published templates of
-Qwen2.5-7B-Instruct, Qwen3-0.6B, Llama-3.1-8B-Instruct, Mistral-Nemo-Instruct-2407 and R1-Distill-Qwen-32B: the same text.
+markers, beginnings of text, default system prompts, dates and trimming. Compared with the published templates of
+Qwen2.5-7B-Instruct, Qwen3-0.6B, Llama-3.1-8B-Instruct, Mistral-Nemo-Instruct-2407, R1-Distill-Qwen-32B and
+Nemotron-H-8B-Reasoning-128K they gave the same text.
 """
 
 from __future__ import annotations
@@ -55,9 +56,15 @@ MISTRAL = (
     "{% elif m['role'] != 'assistant' %}{{ raise_exception('Only user and assistant roles are supported') }}"
     "{% endif %}{% endfor %}"
 )
+NEMOTRON_H = (
+    SYSTEM + "<SPECIAL_10>System\n{{ messages[0]['content'].strip() if given }}{% for m in turns %}"
+    "{{ '\n<SPECIAL_11>User\n' + m['content'].strip() + '\n<SPECIAL_11>Assistant\n' }}{% endfor %}"
+    """{% if given and "{'reasoning': True}" in messages[0]['content'] %}<think>\n"""
+    """{% elif given and "{'reasoning': False}" in messages[0]['content'] %}<think></think>{% endif %}"""
+)
 SIZES = {
-    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 8192, "tie_word_embeddings": True,
+    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "head_dim": 32, "max_position_embeddings": 8192, "tie_word_embeddings": True,
 }  # fmt: skip
 
 
@@ -107,6 +114,17 @@ def _mamba2(ids: dict[str, Any]) -> Any:
     )  # fmt: skip
 
 
+def _nemotron_h(ids: dict[str, Any]) -> Any:
+    """Mamba-2, attention and feed-forward layers, each a layer of its own."""
+    from transformers import NemotronHConfig
+
+    return NemotronHConfig(
+        hidden_size=64, layers_block_type=["mamba", "mlp", "attention", "mlp"], num_attention_heads=4,
+        num_key_value_heads=2, head_dim=16, intermediate_size=96, max_position_embeddings=8192, ssm_state_size=16,
+        mamba_num_heads=8, mamba_head_dim=16, n_groups=1, chunk_size=32, use_mamba_kernels=False, **ids,
+    )  # fmt: skip
+
+
 CHATML = ("<|im_start|>assistant\n", "<|im_end|>")
 FAMILIES = {
     "qwen2": Family(QWEN2, "<|im_start|>system\nYou are Qwen", *CHATML, _decoder("Qwen2")),
@@ -119,6 +137,9 @@ FAMILIES = {
     ),
     "gemma3": Family(GEMMA3, "<s><start_of_turn>user\n", "<start_of_turn>model\n", "<end_of_turn>", _gemma3),
     "mistral": Family(MISTRAL, "<s>[INST]", "[/INST]", "</s>", _decoder("Mistral")),
+    "nemotron_h": Family(
+        NEMOTRON_H, "<SPECIAL_10>System\n\n<SPECIAL_11>User\n", "<SPECIAL_11>Assistant\n", "</s>", _nemotron_h
+    ),
     "mamba2": Family(MISTRAL, "<s>[INST]", "[/INST]", "</s>", _mamba2),  # Codestral's is Mistral's
 }
 

@@ -15,9 +15,13 @@ import pytest
 import infer_longcot
 from promptcot_mamba.benchmarks import BENCHMARKS, fetched, problem_sets
 from promptcot_mamba.benchmarks.livecodebench import make_tests
+from promptcot_mamba.chat_format import THINKING
+from promptcot_mamba.cli import parse_args
 from promptcot_mamba.jsonl import Row, read_jsonl, write_json, write_jsonl
+from promptcot_mamba.sampling.arguments import SamplingArguments
 from promptcot_mamba.sampling.backend import STOP, Request
 from scripts import calc_acc
+from tests.sampling.conftest import ROOT
 from tests.sampling.families import FAMILIES, make_family
 from tests.sampling.scripted import ScriptedBackend
 
@@ -138,3 +142,41 @@ def test_a_thought_that_never_ends_is_cut_off(data: Path, tmp_path: Path, monkey
     assert infer_longcot.main(list(map(str, flags)), lambda plan: engine) == 0
     for row in grades(tmp_path, data, monkeypatch):
         assert (row["correct"], row["reason"]) == (False, "truncated")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "family", "ends"),
+    [
+        ("s1.1-7b", "qwen2", "<|im_start|>assistant\n"),
+        ("gemma3-12b", "gemma3", "<start_of_turn>model\n"),
+        ("r1-distill-qwen-7b", "r1_distill", "<think>\n"),
+        ("nemotron-h-8b", "nemotron_h", "<SPECIAL_11>Assistant\n<think></think>"),
+        ("qwen3-8b", "qwen3", "<|im_start|>assistant\n"),
+    ],
+)
+def test_recipes_of_the_tables_rows_run(recipe: str, family: str, ends: str, data: Path, tmp_path: Path):
+    """configs/models on a tiny model of the family: their flags are known, their prompts what the publishers send."""
+    engine = Answering(FAMILIES[family].thinks)
+    model = make_family(family, tmp_path / "model")
+    flags = ["--config", ROOT / f"configs/models/{recipe}.yaml", "--benchmark", "math500", "humaneval", "--n", 1]
+    flags += ["--data_dir", data, "--output_dir", tmp_path, "--model_path", model, "--max_len", 64]
+    assert infer_longcot.main(list(map(str, flags)), lambda plan: engine) == 0
+    assert all(prompt.endswith(ends) for prompt in engine.prompts)
+    [row] = read_jsonl(tmp_path / "math500.jsonl")
+    assert row["thinking"] == ("think" if FAMILIES[family].thinks else "none")
+    assert row["sent"]["repetition_penalty"] == 1.0
+    wanted = parse_args(
+        SamplingArguments, ["--data_path=d", "--output_path=o.jsonl", "--model_path=m", *map(str, flags[:2])]
+    )
+    assert row["sent"]["system"] == wanted.system_prompt
+    assert (row["sent"]["temperature"], row["sent"]["top_k"]) == (wanted.temperature, wanted.top_k)
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "configs/models").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_is_one_the_program_takes(recipe: Path):
+    flags = ["--data_path=d", "--output_path=o.jsonl", "--model_path=m", "--config", str(recipe)]
+    args = parse_args(SamplingArguments, flags)
+    assert args.thinking in THINKING
+    assert "boxed" not in (args.system_prompt or "")  # it would be said of code too
+    assert (args.temperature == 0) <= (args.n == 1)
+    assert recipe.read_text().startswith("# ")  # where its numbers come from
