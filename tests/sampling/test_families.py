@@ -144,6 +144,24 @@ def test_a_thought_that_never_ends_is_cut_off(data: Path, tmp_path: Path, monkey
         assert (row["correct"], row["reason"]) == (False, "truncated")
 
 
+def test_publishers_own_rows_are_asked_and_graded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """HumanEval.jsonl as it is published: its `prompt` is a bare head, which grading needs once it was asked about."""
+    write_jsonl(tmp_path / "HumanEval.jsonl", [FUNCTION])
+    engine = Answering(False)
+    model = make_family("qwen2", tmp_path / "model")
+    flags = ["--data_path", tmp_path / "HumanEval.jsonl", "--output_path", tmp_path / "x.jsonl", "--model_path", model]
+    flags += ["--use_chat_template", True, "--n", 2, "--max_len", 64]
+    assert infer_longcot.main(list(map(str, flags)), lambda plan: engine) == 0
+    [row, _] = read_jsonl(tmp_path / "x.jsonl")
+    assert row["question"] == HEAD
+    assert "fenced code block" in row["prompt"]
+    monkeypatch.setattr(
+        sys, "argv", ["calc_acc", "--benchmark", "humaneval", "--input_path", f"{tmp_path}/x.jsonl", "--workers", "1"]
+    )
+    assert calc_acc.main() == 0
+    assert [grade["correct"] for grade in read_jsonl(tmp_path / "x.grades.jsonl")] == [True, False]
+
+
 @pytest.mark.parametrize(
     ("recipe", "family", "ends"),
     [
