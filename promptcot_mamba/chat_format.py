@@ -107,6 +107,11 @@ def extract_question(prompt: str) -> str:
     return question
 
 
+def has_turns(prompt: str) -> bool:
+    """Whether a prompt holds a user's turn between chat markers that are known here."""
+    return _USER_TURN.search(prompt) is not None
+
+
 def asks_for_box(prompt: str) -> bool:
     """Whether a written prompt holds the maths instruction, in one of its spellings."""
     return any(instruction in prompt for instruction in _INSTRUCTIONS)

@@ -11,7 +11,7 @@ from promptcot_mamba.benchmarks.benchmark import Benchmark
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.math import paper as math_paper
 from promptcot_mamba.grading.math import strict as math_strict
-from promptcot_mamba.grading.math.answers import Extraction, extract_answer
+from promptcot_mamba.grading.math.answers import Extraction, extract_answer, extract_boxed
 from promptcot_mamba.grading.math.gold import Gold
 from promptcot_mamba.grading.predictions import Prediction
 from promptcot_mamba.log import get_logger
@@ -61,7 +61,8 @@ def _read_gold(prediction: Prediction, benchmark: Benchmark, path: str | Path) -
 def grade_sample(prediction: Prediction, benchmark: Benchmark, gold: Gold, grader: str = "strict") -> Grade:
     """Both verdicts on one sample. Strictly, a cut thought is `truncated` and a missing box `no_answer`."""
     started = time.perf_counter()
-    found = extract_answer(prediction.completion)
+    whole = prediction.row.get("thinking") == "none"  # no thought: all of it is the answer
+    found = extract_boxed(prediction.completion) if whole else extract_answer(prediction.completion)
     strict, strict_reason = _strict_verdict(found, gold, prediction.cut_short)
     paper, paper_answer = math_paper.grade_completion(gold, prediction.completion, minerva=benchmark.minerva)
     verdicts = {
