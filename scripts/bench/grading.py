@@ -25,10 +25,10 @@ from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.math import paper as math_paper
 from promptcot_mamba.grading.math import strict as math_strict
 from promptcot_mamba.grading.math.answers import unbox
-from promptcot_mamba.grading.math.pair_sets import negatives, variants
-from promptcot_mamba.grading.math.pairs import Pair, grade_pair, read_pair
 from promptcot_mamba.grading.summary import Figures
 from promptcot_mamba.jsonl import iter_jsonl
+from scripts.bench.pair_sets import negatives, variants
+from scripts.bench.pairs import Pair, grade_pair, read_pair
 
 FILES = {
     "aime24": "aime_test.jsonl",

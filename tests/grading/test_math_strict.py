@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from promptcot_mamba.benchmarks import BENCHMARKS
 from promptcot_mamba.grading.math.answers import unbox
 from promptcot_mamba.grading.math.gold import AnswerRules, Gold
-from promptcot_mamba.grading.math.pair_sets import negatives, variants
 from promptcot_mamba.grading.math.strict import grade, is_readable
 from promptcot_mamba.grading.math.tables import words
+from scripts.bench.pair_sets import negatives, variants
 from tests.grading.strict_pairs import DIFFERENT, SAME, read
 
 FILES = {
