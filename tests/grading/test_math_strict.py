@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from promptcot_mamba.benchmarks import BENCHMARKS
 from promptcot_mamba.grading.math.answers import unbox
 from promptcot_mamba.grading.math.gold import AnswerRules, Gold
-from promptcot_mamba.grading.math.strict import grade, is_readable
+from promptcot_mamba.grading.math.strict import grade, has_content, is_readable
 from promptcot_mamba.grading.math.tables import words
 from scripts.bench.pair_sets import negatives, variants
 from tests.grading.strict_pairs import DIFFERENT, SAME, read
@@ -188,7 +188,27 @@ PIECES = st.sampled_from(
 @given(st.lists(PIECES, max_size=25).map("".join), st.sampled_from([gold for gold, _ in read(SAME)]))
 def test_no_text_raises_and_equality_is_reflexive(text: str, gold: str):
     grade(Gold(gold), text)
-    assert not text.strip() or grade(Gold(text), f" {text} ").equal
+    assert grade(Gold(text), f" {text} ").equal is has_content(text.strip())
+
+
+NOTHING = st.lists(
+    st.sampled_from(
+        words(
+            r"or and \text{and} \text{or} \text{} , ; . : - = ( ) [ ] { } $ $$ \quad \, \; \left( \right) \text{,} ~ | / * ! ? ..."
+        )
+        + (" ", "\n", "\\\\", "\\boxed{}", "\\text{ or }", "\\frac{}{}", "\\text{Answer:}", "\u3000", "\u200b")
+    ),
+    max_size=6,
+).map("".join)
+
+
+@settings(max_examples=600, deadline=None)
+@given(
+    NOTHING,
+    st.sampled_from([gold for gold, _ in read(SAME)] + ["42", "0", "\\text{yes}", "\\{1,2\\}", "(3,4)", "or", ","]),
+)
+def test_nothing_without_content_equals_anything(text: str, gold: str):
+    assert not grade(Gold(gold), text).equal
 
 
 @settings(max_examples=200, deadline=None)

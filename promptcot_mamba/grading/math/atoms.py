@@ -164,9 +164,11 @@ class Atoms(Cursor):
 
     def _set(self) -> Node:
         """`\\{1, 2\\}`, or `\\{x \\mid x > 1\\}`, which is its condition."""
-        self.colons = False
+        if self.take("\\}"):
+            return Node("set", ())
+        self.colons, self.bars = False, 1  # a bar after an item begins the condition
         inner = self.listing(("\\}", "mid", ":", "|"))
-        self.colons = True
+        self.colons, self.bars = True, 0
         if self.take("mid", ":", "|"):
             inner = self.listing(("\\}",))
             self.expect("\\}")
@@ -201,7 +203,7 @@ class Atoms(Cursor):
         if name in ACCENTS:
             return Node("sym", (f"{name} {name_of(self.argument())}",))
         if name in SILENT:
-            return self.argument()
+            return self.argument() if self.starts_factor() else Node("sym", ("\\" + name,))
         if name == "emptyset":
             return Node("set", ())
         if name == "mathbb":
