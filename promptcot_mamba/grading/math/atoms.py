@@ -170,9 +170,11 @@ class Atoms(Cursor):
         inner = self.listing(("\\}", "mid", ":", "|"))
         self.colons, self.bars = True, 0
         if self.take("mid", ":", "|"):
-            inner = self.listing(("\\}",))
+            condition = self.listing(("\\}",))
             self.expect("\\}")
-            return inner
+            domain = inner.args[1][1] if inner.kind == "relation" and inner.args[0] == ("in",) else None
+            known = domain is None or domain in (Node("sym", ("blackboard R",)), Node("sym", ("\\reals",)))
+            return condition if known else Node("cap", (condition, domain))
         self.expect("\\}")
         return Node("set", inner.args if inner.kind == "list" else (inner,))
 

@@ -14,6 +14,7 @@ from promptcot_mamba.grading.math.evaluate import Budget
 from promptcot_mamba.grading.math.families import same_family
 from promptcot_mamba.grading.math.gold import AnswerRules
 from promptcot_mamba.grading.math.labels import Statement, read_statement, same_label
+from promptcot_mamba.grading.math.parse import INEQUALITIES
 from promptcot_mamba.grading.math.regions import same_region
 from promptcot_mamba.grading.math.sets import FLIPPED, REALS, as_set, has_mixed_brackets, is_interval, union_parts
 from promptcot_mamba.grading.math.tree import Node, rebuild, symbols, walk
@@ -31,25 +32,39 @@ CONTAINERS = frozenset(
 )
 
 
-def same_answer(gold: Node, answer: Node, rules: AnswerRules, unit: str | None = None, whole: bool = False) -> bool:
-    """Whether `answer` is `gold`, under its benchmark's rules; `whole`: a letter was said to be any integer.
+def same_answer(
+    gold: Node, answer: Node, rules: AnswerRules, unit: str | None = None, whole: tuple[bool, bool] = (False, False)
+) -> bool:
+    """Whether `answer` is `gold`, under its benchmark's rules; `whole`: which of them was said to range over integers.
 
     Raises UndecidedError where neither can be shown.
     """
-    whole = whole or any(
+    family = any(whole) or any(
         _is_qualifier(item, INTEGERS) for node in (gold, answer) for item in node.args if node.kind == "list"
     )
-    return _Comparison(rules, unit, whole).same(prepare(gold), prepare(answer))
+    golds, answers = (prepare(node, only) for node, only in zip((gold, answer), whole, strict=True))
+    return _Comparison(rules, unit, family).same(golds, answers)
 
 
-def prepare(node: Node) -> Node:
-    """One shape for each meaning: signs of `\\pm` spelled out, inequalities as intervals, qualifiers dropped."""
-    items = node.args if node.kind == "list" else (node,)
-    items = _share_label([part for part in items if not _is_qualifier(part)] or list(items))
+def prepare(node: Node, whole: bool = False) -> Node:
+    """One shape for each meaning: signs of `\\pm` spelled out, inequalities as intervals, qualifiers dropped.
+
+    A qualifier limits a set (`1 \\le x \\le 3, x \\in \\mathbb{Z}`, or `whole`); elsewhere it says what a letter is.
+    """
+    items = list(node.args) if node.kind == "list" else [node]
+    domains = [part.args[1][1] for part in items if _is_qualifier(part)] or [Node("sym", (INTEGERS,))] * whole
+    kept = [part for part in items if not _is_qualifier(part)] or items
+    items = _share_label([_limited(part, domains) for part in kept])
     spread = [as_set(choice) for item in items for choice in _spell_signs(item)]
     if len(spread) > MAX_ITEMS:
         raise UndecidedError(f"more than {MAX_ITEMS} answers")
     return spread[0] if len(spread) == 1 else Node("list", tuple(spread))
+
+
+def _limited(node: Node, domains: list[Node]) -> Node:
+    """A set given by inequalities within the numbers it is taken from."""
+    limits = node.kind == "both" or (node.kind == "relation" and set(node.args[0]) <= INEQUALITIES)
+    return Node("cap", (node, domains[0])) if domains and limits else node
 
 
 def _share_label(items: list[Node]) -> list[Node]:

@@ -32,7 +32,8 @@ _BARE_RUN = re.compile(
 )
 _GROUP = re.compile(rf"{TEXT}\{{([^{{}}]*)\}}")
 _OPENING_WORDS = re.compile(
-    rf"^\s*(?:{TEXT}\{{)?\s*([A-Za-z][A-Za-z' ,-]*?)(?:\s*:|(?<=\bis)|(?<=\bare)|(?<=\bequals)|(?<=\bof))\s*(?=[\s}}:\\\d(-])(\}}?)"
+    rf"^\s*(?:{TEXT}\{{)?\s*([A-Za-z][A-Za-z' ,-]*?)(?:\s*:|(?<=\bis)|(?<=\bare)|(?<=\bequals)|(?<=\bof))"
+    r"\s*(?=[\s}:\\\d(-])(\}?)"
 )
 _OPENING_ADVERB = re.compile(
     rf"^\s*{TEXT}\{{\s*(?:so|thus|hence|therefore|finally|we get|we have|we find|that is|only|exactly)\s*,?\s*\}}",
@@ -98,8 +99,8 @@ _ALL = re.compile(
     re.IGNORECASE,
 )
 _NO_SOLUTION = re.compile(
-    r"\s*(?:there (?:is|are)\s+)?no\s+(?:such\s+)?(?:real |integer |positive |rational |valid |possible |other )*(?:solutions?|roots?|values?|numbers?)"
-    r"(?:\s+exists?)?\s*",
+    r"\s*(?:there (?:is|are)\s+)?no\s+(?:such\s+)?(?:(?:real|integer|positive|rational|valid|possible|other)\s+)*"
+    r"(?:solutions?|roots?|values?|numbers?)(?:\s+exists?)?\s*",
     re.IGNORECASE,
 )
 _INFINITE = re.compile(
@@ -113,14 +114,9 @@ _CHOSEN = re.compile(r"\s*(?:option|choice|answer)\s*:?\s*\(?([A-J])\)?\s*", re.
 def _read_group(match: re.Match[str]) -> str:
     """One text macro: a number in words, a set in words, a choice; else as it stands."""
     content = match.group(1).replace("non-", "non")
-    if found := _ALL.fullmatch(content):
-        if (
-            found[1]
-            or found[3]
-            or found[2].lower().split()[-1] in content.lower().split()[-1]
-            and content.strip().endswith("s")
-        ):
-            return _SETS[" ".join(found[2].lower().split())] + (r"\setminus " if found[4] else "")
+    found = _ALL.fullmatch(content)
+    if found and (found[1] or found[3] or re.search(r"(?:real|integer|natural)s\b", content, re.IGNORECASE)):
+        return _SETS[" ".join(found[2].lower().split())] + (r"\setminus " if found[4] else "")
     if _NO_SOLUTION.fullmatch(content):
         return r"\emptyset "
     if _INFINITE.fullmatch(content):

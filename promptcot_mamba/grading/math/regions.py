@@ -11,7 +11,8 @@ from promptcot_mamba.grading.math.evaluate import Budget, Evaluator, NoValueErro
 from promptcot_mamba.grading.math.sets import as_set, is_interval
 from promptcot_mamba.grading.math.tree import Node
 
-MAX_PIECES = 40
+MAX_PIECES = 60
+INTEGERS = Node("sym", ("blackboard Z",))
 
 
 class NoRegionError(Exception):
@@ -67,10 +68,28 @@ def _region(node: Node, at: Evaluator) -> list[Piece]:
             common = _common(common, part, at)
         # "x < -1 and x > 1" names two ranges: read literally nothing would satisfy it
         return common or _merged([piece for part in parts for piece in part], at)
+    if node.kind == "cap" and node.args[1] == INTEGERS:
+        return _merged(
+            [Piece(at.mp.mpf(n), True, at.mp.mpf(n), True) for n in _integers(_region(node.args[0], at), at)], at
+        )
     if node.kind in ("cap", "setminus"):
         left, right = (_region(part, at) for part in node.args)
         return _common(left, right if node.kind == "cap" else _complement(right, at), at)
     raise NoRegionError(node.kind)
+
+
+def _integers(pieces: list[Piece], at: Evaluator) -> list[int]:
+    """The whole numbers of bounded pieces."""
+    found = []
+    for piece in pieces:
+        if not (at.mp.isfinite(piece.low) and at.mp.isfinite(piece.high)) or piece.high - piece.low > MAX_PIECES - 1:
+            raise NoRegionError("too many integers")
+        for number in range(int(at.mp.ceil(piece.low - at.tiny)), int(at.mp.floor(piece.high + at.tiny)) + 1):
+            open_end = (_equal(at, piece.low, number) and not piece.low_closed) or (
+                _equal(at, piece.high, number) and not piece.high_closed
+            )
+            found += [] if open_end else [number]
+    return found
 
 
 def _end(node: Node, at: Evaluator) -> Any:

@@ -132,6 +132,9 @@ _UNIT_VECTOR = re.compile(
     r"(?:\{\s*\\hat\s*\{\s*([ijk])\s*\}\s*\}|\{\s*\\?([ij]math|[ijk])\s*\}|\\([ij]math)(?![A-Za-z]))"
 )
 
+_O = rf"{TEXT}\{{\s*o\s*\}}"
+_REALS = r"\\mathbb\s*\{?\s*R\s*\}?\s*"
+
 # trigger, pattern, replacement; in this order.
 _RULES: tuple[tuple[str, re.Pattern[str], object], ...] = (
     ("color", re.compile(r"\\(?:text|page|f)?color(?:box)?\s*(?:\[[^\]]*\])?\s*\{[^{}]*\}"), " "),
@@ -150,7 +153,7 @@ _RULES: tuple[tuple[str, re.Pattern[str], object], ...] = (
     ("to", re.compile(rf"(?<=[\d}}])\s*(?:{TEXT}\{{\s*to\s*\}}|(?<![\\A-Za-z])to\b)\s*(?=[\d\\])"), ":"),
     ("}/_{", re.compile(r"\^\{(\d+)\}/_\{(\d+)\}"), r"\\frac{\1}{\2}"),
     ("m", re.compile(r"(?<![A-Za-z])([ap])\.\s?m\b\.?", re.IGNORECASE), r"\1m"),
-    ("o", re.compile(rf"(?<=\d)\s*\^\s*(?:\{{\s*{TEXT}\{{\s*o\s*\}}\s*\}}|\{{\s*o\s*\}}|{TEXT}\{{\s*o\s*\}}|o\b)"), r"^{\\circ}"),
+    ("o", re.compile(rf"(?<=\d)\s*\^\s*(?:\{{\s*(?:{_O}|o)\s*\}}|{_O}|o\b)"), r"^{\\circ}"),
     ("dot{", re.compile(r"(\d*\.\d*)\\dot\{(\d)\}(?:(\d*)\\dot\{(\d)\})?"), _dotted),
     ("bar", re.compile(r"(?<=[\d.])\\bar\s*\{?(\d+)\}?"), r"\\overline{\1}"),
     ("\\overline", re.compile(r"(?<=[\d.])\\overline\s*(\d)"), r"\\overline{\1}"),
@@ -173,9 +176,9 @@ _RULES: tuple[tuple[str, re.Pattern[str], object], ...] = (
     ("\\circ", re.compile(r"\^\s*\{?\s*\\circ\s*\}?\s*F\s*$"), r"\\text{fahrenheit}"),
     ("\\", _UNIT_VECTOR, lambda match: f"\\hat{{{(match[1] or match[2] or match[3])[0]}}}"),
     ("\\", re.compile(rf"{TEXT}\{{\s*(\\[a-z]+)\s*\}}"), r"\1 "),
-    ("\\mathbb", re.compile(r"\\mathbb\s*\{?\s*R\s*\}?\s*(?:\^\s*\{?\s*\+\s*\}?|_\s*\{?\s*(?:>\s*0|\+)\s*\}?)"), r"(0,\\infty)"),
-    ("\\mathbb", re.compile(r"\\mathbb\s*\{?\s*R\s*\}?\s*(?:\^\s*\{?\s*-\s*\}?|_\s*\{?\s*<\s*0\s*\}?)"), r"(-\\infty,0)"),
-    ("\\mathbb", re.compile(r"\\mathbb\s*\{?\s*R\s*\}?\s*_\s*\{\s*\\ge(?:q|qslant)?\s*0\s*\}"), r"[0,\\infty)"),
-    ("\\mathbb", re.compile(r"\\mathbb\s*\{?\s*Z\s*\}?\s*(?:\^\s*\{?\s*\+\s*\}?|_\s*\{?\s*(?:>\s*0|\+)\s*\}?)"), r"\\mathbb{Z}_{+}"),
+    ("\\mathbb", re.compile(rf"{_REALS}(?:\^\s*\{{?\s*\+\s*\}}?|_\s*\{{?\s*(?:>\s*0|\+)\s*\}}?)"), r"(0,\\infty)"),
+    ("\\mathbb", re.compile(rf"{_REALS}(?:\^\s*\{{?\s*-\s*\}}?|_\s*\{{?\s*<\s*0\s*\}}?)"), r"(-\\infty,0)"),
+    ("\\mathbb", re.compile(rf"{_REALS}_\s*\{{\s*\\ge(?:q|qslant)?\s*0\s*\}}"), r"[0,\\infty)"),
+    ("\\mathbb", re.compile(r"\\mathbb\s*\{?\s*Z\s*\}?\s*(?:\^|_)\s*\{?\s*(?:>\s*0|\+)\s*\}?"), r"\\mathbb{Z}_{+}"),
     ("|", re.compile(r"(?<=[A-Za-z\d}])\s*\\\|\s*(?=[A-Za-z])"), "|"),
 )  # fmt: skip

@@ -26,6 +26,12 @@ _WHOLE = re.compile(r"-?\d{1,18}")
 _ENDS = " \t\n.,;:"
 
 
+def _stripped(text: str) -> str:
+    """A text without the punctuation after it; an ellipsis stays, `12...` is not 12."""
+    bare = text.rstrip(_ENDS)
+    return text if ".." in text[len(bare) :] else bare
+
+
 @dataclass(frozen=True)
 class Verdict:
     """Whether two answers are equal, and what decided: text, words, value, unreadable, undecided."""
@@ -61,7 +67,7 @@ def _compare(gold: Gold, answer: str) -> Verdict:
     if _bare(a) == _bare(b):
         return Verdict(True, "text")
     try:
-        left, right = clean(a).rstrip(_ENDS), _LEAD.sub("", clean(b)).rstrip(_ENDS)
+        left, right = _stripped(clean(a)), _stripped(_LEAD.sub("", clean(b)))
         words = _words(left)
         if words is not None and words == _words(right, loose=True):
             return Verdict(True, "words")
@@ -98,7 +104,7 @@ def _compare_cleaned(gold: Gold, left: str, right: str) -> Verdict:
         return Verdict(_plain(left).strip("().[]") == chosen, "words")
     golds_said, said = split_qualifier(left), split_qualifier(right)
     golds = read(golds_said.answer, gold.rules)
-    whole = golds_said.whole or said.whole
+    whole = (golds_said.whole, said.whole)
     reason = "unreadable"
     for reading in _readings(said.answer, golds.kind == "unit"):
         try:
@@ -125,7 +131,7 @@ def has_content(text: str) -> bool:
 def is_readable(gold: Gold) -> bool:
     """Whether a gold is words or mathematics; any other can only equal its own text."""
     try:
-        text = clean(gold.answer.strip()).rstrip(_ENDS)
+        text = _stripped(clean(gold.answer.strip()))
         if _words(text) is not None:
             return True
         choice, text = split_choice(read_phrases(spell(text)))
@@ -177,12 +183,8 @@ _SPACES = re.compile(r"(?<![A-Za-z0-9])\s+|\s+(?![A-Za-z0-9])")
 
 def _bare(text: str) -> str:
     """A text without its spacing, sizing and dollar signs; what a space keeps apart stays apart (`4 2`)."""
-    return (
-        _SPACES.sub("", _SPACING.sub(" ", _BARE.sub("", text)))
-        .rstrip(".")
-        .replace("\\dfrac", "\\frac")
-        .replace("\\tfrac", "\\frac")
-    )
+    plain = _SPACES.sub("", _SPACING.sub(" ", _BARE.sub("", text)))
+    return _stripped(plain).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
 
 
 _SPACING = re.compile(r"\\[,;: ]")
