@@ -25,7 +25,7 @@ import numpy as np
 from promptcot_mamba.bench_record import RecordTable, render_record_table, write_record
 from promptcot_mamba.cli import parse_args, run_program
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.grading.metrics import Estimate, compare_paired, wilson_interval
+from promptcot_mamba.grading.metrics import Estimate, compare_paired, share_interval
 from promptcot_mamba.jsonl import read_jsonl, write_jsonl
 from promptcot_mamba.quickstart.splits import draw_training_rows
 from promptcot_mamba.run_info import side_path
@@ -203,7 +203,7 @@ def by_seed(scores: dict[str, list[float]], seeds: Sequence[int]) -> list[float]
 
 def share_of(scores: dict[str, list[float]]) -> Estimate:
     """Problems solved, of all seeds together."""
-    return wilson_interval(round(sum(value[0] for value in scores.values())), len(scores))
+    return share_interval(round(sum(value[0] for value in scores.values())), len(scores))
 
 
 def make_table(args: Arguments, arms: Sequence[Arm], found: Verdicts) -> RecordTable:

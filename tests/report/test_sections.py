@@ -10,7 +10,7 @@ import pytest
 
 from promptcot_mamba.chat_format import render_prompt
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.grading.metrics import wilson_interval
+from promptcot_mamba.grading.metrics import share_interval
 from promptcot_mamba.grading.summary import summarize
 from promptcot_mamba.jsonl import write_json, write_jsonl
 from promptcot_mamba.records import Grade
@@ -116,7 +116,7 @@ def test_a_record_of_throughput_stands_beside_the_paper():
 
 
 def test_arms_are_drawn_and_other_records_are_not():
-    shares = {arm: {"maths": asdict(wilson_interval(3, 9))} for arm in ("full curriculum", "reversed phases")}
+    shares = {arm: {"maths": asdict(share_interval(3, 9))} for arm in ("full curriculum", "reversed phases")}
     [figure] = render_record_figures({"shares": shares})
     assert "reversed phases" in figure
     for results in ([1, 2], {}, {"seconds": 3}, "text", None):
