@@ -1,8 +1,8 @@
 """From verdicts to figures: avg@n with a clustered interval, pass@k, maj@k, rates, lengths, paired comparison.
 
-Problems, not samples, are what a benchmark draws: sixteen samples of one problem share its difficulty. The headline
-interval therefore clusters by problem (Miller, arXiv 2411.00640): the standard error is that of the mean of the
-per-problem means, and the interval takes t quantiles with problems - 1 degrees of freedom.
+Problems, not samples, are what a benchmark draws: sixteen samples of one problem share its difficulty. The standard
+error therefore is that of the mean of the per-problem means (Miller, arXiv 2411.00640), and the interval of a share is
+the middle 95 % of its posterior (`posterior.py`), of which coverage was measured (scripts/bench/coverage.py).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from promptcot_mamba.grading.posterior import Posterior
 CONFIDENCE = 0.95
 TAILS = np.array([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
 POWER = 0.8
+LOPSIDED_GAIN = 4.0
 
 
 @dataclass(frozen=True)
@@ -196,16 +197,53 @@ def compare_paired(first: Mapping[str, Sequence[float]], second: Mapping[str, Se
     Pairing removes the problems' difficulty from the error (Miller, arXiv 2411.00640, section on paired differences).
     """
     shared = [name for name in first if name in second]
-    a = np.array([np.mean(first[name]) for name in shared])
-    b = np.array([np.mean(second[name]) for name in shared])
-    samples = sum(len(first[name]) + len(second[name]) for name in shared)
+    pair = [{name: scores[name] for name in shared} for scores in (first, second)]
+    a, b = (np.array([np.mean(scores[name]) for name in shared]) for scores in pair)
+    samples = sum(len(values) for scores in pair for values in scores.values())
     difference = t_interval(b - a, samples)
-    freedom = max(len(shared) - 1, 1)
-    if difference.standard_error > 0:
-        p_value = float(2 * stdtr(freedom, -abs(difference.mean) / difference.standard_error))
-    else:
-        p_value = 1.0 if difference.mean == 0 else math.nan
-    reach = float(stdtrit(freedom, (1 + CONFIDENCE) / 2) + stdtrit(freedom, POWER))
     unpaired = len(first) + len(second) - 2 * len(shared)
-    mean = (float(a.mean()), float(b.mean())) if shared else (math.nan, math.nan)
-    return Comparison(*mean, difference, p_value, reach * difference.standard_error, unpaired)
+    means = (float(a.mean()), float(b.mean())) if shared else (math.nan, math.nan)
+    if len(shared) < 2:
+        return Comparison(*means, difference, math.nan, math.nan, unpaired)
+    quantile = float(stdtrit(len(shared) - 1, (1 + CONFIDENCE) / 2))
+    own = _lopsided_reach(clustered_mean(pair[0]), clustered_mean(pair[1]), _correlation(a, b))
+    below, above = _widened(quantile * difference.standard_error, *own)
+    reach = below if difference.mean > 0 else above  # the one that may reach zero
+    p_value = float(2 * stdtr(len(shared) - 1, -quantile * abs(difference.mean) / reach)) if difference.mean else 1.0
+    needed = float(quantile + stdtrit(len(shared) - 1, POWER)) * difference.standard_error
+    low, high = max(difference.mean - below, -1.0), min(difference.mean + above, 1.0)
+    return Comparison(*means, replace(difference, low=low, high=high), p_value, needed, unpaired)
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    spread = float(a.std() * b.std())
+    return float(((a - a.mean()) * (b - b.mean())).mean()) / spread if spread > 0 else 0.0
+
+
+def _lopsided_reach(first: Estimate, second: Estimate, correlation: float) -> tuple[float, float]:
+    """How far a difference may lie below and above its estimate, from both shares' own intervals.
+
+    Zou and Donner's combination (Stat. Med. 27, 2008), Newcombe's method 10 for correlated shares.
+    """
+
+    def combined(near: float, far: float) -> float:
+        return math.sqrt(max(near**2 + far**2 - 2 * correlation * near * far, 0.0))
+
+    below = combined(second.mean - second.low, first.high - first.mean)
+    return below, combined(second.high - second.mean, first.mean - first.low)
+
+
+def _widened(reach: float, below: float, above: float) -> tuple[float, float]:
+    """A symmetric reach, on its longer side drawn towards the lopsided one, the more so the more lopsided that is.
+
+    Differences of shares near 0 or 1 are skewed, and a t interval then misses on one side; how far to draw was chosen
+    by simulation (scripts/bench/coverage.py). Where all problems differ alike there is no spread to go by, and the
+    lopsided reach stands.
+    """
+    if reach == 0.0:
+        return below, above
+    skew = LOPSIDED_GAIN * (above - below) / (above + below) if above + below > 0 else 0.0
+    return (
+        reach + min(max(-skew, 0.0), 1.0) * max(below - reach, 0.0),
+        reach + min(max(skew, 0.0), 1.0) * max(above - reach, 0.0),
+    )
