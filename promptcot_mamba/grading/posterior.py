@@ -19,7 +19,8 @@ CORRELATIONS = np.concatenate(
     [[0.0005, 0.002, 0.005, 0.01, 0.02, 0.035], np.linspace(0.05, 0.95, 19), [0.97, 0.985, 0.995]]
 )
 WEIGHTS = np.gradient(CORRELATIONS)
-POINTS = 257  # of the mean; equal steps of its angle, sin^2, are finer near 0 and 1
+POINTS = 257  # of the mean; equal steps of its angle (the mean is its sine squared) are finer near 0 and 1
+COARSE = 63  # points of the first look, which finds where the posterior lies
 NEGLIGIBLE = 1e-9  # posterior density, relative to its peak, beyond which the grid need not reach
 
 
@@ -33,10 +34,10 @@ class Posterior:
             right = sum(right * times for (right, _), times in self.counts.items())
             self.parameters = (1 + right, 1 + len(counts) - right)
             return
-        angles = np.linspace(0, np.pi / 2, POINTS + 2)[1:-1]
+        angles = np.linspace(0, np.pi / 2, COARSE + 2)[1:-1]
         kept = np.flatnonzero(self._density(angles) > NEGLIGIBLE)
-        first, last = max(kept[0] - 1, 0), min(kept[-1] + 1, POINTS - 1)
-        ends = (0.0 if first == 0 else angles[first], np.pi / 2 if last == POINTS - 1 else angles[last])
+        first, last = kept[0] - 1, kept[-1] + 1
+        ends = (angles[first] if first >= 0 else 0.0, angles[last] if last < COARSE else np.pi / 2)
         angles = np.linspace(*ends, POINTS + 2)[1:-1]
         weights = self._density(angles)
         self.means = np.sin(angles) ** 2

@@ -61,14 +61,14 @@ def test_one_problem_has_no_standard_error():
 
 @pytest.mark.parametrize(("mean", "spread"), [(0.05, 1), (0.3, 1), (0.95, 2)])
 def test_interval_covers_95_percent_at_30_problems_and_16_samples(mean: float, spread: float):
-    """A spot check of docs/records/coverage.json: 250 draws, whose own error is 1.4 points."""
+    """A spot check of docs/records/coverage.json: 160 draws, whose own error is 1.7 points."""
     rng = np.random.default_rng(7)
     covered = 0
-    for _ in range(250):
+    for _ in range(160):
         right = rng.binomial(16, rng.beta(mean * spread, (1 - mean) * spread, size=30))
         estimate = clustered_mean({str(i): [1.0] * c + [0.0] * (16 - c) for i, c in enumerate(right)})
         covered += estimate.low <= mean <= estimate.high
-    assert 0.915 <= covered / 250 <= 0.99
+    assert 0.9 <= covered / 160 <= 0.99
 
 
 def test_posterior_of_single_samples_is_the_beta_distribution():
@@ -82,7 +82,7 @@ def test_posterior_grid_agrees_with_brute_force():
     """The same model summed on a plain grid of 2,000 means and 400 correlations."""
     counts = [(3, 16), (0, 16), (16, 16), (1, 8)]
     mean = ((np.arange(2000) + 0.5) / 2000)[:, None]
-    correlation = ((np.arange(200) + 0.5) / 400)[None, :]
+    correlation = ((np.arange(400) + 0.5) / 400)[None, :]
     alpha, beta = mean * (1 / correlation - 1), (1 - mean) * (1 / correlation - 1)
     total = sum(betaln(alpha + c, beta + n - c) - betaln(alpha, beta) for c, n in counts)
     cumulative = np.cumsum(np.exp(total).sum(axis=1))
@@ -153,7 +153,7 @@ def test_majority_of_many_samples_is_exact_and_quick():
 def test_paired_interval_covers_95_percent_where_accuracies_are_low():
     rng = np.random.default_rng(5)
     covered = plain = 0
-    for _ in range(200):
+    for _ in range(120):
         difficulty = rng.beta(0.2, 3.8, size=30)
         scores = [rng.binomial(16, rate) for rate in (difficulty, np.clip(2 * difficulty, 0, 1))]
         result = compare_paired(*({str(i): [1.0] * c + [0.0] * (16 - c) for i, c in enumerate(x)} for x in scores))
@@ -161,7 +161,7 @@ def test_paired_interval_covers_95_percent_where_accuracies_are_low():
         covered += result.difference.low <= true <= result.difference.high
         values = (scores[1] - scores[0]) / 16
         plain += abs(values.mean() - true) <= 2.045 * values.std(ddof=1) / 30**0.5
-    assert plain / 200 < 0.93 <= covered / 200 <= 0.99  # t alone misses
+    assert plain / 120 < 0.93 <= covered / 120 <= 0.99  # t alone misses
 
 
 def test_p_value_and_interval_agree():
