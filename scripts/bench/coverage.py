@@ -5,7 +5,7 @@
 Benchmarks of `--problems` problems x `--n` samples are drawn with known mean accuracies: each problem's own accuracy
 comes from a beta distribution (by the sum of its parameters: a small sum means problems that are solved always or
 never) or is logit-normal (by its standard deviation). For pairs, two systems' accuracies on a problem are correlated
-through a Gaussian copula. Beside the intervals of `promptcot_mamba.grading.metrics` stands the t interval over problems.
+through a Gaussian copula. Beside the intervals of `grading.metrics` stands the t interval over problems.
 """
 
 from __future__ import annotations

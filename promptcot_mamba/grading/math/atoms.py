@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from promptcot_mamba.grading.math.tables import ACCENTS, CURRENCIES, FUNCTIONS, LETTERS, MATRICES, SILENT, names, pairs
+from promptcot_mamba.grading.math.tables import (
+    ACCENTS,
+    CURRENCIES,
+    FUNCTIONS,
+    LETTERS,
+    MATRICES,
+    RELATIONS,
+    SILENT,
+    names,
+    pairs,
+)
 from promptcot_mamba.grading.math.tokens import Cursor, Token, UnreadableError
 from promptcot_mamba.grading.math.tree import Node, name_of, number, product
 
@@ -242,6 +252,8 @@ class Atoms(Cursor):
 
     def _function(self, name: str) -> Node:
         """`\\log_2 8`, `\\sin^2 x`, `\\sin 2x`, `\\max(1, 2)`: the arguments stand in brackets or are a product."""
+        if self.peek() is None or self.value() in RELATIONS:
+            return Node("sym", (name,))  # `\\gcd = 7`: a label
         base = self.argument() if self.take("_") else None
         power = self.argument() if self.take("^") else None
         if self.value() in ("(", "[", "\\{") or self.value() == "{":

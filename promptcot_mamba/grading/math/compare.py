@@ -260,7 +260,8 @@ class _Comparison:
     @staticmethod
     def _spread(node: Node) -> tuple[Node, ...]:
         """The items of a list; where its only item is a set or list, that one's items."""
-        return node.args[0].args if len(node.args) == 1 and node.args[0].kind in ("list", "set") else node.args
+        inner = node.args[0] if len(node.args) == 1 else node
+        return inner.args if inner.kind in ("list", "set") and inner.args else node.args
 
     def _same_sequence(self, gold: tuple[Node, ...], answer: tuple[Node, ...]) -> bool:
         return len(gold) == len(answer) and all(self.same(a, b) for a, b in zip(gold, answer, strict=True))

@@ -112,4 +112,7 @@ def same_label(first: Node, second: Node) -> bool:
         return a.partition("_")[0] == b.partition("_")[0] and ("_" in a) != ("_" in b)
     if first.kind == second.kind == "apply":
         return first.args[0] == second.args[0] and len(first.args[1]) == len(second.args[1])
+    for named, applied in ((first, second), (second, first)):  # y and f(x) both name a function of x
+        if named == Node("sym", ("y",)) and applied.kind == "apply":
+            return applied.args[1] == (Node("sym", ("x",)),)
     return False

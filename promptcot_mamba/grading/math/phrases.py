@@ -48,10 +48,13 @@ def read_phrases(text: str) -> str:
     if not text.isascii():
         text = _CONNECTING.sub(", ", text)
         text = _FOREIGN.sub(r"\\text{pieces}", _FOREIGN_GROUP.sub(r"\\text{pieces}", text))
-    text = _drop_opening(_wrap_bare_words(text))
+    text = _drop_opening(_ALL_LETTER.sub(r"\1}", _wrap_bare_words(text)))
     return _GROUP.sub(_read_group, text) if "\\" in text else text
 
 
+_ALL_LETTER = re.compile(
+    rf"({TEXT}\{{[^{{}}]*\b(?:real|integer|rational)s?(?: numbers?)?)\s*\}}\s*[a-z]\s*$"
+)  # `all real x`
 _FOREIGN_GROUP = re.compile(rf"{TEXT}\{{\s*[\u3040-\u9fff\uac00-\ud7af]+\s*\}}")
 _FOREIGN = re.compile(r"[\u3040-\u9fff\uac00-\ud7af]+")
 _CONNECTING = re.compile(r"或者|或|和|与|及")  # or, and

@@ -33,6 +33,8 @@ def as_set(node: Node) -> Node:
         node = Node("setminus", (node.args[0], node.args[1].args[0]))  # `\\mathbb{R} - \\{0\\}`
     if node.kind in ("cup", "cap", "setminus"):
         left, right = (as_set(part) for part in node.args)
+        if node.kind == "setminus" and right.kind in ("num", "decimal", "neg", "div"):
+            right = Node("set", (right,))  # "all real numbers except 0"
         if node.kind == "setminus" and left == ALL_REALS and right.kind == "set" and len(right.args) == 1:
             return _without(right.args[0])
         return Node(node.kind, (left, right))

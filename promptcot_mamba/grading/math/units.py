@@ -62,6 +62,7 @@ _PHRASES = {
     "per": "/",
 }
 _TEMPERATURE = re.compile(r"degrees?\s+(celsius|fahrenheit)")
+_PER_CENT = re.compile(r"per\s+cent\b")
 _WORD = re.compile(r"\^?-?\d+|[A-Za-z¢%]+|[/*?]")
 
 
@@ -80,7 +81,7 @@ def is_unit_word(word: str) -> bool:
 @lru_cache(maxsize=4096)
 def measure(unit: str) -> tuple[Dimension, Fraction] | None:
     """A unit's dimension and size, None where a word is not known (apples, ways): then it says nothing."""
-    unit = _TEMPERATURE.sub(r"\1", unit.lower())
+    unit = _PER_CENT.sub("percent", _TEMPERATURE.sub(r"\1", unit.lower()))
     text = re.sub(r"\b[a-z]+\b", lambda found: _PHRASES.get(found.group(), found.group()), unit)
     powers: dict[str, int] = {}
     size, sign, prefix, last = Fraction(1), 1, 1, None

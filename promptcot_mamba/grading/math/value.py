@@ -15,7 +15,9 @@ from typing import Any
 from promptcot_mamba.grading.math.evaluate import Budget, Evaluator, NoValueError, TooBigError, Value
 from promptcot_mamba.grading.math.tree import Node, symbols, walk
 
-POINTS = 12
+POINTS = 14
+FAR_POINTS = 3  # the last ones lie far out, beyond the bends of max(42, x) and |x - 1000|
+FAR = 40_000
 COUNTING_POINTS = 60  # whole numbers: a floor or a root of two formulas may agree at all but a few
 ENOUGH = 3  # points where both sides have a value
 DIGITS = (70, 200)
@@ -119,6 +121,8 @@ def _coordinate(name: str, index: int, whole: bool) -> Fraction:
     if whole:
         return Fraction(source.randint(1, 9 + index))
     value = Fraction(source.randint(11, 999), source.randint(101, 499))
+    if index >= POINTS - FAR_POINTS:
+        value *= FAR
     return value if index < POINTS // 2 or source.random() < 0.4 else -value
 
 
@@ -153,7 +157,8 @@ def _agree(first: Node, second: Node, scale: bool, budget: Budget | None, whole:
     for index in range(COUNTING_POINTS if whole else POINTS):
         point = {name: _coordinate(name, index, whole or (mixed and name[0] in WHOLE_LETTERS)) for name in names}
         if whole and len(names) == 1:
-            point = dict.fromkeys(names, Fraction(index + 1))
+            far = index >= COUNTING_POINTS - FAR_POINTS
+            point = dict.fromkeys(names, Fraction(FAR * index + 7 if far else index + 1))
         at = Evaluator(point, DIGITS[0], plane, budget=budget)
         try:
             a, b = at(first), at(second)
