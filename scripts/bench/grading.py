@@ -30,7 +30,7 @@ from promptcot_mamba.grading.math import strict as math_strict
 from promptcot_mamba.grading.math.answers import unbox
 from promptcot_mamba.grading.summary import Figures
 from promptcot_mamba.jsonl import iter_jsonl
-from scripts.bench.audit import Case, is_held_out, read_audit
+from scripts.bench.audit import AFTERWARDS_FILE, Case, is_held_out, read_audit
 from scripts.bench.pair_sets import negatives, variants
 from scripts.bench.pairs import Pair, grade_pair, read_pair
 
@@ -133,16 +133,17 @@ def draw(cases: list[Case], at_most: int) -> list[Case]:
 
 
 def audit_sets() -> dict[str, list[Case]]:
-    """The audit set in its two parts."""
+    """The audit set in its two parts, and what was written afterwards."""
     cases = list(read_audit())
     return {
         "Audit": [case for case in cases if not is_held_out(case)],
         "Audit, kept aside": [case for case in cases if is_held_out(case)],
+        "Audit, afterwards": list(read_audit(AFTERWARDS_FILE)),
     }
 
 
 def kinds_table(figures: Figures, graders: list[str]) -> RecordTable:
-    """Right verdicts by kind of the audit set, both parts together, one column a grader."""
+    """Right verdicts by kind of the audit set, all parts together, one column a grader."""
     rows = []
     parts = [figures[title] for title in audit_sets()]
     kinds = dict.fromkeys(kind for part in parts for kind in part[graders[0]]["right_by_kind"])

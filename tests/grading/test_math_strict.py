@@ -20,7 +20,7 @@ from promptcot_mamba.grading.math.answers import unbox
 from promptcot_mamba.grading.math.gold import AnswerRules, Gold
 from promptcot_mamba.grading.math.strict import grade, has_content, is_readable
 from promptcot_mamba.grading.math.tables import words
-from scripts.bench.audit import is_held_out, read_audit
+from scripts.bench.audit import AFTERWARDS_FILE, is_held_out, read_audit
 from scripts.bench.pair_sets import negatives, variants
 from scripts.bench.pairs import grade_pair
 from tests.grading.strict_pairs import DIFFERENT, SAME, read
@@ -55,6 +55,7 @@ def test_the_audit_set():
     assert len(held_out) > 400
     assert [case for case in wrong if not is_held_out(case) or not case.equal] == []
     assert len(wrong) <= 0.03 * len(held_out), wrong
+    assert [case for case in read_audit(AFTERWARDS_FILE) if grade_pair(case.pair).equal != case.equal] == []
 
 
 @pytest.mark.parametrize(

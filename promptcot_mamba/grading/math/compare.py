@@ -14,19 +14,17 @@ from promptcot_mamba.grading.math.evaluate import Budget
 from promptcot_mamba.grading.math.families import same_family
 from promptcot_mamba.grading.math.gold import AnswerRules
 from promptcot_mamba.grading.math.labels import Statement, read_statement, same_label
-from promptcot_mamba.grading.math.parse import INEQUALITIES
+from promptcot_mamba.grading.math.prepare import MAX_ITEMS, is_qualifier, prepare
 from promptcot_mamba.grading.math.regions import same_region
-from promptcot_mamba.grading.math.sets import FLIPPED, REALS, as_set, has_mixed_brackets, is_interval, union_parts
+from promptcot_mamba.grading.math.sets import FLIPPED, as_set, has_mixed_brackets, is_interval, union_parts
 from promptcot_mamba.grading.math.tree import Node, rebuild, symbols, walk
 from promptcot_mamba.grading.math.units import measure
-from promptcot_mamba.grading.math.value import UndecidedError, is_near, same_expression, same_number
+from promptcot_mamba.grading.math.value import is_near, same_expression, same_number
 
 ZERO, ONE, TEN = (Node("num", (Fraction(value),)) for value in (0, 1, 10))
-INTEGERS = "blackboard Z"
 UNIT_VECTORS = ("hat i", "hat j", "hat k")
 TEMPERATURES = [{(("angle", 1),), ((scale, 1),)} for scale in ("celsius", "fahrenheit")]  # "degrees" says either
 COMPOSED = {"cup", "cap", "setminus", "both"}
-MAX_ITEMS = 60
 CONTAINERS = frozenset(
     ["list", "set", "tuple", "matrix", "cup", "cap", "setminus", "ratio", "clock", "both", "relation"]
 )
@@ -40,68 +38,10 @@ def same_answer(
     Raises UndecidedError where neither can be shown.
     """
     family = any(whole) or any(
-        _is_qualifier(item, INTEGERS) for node in (gold, answer) for item in node.args if node.kind == "list"
+        is_qualifier(item, "blackboard Z") for node in (gold, answer) for item in node.args if node.kind == "list"
     )
     golds, answers = (prepare(node, only) for node, only in zip((gold, answer), whole, strict=True))
     return _Comparison(rules, unit, family).same(golds, answers)
-
-
-def prepare(node: Node, whole: bool = False) -> Node:
-    """One shape for each meaning: signs of `\\pm` spelled out, inequalities as intervals, qualifiers dropped.
-
-    A qualifier limits a set (`1 \\le x \\le 3, x \\in \\mathbb{Z}`, or `whole`); elsewhere it says what a letter is.
-    """
-    items = list(node.args) if node.kind == "list" else [node]
-    domains = [part.args[1][1] for part in items if _is_qualifier(part)] or [Node("sym", (INTEGERS,))] * whole
-    kept = [part for part in items if not _is_qualifier(part)] or items
-    items = _share_label([_limited(part, domains) for part in kept])
-    spread = [as_set(choice) for item in items for choice in _spell_signs(item)]
-    if len(spread) > MAX_ITEMS:
-        raise UndecidedError(f"more than {MAX_ITEMS} answers")
-    return spread[0] if len(spread) == 1 else Node("list", tuple(spread))
-
-
-def _limited(node: Node, domains: list[Node]) -> Node:
-    """A set given by inequalities within the numbers it is taken from."""
-    limits = node.kind == "both" or (node.kind == "relation" and set(node.args[0]) <= INEQUALITIES)
-    return Node("cap", (node, domains[0])) if domains and limits else node
-
-
-def _share_label(items: list[Node]) -> list[Node]:
-    """`a = 4, -8, -10` labels all three, so that they stay one unordered list."""
-    if len(items) > 1 and items[0].kind == "relation" and all(item.kind != "relation" for item in items[1:]):
-        statement = read_statement(items[0])
-        if statement and statement.label is not None and len(statement.values) == 1:
-            return [statement.values[0], *items[1:]]
-    return items
-
-
-def _is_qualifier(node: Node, name_wanted: str | None = None) -> bool:
-    """`k \\in \\mathbb{Z}`: says what a letter may be, not what the answer is."""
-    if not isinstance(node, Node) or node.kind != "relation" or node.args[0] != ("in",):
-        return False
-    name = node.args[1][1]
-    known = name.kind == "sym" and str(name.args[0]).startswith("blackboard") and name.args[0] != REALS
-    return known and name_wanted in (None, name.args[0])
-
-
-def _spell_signs(node: Node) -> list[Node]:
-    """The two answers that `\\pm` abbreviates, wherever in the node it stands; signs within one answer go together."""
-    if not any(part.kind in ("pm", "mp") for part in walk(node)):
-        return [node]
-    if node.kind == "set":
-        return [Node("set", tuple(choice for item in node.args for choice in _spell_signs(item)))]
-    return [_with_sign(node, True), _with_sign(node, False)]
-
-
-def _with_sign(node: Node, upper: bool) -> Node:
-    def choose(part: Node) -> Node | None:
-        if part.kind not in ("pm", "mp"):
-            return None
-        right = _with_sign(part.args[0], upper)
-        return right if (part.kind == "pm") == upper else Node("neg", (right,))
-
-    return rebuild(node, choose)
 
 
 def _rename(node: Node, names: dict[str, Node]) -> Node:
@@ -302,6 +242,9 @@ class _Comparison:
             return gold.kind == answer.kind and _words(gold.args[0]) == _words(answer.args[0])
         (gold, gold_unit), (answer, unit) = _quantity(gold), _quantity(_combination(answer))
         gold_unit = gold_unit or self.unit
+        gold_unit, unit = (
+            None if own and _is_radian(own, part) else own for own, part in ((gold_unit, gold), (unit, answer))
+        )
         if gold_unit and unit:
             sizes = (measure(gold_unit), measure(unit))
             if None not in sizes:
@@ -389,6 +332,12 @@ def _combination(node: Node) -> Node:
         return node
     inside = node.args[1].args[2]
     return Node("function", ("binom", inside)) if len(inside) == 2 else node
+
+
+def _is_radian(unit: str, value: Node) -> bool:
+    """Radians beside a multiple of pi say nothing new."""
+    size = measure(unit)
+    return size is not None and size[0] == (("radians", 1),) and _in_radians(value)
 
 
 def _is_log(node: Node, arguments: int) -> bool:

@@ -203,7 +203,9 @@ class _Parser(Atoms):
             elif token.value == "^" and words:
                 self.at += 1
                 power = self.argument()
-                words.append("^" + str(power.args[0]) if power.kind == "num" else "^?")
+                sign = "-" if power.kind == "neg" else ""
+                power = power.args[0] if sign else power
+                words.append(f"^{sign}{power.args[0]}" if power.kind == "num" else "^?")
             elif (
                 token.value in ("/", "cdot") and self.peek(1) and self.peek(1).kind in ("text", "word", "sym") and words
             ):

@@ -110,6 +110,7 @@ _INFINITE = re.compile(
     r"\s*(?:infinity|infinitely many|infinite)(?:\s+(?:solutions?|many|ways|values))?\s*", re.IGNORECASE
 )
 _MISSING = re.compile(r"\s*(?:DNE|does not exist|do not exist)\s*", re.IGNORECASE)
+_SIGNED = re.compile(r"\s*(?:negative|minus)\s+")
 _RESTATED = re.compile(r"\s*\(\s*([A-Za-z -]+)\s*\)\s*")
 _CHOSEN = re.compile(r"\s*(?:option|choice|answer)\s*:?\s*\(?([A-J])\)?\s*", re.IGNORECASE)
 
@@ -136,10 +137,12 @@ def _read_numeral(whole: str, content: str) -> str:
     first, _, rest = content.strip().partition(" ")
     if first.lower() in MULTIPLES and whole and content.strip():
         return f"\\cdot {MULTIPLES[first.lower()]}" + (f"\\text{{ {rest}}}" if rest else "")
-    found = read_number(restated[1] if restated else content)
+    signed = _SIGNED.match(content)
+    found = read_number(restated[1] if restated else content[signed.end() if signed else 0 :])
     if found is None or (CHANGING | {"and"}) & set(found[1].split()):
         return whole
     value, unit = found
+    value = -value if signed else value
     number = str(value) if value.denominator == 1 else f"\\frac{{{value.numerator}}}{{{value.denominator}}}"
     if not restated and unit and not re.fullmatch(r"[a-z ]+", unit):
         return whole
@@ -175,6 +178,7 @@ def split_qualifier(text: str) -> Qualified:
     return Qualified(text[: match.start()].rstrip(" ,;:"), _INTEGER.search(tail) is not None)
 
 
+OTHER_CHOICE = re.compile(r"\([A-J]\)|\b(?:or|and)\s+[A-J]\b")
 _CHOICE_PREFIX = re.compile(
     rf"^\s*(?:{TEXT}\{{\s*\(?([A-J])(?:\)[.:]?|[.:])\s*\}}?|\(([A-J])\)(?!\s*[-+=*^(/_,)\\cdot])|([A-J])\)\s)\s*"
 )
@@ -188,4 +192,6 @@ def split_choice(text: str) -> tuple[str | None, str]:
     rest = text[match.end() :]
     if rest.count("}") > rest.count("{"):
         rest = rest[: rest.rindex("}")] + rest[rest.rindex("}") + 1 :]
+    if OTHER_CHOICE.search(rest):
+        return None, text
     return match.group(1) or match.group(2) or match.group(3), rest.strip()

@@ -148,6 +148,8 @@ _RULES: tuple[tuple[str, re.Pattern[str], object], ...] = (
     ),
     ("\\", re.compile(r"\s*\\(?:blacksquare|checkmark|qed|qedsymbol|qedhere|Box)\s*$"), ""),
     ("\\underline", re.compile(r"\\underline\s*\{(?=\s*[\d\\-])"), "{"),
+    ("US", re.compile(r"\bUS\s*(?=\\usd)"), ""),
+    ("\\#", re.compile(r"\\#\s*(?=\d)"), ""),
     ("`", re.compile(r"^\s*`+|`+\s*$"), ""),
     (":", re.compile(rf"\{{\s*:\s*\}}|{TEXT}\{{\s*:\s*\}}"), ":"),
     ("to", re.compile(rf"(?<=[\d}}])\s*(?:{TEXT}\{{\s*to\s*\}}|(?<![\\A-Za-z])to\b)\s*(?=[\d\\])"), ":"),

@@ -14,7 +14,7 @@ from functools import lru_cache
 from promptcot_mamba.grading.math.compare import same_answer
 from promptcot_mamba.grading.math.gold import AnswerRules, Gold
 from promptcot_mamba.grading.math.parse import parse
-from promptcot_mamba.grading.math.phrases import read_phrases, split_choice, split_qualifier
+from promptcot_mamba.grading.math.phrases import OTHER_CHOICE, read_phrases, split_choice, split_qualifier
 from promptcot_mamba.grading.math.spelling import BARE_UNIT, name_bare_unit, spell
 from promptcot_mamba.grading.math.tokens import UnreadableError, clean, join_thousands
 from promptcot_mamba.grading.math.tree import Node
@@ -215,12 +215,12 @@ def _words(text: str, loose: bool = False) -> tuple[str, ...] | None:
     choice = _CHOICE.fullmatch(plain.replace(" ", ""))
     if choice and (macros or loose or plain.startswith("(")):
         return (choice.group(1).casefold(),)
-    if loose and (choice := re.match(r"\(([A-J])\)", plain)):
+    if loose and (choice := re.match(r"\(([A-J])\)", plain)) and not OTHER_CHOICE.search(plain[choice.end() :]):
         return (choice.group(1).casefold(),)
     if _ARITHMETIC.search(plain):
         return None
     folded = re.sub(r"\b([ap])\.\s?m\b\.?", r"\1m", plain.casefold())
     words = tuple(_WORD.findall(folded))
-    words = tuple(word for word in words if word not in ("a", "an", "the")) or words
+    words = tuple(word for word in words if word not in ("a", "an", "the", "on")) or words
     longest = max((len(word) for word in words if word.isalpha()), default=0)
     return words if longest > (1 if macros or loose else 3) else None
