@@ -158,7 +158,7 @@ class Qualified:
 
 
 _TAIL = re.compile(
-    rf"[\s,;:]*(?:\\q?quad)?\s*[,(\[]?\s*(?:{TEXT}\{{[\s,;(]*(?:{_QUALIFIERS})\b|\\forall\b|(?<![\\A-Za-z])(?:{_QUALIFIERS})\s)"
+    rf"(?<![\s,;:])[\s,;:]*(?:\\q?quad)?\s*[,(\[]?\s*(?:{TEXT}\{{[\s,;(]*(?:{_QUALIFIERS})\b|\\forall\b|(?<![\\A-Za-z])(?:{_QUALIFIERS})\s)"
 )
 _TAIL_CHANGES = re.compile(r"\b(?:or|otherwise|else|odd|even|not|but|if|and then)\b", re.IGNORECASE)
 _TAIL_FIXES = re.compile(r"(?<![<>!])=")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from typing import Any
 
 from promptcot_mamba.grading.math.units import measure
 
@@ -27,10 +28,15 @@ _UNIT_LETTER = "".join(_LETTER_UNITS)
 
 
 def spell(text: str) -> str:
-    """The cleaned text with every rule applied that its signs call for."""
-    for trigger, pattern, replacement in _RULES:
-        if trigger in text:
-            text = pattern.sub(replacement, text)
+    """The cleaned text with every rule applied that its signs call for.
+
+    Runs of spaces are cut to one first, also those that styling leaves: patterns may try each space of a run.
+    """
+    for rules in (_STYLING, _RULES):
+        text = " ".join(text.split())
+        for trigger, pattern, replacement in rules:
+            if trigger in text:
+                text = pattern.sub(replacement, text)
     if any(sign.isdigit() for sign in text) and any(sign.isalpha() or sign in "'’" for sign in text):
         text = _ORDINAL.sub("", text)
         text = _join_measures(text)
@@ -135,8 +141,9 @@ _UNIT_VECTOR = re.compile(
 _O = rf"{TEXT}\{{\s*o\s*\}}"
 _REALS = r"\\mathbb\s*\{?\s*R\s*\}?\s*"
 
+_Rules = tuple[tuple[str, re.Pattern[str], Any], ...]
 # trigger, pattern, replacement; in this order.
-_RULES: tuple[tuple[str, re.Pattern[str], object], ...] = (
+_STYLING: _Rules = (
     ("color", re.compile(r"\\(?:text|page|f)?color(?:box)?\s*(?:\[[^\]]*\])?\s*\{[^{}]*\}"), " "),
     (
         "\\",
@@ -146,6 +153,8 @@ _RULES: tuple[tuple[str, re.Pattern[str], object], ...] = (
         ),
         " ",
     ),
+)  # fmt: skip
+_RULES: _Rules = (
     ("\\", re.compile(r"\s*\\(?:blacksquare|checkmark|qed|qedsymbol|qedhere|Box)\s*$"), ""),
     ("\\underline", re.compile(r"\\underline\s*\{(?=\s*[\d\\-])"), "{"),
     ("US", re.compile(r"\bUS\s*(?=\\usd)"), ""),

@@ -68,6 +68,8 @@ def _compare(gold: Gold, answer: str) -> Verdict:
         return Verdict(True, "text")
     try:
         left, right = _stripped(clean(a)), _stripped(_LEAD.sub("", clean(b)))
+        if left == right:
+            return Verdict(True, "text")
         words = _words(left)
         if words is not None and words == _words(right, loose=True):
             return Verdict(True, "words")
