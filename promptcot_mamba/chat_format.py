@@ -37,8 +37,9 @@ _USER_TURN = re.compile(
     re.DOTALL,
 )
 
-# The same text as `render_prompt` and `render_turns`, for `tokenizer.apply_chat_template` and `vllm serve`: messages are
-# written as they are, less the thoughts of earlier turns. Who asks a maths question over HTTP adds MATH_INSTRUCTION.
+# The same text as `render_prompt` and `render_turns`, for `tokenizer.apply_chat_template` and `vllm serve`: messages
+# are written as they are, less the thoughts of earlier turns. Who asks a maths question over HTTP adds
+# MATH_INSTRUCTION.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% set text = message['content'] %}"
