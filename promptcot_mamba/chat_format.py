@@ -37,8 +37,9 @@ _USER_TURN = re.compile(
     re.DOTALL,
 )
 
-# The same text as `render_prompt` and `render_turns`, for `tokenizer.apply_chat_template` and `vllm serve`: messages are
-# written as they are, less the thoughts of earlier turns. Who asks a maths question over HTTP adds MATH_INSTRUCTION.
+# The same text as `render_prompt` and `render_turns`, for `tokenizer.apply_chat_template` and `vllm serve`: messages
+# are written as they are, less the thoughts of earlier turns. Who asks a maths question over HTTP adds
+# MATH_INSTRUCTION.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% set text = message['content'] %}"
@@ -105,6 +106,11 @@ def extract_question(prompt: str) -> str:
     for instruction in _INSTRUCTIONS:
         question = question.removesuffix(instruction).removeprefix(instruction).strip()
     return question
+
+
+def has_turns(prompt: str) -> bool:
+    """Whether a prompt holds a user's turn between chat markers that are known here."""
+    return _USER_TURN.search(prompt) is not None
 
 
 def asks_for_box(prompt: str) -> bool:

@@ -19,7 +19,7 @@ from promptcot_mamba.grading.code.extract import Wanted, extract_program
 from promptcot_mamba.grading.code.grading import CodeJob, SandboxPool, grade_jobs
 from promptcot_mamba.grading.code.humaneval import grade_function, read_problem
 from promptcot_mamba.grading.code.tests import GRADER_VERSION, TestSet, load_tests, run_tests, sample_tests
-from promptcot_mamba.grading.predictions import Prediction, missing_runs, read_predictions
+from promptcot_mamba.grading.predictions import Prediction, missing_runs, read_predictions, warn_of_missing
 from promptcot_mamba.grading.sandbox.sandbox import Limits, assert_unreadable
 from promptcot_mamba.grading.summary import (
     Figures,
@@ -38,7 +38,6 @@ logger = get_logger(__name__)
 
 TESTS_ENV = "LIVECODEBENCH_TESTS"
 SAMPLES = "samples"  # the kind, and the benchmark's suffix, of verdicts by a statement's samples
-MAX_LISTED = 10
 BLOCKED_FACTOR = 2.5
 
 
@@ -170,10 +169,7 @@ def score_code_file(
     options.check()
     predictions = read_predictions(path)
     lacking = missing_runs(predictions, expected_runs) if expected_runs else {}
-    for name, runs in list(lacking.items())[:MAX_LISTED]:
-        logger.warning("%s: problem %s lacks runs %s", path, name, ", ".join(map(str, runs)))
-    if len(lacking) > MAX_LISTED:
-        logger.warning("%s: %d more problems lack runs (all in X.metrics.json)", path, len(lacking) - MAX_LISTED)
+    warn_of_missing(path, lacking)
     maker = JobMaker(path, chosen, options)
     pairs = [(one, job) for one in predictions if (job := maker.make(one)) is not None]
     without = sum(prepared is None for prepared in maker.made.values())

@@ -15,6 +15,7 @@ from promptcot_mamba.log import get_logger
 from promptcot_mamba.records import problem_id
 
 logger = get_logger(__name__)
+MAX_LISTED = 10
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,14 @@ def _completions(row: Row, where: str) -> Iterable[tuple[int | None, str]]:
         if not isinstance(text, str):
             raise InputError(f"{where}: a completion must be text, found {type(text).__name__}")
         yield run, text
+
+
+def warn_of_missing(path: str | Path, lacking: dict[str, list[int]]) -> None:
+    """Name the problems that lack runs, the first of them one by one."""
+    for name, runs in list(lacking.items())[:MAX_LISTED]:
+        logger.warning("%s: problem %s lacks runs %s", path, name, ", ".join(map(str, runs)))
+    if len(lacking) > MAX_LISTED:
+        logger.warning("%s: %d more problems lack runs (all in X.metrics.json)", path, len(lacking) - MAX_LISTED)
 
 
 def missing_runs(predictions: Iterable[Prediction], expected: int) -> dict[str, list[int]]:

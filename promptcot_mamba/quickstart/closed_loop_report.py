@@ -19,8 +19,8 @@ from promptcot_mamba.grading.metrics import (
     Estimate,
     clustered_mean,
     compare_paired,
+    share_interval,
     t_interval,
-    wilson_interval,
 )
 from promptcot_mamba.jsonl import Row, read_jsonl
 from promptcot_mamba.quickstart.solver import solve
@@ -59,7 +59,7 @@ class Majority:
 
     @property
     def precision(self) -> Estimate:
-        return wilson_interval(self.right, self.kept)
+        return share_interval(self.right, self.kept)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from promptcot_mamba.chat_format import TURN_END, USER_START, split
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.grading.metrics import Estimate, difference_of_shares, wilson_interval
+from promptcot_mamba.grading.metrics import Estimate, difference_of_shares, share_interval
 from promptcot_mamba.jsonl import Row, iter_jsonl, read_jsonl
 from promptcot_mamba.report.document import (
     Block,
@@ -94,7 +94,7 @@ class Results:
 
     def share(self, model: str, group: Group) -> Estimate:
         sampled = [one for one in self.sampled[model] if one.row["source"] in group.sources]
-        return wilson_interval(sum(one.grade["correct"] for one in sampled), len(sampled))
+        return share_interval(sum(one.grade["correct"] for one in sampled), len(sampled))
 
     def difference(self, claim: Claim) -> Estimate:
         return difference_of_shares(self.share(claim.first, claim.group), self.share(claim.second, claim.group))
@@ -218,7 +218,7 @@ SUMMARY = (
 METHOD = (
     "Every problem was held out by a hash of its text, and the rows marked “never shown” ask for a pair of concepts "
     "or steps that no training problem combines. One greedy chain a problem, sampled by vLLM; maths graded on the "
-    "boxed answer, programs run against six tests in the sandbox. Shares carry Wilson's 95 % interval, differences "
+    "boxed answer, programs run against six tests in the sandbox. Shares carry a 95 % interval, differences "
     "Newcombe's. Only the answer is graded, so a model that works on the last sentence alone solves some composed "
     "problems by luck. All runs start from one seed: another seed gives somewhat other numbers."
 )

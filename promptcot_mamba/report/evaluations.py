@@ -94,6 +94,9 @@ def find_mixtures(evaluations: Sequence[Evaluation], benchmarks: Sequence[str]) 
         graders = {evaluation.figures[name]["grader"] for evaluation in shown}
         if len(graders) > 1:
             notes.append(f"{name}: graded by {' and '.join(sorted(graders))}; the rows do not compare")
+        versions = {evaluation.figures[name].get("grader_version") or "an unnamed version" for evaluation in shown}
+        if len(versions) > 1:
+            notes.append(f"{name}: graded by {' and '.join(sorted(versions))}; grade all rows again to compare them")
         for setting in SETTINGS:
             values = {str(evaluation.settings[name].get(setting)) for evaluation in shown if evaluation.settings[name]}
             if len(values) > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 from collections.abc import Mapping
 from functools import lru_cache
@@ -10,7 +11,14 @@ from typing import Any
 from promptcot_mamba.benchmarks import BENCHMARKS
 from promptcot_mamba.benchmarks.humaneval import INSTRUCTION as FUNCTION_INSTRUCTION
 from promptcot_mamba.benchmarks.livecodebench import FROM_STDIN
-from promptcot_mamba.chat_format import MATH_INSTRUCTION, asks_for_box, extract_question, frame_question, render_prompt
+from promptcot_mamba.chat_format import (
+    MATH_INSTRUCTION,
+    asks_for_box,
+    extract_question,
+    frame_question,
+    has_turns,
+    render_prompt,
+)
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row
 from promptcot_mamba.records import Problem
@@ -45,10 +53,21 @@ def user_message(problem: Problem, source: str = "auto") -> str:
     if source == "auto":
         source = "question" if problem.prompt is None or {"question", "instruction"} <= set(row) else "prompt"
     text = _text_of(problem, source)
-    if source == "question":
+    if source == "question" or _is_bare_function(row, text):
         return frame_question(text, instruction_of(row))
     question = extract_question(text)
     return frame_question(question) if asks_for_box(text) else question
+
+
+def _is_bare_function(row: Row, prompt: str) -> bool:
+    """Whether a prompt is a function's head and nothing else, as HumanEval's publisher writes it: it is Python."""
+    if "entry_point" not in row or has_turns(prompt):
+        return False
+    try:
+        ast.parse(prompt)
+    except SyntaxError:
+        return False
+    return True
 
 
 def _text_of(problem: Problem, key: str) -> str:

@@ -88,17 +88,18 @@ def take_step(checkpoint: Path, checkpointing: bool = False) -> dict[str, torch.
     return {"loss": loss.detach()} | {name: value.grad for name, value in model.named_parameters()}
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("how", ["--ops", "prefer_backend"])
-def test_a_training_step_runs_the_chosen_backend_both_ways(calls, checkpoint, how):
+def test_a_training_step_runs_the_chosen_backend_both_ways(calls, checkpoint, how, checkpointing):
     want = take_step(checkpoint)
     assert not calls, "nothing was chosen yet"
     if how == "--ops":
         choose_ops(["ssd=cute"])
-        got = take_step(checkpoint)
+        got = take_step(checkpoint, checkpointing)
     else:
         with prefer_backend("cute"):
-            got = take_step(checkpoint)
-    # Two layers; the mixer keeps its inputs only, so each runs its forward again in the backward pass.
+            got = take_step(checkpoint, checkpointing)
+    # Two layers, each forward run twice: the mixer keeps its inputs only, or the layer is recomputed as a whole.
     assert calls == {"forward": 4, "backward": 2}
     for name, value in want.items():
         torch.testing.assert_close(got[name], value, rtol=1e-4, atol=1e-6, msg=name)

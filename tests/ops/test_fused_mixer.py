@@ -114,6 +114,18 @@ def test_results_do_not_depend_on_threads():
     assert max(relative_errors(*results).values()) < 1e-6
 
 
+@pytest.mark.parametrize("backend", ["native", "recompute"])
+def test_kept_for_a_recomputed_layer_the_same_bits(monkeypatch, backend):
+    monkeypatch.setattr(native, "free_memory", lambda: 0)
+    inputs = make_inputs(1, 100, 8, 16, 2, 16, [99, 1])
+    op = functools.partial(shaped(16, 2, 16), backend=backend)
+    made_again = run(op, inputs, torch.float32)
+    kept = run(
+        functools.partial(checkpoint, functools.partial(op, keep=True), use_reentrant=False), inputs, torch.float32
+    )
+    assert all(torch.equal(kept[name], value) for name, value in made_again.items())
+
+
 @pytest.mark.parametrize("checkpointed", [False, True])
 def test_keeping_and_making_again_give_the_same(monkeypatch, checkpointed):
     inputs = make_inputs(1, 100, 8, 16, 2, 16, [99, 1])

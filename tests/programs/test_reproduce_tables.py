@@ -17,6 +17,7 @@ from promptcot_mamba.jsonl import read_jsonl
 from promptcot_mamba.sampling.arguments import SamplingArguments
 from promptcot_mamba.sampling.recipes import split_benchmarks
 from scripts.calc_acc import Arguments
+from tests.sampling.families import make_family
 from tests.tiny import make_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -139,3 +140,33 @@ def test_a_quick_look_survives_being_killed(tmp_path: Path):
     assert "LiveCodeBench of PromptCoT-Mamba-7B is graded by its statements' samples alone" in results
     assert "| livecodebench-samples |" in results
     assert (output / "report.html").stat().st_size < 5_000_000
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(not SOURCE, reason="needs PROMPTCOT_BENCHMARKS, a folder of benchmark files")
+def test_another_models_row_stands_beside_the_papers(tmp_path: Path):
+    """A tiny Qwen2 through vLLM, its own template and s1's recipe, from the publishers' files to its row."""
+    model, output = make_family("qwen2", tmp_path / "model"), tmp_path / "out"
+    command = [
+        *SCRIPT,
+        "--model",
+        "s1.1-7b",
+        "--model_path",
+        str(model),
+        "--source_dir",
+        SOURCE,
+        "--output",
+        str(output),
+    ]
+    command += ["--benchmarks", "math500", "humaneval", "--quick"]
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=1700)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    rows = read_jsonl(output / "s1.1-7b/humaneval.jsonl")
+    assert all(row["prompt"].startswith("<|im_start|>system\nYou are Qwen") for row in rows)
+    assert all(row["prompt"].endswith("<|im_start|>assistant\n") for row in rows)
+    lines = (output / "RESULTS.md").read_text().splitlines()
+    at = next(place for place, line in enumerate(lines) if line.startswith("| S1.1-7B (paper)"))
+    assert lines[at + 1].startswith("| S1.1-7B (here) |")
+    assert "2 of 500 problems" in lines[at + 1]
+    assert "2 of 164 problems" in lines[at + 1]

@@ -11,7 +11,7 @@ import pytest
 
 from promptcot_mamba.chat_format import render_prompt
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.grading.metrics import wilson_interval
+from promptcot_mamba.grading.metrics import share_interval
 from promptcot_mamba.grading.summary import summarize
 from promptcot_mamba.jsonl import write_json, write_jsonl
 from promptcot_mamba.records import Grade
@@ -54,7 +54,7 @@ def test_mixed_graders_and_settings_are_footnotes():
 def test_missing_runs_and_problems_are_said_to_be_missing():
     table = render_published(GENERAL_PERFORMANCE, [make_evaluation("PromptCoT-Mamba-7B", "math500")]).table
     _, ours, difference = table.rows[:3]
-    assert ours[:2] == ["PromptCoT-Mamba-7B (here)", "50.0\n[50.0, 50.0]\nn=2 strict\n3 of 500 problems"]
+    assert ours[:2] == ["PromptCoT-Mamba-7B (here)", "50.0\n[18.4, 81.6]\nn=2 strict\n3 of 500 problems"]
     assert ours[2:] == ["not measured"] * 6
     assert difference == ["here − paper", *["–"] * 7]  # three problems compare with nothing published
 
@@ -121,7 +121,7 @@ def test_a_record_of_throughput_stands_beside_the_paper():
 
 
 def test_arms_are_drawn_and_other_records_are_not():
-    shares = {arm: {"maths": asdict(wilson_interval(3, 9))} for arm in ("full curriculum", "reversed phases")}
+    shares = {arm: {"maths": asdict(share_interval(3, 9))} for arm in ("full curriculum", "reversed phases")}
     [figure] = draw_record({"shares": shares})
     assert "reversed phases" in figure.svg
     for results in ([1, 2], {}, {"seconds": 3}, "text", None):

@@ -62,6 +62,8 @@ FOREIGN = (
         (FUNCTION, "question", INSTRUCTION.replace("{question}", HEAD.strip("\n"))),
         (FUNCTION, "prompt", INSTRUCTION.replace("{question}", HEAD.strip("\n"))),
         (OLD_FUNCTION, "auto", INSTRUCTION.replace("{question}", HEAD.strip("\n"))),
+        (problem(prompt=HEAD, entry_point="double"), "auto", INSTRUCTION.replace("{question}", HEAD.strip("\n"))),
+        (problem(prompt=f"Write it.{HEAD}", entry_point="double"), "auto", f"Write it.{HEAD}".strip()),
         (OLD_FUNCTION, "question", INSTRUCTION.replace("{question}", HEAD.strip("\n"))),
     ],
 )
