@@ -16,6 +16,7 @@ test:
 lint: setup
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/mypy
 
 bench: setup
 	$(PYTHON) -m scripts.bench.ssd

@@ -35,11 +35,13 @@ from promptcot_mamba.log import get_logger
 from promptcot_mamba.memory_budget import shapes_from_config, training_flops_per_token, training_memory
 from promptcot_mamba.model import Mamba2ForCausalLM, load_causal_lm
 from promptcot_mamba.model.debug_numerics import watch_numerics
+from promptcot_mamba.ops.sequence_parallel import make_slice_groups
 from promptcot_mamba.stop_signal import StopSignal
 from promptcot_mamba.training import run_folder
 from promptcot_mamba.training.arguments import DataArguments, SftArguments
 from promptcot_mamba.training.callbacks import ConsoleCallback, LogFileCallback, StopCallback, make_tensorboard_callback
-from promptcot_mamba.training.flags import check_flags
+from promptcot_mamba.training.checks import check_flags, check_metric, check_slices
+from promptcot_mamba.training.flags import FOLLOWED
 from promptcot_mamba.training.identity import describe_identity, zero_stage
 from promptcot_mamba.training.plan import PlanArguments, render_plan
 from promptcot_mamba.training.ranks import first_does, part, rank, speak_once, together
@@ -51,11 +53,12 @@ logger = get_logger("train")
 
 EXIT_DIVERGED = 1
 EXIT_STOPPED = 75  # EX_TEMPFAIL: asked to stop, checkpointed; run the same command again
-held: list[IO[str]] = []  # the output folder's lock, for as long as the process lives
 
 
 def main() -> int | None:
-    args, data_args, plan_args = parse_args([SftArguments, DataArguments, PlanArguments], description=__doc__)
+    args, data_args, plan_args = parse_args(
+        [SftArguments, DataArguments, PlanArguments], description=__doc__, groups=FOLLOWED
+    )
     if args.plan:
         print(render_plan(args, data_args, plan_args))
         return None
@@ -81,21 +84,26 @@ def train(args: SftArguments, data_args: DataArguments) -> int | None:
 
     # Encode: text becomes tokens once for every process and every later run over the same data.
     rows, eval_rows, identity = encode(args, data_args, checkpoint, tokenizer, packing)
+    check_metric(args, sorted(eval_rows))
     logger.info("data: %s", describe_rows(rows))
 
     # Claim the folder: a run is what it trains on and how; another one's folder is refused, a finished one is left.
     output_dir = Path(args.output_dir)
-    together(lambda: run_folder.check_owner(output_dir, identity, is_same_model=checkpoint.is_recorded_as))
+    known = (identity, checkpoint.is_recorded_as)
+    together(lambda: run_folder.check_owner(output_dir, *known))
     if finished := run_folder.finished_step(output_dir):
         logger.info("%s: this run finished at step %d; nothing to do", output_dir, finished)
         return None
-    step, resumed = together(lambda: run_folder.find_resume_point(output_dir, args.world_size, bool(args.deepspeed)))
+    place = (args.resume_from_checkpoint, args.world_size, bool(args.deepspeed))
+    step, resumed = together(lambda: run_folder.find_resume_point(output_dir, *known, *place))
     if resumed and run_folder.is_last_step(resumed):  # killed between its last checkpoint and its end
-        first_does(lambda: run_folder.finish(output_dir, step))
+        best = run_folder.best_step(resumed) if args.load_best_model_at_end else None
+        first_does(lambda: run_folder.finish(output_dir, step, best))
         return None
 
     # Load the weights, and only then write: a model that does not load leaves no folder behind.
     model = together(lambda: load_model(args, data_args, tokenizer))
+    held: list[IO[str]] = []  # the folder's lock, in the first process, until this function is left
     first_does(lambda: held.append(run_folder.claim(output_dir, identity, {**asdict(data_args), **args.to_dict()})))
 
     # Train, from the last whole checkpoint where there is one.
@@ -106,11 +114,12 @@ def train(args: SftArguments, data_args: DataArguments) -> int | None:
     if trainer.stopped_at is not None:
         return trainer.stopped_at
 
-    # Export: the last step's model at the top of the folder, where vLLM and the next phase look for it.
+    # Export: the last step's model, or the best one, at the top of the folder, where vLLM and the next phase look.
     step = trainer.state.global_step
-    if not (output_dir / f"checkpoint-{step}").is_dir():  # --save_strategy no, or epoch within one
+    best = trainer.state.best_global_step if args.load_best_model_at_end else None
+    if not (output_dir / f"checkpoint-{best or step}").is_dir():  # --save_strategy no, or epoch within one
         trainer.save_model(str(output_dir))
-    first_does(lambda: run_folder.finish(output_dir, step))
+    first_does(lambda: run_folder.finish(output_dir, step, best))
     return None
 
 
@@ -122,6 +131,7 @@ def check(args: SftArguments, data_args: DataArguments) -> tuple[Checkpoint, Any
     if data_args.ops and not checkpoint.is_mamba2:
         raise InputError(f"--ops {data_args.ops[0]}: {checkpoint.path}'s model is not made of these ops; leave it out")
     packing = decide_packing(data_args.packing, checkpoint.is_mamba2, data_args.model_name_or_path)
+    check_slices(args, data_args, packing, checkpoint.is_mamba2)
     tokenizer_path = data_args.tokenizer_path or data_args.model_name_or_path
     tokenizer = load_tokenizer(tokenizer_path, "--tokenizer_path")
     check_tokenizer(tokenizer, checkpoint.config.get("vocab_size"), tokenizer_path, data_args.model_name_or_path)
@@ -160,9 +170,11 @@ def make_trainer(
     shapes = shapes_from_config(model.config.to_dict())
     if args.gradient_checkpointing and args.checkpoint_policy == "auto" and isinstance(model, Mamba2ForCausalLM):
         args.gradient_checkpointing = False  # or the Trainer would turn it on for every layer again
-        tokens = args.per_device_train_batch_size * rows.max_length
+        tokens = args.per_device_train_batch_size * rows.max_length // args.sequence_parallel_size
         parts = training_memory(shapes, tokens=tokens, devices=args.world_size, zero_stage=zero_stage(args))
         model.choose_activations_from_memory(reserved_bytes=int(parts["buckets"]))
+    if args.checkpoint_every > 1 and isinstance(model, Mamba2ForCausalLM):
+        model.backbone.segment_layers = args.checkpoint_every
     stop = StopCallback()
     callbacks = [ConsoleCallback(), LogFileCallback(), stop]
     if "tensorboard" in args.report_to:
@@ -179,6 +191,7 @@ def make_trainer(
         processing_class=tokenizer,
         callbacks=callbacks,
         flops_per_token=training_flops_per_token(shapes),
+        slices=make_slice_groups(args.sequence_parallel_size) if args.sequence_parallel_size > 1 else None,
         should_stop=StopSignal(signal.SIGTERM, signal.SIGUSR1, message="will save after this step and stop"),
     )
     trainer.remove_callback(PrinterCallback)

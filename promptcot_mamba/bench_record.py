@@ -80,5 +80,5 @@ def write_record(
         "tables": [asdict(table) for table in tables],
         "results": results,
     }
-    for path in filter(None, paths):
+    for path in [path for path in paths if path]:
         write_json(path, record)

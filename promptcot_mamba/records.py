@@ -12,6 +12,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from promptcot_mamba.chat_format import extract_question, has_turns
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row, iter_jsonl
 
@@ -97,12 +98,21 @@ class Sample:
     prompt: str | None = None
     thinking: str = ""
     sent: dict[str, Any] | None = None
+    continued: tuple[int, ...] | None = None  # tokens at which the chain was cut by an interruption and continued
+    thought_closed: int | None = None  # tokens after which its thought was closed for it
+    refusal: str | None = None  # what a server said that refused the problem
 
     def to_row(self, problem: Problem) -> Row:
-        """The published row: the problem's keys, then the sample's, those left out that say nothing."""
+        """The published row: the problem's keys, then the sample's, those left out that say nothing.
+
+        Where another prompt was sent than the problem file's, and the file has no `question`, its prompt stands there:
+        a grader may need it (HumanEval's publisher writes the function's head so).
+        """
         row = dict(vars(self))  # asdict would copy every value, ten times slower
         del row["problem_id"]
         said = {name: value for name, value in row.items() if name not in _YOUNG or value != _YOUNG[name]}
+        if self.prompt is not None and problem.question is None and problem.prompt is not None:
+            said["question"] = extract_question(problem.prompt) if has_turns(problem.prompt) else problem.prompt
         return {**problem.fields, **said}
 
     @classmethod

@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from promptcot_mamba.data.conversation import Reading
+from promptcot_mamba.data.mixture import ORDERS
 from promptcot_mamba.errors import InputError
 
 # Workers import this file too: what only the program itself needs is imported where it runs.
@@ -41,8 +44,30 @@ class PrepareArguments:
     near_duplicate_threshold: float = field(
         default=0.8, metadata={"help": "Jaccard index from which two prompts are near-duplicates; 0 keeps them all."}
     )
+    prompt_format: str = field(
+        default="auto",
+        metadata={"help": "Of rows of the generic adapter: rendered chat text, bare questions, or auto by markup."},
+    )
+    loss_on: str = field(
+        default="assistant", metadata={"help": "Of a conversation: assistant, each answer is an example, or last."}
+    )
+    control_text: str = field(
+        default="auto",
+        metadata={
+            "help": "Rows that spell control tokens (they stay text): keep or drop them; auto drops turn markup only."
+        },
+    )
     total_examples: int | None = field(
         default=None, metadata={"help": "Examples of a mixture by weights. Default: the most that repeats none."}
+    )
+    total_tokens: int | None = field(default=None, metadata={"help": "The same in tokens: weights are shares of them."})
+    max_passes: float = field(default=4.0, metadata={"help": "Passes over a source that a mixture may ask for."})
+    order: str = field(
+        default="shuffled", metadata={"help": "shuffled, or short_first: in each pass from short to long."}
+    )
+    keep_rows: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Ids (of contaminated.jsonl) of rows to keep whatever they share, or a file of them."},
     )
     benchmarks: str = field(default="all", metadata={"help": "Keep these out: all, none, or names with commas."})
     benchmark_dir: str = field(default="data", metadata={"help": "Folder of the files of scripts.prepare_problems."})
@@ -65,6 +90,18 @@ class PrepareArguments:
             self.max_tokens = self.max_length
         if not 2 <= self.max_tokens <= self.max_length:
             raise ValueError(f"--max_tokens {self.max_tokens}: expected 2 to --max_length ({self.max_length})")
+        if self.workers < 0:
+            raise ValueError(f"--workers {self.workers}: expected 1 or more, or 0 for one a core")
+        if self.order not in ORDERS:
+            raise ValueError(f"--order {self.order}: expected one of {', '.join(ORDERS)}")
+        if self.max_passes <= 0:
+            raise ValueError(f"--max_passes {self.max_passes}: expected more than 0")
+        if self.total_examples is not None and self.total_tokens is not None:
+            raise ValueError("--total_examples, --total_tokens: give one of them")
+        for name in ("total_examples", "total_tokens"):
+            if (amount := getattr(self, name)) is not None and amount < 1:
+                raise ValueError(f"--{name} {amount}: expected at least 1")
+        Reading(self.prompt_format, self.loss_on, self.control_text)
         if not 0 <= self.near_duplicate_threshold <= 1:
             raise ValueError(f"--near_duplicate_threshold {self.near_duplicate_threshold}: expected 0 to 1")
         if self.shard_tokens < self.max_length:
@@ -121,6 +158,25 @@ def read_benchmarks(args: PrepareArguments) -> list:
     return problems
 
 
+def read_kept_ids(given: list[str]) -> tuple[str, ...]:
+    """The row ids of `--keep_rows`: ids, or files of them, one a line, or JSONL rows with an `id`."""
+    ids = []
+    for one in given:
+        if not Path(one).is_file():
+            ids.append(one)
+            continue
+        for number, line in enumerate(Path(one).read_text(encoding="utf-8").splitlines(), start=1):
+            try:
+                ids.append(json.loads(line)["id"] if line.lstrip().startswith("{") else line.strip())
+            except (json.JSONDecodeError, KeyError):
+                raise InputError(f"{one}:{number}: expected an id, or a JSON object with an 'id'") from None
+    ids = [identity for identity in ids if identity]
+    for identity in ids:
+        if not re.fullmatch("[0-9a-f]{32}", identity):
+            raise InputError(f"--keep_rows {identity}: no row id (32 hexadecimal digits), and no such file")
+    return tuple(sorted(set(ids)))
+
+
 def _answer_check(sources: list):
     """The grader, where a source asks for it: importing it costs every worker seconds."""
     if not any(spec.check_gold for spec in sources):
@@ -156,6 +212,13 @@ def main() -> None:
         total_examples=args.total_examples,
         shard_tokens=args.shard_tokens,
         seed=args.seed,
+        total_tokens=args.total_tokens,
+        max_passes=args.max_passes,
+        order=args.order,
+        prompt_format=args.prompt_format,
+        loss_on=args.loss_on,
+        control_text=args.control_text,
+        allowed=read_kept_ids(args.keep_rows),
     )
     output = Path(args.output_dir)
     result = prepare_shards(

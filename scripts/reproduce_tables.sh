@@ -2,7 +2,9 @@
 # Every table of the paper: prepare the problems, sample all benchmarks with the paper's settings, grade, report.
 #
 #   bash scripts/reproduce_tables.sh --model_path MODEL [--math_model_path MODEL] [-- flags of infer_longcot.py]
+#   bash scripts/reproduce_tables.sh --model s1.1-7b --model_path MODEL
 #
+#   --model NAME              any row of the tables: its template, thinking and settings are configs/models/NAME.yaml
 #   --math_model_path MODEL   the maths-specialised model, for the table of that name
 #   --benchmarks NAME ...     paper (default), all, or names of promptcot_mamba/benchmarks
 #   --source_dir DIR          publishers' files at hand, for machines without internet (see scripts.prepare_problems)
@@ -17,14 +19,14 @@ cd "$(dirname "$0")/.."
 
 die() { echo "error: $*" >&2; exit 2; }
 
-model='' math_model='' source_dir='' output=outputs/tables num_gpus=1 quick='' benchmarks=() sampling=()
+row='' model='' math_model='' source_dir='' output=outputs/tables num_gpus=1 quick='' benchmarks=() sampling=()
 while [ $# -gt 0 ]; do
     case $1 in
     --quick) quick=yes; shift; continue ;;
     --) shift; sampling=("$@"); break ;;
-    --model_path | --math_model_path | --source_dir | --output | --num_gpus | --benchmarks)
+    --model | --model_path | --math_model_path | --source_dir | --output | --num_gpus | --benchmarks)
         [ $# -ge 2 ] || die "$1: expected a value" ;;
-    -h | --help) sed -n '2,15p' "$0" | sed 's/^# \{0,1\}//'; exit 0 ;;
+    -h | --help) sed -n '2,16p' "$0" | sed 's/^# \{0,1\}//'; exit 0 ;;
     *) die "unknown flag $1; see --help" ;;
     esac
     case $1 in
@@ -32,6 +34,7 @@ while [ $# -gt 0 ]; do
         shift
         while [ $# -gt 0 ] && [[ $1 != --* ]]; do benchmarks+=("$1"); shift; done
         continue ;;
+    --model) row=$2 ;;
     --model_path) model=$2 ;;
     --math_model_path) math_model=$2 ;;
     --source_dir) source_dir=$2 ;;
@@ -42,6 +45,9 @@ while [ $# -gt 0 ]; do
 done
 [ -n "$model" ] || die "--model_path is required"
 [ -f "$model/config.json" ] || die "--model_path $model: no config.json there; expected a Hugging Face checkpoint"
+known() { (cd configs/models && ls -- *.yaml) | sed 's/\.yaml$//' | paste -sd ' '; }
+[ -z "$row" ] || [ -f "configs/models/$row.yaml" ] || die "--model $row: no configs/models/$row.yaml; known: $(known)"
+[ -z "$row" ] || [ -z "$math_model" ] || die "--math_model_path: is the second of the paper's own models; drop --model"
 [ ${#benchmarks[@]} -gt 0 ] || benchmarks=(paper)
 
 PYTHON=${PYTHON:-.venv/bin/python}
@@ -58,15 +64,19 @@ if [ -n "$quick" ]; then
 fi
 
 evaluations=()
-evaluate() { # name in the paper's tables, checkpoint
-    "$PYTHON" infer_longcot.py --benchmark "${benchmarks[@]}" --data_dir "$data" --output_dir "$output/$1" \
+evaluate() { # name in the paper's tables, checkpoint, flags
+    "$PYTHON" infer_longcot.py "${@:3}" --benchmark "${benchmarks[@]}" --data_dir "$data" --output_dir "$output/$1" \
         --model_path "$2" --n_gpus "$num_gpus" "${sampling[@]}"
     "$PYTHON" -m scripts.calc_acc --benchmark "${benchmarks[@]}" --input_path "$output/$1" --data_dir "$data" \
         "${code_tests[@]}"
     evaluations+=("$1=$output/$1")
 }
 
-evaluate PromptCoT-Mamba-7B "$model"
+if [ -n "$row" ]; then
+    evaluate "$row" "$model" --config "configs/models/$row.yaml"
+else
+    evaluate PromptCoT-Mamba-7B "$model"
+fi
 [ -z "$math_model" ] || evaluate PromptCoT-Mamba-Math-7B "$math_model"
 
 results=docs/RESULTS.md

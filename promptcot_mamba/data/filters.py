@@ -18,9 +18,13 @@ REASONS = {
     "no_prompt": "the question is empty or could not be joined",
     "no_completion": "the answer side is empty",
     "not_one_exchange": "the conversation is not one question and one answer",
+    "turn_order": "the conversation's turns do not go user, assistant, user, ...",
+    "unknown_role": "a turn of a role that is no system's, user's or assistant's",
+    "not_text": "a turn holds images or other things than text",
     "other_domain": "not of the domains that the recipe asks of this source",
     "unreadable": "the line is not JSON (only with bad_rows: drop)",
-    "chat_markers": "chat markers inside the question or the completion",
+    "chat_markers": "markup of chat turns inside the question or the completion",
+    "control_text": "spells control tokens of the tokenizer (only with --control_text drop)",
     "think_pair": "not exactly one `<think>` ... `</think>`, in order, at the start",
     "empty_thought": "nothing between `<think>` and `</think>`",
     "unfinished": "cut: finish_reason is not stop, or a fence or `\\boxed{` is left open",
@@ -31,7 +35,7 @@ REASONS = {
     "language": "mostly letters of another script",
     "repetition_loop": "a stretch repeats itself many times on end",
     "gold_mismatch": "the boxed answer differs from the reference",
-    "contaminated": "shares 13 words, or a whole short problem, with a benchmark",
+    "contaminated": "holds a benchmark problem, in its prompt or in its answer",
     "too_short": "fewer tokens than min_tokens",
     "too_long": "more tokens than max_tokens",
     "exact_duplicate": "the same prompt and completion as an earlier row",
@@ -40,11 +44,16 @@ REASONS = {
     "not_selected": "left out by the mixture's weights or counts",
 }
 
-CHAT_MARKERS = ("<|im_start|>", "<|im_end|>", "<\uff5cUser\uff5c>", "<\uff5cAssistant\uff5c>", "<|endoftext|>")
+# Turns of a chat that was not taken apart, or was cut at the wrong place.
+CHAT_MARKERS = (
+    "<|im_start|>", "<|im_end|>", "<\uff5cUser\uff5c>", "<\uff5cAssistant\uff5c>", "<|endoftext|>", "<|eot_id|>",
+    "<|start_header_id|>", "<|end_header_id|>", "[INST]", "[/INST]", "<start_of_turn>", "<end_of_turn>",
+)  # fmt: skip
 _BAD_CHARACTERS = re.compile("[\ufffd\ud800-\udfff\x00-\x08\x0b\x0e-\x1f]")
 # UTF-8 read as Latin-1 or Windows-1252: accented letters and typographic quotes become these pairs.
 _DECODED_TWICE = re.compile("\u00c3[\u0080-\u00bf\u2018-\u201e]|\u00e2[\u20ac\u0080\u02c6]|\u00c2[\u0080-\u00bf]")
 MAX_DECODED_TWICE = 3  # one may be a quotation about it
+_WORD = re.compile(r"[^\W_]")
 _LETTER = re.compile(r"[^\W\d_]")
 _LATIN_OR_GREEK = re.compile("[A-Za-z\u00aa-\u024f\u0370-\u03ff\u1d00-\u1fff\u2100-\u214f\U0001d400-\U0001d7ff]")
 MAX_FOREIGN_SHARE = 0.3  # of the letters
@@ -128,6 +137,18 @@ class FilterRules:
     require_answer: bool = True  # a boxed answer (math) or a fenced program (code)
     check_language: bool = True
     check_gold: bool = False  # compare with the reference answer, where a row has one
+    require_thought: bool | None = None  # None: of all rows but a conversation's
+    control_text: str = "auto"  # keep: markup of chat turns in a row is text like any other
+
+
+def has_no_question(prompt: str) -> bool:
+    """Whether there is neither a letter nor a digit: `-` stands for a question that is not there."""
+    return not _WORD.search(prompt)
+
+
+def may_lack_thought(row: CanonicalRow, rules: FilterRules) -> bool:
+    """Whether a row without any thought is fit: it is trained under an empty one."""
+    return not rules.require_thought if rules.require_thought is not None else row.from_turns
 
 
 def find_fault(row: CanonicalRow, rules: FilterRules, agrees: Callable[[str, str], bool] | None = None) -> str | None:
@@ -136,16 +157,42 @@ def find_fault(row: CanonicalRow, rules: FilterRules, agrees: Callable[[str, str
     `agrees(gold, answer)` compares answers where `rules.check_gold`; rows without a reference pass.
     """
     completion = row.completion
-    if any(marker in completion or marker in row.prompt for marker in CHAT_MARKERS):
+    if has_no_question(row.prompt):
+        return "no_prompt"
+    if rules.control_text != "keep" and has_chat_markers(row):
         return "chat_markers"
+    if THINK_START not in completion and THINK_END not in completion and may_lack_thought(row, rules):
+        answer = completion
+    else:
+        fault, answer = _take_apart(row)
+        if fault is not None:
+            return fault
+    return _answer_fault(row, answer, rules) or _text_fault(row, answer, rules, agrees)
+
+
+def has_chat_markers(row: CanonicalRow) -> bool:
+    return any(
+        marker in text for text in (row.completion, row.prompt, *(turn.text for turn in row.history))
+        for marker in CHAT_MARKERS
+    )  # fmt: skip
+
+
+def _take_apart(row: CanonicalRow) -> tuple[str | None, str]:
+    """`(fault, answer)`: what is wrong with the thought, or what stands after it."""
+    completion = row.completion
     if completion.count(THINK_START) != 1 or not completion.startswith(THINK_START):
-        return "think_pair"
+        return "think_pair", ""
     if completion.count(THINK_END) != 1:
         # A thought that was never closed was cut; two closings are a broken pair.
-        return "unfinished" if THINK_END not in completion and row.finish_reason == "length" else "think_pair"
+        cut = THINK_END not in completion and row.finish_reason == "length"
+        return "unfinished" if cut else "think_pair", ""
     thought, _, answer = completion[len(THINK_START) :].partition(THINK_END)
     if not thought.strip():
-        return "empty_thought"
+        return "empty_thought", ""
+    return None, answer
+
+
+def _answer_fault(row: CanonicalRow, answer: str, rules: FilterRules) -> str | None:
     if not answer.strip():
         return "empty_answer"
     if is_cut(answer, row.finish_reason):
@@ -154,6 +201,13 @@ def find_fault(row: CanonicalRow, rules: FilterRules, agrees: Callable[[str, str
         return "no_boxed_answer"
     if rules.require_answer and row.domain == "code" and not has_program(answer):
         return "no_program"
+    return None
+
+
+def _text_fault(
+    row: CanonicalRow, answer: str, rules: FilterRules, agrees: Callable[[str, str], bool] | None
+) -> str | None:
+    completion = row.completion
     if has_bad_encoding(completion) or has_bad_encoding(row.prompt):
         return "encoding"
     if rules.check_language and (is_foreign(row.prompt) or is_foreign(completion)):

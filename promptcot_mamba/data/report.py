@@ -149,7 +149,7 @@ def _sections(result: Result, output: Path) -> list[str]:
             samples.setdefault(reason, f"- `{reason}`: {name}, {', '.join(f'`{place}`' for place in places)}")
     if samples:
         shown = "\n".join(samples[reason] for reason in REASONS if reason in samples)
-        parts += ["One place to look for each (`file@byte` in JSONL):", shown]
+        parts += ["One place to look for each; all of them are in `dropped.parquet`:", shown]
     return parts + _contamination(result, output)
 
 
@@ -168,17 +168,19 @@ def _contamination(result: Result, output: Path) -> list[str]:
         ]
         for name, count in problems.items()
     ]
-    header = ("benchmark", "problems", "rows removed", "problems hit", "rows sharing 8 words", "problems touched")
+    header = ("benchmark", "problems", "rows removed", "problems hit", "rows near one", "problems touched")
     parts += [
-        "Removed: 13 words in a row shared with a problem, or the whole of a shorter one. Kept, and listed in "
-        f"`{NEAR_FILE}`: 8 words in a row. All removed rows are in `{CONTAMINATED_FILE}`; a row is counted under the "
-        "benchmark it hit first.",
+        "Removed: a prompt or an answer that holds a problem, however respelled (its share of the problem's rare word "
+        f"pairs and triples, and how alike the two are, stand in `{CONTAMINATED_FILE}` with the words in common). "
+        f"Kept, and listed in `{NEAR_FILE}`: a part of one. `--keep_rows ID` keeps a removed row.",
         table(header, rows),
     ]
     first = [hit for _, hit in zip(range(SHOWN_CONTAMINATED), iter_jsonl(output / CONTAMINATED_FILE), strict=False)]
     if first:
         shown = "\n".join(
-            f"- `{hit['id']}` ({hit['source']}): {hit['benchmark']} {hit['problem']}, {hit['kind']}" for _, hit in first
+            f"- `{hit['id']}` ({hit['source']}): {hit['benchmark']} {hit['problem']} "
+            f"({hit['kind']}, share {hit['share']:.2f}, {hit['alike']:.0f} % alike)"
+            for _, hit in first
         )
         parts += [f"The first {len(first)}:", shown]
     return parts

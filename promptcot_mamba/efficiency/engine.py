@@ -182,7 +182,7 @@ def _advance(load: Load, seconds: float) -> tuple[int, dict[str, float] | None]:
     if _stopwatch.load is None:
         _stopwatch.begin(load)
     wave = _stopwatch.advance(seconds)
-    return _stopwatch.tokens, wave and wave.as_row()
+    return _stopwatch.tokens, wave.as_row() if wave else None
 
 
 def take_turns(

@@ -14,7 +14,7 @@ that a chain of 65,536 tokens and its small image fill the same share of the bud
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -141,35 +141,31 @@ SMALL_PAIR = Pair(SMALL_MAMBA2, SMALL_QWEN2)
 
 def derivation_table(small: Pair, budgets_gib: Sequence[float]) -> RecordTable:
     """The proportions of both pairs side by side; tokens are counted in 7B units."""
-    rows: list[tuple[str, Callable[[Pair], str]]] = [
-        ("Mamba-2 weights, bytes", lambda pair: f"{pair.mamba2.weight_bytes:.4g}"),
-        ("attention weights, bytes", lambda pair: f"{pair.qwen2.weight_bytes:.4g}"),
-        ("state a chain, bytes", lambda pair: f"{pair.mamba2.sequence_bytes:.4g}"),
-        ("cache a token, bytes", lambda pair: f"{pair.qwen2.token_bytes:.4g}"),
-        ("weights / state", lambda pair: f"{pair.mamba2.weight_bytes / pair.mamba2.sequence_bytes:.1f}"),
-        ("weights / weights", lambda pair: f"{pair.qwen2.weight_bytes / pair.mamba2.weight_bytes:.3f}"),
-        ("state, in tokens of cache", lambda pair: f"{_in_large_tokens(pair, pair.mamba2.sequence_bytes):,.0f}"),
-    ]
-    for budget in budgets_gib:
-        rows += [
-            (f"{budget:g} GiB: chains of Mamba-2", lambda pair, b=budget: f"{_chains(pair, b):.1f}"),
-            (
-                f"{budget:g} GiB: tokens of attention",
-                lambda pair, b=budget: f"{_in_large_tokens(pair, pair.cache_bytes(pair.qwen2, b)):,.0f}",
-            ),
-        ]
+    columns = [_proportions(pair, budgets_gib) for pair in (LARGE_PAIR, small)]
+    rows = [[name, *(column[name] for column in columns)] for name in columns[0]]
     caption = (
         f"The proportions, derived before measuring: lengths are divided by {small.length_divisor:.2f}, budgets by "
         f"{small.budget_divisor:,.0f}; tokens in 7B units."
     )
-    return RecordTable(
-        caption, ["", "7B", "measured pair"], [[name, show(LARGE_PAIR), show(small)] for name, show in rows]
-    )
+    return RecordTable(caption, ["", "7B", "measured pair"], rows)
 
 
-def _chains(pair: Pair, budget_gib: float) -> float:
-    return pair.mamba2.chains_in(pair.cache_bytes(pair.mamba2, budget_gib), 0)
-
-
-def _in_large_tokens(pair: Pair, cache_bytes: float) -> float:
-    return pair.qwen2.chains_in(cache_bytes, 1) * pair.length_divisor
+def _proportions(pair: Pair, budgets_gib: Sequence[float]) -> dict[str, str]:
+    mamba2, qwen2, divisor = pair.mamba2, pair.qwen2, pair.length_divisor
+    found = {
+        "Mamba-2 weights, bytes": f"{mamba2.weight_bytes:.4g}",
+        "attention weights, bytes": f"{qwen2.weight_bytes:.4g}",
+        "state a chain, bytes": f"{mamba2.sequence_bytes:.4g}",
+        "cache a token, bytes": f"{qwen2.token_bytes:.4g}",
+        "weights / state": f"{mamba2.weight_bytes / mamba2.sequence_bytes:.1f}",
+        "weights / weights": f"{qwen2.weight_bytes / mamba2.weight_bytes:.3f}",
+        "state, in tokens of cache": f"{qwen2.chains_in(mamba2.sequence_bytes, 1) * divisor:,.0f}",
+    }
+    for budget in budgets_gib:
+        chains = mamba2.chains_in(pair.cache_bytes(mamba2, budget), 0)
+        tokens = qwen2.chains_in(pair.cache_bytes(qwen2, budget), 1) * divisor
+        found |= {
+            f"{budget:g} GiB: chains of Mamba-2": f"{chains:.1f}",
+            f"{budget:g} GiB: tokens of attention": f"{tokens:,.0f}",
+        }
+    return found

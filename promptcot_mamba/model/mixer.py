@@ -6,6 +6,8 @@ Parameter names are transformers' own. `b` batch, `l` length, `h` heads of `p` c
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -17,6 +19,7 @@ from promptcot_mamba.ops.causal_conv1d import causal_conv1d
 from promptcot_mamba.ops.fused_mixer import fused_mixer
 from promptcot_mamba.ops.gated_rms_norm import gated_rms_norm
 from promptcot_mamba.ops.products import linear
+from promptcot_mamba.ops.sequence_parallel import RowSlice, sliced_mixer
 from promptcot_mamba.ops.ssd import ssd
 
 
@@ -64,15 +67,20 @@ class Mamba2Mixer(nn.Module):
         cu_seqlens: torch.Tensor | None = None,
         cache: Cache | None = None,
         keep: bool = False,
+        place: RowSlice | None = None,
     ) -> torch.Tensor:
-        """(b, l, d_model) -> (b, l, d_model), each document or row by itself; `keep`: see `fused_mixer`."""
+        """(b, l, d_model) -> (b, l, d_model), each document or row by itself.
+
+        `keep`: see `fused_mixer`; `place`: see `sliced_mixer`.
+        """
         zxbcdt = self.in_proj(hidden)
         if cache is None:
-            y = fused_mixer(
+            mix = partial(fused_mixer, keep=keep) if place is None else partial(sliced_mixer, place=place)
+            y = mix(
                 zxbcdt, self.conv1d.weight[:, 0], self.conv1d.bias, self.A_log, self.D, self.dt_bias,
                 self.norm.weight, n_groups=self.config.n_groups, head_dim=self.config.head_dim,
                 state_size=self.config.state_size, eps=self.config.layer_norm_epsilon, cu_seqlens=cu_seqlens,
-                dt_limit=self.config.time_step_limit, keep=keep,
+                dt_limit=self.config.time_step_limit,
             )  # fmt: skip
         elif cache.has_previous_state(self.layer_idx) and zxbcdt.shape[1] == 1 and cu_seqlens is None:
             y = self._step(zxbcdt[:, 0], cache)[:, None]

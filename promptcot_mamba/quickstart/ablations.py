@@ -15,7 +15,7 @@ import numpy as np
 
 from promptcot_mamba.bench_record import RecordTable
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.grading.metrics import Estimate, compare_paired, wilson_interval
+from promptcot_mamba.grading.metrics import Estimate, compare_paired, share_interval
 from promptcot_mamba.jsonl import write_jsonl
 from promptcot_mamba.quickstart.road import COMPOSED, Stage, data_stage, evaluate, run_stage, sample_stage, train_stage
 from promptcot_mamba.quickstart.splits import draw_training_rows, read_counts
@@ -173,7 +173,7 @@ def by_seed(scores: dict[str, list[float]], seeds: Sequence[int]) -> list[float]
 
 def share_of(scores: dict[str, list[float]]) -> Estimate:
     """Problems solved, of all seeds together."""
-    return wilson_interval(round(sum(value[0] for value in scores.values())), len(scores))
+    return share_interval(round(sum(value[0] for value in scores.values())), len(scores))
 
 
 def make_table(args: Arguments, arms: Sequence[Arm], found: Verdicts) -> RecordTable:

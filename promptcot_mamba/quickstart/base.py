@@ -47,7 +47,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
     return fast
 
 
-def make_base(folder: Path, rows: Sequence[Row], seed: int, shape: dict[str, int]) -> None:
+def make_base(folder: Path, rows: Sequence[Row], seed: int, shape: dict[str, Any]) -> None:
     """Write a tokenizer of these rows' text and random weights; `shape` is `vocab_size` and fields of Mamba2Config."""
     import torch
     from transformers import Mamba2Config, Mamba2ForCausalLM

@@ -19,8 +19,8 @@ from promptcot_mamba.grading.metrics import (
     Estimate,
     clustered_mean,
     compare_paired,
+    share_interval,
     t_interval,
-    wilson_interval,
 )
 from promptcot_mamba.jsonl import Row, read_jsonl
 from promptcot_mamba.quickstart.solver import solve
@@ -59,7 +59,7 @@ class Majority:
 
     @property
     def precision(self) -> Estimate:
-        return wilson_interval(self.right, self.kept)
+        return share_interval(self.right, self.kept)
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Results:
 def read_results(work: Path, verdicts: Verdicts, times: Mapping[str, float], threshold: float) -> Results:
     """Read the synthesis folder of a finished loop."""
     judged, chains = read_jsonl(work / "judgements.jsonl"), read_jsonl(work / "chains.jsonl")
-    info = {name: read_run_info(work / f"{name}.jsonl") for name in ("concept_sets", "problems", "kept_problems")}
+    info = {name: read_run_info(work / f"{name}.jsonl") or {} for name in ("concept_sets", "problems", "kept_problems")}
     flaws = Counter(row["flaw"] for row in judged)
     majorities = measure_majorities(chains, threshold)
     chosen = next(majority for majority in majorities if majority.chosen)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from itertools import starmap
 from pathlib import Path
@@ -11,9 +11,10 @@ from typing import Any
 
 from promptcot_mamba.chat_format import TURN_END, USER_START, split
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.grading.metrics import Estimate, difference_of_shares, wilson_interval
+from promptcot_mamba.grading.metrics import Estimate, difference_of_shares, share_interval
 from promptcot_mamba.jsonl import Row, iter_jsonl, read_jsonl
 from promptcot_mamba.report.document import (
+    Block,
     Chain,
     Chains,
     Document,
@@ -93,7 +94,7 @@ class Results:
 
     def share(self, model: str, group: Group) -> Estimate:
         sampled = [one for one in self.sampled[model] if one.row["source"] in group.sources]
-        return wilson_interval(sum(one.grade["correct"] for one in sampled), len(sampled))
+        return share_interval(sum(one.grade["correct"] for one in sampled), len(sampled))
 
     def difference(self, claim: Claim) -> Estimate:
         return difference_of_shares(self.share(claim.first, claim.group), self.share(claim.second, claim.group))
@@ -101,7 +102,7 @@ class Results:
 
 def read_results(folder: Path) -> Results:
     """Read a quickstart's output folder. Raises InputError for a missing file or a prediction without a grade."""
-    sampled = {model: [] for model in MODELS}
+    sampled: dict[str, list[Sampled]] = {model: [] for model in MODELS}
     for model in MODELS:
         for family in ("maths", "code"):
             predictions = folder / "samples" / f"{model}_{family}.jsonl"
@@ -143,7 +144,7 @@ def verdict(claim: Claim, difference: Estimate) -> str:
 
 def failure_table(results: Results) -> Table:
     """How the graders ended each sample: no answer is not a wrong answer."""
-    counts = {model: defaultdict(int) for model in MODELS}
+    counts = {model: Counter[str]() for model in MODELS}
     for model, sampled in results.sampled.items():
         for one in sampled:
             counts[model][one.grade["reason"]] += 1
@@ -217,7 +218,7 @@ SUMMARY = (
 METHOD = (
     "Every problem was held out by a hash of its text, and the rows marked “never shown” ask for a pair of concepts "
     "or steps that no training problem combines. One greedy chain a problem, sampled by vLLM; maths graded on the "
-    "boxed answer, programs run against six tests in the sandbox. Shares carry Wilson's 95 % interval, differences "
+    "boxed answer, programs run against six tests in the sandbox. Shares carry a 95 % interval, differences "
     "Newcombe's. Only the answer is graded, so a model that works on the last sentence alone solves some composed "
     "problems by luck. All runs start from one seed: another seed gives somewhat other numbers."
 )
@@ -232,7 +233,8 @@ def render_provenance() -> str:
 def make_document(results: Results) -> Document:
     plots = {"solved": ("What each model solves", share_plot), "loss": ("Loss", loss_plot)}
     solved, loss = (Plot(name, title, draw(results)) for name, (title, draw) in plots.items())
-    chains = [Paragraph("Chosen by rule, in the order of the file."), *starmap(show_chains, choose_chains(results))]
+    chains: list[Block] = [Paragraph("Chosen by rule, in the order of the file.")]
+    chains += starmap(show_chains, choose_chains(results))
     sections = [
         Section("What each model solves", [solved, share_table(results), Paragraph(METHOD)]),
         Section("Loss", [loss]),

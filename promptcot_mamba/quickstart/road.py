@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from promptcot_mamba.cli import read_recipe
 from promptcot_mamba.errors import ProgramFailedError
 from promptcot_mamba.jsonl import iter_jsonl, read_jsonl, write_json, write_jsonl
 from promptcot_mamba.run_info import ROOT, side_path
@@ -72,7 +73,7 @@ def train_stage(
     command += ["--config", str(recipe), "--model_name_or_path", str(start)]
     command += ["--data_path", str(rows), "--output_dir", str(output)]
     command += [f"--{flag}={value}" for flag, value in (flags or {}).items()]
-    inputs = (recipe, recipe.parent / "deepspeed.json", start, rows)
+    inputs = (recipe, ROOT / read_recipe(recipe)["deepspeed"], start, rows)
     return Stage(f"train_{_slug(name)}", f"train {name.replace('/', ', ')}", command, inputs, (output,))
 
 

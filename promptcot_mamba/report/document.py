@@ -148,8 +148,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"kind": lambda block: type(block).__name__, "fence": fence, "table": render_markdown}
-    environment.filters["ours"] = Safe
+    filters: dict[str, Any] = {"kind": lambda block: type(block).__name__, "fence": fence, "table": render_markdown}
+    environment.filters.update(filters, ours=Safe)
     return environment
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from promptcot_mamba.report.document import Document, Markup, Paragraph, Section, render_html
+from promptcot_mamba.report.document import Block, Document, Markup, Paragraph, Section, render_html
 from promptcot_mamba.report.evaluations import Evaluation, figures_table
 from promptcot_mamba.report.figures import draw_figures, draw_losses, draw_record
 from promptcot_mamba.report.results import Record, describe_conditions, paper_sections, record_tables
@@ -31,7 +31,7 @@ def render_report(
             Section(published.title, [published.table, *(Paragraph(note, "note") for note in published.notes)])
         )
     for record in records:
-        blocks = [
+        blocks: list[Block] = [
             Paragraph(describe_conditions(record), "note"),
             *record_tables(record),
             *draw_record(record.get("results")),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from promptcot_mamba.benchmarks import BENCHMARKS, fetched
-from promptcot_mamba.report.evaluations import Evaluation, find_mixtures, format_score, is_whole
+from promptcot_mamba.report.evaluations import Evaluation, find_mixtures, format_score, is_whole, note_thoughts
 from promptcot_mamba.report.paper import PublishedTable
 from promptcot_mamba.report.tables import Table
 
@@ -23,25 +23,30 @@ class Section:
 
 
 def render_published(published: PublishedTable, evaluations: Sequence[Evaluation]) -> Section:
-    """One published table; each of its `ours` rows is followed by our run of that name, or "not measured"."""
-    by_model = {evaluation.model: evaluation for evaluation in evaluations}
+    """One published table; each row is followed by our run of that name, an `ours` row also by "not measured".
+
+    Names are compared without their case: `s1.1-7b`, as in configs/models, is the row S1.1-7B.
+    """
+    by_model = {evaluation.model.casefold(): evaluation for evaluation in evaluations}
     rows: list[list[str]] = []
     own: set[int] = set()
     for model, values in published.rows.items():
         spreads = published.spread.get(model, (None,) * len(values))
         rows.append([f"{model} (paper)", *(_published(value, sd) for value, sd in zip(values, spreads, strict=True))])
-        if model in published.ours:
-            ours = _our_rows(model, published, by_model.get(model))
+        evaluation = by_model.get(model.casefold())
+        if evaluation or model in published.ours:
+            ours = _our_rows(model, published, evaluation)
             own |= set(range(len(rows), len(rows) + len(ours)))
             rows += ours
-    shown = [by_model[model] for model in published.ours if model in by_model]
+    shown = [by_model[model.casefold()] for model in published.rows if model.casefold() in by_model]
     header = ["model", *(BENCHMARKS[column].title for column in published.columns)]
     notes = [f"Published values: {published.source}."]
     notes += [
         f"{evaluation.model} (here) is {_checkpoints(evaluation)}." for evaluation in shown if evaluation.checkpoints
     ]
     notes += find_mixtures(shown, published.columns)
-    notes += [note for evaluation in shown for note in _note_samples(evaluation, published.columns)]
+    for evaluation in shown:
+        notes += _note_samples(evaluation, published.columns) + note_thoughts(evaluation, published.columns)
     if published.note:
         notes.append(published.note)
     return Section(published.title, Table(header, rows, own_rows=frozenset(own)), notes)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from promptcot_mamba.errors import InputError
+from promptcot_mamba.report.cost import cost_section
 from promptcot_mamba.report.evaluations import Evaluation, figures_table
 from promptcot_mamba.report.paper import SCALING, TABLES, THROUGHPUT_RATIOS
 from promptcot_mamba.report.published import NOT_MEASURED, Section, render_further, render_published
@@ -36,7 +37,7 @@ def paper_sections(evaluations: Sequence[Evaluation], records: Sequence[Record])
     """The paper's tables, ours beside them, then what we ran of benchmarks that the papers do not have."""
     published = [render_published(table, evaluations) for table in TABLES]
     further = render_further(evaluations)
-    return [*published, throughput_section(records), *([further] if further else [])]
+    return [*published, throughput_section(records), cost_section(), *([further] if further else [])]
 
 
 def throughput_section(records: Sequence[Record]) -> Section:

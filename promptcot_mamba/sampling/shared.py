@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from promptcot_mamba.cli import parse_args
 from promptcot_mamba.sampling.arguments import SamplingArguments
@@ -50,7 +50,8 @@ class SharedEngine:
         if plan.args.base_url or plan.args.replicas > 1:
             return self._make(plan)
         layout = (plan.args.model_path, plan.checkpoint.fingerprint(), plan.dtype, plan.args.state_dtype)
-        layout += (plan.args.context, plan.args.tensor_parallel_size, plan.args.max_num_seqs)
+        layout += (plan.context, plan.args.tensor_parallel_size, plan.args.max_num_seqs)
+        layout += (plan.args.quantization, plan.args.rope_scaling, plan.args.segment_len is None)
         if layout != self._layout:
             self.close()
             place(plan, self._samples)
@@ -86,6 +87,9 @@ class _Lease:
 
     def running(self) -> int:
         return self._engine.running()
+
+    def growing(self) -> Mapping[int, Sequence[int]]:
+        return self._engine.growing()
 
     def close(self) -> None:
         """The engine stays."""

@@ -36,7 +36,12 @@ def describe_identity(
     args: SftArguments, data_args: DataArguments, *, data: str, tokenizer: str, model: str, packing: bool
 ) -> Identity:
     """Everything that a resumed run must share with the one it continues, as JSON values keyed by flag."""
-    rows_per_step = args.world_size * args.per_device_train_batch_size * args.gradient_accumulation_steps
+    rows_per_step = (
+        args.world_size
+        // args.sequence_parallel_size
+        * args.per_device_train_batch_size
+        * args.gradient_accumulation_steps
+    )
     flags = {f"--{name}": getattr(args, name) for name in SAMPLE_OR_GRADIENT_FLAGS}
     plain = (int, float, dict, type(None))  # anything else (an enum) is told by its text
     return {

@@ -91,7 +91,7 @@ def compare(setup: Setup, done: Measured, budget: float) -> dict[str, Any]:
         "rows": rows,
         "crossover": crossover,
         "costs": costs_found,
-        "paper_ratio": THROUGHPUT_RATIOS.get(budget),
+        "paper_ratio": THROUGHPUT_RATIOS.get(round(budget)),
     }
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from promptcot_mamba.cli import parse_args, run_program
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.grading.metrics import Estimate, clustered_mean, wilson_interval
+from promptcot_mamba.grading.metrics import Estimate, clustered_mean, share_interval
 from promptcot_mamba.jsonl import iter_jsonl, replace_atomically
 from promptcot_mamba.quickstart.road import (
     GRADERS,
@@ -66,7 +66,7 @@ def read_scores(predictions: Path, source_of: dict[str, str]) -> dict[str, Estim
 
 def estimate_share(problems: dict[str, list[float]]) -> Estimate:
     if all(len(verdicts) == 1 for verdicts in problems.values()):
-        return wilson_interval(round(sum(verdicts[0] for verdicts in problems.values())), len(problems))
+        return share_interval(round(sum(verdicts[0] for verdicts in problems.values())), len(problems))
     return clustered_mean(problems)
 
 

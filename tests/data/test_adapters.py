@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import pytest
 
 from promptcot_mamba.chat_format import extract_question, render_prompt
+from promptcot_mamba.chat_markup import whole_text
 from promptcot_mamba.data.adapters import ADAPTERS, get_adapter
-from promptcot_mamba.data.adapters.openthoughts2 import guess_domain
-from promptcot_mamba.data.canonical import CanonicalRow, UnusableRowError, render_for
+from promptcot_mamba.data.canonical import CanonicalRow, UnusableRowError
+from promptcot_mamba.data.conversation import guess_domain, render_row
 
 TRACE = "<think>\nso\n</think>\n\nIt is $\\boxed{4}$."
 TEACHER = (
@@ -49,9 +51,10 @@ def test_domains_come_from_the_source_or_the_answer(source, answer, domain):
 @pytest.mark.parametrize("prompt", [f"{TEACHER}<\uff5cUser\uff5c>Q?<\uff5cAssistant\uff5c>", render_prompt("Q?"), "Q?"])
 def test_promptcot_prompts_lose_their_markers_and_keep_them_for_who_asks(prompt):
     row = convert("promptcot_ds", prompt=prompt, completion=TRACE)
-    assert (row.prompt, row.completion, row.published_prompt) == ("Q?", TRACE, prompt)
+    assert (row.prompt, row.completion) == ("Q?", TRACE)
+    assert whole_text(row.rendered.parts) == prompt if row.rendered else prompt == "Q?"
     assert extract_question(prompt) == "Q?"
-    assert render_for(row, None) == render_prompt("Q?")
+    assert whole_text(render_row(replace(row, rendered=None))[0]) == render_prompt("Q?")
 
 
 def test_a_thought_that_the_prompt_opened_is_opened_in_the_completion():
@@ -67,7 +70,7 @@ def test_synthesis_output_carries_gold_and_ending():
 def test_generic_columns():
     adapter = get_adapter("generic", {"prompt": "q", "completion": "a", "gold": "g"}, "math")
     assert adapter.columns == ("q", "a", "g")
-    row = adapter.convert({"q": "Q?", "a": TRACE, "g": 4, "domain": "code"}, None)
+    (row,) = adapter.convert({"q": "Q?", "a": TRACE, "g": 4, "domain": "code"}, None)
     assert (row.prompt, row.completion, row.gold, row.domain) == ("Q?", TRACE, "4", "code")
 
 

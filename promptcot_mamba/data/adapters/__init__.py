@@ -9,6 +9,7 @@ from promptcot_mamba.data.adapters.generic import make_generic
 from promptcot_mamba.data.adapters.opencodereasoning import SPLIT_0, SPLIT_1
 from promptcot_mamba.data.adapters.openthoughts2 import OPENTHOUGHTS2
 from promptcot_mamba.data.adapters.promptcot import PROMPTCOT_DS, PROMPTCOT_QWQ, SYNTHESIS
+from promptcot_mamba.data.conversation import Reading
 from promptcot_mamba.errors import InputError
 
 ADAPTERS: dict[str, Adapter] = {
@@ -22,15 +23,20 @@ ADAPTERS: dict[str, Adapter] = {
 }
 
 
-def get_adapter(name: str, columns: Mapping[str, str] | None = None, domain: str = "other") -> Adapter:
-    """The adapter of this name; `columns` and `domain` shape the generic one.
+def get_adapter(
+    name: str,
+    columns: Mapping[str, str] | None = None,
+    domain: str | None = None,
+    reading: Reading | None = None,
+) -> Adapter:
+    """The adapter of this name; `columns`, `domain` and `reading` shape the generic one.
 
     Raises InputError for an unknown adapter, or a column map on an adapter that has its own columns.
     """
     if name not in ADAPTERS:
         raise InputError(f"unknown adapter {name!r}; known: {', '.join(ADAPTERS)}")
     if name == "generic":
-        return make_generic(columns, domain)
+        return make_generic(columns, domain, reading)
     if columns:
         raise InputError(f"adapter {name!r} knows its columns; a column map belongs to adapter 'generic'")
     return ADAPTERS[name]

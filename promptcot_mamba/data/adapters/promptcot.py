@@ -8,6 +8,7 @@ a `completion` with its `finish_reason`.
 from __future__ import annotations
 
 from promptcot_mamba.chat_format import extract_question, with_open_thought
+from promptcot_mamba.chat_markup import find_rendered
 from promptcot_mamba.data.adapters.adapter import Adapter, optional_text, text_of
 from promptcot_mamba.data.canonical import DOMAINS, CanonicalRow, UnusableRowError
 from promptcot_mamba.jsonl import Row
@@ -30,7 +31,7 @@ def convert_release(raw: Row, _context: None) -> CanonicalRow:
         prompt=question,
         completion=open_completion(prompt, completion),
         domain="math",
-        published_prompt=prompt,
+        rendered=find_rendered(prompt),
     )
 
 
