@@ -3,8 +3,8 @@
     python -m scripts.bench.sequence_parallel --lengths 16384 65536 --sizes 2 4
 
 A step is a forward and backward pass of a small Mamba-2 over one row of a few documents, one thread a process. Arms
-take turns, each in processes of its own, so that a busy minute meets all of them. Memory is what a process's resident set
-rises by during a step; cost is CPU time, all processes together. The peer is the same model on the whole row; losses
+take turns, each in processes of its own, so that a busy minute meets all of them. Memory is what a process's
+resident set rises by during a step; cost is CPU time, all processes together. The peer is the same model on the whole row; losses
 are compared too.
 """
 
@@ -135,8 +135,8 @@ def make_table(results: list[dict]) -> RecordTable:
     header = ["row", "slices", "MiB a process", "of whole", "CPU s", "of whole", "KiB sent", "loss off by"]
     caption = (
         "One row held by several processes, against the same row on one (with the mixer in its compiled form): what a "
-        "step adds to a process's memory (the largest of them), CPU time of all processes, bytes each sends a step (the "
-        "most), and the loss's relative error. Medians over rounds in which the arms took turns."
+        "step adds to a process's memory (the largest of them), CPU time of all processes, bytes each sends a step "
+        "(the most), and the loss's relative error. Medians over rounds in which the arms took turns."
     )
     return RecordTable(caption, header, rows)
 
