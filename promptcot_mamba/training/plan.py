@@ -60,9 +60,14 @@ def parse_machine(text: str) -> tuple[int, Device]:
     return int(match[1]), DEVICES[match[2]]
 
 
+def _verdict(fits: bool, fp32_sums: bool) -> str:
+    return ("fits" if fits else "does not fit") + (", gradients summed in fp32" if fp32_sums else "")
+
+
 def _machine_lines(
-    shapes: Shapes, count: int, device: Device, tokens: int, accumulating: bool, phases: list[tuple[str, float]]
-) -> list[str]:
+    shapes: Shapes, count: int, device: Device, tokens: int, phases: list[tuple[str, float]], accumulating: bool,
+    sums: str,
+) -> list[str]:  # fmt: skip
     lines = [f"{count} x {device.name} ({device.memory_gb:.0f} GB), {tokens:,} tokens per micro-batch"]
     lines.append(
         f"  {'GB per GPU':<34}{'weights':>8}{'grads':>8}{'optim':>8}{'activ':>8}{'buckets':>8}{'update':>8}{'total':>8}"
@@ -71,12 +76,17 @@ def _machine_lines(
     for name, settings in SHARDINGS if count > 1 else SHARDINGS_OF_ONE:
         # Without gradient checkpointing this project's layers still recompute conv, SSD and norm.
         for recompute, meaning in (("layer", "checkpointing"), ("mixer", "no checkpointing")):
-            parts = training_memory(shapes, tokens=tokens, devices=count, recompute=recompute, **settings)
             offload = settings.get("offload_optimizer", False)
-            total = sum(parts.values()) / 1e9
-            fits = total <= device.memory_gb
+            wide = accumulating and not offload and sums != "bf16"
+            for fp32_sums in (True, False) if wide else (False,):  # as `--grad_accum_dtype auto` chooses
+                shape = {"tokens": tokens, "devices": count, "recompute": recompute, "fp32_sums": fp32_sums}
+                parts = training_memory(shapes, **shape, **settings)
+                total = sum(parts.values()) / 1e9
+                fits = total <= device.memory_gb
+                if fits or sums == "fp32":
+                    break
             cells = "".join(f"{value / 1e9:8.1f}" for value in parts.values())
-            lines.append(f"  {f'{name}, {meaning}':<34}{cells}{total:8.1f}  {'fits' if fits else 'does not fit'}")
+            lines.append(f"  {f'{name}, {meaning}':<34}{cells}{total:8.1f}  {_verdict(fits, fp32_sums)}")
             if fits:
                 fitting.append((tokens_per_second_bound(shapes, device, recompute), f"{name}, {meaning}", offload))
     if not fitting:
@@ -119,5 +129,6 @@ def render_plan(args: SftArguments, data_args: DataArguments, plan_args: PlanArg
     ]
     for machine in plan_args.plan_machines:
         count, device = parse_machine(machine)
-        lines += ["", *_machine_lines(shapes, count, device, tokens, args.gradient_accumulation_steps > 1, phases)]
+        sums = (args.gradient_accumulation_steps > 1, args.grad_accum_dtype)
+        lines += ["", *_machine_lines(shapes, count, device, tokens, phases, *sums)]
     return "\n".join(lines)
