@@ -24,6 +24,7 @@ from promptcot_mamba.ops.sequence_parallel import RowSlice, SliceGroup
 from promptcot_mamba.training import run_folder
 from promptcot_mamba.training.arguments import SftArguments
 from promptcot_mamba.training.batches import StepLoader, StepSampler
+from promptcot_mamba.training.lora import load_adapters, merged_weights, save_adapters
 from promptcot_mamba.training.losses import example_weights, weighted_loss
 from promptcot_mamba.training.meters import StepMeter, count_batch
 from promptcot_mamba.training.ranks import gather_lists, sum_over_ranks
@@ -237,6 +238,21 @@ class SftTrainer(Trainer):
             run_folder.keep_latest(output_dir, self.args.save_total_limit, best)
         self._barrier()
         self.meter.restart()
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        """Adapters are saved twice: merged into the weights, and alone to continue from."""
+        if self.args.lora_rank:
+            state_dict = merged_weights(self.model)
+        super()._save(output_dir, state_dict)
+        if self.args.lora_rank:
+            save_adapters(self.model, Path(output_dir or self.args.output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """The weights, or the adapters alone: what they stand beside was loaded from where the run began."""
+        if self.args.lora_rank:
+            load_adapters(self.model, Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As the Trainer's, with a model card, which our own class writes by itself."""

@@ -4,8 +4,8 @@
 
 A step is a forward and backward pass of a small Mamba-2 over one row of a few documents, one thread a process. Arms
 take turns, each in processes of its own, so that a busy minute meets all of them. Memory is what a process's
-resident set rises by during a step; cost is CPU time, all processes together. The peer is the same model on the whole row; losses
-are compared too.
+resident set rises by during a step; cost is CPU time, all processes together. The peer is the same model on the whole
+row; losses are compared too.
 """
 
 from __future__ import annotations
