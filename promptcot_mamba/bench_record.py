@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -61,10 +61,18 @@ def render_record_table(table: RecordTable) -> str:
     return "\n".join([f"{table.caption}\n", rows[0], rule, *rows[1:]])
 
 
+def time_table(times: Mapping[str, float], caption: str = "Times") -> RecordTable:
+    """Seconds by stage, and in all."""
+    rows = [[title, f"{seconds:.0f}"] for title, seconds in {**times, "in all": sum(times.values())}.items()]
+    return RecordTable(caption, ["stage", "seconds"], rows)
+
+
 def write_record(
-    path: str | Path, *, title: str, config: dict[str, Any], tables: Sequence[RecordTable], results: Any
+    *paths: str | Path | None, title: str, config: dict[str, Any], tables: Sequence[RecordTable], results: Any
 ) -> None:
-    """Write a record: what was measured, on what, with which command, versions and commit."""
+    """Write a record to each path that is one: what was measured, on what, by which command, versions and commit."""
+    if not any(paths):
+        return
     record = {
         "title": title,
         "device": device_name(),
@@ -72,4 +80,5 @@ def write_record(
         "tables": [asdict(table) for table in tables],
         "results": results,
     }
-    write_json(path, record)
+    for path in [path for path in paths if path]:
+        write_json(path, record)

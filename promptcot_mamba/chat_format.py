@@ -18,6 +18,17 @@ ASSISTANT_START = "<|im_start|>assistant\n"
 THINK_START = "<think>"
 THINK_END = "</think>"
 MATH_INSTRUCTION = r"Please reason step by step, and put your final answer within \boxed{}."
+NEWLINE = "\n"
+# How a model may think: in `<think>` tags, not at all, or between its own marks: begin, end, what surrounds the answer.
+# s1: the training format of simplescaling/s1. begin_of_thought: the system prompt of Sky-T1 and Bespoke-Stratos.
+_OTHER_MARKS = {
+    "s1": ("<|im_start|>think", "<|im_start|>answer"),
+    "begin_of_thought": (
+        *("<|begin_of_thought|>", "<|end_of_thought|>", "<|begin_of_solution|>", "<|end_of_solution|>"),
+    ),
+}
+THINKING = ("auto", "none", "think", *_OTHER_MARKS)
+QUESTION_MARK = "{question}"  # where an instruction that frames the question holds it
 # Other spellings of it in published prompts, removed with the chat markers around a question.
 _INSTRUCTIONS = (MATH_INSTRUCTION, r"Please reason step by step, and put your final answer within \boxed{{}}.")
 _USER_TURN = re.compile(
@@ -26,8 +37,9 @@ _USER_TURN = re.compile(
     re.DOTALL,
 )
 
-# The same text as `render_prompt` and `render_turns`, for `tokenizer.apply_chat_template` and `vllm serve`: messages are
-# written as they are, less the thoughts of earlier turns. Who asks a maths question over HTTP adds MATH_INSTRUCTION.
+# The same text as `render_prompt` and `render_turns`, for `tokenizer.apply_chat_template` and `vllm serve`: messages
+# are written as they are, less the thoughts of earlier turns. Who asks a maths question over HTTP adds
+# MATH_INSTRUCTION.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% set text = message['content'] %}"
@@ -38,10 +50,16 @@ CHAT_TEMPLATE = (
 )
 
 
+def frame_question(question: str, instruction: str = MATH_INSTRUCTION) -> str:
+    """A user's turn: the question where the instruction says `{question}`, else before it, on a line of its own."""
+    if QUESTION_MARK in instruction:
+        return instruction.replace(QUESTION_MARK, question.strip("\n"), 1)
+    return f"{question}\n{instruction}" if instruction else question
+
+
 def render_prompt(question: str, instruction: str = MATH_INSTRUCTION) -> str:
     """The prompt of one question, up to and including the opened thought."""
-    body = f"{question}\n{instruction}" if instruction else question
-    return f"{USER_START}{body}{TURN_END}{ASSISTANT_START}{THINK_START}\n"
+    return f"{USER_START}{frame_question(question, instruction)}{TURN_END}{ASSISTANT_START}{THINK_START}\n"
 
 
 def drop_thought(answer: str) -> str:
@@ -90,6 +108,16 @@ def extract_question(prompt: str) -> str:
     return question
 
 
+def has_turns(prompt: str) -> bool:
+    """Whether a prompt holds a user's turn between chat markers that are known here."""
+    return _USER_TURN.search(prompt) is not None
+
+
+def asks_for_box(prompt: str) -> bool:
+    """Whether a written prompt holds the maths instruction, in one of its spellings."""
+    return any(instruction in prompt for instruction in _INSTRUCTIONS)
+
+
 def opens_thought(prompt: str) -> bool:
     """Whether the prompt has already written `<think>`."""
     return prompt.rstrip().endswith(THINK_START)
@@ -110,6 +138,41 @@ def with_open_thought(prompt: str, completion: str) -> str:
     if opens_thought(prompt) and not completion.lstrip().startswith(THINK_START):
         return f"{THINK_START}\n{completion}"
     return completion
+
+
+def read_completion(prompt: str, text: str, thinking: str = "auto", reasoning: str | None = None) -> tuple[str, str]:
+    """A completion as rows hold it, and how it is to be read: "think" or "none".
+
+    `prompt` is what was sent, `text` what came back, `reasoning` a thought that a server served apart. Thoughts in
+    other marks are rewritten to `<think>` form. `thinking`, one of THINKING, says how the model thinks: "auto" goes by
+    the marks in prompt and text, "think" takes a text without any for a thought that was cut off, and "none" takes all
+    of it for the answer.
+    """
+    if reasoning and reasoning.strip():
+        thought = f"{THINK_START}\n{reasoning.strip(NEWLINE)}"
+        return (f"{thought}\n{THINK_END}\n\n{text}" if text and text.strip() else thought), "think"
+    if thinking == "none":
+        return text, "none"
+    for name, marks in _OTHER_MARKS.items():
+        if thinking in ("auto", name) and text.lstrip().startswith(marks[0]):
+            return _rewrite(text.lstrip(), *marks), "think"
+    completion = with_open_thought(prompt, text)
+    if completion.lstrip().startswith(THINK_START):
+        return completion, "think"
+    if THINK_END in completion or thinking == "think":  # opened by a template that nobody here has seen
+        return f"{THINK_START}\n{completion}", "think"
+    return completion, "none"
+
+
+def _rewrite(text: str, begin: str, end: str, *around: str) -> str:
+    """A thought between other marks, in `<think>` tags; the marks around the answer are dropped."""
+    thought, closed, answer = text.removeprefix(begin).partition(end)
+    thought = f"{THINK_START}\n{thought.strip(NEWLINE)}"
+    if not closed:
+        return thought
+    for mark in around:
+        answer = answer.replace(mark, "")
+    return f"{thought}\n{THINK_END}\n\n{answer.strip(NEWLINE)}"
 
 
 @dataclass(frozen=True)
@@ -135,8 +198,10 @@ def split(completion: str) -> Split:
     return Split(body, "", closed=False) if opened else Split("", body, closed=None)
 
 
-def is_format_valid(completion: str) -> bool:
-    """Exactly one closed, non-empty thought at the start, then a non-empty answer."""
+def is_format_valid(completion: str, thinking: str = "think") -> bool:
+    """Exactly one closed, non-empty thought at the start, then a non-empty answer; of no thought, just the answer."""
+    if thinking == "none":
+        return bool(completion.strip())
     if completion.count(THINK_START) != 1 or completion.count(THINK_END) != 1:
         return False
     parts = split(completion)

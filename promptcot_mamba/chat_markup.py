@@ -100,7 +100,8 @@ FAMILIES: dict[str, Family] = {
             "deepseek", "(?:<\uff5cbegin\u2581of\u2581sentence\uff5c>)?", "", "<\uff5cUser\uff5c>",
             "<\uff5cAssistant\uff5c>", "<\uff5cend\u2581of\u2581sentence\uff5c><\uff5cUser\uff5c>",
             "<\uff5cend\u2581of\u2581sentence\uff5c>",
-            _template("{t}", "<\uff5cUser\uff5c>{t}", "<\uff5cAssistant\uff5c>{t}<\uff5cend\u2581of\u2581sentence\uff5c>",
+            _template("{t}", "<\uff5cUser\uff5c>{t}",
+                      "<\uff5cAssistant\uff5c>{t}<\uff5cend\u2581of\u2581sentence\uff5c>",
                       "<\uff5cAssistant\uff5c>", "<\uff5cbegin\u2581of\u2581sentence\uff5c>"),
         ),
         Family(

@@ -10,7 +10,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,15 +20,16 @@ from typing import Any
 import yaml
 from transformers.hf_argparser import HfArgumentParser
 
-from promptcot_mamba.errors import InputError
+from promptcot_mamba.errors import InputError, ProgramFailedError
 
 EXIT_INTERRUPTED = 130
+EXIT_PROGRAM_FAILED = 1
 EXIT_BAD_INPUT = 2
 WAIT_FOR_FIRST_SECONDS = 10.0
 
 
-def recipe_to_flags(path: str | Path) -> list[str]:
-    """A YAML recipe as flags, in its own order; `null` keeps a field's default, lists repeat the value."""
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """A YAML recipe; raises InputError where it cannot be read or is no mapping."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
@@ -38,8 +40,13 @@ def recipe_to_flags(path: str | Path) -> list[str]:
         raise InputError(f"--config {path}: malformed YAML: {error}") from None
     if not isinstance(recipe, dict):
         raise InputError(f"--config {path}: expected 'key: value' lines, found {type(recipe).__name__}")
+    return recipe
+
+
+def recipe_to_flags(path: str | Path) -> list[str]:
+    """A YAML recipe as flags, in its own order; `null` keeps a field's default, lists repeat the value."""
     flags: list[str] = []
-    for key, value in recipe.items():
+    for key, value in read_recipe(path).items():
         if value is None:
             continue
         if isinstance(value, list):
@@ -67,6 +74,10 @@ def expand_recipes(argv: Sequence[str]) -> list[str]:
     return recipes + typed
 
 
+class _Help(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
+    """Defaults beside flags, and the program's docstring as it was written."""
+
+
 class _Parser(HfArgumentParser):
     """argparse that reports bad flags as InputError, in one line, like every other bad input."""
 
@@ -82,20 +93,43 @@ class _Parser(HfArgumentParser):
                 close = get_close_matches(name, known, 1)
                 raise InputError(f"{name}: no such flag{f'; did you mean {close[0]}?' if close else ''} (see --help)")
 
+    def show_groups(self, groups: Mapping[str, Sequence[str]]) -> None:
+        """Let `--help` show these flags under these headings, and no others."""
+        actions = dict(self._option_string_actions)
+        self._optionals._group_actions[:] = [actions["--help"], actions["--config"]]
+        for title, flags in groups.items():
+            shown = self.add_argument_group(title)._group_actions
+            for flag in flags:
+                actions[f"--{flag}"].option_strings = [f"--{flag}"]  # without its spelling with dashes
+                shown.append(actions[f"--{flag}"])
+        self.usage = "%(prog)s [--config RECIPE.yaml ...] [--flag value ...]"
 
-def parse_args(types: Any, argv: Sequence[str] | None = None, description: str | None = None) -> Any:
+
+def parse_args(
+    types: Any,
+    argv: Sequence[str] | None = None,
+    description: str | None = None,
+    groups: Mapping[str, Sequence[str]] | None = None,
+) -> Any:
     """Parse flags into one dataclass, or a tuple of them where `types` is a sequence.
 
+    A dataclass may have `expand_flags(flags)`, which puts what some of its flags stand for before the others.
+    `groups`: the flags that `--help` shows, by heading; default: all.
     Abbreviated flags are refused: a mistyped `--n_gpu` must not become `--n_gpus`.
     Raises InputError for unknown flags, bad values and unreadable recipes.
     """
     single = is_dataclass(types)
-    parser = _Parser([types] if single else list(types), description=description, allow_abbrev=False)
+    kinds = [types] if single else list(types)
+    parser = _Parser(kinds, description=description, allow_abbrev=False, formatter_class=_Help)
     parser.add_argument("--config", metavar="RECIPE.yaml", help="flags from a file; typed flags win; may be repeated")
+    if groups is not None:
+        parser.show_groups(groups)
     flags = expand_recipes(sys.argv[1:] if argv is None else argv)
     parser.refuse_unknown(flags)
+    for kind in kinds:
+        flags = kind.expand_flags(flags) if hasattr(kind, "expand_flags") else flags
     try:
-        parsed = parser.parse_args_into_dataclasses(args=flags)[: 1 if single else len(types)]
+        parsed = parser.parse_args_into_dataclasses(args=flags)[: len(kinds)]
     except ValueError as error:  # a dataclass's own __post_init__ check
         raise InputError(str(error)) from None
     return parsed[0] if single else tuple(parsed)
@@ -111,6 +145,9 @@ def run_program(main: Callable[[], int | None]) -> None:
         else:  # a launcher ends every process once one has failed: let the first one speak for all
             time.sleep(WAIT_FOR_FIRST_SECONDS)
         sys.exit(EXIT_BAD_INPUT)
+    except ProgramFailedError as error:
+        print(error, file=sys.stderr, flush=True)
+        sys.exit(EXIT_PROGRAM_FAILED)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)

@@ -14,10 +14,10 @@ import time
 from dataclasses import dataclass, field
 
 from promptcot_mamba.chat_format import MATH_INSTRUCTION, THINK_END, THINK_START, render_prompt
+from promptcot_mamba.checkpoint import load_tokenizer
 from promptcot_mamba.cli import parse_args, run_program
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import ROOT, get_logger
-from promptcot_mamba.sampling.checkpoint import load_tokenizer
 
 DIM, PLAIN, FAINT = "\x1b[2m", "\x1b[0m", "\x1b[36m"
 

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from promptcot_mamba.checkpoint import TRANSFORMERS, read_checkpoint
 from promptcot_mamba.cli import parse_args, run_program
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.model.layouts import TRANSFORMERS, find_layout, write_mamba_ssm_names
+from promptcot_mamba.model.layouts import write_mamba_ssm_names
 from promptcot_mamba.model.weights import load_causal_lm
 
 LEFT_BEHIND = ("*.safetensors", "*.bin", "*.index.json", "params.json", "config.json", "*.pt", "*.pth", "optimizer*")
@@ -46,7 +47,7 @@ def main() -> None:
     source, target = Path(args.input_path), Path(args.output_path)
     if target.exists() and any(target.iterdir()):
         raise InputError(f"--output_path {target}: is not empty; name a new folder")
-    if source.is_dir() and find_layout(source) is None:
+    if read_checkpoint(source, "--input_path").layout is None:
         raise InputError(f"--input_path {source}: holds no Mamba-2 weights in a layout known here")
     model = load_causal_lm(source)
     if args.layout == TRANSFORMERS:

@@ -126,11 +126,12 @@ def choose_sources(args: PrepareArguments) -> list:
 
 
 def read_benchmarks(args: PrepareArguments) -> list:
-    """The problems to keep out of training, of every registered benchmark or of those named.
+    """The problems to keep out of training: of every benchmark that is fetched, or of those named.
 
-    Raises InputError for an unknown name, and for a missing file unless `--allow_missing_benchmark`.
+    Raises InputError for an unknown name, and for a missing file unless `--allow_missing_benchmark`; of `all`, one that
+    is in no table of the paper may be missing too, with a warning.
     """
-    from promptcot_mamba.benchmarks import BENCHMARKS, get_benchmark
+    from promptcot_mamba.benchmarks import fetched, get_benchmark
     from promptcot_mamba.chat_format import extract_question
     from promptcot_mamba.data.decontaminate import BenchmarkText
     from promptcot_mamba.log import get_logger
@@ -138,14 +139,16 @@ def read_benchmarks(args: PrepareArguments) -> list:
 
     if args.benchmarks == "none":
         return []
-    names = list(BENCHMARKS) if args.benchmarks == "all" else args.benchmarks.split(",")
+    names = fetched() if args.benchmarks == "all" else [name.strip() for name in args.benchmarks.split(",")]
     problems = []
     for name in names:
-        benchmark = get_benchmark(name.strip())
+        benchmark = get_benchmark(name)
         path = Path(args.benchmark_dir) / benchmark.problem_file
         if not path.exists():
-            mend = f"run python -m scripts.prepare_problems --benchmark {name} --output_dir {args.benchmark_dir}"
-            if not args.allow_missing_benchmark:
+            maker = f"prepare_problems --benchmark {name} --output_dir {args.benchmark_dir}"
+            mend = f"run python -m scripts.{maker if benchmark.publisher else 'quickstart.make_data'}"
+            optional = args.benchmarks == "all" and not benchmark.published
+            if not args.allow_missing_benchmark and not optional:
                 raise InputError(
                     f"{path}: missing, {name} cannot be kept out; {mend}, or --allow_missing_benchmark True"
                 )

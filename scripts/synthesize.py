@@ -126,9 +126,9 @@ def run_rounds(pipeline: Pipeline, args: Arguments) -> None:
             if not target.exists():
                 target.symlink_to((concepts.parent / name).resolve())
         run_stages(pipeline, list(ROUND_STAGES), folder)
-        generator = folder / "generator"
-        train_generator(args.train_generator, folder / "generator_sft.jsonl", generator, number)
-        model = {**pipeline.models[args.generator], "model_path": str(generator)}
+        trained = folder / "generator"
+        train_generator(args.train_generator, folder / "generator_sft.jsonl", trained, number)
+        model = {**pipeline.models[args.generator], "model_path": str(trained)}
         pipeline = replace(pipeline, models={**pipeline.models, args.generator: model})
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 from promptcot_mamba.benchmarks.benchmark import Benchmark
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.math import paper as math_paper
 from promptcot_mamba.grading.math import strict as math_strict
-from promptcot_mamba.grading.math.answers import Extraction, extract_answer
+from promptcot_mamba.grading.math.answers import Extraction, extract_answer, extract_boxed
 from promptcot_mamba.grading.math.gold import Gold
 from promptcot_mamba.grading.predictions import Prediction
 from promptcot_mamba.log import get_logger
@@ -31,7 +33,7 @@ def grade_math(
     """One grade a prediction, in order; `benchmarks` holds each prediction's own.
 
     Both verdicts stand in `Grade.extra`; `grader` chooses which is `correct`. Raises InputError, naming the line, for
-    a row without gold answer; golds that can only be compared as text are counted in a warning.
+    a row without gold answer; golds that can only be compared as text are counted and listed in a warning.
     """
     golds: dict[str, Gold] = {}
     unread: Counter[str] = Counter()
@@ -40,15 +42,50 @@ def grade_math(
         if prediction.problem_id not in golds:
             gold = _read_gold(prediction, benchmark, path)
             golds[prediction.problem_id] = gold
-            if not math_strict.is_readable(gold):
+            if not is_readable(gold):
                 unread[gold.answer] += 1
         grades.append(grade_sample(prediction, benchmark, golds[prediction.problem_id], grader))
     if unread:
-        examples = ", ".join(repr(text) for text in list(unread)[:3])
-        logger.warning(
-            "%s: %d golds cannot be read as mathematics and are compared as text: %s", path, len(unread), examples
-        )
+        texts = ", ".join(repr(text) for text in unread)
+        logger.warning("%s: %d golds cannot be read as mathematics, compared as text: %s", path, len(unread), texts)
+    cast_votes(grades, golds)
     return grades
+
+
+def cast_votes(grades: Sequence[Grade], golds: Mapping[str, Gold]) -> None:
+    """Write into each grade the class of equal answers that it votes for, in `extra["vote"]`.
+
+    Answers to one problem vote together where strict calls them equal, right and wrong ones alike. A class is named by
+    its first answer, and an answer joins the first class it equals. What the paper grader calls right may be several.
+    """
+    classes: dict[str, list[str]] = {}
+    for grade in grades:
+        if not grade.extracted:
+            grade.extra["vote"] = None
+        elif grade.correct and grade.grader == "strict":
+            grade.extra["vote"] = "right"
+        else:
+            found = classes.setdefault(grade.problem_id, [])
+            gold = golds[grade.problem_id]
+            name = next((name for name in found if _equal_votes(name, grade.extracted, gold)), None)
+            if name is None:
+                name = grade.extracted
+                found.append(name)
+            grade.extra["vote"] = f"={name}"
+
+
+def _equal_votes(first: str, second: str, gold: Gold) -> bool:
+    if "".join(first.split()) == "".join(second.split()):
+        return True
+    return any(
+        math_strict.grade(replace(gold, answer=one), other).equal for one, other in ((first, second), (second, first))
+    )
+
+
+@lru_cache(maxsize=4096)
+def is_readable(gold: Gold) -> bool:
+    """`math_strict.is_readable`, asked once a gold."""
+    return math_strict.is_readable(gold)
 
 
 def _read_gold(prediction: Prediction, benchmark: Benchmark, path: str | Path) -> Gold:
@@ -60,10 +97,12 @@ def _read_gold(prediction: Prediction, benchmark: Benchmark, path: str | Path) -
 
 def grade_sample(prediction: Prediction, benchmark: Benchmark, gold: Gold, grader: str = "strict") -> Grade:
     """Both verdicts on one sample. Strictly, a cut thought is `truncated` and a missing box `no_answer`."""
+    readable = is_readable(gold)
     started = time.perf_counter()
-    found = extract_answer(prediction.completion)
+    whole = prediction.row.get("thinking") == "none"  # no thought: all of it is the answer
+    found = extract_boxed(prediction.completion) if whole else extract_answer(prediction.completion)
     strict, strict_reason = _strict_verdict(found, gold, prediction.cut_short)
-    paper, paper_answer = math_paper.grade_completion(gold, prediction.completion, minerva=benchmark.name != "gsm8k")
+    paper, paper_answer = math_paper.grade_completion(gold, prediction.completion, minerva=benchmark.minerva)
     verdicts = {
         "strict": (strict.equal, found.answer, strict_reason),
         "paper": (paper.equal, paper_answer, "right" if paper.equal else "wrong" if paper_answer else "no_answer"),
@@ -77,10 +116,11 @@ def grade_sample(prediction: Prediction, benchmark: Benchmark, gold: Gold, grade
         "ending": "answered" if found.answer is not None else strict_reason,
         "decided_by": strict.reason if grader == "strict" else paper.reason,
         "paper_extracted": paper_answer,
-        "vote": _vote(correct, extracted),
+        "gold_readable": readable,
         "completion_tokens": prediction.row.get("completion_tokens"),
         "completion_chars": len(prediction.completion),
         "format_valid": prediction.row.get("format_valid"),
+        "thinking": prediction.row.get("thinking"),
         "grader_version": VERSIONS[grader],
     }
     seconds = round(time.perf_counter() - started, 6)
@@ -95,13 +135,6 @@ def _strict_verdict(found: Extraction, gold: Gold, cut_short: bool) -> tuple[mat
         return math_strict.Verdict(False, reason), reason
     verdict = math_strict.grade(gold, found.answer, found.listed)
     return verdict, "right" if verdict.equal else "wrong"
-
-
-def _vote(correct: bool, extracted: str | None) -> str | None:
-    """What the sample votes for: all right answers vote together, wrong ones by their text without spaces."""
-    if correct:
-        return "right"
-    return None if not extracted else f"={''.join(extracted.split())[:200]}"
 
 
 def write_audit(path: Path, predictions: Sequence[Prediction], grades: Sequence[Grade]) -> int:

@@ -1,8 +1,8 @@
 """From verdicts to figures: avg@n with a clustered interval, pass@k, maj@k, rates, lengths, paired comparison.
 
-Problems, not samples, are what a benchmark draws: sixteen samples of one problem share its difficulty. The headline
-interval therefore clusters by problem (Miller, arXiv 2411.00640): the standard error is that of the mean of the
-per-problem means, and the interval takes t quantiles with problems - 1 degrees of freedom.
+Problems, not samples, are what a benchmark draws: sixteen samples of one problem share its difficulty. The standard
+error therefore is that of the mean of the per-problem means (Miller, arXiv 2411.00640), and the interval of a share is
+the middle 95 % of its posterior (`posterior.py`), of which coverage was measured (scripts/bench/coverage.py).
 """
 
 from __future__ import annotations
@@ -11,14 +11,17 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from fractions import Fraction
 
 import numpy as np
-from scipy.special import ndtri, stdtr, stdtrit  # scipy.stats would take a second to import
+from scipy.special import stdtr, stdtrit  # scipy.stats would take a second to import
+
+from promptcot_mamba.grading.posterior import Posterior
 
 CONFIDENCE = 0.95
-MAJ_EXACT_SUBSETS = 2000  # above this many subsets of k of n samples, maj@k draws this many at random
+TAILS = np.array([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
 POWER = 0.8
+LOPSIDED_GAIN = 4.0
 
 
 @dataclass(frozen=True)
@@ -36,19 +39,33 @@ class Estimate:
 def clustered_mean(scores: Mapping[str, Sequence[float]]) -> Estimate:
     """avg@n over problems: the mean of the per-problem means; `scores` maps a problem to its samples' 0/1.
 
-    Where all samples are right, or all wrong, nothing varies and a t interval would claim certainty: Wilson's, with a
-    problem counted once, stands instead.
+    The standard error is that of the per-problem means; the interval is the middle of `Posterior`, which holds where
+    hardly anything is right or wrong. Where all samples are wrong (right) it begins at 0 (ends at 1).
     """
-    means = np.array([np.mean(values) for values in scores.values() if len(values)])
-    samples = sum(len(values) for values in scores.values())
-    if len(means) > 1 and (means.max() == 0.0 or means.min() == 1.0):
-        return replace(wilson_interval(int(means.sum()), len(means)), samples=samples)
-    estimate = t_interval(means, samples)
-    return replace(estimate, low=max(estimate.low, 0.0), high=min(estimate.high, 1.0))  # NaN stays NaN
+    counts = [(float(sum(values)), len(values)) for values in scores.values() if len(values)]
+    means = np.array([right / samples for right, samples in counts])
+    estimate = t_interval(means, sum(samples for _, samples in counts))
+    if len(counts) < 2:
+        return estimate
+    low, high = Posterior(counts).quantile(TAILS)
+    low = 0.0 if means.max() == 0 else min(low, estimate.mean)
+    high = 1.0 if means.min() == 1 else max(high, estimate.mean)
+    return replace(estimate, low=float(low), high=float(high))
+
+
+def share_interval(right: int, problems: int) -> Estimate:
+    """One verdict a problem: a share with the same interval as `clustered_mean`."""
+    if problems == 0:
+        return Estimate(math.nan, math.nan, math.nan, math.nan, 0, 0)
+    share = right / problems
+    low, high = Posterior([(1.0, 1)] * right + [(0.0, 1)] * (problems - right)).quantile(TAILS)
+    error = math.sqrt(share * (1 - share) / problems)
+    ends = (float(low) if right else 0.0, float(high) if right < problems else 1.0)
+    return Estimate(share, error, *ends, problems, problems)
 
 
 def t_interval(values: np.ndarray, samples: int) -> Estimate:
-    """Mean, standard error and t interval of independent values, shares or differences of shares."""
+    """Mean, standard error and t interval of independent values that are no shares: differences over seeds."""
     count = len(values)
     if count == 0:
         return Estimate(math.nan, math.nan, math.nan, math.nan, 0, samples)
@@ -60,22 +77,8 @@ def t_interval(values: np.ndarray, samples: int) -> Estimate:
     return Estimate(mean, error, mean - reach, mean + reach, count, samples)
 
 
-def wilson_interval(right: int, problems: int) -> Estimate:
-    """One verdict a problem: a share with Wilson's 95 % interval, which also holds near 0 and 1 (JASA 22, 1927)."""
-    if problems == 0:
-        return Estimate(math.nan, math.nan, math.nan, math.nan, 0, 0)
-    z = float(ndtri((1 + CONFIDENCE) / 2))
-    share, weight = right / problems, z * z / problems
-    centre = (share + weight / 2) / (1 + weight)
-    reach = z * math.sqrt(share * (1 - share) / problems + weight / (4 * problems)) / (1 + weight)
-    error = math.sqrt(share * (1 - share) / problems)
-    low = 0.0 if right == 0 else centre - reach  # exactly 0 and 1 at the ends, where rounding would leave 1e-18
-    high = 1.0 if right == problems else centre + reach
-    return Estimate(share, error, low, high, problems, problems)
-
-
 def difference_of_shares(first: Estimate, second: Estimate) -> Estimate:
-    """Second minus first, of two `wilson_interval`s, with Newcombe's interval (method 10, Stat. Med. 17, 1998).
+    """Second minus first, of two `share_interval`s, with Newcombe's interval (method 10, Stat. Med. 17, 1998).
 
     The samples are taken as independent, which on the same problems errs on the wide side.
     """
@@ -125,31 +128,51 @@ class Vote:
     tied: float
 
 
-def maj_at_k(answers: Sequence[str | None], right: Sequence[bool], k: int, seed: int = 0) -> Vote:
-    """Majority vote over subsets of k samples, averaged over all subsets (or MAJ_EXACT_SUBSETS random ones).
+def maj_at_k(answers: Sequence[str | None], right: Sequence[bool], k: int) -> Vote:
+    """The majority vote of k of n samples, exactly: the average over all subsets of k.
 
-    `answers` are canonical texts, None for a sample without an answer, which casts no vote. A tie counts the share of
-    right answers among the tied; a subset without any vote is wrong.
+    `answers` name the class of equal answers each sample votes for, None for a sample without an answer, which casts no
+    vote. A tie counts the share of right answers among the tied; a subset without any vote is wrong. Raises ValueError
+    unless 1 <= k <= n.
     """
     n = len(answers)
     if not 1 <= k <= n:
         raise ValueError(f"maj@{k} needs 1 <= k <= {n}")
-    verdict = {answer: bool(ok) for answer, ok in zip(answers, right, strict=True) if answer is not None}
-    if math.comb(n, k) <= MAJ_EXACT_SUBSETS:
-        subsets = list(combinations(range(n), k))
-    else:
-        rng = np.random.default_rng(seed)
-        subsets = [tuple(rng.choice(n, size=k, replace=False)) for _ in range(MAJ_EXACT_SUBSETS)]
-    correct = tied = 0.0
-    for subset in subsets:
-        votes = Counter(answers[index] for index in subset if answers[index] is not None)
-        if not votes:
+    verdicts = {answer: bool(ok) for answer, ok in zip(answers, right, strict=True) if answer is not None}
+    sizes = Counter(answer for answer in answers if answer is not None)
+    groups = [[size for answer, size in sizes.items() if verdicts[answer] is ok] for ok in (True, False)]
+    silent = np.array([math.comb(n - sizes.total(), chosen) for chosen in range(k + 1)], dtype=object)
+    correct = tied = 0
+    for most in range(1, k + 1):
+        good, bad = (_leaders(sizes, most, k) for sizes in groups)
+        for a, ways in enumerate(good):
+            for b, others in enumerate(bad):
+                if a + b:
+                    count = int(np.convolve(np.convolve(ways, others), silent)[k])
+                    correct += Fraction(a * count, a + b)
+                    tied += count * (a + b > 1)
+    subsets = math.comb(n, k)
+    return Vote(float(Fraction(correct) / subsets), tied / subsets)
+
+
+def _leaders(sizes: Sequence[int], most: int, k: int) -> list[np.ndarray]:
+    """Ways to draw votes from classes of these sizes, none of them above `most`, in whole numbers.
+
+    Entry [a][m]: the ways to draw m votes (up to k) such that exactly `a` classes have `most` of them.
+    """
+    table = [np.array([1] + [0] * k, dtype=object)]
+    for size in sizes:
+        below = np.array([math.comb(size, chosen) for chosen in range(min(most, size + 1))], dtype=object)
+        fewer = [np.convolve(ways, below)[: k + 1] for ways in table]
+        if size < most:
+            table = fewer
             continue
-        most = max(votes.values())
-        leaders = [answer for answer, count in votes.items() if count == most]
-        tied += len(leaders) > 1
-        correct += sum(verdict[answer] for answer in leaders) / len(leaders)
-    return Vote(correct / len(subsets), tied / len(subsets))
+        shifted = [np.concatenate([[0] * most, math.comb(size, most) * ways])[: k + 1] for ways in table]
+        table = [
+            (fewer[a] if a < len(fewer) else 0) + (shifted[a - 1] if a else 0)
+            for a in range(min(len(table), k // most) + 1)
+        ]
+    return table
 
 
 @dataclass(frozen=True)
@@ -174,16 +197,53 @@ def compare_paired(first: Mapping[str, Sequence[float]], second: Mapping[str, Se
     Pairing removes the problems' difficulty from the error (Miller, arXiv 2411.00640, section on paired differences).
     """
     shared = [name for name in first if name in second]
-    a = np.array([np.mean(first[name]) for name in shared])
-    b = np.array([np.mean(second[name]) for name in shared])
-    samples = sum(len(first[name]) + len(second[name]) for name in shared)
+    pair = [{name: scores[name] for name in shared} for scores in (first, second)]
+    a, b = (np.array([np.mean(scores[name]) for name in shared]) for scores in pair)
+    samples = sum(len(values) for scores in pair for values in scores.values())
     difference = t_interval(b - a, samples)
-    freedom = max(len(shared) - 1, 1)
-    if difference.standard_error > 0:
-        p_value = float(2 * stdtr(freedom, -abs(difference.mean) / difference.standard_error))
-    else:
-        p_value = 1.0 if difference.mean == 0 else math.nan
-    reach = float(stdtrit(freedom, (1 + CONFIDENCE) / 2) + stdtrit(freedom, POWER))
     unpaired = len(first) + len(second) - 2 * len(shared)
-    mean = (float(a.mean()), float(b.mean())) if shared else (math.nan, math.nan)
-    return Comparison(*mean, difference, p_value, reach * difference.standard_error, unpaired)
+    means = (float(a.mean()), float(b.mean())) if shared else (math.nan, math.nan)
+    if len(shared) < 2:
+        return Comparison(*means, difference, math.nan, math.nan, unpaired)
+    quantile = float(stdtrit(len(shared) - 1, (1 + CONFIDENCE) / 2))
+    own = _lopsided_reach(clustered_mean(pair[0]), clustered_mean(pair[1]), _correlation(a, b))
+    below, above = _widened(quantile * difference.standard_error, *own)
+    reach = below if difference.mean > 0 else above  # the one that may reach zero
+    p_value = float(2 * stdtr(len(shared) - 1, -quantile * abs(difference.mean) / reach)) if difference.mean else 1.0
+    needed = float(quantile + stdtrit(len(shared) - 1, POWER)) * difference.standard_error
+    low, high = max(difference.mean - below, -1.0), min(difference.mean + above, 1.0)
+    return Comparison(*means, replace(difference, low=low, high=high), p_value, needed, unpaired)
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    spread = float(a.std() * b.std())
+    return float(((a - a.mean()) * (b - b.mean())).mean()) / spread if spread > 0 else 0.0
+
+
+def _lopsided_reach(first: Estimate, second: Estimate, correlation: float) -> tuple[float, float]:
+    """How far a difference may lie below and above its estimate, from both shares' own intervals.
+
+    Zou and Donner's combination (Stat. Med. 27, 2008), Newcombe's method 10 for correlated shares.
+    """
+
+    def combined(near: float, far: float) -> float:
+        return math.sqrt(max(near**2 + far**2 - 2 * correlation * near * far, 0.0))
+
+    below = combined(second.mean - second.low, first.high - first.mean)
+    return below, combined(second.high - second.mean, first.mean - first.low)
+
+
+def _widened(reach: float, below: float, above: float) -> tuple[float, float]:
+    """A symmetric reach, on its longer side drawn towards the lopsided one, the more so the more lopsided that is.
+
+    Differences of shares near 0 or 1 are skewed, and a t interval then misses on one side; how far to draw was chosen
+    by simulation (scripts/bench/coverage.py). Where all problems differ alike there is no spread to go by, and the
+    lopsided reach stands.
+    """
+    if reach == 0.0:
+        return below, above
+    skew = LOPSIDED_GAIN * (above - below) / (above + below) if above + below > 0 else 0.0
+    return (
+        reach + min(max(-skew, 0.0), 1.0) * max(below - reach, 0.0),
+        reach + min(max(skew, 0.0), 1.0) * max(above - reach, 0.0),
+    )

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.metrics import Estimate, clustered_mean, maj_at_k, pass_at_k, run_spread
 from promptcot_mamba.records import Grade
 
@@ -25,7 +26,13 @@ POWERS_OF_TWO = (1, 2, 4, 8, 16, 32, 64)
 
 
 def summarize(grades: Sequence[Grade], title: str, expected_problems: int | None = None) -> Figures:
-    """The figures of one benchmark's grades. Unknown figures (SD of one run, format of unmarked rows) are None."""
+    """The figures of one benchmark's grades. Unknown figures (SD of one run, format of unmarked rows) are None.
+
+    Raises InputError for grades by two versions of a grader.
+    """
+    versions = sorted({grade.extra["grader_version"] for grade in grades if "grader_version" in grade.extra})
+    if len(versions) > 1:
+        raise InputError(f"{title}: grades by {' and '.join(versions)} together; grade all predictions again")
     problems: dict[str, dict[int, Grade]] = defaultdict(dict)
     for grade in grades:
         problems[grade.problem_id][grade.run] = grade
@@ -39,6 +46,8 @@ def summarize(grades: Sequence[Grade], title: str, expected_problems: int | None
         "title": title,
         "benchmark": grades[0].benchmark,
         "grader": grades[0].grader,
+        "grader_version": versions[0] if versions else None,
+        "unreadable_golds": _unreadable_golds(grades),
         "problems": len(problems),
         "expected_problems": expected_problems,
         "samples": len(grades),
@@ -55,6 +64,11 @@ def summarize(grades: Sequence[Grade], title: str, expected_problems: int | None
         },
         "length": _lengths(grades),
     }
+
+
+def _unreadable_golds(grades: Sequence[Grade]) -> dict[str, str]:
+    """Problem -> gold, where the gold is no mathematics that the grader reads: it can only equal its own text."""
+    return {grade.problem_id: grade.extra["gold"] for grade in grades if grade.extra.get("gold_readable") is False}
 
 
 _NAMED = ("right", "wrong", "answered", "truncated", "no_answer")
@@ -183,6 +197,8 @@ def detail_lines(figures: Figures) -> list[str]:
     length = figures["length"]
     parts = [f"{name} {length[name]['mean']:,.0f}" for name in ("right", "wrong", "truncated") if name in length]
     lines.append(f"  length   mean {length['unit']}: {', '.join(parts) or 'unknown'}")
+    if golds := figures["unreadable_golds"]:
+        lines.append(f"  golds    {len(golds)} compared as text only: " + ", ".join(map(repr, golds.values())))
     rates = figures["rates"]
     if rates["format_invalid"] is not None:
         lines.append(f"  format   {percent(rates['format_invalid'])} % not one closed thought and an answer")

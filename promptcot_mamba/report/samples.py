@@ -100,7 +100,7 @@ def render_within(data: dict[str, Any], most_bytes: int) -> None:
 def read_predictions(path: Path) -> list[tuple[Row, int]]:
     """Rows of a prediction file with their run; a row without `run` is the next of its problem."""
     counts: dict[str, int] = {}
-    rows = []
+    rows: list[tuple[Row, int]] = []
     if not path.exists():
         return rows
     for _, row in iter_jsonl(path):

@@ -8,8 +8,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from promptcot_mamba.checkpoint import Checkpoint
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.sampling.checkpoint import Checkpoint
+from promptcot_mamba.sampling.cache_cost import cache_cost
 
 GIB = 1 << 30
 CPU_MOST_SEQS = 256  # beyond this a CPU's step time grows as fast as its batch
@@ -112,12 +113,13 @@ def plan_capacity(
 ) -> Capacity:
     """Choose `max_num_seqs` so that weights and states fit; raises InputError if not even one chain does.
 
-    Attention models reserve nothing ahead (vLLM pages their cache), so for them the budget counts chains at an
+    Attention layers reserve nothing ahead (vLLM pages their cache), so for them the budget counts chains at an
     eighth of the context and vLLM preempts if all grow long.
     """
     weights = checkpoint.weight_bytes // tensor_parallel_size
-    a_sequence = max(1, checkpoint.sequence_bytes(dtype, state_dtype, context) // tensor_parallel_size)
-    typical = a_sequence if checkpoint.is_mamba2 else max(1, a_sequence // 8)
+    cost = cache_cost(checkpoint.config, dtype, state_dtype)
+    a_sequence = max(1, cost.bytes(context) // tensor_parallel_size)
+    typical = max(1, cost.bytes(context // 8) // tensor_parallel_size)
     if device.kind == "cuda":
         budget = int(CUDA_SHARE * device.memory) - weights - min(CUDA_RESERVE, device.memory // 8)
         most = CUDA_MOST_SEQS
@@ -132,6 +134,6 @@ def plan_capacity(
     cache = None
     if device.kind == "cpu":
         # Two spare states: vLLM keeps a null block, and one more absorbs rounding to its page size.
-        wanted = (chosen + 2) * a_sequence * 5 // 4 if checkpoint.is_mamba2 else chosen * typical
+        wanted = chosen * typical if cost.grows else (chosen + 2) * a_sequence * 5 // 4
         cache = min(max(wanted, a_sequence, 32 << 20), budget)
     return Capacity(chosen, cache, a_sequence, weights)

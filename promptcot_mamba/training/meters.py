@@ -38,8 +38,9 @@ def count_batch(batch: dict[str, Any]) -> list[int]:
     labels = batch["labels"]
     slots = labels.numel()
     mask = batch.get("attention_mask")
-    documents = len(batch["example_ids"])
-    tokens = 0 if documents == 0 else int(mask.sum()) if mask is not None else slots
+    seen = len(batch["example_ids"])
+    documents = batch.get("documents", seen)  # of a slice of a row: those that begin in it
+    tokens = 0 if seen == 0 else int(mask.sum()) if mask is not None else slots
     return [int((labels != IGNORE_INDEX).sum()), tokens, slots, documents]
 
 

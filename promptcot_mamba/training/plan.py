@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 
+from promptcot_mamba.checkpoint import read_config
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.memory_budget import (
     DEVICES,
@@ -18,7 +20,6 @@ from promptcot_mamba.memory_budget import (
     training_memory,
 )
 from promptcot_mamba.training.arguments import DataArguments, SftArguments
-from promptcot_mamba.training.identity import read_config
 
 # PromptCoT-Mamba-7B: Mamba-Codestral-7B's shapes.
 DEFAULT_SHAPES = Mamba2Shapes(
@@ -61,17 +62,28 @@ def parse_machine(text: str) -> tuple[int, Device]:
 
 
 def _machine_lines(
-    shapes: Shapes, count: int, device: Device, tokens: int, accumulating: bool, phases: list[tuple[str, float]]
+    shapes: Shapes,
+    count: int,
+    device: Device,
+    tokens: int,
+    slices: int,
+    segment: int,
+    accumulating: bool,
+    phases: list[tuple[str, float]],
 ) -> list[str]:
-    lines = [f"{count} x {device.name} ({device.memory_gb:.0f} GB), {tokens:,} tokens per micro-batch"]
+    lines = [f"{count} x {device.name} ({device.memory_gb:.0f} GB), {tokens:,} tokens a device and micro-batch"]
     lines.append(
         f"  {'GB per GPU':<34}{'weights':>8}{'grads':>8}{'optim':>8}{'activ':>8}{'buckets':>8}{'update':>8}{'total':>8}"
     )
-    fitting = []
+    fitting, tried = [], []
     for name, settings in SHARDINGS if count > 1 else SHARDINGS_OF_ONE:
         # Without gradient checkpointing this project's layers still recompute conv, SSD and norm.
-        for recompute, meaning in (("layer", "checkpointing"), ("mixer", "no checkpointing")):
-            parts = training_memory(shapes, tokens=tokens, devices=count, recompute=recompute, **settings)
+        kinds = (("layer", "checkpointing"), ("segments", f"every {segment} layers"), ("mixer", "no checkpointing"))
+        for recompute, meaning in kinds:
+            parts = training_memory(
+                shapes, tokens=tokens, devices=count, recompute=recompute, segment=segment, **settings
+            )
+            tried.append(parts)
             offload = settings.get("offload_optimizer", False)
             total = sum(parts.values()) / 1e9
             fits = total <= device.memory_gb
@@ -80,12 +92,21 @@ def _machine_lines(
             if fits:
                 fitting.append((tokens_per_second_bound(shapes, device, recompute), f"{name}, {meaning}", offload))
     if not fitting:
-        return [*lines, "  nothing fits: lower --max_length or take more devices"]
+        smallest = min(tried, key=lambda parts: sum(parts.values()))
+        part = max(smallest, key=lambda name: smallest[name])
+        mend = (
+            f"--sequence_parallel_size {2 * slices} or a lower --max_length (more devices alone do not help)"
+            if part == "activations"
+            else "more devices, or offload"
+        )
+        return [*lines, f"  nothing fits; the largest part is {part}, {smallest[part] / 1e9:.0f} GB: try {mend}"]
     # The fastest that updates on the device, whose bound counts; the host's update is in no bound. Among equals the
     # first named, which communicates least.
     bound, name, offload = max(fitting, key=lambda fit: (not fit[2], fit[0]))
     mfu = bound * training_flops_per_token(shapes) / (device.peak_tflops * 1e12)
     lines.append(f"  {name}: at most {bound:,.0f} tokens/s per GPU (MFU {mfu:.0%}), {bound * count:,.0f} in all")
+    if "every" in name:
+        lines.append(f"  (--gradient_checkpointing True --checkpoint_every {segment})")
     if name.startswith("split masters"):
         lines.append("  (--split_master_weights True, without --deepspeed)")
     if offload:
@@ -100,10 +121,12 @@ def _machine_lines(
 def render_plan(args: SftArguments, data_args: DataArguments, plan_args: PlanArguments) -> str:
     """The plan as text. Raises InputError for an unreadable config or an unknown machine."""
     if data_args.model_name_or_path:
-        shapes, name = shapes_from_config(read_config(data_args.model_name_or_path)), data_args.model_name_or_path
+        name = data_args.model_name_or_path
+        shapes = shapes_from_config(read_config(name, "--model_name_or_path"))
     else:
         shapes, name = DEFAULT_SHAPES, "PromptCoT-Mamba-7B's shapes (no --model_name_or_path given)"
-    tokens = data_args.max_length * args.per_device_train_batch_size
+    slices = args.sequence_parallel_size
+    tokens = -(-data_args.max_length * args.per_device_train_batch_size // slices)
     phases = [
         (f"phase {number}", examples * plan_args.plan_tokens_per_example)
         for number, examples in enumerate(plan_args.plan_examples, start=1)
@@ -118,5 +141,11 @@ def render_plan(args: SftArguments, data_args: DataArguments, plan_args: PlanArg
     ]
     for machine in plan_args.plan_machines:
         count, device = parse_machine(machine)
-        lines += ["", *_machine_lines(shapes, count, device, tokens, args.gradient_accumulation_steps > 1, phases)]
+        # Where a user names no segment, the one that keeps least: k segments of k layers.
+        segment = args.checkpoint_every if args.checkpoint_every > 1 else math.isqrt(shapes.layers)
+        accumulating = args.gradient_accumulation_steps > 1
+        if count % slices:
+            lines += ["", f"{machine}: cannot hold rows in {slices} slices (--sequence_parallel_size)"]
+        else:
+            lines += ["", *_machine_lines(shapes, count, device, tokens, slices, segment, accumulating, phases)]
     return "\n".join(lines)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from transformers.utils.logging import disable_progress_bar
 
 from promptcot_mamba.errors import InputError
+from promptcot_mamba.log import ROOT, get_logger
 
 T = TypeVar("T")
 
@@ -24,6 +28,14 @@ def world_size() -> int:
 
 def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def speak_once() -> None:
+    """The first process speaks for all, in lines: no progress bars of libraries, no notes for their authors."""
+    disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    if rank() != 0:
+        get_logger(ROOT).setLevel(logging.ERROR)
 
 
 def agree(error: str | None) -> None:

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 
 from promptcot_mamba.cli import parse_args, run_program
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.grading.math import pairs
 from promptcot_mamba.jsonl import Row, iter_jsonl, write_jsonl
 from promptcot_mamba.log import get_logger
+from scripts.bench import pairs
 
 logger = get_logger(__name__)
 

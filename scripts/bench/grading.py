@@ -1,9 +1,12 @@
 """How often, and where, each maths grader errs: strict, paper and math-verify on the same pairs.
 
+    python -m scripts.bench.grading --output grading.json
     python -m scripts.bench.grading --benchmarks_dir data/published --output docs/records/grading.json
     python -m scripts.bench.grading --pairs pairs.jsonl --output docs/records/grading_pairs.json
 
-From every gold of the benchmark files it makes format variants (the same answer) and negatives (another answer); a
+The audit set (scripts/bench/audit_pairs.txt) is always graded, in the part that the grader was mended against and the
+third kept aside. From every gold of the benchmark files it makes format variants (the same answer) and negatives
+(another answer); a
 file of pairs brings its own verdicts in `expected` (`id, gold, pred, expected`, optional `mode`). math-verify is
 compared where it is installed, on at most `--math_verify_pairs` pairs a set, drawn at random.
 """
@@ -13,7 +16,7 @@ from __future__ import annotations
 import importlib.util
 import random
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,10 +28,11 @@ from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.math import paper as math_paper
 from promptcot_mamba.grading.math import strict as math_strict
 from promptcot_mamba.grading.math.answers import unbox
-from promptcot_mamba.grading.math.pair_sets import negatives, variants
-from promptcot_mamba.grading.math.pairs import Pair, grade_pair, read_pair
 from promptcot_mamba.grading.summary import Figures
 from promptcot_mamba.jsonl import iter_jsonl
+from scripts.bench.audit import AFTERWARDS_FILE, Case, is_held_out, read_audit
+from scripts.bench.pair_sets import negatives, variants
+from scripts.bench.pairs import Pair, grade_pair, read_pair
 
 FILES = {
     "aime24": "aime_test.jsonl",
@@ -47,15 +51,6 @@ class Arguments:
     math_verify_pairs: int = field(
         default=1000, metadata={"help": "pairs of a set that math-verify is asked; 0 for none"}
     )
-
-
-@dataclass(frozen=True)
-class Case:
-    """One pair, the verdict it should get, and by which rule it was made."""
-
-    kind: str
-    pair: Pair
-    equal: bool
 
 
 def benchmark_cases(path: Path, name: str) -> Iterator[Case]:
@@ -102,6 +97,7 @@ def measure(cases: list[Case], grade: Callable[[Pair], bool]) -> Figures:
     """Accuracy, errors by kind, and CPU seconds of one grader on one set."""
     missed: Counter[str] = Counter()
     accepted: Counter[str] = Counter()
+    by_kind: dict[str, Counter[bool]] = defaultdict(Counter)
     examples = []
     slowest, started = 0.0, time.process_time()
     for case in cases:
@@ -114,6 +110,7 @@ def measure(cases: list[Case], grade: Callable[[Pair], bool]) -> Figures:
                 examples.append(
                     {"kind": case.kind, "gold": case.pair.gold.answer[-200:], "pred": case.pair.prediction[-200:]}
                 )
+        by_kind[case.kind][equal == case.equal] += 1
     seconds = time.process_time() - started
     wrong = sum(missed.values()) + sum(accepted.values())
     return {
@@ -125,6 +122,7 @@ def measure(cases: list[Case], grade: Callable[[Pair], bool]) -> Figures:
         "slowest_cpu_seconds": slowest,
         "missed_by_kind": dict(missed.most_common()),
         "accepted_by_kind": dict(accepted.most_common()),
+        "right_by_kind": {kind: [counts[True], counts.total()] for kind, counts in by_kind.items()},
         "examples": examples,
     }
 
@@ -134,9 +132,35 @@ def draw(cases: list[Case], at_most: int) -> list[Case]:
     return cases if len(cases) <= at_most else random.Random(0).sample(cases, at_most)
 
 
+def audit_sets() -> dict[str, list[Case]]:
+    """The audit set in its two parts, and what was written afterwards."""
+    cases = list(read_audit())
+    return {
+        "Audit": [case for case in cases if not is_held_out(case)],
+        "Audit, kept aside": [case for case in cases if is_held_out(case)],
+        "Audit, afterwards": list(read_audit(AFTERWARDS_FILE)),
+    }
+
+
+def kinds_table(figures: Figures, graders: list[str]) -> RecordTable:
+    """Right verdicts by kind of the audit set, all parts together, one column a grader."""
+    rows = []
+    parts = [figures[title] for title in audit_sets()]
+    kinds = dict.fromkeys(kind for part in parts for kind in part[graders[0]]["right_by_kind"])
+    for kind in kinds:
+        counts = {name: [part[name]["right_by_kind"].get(kind, [0, 0]) for part in parts] for name in graders}
+        pairs = sum(count[1] for count in counts[graders[0]])
+        rows.append([kind, str(pairs), *(str(sum(count[0] for count in counts[name])) for name in graders)])
+    totals = [str(sum(int(row[column]) for row in rows)) for column in range(1, len(graders) + 2)]
+    rows.append(["all", *totals])
+    return RecordTable(
+        "The audit set by kind: pairs, and right verdicts of each grader.", ["kind", "pairs", *graders], rows
+    )
+
+
 def main() -> int:
     args = parse_args(Arguments, description=__doc__)
-    sets: dict[str, list[Case]] = {}
+    sets = audit_sets()
     if args.benchmarks_dir:
         for name, file in FILES.items():
             sets[BENCHMARKS[name].title.removesuffix(" 2024")] = list(
@@ -144,8 +168,6 @@ def main() -> int:
             )
     if args.pairs:
         sets[Path(args.pairs).stem] = list(pair_cases(args.pairs))
-    if not sets:
-        raise InputError("nothing to grade: give --benchmarks_dir or --pairs")
     peer = math_verify_grader() if args.math_verify_pairs > 0 else None
     figures: Figures = {}
     header = ["set", "grader", "pairs", "accuracy %", "missed", "accepted", "CPU s / 1000", "slowest s"]
@@ -155,16 +177,23 @@ def main() -> int:
         if peer is not None:
             graders["math-verify"] = (peer, draw(cases, args.math_verify_pairs))
         figures[title] = {name: measure(own, grade) for name, (grade, own) in graders.items()}
-        for name, one in figures[title].items():
-            counts = [str(one[key]) for key in ("false_negatives", "false_positives")]
-            speed = [f"{one['cpu_seconds_per_1000']:.3f}", f"{one['slowest_cpu_seconds']:.3f}"]
-            rows.append([title, name, f"{one['pairs']:,}", f"{100 * one['accuracy']:.2f}", *counts, *speed])
+        rows += [figures_row(title, name, one) for name, one in figures[title].items()]
     versions = f"{math_strict.VERSION}, {math_paper.VERSION}"
-    table = RecordTable(f"Graders ({versions}) on golds, their variants and near misses.", header, rows)
-    print(render_record_table(table))
+    tables = [
+        RecordTable(f"Graders ({versions}) on audit pairs, golds, their variants and near misses.", header, rows),
+        kinds_table(figures, list(figures["Audit"])),
+    ]
+    print("\n\n".join(render_record_table(table) for table in tables))
     config = {"math_verify_pairs": args.math_verify_pairs}
-    write_record(args.output, title="Maths graders", config=config, tables=[table], results=figures)
+    write_record(args.output, title="Maths graders", config=config, tables=tables, results=figures)
     return 0
+
+
+def figures_row(title: str, grader: str, figures: Figures) -> list[str]:
+    """One line of the table of sets."""
+    counts = [str(figures[key]) for key in ("false_negatives", "false_positives")]
+    speed = [f"{figures['cpu_seconds_per_1000']:.3f}", f"{figures['slowest_cpu_seconds']:.3f}"]
+    return [title, grader, f"{figures['pairs']:,}", f"{100 * figures['accuracy']:.2f}", *counts, *speed]
 
 
 if __name__ == "__main__":

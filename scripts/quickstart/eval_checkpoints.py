@@ -10,21 +10,27 @@ and grades beside them. Sampling and grading resume, so a rerun adds only the st
 
 from __future__ import annotations
 
-import subprocess
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from promptcot_mamba.cli import parse_args, run_program
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.grading.metrics import Estimate, clustered_mean, wilson_interval
+from promptcot_mamba.grading.metrics import Estimate, clustered_mean, share_interval
 from promptcot_mamba.jsonl import iter_jsonl, replace_atomically
+from promptcot_mamba.quickstart.road import (
+    GRADERS,
+    family_file,
+    grade_stages,
+    run_command,
+    sample_stage,
+    split_families,
+)
 from promptcot_mamba.records import iter_problems
 from promptcot_mamba.report.plots import draw_steps
 from promptcot_mamba.report.tables import Table, format_share, render_markdown
 from promptcot_mamba.run_info import side_path
 from promptcot_mamba.training.run_folder import find_checkpoints
-from scripts.quickstart.road import GRADERS, ROOT, family_file, grade_command, sample_command, split_families
 
 
 @dataclass
@@ -38,11 +44,12 @@ class Args:
 
 
 def evaluate_step(args: Args, checkpoint: Path, predictions: Path) -> None:
-    """Sample and grade one checkpoint, as the programs themselves would. Raises CalledProcessError if one fails."""
-    sample = sample_command(args.sampling, checkpoint, args.data_path, predictions)
-    subprocess.run([*sample, "--n", str(args.n)], cwd=ROOT, check=True)
-    for family in split_families(predictions):
-        subprocess.run(grade_command(family, predictions, args.tests_dir, args.n), cwd=ROOT, check=True)
+    """Sample and grade one checkpoint, as the programs themselves would; they resume. Raises ProgramFailedError."""
+    name, tests = checkpoint.name, Path(args.tests_dir) if args.tests_dir else None
+    recipe, problems = Path(args.sampling), Path(args.data_path)
+    run_command(sample_stage(name, recipe, checkpoint, problems, predictions, args.n), None)
+    for stage in grade_stages(name, predictions, tests, split_families(predictions), args.n):
+        run_command(stage, None)
 
 
 def read_scores(predictions: Path, source_of: dict[str, str]) -> dict[str, Estimate]:
@@ -59,7 +66,7 @@ def read_scores(predictions: Path, source_of: dict[str, str]) -> dict[str, Estim
 
 def estimate_share(problems: dict[str, list[float]]) -> Estimate:
     if all(len(verdicts) == 1 for verdicts in problems.values()):
-        return wilson_interval(round(sum(verdicts[0] for verdicts in problems.values())), len(problems))
+        return share_interval(round(sum(verdicts[0] for verdicts in problems.values())), len(problems))
     return clustered_mean(problems)
 
 

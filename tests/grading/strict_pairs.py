@@ -247,6 +247,70 @@ AB = 5 | 5
 2021 \cdot 505 \cdot 337 | 343943885
 \sum_{k=1}^{n} k | \frac{n(n+1)}{2}
 \sqrt{17} | 4.123105625617661
+# units of one letter, or named as functions; converted
+5 | 5\text{ m}
+5 | 5 m
+12 | 12\text{ L}
+5 | 5\text{ s}
+25 | 25\text{ m}^2
+10 | 10^\circ\text{C}
+7 | 7\text{ min}
+7 | 7 sec
+5\text{ m} | 5
+5\text{ m} | 5m
+5\text{ m} | 5\text{ meters}
+1500\text{ m} | 1.5 km
+42 | 42\text{元}
+1.5 \text{ hours} | 1 hour and 30 minutes
+# labels that are sums or formulas, chains
+33 | m+n=33
+699 | 100m+n=699
+104 | AB^2=104
+385 | x^2+y^2=385
+7 | \gcd(a,b)=7
+15 | S(5)=15
+7 | \lfloor x\rfloor=7
+33 | m + n = 11 + 22 = 33
+m+n=33 | 33
+\frac{7}{3} | \frac{7}{3} = 2.33
+1.41 | \sqrt{2} \approx 1.41
+# sets
+\{x : x > 3\} | \{x | x > 3\}
+(3,\infty) | \{x \,|\, x > 3\}
+(3,\infty) | \left\{x \middle| x > 3\right\}
+\mathbb{R} | \text{all real numbers}
+(-\infty,\infty) | \text{all reals}
+(0,\infty) | \mathbb{R}^+
+[0,20]\setminus\{12\} | [0,12)\cup(12,20]
+(0,2) | (0,1] \cup (1,2)
+[2,5) | x \ge 2 \text{ and } x < 5
+\{1,2,3\} | \{n \in \mathbb{Z} : 1 \le n \le 3\}
+\{1,2,3,4,5\} | 1, 2, \ldots, 5
+# times, ratios, decimals
+11:30 | 11{:}30
+2:3 | 4:6
+\frac{2}{3} | 2:3
+\frac13 | 0.\bar{3}
+\frac13 | 0.(3)
+\frac13 | 0.333\ldots
+\frac{7}{33} | 0.2121...
+3.14 | 3,14
+0.125 | 0,125
+# parameters, residues, qualifiers, words, styling
+k\pi | n\pi
+\frac{\pi}{4} + k\pi, k \in \mathbb{Z} | -\frac{3\pi}{4} + n\pi, n \in \mathbb{Z}
+x \equiv 3 \pmod 7 | 3 \pmod{7}
+3 \pmod 7 | x \equiv 10 \pmod 7
+n^2 | n^2 \text{ for all } n
+5 | 5 \text{ (since } x>0)
+12 | \text{twelve}
+2000000 | 2\text{ million}
+12 | 12^{\text{th}}
+42 | \color{blue}{42}
+42 | \Large 42
+C | \text{(C) }12
+12 | \text{(C) }12
+\text{no solution} | \emptyset
 """
 
 DIFFERENT = r"""
@@ -389,6 +453,64 @@ x^{10} | x^1 0
 3.21 | 321
 3.21 | 3.2
 x \in [-2,7] | [-2,7)
+# commas are no points, unless the gold has the same digits
+2 | 2,0
+3 | 3,000
+\frac65 | 1,2
+1,234 | 1.234
+1.5 | 1,500
+4.2 | 42
+42 | 4 2
+12 | 12...
+\lfloor x \rfloor | x
+\lceil x \rceil | \lfloor x \rfloor + 1
+42 | \max(42, x)
+1000 - x | |x - 1000|
+# hedges, changed by words, false chains
+42 | 42 \text{ or } 43
+42 | 42 \text{ or so}
+42 | 42 \text{ minus } 1
+42 | \text{not } 42
+42 | \text{The answer is not } 42
+42 | 42 \text{ if } n \text{ is even}
+42 | 42 \text{ thousand}
+42 | 41 = 42
+42 | 43 = 42
+42 | m + n = 41 + 2 = 42
+\sqrt{2} | \sqrt{2} \approx 2.41
+33 | m+n=34
+33 | 3x = 33
+x^2+y^2=25 | 25
+a + 3z = 0 | 0
+m+n=33 | m-n=33
+8 | 8 \text{ out of } 9
+12 | \text{twenty}
+12 | \text{twelve or thirteen}
+\text{(D)} | \text{(C) }12
+\text{(A)} | \text{(A) or (B)}
+13 | \text{(C) }12
+# units, sets, families, residues that differ
+5\text{ m} | 5\text{ s}
+5\text{ m} | 5\text{ km}
+1500\text{ m} | 15 km
+10^\circ\text{C} | 10^\circ\text{F}
+2:05 \text{ p.m.} | 2:05 \text{ a.m.}
+11:30 | 11.30
+2:3 | 3:2
+[1,3] | \{x \in \mathbb{Z} : 1 \le x \le 3\}
+[0,20]\setminus\{12\} | [0,20]
+\mathbb{R} | \mathbb{R}^+
+(0,\infty) | \text{all positive integers}
+\frac13 | 0.33
+\frac13 | 0.3\ldots
+\pi | 3.14159\ldots
+k\pi | 2k\pi
+n^2 | k^2
+3 \pmod 7 | 3 \pmod 8
+3 \pmod 7 | 3
+0 | \text{no solution}
+\text{no solution} | 0
+\emptyset | \{\emptyset\}
 """
 
 

@@ -64,6 +64,12 @@ def test_text_without_a_thought_is_all_answer():
 )
 def test_a_row_of_boxes_is_kept_together(text: str, listed: tuple[str, ...]):
     assert extract_boxed(text).listed == listed
+    assert extract_boxed(text).answer == ", ".join(listed)
+
+
+def test_boxes_side_by_side_without_a_connector_are_a_correction():
+    found = extract_boxed("\\boxed{41}. \\boxed{42}")
+    assert (found.answer, found.listed) == ("42", ("41", "42"))
 
 
 def test_boxes_do_not_overlap():

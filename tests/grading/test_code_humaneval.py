@@ -153,6 +153,15 @@ def test_verdicts_by_check(sandbox, monkeypatch, code, reason):
     assert grade_function(sandbox, read_problem(PROBLEM, "row"), code).reason == reason
 
 
+@pytest.mark.parametrize("returned", ["iter([x, x])", "deque([x, x])", "(x for _ in range(2))", "np.array([x, x])"])
+def test_a_check_may_read_the_items_of_what_is_no_list(sandbox, returned):
+    """As HumanEval/33 and /37 do: `tuple(candidate(...))`."""
+    code = f"from collections import deque\nimport numpy as np\ndef double(x):\n    return {returned}"
+    for test, passed in (("tuple(candidate(2)) == (2, 2)", True), ("candidate(2) == [2, 2]", False)):
+        row = {**PROBLEM, "test": f"def check(candidate):\n    assert {test}\n"}
+        assert grade_function(sandbox, read_problem(row, "row"), code).passed is passed
+
+
 def test_the_program_s_process_holds_no_expected_value(sandbox, tmp_path):
     """A program that looks at all it can reach never finds the check's constant, nor the reference."""
     secret = "EXPECTED-9f3a"

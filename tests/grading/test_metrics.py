@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import math
+import time
+from collections import Counter
 from itertools import combinations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.integrate import quad
+from scipy.special import betaincinv, betaln
+from scipy.stats import beta as beta_distribution
 
 from promptcot_mamba.grading.metrics import (
     clustered_mean,
@@ -14,18 +21,21 @@ from promptcot_mamba.grading.metrics import (
     maj_at_k,
     pass_at_k,
     run_spread,
+    share_interval,
     t_interval,
 )
+from promptcot_mamba.grading.posterior import Posterior
+
+# The mean of min(2 p, 1) - p for p from Beta(0.2, 3.8), the two systems of the paired simulation.
+TRUE_GAIN = quad(lambda p: (min(2 * p, 1.0) - p) * beta_distribution.pdf(p, 0.2, 3.8), 0, 1, points=[0.5], limit=200)[0]
 
 
 def test_clustered_mean_by_hand():
     estimate = clustered_mean({"a": [1, 1], "b": [0, 1], "c": [0, 0]})
     assert estimate.mean == pytest.approx(0.5)
     assert estimate.standard_error == pytest.approx(math.sqrt(0.25 / 3))
-    assert (estimate.low, estimate.high) == (
-        0.0,
-        1.0,
-    )  # t(2) reaches 4.30 x 0.29 to both sides, beyond what a share can be
+    assert 0.1 < estimate.low < 0.2 < 0.8 < estimate.high < 0.9  # symmetric: three problems say little
+    assert estimate.low == pytest.approx(1 - estimate.high, abs=1e-3)
     assert (estimate.problems, estimate.samples) == (3, 6)
 
 
@@ -38,7 +48,7 @@ def test_t_interval_by_hand():
     assert estimate.high - estimate.mean == pytest.approx(4.302652729696142 * math.sqrt(0.25 / 3))  # t(2)
 
 
-@pytest.mark.parametrize(("score", "low", "high"), [(0, 0.0, 0.1135), (1, 0.8865, 1.0)])
+@pytest.mark.parametrize(("score", "low", "high"), [(0, 0.0, 0.0724), (1, 0.9276, 1.0)])
 def test_all_wrong_or_all_right_is_not_certainty(score: int, low: float, high: float):
     estimate = clustered_mean({str(problem): [score] * 16 for problem in range(30)})
     assert (estimate.low, estimate.high) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
@@ -49,15 +59,35 @@ def test_one_problem_has_no_standard_error():
     assert math.isnan(clustered_mean({"a": [1, 0]}).standard_error)
 
 
-def test_interval_covers_95_percent_at_30_problems_and_16_samples():
+@pytest.mark.parametrize(("mean", "spread"), [(0.05, 1), (0.3, 1), (0.95, 2)])
+def test_interval_covers_95_percent_at_30_problems_and_16_samples(mean: float, spread: float):
+    """A spot check of docs/records/coverage.json: 160 draws, whose own error is 1.7 points."""
     rng = np.random.default_rng(7)
-    covered, trials = 0, 4000
-    for _ in range(trials):
-        difficulty = rng.beta(0.5, 0.7, size=30)  # many problems always or never solved, as on AIME
-        right = rng.binomial(16, difficulty)
+    covered = 0
+    for _ in range(160):
+        right = rng.binomial(16, rng.beta(mean * spread, (1 - mean) * spread, size=30))
         estimate = clustered_mean({str(i): [1.0] * c + [0.0] * (16 - c) for i, c in enumerate(right)})
-        covered += estimate.low <= 0.5 / 1.2 <= estimate.high
-    assert 0.93 <= covered / trials <= 0.97
+        covered += estimate.low <= mean <= estimate.high
+    assert 0.9 <= covered / 160 <= 0.99
+
+
+def test_posterior_of_single_samples_is_the_beta_distribution():
+    one = share_interval(3, 40)
+    many = clustered_mean({str(i): [float(i < 3)] for i in range(40)})
+    assert (one.low, one.high) == pytest.approx((many.low, many.high))
+    assert (one.low, one.high) == pytest.approx(tuple(betaincinv(4, 38, [0.025, 0.975])))
+
+
+def test_posterior_grid_agrees_with_brute_force():
+    """The same model summed on a plain grid of 2,000 means and 400 correlations."""
+    counts = [(3, 16), (0, 16), (16, 16), (1, 8)]
+    mean = ((np.arange(2000) + 0.5) / 2000)[:, None]
+    correlation = ((np.arange(400) + 0.5) / 400)[None, :]
+    alpha, beta = mean * (1 / correlation - 1), (1 - mean) * (1 / correlation - 1)
+    total = sum(betaln(alpha + c, beta + n - c) - betaln(alpha, beta) for c, n in counts)
+    cumulative = np.cumsum(np.exp(total).sum(axis=1))
+    expected = np.interp([0.025, 0.5, 0.975], cumulative / cumulative[-1], mean[:, 0])
+    assert Posterior(counts).quantile(np.array([0.025, 0.5, 0.975])) == pytest.approx(expected, abs=4e-3)
 
 
 def test_run_spread_is_mean_and_sd_over_runs():
@@ -97,15 +127,50 @@ def test_majority_of_one_is_the_mean():
     assert maj_at_k(["right", "=7", "=8", "right"], [True, False, False, True], 1).accuracy == 0.5
 
 
-def test_drawn_subsets_come_near_the_exact_average():
-    answers = ["right"] * 9 + ["=1"] * 7
-    right = [True] * 9 + [False] * 7
-    drawn = maj_at_k(answers, right, 8).accuracy
-    exact = sum(
-        math.comb(9, i) * math.comb(7, 8 - i) / math.comb(16, 8) * (1.0 if i > 4 else 0.5 if i == 4 else 0.0)
-        for i in range(1, 9)
-    )
-    assert drawn == pytest.approx(exact, abs=0.03)
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.sampled_from(["right", "also right", "=1", "=2", "=3", None]), min_size=1, max_size=9), st.data())
+def test_majority_is_the_average_over_all_subsets(answers: list[str | None], data: st.DataObject):
+    k = data.draw(st.integers(1, len(answers)))
+    shares, ties = [], []
+    for subset in combinations(answers, k):
+        votes = Counter(answer for answer in subset if answer is not None)
+        leaders = [answer for answer, count in votes.items() if count == max(votes.values())]
+        shares.append(sum("right" in answer for answer in leaders) / len(leaders) if leaders else 0.0)
+        ties.append(len(leaders) > 1)
+    vote = maj_at_k(answers, ["right" in (answer or "") for answer in answers], k)
+    assert vote.accuracy == pytest.approx(np.mean(shares))
+    assert vote.tied == pytest.approx(np.mean(ties))
+
+
+def test_majority_of_many_samples_is_exact_and_quick():
+    answers = ["right"] * 30 + [f"={i % 12}" for i in range(34)]
+    started = time.process_time()
+    vote = maj_at_k(answers, [answer == "right" for answer in answers], 32)
+    assert vote.accuracy == pytest.approx(1.0, abs=1e-3)
+    assert time.process_time() - started < 2.0
+
+
+def test_paired_interval_covers_95_percent_where_accuracies_are_low():
+    rng = np.random.default_rng(5)
+    covered = plain = 0
+    for _ in range(120):
+        difficulty = rng.beta(0.2, 3.8, size=30)
+        scores = [rng.binomial(16, rate) for rate in (difficulty, np.clip(2 * difficulty, 0, 1))]
+        result = compare_paired(*({str(i): [1.0] * c + [0.0] * (16 - c) for i, c in enumerate(x)} for x in scores))
+        true = TRUE_GAIN
+        covered += result.difference.low <= true <= result.difference.high
+        values = (scores[1] - scores[0]) / 16
+        plain += abs(values.mean() - true) <= 2.045 * values.std(ddof=1) / 30**0.5
+    assert plain / 120 < 0.93 <= covered / 120 <= 0.99  # t alone misses
+
+
+def test_p_value_and_interval_agree():
+    rng = np.random.default_rng(11)
+    for _ in range(20):
+        scores = [{str(i): list(rng.binomial(1, rate, size=4).astype(float)) for i in range(12)} for rate in (0.1, 0.3)]
+        result = compare_paired(*scores)
+        excluded = not result.difference.low <= 0 <= result.difference.high
+        assert (result.p_value < 0.05) is excluded
 
 
 def test_pairing_removes_the_problems_difficulty():

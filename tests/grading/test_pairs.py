@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.grading.math.pairs import answer_in_prose, grade_pair, read_pair
+from scripts.bench.pairs import answer_in_prose, grade_pair, read_pair
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,9 @@ def compare_loss(reduction, ignored=(0, 3), rows=7, words=300):
     return compare(functools.partial(linear_cross_entropy, reduction=reduction), inputs)
 
 
-def compare_mixer(lengths=None, length=None, b=1, h=4, p=16, g=2, n=16, bias=True, **settings):
+def compare_mixer(lengths=None, length=None, b=1, h=4, p=16, g=2, n=16, bias=True, checkpointed=False, **settings):
+    from torch.utils.checkpoint import checkpoint
+
     from promptcot_mamba.ops.fused_mixer import fused_mixer
     from promptcot_mamba.ops.packing import cu_seqlens_from_lengths
 
@@ -183,7 +185,10 @@ def compare_mixer(lengths=None, length=None, b=1, h=4, p=16, g=2, n=16, bias=Tru
         settings["conv_bias"] = None
     if lengths:
         inputs["cu_seqlens"] = cu_seqlens_from_lengths(lengths)
-    return compare(functools.partial(fused_mixer, **settings), inputs)
+    op = functools.partial(fused_mixer, **settings)
+    if checkpointed:
+        op = functools.partial(checkpoint, functools.partial(op, keep=True), use_reentrant=False)
+    return compare(op, inputs)
 
 
 CASES = {
@@ -212,6 +217,7 @@ CASES = {
         "unpacked": lambda: compare_mixer(length=35, b=2),
         "packed": lambda: compare_mixer(lengths=[1, 17, 16], g=1, h=2, bias=False),
         "limited steps": lambda: compare_mixer(length=20, dt_limit=(0.05, 0.3)),
+        "recomputed as a whole": lambda: compare_mixer(lengths=[1, 17, 16], checkpointed=True),
     },
     "ssd": {
         "odd length, two rows": lambda: compare_ssd(length=35, b=2, h=2),

@@ -15,9 +15,9 @@ import pytest
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import read_jsonl, write_jsonl
-from scripts.quickstart import closed_loop
-from scripts.quickstart.closed_loop import Arguments, draw_phase2_rows
-from scripts.quickstart.run import Stage
+from promptcot_mamba.quickstart import closed_loop
+from promptcot_mamba.quickstart.closed_loop import Arguments, draw_phase2_rows
+from promptcot_mamba.quickstart.road import Stage
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = "configs/quickstart/closed_loop.yaml"

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from promptcot_mamba.benchmarks import BENCHMARKS
+from promptcot_mamba.checkpoint import Checkpoint, read_checkpoint
 from promptcot_mamba.cli import parse_args
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.sampling import capacity
 from promptcot_mamba.sampling.arguments import SamplingArguments
 from promptcot_mamba.sampling.capacity import GIB, Device, free_memory, plan_capacity
-from promptcot_mamba.sampling.checkpoint import Checkpoint, read_checkpoint
 from promptcot_mamba.sampling.plan import make_plan
 from tests.sampling.conftest import ROOT, write_problems
 

@@ -9,8 +9,8 @@ import json
 import random
 import sys
 
+from promptcot_mamba.checkpoint import load_tokenizer
 from promptcot_mamba.sampling.backend import Generated, Request, SamplingSettings
-from promptcot_mamba.sampling.checkpoint import load_tokenizer
 from promptcot_mamba.sampling.vllm_engine import EngineSettings, VllmEngine
 
 CONTEXT = 2048

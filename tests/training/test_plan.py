@@ -64,5 +64,5 @@ def test_unknown_machines(machine: str):
 
 
 def test_unreadable_model():
-    with pytest.raises(InputError, match=r"nowhere: no config\.json"):
+    with pytest.raises(InputError, match=r"--model_name_or_path nowhere: no such folder"):
         plan("--model_name_or_path", "nowhere")

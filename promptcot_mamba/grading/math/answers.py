@@ -16,6 +16,7 @@ _JOINT = re.compile(
     r"(?:\s|[,;.$]|\\[,;:! ()\[\]]|\\q?quad\b|\b(?:and|or)\b"
     r"|\\(?:text|mbox|textrm|mathrm)\s*\{\s*(?:,?\s*(?:and|or))?\s*,?\s*\})*"
 )
+_JOINED = re.compile(r",|\b(?:and|or)\b")
 MAX_JOINT = 80
 
 
@@ -23,9 +24,9 @@ MAX_JOINT = 80
 class Extraction:
     """What a completion answers.
 
-    `answer` is the content of the last box; `listed` the contents of the last row of boxes joined by nothing but
-    commas, "and", "or" and spacing (usually one). `reason` is None, `truncated` (the thought never ended) or
-    `no_answer` (no closed box after it).
+    `answer` is the content of the last box, or of the whole row where commas, "and" or "or" join it to others: who
+    boxes 42 or 43 answers both. `listed` holds the last row of boxes joined by nothing but those and spacing.
+    `reason` is None, `truncated` (the thought never ended) or `no_answer` (no closed box after it).
     """
 
     answer: str | None
@@ -96,11 +97,14 @@ def extract_boxed(text: str) -> Extraction:
     boxes = find_boxes(text)
     if not boxes:
         return Extraction(None, reason="no_answer")
-    first = len(boxes) - 1
+    first, together = len(boxes) - 1, False
     while first > 0:
         between = text[boxes[first - 1][1] : boxes[first][0]]
         if len(between) > MAX_JOINT or not _JOINT.fullmatch(between):
             break
+        together = together or _JOINED.search(between) is not None
         first -= 1
     contents = tuple(unbox(content) for _, _, content in boxes[first:])
-    return Extraction(contents[-1], contents) if contents[-1] else Extraction(None, reason="no_answer")
+    if not contents[-1]:
+        return Extraction(None, reason="no_answer")
+    return Extraction(", ".join(contents) if together and len(set(contents)) > 1 else contents[-1], contents)

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from promptcot_mamba.grading.math.tables import ACCENTS, CURRENCIES, FUNCTIONS, LETTERS, MATRICES, SILENT, names, pairs
+from promptcot_mamba.grading.math.tables import (
+    ACCENTS,
+    CURRENCIES,
+    FUNCTIONS,
+    LETTERS,
+    MATRICES,
+    RELATIONS,
+    SILENT,
+    names,
+    pairs,
+)
 from promptcot_mamba.grading.math.tokens import Cursor, Token, UnreadableError
 from promptcot_mamba.grading.math.tree import Node, name_of, number, product
 
@@ -164,13 +174,17 @@ class Atoms(Cursor):
 
     def _set(self) -> Node:
         """`\\{1, 2\\}`, or `\\{x \\mid x > 1\\}`, which is its condition."""
-        self.colons = False
+        if self.take("\\}"):
+            return Node("set", ())
+        self.colons, self.bars = False, 1  # a bar after an item begins the condition
         inner = self.listing(("\\}", "mid", ":", "|"))
-        self.colons = True
+        self.colons, self.bars = True, 0
         if self.take("mid", ":", "|"):
-            inner = self.listing(("\\}",))
+            condition = self.listing(("\\}",))
             self.expect("\\}")
-            return inner
+            domain = inner.args[1][1] if inner.kind == "relation" and inner.args[0] == ("in",) else None
+            known = domain is None or domain in (Node("sym", ("blackboard R",)), Node("sym", ("\\reals",)))
+            return condition if known else Node("cap", (condition, domain))
         self.expect("\\}")
         return Node("set", inner.args if inner.kind == "list" else (inner,))
 
@@ -201,7 +215,7 @@ class Atoms(Cursor):
         if name in ACCENTS:
             return Node("sym", (f"{name} {name_of(self.argument())}",))
         if name in SILENT:
-            return self.argument()
+            return self.argument() if self.starts_factor() else Node("sym", ("\\" + name,))
         if name == "emptyset":
             return Node("set", ())
         if name == "mathbb":
@@ -238,6 +252,8 @@ class Atoms(Cursor):
 
     def _function(self, name: str) -> Node:
         """`\\log_2 8`, `\\sin^2 x`, `\\sin 2x`, `\\max(1, 2)`: the arguments stand in brackets or are a product."""
+        if self.peek() is None or self.value() in RELATIONS:
+            return Node("sym", (name,))  # `\\gcd = 7`: a label
         base = self.argument() if self.take("_") else None
         power = self.argument() if self.take("^") else None
         if self.value() in ("(", "[", "\\{") or self.value() == "{":

@@ -7,123 +7,41 @@ a label (`x =`, `f(x) =`, `x \\in`) may be left out, not changed; units may be l
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 
 from promptcot_mamba.grading.math.evaluate import Budget
+from promptcot_mamba.grading.math.families import same_family
 from promptcot_mamba.grading.math.gold import AnswerRules
-from promptcot_mamba.grading.math.sets import FLIPPED, REALS, as_set, has_mixed_brackets, is_interval, union_parts
+from promptcot_mamba.grading.math.labels import Statement, read_statement, same_label
+from promptcot_mamba.grading.math.prepare import MAX_ITEMS, is_qualifier, prepare
+from promptcot_mamba.grading.math.regions import same_region
+from promptcot_mamba.grading.math.sets import FLIPPED, as_set, has_mixed_brackets, is_interval, union_parts
 from promptcot_mamba.grading.math.tree import Node, rebuild, symbols, walk
 from promptcot_mamba.grading.math.units import measure
-from promptcot_mamba.grading.math.value import UndecidedError, same_expression, same_number
+from promptcot_mamba.grading.math.value import is_near, same_expression, same_number
 
-TEN = Node("num", (Fraction(10),))
-MAX_ITEMS = 60
-CONTAINERS = frozenset(["list", "set", "tuple", "matrix", "cup", "cap", "setminus", "ratio", "relation"])
-
-
-def same_answer(gold: Node, answer: Node, rules: AnswerRules, unit: str | None = None) -> bool:
-    """Whether `answer` is `gold`, under its benchmark's rules. Raises UndecidedError where neither can be shown."""
-    return _Comparison(rules, unit).same(prepare(gold), prepare(answer))
-
-
-def prepare(node: Node) -> Node:
-    """One shape for each meaning: signs of `\\pm` spelled out, inequalities as intervals, qualifiers dropped."""
-    items = node.args if node.kind == "list" else (node,)
-    items = _share_label([part for part in items if not _is_qualifier(part)] or list(items))
-    spread = [as_set(choice) for item in items for choice in _spell_signs(item)]
-    if len(spread) > MAX_ITEMS:
-        raise UndecidedError(f"more than {MAX_ITEMS} answers")
-    return spread[0] if len(spread) == 1 else Node("list", tuple(spread))
+ZERO, ONE, TEN = (Node("num", (Fraction(value),)) for value in (0, 1, 10))
+UNIT_VECTORS = ("hat i", "hat j", "hat k")
+TEMPERATURES = [{(("angle", 1),), ((scale, 1),)} for scale in ("celsius", "fahrenheit")]  # "degrees" says either
+COMPOSED = {"cup", "cap", "setminus", "both"}
+CONTAINERS = frozenset(
+    ["list", "set", "tuple", "matrix", "cup", "cap", "setminus", "ratio", "clock", "both", "relation"]
+)
 
 
-def _share_label(items: list[Node]) -> list[Node]:
-    """`a = 4, -8, -10` labels all three, so that they stay one unordered list."""
-    if len(items) > 1 and items[0].kind == "relation" and all(item.kind != "relation" for item in items[1:]):
-        label, value = split_label(items[0])
-        if label is not None:
-            return [value, *items[1:]]
-    return items
+def same_answer(
+    gold: Node, answer: Node, rules: AnswerRules, unit: str | None = None, whole: tuple[bool, bool] = (False, False)
+) -> bool:
+    """Whether `answer` is `gold`, under its benchmark's rules; `whole`: which of them was said to range over integers.
 
-
-def _is_qualifier(node: Node) -> bool:
-    """`k \\in \\mathbb{Z}`: says what a letter may be, not what the answer is."""
-    if node.kind != "relation" or node.args[0] != ("in",):
-        return False
-    name = node.args[1][1]
-    return name.kind == "sym" and str(name.args[0]).startswith("blackboard") and name.args[0] != REALS
-
-
-def _spell_signs(node: Node) -> list[Node]:
-    """The two answers that `\\pm` abbreviates, wherever in the node it stands; signs within one answer go together."""
-    if not any(part.kind in ("pm", "mp") for part in walk(node)):
-        return [node]
-    if node.kind == "set":
-        return [Node("set", tuple(choice for item in node.args for choice in _spell_signs(item)))]
-    return [_with_sign(node, True), _with_sign(node, False)]
-
-
-def _with_sign(node: Node, upper: bool) -> Node:
-    def choose(part: Node) -> Node | None:
-        if part.kind not in ("pm", "mp"):
-            return None
-        right = _with_sign(part.args[0], upper)
-        return right if (part.kind == "pm") == upper else Node("neg", (right,))
-
-    return rebuild(node, choose)
-
-
-def split_label(node: Node) -> tuple[Node | None, Node]:
-    """`x = 3` -> (x, 3); a chain `x = 6/2 = 3` keeps its last side, `\\sqrt2 \\approx 1.41` its exact first.
-
-    A label names the answer: letters, products of letters, an applied function, a ratio or tuple of those, or words.
+    Raises UndecidedError where neither can be shown.
     """
-    if node.kind != "relation":
-        return None, node
-    relations, sides = node.args
-    if "approx" in relations:
-        cut = relations.index("approx")
-        if not cut and _is_label(sides[0]):
-            return sides[0], sides[1]
-        relations, sides = relations[:cut], sides[: cut + 1]
-        if not relations:
-            return None, sides[0]
-    if len(relations) == 1 and relations[0] == "in" and _is_label(sides[0]):
-        return sides[0], as_set(sides[1])
-    if set(relations) != {"="}:
-        return None, node
-    if _is_label(sides[0]) and not (symbols(sides[0]) & symbols(sides[-1]) and sides[0].kind == "sym"):
-        return sides[0], sides[-1]
-    if len(sides) == 2 and sides[1].kind in ("sym", "apply") and not symbols(sides[0]):
-        return sides[1], sides[0]  # `5 = x`
-    if len(sides) > 2 or not any(symbols(side) for side in sides):
-        return None, sides[-1]
-    return None, Node("relation", (relations, sides))
-
-
-def _is_label(node: Node) -> bool:
-    if node.kind in ("sym", "text", "apply"):
-        return True
-    if node.kind == "const":
-        return node.args[0] in ("e", "i")
-    if node.kind in ("mul", "div", "ratio"):
-        return all(_is_label(part) for part in node.args)
-    if node.kind == "tuple":
-        return all(_is_label(part) for part in node.args[2])
-    if node.kind == "function":
-        return node.args[0] in ("abs", "max", "min") and all(_is_label(part) for part in node.args[1])
-    return node.kind == "unit" and _is_label(node.args[0])
-
-
-def _same_label(first: Node, second: Node) -> bool:
-    """Equal names; words name anything, and a subscript may be left out (`m` for `m_{\\max}`)."""
-    if first == second or "text" in (first.kind, second.kind):
-        return True
-    if first.kind == second.kind == "sym":
-        a, b = str(first.args[0]), str(second.args[0])
-        return a.partition("_")[0] == b.partition("_")[0] and ("_" in a) != ("_" in b)
-    if first.kind == second.kind == "apply":
-        return first.args[0] == second.args[0] and len(first.args[1]) == len(second.args[1])
-    return False
+    family = any(whole) or any(
+        is_qualifier(item, "blackboard Z") for node in (gold, answer) for item in node.args if node.kind == "list"
+    )
+    golds, answers = (prepare(node, only) for node, only in zip((gold, answer), whole, strict=True))
+    return _Comparison(rules, unit, family).same(golds, answers)
 
 
 def _rename(node: Node, names: dict[str, Node]) -> Node:
@@ -133,34 +51,66 @@ def _rename(node: Node, names: dict[str, Node]) -> Node:
 class _Comparison:
     """One comparison under one benchmark's rules."""
 
-    def __init__(self, rules: AnswerRules, unit: str | None):
+    def __init__(self, rules: AnswerRules, unit: str | None, whole: bool):
         self.rules = rules
         self.unit = unit
+        self.whole = whole
         self.budget = Budget()
 
     def same(self, gold: Node, answer: Node) -> bool:
         if gold == answer:
             return True
-        if gold.kind == "relation" and answer.kind == "relation":
-            return self._same_relation(gold, answer)
-        gold, answer = split_label(gold)[1], split_label(answer)[1]
+        if "mod" in (gold.kind, answer.kind):
+            return self._same_residue(gold, answer)
+        said, claimed = read_statement(gold, is_gold=True), read_statement(answer)
+        if gold.kind == answer.kind == "relation":
+            return self._same_relation(gold, answer, said, claimed)
+        gold = said.values[-1] if said else gold
+        return self._claims(gold, claimed) if claimed else self._same_shape(gold, answer)
+
+    def _claims(self, gold: Node, claimed: Statement) -> bool:
+        """Whether every value claimed is the gold, and what is said to be close to it is."""
+        near = claimed.near
+        if not all(self._same_shape(gold, value) for value in claimed.values):
+            rounded = gold.kind == "decimal" and any(self._same_shape(gold, part) for part in near)
+            return rounded and all(is_near(value, gold, self.budget) for value in (*claimed.values, *near))
+        return all(is_near(claimed.values[-1], part, self.budget) for part in near)
+
+    def _same_shape(self, gold: Node, answer: Node) -> bool:
         gold, answer = as_set(gold), as_set(answer)
-        if gold.kind in CONTAINERS or answer.kind in CONTAINERS:
+        if gold.kind == "tuple" and len(gold.args[2]) > 1:
+            answer = _bare_point(answer)
+        kinds = {gold.kind, answer.kind}
+        if kinds & CONTAINERS and "unit" not in kinds:
             return self._same_container(gold, answer)
         return self._same_scalar(gold, answer)
 
-    def _same_relation(self, gold: Node, answer: Node) -> bool:
-        (gold_label, gold_value), (label, value) = split_label(gold), split_label(answer)
-        if gold_label is not None and label is not None and _same_label(gold_label, label):
-            if gold_label.kind == label.kind == "apply":
-                pairs = zip(label.args[1], gold_label.args[1], strict=True)
-                value = _rename(value, {old.args[0]: new for old, new in pairs if old.kind == "sym"})
-            return self.same(gold_value, value)
-        if gold_label is None and gold_value.kind != "relation":
-            return self.same(gold_value, value)
-        if label is None and value.kind != "relation":
-            return self.same(gold_value, value)
+    def _same_relation(self, gold: Node, answer: Node, said: Statement | None, claimed: Statement | None) -> bool:
+        if said and claimed:
+            if None in (said.label, claimed.label):
+                return self._claims(said.values[-1], claimed)
+            if same_label(said.label, claimed.label):
+                if said.label.kind == claimed.label.kind == "apply":
+                    pairs = zip(claimed.label.args[1], said.label.args[1], strict=True)
+                    names = {old.args[0]: new for old, new in pairs if old.kind == "sym"}
+                    claimed = claimed._replace(values=tuple(_rename(value, names) for value in claimed.values))
+                return self._claims(said.values[-1], claimed)
         return self._same_equation(gold, answer)
+
+    def _same_residue(self, gold: Node, answer: Node) -> bool:
+        """`x \\equiv 3 \\pmod 7`: residues of one modulus; the modulus may be added to a residue, not left out."""
+        if answer.kind != "mod":
+            return False
+        (label, value), modulus = _residue(answer.args[0]), answer.args[1]
+        if gold.kind != "mod":
+            return self.same(gold, value)
+        (own_label, own), own_modulus = _residue(gold.args[0]), gold.args[1]
+        if None not in (label, own_label) and not same_label(own_label, label):
+            return False
+        turns = Node("div", (Node("add", (own, Node("neg", (value,)))), modulus))
+        constant = not symbols(own) and not symbols(value) and not symbols(modulus)
+        whole = constant and same_number(turns, Node("function", ("floor", (turns,))), budget=self.budget)
+        return self.same(own_modulus, modulus) and (whole or self.same(own, value))
 
     def _same_equation(self, gold: Node, answer: Node) -> bool:
         """Two equations of one curve, up to a constant factor; two inequalities with equal sides."""
@@ -186,7 +136,7 @@ class _Comparison:
         if kinds == ("tuple", "list"):
             return gold.args[:2] == ("(", ")") and self._same_sequence(gold.args[2], _by_label(answer.args))
         if kinds == ("list", "tuple"):
-            labels = {str(split_label(item)[0]) for item in gold.args if item.kind == "relation"}
+            labels = {str(_label(item)) for item in gold.args if item.kind == "relation"}
             plain = answer.args[:2] == ("(", ")") and len(labels) == len(gold.args)
             return plain and self._same_sequence(_by_label(gold.args), answer.args[2])
         if kinds == ("matrix", "matrix"):
@@ -197,13 +147,19 @@ class _Comparison:
             entries = tuple(row[0] for row in matrix.args) if len(matrix.args[0]) == 1 else matrix.args[0]
             flat = len(matrix.args) == 1 or len(matrix.args[0]) == 1
             return flat and vector.args[:2] == ("(", ")") and self._same_sequence(entries, vector.args[2])
+        if set(kinds) & COMPOSED and (found := same_region(gold, answer, self.budget)) is not None:
+            return found
         if "cup" in kinds:
             parts, others = union_parts(gold), union_parts(answer)
             return self._same_unordered(parts, others)
-        if kinds == ("ratio", "ratio"):
-            return self._same_sequence(gold.args, answer.args)
+        if set(kinds) & {"ratio", "clock"}:
+            return self._same_ratio(gold, answer)
+        if "both" in kinds:
+            return gold.kind == answer.kind and self._same_unordered(gold.args, answer.args)
         if gold.kind == answer.kind and gold.kind in ("cap", "setminus"):
             return self._same_sequence(gold.args, answer.args)
+        if gold.kind in ("tuple", "matrix") and answer.kind not in CONTAINERS:
+            return self._same_vector(gold, answer)
         if gold.kind == "set" and len(gold.args) == 1 and answer.kind not in CONTAINERS:
             return self.same(gold.args[0], answer)
         if answer.kind == "set" and len(answer.args) == 1 and gold.kind not in CONTAINERS:
@@ -212,9 +168,30 @@ class _Comparison:
             return all(self.same(gold, item) for item in answer.args)
         return False
 
+    def _same_ratio(self, gold: Node, answer: Node) -> bool:
+        """`2:3` is `4:6` and two thirds; a clock time is only itself."""
+        kinds = {gold.kind, answer.kind}
+        if kinds == {"clock"}:
+            return self._same_sequence(gold.args, answer.args)
+        if kinds <= {"ratio", "clock"}:
+            if len(gold.args) != len(answer.args):
+                return False
+            products = [
+                (Node("mul", (part, answer.args[0])), Node("mul", (other, gold.args[0])))
+                for part, other in zip(gold.args, answer.args, strict=True)
+            ]
+            return all(self._same_value(a, b) for a, b in products)
+        if kinds & CONTAINERS - {"ratio", "clock"}:
+            return False
+        gold, answer = (
+            Node("div", node.args) if node.kind in ("ratio", "clock") and len(node.args) == 2 else node
+            for node in (gold, answer)
+        )
+        return not {gold.kind, answer.kind} & CONTAINERS and self._same_value(gold, answer)
+
     def _same_collection(self, gold: Node, answer: Node) -> bool:
         first, second = (self._spread(node) for node in (gold, answer))
-        labels = [split_label(item)[0] for item in gold.args]
+        labels = [_label(item) for item in gold.args]
         named = None not in labels and len({str(label) for label in labels}) == len(labels) > 1
         if named and all(item.kind != "relation" for item in answer.args):
             return self._same_sequence(first, second)
@@ -223,10 +200,25 @@ class _Comparison:
     @staticmethod
     def _spread(node: Node) -> tuple[Node, ...]:
         """The items of a list; where its only item is a set or list, that one's items."""
-        return node.args[0].args if len(node.args) == 1 and node.args[0].kind in ("list", "set") else node.args
+        inner = node.args[0] if len(node.args) == 1 else node
+        return inner.args if inner.kind in ("list", "set") and inner.args else node.args
 
     def _same_sequence(self, gold: tuple[Node, ...], answer: tuple[Node, ...]) -> bool:
         return len(gold) == len(answer) and all(self.same(a, b) for a, b in zip(gold, answer, strict=True))
+
+    def _same_vector(self, gold: Node, answer: Node) -> bool:
+        """A tuple or column, and `2\\mathbf{i} - \\mathbf{j}`."""
+        entries = gold.args[2] if gold.kind == "tuple" else tuple(row[0] for row in gold.args)
+        plain = gold.args[:2] == ("(", ")") if gold.kind == "tuple" else len(gold.args[0]) == 1
+        if not plain or not 1 < len(entries) < 4 or not symbols(answer) or not symbols(answer) <= set(UNIT_VECTORS):
+            return False
+        origin = _rename(answer, dict.fromkeys(UNIT_VECTORS, ZERO))
+        parts = [
+            _rename(answer, {name: ONE if name == own else ZERO for name in UNIT_VECTORS})
+            for own in UNIT_VECTORS[: len(entries)]
+        ]
+        beyond = symbols(answer) <= set(UNIT_VECTORS[: len(entries)])
+        return beyond and self._same_value(ZERO, origin) and self._same_sequence(entries, tuple(parts))
 
     def _same_unordered(self, gold: tuple[Node, ...], answer: tuple[Node, ...]) -> bool:
         """A one-to-one matching, where an answer may repeat itself; the first free partner will do."""
@@ -248,17 +240,22 @@ class _Comparison:
     def _same_scalar(self, gold: Node, answer: Node) -> bool:
         if gold.kind == "text" or answer.kind == "text":
             return gold.kind == answer.kind and _words(gold.args[0]) == _words(answer.args[0])
-        (gold, gold_unit), (answer, unit) = _quantity(gold), _quantity(answer)
+        (gold, gold_unit), (answer, unit) = _quantity(gold), _quantity(_combination(answer))
         gold_unit = gold_unit or self.unit
+        gold_unit, unit = (
+            None if own and _is_radian(own, part) else own for own, part in ((gold_unit, gold), (unit, answer))
+        )
         if gold_unit and unit:
             sizes = (measure(gold_unit), measure(unit))
             if None not in sizes:
-                if sizes[0][0] != sizes[1][0]:
+                if sizes[0][0] != sizes[1][0] and {sizes[0][0], sizes[1][0]} not in TEMPERATURES:
                     return False
                 if sizes[0][1] != sizes[1][1]:
                     answer = Node("mul", (answer, Node("num", (sizes[1][1] / sizes[0][1],))))
             elif None in sizes and sizes != (None, None):
                 return False
+        if {gold.kind, answer.kind} & CONTAINERS:
+            return self._same_container(gold, answer)
         if self._same_value(gold, answer):
             return True
         if self.rules.percent and (gold_unit == "%") != (unit == "%"):
@@ -276,13 +273,15 @@ class _Comparison:
         if any(_is_log(part, 2) for part in walk(gold)):
             answer = rebuild(answer, _with_base_10)  # where the gold says log_10, a bare log means that too
         if symbols(gold) or symbols(answer) or any(part.kind == "apply" for part in (*walk(gold), *walk(answer))):
-            return same_expression(gold, answer, budget=self.budget)
+            return same_expression(gold, answer, budget=self.budget) or same_family(
+                gold, answer, self.whole, self.budget
+            )
         return same_number(gold, answer, self.rules.tolerance, budget=self.budget)
 
 
 def _by_label(items: tuple[Node, ...]) -> tuple[Node, ...]:
     """`y = 2, x = 1` in the order of its letters, as a point (x, y) lists them; unlabelled items stay."""
-    labels = [split_label(item)[0] for item in items]
+    labels = [_label(item) for item in items]
     if all(label is not None and label.kind == "sym" for label in labels):
         return tuple(
             item
@@ -307,6 +306,40 @@ def _quantity(node: Node) -> tuple[Node, str | None]:
     return node, None
 
 
+def _label(node: Node) -> Node | None:
+    statement = read_statement(node)
+    return statement.label if statement else None
+
+
+def _residue(node: Node) -> tuple[Node | None, Node]:
+    """Label and value of what is taken by a modulus."""
+    if node.kind == "relation" and set(node.args[0]) <= {"equiv", "="}:
+        return node.args[1][0], node.args[1][-1]
+    return None, node
+
+
+def _bare_point(node: Node) -> Node:
+    """`P(2, 5)` without its name."""
+    if node.kind == "apply" and node.args[0].isupper() and len(node.args[1]) > 1:
+        return Node("tuple", ("(", ")", node.args[1]))
+    named = node.kind == "mul" and len(node.args) == 2 and node.args[0].kind == "sym" and node.args[1].kind == "tuple"
+    return node.args[1] if named and str(node.args[0].args[0]).isupper() else node
+
+
+def _combination(node: Node) -> Node:
+    """`C(20, 10)` as a binomial coefficient."""
+    if node.kind != "mul" or len(node.args) != 2 or node.args[0] != Node("sym", ("C",)) or node.args[1].kind != "tuple":
+        return node
+    inside = node.args[1].args[2]
+    return Node("function", ("binom", inside)) if len(inside) == 2 else node
+
+
+def _is_radian(unit: str, value: Node) -> bool:
+    """Radians beside a multiple of pi say nothing new."""
+    size = measure(unit)
+    return size is not None and size[0] == (("radians", 1),) and _in_radians(value)
+
+
 def _is_log(node: Node, arguments: int) -> bool:
     named = node.kind == "function" and node.args[0] == "log" and len(node.args[1]) == arguments
     return named and (arguments == 1 or node.args[1][1] == TEN)
@@ -320,5 +353,8 @@ def _in_radians(node: Node) -> bool:
     return any(part == Node("const", ("pi",)) for part in walk(node))
 
 
+_KINDS = re.compile(r"\s+(?:functions?|numbers?|integers?)$")  # "even" and "even function"
+
+
 def _words(text: str) -> str:
-    return "".join(sign for sign in text.casefold() if sign.isalnum())
+    return "".join(sign for sign in _KINDS.sub("", text.casefold()) if sign.isalnum())

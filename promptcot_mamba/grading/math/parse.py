@@ -13,16 +13,18 @@ Depth and length are bounded, so no text can exhaust the stack or the clock.
 
 from __future__ import annotations
 
+from collections.abc import Set
 from fractions import Fraction
 
 from promptcot_mamba.grading.math.atoms import Atoms
-from promptcot_mamba.grading.math.tables import CURRENCIES, NEVER_STARTS, RELATIONS
+from promptcot_mamba.grading.math.tables import CHANGING, CURRENCIES, NEVER_STARTS, RELATIONS
 from promptcot_mamba.grading.math.tokens import UnreadableError, tokenize
 from promptcot_mamba.grading.math.tree import Node, name_of, product, total
 from promptcot_mamba.grading.math.units import is_unit_word
 
 MAX_TOKENS = 1500
 MAX_POSTFIXES = 8
+INEQUALITIES = frozenset(["<", ">", "le", "ge", "ne"])
 ONE = Node("num", (Fraction(1),))
 
 
@@ -51,25 +53,34 @@ class _Parser(Atoms):
         Semicolons separate more strongly than commas: `p = 5, q = 2; p = 7, q = 2` lists two pairs.
         """
         groups: list[list[Node]] = [[]]
+        joined: set[str] = set()
         while self.peek() is not None and self.value() not in closers:
             if self.take(";"):
                 groups.append([])
                 continue
-            if self.take(",", "or", "and") or self._word_connector():
+            if (sign := self._connector()) is not None:
+                joined.add(sign)
                 continue
             groups[-1].append(self.item())
             if self.peek() is None or self.value() in closers:
                 break
-            if self.value() not in (",", ";", "or", "and") and not self._word_connector():
-                raise UnreadableError(f"unexpected {self.peek().value}")
-        return _listed([_listed(group) for group in groups if group])
+            if self.value() != ";":
+                if (sign := self._connector()) is None:
+                    raise UnreadableError(f"unexpected {self.peek().value}")
+                joined.add(sign)
+        if not any(groups):
+            raise UnreadableError("nothing stands here")
+        return _listed([_listed(group, joined) for group in groups if group])
 
-    def _word_connector(self) -> bool:
+    def _connector(self) -> str | None:
+        """The comma, "and" or "or" that comes, consumed."""
+        if sign := self.take(",", "or", "and"):
+            return sign
         token = self.peek()
         if token and token.kind in ("text", "word") and token.value.lower().strip(" ,") in ("and", "or"):
             self.at += 1
-            return True
-        return False
+            return token.value.lower().strip(" ,")
+        return None
 
     def item(self) -> Node:
         while self.take("=", "approx"):  # "= 5"
@@ -78,7 +89,8 @@ class _Parser(Atoms):
         while self.value() in RELATIONS:
             relations.append(self.next().value)
             sides.append(self.union())
-        return Node("relation", (tuple(relations), tuple(sides))) if relations else sides[0]
+        node = Node("relation", (tuple(relations), tuple(sides))) if relations else sides[0]
+        return Node("mod", (node, self.argument())) if self.take("pmod") else node
 
     def union(self) -> Node:
         node = self.ratio()
@@ -87,10 +99,21 @@ class _Parser(Atoms):
         return node
 
     def ratio(self) -> Node:
+        start = self.at
         sides = [self.sum()]
         while self.colons and self.take(":"):
             sides.append(self.sum())
+        if len(sides) == 2 and self._is_clock(start):
+            return Node("clock", tuple(sides))
         return Node("ratio", tuple(sides)) if len(sides) > 1 else sides[0]
+
+    def _is_clock(self, start: int) -> bool:
+        """Whether the two sides since `start` are written as hours and minutes: `11:30`, `2:05` and perhaps "pm"."""
+        hours, colon, minutes = self.tokens[start : start + 3]
+        plain = hours.kind == minutes.kind == "num" and colon.value == ":" and len(minutes.value) == 2
+        return (
+            plain and hours.value.isdigit() and minutes.value < "60" and len(hours.value) < 3 and int(hours.value) < 25
+        )
 
     def sum(self) -> Node:
         terms = [self._signed(self.take("+", "-", "pm", "mp"))]
@@ -117,6 +140,8 @@ class _Parser(Atoms):
                 factors[-1] = mixed
             elif self._starts_unit():
                 factors = [Node("unit", (product(factors), self.unit()))]
+                if self.starts_factor():
+                    raise UnreadableError("a number after a unit")
             elif self.starts_factor():
                 factors.append(self.factor())
             else:
@@ -160,6 +185,9 @@ class _Parser(Atoms):
         token = self.peek()
         if token is None or token.kind == "text":
             return token is not None
+        if token.kind == "cmd" and token.value in ("min", "sec"):  # minutes and seconds where nothing follows
+            after = self.peek(1)
+            return after is None or after.value in (",", ";", "/", ")", "and", "or")
         return token.value in CURRENCIES if token.kind == "cmd" else token.kind == "word" and is_unit_word(token.value)
 
     def unit(self) -> str:
@@ -170,10 +198,14 @@ class _Parser(Atoms):
                 if token.value.lower().strip(" ,") in ("and", "or"):
                     break
                 words.append(self.next().value)
+                if CHANGING & set(words[-1].lower().split()):
+                    raise UnreadableError(f"{words[-1]!r} is no unit")
             elif token.value == "^" and words:
                 self.at += 1
                 power = self.argument()
-                words.append("^" + str(power.args[0]) if power.kind == "num" else "^?")
+                sign = "-" if power.kind == "neg" else ""
+                power = power.args[0] if sign else power
+                words.append(f"^{sign}{power.args[0]}" if power.kind == "num" else "^?")
             elif (
                 token.value in ("/", "cdot") and self.peek(1) and self.peek(1).kind in ("text", "word", "sym") and words
             ):
@@ -238,5 +270,13 @@ class _Parser(Atoms):
         return None
 
 
-def _listed(items: list[Node]) -> Node:
-    return items[0] if len(items) == 1 else Node("list", tuple(items))
+def _listed(items: list[Node], joined: Set[str] = frozenset()) -> Node:
+    """A list of items, or their conjunction: inequalities joined by "and", or by commas with a `\\ne` among them."""
+    if len(items) == 1:
+        return items[0]
+    signs = [set(item.args[0]) for item in items if item.kind == "relation" and set(item.args[0]) <= INEQUALITIES]
+    if len(signs) == len(items) and (
+        joined == {"and"} or (joined == {","} and {"ne"} in signs and {"ne"} != set().union(*signs))
+    ):
+        return Node("both", tuple(items))
+    return Node("list", tuple(items))

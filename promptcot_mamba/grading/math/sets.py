@@ -29,8 +29,12 @@ def as_set(node: Node) -> Node:
     if node.kind == "mul" and len(node.args) == 2 and node.args[0].kind == "sym" and is_interval(node.args[1]):
         named = has_mixed_brackets(node.args[1])  # `t(0, 4]`: a letter before a half-open interval can only name it
         return node.args[1] if named else node
+    if node.kind == "add" and len(node.args) == 2 and node.args[1].kind == "neg" and node.args[1].args[0].kind == "set":
+        node = Node("setminus", (node.args[0], node.args[1].args[0]))  # `\\mathbb{R} - \\{0\\}`
     if node.kind in ("cup", "cap", "setminus"):
         left, right = (as_set(part) for part in node.args)
+        if node.kind == "setminus" and right.kind in ("num", "decimal", "neg", "div"):
+            right = Node("set", (right,))  # "all real numbers except 0"
         if node.kind == "setminus" and left == ALL_REALS and right.kind == "set" and len(right.args) == 1:
             return _without(right.args[0])
         return Node(node.kind, (left, right))

@@ -7,20 +7,29 @@ bounds in the calling thread: no signals, no processes, no global state, and not
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
 from promptcot_mamba.grading.math.compare import same_answer
 from promptcot_mamba.grading.math.gold import AnswerRules, Gold
 from promptcot_mamba.grading.math.parse import parse
+from promptcot_mamba.grading.math.phrases import OTHER_CHOICE, read_phrases, split_choice, split_qualifier
+from promptcot_mamba.grading.math.spelling import BARE_UNIT, name_bare_unit, spell
 from promptcot_mamba.grading.math.tokens import UnreadableError, clean, join_thousands
 from promptcot_mamba.grading.math.tree import Node
 from promptcot_mamba.grading.math.value import UndecidedError
 
-VERSION = "strict-2"
+VERSION = "strict-3"
 MAX_ANSWER_CHARS = 100_000
 _WHOLE = re.compile(r"-?\d{1,18}")
 _ENDS = " \t\n.,;:"
+
+
+def _stripped(text: str) -> str:
+    """A text without the punctuation after it; an ellipsis stays, `12...` is not 12."""
+    bare = text.rstrip(_ENDS)
+    return text if ".." in text[len(bare) :] else bare
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,8 @@ def grade(gold: Gold, answer: str, listed: tuple[str, ...] = ()) -> Verdict:
 
 def _compare(gold: Gold, answer: str) -> Verdict:
     a, b = gold.answer.strip(), answer.strip()
+    if not has_content(b):
+        return Verdict(False, "empty")
     if a == b:
         return Verdict(True, "text")
     if _WHOLE.fullmatch(a) and _WHOLE.fullmatch(b):
@@ -56,19 +67,50 @@ def _compare(gold: Gold, answer: str) -> Verdict:
     if _bare(a) == _bare(b):
         return Verdict(True, "text")
     try:
-        left, right = clean(a).rstrip(_ENDS), _LEAD.sub("", clean(b)).rstrip(_ENDS)
+        left, right = _stripped(clean(a)), _stripped(_LEAD.sub("", clean(b)))
+        if left == right:
+            return Verdict(True, "text")
         words = _words(left)
         if words is not None and words == _words(right, loose=True):
             return Verdict(True, "words")
-        golds = read(left, gold.rules)
+        if not gold.rules.multiple and _same_decimal(left, right):
+            return Verdict(True, "value")
+        return _compare_cleaned(gold, left, right)
     except UnreadableError:
         return Verdict(False, "unreadable")
-    if _DECIMAL_COMMA.fullmatch(left) and _DECIMAL.fullmatch(right) and left.replace(",", ".") == right:
-        return Verdict(True, "value")
+
+
+def _same_decimal(left: str, right: str) -> bool:
+    """`3,14` for `3.14`, digit by digit; three places after a comma group thousands unless the whole part is 0."""
+    comma, point = sorted((left, right), key=lambda text: "." in text)
+    if not (_DECIMAL_COMMA.fullmatch(comma) and _DECIMAL.fullmatch(point)):
+        return False
+    whole, _, places = comma.partition(",")
+    return comma.replace(",", ".") == point and (len(places) != 3 or whole.lstrip("-") == "0")
+
+
+def _compare_cleaned(gold: Gold, left: str, right: str) -> Verdict:
+    """The verdict on texts without typography: choices by their letters, then what is said of the letters, then trees.
+
+    Raises UnreadableError where the gold cannot be read.
+    """
+    (choice, left), (chosen, right) = split_choice(read_phrases(spell(left))), split_choice(read_phrases(spell(right)))
+    if choice is not None and chosen is not None:
+        if choice != chosen or not (left and right):
+            return Verdict(choice == chosen, "words")
+    elif choice is not None and (letter := _CHOICE.fullmatch(_plain(right))):
+        return Verdict(letter.group(1) == choice, "words")
+    elif chosen is not None and not right:
+        return Verdict(_plain(left) == chosen, "words")
+    elif chosen is not None and _CHOICE.fullmatch(_plain(left)):
+        return Verdict(_plain(left).strip("().[]") == chosen, "words")
+    golds_said, said = split_qualifier(left), split_qualifier(right)
+    golds = read(golds_said.answer, gold.rules)
+    whole = (golds_said.whole, said.whole)
     reason = "unreadable"
-    for reading in _readings(right):
+    for reading in _readings(said.answer, golds.kind == "unit"):
         try:
-            if same_answer(golds, parse(reading), gold.rules, gold.unit):
+            if same_answer(golds, parse(reading), gold.rules, gold.unit, whole):
                 return Verdict(True, "value")
             reason = "value"
         except UnreadableError:
@@ -78,11 +120,24 @@ def _compare(gold: Gold, answer: str) -> Verdict:
     return Verdict(False, reason)
 
 
+def has_content(text: str) -> bool:
+    """Whether a text says anything: a letter, digit or sign beyond connectors, punctuation, spacing and brackets."""
+    if text and text[0].isdigit():
+        return True
+    if _EMPTY_SET.search(text):
+        return True
+    rest = _NO_CONTENT.sub(" ", text[:MAX_ANSWER_CHARS])
+    return any(sign.isalnum() or sign in "∞∅°%√" for sign in rest)
+
+
 def is_readable(gold: Gold) -> bool:
     """Whether a gold is words or mathematics; any other can only equal its own text."""
     try:
-        text = clean(gold.answer.strip()).rstrip(_ENDS)
-        return _words(text) is not None or bool(read(text, gold.rules))
+        text = _stripped(clean(gold.answer.strip()))
+        if _words(text) is not None:
+            return True
+        choice, text = split_choice(read_phrases(spell(text)))
+        return choice is not None or bool(read(split_qualifier(text).answer, gold.rules))
     except UnreadableError:
         return False
 
@@ -94,22 +149,52 @@ def read(text: str, rules: AnswerRules) -> Node:
     return parse(text if listing else join_thousands(text))
 
 
-def _readings(text: str) -> list[str]:
-    """An answer's readings: `1,234` as one number, as two, and `3,14` as a decimal where that is possible."""
+def _readings(text: str, united: bool) -> Iterator[str]:
+    """An answer's readings: `1,234` as one number and as two, `5 m` as a product and as metres.
+
+    `united`: the gold has a unit, so that `5m` may be metres too.
+    """
     joined = join_thousands(text)
-    decimal = [text.replace(",", ".")] if _DECIMAL_COMMA.fullmatch(text) else []
-    return ([joined] if joined == text else [joined, text]) + decimal
+    yield joined
+    if joined != text:
+        yield text
+    named = BARE_UNIT.sub(name_bare_unit, _GLUED_UNIT.sub(r"\1 ", joined) if united else joined)
+    if named != joined:
+        yield named
+    if bare := _MAPPED.match(joined):
+        yield joined[bare.end() :]
+
+
+_GLUED_UNIT = re.compile(r"(\d)(?=[A-Za-z](?:\^\{?[23]\}?)?(?:/[a-z]+)?\s*$)")
+_MAPPED = re.compile(r"(?:[A-Za-z]\s*:\s*)?[a-z]\s*\\mapsto(?![A-Za-z])\s*")
+_EMPTY_SET = re.compile(r"\\\{[\s,\\]*\\\}|\\(?:emptyset|varnothing|infty)(?![A-Za-z])")
+_NO_CONTENT = re.compile(
+    r"\\(?:text[a-z]*|mbox|hbox|math[a-z]+|operatorname|displaystyle|quad|qquad|left|right|[bB]igg?[lr]?|boxed|fbox|frac|dfrac|tfrac"
+    r"|sqrt|cdot|times|div|pm|mp|ldots|dots|cdots|land|lor|wedge|vee|and|or|color|hspace|vspace|phantom|begin|end|hline|cup|cap)"
+    r"(?![A-Za-z])|\b(?:and|or|answer|final)\b",
+    re.IGNORECASE,
+)
 
 
 _LEAD = re.compile(r"^\s*(?:\\text\s*\{)?\s*(?:the\s+)?(?:final\s+)?answer(?:\s+is)?\s*[:}\s]\s*\}?", re.IGNORECASE)
-_DECIMAL = re.compile(r"-?\d*\.\d+")
+_DECIMAL = re.compile(r"-?\d+\.\d+")
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
-_BARE = re.compile(r"\\(?:left|right)(?![A-Za-z])|\\[,;:! ()\[\]]|[\s$]")
+_BARE = re.compile(r"\\(?:left|right)(?![A-Za-z])|\\[()\[\]]|\\!|\$")
+_SPACES = re.compile(r"(?<![A-Za-z0-9])\s+|\s+(?![A-Za-z0-9])")
 
 
 def _bare(text: str) -> str:
-    """A text without its spacing, sizing and dollar signs."""
-    return _BARE.sub("", text).rstrip(".").replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
+    """A text without its spacing, sizing and dollar signs; what a space keeps apart stays apart (`4 2`)."""
+    plain = _SPACES.sub("", _SPACING.sub(" ", _BARE.sub("", text)))
+    return _stripped(plain).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
+
+
+_SPACING = re.compile(r"\\[,;: ]")
+
+
+def _plain(text: str) -> str:
+    """A short text without macros, brackets of macros and spaces."""
+    return "".join(_MACRO.sub("", text).replace("{", " ").replace("}", " ").split()).strip(_ENDS)
 
 
 _CHOICE = re.compile(r"[(\[]?([A-J])[)\]]?\.?")
@@ -132,12 +217,12 @@ def _words(text: str, loose: bool = False) -> tuple[str, ...] | None:
     choice = _CHOICE.fullmatch(plain.replace(" ", ""))
     if choice and (macros or loose or plain.startswith("(")):
         return (choice.group(1).casefold(),)
-    if loose and (choice := re.match(r"\(([A-J])\)", plain)):
+    if loose and (choice := re.match(r"\(([A-J])\)", plain)) and not OTHER_CHOICE.search(plain[choice.end() :]):
         return (choice.group(1).casefold(),)
     if _ARITHMETIC.search(plain):
         return None
     folded = re.sub(r"\b([ap])\.\s?m\b\.?", r"\1m", plain.casefold())
     words = tuple(_WORD.findall(folded))
-    words = tuple(word for word in words if word not in ("a", "an", "the")) or words
+    words = tuple(word for word in words if word not in ("a", "an", "the", "on")) or words
     longest = max((len(word) for word in words if word.isalpha()), default=0)
     return words if longest > (1 if macros or loose else 3) else None

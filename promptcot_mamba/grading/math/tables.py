@@ -96,3 +96,12 @@ UNIT_WORDS = names(
     square euro rupee pound yuan marble bird card term digit ticket mph kph sq cu per
     """
 )
+# Words that change the value beside them, deny it or offer another; nothing that holds one is a label or a unit.
+CHANGING = names(
+    """
+    not no nor never neither none without isn't wrong incorrect false invalid impossible except unless if otherwise else
+    or either maybe perhaps possibly about approximately approx nearly almost roughly around circa between
+    less fewer greater more least most minus plus twice thrice double triple half negative opposite divided multiplied
+    over than but instead versus until undefined unknown
+    """
+)

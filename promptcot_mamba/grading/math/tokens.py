@@ -171,8 +171,8 @@ _CONNECTOR = re.compile(r"\s*,?\s*(and|or)\s*,?\s*", re.IGNORECASE)
 def _text_tokens(content: str) -> list[Token]:
     """What stands in a text macro: a connector, one letter or digits as mathematics, else words."""
     content = content.strip()
-    if _CONNECTOR.fullmatch(content):
-        return [Token("op", ",")]
+    if connector := _CONNECTOR.fullmatch(content):
+        return [Token("cmd", connector.group(1).lower())]
     if all(word in ("and", "or") for word in _LETTERS.findall(content)):
         return tokenize(content)
     if letter := _LONE_LETTER.fullmatch(content):

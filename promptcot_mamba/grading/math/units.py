@@ -6,7 +6,7 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
-from promptcot_mamba.grading.math.tables import UNIT_WORDS
+from promptcot_mamba.grading.math.tables import UNIT_WORDS, words
 
 Dimension = tuple[tuple[str, int], ...]
 
@@ -45,6 +45,12 @@ _SIZES: dict[str, tuple[str, Fraction]] = {
     **dict.fromkeys(("am",), ("before noon", Fraction(1))),
     **dict.fromkeys(("pm",), ("after noon", Fraction(1))),
     **dict.fromkeys(("unit",), ("units", Fraction(1))),
+    **dict.fromkeys(("arcminute",), ("angle", Fraction(1, 60))),
+    **{
+        name: (name, Fraction(1))
+        for name in words("celsius fahrenheit kelvin newton joule watt volt ampere farad coulomb")
+    },
+    **dict.fromkeys(("hertz", "hz"), ("hertz", Fraction(1))),
 }
 _PHRASES = {
     "mph": "mile / hour",
@@ -55,6 +61,8 @@ _PHRASES = {
     "cc": "cm ^3",
     "per": "/",
 }
+_TEMPERATURE = re.compile(r"degrees?\s+(celsius|fahrenheit)")
+_PER_CENT = re.compile(r"per\s+cent\b")
 _WORD = re.compile(r"\^?-?\d+|[A-Za-z¢%]+|[/*?]")
 
 
@@ -73,7 +81,8 @@ def is_unit_word(word: str) -> bool:
 @lru_cache(maxsize=4096)
 def measure(unit: str) -> tuple[Dimension, Fraction] | None:
     """A unit's dimension and size, None where a word is not known (apples, ways): then it says nothing."""
-    text = re.sub(r"\b[a-z]+\b", lambda found: _PHRASES.get(found.group(), found.group()), unit.lower())
+    unit = _PER_CENT.sub("percent", _TEMPERATURE.sub(r"\1", unit.lower()))
+    text = re.sub(r"\b[a-z]+\b", lambda found: _PHRASES.get(found.group(), found.group()), unit)
     powers: dict[str, int] = {}
     size, sign, prefix, last = Fraction(1), 1, 1, None
     for word in _WORD.findall(text):

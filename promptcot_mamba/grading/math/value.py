@@ -15,10 +15,13 @@ from typing import Any
 from promptcot_mamba.grading.math.evaluate import Budget, Evaluator, NoValueError, TooBigError, Value
 from promptcot_mamba.grading.math.tree import Node, symbols, walk
 
-POINTS = 12
+POINTS = 14
+FAR_POINTS = 3  # the last ones lie far out, beyond the bends of max(42, x) and |x - 1000|
+FAR = 40_000
 COUNTING_POINTS = 60  # whole numbers: a floor or a root of two formulas may agree at all but a few
 ENOUGH = 3  # points where both sides have a value
 DIGITS = (70, 200)
+WHOLE_LETTERS = frozenset("dijklmnpqrsNMK")  # letters that by custom stand for whole numbers
 COUNTING = frozenset(["floor", "ceil", "binom", "gcd", "lcm"])
 APPROXIMATE_DIGITS = 10  # a decimal with so many places may stand for the exact value it rounds
 
@@ -66,6 +69,18 @@ def approximate(node: Node, budget: Budget | None = None) -> float:
         raise UndecidedError(str(error)) from None
 
 
+def is_near(exact: Node, rounded: Node, budget: Budget | None = None) -> bool:
+    """Whether a value said to be approximate is: right to its last place, or within one hundredth.
+
+    What has no numeric value cannot be contradicted and passes.
+    """
+    try:
+        value, near = approximate(exact, budget), approximate(rounded, budget)
+    except UndecidedError:
+        return True
+    return abs(value - near) <= max(0.51 * 10.0 ** -min(_places(rounded), 300), abs(value) / 100)
+
+
 def _same(at: Evaluator, a: Value, b: Value, digits: int) -> bool | None:
     """True, False, or None where more digits are needed."""
     if isinstance(a, float) or isinstance(b, float):
@@ -106,6 +121,8 @@ def _coordinate(name: str, index: int, whole: bool) -> Fraction:
     if whole:
         return Fraction(source.randint(1, 9 + index))
     value = Fraction(source.randint(11, 999), source.randint(101, 499))
+    if index >= POINTS - FAR_POINTS:
+        value *= FAR
     return value if index < POINTS // 2 or source.random() < 0.4 else -value
 
 
@@ -115,15 +132,33 @@ def same_expression(first: Node, second: Node, scale: bool = False, budget: Budg
     With `scale=True` they may differ by one constant factor (two equations of one curve). Raises UndecidedError
     where too few points have values.
     """
+    if _counts(first) or _counts(second):
+        return _agree(first, second, scale, budget, whole=True) and _agree_between(first, second, scale, budget)
+    return _agree(first, second, scale, budget, whole=False)
+
+
+def _agree_between(first: Node, second: Node, scale: bool, budget: Budget | None) -> bool:
+    """Whether trees equal at whole points also are between them, where letters by custom are reals: floor(x) and x."""
+    letters = symbols(first) | symbols(second)
+    if all(name[0] in WHOLE_LETTERS for name in letters):
+        return True
+    try:
+        return _agree(first, second, scale, budget, whole=False, mixed=True)
+    except UndecidedError:
+        return True  # factorials and binomials have no value there: the whole points decide
+
+
+def _agree(first: Node, second: Node, scale: bool, budget: Budget | None, whole: bool, mixed: bool = False) -> bool:
+    """Whether the trees agree at fixed points; `mixed`: letters that by custom count are whole, others are not."""
     names = symbols(first) | symbols(second)
-    whole = _counts(first) or _counts(second)
     plane = any(part == Node("const", ("i",)) for tree in (first, second) for part in walk(tree))
     agreed = 0
     factor: tuple[Evaluator, Any] | None = None
     for index in range(COUNTING_POINTS if whole else POINTS):
-        point = {name: _coordinate(name, index, whole) for name in names}
+        point = {name: _coordinate(name, index, whole or (mixed and name[0] in WHOLE_LETTERS)) for name in names}
         if whole and len(names) == 1:
-            point = dict.fromkeys(names, Fraction(index + 1))
+            far = index >= COUNTING_POINTS - FAR_POINTS
+            point = dict.fromkeys(names, Fraction(FAR * index + 7 if far else index + 1))
         at = Evaluator(point, DIGITS[0], plane, budget=budget)
         try:
             a, b = at(first), at(second)

@@ -11,8 +11,8 @@ from promptcot_mamba.ops.checks import check_documents, check_float, check_float
 CAUSAL_CONV1D_BACKENDS = {
     "reference": "promptcot_mamba.ops.causal_conv1d.reference:causal_conv1d_reference",
     "shifted": "promptcot_mamba.ops.causal_conv1d.shifted:causal_conv1d_shifted",
-    "triton": "promptcot_mamba.ops.causal_conv1d.triton_kernels:causal_conv1d_triton",
-    "causal_conv1d": "promptcot_mamba.ops.causal_conv1d.causal_conv1d_adapter:causal_conv1d_upstream",
+    "triton": "promptcot_mamba.ops.causal_conv1d.triton_kernels:causal_conv1d_triton@cuda",
+    "causal_conv1d": "promptcot_mamba.ops.causal_conv1d.causal_conv1d_adapter:causal_conv1d_upstream@cuda",
 }
 ACTIVATIONS = (None, "silu")
 

@@ -17,8 +17,8 @@ from promptcot_mamba.ops.checks import check_documents, check_float, check_float
 SSD_BACKENDS = {
     "reference": "promptcot_mamba.ops.ssd.reference:ssd_reference",
     "chunked": "promptcot_mamba.ops.ssd.chunked:ssd_chunked",
-    "triton": "promptcot_mamba.ops.ssd.triton_kernels:ssd_triton",
-    "mamba_ssm": "promptcot_mamba.ops.ssd.mamba_ssm_adapter:ssd_mamba_ssm",
+    "triton": "promptcot_mamba.ops.ssd.triton_kernels:ssd_triton@cuda",
+    "mamba_ssm": "promptcot_mamba.ops.ssd.mamba_ssm_adapter:ssd_mamba_ssm@cuda",
 }
 
 

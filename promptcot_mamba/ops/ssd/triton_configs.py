@@ -16,6 +16,7 @@ class SsdConfig:
     """Tokens per chunk, warps and software-pipelining depth of each kernel; channels at once where tiles are cut."""
 
     scan_chunk: int
+    scan_channels: int
     scan_warps: int
     scan_stages: int
     walk_channels: int
@@ -37,11 +38,11 @@ class SsdConfig:
 
 # Two-byte dtypes run on the tensor cores; fp32 keeps its full mantissa on the ordinary ones, so its tiles are small.
 HALF = {
-    80: SsdConfig(64, 4, 2, 32, 4, 3, 32, 3, 32, 32, 4, 2),
-    90: SsdConfig(128, 8, 2, 64, 4, 3, 64, 2, 64, 64, 4, 2),
-    100: SsdConfig(128, 8, 3, 64, 4, 3, 64, 2, 64, 64, 4, 2),
+    80: SsdConfig(64, 64, 4, 2, 32, 4, 3, 32, 3, 32, 32, 4, 2),
+    90: SsdConfig(128, 64, 8, 2, 64, 4, 3, 64, 2, 64, 64, 4, 2),
+    100: SsdConfig(128, 64, 8, 3, 64, 4, 3, 64, 2, 64, 64, 4, 2),
 }
-SINGLE = SsdConfig(16, 8, 1, 16, 4, 2, 16, 2, 16, 16, 8, 1)
+SINGLE = SsdConfig(16, 16, 8, 1, 16, 4, 2, 16, 2, 16, 16, 8, 1)
 
 
 def choose_config(dtype: torch.dtype, capability: int) -> SsdConfig:

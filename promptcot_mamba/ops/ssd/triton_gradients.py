@@ -126,7 +126,7 @@ def _gradient_of_B_or_C(
 def _gradient_from_state(
     x, B, C, D, z, dy, states, grads, steps, sums, dz, d_log,
     slot, group, first_head, start, length, x_row, B_row, C_row, z_row, dy_row, dz_row, n_tokens, n_heads,
-    HEADS: tl.constexpr, P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr,
+    HEADS: tl.constexpr, P: tl.constexpr, BLOCK_P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr,
 ):  # fmt: skip
     """Of the decays, what the entering state says, read by tokens or passed on; and dz, which needs all of y."""
     tokens = tl.arange(0, Q)
@@ -139,24 +139,31 @@ def _gradient_from_state(
         head = first_head + k
         line = head.to(tl.int64) * n_tokens + start
         step, running, running_i, total = load_decays(steps, sums, line, length, Q)
-        dy_tile = load_dy(dy, z, start, head * P, dy_row, z_row, length, P, Q)
-        state = load_state(states, slot * n_heads + head, 0, N, P, P)  # entering the chunk
-        grad = load_state(grads, slot * n_heads + head, 0, N, P, P)  # of the state leaving it
-        passed = tl.sum(tl.sum(state.to(tl.float32) * grad.to(tl.float32), axis=1), axis=0) * tl.exp2(total)
-        read = tl.dot(C_tile, state, input_precision="ieee") * tl.exp2(running_i)[:, None]
-        d_read = tl.sum(read * dy_tile.to(tl.float32), axis=1)  # counts at every token up to i
-        tl.store(d_log + line + tokens, tl.cumsum(d_read, axis=0, reverse=True) + passed, mask=inside)
+        passed = 0.0
+        d_read = tl.zeros([Q], tl.float32)  # counts at every token up to i
         if z is not None:
-            x_tile = load_rows(x + start * x_row + head * P, x_row, length, P, Q)
             decays = decay_matrix(running_i[:, None], running[None, :], not_before(tokens, tokens, k)) * step[None, :]
-            y_tile = tl.dot((scores_ij * decays).to(x_tile.dtype), x_tile, acc=read, input_precision="ieee")
-            if D is not None:
-                y_tile += tl.load(D + head).to(tl.float32) * x_tile.to(tl.float32)
-            gate = load_rows(z + start * z_row + head * P, z_row, length, P, Q).to(tl.float32)
-            dout = load_rows(dy + start * dy_row + head * P, dy_row, length, P, Q).to(tl.float32)
-            gate_open = sigmoid(gate)
-            dz_tile = dout * y_tile * (gate_open * (1.0 + gate * (1.0 - gate_open)))
-            store_rows(dz + start * dz_row + head * P, dz_row, dz_tile, inside, P, Q)
+            weights = (scores_ij * decays).to(x.dtype.element_ty)
+        for part in tl.static_range(P // BLOCK_P):
+            first = head * P + part * BLOCK_P
+            dy_tile = load_dy(dy, z, start, first, dy_row, z_row, length, BLOCK_P, Q)
+            state = load_state(states, slot * n_heads + head, part, N, P, BLOCK_P)  # entering the chunk
+            grad = load_state(grads, slot * n_heads + head, part, N, P, BLOCK_P)  # of the state leaving it
+            passed += tl.sum(tl.sum(state.to(tl.float32) * grad.to(tl.float32), axis=1), axis=0)
+            read = tl.dot(C_tile, state, input_precision="ieee") * tl.exp2(running_i)[:, None]
+            d_read += tl.sum(read * dy_tile.to(tl.float32), axis=1)
+            if z is not None:
+                x_tile = load_rows(x + start * x_row + first, x_row, length, BLOCK_P, Q)
+                y_tile = tl.dot(weights, x_tile, acc=read, input_precision="ieee")
+                if D is not None:
+                    y_tile += tl.load(D + head).to(tl.float32) * x_tile.to(tl.float32)
+                gate = load_rows(z + start * z_row + first, z_row, length, BLOCK_P, Q).to(tl.float32)
+                dout = load_rows(dy + start * dy_row + first, dy_row, length, BLOCK_P, Q).to(tl.float32)
+                gate_open = sigmoid(gate)
+                dz_tile = dout * y_tile * (gate_open * (1.0 + gate * (1.0 - gate_open)))
+                store_rows(dz + start * dz_row + first, dz_row, dz_tile, inside, BLOCK_P, Q)
+        decays_in = tl.cumsum(d_read, axis=0, reverse=True) + passed * tl.exp2(total)
+        tl.store(d_log + line + tokens, decays_in, mask=inside)
 
 
 @triton.jit
@@ -202,7 +209,7 @@ def chunk_gradients_kernel(
         _gradient_from_state(
             x, B, C, D, z, dy, states, grads, steps, sums, dz, d_log + n_heads.to(tl.int64) * n_tokens,
             slot, group, first_head, start, length, x_row, B_row, C_row, z_row, dy_row, dz_row, n_tokens, n_heads,
-            HEADS, P, N, Q,
+            HEADS, P, BLOCK_P, N, Q,
         )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -75,6 +76,10 @@ class SsdInputs:
     def table(self, chunk: int) -> ChunkTable:
         return chunk_table(self.batch, self.tokens // self.batch, self.cu_seqlens, chunk, self.x.device)
 
+    def block(self, channels: int) -> int:
+        """At most so many of a head's channels, a power of two that divides them."""
+        return math.gcd(channels, self.headdim)
+
     def heads_per_program(self, n_chunks: int) -> int:
         """All heads of a group, or fewer (a divisor) while that leaves multiprocessors idle."""
         heads = self.heads // self.groups
@@ -107,7 +112,7 @@ def _walk(inputs: SsdInputs, table: ChunkTable, final=None, dy=None, dfinal=None
     channels, stages = config.walk_channels, config.walk_stages
     if dy is not None:
         channels, stages = config.backward_walk_channels, config.backward_walk_stages
-    channels = min(channels, p)
+    channels = inputs.block(channels)
     states = torch.empty(table.n_chunks, h, n, p, dtype=x.dtype, device=x.device)
     grads = None if dy is None else torch.empty_like(states)
     steps = torch.empty(h, inputs.tokens, dtype=torch.float32, device=x.device)
@@ -135,7 +140,7 @@ def run_forward(inputs: SsdInputs, y: torch.Tensor, final_states: torch.Tensor |
         chunk_scan_kernel, (table.n_chunks, inputs.heads // heads),
         inputs.x, steps, sums, inputs.B, inputs.C, states, inputs.D, inputs.z, y, table.starts, table.lengths,
         _row(inputs.x), _row(inputs.B), _row(inputs.C), _row(inputs.z), _row(y), inputs.tokens, inputs.heads,
-        HEADS=heads, Q=table.chunk_size, **inputs.shape_flags,
+        HEADS=heads, BLOCK_P=inputs.block(config.scan_channels), Q=table.chunk_size, **inputs.shape_flags,
         num_warps=config.scan_warps, num_stages=config.scan_stages,
     )  # fmt: skip
 
@@ -163,7 +168,7 @@ def run_backward(
         grads.x, dB, dC, grads.z, direct, d_log, partials,
         _row(inputs.x), _row(inputs.B), _row(inputs.C), _row(inputs.z), _row(dy),
         _row(grads.x), _row(dB), _row(dC), _row(grads.z), dBC_split, inputs.tokens, h,
-        HEADS=heads, BLOCK_P=min(config.grad_channels, inputs.headdim), Q=table.chunk_size, **inputs.shape_flags,
+        HEADS=heads, BLOCK_P=inputs.block(config.grad_channels), Q=table.chunk_size, **inputs.shape_flags,
         num_warps=config.grad_warps, num_stages=config.grad_stages,
     )  # fmt: skip
     launch(

@@ -1,0 +1,197 @@
+"""English around and inside answers: numbers in words, "all real numbers", "for all x", "The answer is", "(C) 12".
+
+Phrases are read after `spelling.spell`. What a phrase may say is a closed list: words that turn an answer into another
+one ("not", "minus", "less than") or hedge it are never dropped, they leave it unreadable.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from promptcot_mamba.grading.math.number_words import MULTIPLES, NUMBER_WORDS, read_number
+from promptcot_mamba.grading.math.spelling import TEXT
+from promptcot_mamba.grading.math.tables import CHANGING, names
+
+_QUALIFIERS = "for|since|because|where|as|with|when|whenever|given|provided|assuming"
+_BARE_WORDS = sorted(
+    NUMBER_WORDS
+    | names(
+        """
+        all any every each for since because where when whenever given provided assuming real reals numbers number
+        integer integers positive negative nonnegative nonzero natural rational complex no solution solutions exist
+        exists does infinitely many infinite option choice choose option set the of is are total only exactly
+        undefined
+        """
+    ),
+    key=len,
+    reverse=True,
+)
+_BARE_RUN = re.compile(
+    rf"(?<![\\A-Za-z{{])\b(?:{'|'.join(_BARE_WORDS)})(?:(?:\s+|-)(?:{'|'.join(_BARE_WORDS)}|and|a|an)\b)*\b"
+)
+_GROUP = re.compile(rf"{TEXT}\{{([^{{}}]*)\}}")
+_OPENING_WORDS = re.compile(
+    rf"^\s*(?:{TEXT}\{{)?\s*([A-Za-z][A-Za-z' ,-]*?)(?:\s*:|(?<=\bis)|(?<=\bare)|(?<=\bequals)|(?<=\bof))"
+    r"\s*(?=[\s}:\\\d(-])(\}?)"
+)
+_OPENING_ADVERB = re.compile(
+    rf"^\s*{TEXT}\{{\s*(?:so|thus|hence|therefore|finally|we get|we have|we find|that is|only|exactly)\s*,?\s*\}}",
+    re.IGNORECASE,
+)
+
+
+def read_phrases(text: str) -> str:
+    """The text with its phrases turned into mathematics, as far as they are known ones."""
+    if not any(sign.isalpha() for sign in text):
+        return text
+    if not text.isascii():
+        text = _CONNECTING.sub(", ", text)
+        text = _FOREIGN.sub(r"\\text{pieces}", _FOREIGN_GROUP.sub(r"\\text{pieces}", text))
+    text = _drop_opening(_ALL_LETTER.sub(r"\1}", _wrap_bare_words(text)))
+    return _GROUP.sub(_read_group, text) if "\\" in text else text
+
+
+_ALL_LETTER = re.compile(
+    rf"({TEXT}\{{[^{{}}]*\b(?:real|integer|rational)s?(?: numbers?)?)\s*\}}\s*[a-z]\s*$"
+)  # `all real x`
+_FOREIGN_GROUP = re.compile(rf"{TEXT}\{{\s*[\u3040-\u9fff\uac00-\ud7af]+\s*\}}")
+_FOREIGN = re.compile(r"[\u3040-\u9fff\uac00-\ud7af]+")
+_CONNECTING = re.compile(r"或者|或|和|与|及")  # or, and
+
+
+def _wrap_bare_words(text: str) -> str:
+    """Known words outside text macros, put into one: `2 million` -> `2 \\text{million}`."""
+    groups = [match.span() for match in _GROUP.finditer(text)] if "\\" in text else []
+
+    def wrap(match: re.Match[str]) -> str:
+        inside = any(start <= match.start() < end for start, end in groups)
+        return match.group() if inside else f"\\text{{{match.group()}}}"
+
+    return _BARE_RUN.sub(wrap, text)
+
+
+def _drop_opening(text: str) -> str:
+    """`\\text{The minimum value is } 7` -> `7`; words of CHANGING keep the opening."""
+    if adverb := _OPENING_ADVERB.match(text):
+        text = text[adverb.end() :]
+    match = _OPENING_WORDS.match(text)
+    if match is None or CHANGING & set(match.group(1).lower().replace(",", " ").split()[:-1]):
+        return text
+    if len(match.group(1)) < 2 or match.group(1).lower() in ("option", "choice") or not text[match.end() :].strip(" }"):
+        return text
+    opened = text[: match.start(1)].strip() != ""
+    return text[match.end() :] if not opened or match.group(2) else f"\\text{{{text[match.end() :]}"
+
+
+_SETS = {
+    "real": r"\mathbb{R}",
+    "positive real": r"(0,\infty)",
+    "negative real": r"(-\infty,0)",
+    "nonnegative real": r"[0,\infty)",
+    "nonzero real": r"\mathbb{R}\setminus\{0\}",
+    "integer": r"\mathbb{Z}",
+    "positive integer": r"\mathbb{Z}_{+}",
+    "natural": r"\mathbb{N}",
+    "rational": r"\mathbb{Q}",
+    "complex": r"\mathbb{C}",
+}
+_ALL = re.compile(
+    r"\s*(?:the\s+)?(?:set\s+of\s+)?(?:(all|any|every)\s+)?(?:the\s+)?((?:positive |negative |nonnegative |nonzero )?"
+    r"(?:real|integer|natural|rational|complex))s?(\s+numbers?)?(?:\s+[a-z])?\s*(except(?:\s+for)?)?\s*",
+    re.IGNORECASE,
+)
+_NO_SOLUTION = re.compile(
+    r"\s*(?:there (?:is|are)\s+)?no\s+(?:such\s+)?(?:(?:real|integer|positive|rational|valid|possible|other)\s+)*"
+    r"(?:solutions?|roots?|values?|numbers?)(?:\s+exists?)?\s*",
+    re.IGNORECASE,
+)
+_INFINITE = re.compile(
+    r"\s*(?:infinity|infinitely many|infinite)(?:\s+(?:solutions?|many|ways|values))?\s*", re.IGNORECASE
+)
+_MISSING = re.compile(r"\s*(?:DNE|does not exist|do not exist)\s*", re.IGNORECASE)
+_SIGNED = re.compile(r"\s*(?:negative|minus)\s+")
+_RESTATED = re.compile(r"\s*\(\s*([A-Za-z -]+)\s*\)\s*")
+_CHOSEN = re.compile(r"\s*(?:option|choice|answer)\s*:?\s*\(?([A-J])\)?\s*", re.IGNORECASE)
+
+
+def _read_group(match: re.Match[str]) -> str:
+    """One text macro: a number in words, a set in words, a choice; else as it stands."""
+    content = match.group(1).replace("non-", "non")
+    found = _ALL.fullmatch(content)
+    if found and (found[1] or found[3] or re.search(r"(?:real|integer|natural)s\b", content, re.IGNORECASE)):
+        return _SETS[" ".join(found[2].lower().split())] + (r"\setminus " if found[4] else "")
+    if _NO_SOLUTION.fullmatch(content):
+        return r"\emptyset "
+    if _INFINITE.fullmatch(content):
+        return r"\infty "
+    if _MISSING.fullmatch(content):
+        return r"\text{does not exist}"
+    if found := _CHOSEN.fullmatch(content):
+        return f"\\text{{({found[1].upper()})}}"
+    return _read_numeral(match.group(), content)
+
+
+def _read_numeral(whole: str, content: str) -> str:
+    restated = _RESTATED.fullmatch(content)
+    first, _, rest = content.strip().partition(" ")
+    if first.lower() in MULTIPLES and whole and content.strip():
+        return f"\\cdot {MULTIPLES[first.lower()]}" + (f"\\text{{ {rest}}}" if rest else "")
+    signed = _SIGNED.match(content)
+    found = read_number(restated[1] if restated else content[signed.end() if signed else 0 :])
+    if found is None or (CHANGING | {"and"}) & set(found[1].split()):
+        return whole
+    value, unit = found
+    value = -value if signed else value
+    number = str(value) if value.denominator == 1 else f"\\frac{{{value.numerator}}}{{{value.denominator}}}"
+    if not restated and unit and not re.fullmatch(r"[a-z ]+", unit):
+        return whole
+    return (", " if restated else "") + number + (f"\\text{{ {unit}}}" if unit else "")
+
+
+@dataclass(frozen=True)
+class Qualified:
+    """An answer apart from what it says of its letters: `n^2`, and `for all integers n`."""
+
+    answer: str
+    whole: bool = False  # whether a letter is said to be an integer
+
+
+_TAIL = re.compile(
+    rf"(?<![\s,;:])[\s,;:]*(?:\\q?quad)?\s*[,(\[]?\s*(?:{TEXT}\{{[\s,;(]*(?:{_QUALIFIERS})\b|\\forall\b|(?<![\\A-Za-z])(?:{_QUALIFIERS})\s)"
+)
+_TAIL_CHANGES = re.compile(r"\b(?:or|otherwise|else|odd|even|not|but|if|and then)\b", re.IGNORECASE)
+_TAIL_FIXES = re.compile(r"(?<![<>!])=")
+_REASON = re.compile(r"\b(?:since|because|as)\b")
+_INTEGER = re.compile(r"integer|\\mathbb\s*\{?\s*Z")
+
+
+def split_qualifier(text: str) -> Qualified:
+    """`n^2 \\text{ for all } n` -> `n^2`. A tail that distinguishes cases or fixes a letter is part of the answer."""
+    match = _TAIL.search(text)
+    if match is None or match.start() == 0:
+        return Qualified(text)
+    tail = text[match.start() :]
+    reason = _REASON.search(match.group()) is not None
+    if _TAIL_CHANGES.search(tail) or (not reason and _TAIL_FIXES.search(tail)) or len(_TAIL.findall(tail)) > 1:
+        return Qualified(text)
+    return Qualified(text[: match.start()].rstrip(" ,;:"), _INTEGER.search(tail) is not None)
+
+
+OTHER_CHOICE = re.compile(r"\([A-J]\)|\b(?:or|and)\s+[A-J]\b")
+_CHOICE_PREFIX = re.compile(
+    rf"^\s*(?:{TEXT}\{{\s*\(?([A-J])(?:\)[.:]?|[.:])\s*\}}?|\(([A-J])\)(?!\s*[-+=*^(/_,)\\cdot])|([A-J])\)\s)\s*"
+)
+
+
+def split_choice(text: str) -> tuple[str | None, str]:
+    """`\\textbf{(C) } 12` -> ("C", "12"): the letter and what it stands for; (None, text) where no letter leads."""
+    match = _CHOICE_PREFIX.match(text)
+    if match is None:
+        return None, text
+    rest = text[match.end() :]
+    if rest.count("}") > rest.count("{"):
+        rest = rest[: rest.rindex("}")] + rest[rest.rindex("}") + 1 :]
+    if OTHER_CHOICE.search(rest):
+        return None, text
+    return match.group(1) or match.group(2) or match.group(3), rest.strip()

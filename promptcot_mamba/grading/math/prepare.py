@@ -1,0 +1,73 @@
+"""One shape for each meaning, before two answers are compared: signs spelled out, qualifiers dropped, sets limited."""
+
+from __future__ import annotations
+
+from promptcot_mamba.grading.math.labels import read_statement
+from promptcot_mamba.grading.math.parse import INEQUALITIES
+from promptcot_mamba.grading.math.regions import INTEGERS
+from promptcot_mamba.grading.math.sets import REALS, as_set
+from promptcot_mamba.grading.math.tree import Node, rebuild, walk
+from promptcot_mamba.grading.math.value import UndecidedError
+
+MAX_ITEMS = 60
+
+
+def prepare(node: Node, whole: bool = False) -> Node:
+    """One shape for each meaning: signs of `\\pm` spelled out, inequalities as intervals, qualifiers dropped.
+
+    A qualifier limits a set (`1 \\le x \\le 3, x \\in \\mathbb{Z}`, or `whole`); elsewhere it says what a letter is.
+    """
+    items = list(node.args) if node.kind == "list" else [node]
+    domains = [part.args[1][1] for part in items if is_qualifier(part)] or [INTEGERS] * whole
+    kept = [part for part in items if not is_qualifier(part)] or items
+    if any(part.kind == "relation" and set(part.args[0]) <= INEQUALITIES for part in kept):
+        kept = [part for part in kept if not is_qualifier(part, REALS)]  # `x \\in \\mathbb{R}, x \\ne 2`
+    items = _share_label([_limited(part, domains) for part in kept])
+    spread = [as_set(choice) for item in items for choice in _spell_signs(item)]
+    if len(spread) > MAX_ITEMS:
+        raise UndecidedError(f"more than {MAX_ITEMS} answers")
+    return spread[0] if len(spread) == 1 else Node("list", tuple(spread))
+
+
+def _limited(node: Node, domains: list[Node]) -> Node:
+    """A set given by inequalities within the numbers it is taken from."""
+    limits = node.kind == "both" or (node.kind == "relation" and set(node.args[0]) <= INEQUALITIES)
+    return Node("cap", (node, domains[0])) if domains and limits else node
+
+
+def _share_label(items: list[Node]) -> list[Node]:
+    """`a = 4, -8, -10` labels all three, so that they stay one unordered list."""
+    if len(items) > 1 and items[0].kind == "relation" and all(item.kind != "relation" for item in items[1:]):
+        statement = read_statement(items[0])
+        if statement and statement.label is not None and len(statement.values) == 1:
+            return [statement.values[0], *items[1:]]
+    return items
+
+
+def is_qualifier(node: Node, wanted: str | None = None) -> bool:
+    """`k \\in \\mathbb{Z}`: says what a letter may be, not what the answer is."""
+    if not isinstance(node, Node) or node.kind != "relation" or node.args[0] != ("in",):
+        return False
+    name = node.args[1][1]
+    if name.kind != "sym" or not str(name.args[0]).startswith("blackboard"):
+        return False
+    return name.args[0] == wanted if wanted else name.args[0] != REALS
+
+
+def _spell_signs(node: Node) -> list[Node]:
+    """The two answers that `\\pm` abbreviates, wherever in the node it stands; signs within one answer go together."""
+    if not any(part.kind in ("pm", "mp") for part in walk(node)):
+        return [node]
+    if node.kind == "set":
+        return [Node("set", tuple(choice for item in node.args for choice in _spell_signs(item)))]
+    return [_with_sign(node, True), _with_sign(node, False)]
+
+
+def _with_sign(node: Node, upper: bool) -> Node:
+    def choose(part: Node) -> Node | None:
+        if part.kind not in ("pm", "mp"):
+            return None
+        right = _with_sign(part.args[0], upper)
+        return right if (part.kind == "pm") == upper else Node("neg", (right,))
+
+    return rebuild(node, choose)

@@ -1,0 +1,195 @@
+"""How answers are typed -> one spelling: colours, ordinals, repeating decimals, congruences, bases, clock times.
+
+Works on text that `tokens.clean` has cleaned. Each rule has a trigger that must stand in the text, so that plain
+answers cost nothing. The paper grader does not use these rules.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import Any
+
+from promptcot_mamba.grading.math.units import measure
+
+# A macro that sets its argument as text.
+TEXT = r"\\(?:text(?:rm|bf|it|sf|tt|up|md|normal)?|mbox|hbox|mathrm|mathsf|mathbf|operatorname|emph|rm)(?![A-Za-z])\s*"
+MAX_LISTED = 60
+_LETTER_UNITS = {
+    **dict(zip("mgsh", ("meter", "gram", "second", "hour"), strict=True)),
+    **dict(
+        zip(
+            "lLNJWVAFK", ("liter", "liter", "newton", "joule", "watt", "volt", "ampere", "farad", "kelvin"), strict=True
+        )
+    ),
+    "C": "coulomb",
+}
+_UNIT_LETTER = "".join(_LETTER_UNITS)
+
+
+def spell(text: str) -> str:
+    """The cleaned text with every rule applied that its signs call for.
+
+    Runs of spaces are cut to one first, also those that styling leaves: patterns may try each space of a run.
+    """
+    for rules in (_STYLING, _RULES):
+        text = " ".join(text.split())
+        for trigger, pattern, replacement in rules:
+            if trigger in text:
+                text = pattern.sub(replacement, text)
+    if any(sign.isdigit() for sign in text) and any(sign.isalpha() or sign in "'’" for sign in text):
+        text = _ORDINAL.sub("", text)
+        text = _join_measures(text)
+        text = _LONE_UNIT.sub(_name_unit, text)
+    return text
+
+
+def _repeat(match: re.Match[str]) -> str:
+    """`0.333\\ldots` as `0.\\overline{3}`: the digits must show their period, thrice where it is one digit long."""
+    whole, digits = match.group(1), match.group(2)
+    for lead in range(min(len(digits), 12)):
+        tail = digits[lead:]
+        for period in range(1, len(tail) // 2 + 1):
+            needed = 3 if period == 1 else 2
+            block = tail[:period]
+            if len(tail) >= needed * period and block.strip("0") and (block * len(tail)).startswith(tail):
+                return f"{whole or '0'}.{digits[:lead]}\\overline{{{block}}}"
+    return match.group()
+
+
+def _dotted(match: re.Match[str]) -> str:
+    """`0.\\dot{1}42\\dot{7}`: the digits from the first dotted to the last repeat."""
+    return f"{match.group(1)}\\overline{{{match.group(2)}{match.group(3) or ''}{match.group(4) or ''}}}"
+
+
+def _progression(match: re.Match[str]) -> str:
+    """`1, 2, \\ldots, 6` in full where its numbers keep one distance; else as it stands, which is unreadable."""
+    first = [int(number) for number in match.group(1).replace(" ", "").rstrip(",").split(",")]
+    last = [int(number) for number in match.group(2).replace(" ", "").split(",")]
+    step = first[1] - first[0] if len(first) > 1 else 0
+    count = (last[-1] - first[0]) // step + 1 if step else 0
+    if not len(first) < count <= MAX_LISTED:
+        return match.group()
+    full = list(range(first[0], last[-1] + (1 if step > 0 else -1), step))
+    return ", ".join(map(str, full)) if full[: len(first)] == first and full[-len(last) :] == last else match.group()
+
+
+def _base(match: re.Match[str]) -> str:
+    """Digits with a base: capitals, no leading zeros. `2a_1` is a term of a sequence, not a numeral."""
+    if not match.group(1).isdigit() and int(match.group(2)) < 11:
+        return match.group()
+    return f"{match.group(1).upper().lstrip('0') or '0'}_{{{match.group(2)}}}"
+
+
+_MEASURE = rf"(\d+(?:\.\d+)?)\s*(?:{TEXT}\{{\s*)?([A-Za-z]+|['\"])\.?\s*\}}?"
+_MEASURES = re.compile(rf"(?:{TEXT}\{{\s*)?{_MEASURE}(?:\s*(?:,|(?:{TEXT}\{{)?\s*and\s*\}}?)\s*)?\s*{_MEASURE}\s*\.?")
+_ARC = re.compile(r"(\d+)\s*\^\s*\{?\s*\\circ\s*\}?\s*(\d+(?:\.\d+)?)\s*(?:'|\^\s*\{?\s*\\prime\s*\}?)")
+_SHORT = {"h": "hour", "m": "minute", "'": "foot", '"': "inch"}
+
+
+def _join_measures(text: str) -> str:
+    """`1 hour 30 minutes`, `5 ft 6 in`, `22^\\circ 30'` as one measure of the larger unit."""
+    text = _ARC.sub(lambda arc: f"\\frac{{{60 * int(arc[1]) + Fraction(arc[2])}}}{{60}}^{{\\circ}}", text)
+    match = _MEASURES.fullmatch(text.strip())
+    if match is None:
+        return text
+    units = [_SHORT.get(match[place], match[place]) for place in (2, 4)]
+    large, small = (measure(unit) for unit in units)
+    if large is None or small is None or large[0] != small[0] or not large[1] > small[1]:
+        return text
+    part = Fraction(match[3]) * small[1] / large[1]
+    if part >= 1:
+        return text
+    total = Fraction(match[1]) + part
+    return f"\\frac{{{total.numerator}}}{{{total.denominator}}}\\text{{{units[0]}}}"
+
+
+_LONE_UNIT = re.compile(
+    rf"(?<=[\d.)}}])(\s*\^\{{?\\circ\}}?)?\s*{TEXT}\{{\s*([{_UNIT_LETTER}])\s*\}}(?!\s*[_(A-Za-z\d])"
+)
+
+
+def _name_unit(match: re.Match[str]) -> str:
+    """`5\\text{ m}` -> `5\\text{meter}`; after a degree sign `C` is Celsius and `F` Fahrenheit."""
+    degree = {"C": "celsius", "F": "fahrenheit", "K": "kelvin"}.get(match[2]) if match[1] else None
+    return f"\\text{{{degree or _LETTER_UNITS[match[2]]}}}"
+
+
+BARE_UNIT = re.compile(rf"(?<=[\d)}}])\s+([{_UNIT_LETTER}])(\^\{{?[23]\}}?)?(/\s*(?:s|h|min)(?:\^\{{?2\}}?)?)?\s*$")
+
+
+def name_bare_unit(match: re.Match[str]) -> str:
+    """`5 m`, `5 m^2`, `5 m/s` at the end of an answer, as a unit."""
+    rest = (match[3] or "").replace(" ", "").replace("{", "").replace("}", "")
+    return f"\\text{{{_LETTER_UNITS[match[1]]}}}{match[2] or ''}" if not rest else f"\\text{{{match[1]}{rest}}}"
+
+
+_ORD = r"\s*(?:st|nd|rd|th)\s*"
+_ORDINAL = re.compile(
+    rf"(?<=\d)\s*(?:\^\s*\{{\s*{TEXT}\{{{_ORD}\}}\s*\}}|\^\s*\{{{_ORD}\}}|\^?\s*(?:{TEXT}|\\textsuperscript\s*)\{{{_ORD}\}}"
+    r"|(?:st|nd|rd|th)(?![A-Za-z]))"
+)
+_MOD = rf"(?:\\[pb]?mod(?![A-Za-z])|{TEXT}\{{[\s(]*mod(?:ulo)?[\s)]*\}}|\bmod(?:ulo)?\b)"
+_NUMBER = r"\{?\s*(\d+|[a-z])\s*\}?"
+_GAP = r"[\s\\,]*"
+_CHOOSE = r"\s*(?:C|\\(?:mathrm|text|mathbf)\s*\{\s*C\s*\})\s*"
+_UNIT_VECTOR = re.compile(
+    r"\\(?:mathbf|boldsymbol|bm|vec|hat|widehat)\s*"
+    r"(?:\{\s*\\hat\s*\{\s*([ijk])\s*\}\s*\}|\{\s*\\?([ij]math|[ijk])\s*\}|\\([ij]math)(?![A-Za-z]))"
+)
+
+_O = rf"{TEXT}\{{\s*o\s*\}}"
+_REALS = r"\\mathbb\s*\{?\s*R\s*\}?\s*"
+
+_Rules = tuple[tuple[str, re.Pattern[str], Any], ...]
+# trigger, pattern, replacement; in this order.
+_STYLING: _Rules = (
+    ("color", re.compile(r"\\(?:text|page|f)?color(?:box)?\s*(?:\[[^\]]*\])?\s*\{[^{}]*\}"), " "),
+    (
+        "\\",
+        re.compile(
+            r"\\(?:tiny|scriptsize|footnotesize|small|normalsize|large|Large|LARGE|huge|Huge|bfseries|itshape|normalfont"
+            r"|nonumber|notag|boldmath|unboldmath|strut|null|relax)(?![A-Za-z])"
+        ),
+        " ",
+    ),
+)  # fmt: skip
+_RULES: _Rules = (
+    ("\\", re.compile(r"\s*\\(?:blacksquare|checkmark|qed|qedsymbol|qedhere|Box)\s*$"), ""),
+    ("\\underline", re.compile(r"\\underline\s*\{(?=\s*[\d\\-])"), "{"),
+    ("US", re.compile(r"\bUS\s*(?=\\usd)"), ""),
+    ("\\#", re.compile(r"\\#\s*(?=\d)"), ""),
+    ("`", re.compile(r"^\s*`+|`+\s*$"), ""),
+    (":", re.compile(rf"\{{\s*:\s*\}}|{TEXT}\{{\s*:\s*\}}"), ":"),
+    ("to", re.compile(rf"(?<=[\d}}])\s*(?:{TEXT}\{{\s*to\s*\}}|(?<![\\A-Za-z])to\b)\s*(?=[\d\\])"), ":"),
+    ("}/_{", re.compile(r"\^\{(\d+)\}/_\{(\d+)\}"), r"\\frac{\1}{\2}"),
+    ("m", re.compile(r"(?<![A-Za-z])([ap])\.\s?m\b\.?", re.IGNORECASE), r"\1m"),
+    ("o", re.compile(rf"(?<=\d)\s*\^\s*(?:\{{\s*(?:{_O}|o)\s*\}}|{_O}|o\b)"), r"^{\\circ}"),
+    ("dot{", re.compile(r"(\d*\.\d*)\\dot\{(\d)\}(?:(\d*)\\dot\{(\d)\})?"), _dotted),
+    ("bar", re.compile(r"(?<=[\d.])\\bar\s*\{?(\d+)\}?"), r"\\overline{\1}"),
+    ("\\overline", re.compile(r"(?<=[\d.])\\overline\s*(\d)"), r"\\overline{\1}"),
+    (")", re.compile(r"(?<![\w.])(\d*\.\d*)\((\d{1,40})\)(?![\d.^])"), r"\1\\overline{\2}"),
+    ("dots", re.compile(r"(?<![\d.])(\d*)\.(\d+)\s*\\[lc]?dots[cb]?(?![A-Za-z])(?!\s*[,\d])"), _repeat),
+    ("...", re.compile(r"(?<![\d.])(\d*)\.(\d+)\s*\.{3,}(?!\s*[,\d])"), _repeat),
+    (
+        "dots",
+        re.compile(r"((?:-?\d+\s*,\s*){2,})\\[lc]?dots[cb]?(?![A-Za-z])\s*,\s*(-?\d+(?:\s*,\s*-?\d+)*)"),
+        _progression,
+    ),
+    ("...", re.compile(r"((?:-?\d+\s*,\s*){2,})\.{3,}\s*,\s*(-?\d+(?:\s*,\s*-?\d+)*)"), _progression),
+    ("mod", re.compile(rf"{TEXT}\{{\s*\(?\s*mod(?:ulo)?\s+(\d+|[a-z])\s*\)?\s*\}}"), r" \\pmod{\1}"),
+    ("mod", re.compile(rf"\(?\s*{_MOD}{_GAP}{_NUMBER}\s*\)?"), r" \\pmod{\1}"),
+    ("C", re.compile(rf"(?:\{{\s*\}}\s*)?[_^]\s*{_NUMBER}{_CHOOSE}_\s*{_NUMBER}"), r"\\binom{\1}{\2}"),
+    ("C", re.compile(rf"(?<![A-Za-z\\]){_CHOOSE}_\s*{_NUMBER}\^\s*{_NUMBER}"), r"\\binom{\1}{\2}"),
+    ("_", re.compile(r"(?<![\w.\\}])\(?([0-9A-Fa-f]*\d[0-9A-Fa-f]*)\)?_\s*\{?\s*(\d+)\s*\}?(?!\w)"), _base),
+    ("\\mathrm{", re.compile(r"(?<=\d)\\mathrm\{\s*([A-F])\s*\}\s*_\s*\{?\s*(16|12)\s*\}?"), r"\1_{\2}"),
+    ("\\circ", re.compile(r"\^\s*\{?\s*\\circ\s*\}?\s*C\s*$"), r"\\text{celsius}"),
+    ("\\circ", re.compile(r"\^\s*\{?\s*\\circ\s*\}?\s*F\s*$"), r"\\text{fahrenheit}"),
+    ("\\", _UNIT_VECTOR, lambda match: f"\\hat{{{(match[1] or match[2] or match[3])[0]}}}"),
+    ("\\", re.compile(rf"{TEXT}\{{\s*(\\[a-z]+)\s*\}}"), r"\1 "),
+    ("\\mathbb", re.compile(rf"{_REALS}(?:\^\s*\{{?\s*\+\s*\}}?|_\s*\{{?\s*(?:>\s*0|\+)\s*\}}?)"), r"(0,\\infty)"),
+    ("\\mathbb", re.compile(rf"{_REALS}(?:\^\s*\{{?\s*-\s*\}}?|_\s*\{{?\s*<\s*0\s*\}}?)"), r"(-\\infty,0)"),
+    ("\\mathbb", re.compile(rf"{_REALS}_\s*\{{\s*\\ge(?:q|qslant)?\s*0\s*\}}"), r"[0,\\infty)"),
+    ("\\mathbb", re.compile(r"\\mathbb\s*\{?\s*Z\s*\}?\s*(?:\^|_)\s*\{?\s*(?:>\s*0|\+)\s*\}?"), r"\\mathbb{Z}_{+}"),
+    ("|", re.compile(r"(?<=[A-Za-z\d}])\s*\\\|\s*(?=[A-Za-z])"), "|"),
+)  # fmt: skip

@@ -1,0 +1,62 @@
+"""What samples of a few problems say of a mean accuracy: its posterior under a beta-binomial model.
+
+Each problem has an accuracy of its own, drawn from a beta distribution with mean m and intraclass correlation r; its
+samples are right with that accuracy. m and r are uniform beforehand. With one sample a problem r drops out and the
+posterior of m is Beta(1 + right, 1 + wrong). No normal approximation is made, so intervals hold near 0 and 1, where
+t intervals over problems do not (coverage table in docs/grading.md, made by scripts/bench/coverage.py).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.special import betaincinv, betaln
+
+# Intraclass correlations, close together near both ends, and the share of the uniform prior that each stands for.
+CORRELATIONS = np.concatenate(
+    [[0.0005, 0.002, 0.005, 0.01, 0.02, 0.035], np.linspace(0.05, 0.95, 19), [0.97, 0.985, 0.995]]
+)
+WEIGHTS = np.gradient(CORRELATIONS)
+POINTS = 257  # of the mean; equal steps of its angle (the mean is its sine squared) are finer near 0 and 1
+COARSE = 63  # points of the first look, which finds where the posterior lies
+NEGLIGIBLE = 1e-9  # posterior density, relative to its peak, beyond which the grid need not reach
+
+
+class Posterior:
+    """The distribution of the mean accuracy given `(right, samples)` of each problem; at least one problem."""
+
+    def __init__(self, counts: Sequence[tuple[float, int]]):
+        self.counts = Counter(counts)
+        self.single = all(samples == 1 for _, samples in self.counts)
+        if self.single:
+            right = sum(right * times for (right, _), times in self.counts.items())
+            self.parameters = (1 + right, 1 + len(counts) - right)
+            return
+        angles = np.linspace(0, np.pi / 2, COARSE + 2)[1:-1]
+        kept = np.flatnonzero(self._density(angles) > NEGLIGIBLE)
+        first, last = kept[0] - 1, kept[-1] + 1
+        ends = (angles[first] if first >= 0 else 0.0, angles[last] if last < COARSE else np.pi / 2)
+        angles = np.linspace(*ends, POINTS + 2)[1:-1]
+        weights = self._density(angles)
+        self.means = np.sin(angles) ** 2
+        self.cumulative = (np.cumsum(weights) - weights / 2) / weights.sum()
+
+    def _density(self, angles: np.ndarray) -> np.ndarray:
+        """Posterior density of the angle of the mean at these angles, up to a factor. (points)"""
+        mean = np.sin(angles)[:, None] ** 2  # (points, 1)
+        spread = 1 / CORRELATIONS - 1  # (correlations)
+        alpha, beta = mean * spread, (1 - mean) * spread  # (points, correlations)
+        base = betaln(alpha, beta)
+        total = np.log(WEIGHTS) + np.log(np.sin(2 * angles))[:, None]
+        for (right, samples), times in self.counts.items():
+            total = total + times * (betaln(alpha + right, beta + samples - right) - base)
+        density = np.exp(total - total.max()).sum(axis=1)
+        return density / density.max()
+
+    def quantile(self, shares: np.ndarray) -> np.ndarray:
+        """The means below which these shares of the posterior lie."""
+        if self.single:
+            return betaincinv(*self.parameters, shares)
+        return np.interp(shares, self.cumulative, self.means)

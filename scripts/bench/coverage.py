@@ -1,0 +1,129 @@
+"""How often the 95 % intervals hold the truth, by simulation: of avg@n, and of the difference of two systems.
+
+    python -m scripts.bench.coverage --output docs/records/coverage.json
+
+Benchmarks of `--problems` problems x `--n` samples are drawn with known mean accuracies: each problem's own accuracy
+comes from a beta distribution (by the sum of its parameters: a small sum means problems that are solved always or
+never) or is logit-normal (by its standard deviation). For pairs, two systems' accuracies on a problem are correlated
+through a Gaussian copula. Beside the intervals of `grading.metrics` stands the t interval over problems.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.special import betaincinv, expit, ndtr
+
+from promptcot_mamba.bench_record import RecordTable, render_record_table, write_record
+from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.grading.metrics import clustered_mean, compare_paired, t_interval
+
+MEANS = (0.02, 0.05, 0.1, 0.3, 0.5, 0.8, 0.95)
+SPREADS = (("beta", 0.6), ("beta", 1.0), ("beta", 2.0), ("beta", 10.0), ("logit", 1.0), ("logit", 2.0))
+PAIRS = ((0.02, 0.02), (0.02, 0.05), (0.05, 0.1), (0.1, 0.1), (0.3, 0.4), (0.5, 0.5), (0.8, 0.9), (0.95, 0.95))
+PAIRED_SPREADS = (("beta", 1.0), ("beta", 2.0), ("logit", 2.0))
+CORRELATIONS = (0.5, 0.9)
+NODES, NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(80)
+Spread = tuple[str, float]
+
+
+@dataclass
+class Arguments:
+    output: str = field(metadata={"help": "where the tables go, as JSON"})
+    problems: int = field(default=30, metadata={"help": "problems of a simulated benchmark"})
+    n: int = field(default=16, metadata={"help": "samples a problem"})
+    draws: int = field(default=800, metadata={"help": "simulated benchmarks a cell; half as many for pairs"})
+
+
+def accuracies(normals: np.ndarray, mean: float, spread: Spread) -> np.ndarray:
+    """Per-problem accuracies of this mean and spread, increasing in the standard normals that choose them."""
+    kind, size = spread
+    if kind == "beta":
+        return betaincinv(mean * size, (1 - mean) * size, np.clip(ndtr(normals), 1e-12, 1 - 1e-12))
+    low, high = -50.0, 50.0
+    for _ in range(80):  # the centre at which the accuracies' mean is `mean`, by bisection
+        centre = (low + high) / 2
+        reached = float(expit(centre + size * NODES) @ NODE_WEIGHTS) / math.sqrt(2 * math.pi)
+        low, high = (centre, high) if reached < mean else (low, centre)
+    return expit(centre + size * normals)
+
+
+def scores(right: np.ndarray, n: int) -> dict[str, list[float]]:
+    return {str(place): [1.0] * int(count) + [0.0] * (n - int(count)) for place, count in enumerate(right)}
+
+
+def headline_row(spread: Spread, args: Arguments, rng: np.random.Generator) -> tuple[list[float], list[float]]:
+    """Coverage at each of MEANS, in percent: our interval's and the t interval's."""
+    ours, plain = [], []
+    for mean in MEANS:
+        covered = np.zeros(2)
+        for _ in range(args.draws):
+            right = rng.binomial(args.n, accuracies(rng.standard_normal(args.problems), mean, spread))
+            for place, one in enumerate((clustered_mean(scores(right, args.n)), t_interval(right / args.n, 0))):
+                covered[place] += one.low <= mean <= one.high
+        shares = 100 * covered / args.draws
+        ours.append(float(shares[0]))
+        plain.append(float(shares[1]))
+    return ours, plain
+
+
+def paired_row(
+    spread: Spread, correlation: float, args: Arguments, rng: np.random.Generator
+) -> tuple[list[float], list[float]]:
+    """Coverage of the difference at each of PAIRS, in percent: our interval's and the t interval's."""
+    ours, plain = [], []
+    draws = max(args.draws // 2, 1)
+    for first, second in PAIRS:
+        covered = np.zeros(2)
+        for _ in range(draws):
+            normals = rng.standard_normal(args.problems)
+            others = correlation * normals + math.sqrt(1 - correlation**2) * rng.standard_normal(args.problems)
+            a = rng.binomial(args.n, accuracies(normals, first, spread))
+            b = rng.binomial(args.n, accuracies(others, second, spread))
+            found = compare_paired(scores(a, args.n), scores(b, args.n)).difference
+            for place, one in enumerate((found, t_interval((b - a) / args.n, 0))):
+                covered[place] += one.low - 1e-12 <= second - first <= one.high + 1e-12
+        shares = 100 * covered / draws
+        ours.append(float(shares[0]))
+        plain.append(float(shares[1]))
+    return ours, plain
+
+
+def main() -> int:
+    args = parse_args(Arguments, description=__doc__)
+    if min(args.problems, args.n, args.draws) < 2:
+        raise InputError("--problems, --n and --draws must be at least 2")
+    rng = np.random.default_rng(0)
+    tables, results = [], {}
+    header = ["spread", "interval", *(f"{100 * mean:g} %" for mean in MEANS)]
+    rows = []
+    for spread in SPREADS:
+        name = f"{spread[0]} {spread[1]:g}"
+        both = headline_row(spread, args, rng)
+        results[f"mean, {name}"] = dict(zip(("ours", "t"), both, strict=True))
+        rows += [
+            [name, kind, *(f"{value:.1f}" for value in row)] for kind, row in zip(("ours", "t"), both, strict=True)
+        ]
+    tables.append(RecordTable(f"Coverage of avg@n's 95 % interval, {args.problems} problems x {args.n}.", header, rows))
+    header = ["spread, correlation", "interval", *(f"{100 * a:g} / {100 * b:g} %" for a, b in PAIRS)]
+    rows = []
+    for spread in PAIRED_SPREADS:
+        for correlation in CORRELATIONS:
+            name = f"{spread[0]} {spread[1]:g}, {correlation:g}"
+            both = paired_row(spread, correlation, args, rng)
+            results[f"difference, {name}"] = dict(zip(("ours", "t"), both, strict=True))
+            rows += [
+                [name, kind, *(f"{value:.1f}" for value in row)] for kind, row in zip(("ours", "t"), both, strict=True)
+            ]
+    tables.append(RecordTable("Coverage of a paired difference's 95 % interval.", header, rows))
+    print("\n\n".join(render_record_table(table) for table in tables))
+    config = {"problems": args.problems, "n": args.n, "draws": args.draws}
+    write_record(args.output, title="Coverage of intervals", config=config, tables=tables, results=results)
+    return 0
+
+
+if __name__ == "__main__":
+    run_program(main)
