@@ -199,6 +199,8 @@ def parse_line(line: bytes, where: str) -> Row:
         raise InputError(f"{where}: not UTF-8 ({error.reason}); convert the file with iconv") from None
     except json.JSONDecodeError as error:
         torn = "" if line.endswith(b"\n") else "; the file ends in the middle of a line, download it again"
+        if line.strip() == b"{":
+            torn = "; one object over several lines: write one object a line, or an array of them"
         raise InputError(f"{where}: malformed JSON ({error.msg}){torn}") from None
     if not isinstance(row, dict):
         raise InputError(f"{where}: expected a JSON object, found {type(row).__name__}")
