@@ -24,12 +24,12 @@ from typing import IO, Any
 import torch
 from transformers import PreTrainedModel, PrinterCallback
 
-from promptcot_mamba.chat_format import CHAT_TEMPLATE
 from promptcot_mamba.checkpoint import Checkpoint, load_tokenizer, read_checkpoint, require_causal_lm
 from promptcot_mamba.cli import parse_args, run_program
 from promptcot_mamba.data.collate import collate_packed, collate_padded
 from promptcot_mamba.data.dataset import describe_rows
 from promptcot_mamba.data.encode import check_tokenizer, hash_tokenizer
+from promptcot_mamba.data.template import choose_template
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import get_logger
 from promptcot_mamba.memory_budget import shapes_from_config, training_flops_per_token, training_memory
@@ -137,7 +137,6 @@ def check(args: SftArguments, data_args: DataArguments) -> tuple[Checkpoint, Any
     tokenizer_path = data_args.tokenizer_path or data_args.model_name_or_path
     tokenizer = load_tokenizer(tokenizer_path, "--tokenizer_path")
     check_tokenizer(tokenizer, checkpoint.config.get("vocab_size"), tokenizer_path, data_args.model_name_or_path)
-    tokenizer.chat_template = CHAT_TEMPLATE  # what every checkpoint carries on to sampling
     return checkpoint, tokenizer, packing
 
 
@@ -150,9 +149,11 @@ def encode(
     settle_accumulation(args, checkpoint.config, tokens, recorded)
     seed = args.seed if args.data_seed is None else args.data_seed
     data_hash, rows = make_training_rows(data_args, tokenizer, packing, seed)
+    eval_rows = make_eval_rows(data_args, tokenizer)
+    tokenizer.chat_template = choose_template(rows, tokenizer)  # what every checkpoint carries on to sampling
     hashes = {"data": data_hash, "tokenizer": hash_tokenizer(tokenizer), "model": checkpoint.fingerprint()}
     identity = describe_identity(args, data_args, **hashes, packing=packing)
-    return rows, make_eval_rows(data_args, tokenizer), identity
+    return rows, eval_rows, identity
 
 
 def load_model(args: SftArguments, data_args: DataArguments, tokenizer: Any) -> PreTrainedModel:

@@ -78,6 +78,9 @@ class PrepareArguments:
     seed: int = field(default=0, metadata={"help": "Of the mixture, its order and the packing."})
     workers: int = field(default=0, metadata={"help": "Processes. Default: one a core."})
     overwrite: bool = field(default=False, metadata={"help": "Replace shards of another recipe in output_dir."})
+    push_to_hub: str | None = field(
+        default=None, metadata={"help": "owner/name of a private data set on the hub that the shards are uploaded to."}
+    )
     keep_work: bool = field(
         default=False, metadata={"help": "Keep the tokenised rows, so that another mixture of them is quick."}
     )
@@ -190,6 +193,7 @@ def main() -> None:
     from transformers import AutoTokenizer
 
     from promptcot_mamba.cli import parse_args
+    from promptcot_mamba.data.card import push_to_hub, write_card
     from promptcot_mamba.data.prepare import Recipe, prepare_shards, remove_work
     from promptcot_mamba.data.report import write_report
     from promptcot_mamba.jsonl import write_json
@@ -235,6 +239,7 @@ def main() -> None:
     if result is None:
         return
     report = write_report(result, output)
+    write_card(result, output)
     write_json(output / "run.json", {**describe_run(asdict(args)), "seconds": result.seconds})
     if not args.keep_work:
         remove_work(output)
@@ -242,6 +247,8 @@ def main() -> None:
     logger = get_logger(__name__)
     logger.info("%s examples, %s tokens, %s rows", *(f"{counts[key]:,}" for key in ("documents", "tokens", "rows")))
     logger.info("read %s", report)
+    if args.push_to_hub:
+        logger.info("uploaded to %s", push_to_hub(output, args.push_to_hub))
 
 
 if __name__ == "__main__":

@@ -86,7 +86,10 @@ class DataArguments:
     )
     data_path: list[str] = field(
         default_factory=list,
-        metadata={"help": "JSONL or Parquet file, folder or glob with `prompt` and `completion`, or prepared shards."},
+        metadata={
+            "help": "Rows of `prompt` and `completion`, `messages`, ShareGPT or Alpaca, as files, folders, globs or "
+            "owner/name on the hub; or prepared shards."
+        },
     )
     tokenizer_path: str | None = field(default=None, metadata={"help": "Default: the model's folder."})
     eval_data_path: list[str] = field(
@@ -111,6 +114,15 @@ class DataArguments:
     ops: list[str] = field(
         default_factory=list,
         metadata={"help": "Backends of the model's ops, as `ssd=mamba_ssm causal_conv1d=reference`; see docs/ssd.md."},
+    )
+    prompt_format: str = field(
+        default="auto", metadata={"help": "Prompts of rows: rendered chat text, bare questions, or auto, by markup."}
+    )
+    loss_on: str = field(
+        default="assistant", metadata={"help": "Of a conversation: assistant, each answer is an example, or last."}
+    )
+    control_text: str = field(
+        default="auto", metadata={"help": "Rows that spell control tokens: kept as text (auto, keep), or drop."}
     )
     token_cache: str = field(default="cache/tokens", metadata={"help": "Folder of encoded data; safe to delete."})
 

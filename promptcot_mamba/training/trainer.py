@@ -87,7 +87,7 @@ class SftTrainer(Trainer):
             world_size=self.args.world_size // share,
             rank=self.args.process_index // share,
             seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
-            shuffle=shuffle,
+            shuffle=shuffle and not getattr(rows, "ordered", False),  # a curriculum keeps its order
         )
         workers = self.args.dataloader_num_workers
         return StepLoader(
