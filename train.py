@@ -145,7 +145,7 @@ def encode(
 ) -> tuple[Rows, dict[str, Any], Identity]:
     """Training rows, validation rows by source, and what the run is told by: all that changes samples or gradients."""
     recorded = (run_folder.read_run(Path(args.output_dir)) or {}).get("identity")
-    tokens = args.per_device_train_batch_size * data_args.max_length
+    tokens = args.per_device_train_batch_size * data_args.max_length // args.sequence_parallel_size
     settle_accumulation(args, checkpoint.config, tokens, recorded)
     seed = args.seed if args.data_seed is None else args.data_seed
     data_hash, rows = make_training_rows(data_args, tokenizer, packing, seed)
