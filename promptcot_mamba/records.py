@@ -111,7 +111,7 @@ class Sample:
         row = dict(vars(self))  # asdict would copy every value, ten times slower
         del row["problem_id"]
         said = {name: value for name, value in row.items() if name not in _YOUNG or value != _YOUNG[name]}
-        if self.prompt is not None and problem.question is None and problem.prompt is not None:
+        if problem.question is None and problem.prompt is not None and self.prompt not in (None, problem.prompt):
             said["question"] = user_question(problem.prompt) if has_turns(problem.prompt) else problem.prompt
         return {**problem.fields, **said}
 
