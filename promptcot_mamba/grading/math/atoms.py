@@ -165,7 +165,7 @@ class Atoms(Cursor):
             inner = self._braced()
         elif sign in ("|", "\\|"):
             self.bars = 1
-            inner = Node("function", ("abs", (self.sum(),)))
+            inner = Node("function", ("abs", (self.union(),)))
             self.expect(sign)
         else:
             raise UnreadableError(f"unexpected {sign}")

@@ -353,7 +353,7 @@ def _in_radians(node: Node) -> bool:
     return any(part == Node("const", ("pi",)) for part in walk(node))
 
 
-_KINDS = re.compile(r"\s+(?:functions?|numbers?|integers?)$")  # "even" and "even function"
+_KINDS = re.compile(r"\s+(?:functions?|numbers?|integers?|triangles?)$")  # "even" and "even function"
 
 
 def _words(text: str) -> str:

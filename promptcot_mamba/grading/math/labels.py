@@ -12,6 +12,9 @@ from promptcot_mamba.grading.math.tree import Node, symbols, walk
 
 COORDINATES = frozenset(["x", "y", "z", "r", "\\theta", "\\rho"])
 ZERO = Node("num", (Fraction(0),))
+APPLIED_GREEK = [
+    Node("sym", (name,)) for name in ("\\sigma", "\\phi", "\\tau", "\\mu", "\\psi", "\\zeta")
+]  # of integers
 EXACT_PLACES = 2  # `7/2 = 3.6` is false, `7/3 = 2.33` a rounding
 
 
@@ -99,6 +102,8 @@ def _names_value(node: Node, is_gold: bool) -> bool:
     if is_gold and letters & COORDINATES:
         return False
     if node.kind in ("function", "apply") or any(part.kind in ("apply", "text") for part in walk(node)):
+        return True
+    if node.kind == "mul" and node.args[0] in APPLIED_GREEK:
         return True
     return len(letters) > 1 or any(name[0].isupper() for name in letters)
 

@@ -89,8 +89,11 @@ class _Parser(Atoms):
         while self.value() in RELATIONS:
             relations.append(self.next().value)
             sides.append(self.union())
+        modular = self.take("pmod") is not None
+        if not modular:
+            relations = ["=" if sign == "equiv" else sign for sign in relations]  # f(x) is identically 0
         node = Node("relation", (tuple(relations), tuple(sides))) if relations else sides[0]
-        return Node("mod", (node, self.argument())) if self.take("pmod") else node
+        return Node("mod", (node, self.argument())) if modular else node
 
     def union(self) -> Node:
         node = self.ratio()
@@ -194,7 +197,7 @@ class _Parser(Atoms):
         """The words of a unit with its powers and slashes: `cm^2`, `km / h`, `dollars per hour`."""
         words: list[str] = []
         while (token := self.peek()) is not None:
-            if self._starts_unit() or (token.kind in ("word", "sym") and words and words[-1] in ("/", "per")):
+            if self._starts_unit() or (token.kind in ("word", "sym") and words and words[-1] in ("/", "*", "per")):
                 if token.value.lower().strip(" ,") in ("and", "or"):
                     break
                 words.append(self.next().value)

@@ -36,7 +36,8 @@ _OPENING_WORDS = re.compile(
     r"\s*(?=[\s}:\\\d(-])(\}?)"
 )
 _OPENING_ADVERB = re.compile(
-    rf"^\s*{TEXT}\{{\s*(?:so|thus|hence|therefore|finally|we get|we have|we find|that is|only|exactly)\s*,?\s*\}}",
+    rf"^\s*{TEXT}\{{\s*(?:so|thus|hence|therefore|finally|we get|we have|we find|that is|only|exactly|ans(?:wer)?[.:]?)"
+    r"\s*,?\s*\}",
     re.IGNORECASE,
 )
 
@@ -46,7 +47,7 @@ def read_phrases(text: str) -> str:
     if not any(sign.isalpha() for sign in text):
         return text
     if not text.isascii():
-        text = _CONNECTING.sub(", ", text)
+        text = _CONNECTING.sub(", ", _FOREIGN_OPENING.sub("", text))
         text = _FOREIGN.sub(r"\\text{pieces}", _FOREIGN_GROUP.sub(r"\\text{pieces}", text))
     text = _drop_opening(_ALL_LETTER.sub(r"\1}", _wrap_bare_words(text)))
     return _GROUP.sub(_read_group, text) if "\\" in text else text
@@ -56,6 +57,9 @@ _ALL_LETTER = re.compile(
     rf"({TEXT}\{{[^{{}}]*\b(?:real|integer|rational)s?(?: numbers?)?)\s*\}}\s*[a-z]\s*$"
 )  # `all real x`
 _FOREIGN_GROUP = re.compile(rf"{TEXT}\{{\s*[\u3040-\u9fff\uac00-\ud7af]+\s*\}}")
+_FOREIGN_OPENING = re.compile(
+    rf"^\s*(?:{TEXT}\{{\s*)?(?![^:]*[不非无没])[\u3040-\u9fff]+\s*:\s*\}}?"
+)  # `答案：`, the answer
 _FOREIGN = re.compile(r"[\u3040-\u9fff\uac00-\ud7af]+")
 _CONNECTING = re.compile(r"或者|或|和|与|及")  # or, and
 

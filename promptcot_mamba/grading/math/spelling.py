@@ -149,7 +149,7 @@ _STYLING: _Rules = (
         "\\",
         re.compile(
             r"\\(?:tiny|scriptsize|footnotesize|small|normalsize|large|Large|LARGE|huge|Huge|bfseries|itshape|normalfont"
-            r"|nonumber|notag|boldmath|unboldmath|strut|null|relax)(?![A-Za-z])"
+            r"|nonumber|notag|boldmath|unboldmath|ensuremath|strut|null|relax)(?![A-Za-z])"
         ),
         " ",
     ),
@@ -157,6 +157,7 @@ _STYLING: _Rules = (
 _RULES: _Rules = (
     ("\\", re.compile(r"\s*\\(?:blacksquare|checkmark|qed|qedsymbol|qedhere|Box)\s*$"), ""),
     ("\\underline", re.compile(r"\\underline\s*\{(?=\s*[\d\\-])"), "{"),
+    ("\\", re.compile(r"^\s*\\(?:therefore|Rightarrow|Longrightarrow|implies)(?![A-Za-z])"), ""),
     ("US", re.compile(r"\bUS\s*(?=\\usd)"), ""),
     ("\\#", re.compile(r"\\#\s*(?=\d)"), ""),
     ("`", re.compile(r"^\s*`+|`+\s*$"), ""),
