@@ -49,13 +49,16 @@ def read_phrases(text: str) -> str:
     if not text.isascii():
         text = _CONNECTING.sub(", ", _FOREIGN_OPENING.sub("", text))
         text = _FOREIGN.sub(r"\\text{pieces}", _FOREIGN_GROUP.sub(r"\\text{pieces}", text))
-    text = _drop_opening(_ALL_LETTER.sub(r"\1}", _wrap_bare_words(text)))
+    text = _drop_opening(_IS.sub(" = ", _ALL_LETTER.sub(r"\1}", _wrap_bare_words(text))))
     return _GROUP.sub(_read_group, text) if "\\" in text else text
 
 
 _ALL_LETTER = re.compile(
     rf"({TEXT}\{{[^{{}}]*\b(?:real|integer|rational)s?(?: numbers?)?)\s*\}}\s*[a-z]\s*$"
 )  # `all real x`
+_IS = re.compile(
+    rf"(?<=[A-Za-z)\]])\s*{TEXT}\{{\s*(?:is|equals|is equal to)\s*\}}\s*(?=[-\d({{]|\\(?:frac|sqrt|pi|boxed)\b)"
+)
 _FOREIGN_GROUP = re.compile(rf"{TEXT}\{{\s*[\u3040-\u9fff\uac00-\ud7af]+\s*\}}")
 _FOREIGN_OPENING = re.compile(
     rf"^\s*(?:{TEXT}\{{\s*)?(?![^:]*[不非无没])[\u3040-\u9fff]+\s*:\s*\}}?"
