@@ -228,7 +228,7 @@ class Atoms(Cursor):
             return self._symbol("\\" + name if name != "l" else "l")
         if name in ("sum", "prod"):
             return self._series(name)
-        if name in UNCOVERED:
+        if name in UNCOVERED or name in RELATIONS:
             raise UnreadableError(f"\\{name} is not covered")
         return Node("sym", ("\\" + name,))  # a macro of the model's own: a name, equal only to itself
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import NamedTuple
 
+from promptcot_mamba.grading.math.tables import CHANGING
 from promptcot_mamba.grading.math.tree import Node, symbols, walk
 
 COORDINATES = frozenset(["x", "y", "z", "r", "\\theta", "\\rho"])
@@ -81,8 +82,10 @@ def is_constant(node: Node) -> bool:
 
 def is_label(node: Node) -> bool:
     """Letters, products of letters, an applied function, a ratio or tuple of those, or words."""
-    if node.kind in ("sym", "text", "apply"):
+    if node.kind in ("sym", "apply"):
         return True
+    if node.kind == "text":
+        return not CHANGING & set(node.args[0].lower().split())
     if node.kind == "const":
         return node.args[0] in ("e", "i")
     if node.kind in ("mul", "div", "ratio"):
@@ -99,6 +102,8 @@ def _names_value(node: Node, is_gold: bool) -> bool:
     if is_label(node):
         return True
     letters = symbols(node)
+    if any(part.kind == "text" and not is_label(part) for part in walk(node)):
+        return False
     if is_gold and letters & COORDINATES:
         return False
     if node.kind in ("function", "apply") or any(part.kind in ("apply", "text") for part in walk(node)):

@@ -24,6 +24,7 @@ from promptcot_mamba.grading.math.units import is_unit_word
 
 MAX_TOKENS = 1500
 MAX_POSTFIXES = 8
+MAX_UNIT_POWER = 6
 INEQUALITIES = frozenset(["<", ">", "le", "ge", "ne"])
 ONE = Node("num", (Fraction(1),))
 
@@ -59,6 +60,8 @@ class _Parser(Atoms):
                 groups.append([])
                 continue
             if (sign := self._connector()) is not None:
+                if sign in ("and", "or") and not any(groups):
+                    raise UnreadableError(f"begins with {sign}")
                 joined.add(sign)
                 continue
             groups[-1].append(self.item())
@@ -146,6 +149,8 @@ class _Parser(Atoms):
                 if self.starts_factor():
                     raise UnreadableError("a number after a unit")
             elif self.starts_factor():
+                if self.peek().kind == self.tokens[self.at - 1].kind == "num":
+                    raise UnreadableError("two numbers side by side")
                 factors.append(self.factor())
             else:
                 return product(factors)
@@ -208,7 +213,9 @@ class _Parser(Atoms):
                 power = self.argument()
                 sign = "-" if power.kind == "neg" else ""
                 power = power.args[0] if sign else power
-                words.append(f"^{sign}{power.args[0]}" if power.kind == "num" else "^?")
+                if power.kind != "num" or power.args[0] > MAX_UNIT_POWER:
+                    raise UnreadableError("a unit to no small power")
+                words.append(f"^{sign}{power.args[0]}")
             elif (
                 token.value in ("/", "cdot") and self.peek(1) and self.peek(1).kind in ("text", "word", "sym") and words
             ):

@@ -167,8 +167,15 @@ class Qualified:
 _TAIL = re.compile(
     rf"(?<![\s,;:])[\s,;:]*(?:\\q?quad)?\s*[,(\[]?\s*(?:{TEXT}\{{[\s,;(]*(?:{_QUALIFIERS})\b|\\forall\b|(?<![\\A-Za-z])(?:{_QUALIFIERS})\s)"
 )
-_TAIL_CHANGES = re.compile(r"\b(?:or|otherwise|else|odd|even|not|but|if|and then)\b", re.IGNORECASE)
+_TAIL_CHANGES = re.compile(
+    r"\b(?:or|otherwise|else|odd|even|not|but|if|and then)\b|[;^+*/]|\\(?:[dt]?frac|sqrt|pm|mp)", re.I
+)
+_TAIL_NUMBER = re.compile(
+    r"(?<![<>=\d.])(?<!\\ge)(?<!\\le)(?<!\\ne)(?<!\\geq)(?<!\\leq)(?<!\\neq)(?<!lant)(?<!-)\s\d|[A-Za-z)}]\d|\d\s\d"
+)
+_TAIL_ORDERS = re.compile(r"[<>]|\\(?:ge|le|ne)")
 _TAIL_FIXES = re.compile(r"(?<![<>!])=")
+_TAIL_EQUATION = re.compile(r"[A-Za-z]\s*=")
 _REASON = re.compile(r"\b(?:since|because|as)\b")
 _INTEGER = re.compile(r"integer|\\mathbb\s*\{?\s*Z")
 
@@ -180,11 +187,16 @@ def split_qualifier(text: str) -> Qualified:
         return Qualified(text)
     tail = text[match.start() :]
     reason = _REASON.search(match.group()) is not None
-    if _TAIL_CHANGES.search(tail) or (not reason and _TAIL_FIXES.search(tail)) or len(_TAIL.findall(tail)) > 1:
+    if _TAIL_CHANGES.search(tail) or _TAIL_NUMBER.search(tail) or len(_TAIL.findall(tail)) > 1:
+        return Qualified(text)
+    if _TAIL_FIXES.search(tail) and not (reason and _TAIL_EQUATION.search(tail) and not _TAIL_ORDERS.search(tail)):
+        return Qualified(text)
+    if "(" in match.group() and not tail.rstrip(" }").endswith(")"):
         return Qualified(text)
     return Qualified(text[: match.start()].rstrip(" ,;:"), _INTEGER.search(tail) is not None)
 
 
+_HEDGED = re.compile(r"\b(?:or|and|maybe|if|not)\b|^\s*(?:[,;=+*/-]|\\(?:pm|mp))", re.IGNORECASE)
 OTHER_CHOICE = re.compile(r"\([A-J]\)|\b(?:or|and)\s+[A-J]\b")
 _CHOICE_PREFIX = re.compile(
     rf"^\s*(?:{TEXT}\{{\s*\(?([A-J])(?:\)[.:]?|[.:])\s*\}}?|\(([A-J])\)(?!\s*[-+=*^(/_,)\\cdot])|([A-J])\)\s)\s*"
@@ -199,6 +211,6 @@ def split_choice(text: str) -> tuple[str | None, str]:
     rest = text[match.end() :]
     if rest.count("}") > rest.count("{"):
         rest = rest[: rest.rindex("}")] + rest[rest.rindex("}") + 1 :]
-    if OTHER_CHOICE.search(rest):
+    if OTHER_CHOICE.search(rest) or _HEDGED.search(rest):
         return None, text
     return match.group(1) or match.group(2) or match.group(3), rest.strip()

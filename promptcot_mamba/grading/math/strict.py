@@ -199,8 +199,8 @@ def _plain(text: str) -> str:
     return "".join(_MACRO.sub("", text).replace("{", " ").replace("}", " ").split()).strip(_ENDS)
 
 
-_VERDICT = re.compile(r"(yes|no|true|false)\s*[,.;:]\s*(.*)", re.IGNORECASE | re.DOTALL)
-_OTHER_VERDICT = re.compile(r"\b(?:yes|no|true|false|or|maybe|but)\b", re.IGNORECASE)
+_VERDICT = re.compile(r"(yes|no|true|false)\s*[,.;:]\s*([A-Za-z].*)", re.IGNORECASE | re.DOTALL)
+_OTHER_VERDICT = re.compile(r"\b(?:yes|no|true|false|or|and|maybe|but|if)\b", re.IGNORECASE)
 
 
 def _opening_verdict(text: str) -> tuple[str, ...] | None:
