@@ -29,14 +29,18 @@ INEQUALITIES = frozenset(["<", ">", "le", "ge", "ne"])
 ONE = Node("num", (Fraction(1),))
 
 
-def parse(text: str) -> Node:
-    """The tree of one cleaned answer. Raises UnreadableError where the grammar does not cover it."""
+def parse(text: str, tolerant: bool = False) -> Node:
+    """The tree of one cleaned answer. Raises UnreadableError where the grammar does not cover it.
+
+    `tolerant`: two numerals side by side are a product, a leading "or" is skipped, and a lone relation sign is a name,
+    for what the published rules leave of an answer.
+    """
     tokens = tokenize(text)
     if len(tokens) > MAX_TOKENS:
         raise UnreadableError(f"more than {MAX_TOKENS} signs")
     if not tokens:
         raise UnreadableError("empty")
-    return _Parser(tokens).statement()
+    return _Parser(tokens, tolerant).statement()
 
 
 class _Parser(Atoms):
@@ -60,7 +64,7 @@ class _Parser(Atoms):
                 groups.append([])
                 continue
             if (sign := self._connector()) is not None:
-                if sign in ("and", "or") and not any(groups):
+                if sign in ("and", "or") and not any(groups) and not self.tolerant:
                     raise UnreadableError(f"begins with {sign}")
                 joined.add(sign)
                 continue
@@ -149,7 +153,7 @@ class _Parser(Atoms):
                 if self.starts_factor():
                     raise UnreadableError("a number after a unit")
             elif self.starts_factor():
-                if self.peek().kind == self.tokens[self.at - 1].kind == "num":
+                if not self.tolerant and self.peek().kind == self.tokens[self.at - 1].kind == "num":
                     raise UnreadableError("two numbers side by side")
                 factors.append(self.factor())
             else:
