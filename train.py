@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Supervised fine-tuning, one phase per launch: flags -> model and packed rows -> checkpoints that vLLM serves.
+r"""Supervised fine-tuning, one phase per launch: flags -> model and packed rows -> checkpoints that vLLM serves.
 
     deepspeed --num_gpus=8 train.py --config configs/sft_phase1.yaml --model_name_or_path /models/Mamba-Codestral-7B \
         --data_path /data/phase1 --output_dir outputs/phase1

@@ -1,4 +1,4 @@
-"""Published data sets -> filtered, decontaminated, deduplicated, packed token shards for `train.py`, with a report.
+r"""Published data sets -> filtered, decontaminated, deduplicated, packed token shards for `train.py`, with a report.
 
     python -m scripts.prepare_sft_data --config configs/data/phase1.yaml --tokenizer_path /models/Mamba-Codestral-7B \
         --output_dir outputs/data/phase1
