@@ -21,6 +21,11 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+from promptcot_mamba.training.first_look import refuse_at_once
+
+if __name__ == "__main__":
+    refuse_at_once(sys.argv[1:])  # a wrong flag need not wait for torch
+
 import torch
 from transformers import PreTrainedModel, PrinterCallback
 

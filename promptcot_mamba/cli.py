@@ -101,7 +101,7 @@ def refuse_unknown(flags: Sequence[str], known: Sequence[str]) -> None:
 
 def suggest(name: str, known: Sequence[str]) -> str | None:
     """The flag that was probably meant: one of these letters, these initials (`--lr`) or this beginning."""
-    names = [one.removeprefix("--") for one in known if one.startswith("--")]
+    names = sorted(one.removeprefix("--") for one in known if one.startswith("--"))
     typed = name.removeprefix("--")
     close = get_close_matches(typed, names, 1, cutoff=0.66)
     close += [one for one in names if "".join(word[0] for word in re.split("[_-]", one) if word) == typed]

@@ -133,10 +133,11 @@ def test_the_published_lines_flags_parse_as_transformers_parser_reads_them():
     from promptcot_mamba.training.arguments import DataArguments, SftArguments
 
     kinds = [SftArguments, DataArguments]
-    words = """--model_name_or_path m --data_path d --output_dir o --bf16=True --gradient_checkpointing
-        --eval_strategy=no --logging-steps 5 --learning_rate 1e-5 --report_to tensorboard --deepspeed c.json --lr_scheduler_type cosine
-        --warmup_steps 0.1 --label_names a b --optim adamw_torch --save_strategy steps --no_dataloader_pin_memory
-        --remove-unused-columns False --lr_scheduler_kwargs {}""".split()  # noqa: SIM905 (a command line)
+    text = """--model_name_or_path m --data_path d --output_dir o --bf16=True --gradient_checkpointing
+        --eval_strategy=no --logging-steps 5 --learning_rate 1e-5 --report_to tensorboard --deepspeed c.json
+        --lr_scheduler_type cosine --warmup_steps 0.1 --label_names a b --optim adamw_torch --save_strategy steps
+        --no_dataloader_pin_memory --remove-unused-columns False --lr_scheduler_kwargs {}"""
+    words = text.split()
     ours, theirs = vars(Parser(kinds, None).parse_args(words)), vars(HfArgumentParser(kinds).parse_args(words))
     differ = {name for name in theirs if ours[name] != theirs[name]}
     assert differ <= {"debug", "include_num_input_tokens_seen"}, "two fields whose text TrainingArguments reads itself"
