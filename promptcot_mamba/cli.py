@@ -40,6 +40,7 @@ def flag(help: str, *, default: Any = MISSING, factory: Any = MISSING, **limits:
 
     `least`, `above`, `most`: bounds of a number, or of each in a list. `choices`: the values there are.
     `reads`: "file", "folder" or "any", a path that must be there. `writes`: "file" or "folder", one that can be made.
+    `elsewhere`: a path or name whose program knows better what it may be.
     """
     return field(default=default, default_factory=factory, metadata={"help": help, **limits})
 
@@ -101,7 +102,7 @@ def refuse_unknown(flags: Sequence[str], known: Sequence[str]) -> None:
 
 def suggest(name: str, known: Sequence[str]) -> str | None:
     """The flag that was probably meant: one of these letters, these initials (`--lr`) or this beginning."""
-    names = sorted(one.removeprefix("--") for one in known if one.startswith("--"))
+    names = sorted({one.removeprefix("--").replace("-", "_") for one in known if one.startswith("--")})
     typed = name.removeprefix("--")
     close = get_close_matches(typed, names, 1, cutoff=0.66)
     close += [one for one in names if "".join(word[0] for word in re.split("[_-]", one) if word) == typed]
@@ -112,6 +113,7 @@ def suggest(name: str, known: Sequence[str]) -> str | None:
 def parse_args(types: Any, argv: Sequence[str] | None = None, description: str | None = None) -> Any:
     """Parse flags into one dataclass, or a tuple of them where `types` is a sequence.
 
+    A dataclass may have `expand_flags(flags)`, which puts what some of its flags stand for before the others.
     Abbreviated flags are refused: a mistyped `--n_gpu` must not become `--n_gpus`.
     Raises InputError for unknown flags, bad values, values outside their flag's limits and unreadable recipes.
     """
@@ -120,17 +122,15 @@ def parse_args(types: Any, argv: Sequence[str] | None = None, description: str |
     parser = Parser(kinds, description)
     flags = expand_recipes(sys.argv[1:] if argv is None else argv)
     refuse_unknown(flags, parser.known)
-    values = vars(parser.parse_args(flags))
-    parsed = []
     for kind in kinds:
-        own = {one.name: values[one.name] for one in fields(kind) if one.init}
-        for one in fields(kind):
-            if one.init:
-                check_value(one, own[one.name])
-        try:
-            parsed.append(kind(**own))
-        except ValueError as error:  # a dataclass's own __post_init__ check
-            raise InputError(str(error)) from None
+        flags = kind.expand_flags(flags) if hasattr(kind, "expand_flags") else flags
+    values = vars(parser.parse_args(flags))
+    for one in (one for kind in kinds for one in fields(kind) if one.init):
+        check_value(one, values[one.name])
+    try:
+        parsed = [kind(**{one.name: values[one.name] for one in fields(kind) if one.init}) for kind in kinds]
+    except ValueError as error:  # a dataclass's own __post_init__ check
+        raise InputError(str(error)) from None
     return parsed[0] if single else tuple(parsed)
 
 

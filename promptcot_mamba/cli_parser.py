@@ -20,7 +20,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.run_info import ROOT
 
-LIMITS = ("least", "above", "most", "reads", "writes")  # of a flag's metadata; see `cli.flag`
+LIMITS = ("least", "above", "most", "reads", "writes", "elsewhere")  # of a flag's metadata; see `cli.flag`
 THEIRS = "transformers"  # whose fields come last, by name alone
 WIDTH = 118
 TRUE, FALSE = ("yes", "true", "t", "y", "1"), ("no", "false", "f", "n", "0")

@@ -23,7 +23,8 @@ LIMITS: dict[str, tuple[str, float, float]] = {
     "max_grad_norm": ("from", 0, 1e9), "warmup_steps": ("from", 0, 1 << 40), "adam_beta1": ("from", 0, 1),
     "adam_beta2": ("from", 0, 1), "adam_epsilon": ("above", 0, 1), "save_steps": ("above", 0, 1 << 40),
     "logging_steps": ("above", 0, 1 << 40), "eval_steps": ("above", 0, 1 << 40),
-    "save_total_limit": ("from", 1, 1 << 30), "seed": ("from", 0, (1 << 32) - 1), "dataloader_num_workers": ("from", 0, 1 << 16),
+    "save_total_limit": ("from", 1, 1 << 30), "seed": ("from", 0, (1 << 32) - 1),
+    "dataloader_num_workers": ("from", 0, 1 << 16),
     "plan_examples": ("above", 0, 1e15), "plan_tokens_per_example": ("above", 0, 1e9),
 }  # fmt: skip
 
