@@ -9,7 +9,10 @@ along. transformers' layout is what training writes and vLLM reads.
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -40,10 +43,22 @@ def copy_side_files(source: Path, target: Path) -> None:
             shutil.copy2(entry, target / entry.name)
 
 
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A neighbour to write in, which becomes `target` once all is written; nothing is left of a failed one."""
+    writing = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    writing.mkdir(parents=True)
+    try:
+        yield writing
+        writing.replace(target)
+    finally:
+        shutil.rmtree(writing, ignore_errors=True)
+
+
 def main() -> None:
     args = parse_args(Arguments, description=__doc__)
     # Seconds of imports, after all that can be refused without them.
-    from promptcot_mamba.checkpoint import TRANSFORMERS, read_checkpoint
+    from promptcot_mamba.checkpoint import TRANSFORMERS, read_checkpoint, writing_weights
     from promptcot_mamba.model.layouts import write_mamba_ssm_names
     from promptcot_mamba.model.weights import load_causal_lm
 
@@ -53,11 +68,12 @@ def main() -> None:
     if read_checkpoint(source, "--input_path").layout is None:
         raise InputError(f"--input_path {source}: holds no Mamba-2 weights in a layout known here")
     model = load_causal_lm(source)
-    if args.layout == TRANSFORMERS:
-        model.save_pretrained(target)
-    else:
-        write_mamba_ssm_names(target, args.layout, model.config, model.state_dict())
-    copy_side_files(source, target)
+    with new_folder(target) as writing, writing_weights(writing):
+        if args.layout == TRANSFORMERS:
+            model.save_pretrained(writing)
+        else:
+            write_mamba_ssm_names(writing, args.layout, model.config, model.state_dict())
+        copy_side_files(source, writing)
     print(f"{source} -> {target} ({args.layout} layout)")
 
 
