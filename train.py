@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Supervised fine-tuning, one phase per launch: flags -> model and packed rows -> checkpoints that vLLM serves.
+r"""Supervised fine-tuning, one phase per launch: flags -> model and packed rows -> checkpoints that vLLM serves.
 
     deepspeed --num_gpus=8 train.py --config configs/sft_phase1.yaml --model_name_or_path /models/Mamba-Codestral-7B \
         --data_path /data/phase1 --output_dir outputs/phase1
@@ -20,6 +20,11 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
+
+from promptcot_mamba.training.first_look import refuse_at_once
+
+if __name__ == "__main__":
+    refuse_at_once(sys.argv[1:])  # a wrong flag need not wait for torch
 
 import torch
 from transformers import PreTrainedModel, PrinterCallback

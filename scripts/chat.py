@@ -46,7 +46,7 @@ HISTORY_LINES = 1000
 class ChatArguments:
     """Flags of the chat."""
 
-    model_path: str = field(metadata={"help": "a checkpoint folder"})
+    model_path: str = field(metadata={"elsewhere": True, "help": "a checkpoint folder"})
     prompt: str | None = field(default=None, metadata={"help": "ask this one question and end"})
     instruction: str = field(default=MATH_INSTRUCTION, metadata={"help": "what is added below a question"})
     max_len: int = field(default=4096, metadata={"help": "most tokens of an answer"})

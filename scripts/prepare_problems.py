@@ -39,8 +39,12 @@ class ProblemArguments:
     benchmark: str = field(
         default="all", metadata={"help": f"all, paper (its tables'), or with commas: {', '.join(fetched())}."}
     )
-    source_dir: str | None = field(default=None, metadata={"help": "Folder of downloaded files; without it the hub."})
-    output_dir: str = field(default="data", metadata={"help": "Where problem files and test folders go."})
+    source_dir: str | None = field(
+        default=None, metadata={"reads": "folder", "help": "Folder of downloaded files; without it the hub."}
+    )
+    output_dir: str = field(
+        default="data", metadata={"writes": "folder", "help": "Where problem files and test folders go."}
+    )
     allow_other_count: bool = field(
         default=False, metadata={"help": "Accept a publisher's file with another number of problems than is known."}
     )

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch.utils.data import Dataset
 from transformers import Trainer
 
+from promptcot_mamba.checkpoint import writing_weights
 from promptcot_mamba.model import Mamba2ForCausalLM
 from promptcot_mamba.model.card import write_card
 from promptcot_mamba.ops.linear_cross_entropy import IGNORE_INDEX
@@ -256,9 +257,14 @@ class SftTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As the Trainer's, with a model card, which our own class writes by itself."""
-        super().save_model(output_dir, _internal_call)
-        if self.args.should_save and not isinstance(self.model, Mamba2ForCausalLM):
-            write_card(Path(output_dir or self.args.output_dir), self.model.config)
+        if not self.args.should_save:  # takes part in gathering the weights, and writes none
+            super().save_model(output_dir, _internal_call)
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        with writing_weights(folder):
+            super().save_model(output_dir, _internal_call)
+        if not isinstance(self.model, Mamba2ForCausalLM):
+            write_card(folder, self.model.config)
 
     def _barrier(self) -> None:
         if dist.is_initialized():
