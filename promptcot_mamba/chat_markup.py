@@ -91,7 +91,7 @@ FAMILIES: dict[str, Family] = {
     for family in (
         Family(
             CHATML, r"(?:<s>|<\|begin_of_text\|>|<\|endoftext\|>)?\s*", r"<\|im_start\|>system\n",
-            r"(?:<\|im_end\|>\s*)?<\|im_start\|>user\n", r"<\|im_end\|>\s*<\|im_start\|>assistant\n",
+            r"(?:<\|im_end\|>\s*)?<\|im_start\|>user\n", r"<\|im_end\|>\s*<\|im_start\|>assistant\s*",
             r"<\|im_end\|>\s*<\|im_start\|>user\n", r"<\|im_end\|>",
             _template(*("<|im_start|>" + role + "\\n{t}<|im_end|>\\n" for role in ("system", "user", "assistant")),
                       "<|im_start|>assistant\\n"),

@@ -7,6 +7,7 @@ duplicates and contamination are checked elsewhere, where what they need is at h
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ REASONS = {
     "turn_order": "the conversation's turns do not go user, assistant, user, ...",
     "unknown_role": "a turn of a role that is no system's, user's or assistant's",
     "not_text": "a turn holds images or other things than text",
+    "other_mode": "not a chain of thought: calls tools, or chooses among answers",
     "other_domain": "not of the domains that the recipe asks of this source",
     "unreadable": "the line is not JSON (only with bad_rows: drop)",
     "chat_markers": "markup of chat turns inside the question or the completion",
@@ -33,12 +35,12 @@ REASONS = {
     "no_program": "code without a fenced program after the thought",
     "encoding": "undecoded bytes: U+FFFD, lone surrogates, control characters or text decoded twice",
     "language": "mostly letters of another script",
-    "repetition_loop": "a stretch repeats itself many times on end",
+    "repetition_loop": "a stretch repeats itself many times on end, or says a few phrases over and over",
     "gold_mismatch": "the boxed answer differs from the reference",
     "contaminated": "holds a benchmark problem, in its prompt or in its answer",
     "too_short": "fewer tokens than min_tokens",
     "too_long": "more tokens than max_tokens",
-    "exact_duplicate": "the same prompt and completion as an earlier row",
+    "exact_duplicate": "the same prompt and completion as an earlier row, but for case, line ends and spaces",
     "near_duplicate": "the prompt nearly equals that of an earlier row",
     "too_many_answers": "max_answers_per_prompt answers to this prompt came earlier",
     "not_selected": "left out by the mixture's weights or counts",
@@ -62,6 +64,9 @@ MAX_FOREIGN_SHARE = 0.3  # of the letters
 LOOP_PERIOD = 1024
 LOOP_REPEATS = 8
 LOOP_SPAN = 512
+FEW_SPAN = 3072  # bytes looked at at a time for a few phrases in random order...
+FEW_SHARE = 0.13  # ...and what they compress to
+_FENCE = re.compile(r" {0,3}(?P<ticks>`{3,})(?P<info>[^`]*)$")
 _PROBE = 32
 _STRIDE = 256
 
@@ -114,17 +119,51 @@ def _common_prefix(left: str, right: str) -> int:
     return min(len(left), len(right))
 
 
+def has_few_phrases(text: str) -> bool:
+    """Whether some stretch says a few phrases over and over, in whatever order: it compresses to next to nothing.
+
+    Level 1 brings four phrases in random order to 7 to 12 per cent, lists of counted-up trials to 18 or more.
+    """
+    for start in range(0, max(1, len(text) - FEW_SPAN // 2), FEW_SPAN // 2):
+        stretch = text[start : start + FEW_SPAN].encode("utf-8", "surrogatepass")
+        if len(stretch) >= FEW_SPAN // 2 and len(zlib.compress(stretch, 1)) < FEW_SHARE * len(stretch):
+            return True
+    return False
+
+
+def read_fences(answer: str) -> tuple[list[str], bool]:
+    """`(programs, open)`: what stands in fences, and whether the last one never closes.
+
+    A fence is a line of its own; one that a program prints is not. A bare fence at the very end closes whatever it
+    stands under: text that was cut ends in the middle of something.
+    """
+    programs, held, width = [], None, 0
+    lines = answer.rstrip().split("\n")
+    for number, line in enumerate(lines):
+        found = _FENCE.match(line)
+        if found is None or (held is not None and (found["info"].strip() or len(found["ticks"]) < width)):
+            if held is not None:
+                held.append(line)
+        elif held is None:
+            if not found["info"].strip() and number == len(lines) - 1 and programs:
+                return programs, False
+            held, width = [], len(found["ticks"])
+        else:
+            programs.append("\n".join(held))
+            held = None
+    return programs, held is not None
+
+
 def has_program(answer: str) -> bool:
     """Whether a fence holds at least one line that is not blank."""
-    parts = answer.split("```")
-    return any(part.partition("\n")[2].strip() for part in parts[1:-1:2])
+    return any(program.strip() for program in read_fences(answer)[0])
 
 
 def is_cut(answer: str, finish_reason: str | None) -> bool:
     r"""Whether the answer stops in the middle: told so, or an open fence, or a `\boxed{` that never closes."""
     if finish_reason not in (None, "stop", "eos", "end_turn"):
         return True
-    if answer.count("```") % 2:
+    if read_fences(answer)[1]:
         return True
     last = answer.rfind("\\boxed{")
     return last >= 0 and answer.count("{", last) > answer.count("}", last)
@@ -212,7 +251,7 @@ def _text_fault(
         return "encoding"
     if rules.check_language and (is_foreign(row.prompt) or is_foreign(completion)):
         return "language"
-    if has_loop(completion):
+    if has_loop(completion) or has_few_phrases(completion):
         return "repetition_loop"
     if rules.check_gold and row.gold and agrees is not None and not agrees(row.gold, answer):
         return "gold_mismatch"

@@ -18,16 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from promptcot_mamba.chat_format import CHAT_TEMPLATE, MATH_INSTRUCTION
+from promptcot_mamba.data.accounts import count_by, count_rows, log_drops, sum_formats, sum_tallies, write_dropped
 from promptcot_mamba.data.chunk_work import (
-    DROPPED_SCHEMA,
-    SHOWN_FAULTS,
     ChunkContext,
     ChunkWorker,
-    chunk_path,
     read_hits,
 )
 from promptcot_mamba.data.conversation import Reading
@@ -35,13 +31,13 @@ from promptcot_mamba.data.decontaminate import BenchmarkText, Decontaminator
 from promptcot_mamba.data.inputs import digest, hash_sources, plan_jobs, sample_questions, save_tokenizer
 from promptcot_mamba.data.mixture import MixturePlan
 from promptcot_mamba.data.row_files import Chunk
-from promptcot_mamba.data.selection import REASONS_AFTER, RowTable, Selection, load_rows, read_table, select_rows
+from promptcot_mamba.data.selection import RowTable, Selection, load_rows, select_rows
 from promptcot_mamba.data.shard_work import PLAN_FILE, ShardContext, make_shard, write_plan
 from promptcot_mamba.data.shards import INDEX_FILE, MANIFEST_FILE, shard_name
 from promptcot_mamba.data.sources import FoundSource, SourceSpec, find_repo_files, find_source
 from promptcot_mamba.data.workers import do_all, one_thread_each
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.jsonl import replace_atomically, write_json, write_jsonl
+from promptcot_mamba.jsonl import write_json, write_jsonl
 from promptcot_mamba.log import get_logger
 from promptcot_mamba.run_info import installed_versions
 
@@ -52,11 +48,6 @@ WORK_FOLDER = ".work"
 CONTAMINATED_FILE = "contaminated.jsonl"
 NEAR_FILE = "near_benchmark.jsonl"
 DROPPED_FILE = "dropped.parquet"
-FORMAT_SAMPLES = 64
-NOTES = {
-    "control_text": "rows spell control tokens of the tokenizer; they are kept as text",
-    "no_thought": "answers have no thought and are trained under an empty one",
-}
 
 
 @dataclass(frozen=True)
@@ -134,35 +125,6 @@ def _make_shard_runner(context: ShardContext) -> Callable[..., Any]:
     return partial(make_shard, context)
 
 
-def _sum_tallies(names: Sequence[str], parts: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Chunk tallies added up by source, in chunk order."""
-    totals = {
-        name: {"rows": 0, "kept": 0, "tokens": 0, "dropped": Counter(), "notes": Counter(), "samples": {}}
-        for name in names
-    }
-    for part in parts:
-        total = totals[part["source"]]
-        for key in ("rows", "kept", "tokens"):
-            total[key] += part[key]
-        for key in ("dropped", "notes"):
-            total[key].update(part[key])
-        for reason, places in part["samples"].items():
-            total["samples"].setdefault(reason, places)
-    return totals
-
-
-def _log_drops(tallies: dict[str, dict[str, Any]]) -> None:
-    for name, tally in tallies.items():
-        drops = ", ".join(f"{reason} {count:,}" for reason, count in tally["dropped"].most_common()) or "nothing"
-        logger.info("%s: %s rows, %s kept; dropped: %s", name, f"{tally['rows']:,}", f"{tally['kept']:,}", drops)
-        for note, count in tally["notes"].items():
-            if count:
-                logger.info("%s: %s %s", name, f"{count:,}", NOTES[note])
-        for reason in SHOWN_FAULTS:
-            for place in tally["samples"].get(reason, ()):
-                logger.warning("%s: dropped %s", name, place)
-
-
 def prepare_shards(
     recipe: Recipe,
     output: Path,
@@ -217,8 +179,8 @@ def prepare_shards(
     clock.lap("open")
     parts = do_all(partial(_make_chunk_runner, context, agrees), jobs, workers, "reading and tokenising")
     clock.lap("first_pass")
-    tallies = _sum_tallies([spec.name for spec in recipe.sources], parts)
-    _log_drops(tallies)
+    tallies = sum_tallies([spec.name for spec in recipe.sources], parts)
+    log_drops(tallies)
 
     table, selection = _choose_rows(recipe, chunks_folder, jobs)
     for name, drops in selection.dropped.items():
@@ -249,12 +211,12 @@ def prepare_shards(
     write_jsonl(output / NEAR_FILE, read_hits(chunks_folder, len(jobs), "reported"))
     write_dropped(output / DROPPED_FILE, chunks_folder, jobs, table, selection)
     counts = {
-        **_count(tallies, selection, shards),
+        **count_rows(tallies, selection, shards),
         "tokens_encoded": sum(part["encoded"] for part in parts),
-        "licences": _count_by(table.licence, table.licences, table, selection),
-        "origins": _count_by(table.origin, table.origins, table, selection),
+        "licences": count_by(table.licence, table.licences, table, selection),
+        "origins": count_by(table.origin, table.origins, table, selection),
     }
-    manifest = _write_manifest(output, key, recipe, made_from, counts, shards, _sum_formats(parts))
+    manifest = _write_manifest(output, key, recipe, made_from, counts, shards, sum_formats(parts))
     return Result(recipe, table, selection, tallies, shards, manifest, clock.seconds)
 
 
@@ -318,69 +280,6 @@ def _write_manifest(
 def remove_work(output: Path) -> None:
     """Delete the tokenised chunks; without them the next recipe on the same inputs starts from their text."""
     shutil.rmtree(output / WORK_FOLDER, ignore_errors=True)
-
-
-def _sum_formats(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """How the kept rows' prompts are rendered, with samples of those not in our format."""
-    counts: Counter[str] = Counter()
-    samples: list[str] = []
-    for part in parts:
-        counts.update(part["formats"])
-        samples += part["prompts"][: FORMAT_SAMPLES - len(samples)]
-    return {"counts": counts, "samples": samples}
-
-
-def _count_by(codes: np.ndarray, names: list[str], table: RowTable, selection: Selection) -> dict[str, Any]:
-    """Documents and tokens of the mixture by name."""
-    chosen = codes[selection.rows]
-    documents = np.bincount(chosen, minlength=len(names))
-    tokens = np.bincount(chosen, weights=table.length[selection.rows], minlength=len(names))
-    return {
-        name: {"documents": int(count), "tokens": int(size)}
-        for name, count, size in sorted(zip(names, documents, tokens, strict=True))
-        if count
-    }
-
-
-def write_dropped(
-    path: Path, chunks: Path, jobs: Sequence[tuple[int, str, Chunk]], table: RowTable, selection: Selection
-) -> None:
-    """Every row left out, in the order of the inputs, with its reason: `source, place, id, reason, detail`."""
-    reasons = np.array([*REASONS_AFTER, ""], dtype=object)
-    starts = np.searchsorted(table.chunk, np.arange(len(jobs) + 1))
-    with replace_atomically(path, "wb") as file, pq.ParquetWriter(file, DROPPED_SCHEMA, compression="zstd") as writer:
-        for number, source, _ in jobs:
-            writer.write_table(read_table(chunk_path(chunks, number, "dropped.arrow")))
-            left_out = selection.left_out[starts[number] : starts[number + 1]]
-            out = np.flatnonzero(left_out >= 0)
-            if not len(out):
-                continue
-            rows = read_table(chunk_path(chunks, number, "rows.arrow")).select(["id", "place"]).take(out)
-            columns = [
-                pa.array([source] * len(out)), rows["place"],
-                pa.array([identity.hex() for identity in rows["id"].to_pylist()]),
-                pa.array(reasons[left_out[out]].tolist()), pa.array([""] * len(out)),
-            ]  # fmt: skip
-            writer.write_table(pa.table(columns, schema=DROPPED_SCHEMA))
-
-
-def _count(tallies: dict[str, Any], selection: Selection, shards: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "rows": sum(shard["rows"] for shard in shards),
-        "documents": sum(shard["documents"] for shard in shards),
-        "tokens": sum(shard["tokens"] for shard in shards),
-        "labels": sum(shard["labels"] for shard in shards),
-        "near_duplicate_prompts": selection.families,
-        "sources": {
-            name: {
-                "read": tally["rows"],
-                "dropped": dict(sorted(tally["dropped"].items())),
-                "available": selection.available[name],
-                "in_mixture": selection.drawn[name],
-            }
-            for name, tally in tallies.items()
-        },
-    }
 
 
 def _is_finished(output: Path, key: str, overwrite: bool) -> bool:

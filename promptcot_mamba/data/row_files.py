@@ -6,19 +6,24 @@ Chunks depend on the files alone, so any number of workers sees the same ones. W
 
 from __future__ import annotations
 
-import codecs
-import gzip
-import io
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import IO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from promptcot_mamba.data.row_streams import (
+    ARRAY_START,
+    READ_BUFFER,
+    first_line,
+    is_packed_array,
+    iter_array,
+    open_stream,
+    parse,
+    unreadable,
+)
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row, dump_row, replace_atomically
 
@@ -26,7 +31,6 @@ CHUNK_BYTES = 32 << 20
 PIECE_BYTES = 128 << 20  # a larger row group is cut; every piece decodes what stands before it...
 MAX_PIECES = 16  # ...so there are only so many
 BATCH_ROWS = 64  # rows of Parquet and Arrow turned into Python values at a time
-READ_BUFFER = 1 << 20
 JSONL_SUFFIXES = (".jsonl", ".json", ".ndjson")
 PACKED_SUFFIXES = tuple(f"{suffix}{packing}" for suffix in JSONL_SUFFIXES for packing in (".gz", ".zst"))
 SUFFIXES = (*JSONL_SUFFIXES, *PACKED_SUFFIXES, ".parquet", ".arrow")
@@ -74,7 +78,7 @@ def kind_of(path: Path) -> str:
 def _begins_as_array(path: Path) -> bool:
     try:
         with path.open("rb") as file:
-            return file.read(READ_BUFFER).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
+            return file.read(READ_BUFFER).lstrip(ARRAY_START).startswith(b"[")
     except OSError:
         return False
 
@@ -84,7 +88,7 @@ def open_parquet(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path, buffer_size=READ_BUFFER, pre_buffer=False)
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path}: not a readable Parquet file, download it again ({_first_line(error)})") from None
+        raise InputError(f"{path}: not a readable Parquet file, download it again ({first_line(error)})") from None
 
 
 def _open_arrow(path: Path) -> pa.ipc.RecordBatchFileReader | pa.ipc.RecordBatchStreamReader:
@@ -97,11 +101,7 @@ def _open_arrow(path: Path) -> pa.ipc.RecordBatchFileReader | pa.ipc.RecordBatch
     try:
         return pa.ipc.open_stream(source)
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path}: not a readable Arrow file, download it again ({_first_line(error)})") from None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"{path}: not a readable Arrow file, download it again ({first_line(error)})") from None
 
 
 def _plan_lines(path: Path, size: int, chunk_bytes: int) -> list[Chunk]:
@@ -165,16 +165,16 @@ def unpack(path: Path, target: Path) -> None:
     if target.exists():
         return
     with replace_atomically(target, "wb") as file:
-        if kind_of(path) == "array" or _is_packed_array(path):
+        if kind_of(path) == "array" or is_packed_array(path):
             for _, row in iter_rows(Chunk(path)):
                 file.write(dump_row(row))
             return
         try:
-            with _open_stream(path) as stream:
+            with open_stream(path) as stream:
                 while block := stream.read(READ_BUFFER):
                     file.write(block)
         except (EOFError, OSError) as error:
-            raise _unreadable(path, error) from None
+            raise unreadable(path, error) from None
 
 
 def read_columns(path: Path) -> list[str]:
@@ -191,26 +191,6 @@ def read_columns(path: Path) -> list[str]:
     return list(first[1])
 
 
-def parse_line(line: bytes, where: str) -> Row:
-    """One JSONL line; raises InputError if it is not UTF-8, not JSON or not an object."""
-    try:
-        row = json.loads(line)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where}: not UTF-8 ({error.reason}); convert the file with iconv") from None
-    except json.JSONDecodeError as error:
-        torn = "" if line.endswith(b"\n") else "; the file ends in the middle of a line, download it again"
-        raise InputError(f"{where}: malformed JSON ({error.msg}){torn}") from None
-    if not isinstance(row, dict):
-        raise InputError(f"{where}: expected a JSON object, found {type(row).__name__}")
-    return row
-
-
-def _report(error: InputError, on_bad_line: Callable[[InputError], None] | None) -> None:
-    if on_bad_line is None:
-        raise error
-    on_bad_line(error)
-
-
 def _iter_jsonl(chunk: Chunk, on_bad_line: Callable[[InputError], None] | None) -> Iterator[tuple[str, Row]]:
     """The lines that begin inside the chunk."""
     with chunk.path.open("rb", buffering=READ_BUFFER) as file:
@@ -225,82 +205,21 @@ def _iter_jsonl(chunk: Chunk, on_bad_line: Callable[[InputError], None] | None) 
                 return
             number += 1
             offset += len(line)
-            yield from _parse(line, f"{chunk.shown}:{number}", on_bad_line)
-
-
-def _parse(line: bytes, where: str, on_bad_line: Callable[[InputError], None] | None) -> Iterator[tuple[str, Row]]:
-    if not line.strip():
-        return
-    try:
-        yield where, parse_line(line, where)
-    except InputError as error:
-        _report(error, on_bad_line)
-
-
-def _open_stream(path: Path) -> IO[bytes]:
-    """A file's bytes, decompressed."""
-    if path.name.endswith(".gz"):
-        return gzip.open(path, "rb")  # type: ignore[return-value]
-    if path.name.endswith(".zst"):
-        return io.BufferedReader(pa.input_stream(str(path), compression="zstd"), READ_BUFFER)  # type: ignore[type-var]
-    return path.open("rb", buffering=READ_BUFFER)
-
-
-def _is_packed_array(path: Path) -> bool:
-    try:
-        with _open_stream(path) as stream:
-            return stream.read(READ_BUFFER).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
-    except (EOFError, OSError) as error:
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: Path, error: Exception) -> InputError:
-    kind = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix, path.suffix[1:])
-    return InputError(f"{path}: not a readable {kind} file, download it again ({_first_line(error)})")
-
-
-def _iter_array(path: Path, stream: IO[bytes]) -> Iterator[tuple[str, Row]]:
-    """The objects of one JSON array, without holding the file: each is decoded as soon as it is whole."""
-    reader, decoder = codecs.getreader("utf-8-sig")(stream), json.JSONDecoder()
-    text, at, number, begun, ended = "", 0, 0, False, False
-    while True:
-        while at < len(text) and (text[at].isspace() or text[at] == "," or (text[at] == "[" and not begun)):
-            begun = begun or text[at] == "["
-            at += 1
-        if at < len(text) and text[at] == "]":
-            return
-        try:
-            if at == len(text):
-                raise json.JSONDecodeError("the array does not end", text, at)
-            row, at = decoder.raw_decode(text, at)
-        except json.JSONDecodeError as error:
-            if ended:
-                where = f"{path}: item {number + 1}"
-                raise InputError(f"{where}: malformed JSON ({error.msg}); download the file again") from None
-            try:
-                more = reader.read(max(READ_BUFFER, len(text) - at))
-            except UnicodeDecodeError as bad:
-                raise InputError(f"{path}: not UTF-8 ({bad.reason}); convert the file with iconv") from None
-            text, at, ended = text[at:] + more, 0, not more
-            continue
-        number += 1
-        if not isinstance(row, dict):
-            raise InputError(f"{path}: item {number}: expected a JSON object, found {type(row).__name__}")
-        yield f"{path}: item {number}", row
+            yield from parse(line, f"{chunk.shown}:{number}", on_bad_line)
 
 
 def _iter_stream(chunk: Chunk, on_bad_line: Callable[[InputError], None] | None) -> Iterator[tuple[str, Row]]:
     """Rows of a file that can only be read from its front: compressed lines, or an array."""
-    is_array = _is_packed_array(chunk.path)
+    is_array = is_packed_array(chunk.path)
     try:
-        with _open_stream(chunk.path) as stream:
+        with open_stream(chunk.path) as stream:
             if is_array:
-                yield from _iter_array(chunk.path, stream)
+                yield from iter_array(chunk.path, stream)
                 return
             for number, line in enumerate(stream, start=1):
-                yield from _parse(line, f"{chunk.path}:{number}", on_bad_line)
+                yield from parse(line, f"{chunk.path}:{number}", on_bad_line)
     except (EOFError, OSError) as error:
-        raise _unreadable(chunk.path, error) from None
+        raise unreadable(chunk.path, error) from None
 
 
 def _arrow_batches(reader: pa.ipc.RecordBatchFileReader | pa.ipc.RecordBatchStreamReader) -> Iterator[pa.RecordBatch]:
@@ -318,7 +237,7 @@ def _iter_batches(chunk: Chunk, batches: Iterator[pa.RecordBatch], unit: str) ->
         try:
             batch = next(batches, None)
         except (pa.ArrowInvalid, OSError) as error:
-            raise InputError(f"{chunk.path}: corrupt, download it again ({_first_line(error)})") from None
+            raise InputError(f"{chunk.path}: corrupt, download it again ({first_line(error)})") from None
         if batch is None:
             return
         if number + batch.num_rows <= skip:

@@ -100,7 +100,10 @@ def find_row_files(data_path: str | Path | Sequence[str | Path]) -> list[Path]:
     names = [path] if path.is_file() else glob.glob(str(data_path), recursive=True)  # noqa: PTH207 (may be absolute)
     files = sorted(Path(name) for name in names)
     if not files and HUB_NAME.fullmatch(str(data_path)) and not path.suffix:
-        return find_repo_files(str(data_path), HUB_FILES, None)
+        try:
+            return find_repo_files(str(data_path), HUB_FILES, None)
+        except InputError as error:
+            raise InputError(f"--data_path {data_path}: no such file, folder or glob; on the hub: {error}") from None
     if not files:
         raise InputError(f"--data_path {data_path}: no such file, folder or glob")
     for file in files:

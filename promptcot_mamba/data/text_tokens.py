@@ -61,17 +61,19 @@ class TextTokenizer:
     """A fast tokenizer's backend, as `encode` of documents in parts. Not thread-safe; make one in each process."""
 
     def __init__(self, backend: Any):
-        self._state = json.loads(backend.to_str())
-        self._state["padding"] = self._state["truncation"] = None
         from tokenizers import Tokenizer
 
-        self._plain = Tokenizer.from_str(json.dumps(self._state))
+        state = json.loads(backend.to_str())
+        state["padding"] = state["truncation"] = None
+        self._state = json.dumps(state)  # as text: a large vocabulary's lists and dicts weigh a hundred megabytes
+        self._plain = Tokenizer.from_str(self._state)
         self.control = control_tokens(self._plain)
         self._spelled = _alternation(list(self.control))
-        self._is_control = np.zeros(self._plain.get_vocab_size(with_added_tokens=True) + 1, dtype=bool)
+        self._is_control = np.zeros(max(self._plain.get_vocab(with_added_tokens=True).values(), default=0) + 1, bool)
         self._is_control[list(self.control.values())] = True
         self._derived: dict[str, tuple[Any, dict[str, str], dict[int, int]]] = {}
-        self._starting = len(self._plain.encode("").ids)  # begin-of-text tokens that every prompt gets
+        begun = self._plain.encode("").ids
+        self._starting = int(np.count_nonzero(self._is_control[begun])) if begun else 0  # what every prompt gets
 
     def spells(self, parts: Parts) -> bool:
         """Whether the data of a document spells a control token."""
@@ -119,7 +121,7 @@ class TextTokenizer:
             from tokenizers import AddedToken, Tokenizer
 
             names = {content: f"{mark}{number};" for number, content in enumerate(self.control)}
-            state = json.loads(json.dumps(self._state))
+            state = json.loads(self._state)
             added = {token["content"]: token for token in state["added_tokens"]}
             state["added_tokens"] = [token for content, token in added.items() if content not in names]
             _rename(state["model"], {content: f"{mark}was{name[1:]}" for content, name in names.items()})

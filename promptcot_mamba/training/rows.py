@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from promptcot_mamba.data.conversation import Reading, own_template
 from promptcot_mamba.data.dataset import TokenRows, UnpackedRows, make_rows
 from promptcot_mamba.data.encode import hash_tokenizer
 from promptcot_mamba.data.rows import find_row_files, hash_files
@@ -34,7 +35,7 @@ def make_training_rows(data_args: DataArguments, tokenizer: Any, packing: bool, 
         raise InputError(f"--data_path {shard_folders[0]}: prepared shards are one folder; mix sources when preparing")
     if shard_folders:
         return together(lambda: _open_shards(shard_folders[0], tokenizer, data_args, packing))
-    contents, store = _encode(data_args.data_path, tokenizer, Path(data_args.token_cache))
+    contents, store = _encode(data_args.data_path, tokenizer, data_args)
     return contents, make_rows(store, data_args.max_length, packing=packing, overlong=data_args.overlong, seed=seed)
 
 
@@ -42,18 +43,22 @@ def make_eval_rows(data_args: DataArguments, tokenizer: Any) -> dict[str, TokenR
     """Source -> its rows of `--eval_data_path`, one document each; empty where nothing is to be validated."""
     if not data_args.eval_data_path:
         return {}
-    _, store = _encode(data_args.eval_data_path, tokenizer, Path(data_args.token_cache))
+    _, store = _encode(data_args.eval_data_path, tokenizer, data_args)
     return make_rows(store, data_args.max_length, packing=False).split_by_source()
 
 
-def _encode(data_path: list[str], tokenizer: Any, cache: Path) -> tuple[str, TokenStore]:
+def _encode(data_path: list[str], tokenizer: Any, data_args: DataArguments) -> tuple[str, TokenStore]:
     """The contents' hash and the encoded documents of a data path; the first process encodes, the others wait."""
+    flags = (data_args.prompt_format, data_args.loss_on, data_args.control_text)
+    reading = together(lambda: Reading(*flags, own=own_template(tokenizer)))
     files = together(lambda: find_row_files(data_path))
     contents = first_does(lambda: hash_files(files))
-    folder = cache / f"{contents}-{hash_tokenizer(tokenizer)}-v{STORE_VERSION}"
-    first_does(lambda: build_store(folder, files, tokenizer))
+    if flags != (Reading.prompt_format, Reading.loss_on, Reading.control_text):
+        contents = f"{contents}-{'-'.join(flags)}"  # another reading of the same rows is other data
+    folder = Path(data_args.token_cache) / f"{contents}-{hash_tokenizer(tokenizer)}-{reading.key}-v{STORE_VERSION}"
+    first_does(lambda: build_store(folder, files, tokenizer, reading))
     # Where the cache is a node's own disk, the first process of every other node encodes for its neighbours.
-    together(lambda: build_store(folder, files, tokenizer), only_if=local_rank() == 0)
+    together(lambda: build_store(folder, files, tokenizer, reading), only_if=local_rank() == 0)
     return contents, open_store(folder)
 
 

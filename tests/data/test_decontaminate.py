@@ -13,6 +13,7 @@ from promptcot_mamba.chat_format import extract_question
 from promptcot_mamba.data.decontaminate import BenchmarkText, Decontaminator
 from promptcot_mamba.data.words import gist_signs, gist_words, symbol_words
 from promptcot_mamba.jsonl import read_jsonl
+from scripts.bench.decontaminate import setting_of
 from scripts.bench.paraphrase import KINDS, REQUIRED, make_template
 from tests.data.planted import BASE, disguise, make_problems
 
@@ -161,9 +162,9 @@ def test_clean_problems_are_lost_to_one_another_hardly_ever(published):
     lost: Counter[str] = Counter()
     for fold in range(4):
         checker = Decontaminator([problem for number, problem in enumerate(published) if number % 4 != fold])
-        settings = {gist_words(problem.text)[10:24].__repr__() for problem in checker.problems}
+        settings = {setting_of(problem) for problem in checker.problems} - {None}
         for problem in published[fold::4]:
-            if repr(gist_words(problem.text)[10:24]) in settings:
+            if setting_of(problem) in settings:
                 continue  # another part of the same problem: its setting is there word for word
             lost[problem.benchmark] += checker.check(problem.text)[0] is not None
     sizes = Counter(problem.benchmark for problem in published)

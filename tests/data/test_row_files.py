@@ -61,7 +61,7 @@ def test_every_line_is_named_by_its_number(tmp_path):
 @pytest.mark.parametrize("name", ["a.json", "a.json.gz", "a.json.zst"])
 def test_json_arrays_packed_or_not(tmp_path, monkeypatch, text, name):
     rows = [{"n": 0}, {"n": 1, "t": "]é[,"}]
-    monkeypatch.setattr("promptcot_mamba.data.row_files.READ_BUFFER", 3)  # items begin and end anywhere in a block
+    monkeypatch.setattr("promptcot_mamba.data.row_streams.READ_BUFFER", 3)  # items begin and end anywhere in a block
     with open_packed(tmp_path / name) as file:
         file.write(text.encode())
     assert read_all(tmp_path / name, 10) == rows

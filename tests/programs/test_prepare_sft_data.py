@@ -147,3 +147,21 @@ def test_a_full_disk_is_one_line(place, tmp_path):
     """A file-size limit makes every write beyond it fail as a full disk does; chunks of this corpus are larger."""
     limited = ["bash", "-c", 'ulimit -f 100; trap "" XFSZ; exec "$@"', "limited", *command(place, tmp_path / "out")]
     refuse(limited, "the disk is full", "run the same command again")
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (("--workers", "-3"), "--workers -3: expected 1 or more, or 0 for one a core"),
+        (("--order", "long_first"), "--order long_first: expected one of shuffled, short_first"),
+        (("--prompt_format", "raw"), "--prompt_format raw: expected one of auto, rendered, bare"),
+        (("--keep_rows", "17"), "--keep_rows 17: no row id (32 hexadecimal digits), and no such file"),
+        (("--total_tokens", "9", "--total_examples", "9"), "--total_examples, --total_tokens: give one of them"),
+    ],
+)
+def test_flags_that_mean_nothing_are_refused_in_one_line(place, tmp_path, flags, complaint):
+    done = run(command(place, tmp_path / "out", *flags))
+    assert done.returncode == 2
+    assert complaint in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()

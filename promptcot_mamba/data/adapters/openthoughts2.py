@@ -1,4 +1,6 @@
-"""open-thoughts/OpenThoughts2-1M: 1,143,205 maths, code and science traces (Apache-2.0).
+"""open-thoughts/OpenThoughts2-1M and OpenThoughts3-1.2M: maths, code and science traces (Apache-2.0).
+
+The second has 1,143,205 rows by R1; the third 1,200,000 by QwQ-32B, sixteen a question, with a `domain` column.
 
 A row is a conversation of one question and one answer. The trace is marked `<think>`, or by the older pair
 `<|begin_of_thought|>` ... `<|begin_of_solution|>`, which means the same.
@@ -9,7 +11,7 @@ from __future__ import annotations
 from promptcot_mamba.chat_format import THINK_END, THINK_START, extract_question
 from promptcot_mamba.chat_markup import Turn
 from promptcot_mamba.data.adapters.adapter import Adapter
-from promptcot_mamba.data.canonical import CanonicalRow, UnusableRowError
+from promptcot_mamba.data.canonical import DOMAINS, CanonicalRow, UnusableRowError
 from promptcot_mamba.data.conversation import guess_domain
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row
@@ -52,11 +54,11 @@ def convert(raw: Row, _context: None) -> CanonicalRow:
     history, question, completion = read_turns(raw)
     for old, new in OLD_MARKERS.items():
         completion = completion.replace(old, new)
-    source = raw.get("source") or ""
+    source, domain = raw.get("source") or "", raw.get("domain")
     return CanonicalRow(
         prompt=extract_question(question),
         completion=completion.strip(),
-        domain=guess_domain(source, completion),
+        domain=domain if domain in DOMAINS else "other" if domain else guess_domain(source, completion),
         history=history,
         meta={"source": source} if source else {},
     )
@@ -68,6 +70,16 @@ OPENTHOUGHTS2 = Adapter(
     files=("data/*.parquet", "data/*.jsonl", "*.parquet", "*.jsonl"),
     columns=("conversations",),
     optional=("source", "id"),
+    licence="Apache-2.0",
+    convert=convert,
+)
+
+OPENTHOUGHTS3 = Adapter(
+    name="openthoughts3",
+    repo="open-thoughts/OpenThoughts3-1.2M",
+    files=("data/*.parquet", "data/*.jsonl", "*.parquet", "*.jsonl"),
+    columns=("conversations",),
+    optional=("source", "domain", "difficulty"),
     licence="Apache-2.0",
     convert=convert,
 )
