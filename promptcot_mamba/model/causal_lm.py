@@ -29,6 +29,7 @@ from promptcot_mamba.model.card import AUTO_MAP, write_card, write_code
 from promptcot_mamba.model.mixer import Mamba2Mixer, RMSNorm
 from promptcot_mamba.ops.linear_cross_entropy import IGNORE_INDEX, linear_cross_entropy
 from promptcot_mamba.ops.packing import check_cu_seqlens, cu_seqlens_from_lengths
+from promptcot_mamba.ops.products import linear
 from promptcot_mamba.ops.sequence_parallel import RowSlice
 
 
@@ -206,7 +207,7 @@ class LanguageHead(nn.Linear):
         """hidden (..., d) -> logits (..., v); with targets (...) the fp32 sum of the losses, each times its weight."""
         hidden = hidden.to(self.weight.dtype)
         if targets is None:
-            return super().forward(hidden)
+            return linear(hidden, self.weight)
         hidden, targets = hidden.flatten(0, -2), targets.flatten()
         if weights is None:
             return linear_cross_entropy(hidden, self.weight, targets)

@@ -18,7 +18,7 @@ from promptcot_mamba.errors import InputError
 from promptcot_mamba.ops.causal_conv1d import causal_conv1d
 from promptcot_mamba.ops.fused_mixer import fused_mixer
 from promptcot_mamba.ops.gated_rms_norm import gated_rms_norm
-from promptcot_mamba.ops.products import linear
+from promptcot_mamba.ops.products import Linear
 from promptcot_mamba.ops.sequence_parallel import RowSlice, sliced_mixer
 from promptcot_mamba.ops.ssd import ssd
 
@@ -33,13 +33,6 @@ class RMSNorm(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         return gated_rms_norm(hidden, None, self.weight, eps=self.eps)
-
-
-class Linear(nn.Linear):
-    """`nn.Linear`, fast in bf16 on CPUs without bf16 units too."""
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return linear(hidden, self.weight, self.bias)
 
 
 class Mamba2Mixer(nn.Module):

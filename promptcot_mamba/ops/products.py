@@ -11,6 +11,7 @@ from functools import cache
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.autograd.function import once_differentiable
 
 from promptcot_mamba.log import log_once
@@ -64,3 +65,10 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
     if x.dtype == weight.dtype and x.dim() > 1 and computes_wide(x):
         return _WideLinear.apply(x, weight, bias)
     return F.linear(x, weight, bias)
+
+
+class Linear(nn.Linear):
+    """`nn.Linear`, fast in bf16 on CPUs without bf16 units too."""
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return linear(hidden, self.weight, self.bias)

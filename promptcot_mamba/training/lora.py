@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.model import Mamba2ForCausalLM
+from promptcot_mamba.ops.products import Linear
 
 ADAPTER_FILE = "adapters/adapters.safetensors"
 NAME = "default"  # peft's own name of the first adapter
@@ -43,6 +44,9 @@ def add_adapters(model: PreTrainedModel, rank: int, alpha: float, targets: list[
         inject_adapter_in_model(config, root, adapter_name=NAME)
     for parameter in _adapters(model).values():
         parameter.data = parameter.data.float()
+    for name, module in root.named_modules():
+        if ".lora_" in name and type(module) is nn.Linear:
+            module.__class__ = Linear  # peft makes plain ones, whose bf16 products (under autocast) a CPU may lack
     return sum(parameter.numel() for parameter in _adapters(model).values())
 
 

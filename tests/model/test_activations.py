@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 import pytest
 import torch
 from transformers import Mamba2Config
@@ -50,6 +52,7 @@ def test_a_mixer_s_forward_runs_twice_a_step(tmp_path, monkeypatch, checkpointin
     forward = native._Pass.run
     monkeypatch.setattr(native._Pass, "run", lambda self, keep: runs.append(keep) or forward(self, keep))
     monkeypatch.setattr(native, "free_memory", lambda: 0)
+    monkeypatch.setattr(native, "_kept", WeakKeyDictionary())  # what other tests found to fit
     model = load_causal_lm(make_checkpoint(tmp_path), dtype=torch.float32).train()
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": reentrant})

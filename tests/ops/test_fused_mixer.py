@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from weakref import WeakKeyDictionary
 
 import pytest
 import torch
@@ -117,6 +118,7 @@ def test_results_do_not_depend_on_threads():
 @pytest.mark.parametrize("backend", ["native", "recompute"])
 def test_kept_for_a_recomputed_layer_the_same_bits(monkeypatch, backend):
     monkeypatch.setattr(native, "free_memory", lambda: 0)
+    monkeypatch.setattr(native, "_kept", WeakKeyDictionary())
     inputs = make_inputs(1, 100, 8, 16, 2, 16, [99, 1])
     op = functools.partial(shaped(16, 2, 16), backend=backend)
     made_again = run(op, inputs, torch.float32)

@@ -9,11 +9,13 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from promptcot_mamba.model import load_causal_lm
 from promptcot_mamba.ops import products
 from promptcot_mamba.ops.linear_cross_entropy import linear_cross_entropy
 from promptcot_mamba.ops.products import linear
+from promptcot_mamba.training.lora import add_adapters
 from tests.ops.comparison import relative_errors
 from tests.tiny import make_checkpoint
 
@@ -91,29 +93,35 @@ def test_the_loss_is_a_rounding_from_fp64(reduction):
     assert all(error < ROUNDING for error in errors.values()), errors
 
 
-def test_a_bf16_step_of_the_model_multiplies_no_bf16(tmp_path, monkeypatch):
+class Multiplied(TorchDispatchMode):
+    """Collects the dtypes that matrix products see."""
+
+    def __init__(self):
+        super().__init__()
+        self.types = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function._schema.name in ("aten::mm", "aten::addmm", "aten::bmm", "aten::matmul", "aten::linear"):
+            self.types |= {value.dtype for value in args if isinstance(value, torch.Tensor)}
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.usefixtures("_no_units")
+@pytest.mark.parametrize("how", ["bf16 weights", "autocast", "adapters under autocast"])
+def test_a_bf16_step_of_the_model_multiplies_no_bf16(tmp_path, how):
     """Every matrix product of a training step, forward and backward, sees fp32; losses agree with fp32's."""
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    class Multiplied(TorchDispatchMode):
-        def __init__(self):
-            super().__init__()
-            self.types = set()
-
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            if function._schema.name in ("aten::mm", "aten::addmm", "aten::bmm", "aten::matmul", "aten::linear"):
-                self.types |= {value.dtype for value in args if isinstance(value, torch.Tensor)}
-            return function(*args, **kwargs or {})
-
     folder = make_checkpoint(tmp_path)
     ids = torch.arange(3, 83)[None]
     want = load_causal_lm(folder, dtype=torch.float32)(ids, labels=ids).loss
-    model = load_causal_lm(folder, dtype=torch.bfloat16).train()
-    monkeypatch.setattr(products, "has_bf16_units", lambda: False)
+    model = load_causal_lm(folder, dtype=torch.bfloat16 if how == "bf16 weights" else torch.float32).train()
+    if "adapters" in how:
+        add_adapters(model, rank=4, alpha=8, targets=["in_proj", "out_proj"])
     with Multiplied() as seen:
-        loss = model(ids, labels=ids).loss
+        with torch.autocast("cpu", torch.bfloat16, enabled="autocast" in how):
+            loss = model(ids, labels=ids).loss
         loss.backward()
-        logits = model(ids).logits
+        with torch.autocast("cpu", torch.bfloat16, enabled="autocast" in how):
+            logits = model(ids).logits
     assert seen.types == {torch.float32}
     assert logits.shape == (1, 80, 384)
     torch.testing.assert_close(loss, want, rtol=2e-2, atol=0)
