@@ -74,6 +74,8 @@ def test_the_audit_set():
         ("\\sqrt{2}", "1.414213562", AnswerRules(tolerance=1e-8), True),
         ("\\sqrt{2}", "1.41421", AnswerRules(tolerance=1e-8), False),
         ("7", "8", AnswerRules(tolerance=1.0), False),
+        ("4.2\\%", "0.0425", AnswerRules(tolerance=0.1, percent=True), True),
+        ("4.2\\%", "0", AnswerRules(tolerance=0.1, percent=True), False),  # 0.1 is a tenth of a percent
     ],
 )
 def test_what_a_benchmark_defines(gold: str, answer: str, rules: AnswerRules, equal: bool):

@@ -260,7 +260,9 @@ class _Comparison:
             return True
         if self.rules.percent and (gold_unit == "%") != (unit == "%"):
             hundredth = Node("div", (answer if unit == "%" else gold, Node("num", (Fraction(100),))))
-            return self._same_value(*((gold, hundredth) if unit == "%" else (hundredth, answer)))
+            if unit == "%":
+                return self._same_value(gold, hundredth)
+            return self._same_value(hundredth, answer, self.rules.tolerance / 100)  # it was stated in percent
         if "degree" in (gold_unit, unit) and _in_radians(gold if unit == "degree" else answer):
             degrees = [
                 Node("degrees", (part,)) if own == "degree" else part
@@ -269,14 +271,15 @@ class _Comparison:
             return gold_unit != unit and same_number(*degrees, radians=True, budget=self.budget)
         return False
 
-    def _same_value(self, gold: Node, answer: Node) -> bool:
+    def _same_value(self, gold: Node, answer: Node, tolerance: float | None = None) -> bool:
         if any(_is_log(part, 2) for part in walk(gold)):
             answer = rebuild(answer, _with_base_10)  # where the gold says log_10, a bare log means that too
         if symbols(gold) or symbols(answer) or any(part.kind == "apply" for part in (*walk(gold), *walk(answer))):
             return same_expression(gold, answer, budget=self.budget) or same_family(
                 gold, answer, self.whole, self.budget
             )
-        return same_number(gold, answer, self.rules.tolerance, budget=self.budget)
+        allowed = self.rules.tolerance if tolerance is None else tolerance
+        return same_number(gold, answer, allowed, budget=self.budget)
 
 
 def _by_label(items: tuple[Node, ...]) -> tuple[Node, ...]:
