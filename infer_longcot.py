@@ -4,8 +4,12 @@ r"""Sample long chains of thought: problems.jsonl -> n samples a problem, each w
         --model_path /path/to/model --n_gpus 1 --temperature 0.8 --repetition_penalty 1.1 --max_len 65536 --n 16 \
         --max_retries 1 --use_mamba2 True
 
-Whatever stops it, a rerun of the same command continues. Beside X.jsonl stand X.attempts.jsonl (every attempt,
-retried ones too) and X.run.json (how it was made). See docs/sampling.md for many GPUs and many nodes.
+    python infer_longcot.py --benchmark aime math500 --output_dir outputs/eval/7b --model_path /path/to/model
+
+The second line takes each benchmark's own problem file and settings, and starts one engine for all of them.
+Whatever stops it, a rerun of the same command continues, chains under way included. Beside X.jsonl stand
+X.attempts.jsonl (every attempt), X.partial.jsonl (chains under way) and X.run.json (how it was made). See
+docs/sampling.md for other models, for many GPUs and many nodes.
 """
 
 from __future__ import annotations
@@ -19,15 +23,19 @@ from dataclasses import asdict
 
 from promptcot_mamba.cli import EXIT_INTERRUPTED, parse_args, run_program
 from promptcot_mamba.log import get_logger
-from promptcot_mamba.run_info import write_run_info
+from promptcot_mamba.run_info import side_path, write_run_info
 from promptcot_mamba.sampling.arguments import SamplingArguments
 from promptcot_mamba.sampling.backend import Backend, BackendFailedError
 from promptcot_mamba.sampling.engines import make_backend
 from promptcot_mamba.sampling.ledger import Ledger, count_settled
-from promptcot_mamba.sampling.plan import Plan, describe, make_plan, place
+from promptcot_mamba.sampling.partial import PartialFile
+from promptcot_mamba.sampling.plan import DEFAULTS, Plan, describe, make_plan, place
 from promptcot_mamba.sampling.progress import Progress, Report, clock
+from promptcot_mamba.sampling.recipes import split_benchmarks
 from promptcot_mamba.sampling.run_settings import read_sessions, refuse_changed, set_aside
 from promptcot_mamba.sampling.scheduler import Scheduler
+from promptcot_mamba.sampling.shared import sample_each
+from promptcot_mamba.stop_signal import StopSignal
 
 logger = get_logger("infer_longcot")
 
@@ -36,12 +44,15 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main(argv: list[str] | None = None, make_backend: Callable[[Plan], Backend] = make_backend) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    if len(commands := split_benchmarks(argv)) > 1:
+        return sample_each(commands, main, make_backend)
     args = parse_args(SamplingArguments, argv, description=__doc__)
     plan = make_plan(args)
     if args.overwrite and not args.dry_run:
         set_aside(args.output_path)
     if not args.overwrite:
-        refuse_changed(args.output_path, plan.sample_settings)
+        refuse_changed(args.output_path, plan.sample_settings, DEFAULTS)
     if args.dry_run:
         return show_plan(plan)
     report = Report(args.max_len)
@@ -52,6 +63,7 @@ def main(argv: list[str] | None = None, make_backend: Callable[[Plan], Backend] 
         args.max_retries,
         grouped=args.format == "grouped",
         on_settled=report.add,
+        prompt_of=plan.prompt_text,
     ) as ledger:
         try:
             return run(plan, ledger, report, make_backend)
@@ -81,7 +93,8 @@ def run(plan: Plan, ledger: Ledger, report: Report, make_backend: Callable[[Plan
     sessions = read_sessions(output)
 
     def write_info(**results: object) -> None:
-        write_run_info(output, asdict(plan.args), samples=plan.sample_settings, sessions=sessions, **results)
+        how = {"samples": plan.sample_settings, "template_text": plan.prompts.template_text, "sessions": sessions}
+        write_run_info(output, asdict(plan.args), **how, **results)
 
     write_info(complete=False)
     ledger.resume()
@@ -108,24 +121,35 @@ def sample(plan: Plan, ledger: Ledger, report: Report, make_backend: Callable[[P
     place(plan, ledger.units - ledger.settled)
     backend = make_backend(plan)
     progress = Progress(ledger.units, report)
-    stop = StopSignal()
+    stop = StopSignal(signal.SIGINT, signal.SIGTERM, message="stopping; what is finished is kept", insist=True)
+    keeps = plan.args.save_partial or plan.args.segment_len is not None
+    partial = PartialFile(side_path(plan.args.output_path, "partial.jsonl")) if keeps else None
     scheduler = Scheduler(
         ledger,
         backend,
         plan.prompts,
         base_seed=plan.args.seed,
         max_len=plan.args.max_len,
-        context=plan.args.context,
-        tick=lambda: progress.show(backend.running(), backend.generated_tokens),
+        context=plan.context,
+        cuts=plan.cuts(),
+        partial=partial,
+        sent=plan.sent(),
+        thinking=plan.args.thinking,
+        chat=plan.args.api == "chat",
+        tick=lambda: progress.show(backend, scheduler.longest),
         should_stop=stop,
     )
     try:
         scheduler.run()
-        progress.show(backend.running(), backend.generated_tokens, now=True)
+        progress.show(backend, scheduler.longest, now=True)
     finally:
         progress.end()
         stop.restore()
+        if partial is not None:
+            partial.close(complete=ledger.complete)
         backend.close()
+    if scheduler.failed:
+        raise BackendFailedError(scheduler.describe_failed())
     return backend.generated_tokens
 
 
@@ -137,27 +161,6 @@ def stopped(plan: Plan, ledger: Ledger, why: str, status: int = EXIT_FAILED) -> 
         file=sys.stderr,
     )
     return status
-
-
-class StopSignal:
-    """Ctrl-C or SIGTERM asks the scheduler to stop between two polls; a second one does not wait."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def _ask(self, *_: object) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-        print("\nstopping; what is finished is kept", file=sys.stderr)
-
-    def __call__(self) -> bool:
-        return self.asked
-
-    def restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Supervised fine-tuning, one phase per launch: flags -> model and packed rows -> checkpoints that vLLM serves.
+r"""Supervised fine-tuning, one phase per launch: flags -> model and packed rows -> checkpoints that vLLM serves.
 
     deepspeed --num_gpus=8 train.py --config configs/sft_phase1.yaml --model_name_or_path /models/Mamba-Codestral-7B \
         --data_path /data/phase1 --output_dir outputs/phase1
@@ -7,37 +7,215 @@
 Rows are `prompt`, `completion`; the loss lies on the completion and its end of text. The same command continues a
 killed run from its last whole checkpoint. `python train.py --plan` prints parameters, memory by part, a bound on
 tokens/s and days for both phases, from shapes alone.
+
+Every process runs this file. `together` runs a hop in all of them, `first_does` in the first one alone; either way an
+error of one is raised in all, so that they end with one message.
 """
 
 from __future__ import annotations
 
-import os
+import signal
 import sys
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
 
+from promptcot_mamba.training.first_look import refuse_at_once
+
+if __name__ == "__main__":
+    refuse_at_once(sys.argv[1:])  # a wrong flag need not wait for torch
+
+import torch
+from transformers import PreTrainedModel, PrinterCallback
+
+from promptcot_mamba.checkpoint import Checkpoint, load_tokenizer, read_checkpoint, require_causal_lm
 from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.data.collate import collate_packed, collate_padded
+from promptcot_mamba.data.dataset import describe_rows
+from promptcot_mamba.data.encode import check_tokenizer, hash_tokenizer
+from promptcot_mamba.data.template import choose_template
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.log import get_logger
+from promptcot_mamba.memory_budget import shapes_from_config, training_flops_per_token, training_memory
+from promptcot_mamba.model import Mamba2ForCausalLM, load_causal_lm
+from promptcot_mamba.model.debug_numerics import watch_numerics
+from promptcot_mamba.ops.sequence_parallel import make_slice_groups
+from promptcot_mamba.stop_signal import StopSignal
+from promptcot_mamba.training import run_folder
+from promptcot_mamba.training.accumulation import settle_accumulation, widen_gradients
 from promptcot_mamba.training.arguments import DataArguments, SftArguments
+from promptcot_mamba.training.callbacks import ConsoleCallback, LogFileCallback, StopCallback, make_tensorboard_callback
+from promptcot_mamba.training.checks import check_flags, check_metric, check_slices
+from promptcot_mamba.training.flags import FOLLOWED
+from promptcot_mamba.training.identity import describe_identity, zero_stage
+from promptcot_mamba.training.lora import add_adapters
 from promptcot_mamba.training.plan import PlanArguments, render_plan
-from promptcot_mamba.training.ranks import part
-from promptcot_mamba.training.session import train_phase
-from promptcot_mamba.training.trainer import TrainingDivergedError
+from promptcot_mamba.training.ranks import first_does, part, rank, speak_once, together
+from promptcot_mamba.training.rows import Rows, decide_packing, make_eval_rows, make_training_rows
+from promptcot_mamba.training.run_folder import Identity
+from promptcot_mamba.training.trainer import SftTrainer, TrainingDivergedError
+
+logger = get_logger("train")
 
 EXIT_DIVERGED = 1
 EXIT_STOPPED = 75  # EX_TEMPFAIL: asked to stop, checkpointed; run the same command again
 
 
 def main() -> int | None:
-    args, data_args, plan_args = parse_args([SftArguments, DataArguments, PlanArguments], description=__doc__)
+    args, data_args, plan_args = parse_args(
+        [SftArguments, DataArguments, PlanArguments], description=__doc__, groups=FOLLOWED
+    )
     if args.plan:
         print(render_plan(args, data_args, plan_args))
         return None
     try:
-        stopped_at = train_phase(args, data_args)
+        stopped_at = train(args, data_args)
     except TrainingDivergedError as error:
-        if int(os.environ.get("RANK", "0")) == 0:
+        if rank() == 0:
             print(f"stopped: {error}", file=sys.stderr)
         return EXIT_DIVERGED
     part()
     return EXIT_STOPPED if stopped_at is not None else None
+
+
+def train(args: SftArguments, data_args: DataArguments) -> int | None:
+    """Run or continue one phase. Returns the step at which a signal stopped it, None if it finished.
+
+    Raises InputError for bad input, before anything is written to the output folder.
+    """
+    speak_once()
+
+    # Check what can be checked in seconds, before an hour of encoding.
+    checkpoint, tokenizer, packing = together(lambda: check(args, data_args))
+
+    # Encode: text becomes tokens once for every process and every later run over the same data.
+    rows, eval_rows, identity = encode(args, data_args, checkpoint, tokenizer, packing)
+    check_metric(args, sorted(eval_rows))
+    logger.info("data: %s", describe_rows(rows))
+
+    # Claim the folder: a run is what it trains on and how; another one's folder is refused, a finished one is left.
+    output_dir = Path(args.output_dir)
+    known = (identity, checkpoint.is_recorded_as)
+    together(lambda: run_folder.check_owner(output_dir, *known))
+    if finished := run_folder.finished_step(output_dir):
+        logger.info("%s: this run finished at step %d; nothing to do", output_dir, finished)
+        return None
+    place = (args.resume_from_checkpoint, args.world_size, bool(args.deepspeed))
+    step, resumed = together(lambda: run_folder.find_resume_point(output_dir, *known, *place))
+    if resumed and run_folder.is_last_step(resumed):  # killed between its last checkpoint and its end
+        best = run_folder.best_step(resumed) if args.load_best_model_at_end else None
+        first_does(lambda: run_folder.finish(output_dir, step, best))
+        return None
+
+    # Load the weights, and only then write: a model that does not load leaves no folder behind.
+    model = together(lambda: load_model(args, data_args, tokenizer))
+    held: list[IO[str]] = []  # the folder's lock, in the first process, until this function is left
+    first_does(lambda: held.append(run_folder.claim(output_dir, identity, {**asdict(data_args), **args.to_dict()})))
+
+    # Train, from the last whole checkpoint where there is one.
+    if resumed:
+        logger.info("continuing from %s", resumed)
+    trainer = make_trainer(args, model, tokenizer, rows, eval_rows, packing, resumed_step=step)
+    trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    if trainer.stopped_at is not None:
+        return trainer.stopped_at
+
+    # Export: the last step's model, or the best one, at the top of the folder, where vLLM and the next phase look.
+    step = trainer.state.global_step
+    best = trainer.state.best_global_step if args.load_best_model_at_end else None
+    if not (output_dir / f"checkpoint-{best or step}").is_dir():  # --save_strategy no, or epoch within one
+        trainer.save_model(str(output_dir))
+    first_does(lambda: run_folder.finish(output_dir, step, best))
+    return None
+
+
+def check(args: SftArguments, data_args: DataArguments) -> tuple[Checkpoint, Any, bool]:
+    """The checkpoint's facts, the tokenizer, and whether rows are packed. Raises InputError for what does not fit."""
+    check_flags(args, data_args)
+    checkpoint = read_checkpoint(data_args.model_name_or_path, "--model_name_or_path")
+    require_causal_lm(checkpoint, "--model_name_or_path")
+    if data_args.ops and not checkpoint.is_mamba2:
+        raise InputError(f"--ops {data_args.ops[0]}: {checkpoint.path}'s model is not made of these ops; leave it out")
+    packing = decide_packing(data_args.packing, checkpoint.is_mamba2, data_args.model_name_or_path)
+    check_slices(args, data_args, packing, checkpoint.is_mamba2)
+    tokenizer_path = data_args.tokenizer_path or data_args.model_name_or_path
+    tokenizer = load_tokenizer(tokenizer_path, "--tokenizer_path")
+    check_tokenizer(tokenizer, checkpoint.config.get("vocab_size"), tokenizer_path, data_args.model_name_or_path)
+    return checkpoint, tokenizer, packing
+
+
+def encode(
+    args: SftArguments, data_args: DataArguments, checkpoint: Checkpoint, tokenizer: Any, packing: bool
+) -> tuple[Rows, dict[str, Any], Identity]:
+    """Training rows, validation rows by source, and what the run is told by: all that changes samples or gradients."""
+    recorded = (run_folder.read_run(Path(args.output_dir)) or {}).get("identity")
+    tokens = args.per_device_train_batch_size * data_args.max_length // args.sequence_parallel_size
+    settle_accumulation(args, checkpoint.config, tokens, recorded)
+    seed = args.seed if args.data_seed is None else args.data_seed
+    data_hash, rows = make_training_rows(data_args, tokenizer, packing, seed)
+    eval_rows = make_eval_rows(data_args, tokenizer)
+    tokenizer.chat_template = choose_template(rows, tokenizer)  # what every checkpoint carries on to sampling
+    hashes = {"data": data_hash, "tokenizer": hash_tokenizer(tokenizer), "model": checkpoint.fingerprint()}
+    identity = describe_identity(args, data_args, **hashes, packing=packing)
+    return rows, eval_rows, identity
+
+
+def load_model(args: SftArguments, data_args: DataArguments, tokenizer: Any) -> PreTrainedModel:
+    """The model to train. Raises InputError if it cannot be loaded or does not fit the tokenizer."""
+    # DeepSpeed and split_adamw keep fp32 master weights themselves; without them the weights must be them.
+    # Frozen weights have no masters.
+    narrow = (args.bf16 and (args.deepspeed or args.lora_rank)) or args.split_master_weights
+    model = load_causal_lm(data_args.model_name_or_path, dtype=torch.bfloat16 if narrow else torch.float32)
+    tokenizer_path = data_args.tokenizer_path or data_args.model_name_or_path
+    check_tokenizer(tokenizer, model.config.vocab_size, tokenizer_path, data_args.model_name_or_path)
+    if args.split_master_weights and args.grad_accum_dtype == "fp32":
+        widen_gradients(model)
+    if args.lora_rank:
+        trained = add_adapters(
+            model, args.lora_rank, args.lora_alpha or 2 * args.lora_rank, args.lora_target, args.seed
+        )
+        logger.info("adapters: %s trained parameters beside frozen weights", f"{trained:,}")
+    if args.debug_numerics:
+        watch_numerics(model)
+    return model
+
+
+def make_trainer(
+    args: SftArguments, model: PreTrainedModel, tokenizer: Any, rows: Rows, eval_rows: dict[str, Any], packing: bool,
+    resumed_step: int,
+) -> SftTrainer:  # fmt: skip
+    """Join the model with rows, collation, logs and signals."""
+    shapes = shapes_from_config(model.config.to_dict())
+    if args.gradient_checkpointing and args.checkpoint_policy == "auto" and isinstance(model, Mamba2ForCausalLM):
+        args.gradient_checkpointing = False  # or the Trainer would turn it on for every layer again
+        tokens = args.per_device_train_batch_size * rows.max_length // args.sequence_parallel_size
+        parts = training_memory(shapes, tokens=tokens, devices=args.world_size, zero_stage=zero_stage(args))
+        model.choose_activations_from_memory(reserved_bytes=int(parts["buckets"]))
+    if args.checkpoint_every > 1 and isinstance(model, Mamba2ForCausalLM):
+        model.backbone.segment_layers = args.checkpoint_every
+    stop = StopCallback()
+    callbacks = [ConsoleCallback(), LogFileCallback(), stop]
+    if "tensorboard" in args.report_to:
+        args.report_to = [name for name in args.report_to if name != "tensorboard"]
+        if rank() == 0:
+            callbacks.append(make_tensorboard_callback(Path(args.output_dir), resumed_step))
+    pad_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    trainer = SftTrainer(
+        model=model,
+        args=args,
+        collate=partial(collate_packed if packing else collate_padded, pad_id=pad_id),
+        train_dataset=rows,
+        eval_rows=eval_rows,
+        processing_class=tokenizer,
+        callbacks=callbacks,
+        flops_per_token=training_flops_per_token(shapes),
+        slices=make_slice_groups(args.sequence_parallel_size) if args.sequence_parallel_size > 1 else None,
+        should_stop=StopSignal(signal.SIGTERM, signal.SIGUSR1, message="will save after this step and stop"),
+    )
+    trainer.remove_callback(PrinterCallback)
+    stop.trainer = trainer
+    return trainer
 
 
 if __name__ == "__main__":

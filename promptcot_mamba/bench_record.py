@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import platform
-import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from promptcot_mamba.gpus import list_gpus
 from promptcot_mamba.jsonl import write_json
 from promptcot_mamba.run_info import describe_run
 
@@ -27,21 +27,13 @@ class RecordTable:
     rows: Sequence[Sequence[str]]
 
 
-def driver_version() -> str:
-    """NVIDIA's driver, as nvidia-smi says."""
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
-    except (OSError, subprocess.CalledProcessError, IndexError):
-        return "unknown"
-
-
 def device_name() -> str:
     """The CUDA devices and their driver, or the processor, the threads used and the vector and matrix units it has."""
     import torch
 
     if torch.cuda.is_available():
-        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, driver {driver_version()}"
+        driver = next((gpu.driver for gpu in list_gpus()), "unknown")
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, driver {driver}"
     cpuinfo = Path("/proc/cpuinfo")
     text = cpuinfo.read_text() if cpuinfo.is_file() else ""
     named = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
@@ -61,10 +53,18 @@ def render_record_table(table: RecordTable) -> str:
     return "\n".join([f"{table.caption}\n", rows[0], rule, *rows[1:]])
 
 
+def time_table(times: Mapping[str, float], caption: str = "Times") -> RecordTable:
+    """Seconds by stage, and in all."""
+    rows = [[title, f"{seconds:.0f}"] for title, seconds in {**times, "in all": sum(times.values())}.items()]
+    return RecordTable(caption, ["stage", "seconds"], rows)
+
+
 def write_record(
-    path: str | Path, *, title: str, config: dict[str, Any], tables: Sequence[RecordTable], results: Any
+    *paths: str | Path | None, title: str, config: dict[str, Any], tables: Sequence[RecordTable], results: Any
 ) -> None:
-    """Write a record: what was measured, on what, with which command, versions and commit."""
+    """Write a record to each path that is one: what was measured, on what, by which command, versions and commit."""
+    if not any(paths):
+        return
     record = {
         "title": title,
         "device": device_name(),
@@ -72,4 +72,5 @@ def write_record(
         "tables": [asdict(table) for table in tables],
         "results": results,
     }
-    write_json(path, record)
+    for path in [path for path in paths if path]:
+        write_json(path, record)

@@ -7,7 +7,10 @@ begin with it; `join` keeps exactly one whichever side holds it.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from promptcot_mamba.chat_markup import Part, Parts, Turn, find_rendered
 
 USER_START = "<|im_start|>user\n"
 TURN_END = "<|im_end|>\n"
@@ -15,6 +18,17 @@ ASSISTANT_START = "<|im_start|>assistant\n"
 THINK_START = "<think>"
 THINK_END = "</think>"
 MATH_INSTRUCTION = r"Please reason step by step, and put your final answer within \boxed{}."
+NEWLINE = "\n"
+# How a model may think: in `<think>` tags, not at all, or between its own marks: begin, end, what surrounds the answer.
+# s1: the training format of simplescaling/s1. begin_of_thought: the system prompt of Sky-T1 and Bespoke-Stratos.
+_OTHER_MARKS = {
+    "s1": ("<|im_start|>think", "<|im_start|>answer"),
+    "begin_of_thought": (
+        *("<|begin_of_thought|>", "<|end_of_thought|>", "<|begin_of_solution|>", "<|end_of_solution|>"),
+    ),
+}
+THINKING = ("auto", "none", "think", *_OTHER_MARKS)
+QUESTION_MARK = "{question}"  # where an instruction that frames the question holds it
 # Other spellings of it in published prompts, removed with the chat markers around a question.
 _INSTRUCTIONS = (MATH_INSTRUCTION, r"Please reason step by step, and put your final answer within \boxed{{}}.")
 _USER_TURN = re.compile(
@@ -23,20 +37,62 @@ _USER_TURN = re.compile(
     re.DOTALL,
 )
 
-# The same text as `render_prompt`, for `tokenizer.apply_chat_template` and `vllm serve`. Messages are written
-# as they are: whoever asks a maths question over HTTP adds MATH_INSTRUCTION to it.
+# The same text as `render_prompt` and `render_turns`, for `tokenizer.apply_chat_template` and `vllm serve`: messages as
+# they are, less the thoughts of earlier turns. Who asks a maths question over HTTP adds MATH_INSTRUCTION.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% set text = message['content'] %}"
+    "{% if message['role'] == 'assistant' %}{% set text = text.split('</think>')[-1].lstrip('\n') %}{% endif %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + text + '<|im_end|>\n' }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}"
 )
 
 
+def frame_question(question: str, instruction: str = MATH_INSTRUCTION) -> str:
+    """A user's turn: the question where the instruction says `{question}`, else before it, on a line of its own."""
+    if QUESTION_MARK in instruction:
+        return instruction.replace(QUESTION_MARK, question.strip("\n"), 1)
+    return f"{question}\n{instruction}" if instruction else question
+
+
 def render_prompt(question: str, instruction: str = MATH_INSTRUCTION) -> str:
     """The prompt of one question, up to and including the opened thought."""
-    body = f"{question}\n{instruction}" if instruction else question
-    return f"{USER_START}{body}{TURN_END}{ASSISTANT_START}{THINK_START}\n"
+    return f"{USER_START}{frame_question(question, instruction)}{TURN_END}{ASSISTANT_START}{THINK_START}\n"
+
+
+def drop_thought(answer: str) -> str:
+    """An assistant's turn as later turns see it: what stands after its thought."""
+    return answer.rpartition(THINK_END)[2].lstrip("\n")
+
+
+def render_turns(turns: Sequence[Turn]) -> Parts:
+    """The prompt of a conversation that ends in a user's turn, in parts, up to and including the opened thought."""
+    parts, markup = [], ""
+    for role, text in turns:
+        parts.append(Part(f"{markup}<|im_start|>{role}\n", placed=True))
+        text = drop_thought(text) if role == "assistant" else text
+        parts += [Part(text, placed=False)] if text else []
+        markup = TURN_END
+    return (*parts, Part(f"{markup}{ASSISTANT_START}{THINK_START}\n", placed=True))
+
+
+def split_completion(completion: str, *, opened: bool) -> Parts:
+    """A completion in parts: its `<think>` and the last `</think>` are markup, whatever else it spells is text.
+
+    `opened` says that the prompt had opened the thought already, as `join` leaves the two.
+    """
+    body = completion.lstrip()
+    opened = not opened and body.startswith(THINK_START)
+    body = body[len(THINK_START) :] if opened else completion
+    thought, end, answer = body.rpartition(THINK_END)
+    parts = (
+        Part(THINK_START if opened else "", placed=True),
+        Part(thought, placed=False),
+        Part(end, placed=True),
+        Part(answer, placed=False),
+    )
+    return tuple(part for part in parts if part.text)
 
 
 def extract_question(prompt: str) -> str:
@@ -49,6 +105,23 @@ def extract_question(prompt: str) -> str:
     for instruction in _INSTRUCTIONS:
         question = question.removesuffix(instruction).removeprefix(instruction).strip()
     return question
+
+
+def has_turns(prompt: str) -> bool:
+    """Whether a prompt holds a user's turn between the markers of a chat format that is known here."""
+    return _USER_TURN.search(prompt) is not None or find_rendered(prompt) is not None
+
+
+def user_question(prompt: str) -> str:
+    """As `extract_question`, of a prompt rendered in any known chat format: its last user turn."""
+    rendered = None if _USER_TURN.search(prompt) else find_rendered(prompt)
+    said = [turn.text for turn in rendered.turns if turn.role == "user"] if rendered else []
+    return extract_question(said[-1] if said else prompt)
+
+
+def asks_for_box(prompt: str) -> bool:
+    """Whether a written prompt holds the maths instruction, in one of its spellings."""
+    return any(instruction in prompt for instruction in _INSTRUCTIONS)
 
 
 def opens_thought(prompt: str) -> bool:
@@ -71,6 +144,41 @@ def with_open_thought(prompt: str, completion: str) -> str:
     if opens_thought(prompt) and not completion.lstrip().startswith(THINK_START):
         return f"{THINK_START}\n{completion}"
     return completion
+
+
+def read_completion(prompt: str, text: str, thinking: str = "auto", reasoning: str | None = None) -> tuple[str, str]:
+    """A completion as rows hold it, and how it is to be read: "think" or "none".
+
+    `prompt` is what was sent, `text` what came back, `reasoning` a thought that a server served apart. Thoughts in
+    other marks are rewritten to `<think>` form. `thinking`, one of THINKING, says how the model thinks: "auto" goes by
+    the marks in prompt and text, "think" takes a text without any for a thought that was cut off, and "none" takes all
+    of it for the answer.
+    """
+    if reasoning and reasoning.strip():
+        thought = f"{THINK_START}\n{reasoning.strip(NEWLINE)}"
+        return (f"{thought}\n{THINK_END}\n\n{text}" if text and text.strip() else thought), "think"
+    if thinking == "none":
+        return text, "none"
+    for name, marks in _OTHER_MARKS.items():
+        if thinking in ("auto", name) and text.lstrip().startswith(marks[0]):
+            return _rewrite(text.lstrip(), *marks), "think"
+    completion = with_open_thought(prompt, text)
+    if completion.lstrip().startswith(THINK_START):
+        return completion, "think"
+    if THINK_END in completion or thinking == "think":  # opened by a template that nobody here has seen
+        return f"{THINK_START}\n{completion}", "think"
+    return completion, "none"
+
+
+def _rewrite(text: str, begin: str, end: str, *around: str) -> str:
+    """A thought between other marks, in `<think>` tags; the marks around the answer are dropped."""
+    thought, closed, answer = text.removeprefix(begin).partition(end)
+    thought = f"{THINK_START}\n{thought.strip(NEWLINE)}"
+    if not closed:
+        return thought
+    for mark in around:
+        answer = answer.replace(mark, "")
+    return f"{thought}\n{THINK_END}\n\n{answer.strip(NEWLINE)}"
 
 
 @dataclass(frozen=True)
@@ -96,8 +204,10 @@ def split(completion: str) -> Split:
     return Split(body, "", closed=False) if opened else Split("", body, closed=None)
 
 
-def is_format_valid(completion: str) -> bool:
-    """Exactly one closed, non-empty thought at the start, then a non-empty answer."""
+def is_format_valid(completion: str, thinking: str = "think") -> bool:
+    """Exactly one closed, non-empty thought at the start, then a non-empty answer; of no thought, just the answer."""
+    if thinking == "none":
+        return bool(completion.strip())
     if completion.count(THINK_START) != 1 or completion.count(THINK_END) != 1:
         return False
     parts = split(completion)

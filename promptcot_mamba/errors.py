@@ -5,3 +5,7 @@ from __future__ import annotations
 
 class InputError(ValueError):
     """Bad input: the message names the file, line, field or flag, and the mend."""
+
+
+class ProgramFailedError(Exception):
+    """A program that this one runs ended with an error, which it has printed."""

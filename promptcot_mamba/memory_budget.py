@@ -239,14 +239,14 @@ DEVICES = {
 # The backward of conv, SSD and norm reads values and gradients and writes gradients: 7.8 GB against the forward's
 # 4.4 GB per layer at 20,480 tokens, counted tensor by tensor.
 BACKWARD_BYTES_RATIO = 7.8 / 4.4
-RECOMPUTE = ("nothing", "mixer", "layer")
+RECOMPUTE = ("nothing", "mixer", "layer", "segments")
 
 
 def tokens_per_second_bound(shapes: Shapes, device: Device, recompute: str = "layer") -> float:
     """An upper bound for training on one device: products at their rate, then conv, SSD and norm at the bandwidth.
 
-    `recompute`: "layer" repeats each layer's forward in the backward (full checkpointing), "mixer" only conv, SSD and
-    norm, "nothing" keeps all. Communication, the optimizer and the host are not in it.
+    `recompute`: "layer" repeats each layer's forward in the backward (full checkpointing), "segments" repeats it twice,
+    "mixer" only conv, SSD and norm, "nothing" keeps all. Communication, the optimizer and the host are not in it.
     """
     products = 2 * matrix_parameters(shapes)
     mixing = shapes.layers * shapes.mixing_flops
@@ -255,8 +255,9 @@ def tokens_per_second_bound(shapes: Shapes, device: Device, recompute: str = "la
     flops = 3 * (products + mixing)
     moved_bytes = moved * (1 + BACKWARD_BYTES_RATIO)
     if recompute != "nothing":
-        flops += mixing + (layer_products if recompute == "layer" else 0)
-        moved_bytes += moved
+        times = 2 if recompute == "segments" else 1
+        flops += times * (mixing + (0 if recompute == "mixer" else layer_products))
+        moved_bytes += times * moved
     return 1 / (flops / (device.product_tflops * 1e12) + moved_bytes / (device.bandwidth_tbs * 1e12))
 
 
@@ -268,19 +269,23 @@ def training_memory(
     zero_stage: int = 2,
     offload_optimizer: bool = False,
     split_masters: bool = False,
+    fp32_sums: bool = False,
     recompute: str = "layer",
+    segment: int = 1,
     bucket_elements: int = 500_000_000,
     logits_bytes: int = 64 * 2**20,
 ) -> dict[str, float]:
     """Bytes on one GPU by part, at the peak of a step, for bf16 mixed precision with Adam under DeepSpeed ZeRO.
 
     `tokens` per micro-batch. `split_masters`: no DeepSpeed, but `training.split_adamw` on one device.
+    `fp32_sums`: gradients of several micro-batches are summed in fp32 (`--grad_accum_dtype`).
     `bucket_elements` and `logits_bytes` are those of the shipped DeepSpeed configs and of `linear_cross_entropy`.
+    `segment`: layers a segment, where `recompute` is "segments".
     "update" is what the optimizer step needs above the activations that are gone by then.
     """
     p = shapes.parameters
     shard = {name: devices if zero_stage >= stage else 1 for name, stage in (("os", 1), ("g", 2), ("w", 3))}
-    weights, gradients = BF16 * p / shard["w"], BF16 * p / shard["g"]
+    weights, gradients = BF16 * p / shard["w"], (FP32 if fp32_sums else BF16) * p / shard["g"]
     masters = BF16 if split_masters else FP32
     optimizer = 0 if offload_optimizer else (masters + 2 * FP32) * p / shard["os"]  # master weights, two moments
     live_layer = 2 * tokens * shapes.saved_for_backward  # one layer's forward again, and its gradients
@@ -288,12 +293,14 @@ def training_memory(
         "nothing": shapes.layers * tokens * shapes.saved_whole,
         "mixer": shapes.layers * tokens * shapes.saved_for_backward,
         "layer": shapes.layers * tokens * FP32 * shapes.hidden,  # the residual stream
+        # before every segment, and within the one that is being repeated
+        "segments": (-(-shapes.layers // segment) + segment) * tokens * FP32 * shapes.hidden,
     }[recompute]
     head = 2 * logits_bytes + FP32 * shapes.vocab * shapes.hidden + 2 * BF16 * tokens * shapes.hidden
     buckets = 3 * BF16 * min(bucket_elements, p) if devices > 1 else 0  # two reducing, one gathering
     activations = kept + live_layer + head
     # DeepSpeed flattens the shard's gradients and widens them to fp32 before the update.
-    update = 0 if offload_optimizer else (BF16 + FP32) * p / shard["os"]
+    update = 0 if offload_optimizer else (FP32 if fp32_sums else BF16 + FP32) * p / shard["os"]
     if split_masters:
         update = 4 * FP32 * shapes.vocab * shapes.hidden  # fp32 copies of one parameter at a time, the largest
     return {

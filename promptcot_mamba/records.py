@@ -7,11 +7,12 @@ through samples, so that a prediction file can be read by any tool that reads th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from promptcot_mamba.chat_format import has_turns, user_question
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row, iter_jsonl
 
@@ -76,7 +77,13 @@ def iter_problems(path: str | Path) -> Iterator[Problem]:
 
 @dataclass(frozen=True)
 class Sample:
-    """One sampled completion. `completion` begins with `<think>` also when the prompt had opened it."""
+    """One sampled completion. `completion` begins with `<think>` also when the prompt had opened it.
+
+    `prompt` is the text that was sent, None where it is the problem row's own. `thinking` says how the completion is
+    read: "think" (a thought in `<think>` tags), "none" (all of it is the answer), "" in files that are older than the
+    field. `sent` is the rest of what was sent: the template's name, the system prompt, the sampling settings.
+    New fields go to the end and have a default, so that old files still read.
+    """
 
     problem_id: str
     run: int  # 0..n-1
@@ -88,12 +95,57 @@ class Sample:
     completion_tokens: int
     seconds: float
     format_valid: bool
+    prompt: str | None = None
+    thinking: str = ""
+    sent: dict[str, Any] | None = None
+    continued: tuple[int, ...] | None = None  # tokens at which the chain was cut by an interruption and continued
+    thought_closed: int | None = None  # tokens after which its thought was closed for it
+    refusal: str | None = None  # what a server said that refused the problem
 
     def to_row(self, problem: Problem) -> Row:
-        """The published row: the problem's keys, then the sample's."""
+        """The published row: the problem's keys, then the sample's, those left out that say nothing.
+
+        Where another prompt was sent than the problem file's, and the file has no `question`, its prompt stands there:
+        a grader may need it (HumanEval's publisher writes the function's head so).
+        """
         row = dict(vars(self))  # asdict would copy every value, ten times slower
         del row["problem_id"]
-        return {**problem.fields, **row}
+        said = {name: value for name, value in row.items() if name not in _YOUNG or value != _YOUNG[name]}
+        if problem.question is None and problem.prompt is not None and self.prompt not in (None, problem.prompt):
+            said["question"] = user_question(problem.prompt) if has_turns(problem.prompt) else problem.prompt
+        return {**problem.fields, **said}
+
+    @classmethod
+    def from_row(cls, row: Row) -> Sample:
+        """A published row's sample; fields that are younger than the file take their defaults.
+
+        Raises InputError naming a field that no row of this program lacks.
+        """
+        known = {name: row[name] for name in (*_NEEDED, *_YOUNG) if name in row and name != "prompt"}
+        missing = [name for name in _NEEDED if name not in known]
+        if missing:
+            raise InputError(f"no {', '.join(map(repr, missing))}; not written by this program")
+        prompt = row.get("prompt") if "sent" in row or "thinking" in row else None
+        return cls(problem_id=problem_id(row) or "", prompt=prompt, **known)
+
+
+_YOUNG: Row = {item.name: item.default for item in fields(Sample) if item.default is not MISSING}
+_NEEDED = tuple(item.name for item in fields(Sample) if item.name not in {"problem_id", *_YOUNG})
+
+
+def grouped_row(problem: Problem, samples: Sequence[Sample]) -> Row:
+    """One row for all samples of a problem: its keys, and for each field of a sample the list of its values.
+
+    What was sent is the same for all of them and stands once.
+    """
+    once = {name: getattr(samples[0], name) for name in ("prompt", "sent")}
+    lists = {name: [getattr(sample, name) for sample in samples] for name in (*_NEEDED, *_YOUNG) if name not in once}
+    said = {name: values for name, values in lists.items() if any(value != _YOUNG.get(name) for value in values)}
+    return {
+        **problem.fields,
+        **{name: value for name, value in once.items() if value is not None},
+        **{name if name == "seconds" else f"{name}s": values for name, values in said.items()},
+    }
 
 
 @dataclass(frozen=True)

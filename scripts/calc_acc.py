@@ -3,6 +3,10 @@
     python -m scripts.calc_acc --benchmark math500 --input_path math500_predictions.jsonl
     python -m scripts.calc_acc --benchmark aime24 --input_path a.jsonl --compare b.jsonl --grader paper
     python -m scripts.calc_acc --benchmark humanevalplus --input_path c.jsonl --cache_path cache/humanevalplus.jsonl
+    python -m scripts.calc_acc --benchmark all --input_path outputs/eval/7b
+
+A folder is what `infer_longcot.py --benchmark NAMES --output_dir` filled: each benchmark's `<name>.jsonl` in it is
+graded, programs' verdicts kept in `<name>.jsonl.verdicts.jsonl`.
 
 Final-answer maths is graded by both graders at once, code in the sandbox (its flags begin at `--cache_path`). Beside
 X.jsonl it writes X.grades.jsonl and X.metrics.json, and for maths X.audit.md, where the strict and the published rules
@@ -11,9 +15,10 @@ disagree.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-from promptcot_mamba.benchmarks import BENCHMARKS, Benchmark, get_benchmark
+from promptcot_mamba.benchmarks import BENCHMARKS, Benchmark, problem_sets
 from promptcot_mamba.benchmarks.code_scoring import CodeOptions, run_code
 from promptcot_mamba.benchmarks.score_file import Options, run_math
 from promptcot_mamba.cli import parse_args, run_program
@@ -22,39 +27,61 @@ from promptcot_mamba.errors import InputError
 
 @dataclass
 class Arguments:
-    benchmark: str = field(metadata={"help": ", ".join(BENCHMARKS)})
-    input_path: str = field(metadata={"help": "rows with completion (or completions) and the problem's own keys"})
-    expected_runs: int | None = field(default=None, metadata={"help": "samples each problem should have"})
+    benchmark: list[str] = field(metadata={"help": f"{', '.join(BENCHMARKS)}; of a folder several, paper or all"})
+    input_path: str = field(
+        metadata={"reads": "any", "help": "rows with completion (or completions) and the problem's own keys"}
+    )
+    expected_runs: int | None = field(default=None, metadata={"least": 1, "help": "samples each problem should have"})
     strict_runs: bool = field(default=False, metadata={"help": "exit with 1 where runs are missing"})
     markdown: bool = field(default=False, metadata={"help": "write X.metrics.md too"})
     grader: str | None = field(
         default=None, metadata={"help": "maths: strict (default), or paper: the published rules"}
     )
-    compare: str | None = field(default=None, metadata={"help": "maths: a second file, compared problem by problem"})
+    compare: str | None = field(
+        default=None, metadata={"reads": "any", "help": "maths: a second file, compared problem by problem"}
+    )
 
 
-def score_maths(args: Arguments, benchmark: Benchmark, code: CodeOptions) -> int:
-    if code != CodeOptions():
-        raise InputError(f"--benchmark {benchmark.name} is maths: the sandbox's flags do not apply")
-    grader = args.grader or "strict"
-    options = Options(args.expected_runs, args.strict_runs, grader, args.compare, args.markdown)
-    return run_math(args.input_path, benchmark, options)
+def score_file(args: Arguments, members: list[Benchmark], path: str, code: CodeOptions) -> int:
+    """Grade one prediction file, of one benchmark or of several that its rows' sources tell apart."""
+    if members[0].kind == "code":
+        return run_code(path, members[0], code, args.expected_runs, args.strict_runs, args.markdown)
+    options = Options(args.expected_runs, args.strict_runs, args.grader or "strict", args.compare, args.markdown)
+    return run_math(path, members[0] if len(members) == 1 else None, options)
 
 
-def score_code(args: Arguments, benchmark: Benchmark, code: CodeOptions) -> int:
-    for flag in ("grader", "compare"):
-        if getattr(args, flag) is not None:
-            raise InputError(f"--{flag} is for maths; --benchmark {benchmark.name} is code")
-    return run_code(args.input_path, benchmark, code, args.expected_runs, args.strict_runs, args.markdown)
-
-
-SCORERS = {"math": score_maths, "code": score_code}
+def score_folder(args: Arguments, sets: dict[str, list[Benchmark]], code: CodeOptions) -> int:
+    """Grade every prediction file of a folder; those of `all` and `paper` that are not there are passed over."""
+    if args.compare is not None:
+        raise InputError("--compare: takes two files; --input_path is a folder")
+    folder = Path(args.input_path)
+    there = {name: members for name, members in sets.items() if (folder / f"{name}.jsonl").is_file()}
+    absent = [name for name in sets if name not in there]
+    if not there or (absent and not {"all", "paper"} & set(args.benchmark)):
+        raise InputError(f"{folder}: no {', '.join(f'{name}.jsonl' for name in absent)} to grade")
+    worst = 0
+    for name, members in there.items():
+        print(f"== {name}", flush=True)
+        path = str(folder / f"{name}.jsonl")
+        own = code if code.cache_path else replace(code, cache_path=f"{path}.verdicts.jsonl")
+        worst = max(worst, score_file(args, members, path, own))
+    return worst
 
 
 def main() -> int:
     args, code = parse_args([Arguments, CodeOptions], description=__doc__)
-    benchmark = get_benchmark(args.benchmark)
-    return SCORERS[benchmark.kind](args, benchmark, code)
+    sets = problem_sets([part for name in args.benchmark for part in name.split(",")])
+    if Path(args.input_path).is_dir():
+        return score_folder(args, sets, code)
+    if len(sets) > 1:
+        raise InputError(f"--benchmark {' '.join(args.benchmark)}: several need a folder as --input_path")
+    [(name, members)] = sets.items()
+    if members[0].kind == "math" and code != CodeOptions():
+        raise InputError(f"--benchmark {name} is maths: the sandbox's flags do not apply")
+    for flag in ("grader", "compare"):
+        if members[0].kind == "code" and getattr(args, flag) is not None:
+            raise InputError(f"--{flag} is for maths; --benchmark {name} is code")
+    return score_file(args, members, args.input_path, code)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Published data sets -> filtered, decontaminated, deduplicated, packed token shards for `train.py`, with a report.
+r"""Published data sets -> filtered, decontaminated, deduplicated, packed token shards for `train.py`, with a report.
 
     python -m scripts.prepare_sft_data --config configs/data/phase1.yaml --tokenizer_path /models/Mamba-Codestral-7B \
         --output_dir outputs/data/phase1
@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from promptcot_mamba.data.conversation import Reading
+from promptcot_mamba.data.mixture import ORDERS
 from promptcot_mamba.errors import InputError
 
 # Workers import this file too: what only the program itself needs is imported where it runs.
@@ -28,31 +31,72 @@ class PrepareArguments:
         default_factory=list,
         metadata={"help": "Names of the recipe's sources to leave out; what an ablation differs in."},
     )
-    output_dir: str | None = field(default=None, metadata={"help": "Where the shards go."})
+    output_dir: str | None = field(default=None, metadata={"writes": "folder", "help": "Where the shards go."})
     tokenizer_path: str | None = field(
-        default=None, metadata={"help": "Folder of the tokenizer, or its name on the hub."}
+        default=None, metadata={"elsewhere": True, "help": "Folder of the tokenizer, or its name on the hub."}
     )
     source_dir: str | None = field(
-        default=None, metadata={"help": "Folder of downloaded data sets, as <owner>/<name>/...; without it the hub."}
+        default=None,
+        metadata={
+            "reads": "folder",
+            "help": "Folder of downloaded data sets, as <owner>/<name>/...; without it the hub.",
+        },
     )
-    max_length: int = field(default=20480, metadata={"help": "Tokens of a packed row, as train.py is told."})
-    min_tokens: int = field(default=16, metadata={"help": "Shorter examples are dropped."})
-    max_tokens: int | None = field(default=None, metadata={"help": "Longer examples are dropped. Default: max_length."})
+    max_length: int = field(
+        default=20480, metadata={"least": 2, "help": "Tokens of a packed row, as train.py is told."}
+    )
+    min_tokens: int = field(default=16, metadata={"least": 0, "help": "Shorter examples are dropped."})
+    max_tokens: int | None = field(
+        default=None, metadata={"least": 1, "help": "Longer examples are dropped. Default: max_length."}
+    )
     near_duplicate_threshold: float = field(
-        default=0.8, metadata={"help": "Jaccard index from which two prompts are near-duplicates; 0 keeps them all."}
+        default=0.8,
+        metadata={
+            "least": 0,
+            "most": 1,
+            "help": "Jaccard index from which two prompts are near-duplicates; 0 keeps them all.",
+        },
+    )
+    prompt_format: str = field(
+        default="auto",
+        metadata={"help": "Of rows of the generic adapter: rendered chat text, bare questions, or auto by markup."},
+    )
+    loss_on: str = field(
+        default="assistant", metadata={"help": "Of a conversation: assistant, each answer is an example, or last."}
+    )
+    control_text: str = field(
+        default="auto",
+        metadata={
+            "help": "Rows that spell control tokens (they stay text): keep or drop them; auto drops turn markup only."
+        },
     )
     total_examples: int | None = field(
-        default=None, metadata={"help": "Examples of a mixture by weights. Default: the most that repeats none."}
+        default=None,
+        metadata={"least": 1, "help": "Examples of a mixture by weights. Default: the most that repeats none."},
+    )
+    total_tokens: int | None = field(default=None, metadata={"help": "The same in tokens: weights are shares of them."})
+    max_passes: float = field(default=4.0, metadata={"help": "Passes over a source that a mixture may ask for."})
+    order: str = field(
+        default="shuffled", metadata={"help": "shuffled, or short_first: in each pass from short to long."}
+    )
+    keep_rows: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Ids (of contaminated.jsonl) of rows to keep whatever they share, or a file of them."},
     )
     benchmarks: str = field(default="all", metadata={"help": "Keep these out: all, none, or names with commas."})
-    benchmark_dir: str = field(default="data", metadata={"help": "Folder of the files of scripts.prepare_problems."})
+    benchmark_dir: str = field(
+        default="data", metadata={"elsewhere": True, "help": "Folder of the files of scripts.prepare_problems."}
+    )
     allow_missing_benchmark: bool = field(
         default=False, metadata={"help": "Go on without a benchmark whose file is missing."}
     )
-    shard_tokens: int = field(default=1 << 24, metadata={"help": "Tokens of one shard, about."})
+    shard_tokens: int = field(default=1 << 24, metadata={"least": 1, "help": "Tokens of one shard, about."})
     seed: int = field(default=0, metadata={"help": "Of the mixture, its order and the packing."})
-    workers: int = field(default=0, metadata={"help": "Processes. Default: one a core."})
+    workers: int = field(default=0, metadata={"least": 0, "help": "Processes. Default: one a core."})
     overwrite: bool = field(default=False, metadata={"help": "Replace shards of another recipe in output_dir."})
+    push_to_hub: str | None = field(
+        default=None, metadata={"help": "owner/name of a private data set on the hub that the shards are uploaded to."}
+    )
     keep_work: bool = field(
         default=False, metadata={"help": "Keep the tokenised rows, so that another mixture of them is quick."}
     )
@@ -65,6 +109,18 @@ class PrepareArguments:
             self.max_tokens = self.max_length
         if not 2 <= self.max_tokens <= self.max_length:
             raise ValueError(f"--max_tokens {self.max_tokens}: expected 2 to --max_length ({self.max_length})")
+        if self.workers < 0:
+            raise ValueError(f"--workers {self.workers}: expected 1 or more, or 0 for one a core")
+        if self.order not in ORDERS:
+            raise ValueError(f"--order {self.order}: expected one of {', '.join(ORDERS)}")
+        if self.max_passes <= 0:
+            raise ValueError(f"--max_passes {self.max_passes}: expected more than 0")
+        if self.total_examples is not None and self.total_tokens is not None:
+            raise ValueError("--total_examples, --total_tokens: give one of them")
+        for name in ("total_examples", "total_tokens"):
+            if (amount := getattr(self, name)) is not None and amount < 1:
+                raise ValueError(f"--{name} {amount}: expected at least 1")
+        Reading(self.prompt_format, self.loss_on, self.control_text)
         if not 0 <= self.near_duplicate_threshold <= 1:
             raise ValueError(f"--near_duplicate_threshold {self.near_duplicate_threshold}: expected 0 to 1")
         if self.shard_tokens < self.max_length:
@@ -86,11 +142,12 @@ def choose_sources(args: PrepareArguments) -> list:
 
 
 def read_benchmarks(args: PrepareArguments) -> list:
-    """The problems to keep out of training, of every registered benchmark or of those named.
+    """The problems to keep out of training: of every benchmark that is fetched, or of those named.
 
-    Raises InputError for an unknown name, and for a missing file unless `--allow_missing_benchmark`.
+    Raises InputError for an unknown name, and for a missing file unless `--allow_missing_benchmark`; of `all`, one that
+    is in no table of the paper may be missing too, with a warning.
     """
-    from promptcot_mamba.benchmarks import BENCHMARKS, get_benchmark
+    from promptcot_mamba.benchmarks import fetched, get_benchmark
     from promptcot_mamba.chat_format import extract_question
     from promptcot_mamba.data.decontaminate import BenchmarkText
     from promptcot_mamba.log import get_logger
@@ -98,14 +155,16 @@ def read_benchmarks(args: PrepareArguments) -> list:
 
     if args.benchmarks == "none":
         return []
-    names = list(BENCHMARKS) if args.benchmarks == "all" else args.benchmarks.split(",")
+    names = fetched() if args.benchmarks == "all" else [name.strip() for name in args.benchmarks.split(",")]
     problems = []
     for name in names:
-        benchmark = get_benchmark(name.strip())
+        benchmark = get_benchmark(name)
         path = Path(args.benchmark_dir) / benchmark.problem_file
         if not path.exists():
-            mend = f"run python -m scripts.prepare_problems --benchmark {name} --output_dir {args.benchmark_dir}"
-            if not args.allow_missing_benchmark:
+            maker = f"prepare_problems --benchmark {name} --output_dir {args.benchmark_dir}"
+            mend = f"run python -m scripts.{maker if benchmark.publisher else 'quickstart.make_data'}"
+            optional = args.benchmarks == "all" and not benchmark.published
+            if not args.allow_missing_benchmark and not optional:
                 raise InputError(
                     f"{path}: missing, {name} cannot be kept out; {mend}, or --allow_missing_benchmark True"
                 )
@@ -118,6 +177,25 @@ def read_benchmarks(args: PrepareArguments) -> list:
     return problems
 
 
+def read_kept_ids(given: list[str]) -> tuple[str, ...]:
+    """The row ids of `--keep_rows`: ids, or files of them, one a line, or JSONL rows with an `id`."""
+    ids = []
+    for one in given:
+        if not Path(one).is_file():
+            ids.append(one)
+            continue
+        for number, line in enumerate(Path(one).read_text(encoding="utf-8").splitlines(), start=1):
+            try:
+                ids.append(json.loads(line)["id"] if line.lstrip().startswith("{") else line.strip())
+            except (json.JSONDecodeError, KeyError):
+                raise InputError(f"{one}:{number}: expected an id, or a JSON object with an 'id'") from None
+    ids = [identity for identity in ids if identity]
+    for identity in ids:
+        if not re.fullmatch("[0-9a-f]{32}", identity):
+            raise InputError(f"--keep_rows {identity}: no row id (32 hexadecimal digits), and no such file")
+    return tuple(sorted(set(ids)))
+
+
 def _answer_check(sources: list):
     """The grader, where a source asks for it: importing it costs every worker seconds."""
     if not any(spec.check_gold for spec in sources):
@@ -128,16 +206,18 @@ def _answer_check(sources: list):
 
 
 def main() -> None:
+    from promptcot_mamba.cli import parse_args
+
+    args = parse_args(PrepareArguments, description=__doc__)
     from transformers import AutoTokenizer
 
-    from promptcot_mamba.cli import parse_args
+    from promptcot_mamba.data.card import push_to_hub, write_card
     from promptcot_mamba.data.prepare import Recipe, prepare_shards, remove_work
     from promptcot_mamba.data.report import write_report
     from promptcot_mamba.jsonl import write_json
     from promptcot_mamba.log import get_logger
     from promptcot_mamba.run_info import describe_run
 
-    args = parse_args(PrepareArguments, description=__doc__)
     sources = choose_sources(args)
     try:
         tokenizer = AutoTokenizer.from_pretrained(args.tokenizer_path)
@@ -153,6 +233,13 @@ def main() -> None:
         total_examples=args.total_examples,
         shard_tokens=args.shard_tokens,
         seed=args.seed,
+        total_tokens=args.total_tokens,
+        max_passes=args.max_passes,
+        order=args.order,
+        prompt_format=args.prompt_format,
+        loss_on=args.loss_on,
+        control_text=args.control_text,
+        allowed=read_kept_ids(args.keep_rows),
     )
     output = Path(args.output_dir)
     result = prepare_shards(
@@ -169,6 +256,7 @@ def main() -> None:
     if result is None:
         return
     report = write_report(result, output)
+    write_card(result, output)
     write_json(output / "run.json", {**describe_run(asdict(args)), "seconds": result.seconds})
     if not args.keep_work:
         remove_work(output)
@@ -176,6 +264,8 @@ def main() -> None:
     logger = get_logger(__name__)
     logger.info("%s examples, %s tokens, %s rows", *(f"{counts[key]:,}" for key in ("documents", "tokens", "rows")))
     logger.info("read %s", report)
+    if args.push_to_hub:
+        logger.info("uploaded to %s", push_to_hub(output, args.push_to_hub))
 
 
 if __name__ == "__main__":

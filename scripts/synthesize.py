@@ -36,13 +36,13 @@ ROUND_STAGES = ("rationales", "choose_rationales", "generator_data")
 class Arguments:
     """Flags of scripts.synthesize; a recipe holds most of them."""
 
-    work_dir: str = field(metadata={"help": "folder of every stage's JSONL"})
+    work_dir: str = field(metadata={"writes": "folder", "help": "folder of every stage's JSONL"})
     models: str = field(metadata={"help": "in a recipe a mapping: name -> model_path, temperature, ..."})
     stages: str = field(metadata={"help": "in a recipe a mapping: stage -> its settings, in the order they run"})
     seed: int = field(default=0, metadata={"help": "base of every draw's and every reply's own seed"})
     stage: str | None = field(default=None, metadata={"help": "run only this stage"})
     rounds: int = field(
-        default=1, metadata={"help": "rounds of choosing rationales and training the generator on them"}
+        default=1, metadata={"least": 1, "help": "rounds of choosing rationales and training the generator on them"}
     )
     train_generator: str | None = field(
         default=None, metadata={"help": "command that trains the generator; {data}, {output}, {round} are filled in"}
@@ -126,9 +126,9 @@ def run_rounds(pipeline: Pipeline, args: Arguments) -> None:
             if not target.exists():
                 target.symlink_to((concepts.parent / name).resolve())
         run_stages(pipeline, list(ROUND_STAGES), folder)
-        generator = folder / "generator"
-        train_generator(args.train_generator, folder / "generator_sft.jsonl", generator, number)
-        model = {**pipeline.models[args.generator], "model_path": str(generator)}
+        trained = folder / "generator"
+        train_generator(args.train_generator, folder / "generator_sft.jsonl", trained, number)
+        model = {**pipeline.models[args.generator], "model_path": str(trained)}
         pipeline = replace(pipeline, models={**pipeline.models, args.generator: model})
 
 

@@ -1,13 +1,17 @@
-"""The benchmarks: what each asks, how it is graded, which file it lives in.
+"""The benchmarks: what each asks, where it comes from, how it is sampled and graded, which file it lives in.
 
-A benchmark is one module with one `Benchmark` and one line in `BENCHMARKS`.
+A benchmark is one module with one `Benchmark` and one line in `BENCHMARKS`; every program finds it here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from promptcot_mamba.benchmarks.aime import AIME24, AIME25
+from promptcot_mamba.benchmarks.aime26 import AIME26
 from promptcot_mamba.benchmarks.benchmark import Benchmark
 from promptcot_mamba.benchmarks.gsm8k import GSM8K
+from promptcot_mamba.benchmarks.hmmt import HMMT25
 from promptcot_mamba.benchmarks.humaneval import HUMANEVAL
 from promptcot_mamba.benchmarks.humanevalplus import HUMANEVALPLUS
 from promptcot_mamba.benchmarks.livecodebench import LIVECODEBENCH
@@ -25,6 +29,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "humaneval": HUMANEVAL,
     "humanevalplus": HUMANEVALPLUS,
     "livecodebench": LIVECODEBENCH,
+    "hmmt25": HMMT25,
+    "aime26": AIME26,
     **QUICKSTART,
 }
 
@@ -43,3 +49,40 @@ def benchmark_of_source(source: str) -> Benchmark:
             return benchmark
     known = ", ".join(name for benchmark in BENCHMARKS.values() for name in benchmark.sources)
     raise InputError(f"unknown source {source!r}; known: {known}")
+
+
+def fetched(published: bool | None = None) -> list[str]:
+    """Names of the benchmarks that have a publisher: all, or those (not) in the papers' tables."""
+    return [
+        name
+        for name, benchmark in BENCHMARKS.items()
+        if benchmark.publisher is not None and published in (None, benchmark.published)
+    ]
+
+
+def name_set(benchmark: Benchmark) -> str:
+    """The name of a benchmark's problem file: `aime` for `aime_test.jsonl`, which two benchmarks share."""
+    return benchmark.problem_file.removesuffix(".jsonl").removesuffix("_test")
+
+
+def problem_sets(names: Sequence[str]) -> dict[str, list[Benchmark]]:
+    """What is sampled together under one name: a benchmark's own, or that of the file several share (`aime`).
+
+    "paper" and "all" stand for the problem files of the papers' tables and of all publishers. Raises InputError for
+    an unknown name.
+    """
+    shared: dict[str, list[Benchmark]] = {}
+    for name in fetched():
+        shared.setdefault(name_set(BENCHMARKS[name]), []).append(BENCHMARKS[name])
+    known = {**{name: [benchmark] for name, benchmark in BENCHMARKS.items()}, **shared}
+    groups = {
+        "all": list(shared),
+        "paper": [name for name, members in shared.items() if all(member.published for member in members)],
+    }
+    found: dict[str, list[Benchmark]] = {}
+    for name in names:
+        for one in groups.get(name, [name]):
+            if one not in known:
+                raise InputError(f"unknown benchmark {one!r}; known: all, paper, {', '.join(known)}")
+            found[one] = known[one]
+    return found

@@ -6,6 +6,7 @@ statement's own samples stand in for absent tests, the samples are a benchmark o
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,11 +15,11 @@ from pathlib import Path
 
 from promptcot_mamba.benchmarks import BENCHMARKS, Benchmark
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.grading.code.extract import extract_program
+from promptcot_mamba.grading.code.extract import Wanted, extract_program
 from promptcot_mamba.grading.code.grading import CodeJob, SandboxPool, grade_jobs
 from promptcot_mamba.grading.code.humaneval import grade_function, read_problem
-from promptcot_mamba.grading.code.tests import TestSet, load_tests, run_tests, sample_tests
-from promptcot_mamba.grading.predictions import Prediction, missing_runs, read_predictions
+from promptcot_mamba.grading.code.tests import GRADER_VERSION, TestSet, load_tests, run_tests, sample_tests
+from promptcot_mamba.grading.predictions import Prediction, missing_runs, read_predictions, warn_of_missing
 from promptcot_mamba.grading.sandbox.sandbox import Limits, assert_unreadable
 from promptcot_mamba.grading.summary import (
     Figures,
@@ -36,25 +37,46 @@ from promptcot_mamba.run_info import describe_run, side_path
 logger = get_logger(__name__)
 
 TESTS_ENV = "LIVECODEBENCH_TESTS"
-DEFAULT_TESTS = "data/livecodebench_v5_tests"
 SAMPLES = "samples"  # the kind, and the benchmark's suffix, of verdicts by a statement's samples
-MAX_LISTED = 10
+BLOCKED_FACTOR = 2.5
 
 
 @dataclass
 class CodeOptions:
     """How programs are tested."""
 
-    cache_path: str | None = field(default=None, metadata={"help": "verdicts are appended here and reused"})
+    cache_path: str | None = field(
+        default=None, metadata={"writes": "file", "help": "verdicts are appended here and reused"}
+    )
     tests_dir: str | None = field(
-        default=None, metadata={"help": f"folder of LiveCodeBench's tests; else ${TESTS_ENV}, else {DEFAULT_TESTS}"}
+        default=None,
+        metadata={
+            "reads": "folder",
+            "help": f"folder of tests; else ${TESTS_ENV}, else the benchmark's own in --data_dir",
+        },
+    )
+    data_dir: str = field(
+        default="data", metadata={"elsewhere": True, "help": "folder of the benchmarks' problem files and tests"}
     )
     sample_tests: bool = field(
         default=False, metadata={"help": "where a tests file is absent, use the statement's samples; kept apart"}
     )
-    timeout: int = field(default=6, metadata={"help": "CPU seconds a test may take"})
-    memory_mb: int = field(default=4096, metadata={"help": "memory a test may take, in MiB"})
-    workers: int | None = field(default=None, metadata={"help": "sandboxes at work at once; default: one a core"})
+    time_limit: int = field(
+        default=6,
+        metadata={
+            "least": 1,
+            "help": "CPU seconds a test may take, as many on a busy machine",
+            "aliases": ["--timeout"],
+        },
+    )
+    wall_limit: float | None = field(
+        default=None,
+        metadata={"above": 0, "help": "seconds a test may sleep or be blocked; default: 2.5 times --time_limit"},
+    )
+    memory_mb: int = field(default=4096, metadata={"least": 64, "help": "memory a test may take, in MiB"})
+    workers: int | None = field(
+        default=None, metadata={"least": 1, "help": "sandboxes at work at once; default: one a core"}
+    )
     all_tests: bool = field(default=False, metadata={"help": "go on after a program's first failed test"})
     sandbox: str | None = field(
         default=None, metadata={"help": "namespaces or landlock; default: the strongest there is"}
@@ -62,7 +84,29 @@ class CodeOptions:
     unsafe: bool = field(default=False, metadata={"help": "run programs unprotected where no sandbox can be made"})
 
     def limits(self) -> Limits:
-        return Limits(cpu_seconds=self.timeout, wall_seconds=2.5 * self.timeout, memory_mb=self.memory_mb)
+        wall = BLOCKED_FACTOR * self.time_limit if self.wall_limit is None else self.wall_limit
+        return Limits(cpu_seconds=self.time_limit, wall_seconds=wall, memory_mb=self.memory_mb)
+
+    def check(self) -> None:
+        """Raise InputError for a limit that nothing could meet."""
+        for flag, value, least in (
+            ("time_limit", self.time_limit, 1), ("memory_mb", self.memory_mb, 64), ("workers", self.workers, 1),
+        ):  # fmt: skip
+            if value is not None and value < least:
+                raise InputError(f"--{flag} {value}: must be at least {least}")
+        if self.wall_limit is not None and not 0 < self.wall_limit < math.inf:
+            raise InputError(f"--wall_limit {self.wall_limit}: must be a number of seconds above 0")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A problem's benchmark, kind of tests and their md5, how a program is graded, and the function it must define."""
+
+    benchmark: str
+    kind: str
+    md5: str
+    grade: Callable
+    wanted: Wanted | None = None
 
 
 class JobMaker:
@@ -70,8 +114,8 @@ class JobMaker:
 
     def __init__(self, path: str | Path, chosen: Benchmark, options: CodeOptions):
         self.path, self.chosen, self.options = path, chosen, options
-        self.tests_dir = Path(options.tests_dir or os.environ.get(TESTS_ENV) or DEFAULT_TESTS)
-        self.made: dict[str, tuple[str, str, str, Callable] | None] = {}
+        self.tests_dir = options.tests_dir or os.environ.get(TESTS_ENV)
+        self.made: dict[str, Prepared | None] = {}
 
     def make(self, one: Prediction) -> CodeJob | None:
         """The job of one prediction; None if its problem has neither tests nor, where asked for, samples.
@@ -83,23 +127,24 @@ class JobMaker:
         prepared = self.made[one.problem_id]
         if prepared is None:
             return None
-        benchmark, kind, md5, grade = prepared
-        program = extract_program(one.completion, one.row.get("finish_reason"))
-        run = partial(grade, code=program.code or "", stop_early=not self.options.all_tests)
-        return CodeJob(one.problem_id, one.run, program.code, program.reason, md5, run, kind, benchmark)
+        program = extract_program(one.completion, one.row.get("finish_reason"), prepared.wanted)
+        run = partial(prepared.grade, code=program.code or "", stop_early=not self.options.all_tests)
+        return CodeJob(
+            one.problem_id, one.run, program.code, program.reason, prepared.md5, run, prepared.kind, prepared.benchmark
+        )
 
-    def prepare(self, one: Prediction) -> tuple[str, str, str, Callable] | None:
-        """A problem's benchmark, kind of tests, their md5, and how a program is graded by them."""
+    def prepare(self, one: Prediction) -> Prepared | None:
         where = f"{self.path}:{one.line}"
         name = self.benchmark_of(one, where)
-        if name in ("humaneval", "humanevalplus"):
+        if name in BENCHMARKS and BENCHMARKS[name].tested_by == "functions":
             problem = read_problem(one.row, where)
-            return name, name, problem.md5, partial(grade_function, problem=problem)
-        tests = self.find_tests(one, where)
+            wanted = Wanted(problem.entry, problem.head)
+            return Prepared(name, name, problem.md5, partial(grade_function, problem=problem), wanted)
+        tests = self.find_tests(one, name, where)
         if tests is None:
             return None
         name = f"{name}-{SAMPLES}" if tests.kind == SAMPLES else name
-        return name, tests.kind, tests.md5, partial(run_tests, tests=tests)
+        return Prepared(name, tests.kind, tests.md5, partial(run_tests, tests=tests))
 
     def benchmark_of(self, one: Prediction, where: str) -> str:
         """The row's benchmark. A source no benchmark knows keeps its own name if the row brings its own tests."""
@@ -115,15 +160,18 @@ class JobMaker:
         known = ", ".join(s for b in BENCHMARKS.values() if b.kind == "code" for s in b.sources)
         raise InputError(f"{where}: unknown source {one.source!r}; known: {known}; or put the tests in the row")
 
-    def find_tests(self, one: Prediction, where: str) -> TestSet | None:
+    def find_tests(self, one: Prediction, name: str, where: str) -> TestSet | None:
+        publisher = BENCHMARKS.get(name, self.chosen).publisher
+        own = publisher.tests_folder if publisher and publisher.tests_folder else "tests"
+        tests_dir = Path(self.tests_dir or Path(self.options.data_dir) / own)
         try:
-            tests = load_tests(one.row, self.tests_dir, where)
+            tests = load_tests(one.row, tests_dir, where)
         except InputError as error:
             if not self.options.sample_tests:
                 raise InputError(f"{error}; or grade by the statements' samples with --sample_tests") from None
             return sample_tests(one.row.get("prompt") or one.row.get("question") or "")
         if tests.kind == "livecodebench":
-            assert_unreadable(self.tests_dir, "--tests_dir")
+            assert_unreadable(tests_dir, "--tests_dir")
         return tests
 
 
@@ -134,14 +182,10 @@ def score_code_file(
 
     Raises InputError for unreadable rows and tests, and where no sandbox can be made.
     """
-    if options.timeout < 1 or options.memory_mb < 64 or (options.workers is not None and options.workers < 1):
-        raise InputError("--timeout and --workers must be at least 1, --memory_mb at least 64")
+    options.check()
     predictions = read_predictions(path)
     lacking = missing_runs(predictions, expected_runs) if expected_runs else {}
-    for name, runs in list(lacking.items())[:MAX_LISTED]:
-        logger.warning("%s: problem %s lacks runs %s", path, name, ", ".join(map(str, runs)))
-    if len(lacking) > MAX_LISTED:
-        logger.warning("%s: %d more problems lack runs (all in X.metrics.json)", path, len(lacking) - MAX_LISTED)
+    warn_of_missing(path, lacking)
     maker = JobMaker(path, chosen, options)
     pairs = [(one, job) for one in predictions if (job := maker.make(one)) is not None]
     without = sum(prepared is None for prepared in maker.made.values())
@@ -156,8 +200,12 @@ def score_code_file(
 
 
 def to_grade(one: Prediction, job: CodeJob, row: Row) -> Grade:
-    extra = {key: row[key] for key in ("tests", "total_tests", "sandbox", "key") if key in row}
-    extra |= {key: one.row.get(key) for key in ("format_valid", "completion_tokens")}
+    extra = {
+        key: row[key]
+        for key in ("tests", "total_tests", "failed", "details", "sandbox", "grader_version", "key")
+        if key in row
+    }
+    extra |= {key: one.row.get(key) for key in ("format_valid", "thinking", "completion_tokens")}
     extra["completion_chars"] = len(one.completion)
     ending = "no_answer" if row["reason"] == "no_code" else row["reason"]
     return Grade(
@@ -193,7 +241,8 @@ def run_code(
     summaries = summarize_all(grades)
     write_jsonl(side_path(path, "grades.jsonl"), (grade.to_row() for grade in grades))
     document = {
-        "summaries": summaries, "missing_runs": lacking, "sandbox": label, "limits": options.limits().to_row(),
+        "summaries": summaries, "missing_runs": lacking, "sandbox": label, "grader_version": GRADER_VERSION,
+        "limits": options.limits().to_row(),
         "run": describe_run({"input_path": path, "benchmark": chosen.name, **asdict(options)}),
     }  # fmt: skip
     write_json(side_path(path, "metrics.json"), document)

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from promptcot_mamba.benchmarks.benchmark import Benchmark
+from promptcot_mamba.benchmarks.benchmark import Benchmark, Form, Publisher
+from promptcot_mamba.benchmarks.humaneval import COLUMNS, make_converter
 
 HUMANEVALPLUS = Benchmark(
     name="humanevalplus",
     title="HumanEval+",
     kind="code",
     sources=("humanevalplus",),
-    problem_file="humanevalplus_test.jsonl",
     expected_problems=164,
-    n=8,
-)
+    n=8,  # ours; the paper states none
+    published=True,
+    tested_by="functions",
+    publisher=Publisher(
+        licence="Apache-2.0",
+        origin="https://huggingface.co/datasets/evalplus/humanevalplus",
+        forms=(
+            Form(
+                "evalplus/humanevalplus", (("data/test-*.parquet", "*.parquet", "*.jsonl*"),), (),
+                COLUMNS, 164, make_converter("humanevalplus"),
+            ),
+            # https://github.com/evalplus/humanevalplus_release: inputs beside the reference program, not a script.
+            Form(
+                None, (), ("HumanEvalPlus.jsonl.gz", "HumanEvalPlus.jsonl"),
+                (*COLUMNS, "base_input", "plus_input"), 164, make_converter("humanevalplus"),
+            ),
+        ),
+    ),
+)  # fmt: skip

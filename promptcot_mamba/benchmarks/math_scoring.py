@@ -13,7 +13,7 @@ from promptcot_mamba.benchmarks.benchmark import Benchmark
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.math import paper as math_paper
 from promptcot_mamba.grading.math import strict as math_strict
-from promptcot_mamba.grading.math.answers import Extraction, extract_answer
+from promptcot_mamba.grading.math.answers import Extraction, extract_answer, extract_boxed
 from promptcot_mamba.grading.math.gold import Gold
 from promptcot_mamba.grading.predictions import Prediction
 from promptcot_mamba.log import get_logger
@@ -99,9 +99,10 @@ def grade_sample(prediction: Prediction, benchmark: Benchmark, gold: Gold, grade
     """Both verdicts on one sample. Strictly, a cut thought is `truncated` and a missing box `no_answer`."""
     readable = is_readable(gold)
     started = time.perf_counter()
-    found = extract_answer(prediction.completion)
+    whole = prediction.row.get("thinking") == "none"  # no thought: all of it is the answer
+    found = extract_boxed(prediction.completion) if whole else extract_answer(prediction.completion)
     strict, strict_reason = _strict_verdict(found, gold, prediction.cut_short)
-    paper, paper_answer = math_paper.grade_completion(gold, prediction.completion, minerva=benchmark.name != "gsm8k")
+    paper, paper_answer = math_paper.grade_completion(gold, prediction.completion, minerva=benchmark.minerva)
     verdicts = {
         "strict": (strict.equal, found.answer, strict_reason),
         "paper": (paper.equal, paper_answer, "right" if paper.equal else "wrong" if paper_answer else "no_answer"),
@@ -119,6 +120,7 @@ def grade_sample(prediction: Prediction, benchmark: Benchmark, gold: Gold, grade
         "completion_tokens": prediction.row.get("completion_tokens"),
         "completion_chars": len(prediction.completion),
         "format_valid": prediction.row.get("format_valid"),
+        "thinking": prediction.row.get("thinking"),
         "grader_version": VERSIONS[grader],
     }
     seconds = round(time.perf_counter() - started, 6)

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 from promptcot_mamba.benchmarks.benchmark import Benchmark
-from promptcot_mamba.grading.math.gold import AnswerRules, Gold, gold_after_mark
-from promptcot_mamba.jsonl import Row
+from promptcot_mamba.grading.math.gold import AnswerRules
 
-RULES = AnswerRules(type="integer")
 PROBLEM_FILE = "quickstart/problems.jsonl"
 
 
-def read_gold(row: Row) -> Gold:
-    """The integer after `####`."""
-    return gold_after_mark(row, RULES)
-
-
 def _math(name: str, title: str) -> Benchmark:
-    return Benchmark(name, title, "math", (name,), PROBLEM_FILE, None, n=1, rules=RULES, read_gold=read_gold)
+    return Benchmark(name, title, "math", (name,), None, n=1, problem_file=PROBLEM_FILE, rules=AnswerRules("integer"))
 
 
 def _code(name: str, title: str) -> Benchmark:
-    return Benchmark(name, title, "code", (name,), PROBLEM_FILE, None, n=1)
+    return Benchmark(name, title, "code", (name,), None, n=1, problem_file=PROBLEM_FILE)
 
 
 QUICKSTART: dict[str, Benchmark] = {

@@ -10,7 +10,7 @@ from promptcot_mamba.benchmarks import BENCHMARKS, Benchmark, benchmark_of_sourc
 from promptcot_mamba.benchmarks.math_scoring import GRADERS, grade_math, write_audit
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.metrics import compare_paired
-from promptcot_mamba.grading.predictions import Prediction, missing_runs, read_predictions
+from promptcot_mamba.grading.predictions import Prediction, missing_runs, read_predictions, warn_of_missing
 from promptcot_mamba.grading.summary import (
     Figures,
     detail_lines,
@@ -26,8 +26,6 @@ from promptcot_mamba.records import Grade
 from promptcot_mamba.run_info import describe_run, side_path
 
 logger = get_logger(__name__)
-
-MAX_LISTED = 10
 
 
 @dataclass(frozen=True)
@@ -95,19 +93,12 @@ def score_math_file(path: str | Path, chosen: Benchmark | None, grader: str, exp
     for benchmark in dict.fromkeys(b.name for b in benchmarks):
         own = [p for p, b in zip(predictions, benchmarks, strict=True) if b.name == benchmark]
         lacking |= missing_runs(own, expected_runs or BENCHMARKS[benchmark].n)
-    _warn_of_missing(path, lacking)
+    warn_of_missing(path, lacking)
     return Scored(Path(path), predictions, grade_math(predictions, benchmarks, path, grader), lacking)
 
 
 def _sources(predictions: Sequence[Prediction]) -> list[str]:
     return sorted({str(prediction.source) for prediction in predictions})
-
-
-def _warn_of_missing(path: str | Path, lacking: dict[str, list[int]]) -> None:
-    for name, runs in list(lacking.items())[:MAX_LISTED]:
-        logger.warning("%s: problem %s lacks runs %s", path, name, ", ".join(map(str, runs)))
-    if len(lacking) > MAX_LISTED:
-        logger.warning("%s: %d more problems lack runs (all in X.metrics.json)", path, len(lacking) - MAX_LISTED)
 
 
 def write_scores(scored: Scored, config: dict[str, object], markdown: bool = False) -> list[Figures]:

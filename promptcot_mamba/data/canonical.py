@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
-from promptcot_mamba.chat_format import MATH_INSTRUCTION, render_prompt
+from promptcot_mamba.chat_markup import Rendered, Turn
 from promptcot_mamba.jsonl import Row
 
 DOMAINS = ("math", "code", "other")
@@ -13,29 +13,40 @@ ID_BYTES = 16
 
 
 class UnusableRowError(Exception):
-    """A raw row that holds no training example; `reason` is the name it is counted under."""
+    """A raw row that holds no training example; `reason` is the name it is counted under, `detail` says more."""
 
-    def __init__(self, reason: str):
-        super().__init__(reason)
+    def __init__(self, reason: str, detail: str = ""):
+        super().__init__(detail or reason)
         self.reason = reason
 
 
 @dataclass(frozen=True)
 class CanonicalRow:
-    """One supervised example: a bare question and a chain of thought that begins with `<think>`."""
+    """One supervised example: a bare question, what was said before it, and an answer (begins with its `<think>`)."""
 
     prompt: str
     completion: str
     domain: str  # one of DOMAINS
     gold: str | None = None  # a reference answer, where the source has one
     finish_reason: str | None = None  # where the source says how the completion ended
-    published_prompt: str | None = None  # the whole chat text, where the source has it, in its own markers
-    meta: Row = field(default_factory=dict)
+    history: tuple[Turn, ...] = ()  # a system turn and earlier exchanges
+    from_turns: bool = False  # whether it was read from messages, which often answer without a thought
+    conversation: str = ""  # what every example of one conversation is known by; "": by its own questions
+    rendered: Rendered | None = None  # the prompt as a chat format wrote it, where the row has it so
+    meta: Row = field(default_factory=dict)  # source, licence and what else the row says of its origin
 
     @property
     def id(self) -> bytes:
         """The content hash: equal for rows whose prompt and completion are equal."""
-        return hash_text(self.prompt, self.completion)
+        return hash_text(*(part for turn in self.history for part in turn), self.prompt, self.completion)
+
+    @property
+    def topic(self) -> str:
+        """What is asked: what duplicates and benchmark problems are looked for in."""
+        if self.conversation:
+            return self.conversation
+        asked = [turn.text for turn in self.history if turn.role == "user"]
+        return "\n".join([*asked, self.prompt]) if asked else self.prompt
 
 
 def hash_text(*parts: str) -> bytes:
@@ -46,14 +57,3 @@ def hash_text(*parts: str) -> bytes:
         digest.update(len(data).to_bytes(8, "big"))
         digest.update(data)
     return digest.digest()
-
-
-def render_for(row: CanonicalRow, instruction: str | None) -> str:
-    """The prompt as the model sees it.
-
-    `instruction` None asks for what evaluation asks of this domain: the boxed-answer sentence for maths, nothing
-    for the rest.
-    """
-    if instruction is None:
-        instruction = MATH_INSTRUCTION if row.domain == "math" else ""
-    return render_prompt(row.prompt, instruction)

@@ -1,8 +1,8 @@
 """First pass, one chunk at a time and in any process: raw rows -> filtered, checked, tokenised rows on disk.
 
-A finished chunk is three files: `N.tokens` (all kept rows' tokens end to end), `N.rows.arrow` (one line a kept row),
-`N.prompts.arrow` (one line a different prompt, with what near-duplicates are found by), and `N.json`, written last:
-its presence says that the chunk is done.
+A finished chunk is `N.tokens` (all kept rows' tokens end to end), `N.rows.arrow` (one line a kept row),
+`N.prompts.arrow` (one line a different prompt, with what near-duplicates are found by), `N.dropped.arrow` (one line a
+row left out), and `N.json`, written last: its presence says that the chunk is done.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 
-from promptcot_mamba.chat_format import THINK_START, join, with_open_thought
+from promptcot_mamba.chat_format import THINK_END, THINK_START, with_open_thought
+from promptcot_mamba.chat_markup import Parts, whole_text
 from promptcot_mamba.data.adapters import Adapter
-from promptcot_mamba.data.canonical import CanonicalRow, UnusableRowError, hash_text, render_for
+from promptcot_mamba.data.canonical import CanonicalRow, UnusableRowError, hash_text
+from promptcot_mamba.data.conversation import OURS, Reading, format_of, render_row
 from promptcot_mamba.data.decontaminate import Decontaminator, Hit
-from promptcot_mamba.data.dedup import BANDS, make_band_keys, make_shingles
+from promptcot_mamba.data.dedup import BANDS, make_band_keys, make_shingles, normal_form
+from promptcot_mamba.data.encode import Encoded, Encoder
 from promptcot_mamba.data.filters import find_fault
 from promptcot_mamba.data.row_files import Chunk, iter_rows
 from promptcot_mamba.data.sources import SourceSpec
@@ -36,9 +39,15 @@ BATCH_ROWS = 256
 SAMPLES = 2  # places named per reason and chunk
 HITS = ("contaminated", "reported")
 
+SHOWN_FAULTS = ("turn_order", "unknown_role", "not_text")  # of recognised shapes: named in the log, with what is wrong
 ROWS_SCHEMA = pa.schema([
-    ("id", pa.binary(16)), ("prompt", pa.int32()), ("length", pa.int32()), ("prompt_length", pa.int32()),
-    ("domain", pa.string()),
+    ("id", pa.binary(16)), ("same", pa.uint64()), ("prompt", pa.int32()), ("length", pa.int32()),
+    ("prompt_length", pa.int32()), ("domain", pa.string()), ("origin", pa.string()), ("licence", pa.string()),
+    ("place", pa.string()),
+])  # fmt: skip
+DROPPED_SCHEMA = pa.schema([
+    ("source", pa.string()), ("place", pa.string()), ("id", pa.string()), ("reason", pa.string()),
+    ("detail", pa.string()),
 ])  # fmt: skip
 PROMPTS_SCHEMA = pa.schema(
     [
@@ -69,6 +78,8 @@ class ChunkContext:
     decontaminator: Decontaminator | None
     min_tokens: int
     max_tokens: int
+    reading: Reading = field(default_factory=Reading)
+    allowed: frozenset[str] = frozenset()  # ids of rows that a reader found clean, whatever they share
 
 
 def chunk_path(folder: Path, number: int, kind: str) -> Path:
@@ -83,18 +94,24 @@ def read_hits(folder: Path, chunks: int, kind: str) -> Iterator[dict[str, str]]:
 
 @dataclass
 class _Tally:
-    """What became of a chunk's rows."""
+    """What became of a chunk's rows; `notes` counts what kept rows are told of."""
 
+    source: str
     rows: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
     samples: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    contaminated: list[dict[str, str]] = field(default_factory=list)
-    reported: list[dict[str, str]] = field(default_factory=list)
+    dropped: list[tuple[str, str, str, str, str]] = field(default_factory=list)  # as DROPPED_SCHEMA
+    contaminated: list[dict[str, Any]] = field(default_factory=list)
+    reported: list[dict[str, Any]] = field(default_factory=list)
+    notes: Counter[str] = field(default_factory=Counter)
+    formats: Counter[str] = field(default_factory=Counter)
+    prompts: list[str] = field(default_factory=list)  # some that are not in our format
 
-    def drop(self, reason: str, where: str) -> None:
-        self.dropped[reason] += 1
+    def drop(self, reason: str, where: str, row: CanonicalRow | None = None, detail: str = "") -> None:
+        self.reasons[reason] += 1
+        self.dropped.append((self.source, where, row.id.hex() if row else "", reason, detail))
         if len(self.samples[reason]) < SAMPLES:
-            self.samples[reason].append(where)
+            self.samples[reason].append(f"{where}: {detail}" if reason in SHOWN_FAULTS else where)
 
 
 @dataclass
@@ -106,30 +123,10 @@ class _Prompt:
     near: list[Hit]
 
 
-class _Encoder:
-    """Texts -> token ids exactly as `data/encode.py` makes them, through the tokenizers library's batch call."""
+def _make_encoder(files: TokenizerFiles) -> Encoder:
+    from tokenizers import Tokenizer
 
-    def __init__(self, files: TokenizerFiles):
-        from tokenizers import Tokenizer
-
-        self._tokenizer = Tokenizer.from_file(str(files.path))
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
-        self._eos = files.eos_id
-
-    def encode(self, pairs: list[tuple[str, str]]) -> list[tuple[list[int], int]]:
-        """`(ids, prompt_length)` of each `(prompt, completion)`."""
-        joined = [join(prompt, completion) for prompt, completion in pairs]
-        different = list(dict.fromkeys(prompt for prompt, _ in joined))
-        encoded = self._tokenizer.encode_batch_fast(different)
-        prompts = {prompt: encoding.ids for prompt, encoding in zip(different, encoded, strict=True)}
-        completions = self._tokenizer.encode_batch_fast([text for _, text in joined], add_special_tokens=False)
-        documents = []
-        for (prompt, _), encoding in zip(joined, completions, strict=True):
-            head, tail = prompts[prompt], encoding.ids
-            end = [] if tail and tail[-1] == self._eos else [self._eos]
-            documents.append((head + tail + end, len(head)))
-        return documents
+    return Encoder(Tokenizer.from_file(str(files.path)), files.eos_id)
 
 
 class ChunkWorker:
@@ -137,11 +134,11 @@ class ChunkWorker:
 
     def __init__(self, context: ChunkContext, agrees: Callable[[str, str], bool] | None = None):
         self.context = context
-        self._agrees = agrees
-        self._encoder = _Encoder(context.tokenizer)
-        self._adapters = {name: spec.make_adapter() for name, spec in context.specs.items()}
-        self._loaded = {
-            name: self._adapters[name].load_context(folder)  # type: ignore[misc]
+        self.agrees = agrees
+        self.encoder = _make_encoder(context.tokenizer)
+        self.adapters = {name: spec.make_adapter(context.reading) for name, spec in context.specs.items()}
+        self.loaded = {
+            name: self.adapters[name].load_context(folder)  # type: ignore[misc]
             for name, folder in context.contexts.items()
         }
 
@@ -158,12 +155,14 @@ class _ChunkRun:
     def __init__(self, worker: ChunkWorker, number: int, source: str):
         self.worker, self.number, self.source = worker, number, source
         self.spec = worker.context.specs[source]
-        self.adapter: Adapter = worker._adapters[source]
-        self.loaded = worker._loaded.get(source)
-        self.tally = _Tally()
-        self.prompts: dict[bytes, _Prompt] = {}  # by hash: a chunk may be a whole compressed file
+        self.adapter: Adapter = worker.adapters[source]
+        self.keeps_rendered = self.spec.keeps_rendered(self.adapter)
+        self.rules = self.spec.make_rules(worker.context.reading.control_text)
+        self.loaded = worker.loaded.get(source)
+        self.tally = _Tally(source)
+        self.prompts: dict[bytes, _Prompt] = {}  # by hash: a chunk may be large
         self.prompt_rows: list[tuple[int, np.ndarray, np.ndarray]] = []
-        self.kept: list[tuple[bytes, int, int, int, str]] = []
+        self.kept: list[tuple[Any, ...]] = []  # as ROWS_SCHEMA
         self.waiting: list[tuple[CanonicalRow, str]] = []
         self.waiting_characters = 0
         self.tokens = 0  # of kept rows
@@ -175,18 +174,16 @@ class _ChunkRun:
         folder = self.worker.context.folder
         columns = (*self.adapter.columns, *self.adapter.optional)
         on_bad_line = None if self.spec.bad_rows == "refuse" else self._drop_unreadable
+        shown = Path(chunk.shown).name  # outputs do not tell where inputs lie
         with chunk_path(folder, self.number, "tokens").open("wb") as tokens:
             for place, raw in iter_rows(chunk, columns, on_bad_line):
-                self.tally.rows += 1
-                where = place.replace(str(chunk.path), chunk.path.name, 1)  # outputs do not tell where inputs lie
+                where = place.replace(chunk.shown, shown, 1)
                 try:
-                    row = self._read(raw, where)
+                    fit = [(row, where) for row in self._read(raw, where)]
                 except InputError as error:
                     raise InputError(f"{place}: {error}") from None
-                if row is None:
-                    continue
-                self.waiting.append((row, where))
-                self.waiting_characters += len(row.completion)
+                self.waiting += fit
+                self.waiting_characters += sum(len(row.completion) for row, _ in fit)
                 if self.waiting_characters >= BATCH_CHARACTERS or len(self.waiting) >= BATCH_ROWS:
                     self._flush(tokens)
             self._flush(tokens)
@@ -194,45 +191,66 @@ class _ChunkRun:
             os.fsync(tokens.fileno())
         self._write_tables(folder)
         self.seconds["all"] = time.perf_counter() - started
+        tally = self.tally
         return {
-            "source": self.source, "file": chunk.path.name, "rows": self.tally.rows, "kept": len(self.kept),
-            "tokens": self.tokens, "encoded": self.encoded, "dropped": dict(sorted(self.tally.dropped.items())),
-            "samples": self.tally.samples, "contaminated": self.tally.contaminated, "reported": self.tally.reported,
-            "seconds": self.seconds,
+            "source": self.source, "file": shown, "rows": tally.rows, "kept": len(self.kept),
+            "tokens": self.tokens, "encoded": self.encoded, "dropped": dict(sorted(tally.reasons.items())),
+            "samples": tally.samples, "notes": tally.notes, "formats": tally.formats, "prompts": tally.prompts,
+            "contaminated": tally.contaminated, "reported": tally.reported, "seconds": self.seconds,
         }  # fmt: skip
 
     def _drop_unreadable(self, error: InputError) -> None:
         self.tally.rows += 1
         self.tally.drop("unreadable", str(error))
 
-    def _read(self, raw: dict[str, Any], where: str) -> CanonicalRow | None:
-        """The canonical row if it is fit and clean; what is not is counted."""
+    def _read(self, raw: dict[str, Any], where: str) -> Iterator[CanonicalRow]:
+        """The canonical rows that are fit and clean; what is not is counted."""
         for column in self.adapter.columns:
             if column not in raw:
                 raise InputError(f"missing column {column!r}; found {', '.join(raw)}")
         try:
-            row = self.adapter.convert(raw, self.loaded)
+            found = self.adapter.convert(raw, self.loaded)
         except UnusableRowError as unusable:
-            self.tally.drop(unusable.reason, where)
-            return None
-        if self.spec.domains is not None and row.domain not in self.spec.domains:
-            self.tally.drop("other_domain", where)
-            return None
+            self.tally.rows += 1
+            self.tally.drop(unusable.reason, where, detail=str(unusable))
+            return
+        for row in [found] if isinstance(found, CanonicalRow) else found:
+            self.tally.rows += 1
+            row = self._as_asked(row)
+            if self._is_fit(row, where):
+                yield row
+
+    def _as_asked(self, row: CanonicalRow) -> CanonicalRow:
+        """The row with what the recipe says of its source."""
+        if self.spec.published_prompt and row.rendered is None:
+            raise InputError(f"sources.{self.source}: adapter {self.spec.adapter!r} has no published chat text here")
+        if not self.keeps_rendered and row.rendered is not None:
+            row = replace(row, rendered=None)
         if self.spec.thought_opened:
             row = replace(row, completion=with_open_thought(THINK_START, row.completion))
-        fault = find_fault(row, self.spec.rules, self.worker._agrees)
-        if fault is not None:
-            self.tally.drop(fault, where)
-            return None
-        prompt = self._prompt(row.prompt)
-        if prompt.hit is not None:
-            self.tally.drop("contaminated", where)
-            self.tally.contaminated.append(self._evidence(row, where, prompt.hit))
-            return None
-        self.tally.reported += [self._evidence(row, where, near) for near in prompt.near]
         return row
 
-    def _evidence(self, row: CanonicalRow, where: str, hit: Hit) -> dict[str, str]:
+    def _is_fit(self, row: CanonicalRow, where: str) -> bool:
+        if self.spec.domains is not None and row.domain not in self.spec.domains:
+            self.tally.drop("other_domain", where, row)
+            return False
+        fault = find_fault(row, self.rules, self.worker.agrees)
+        if fault is not None:
+            self.tally.drop(fault, where, row)
+            return False
+        prompt = self._prompt(row.topic)
+        hit = prompt.hit
+        checker = self.worker.context.decontaminator
+        if hit is None and checker is not None:
+            hit = checker.check_completion(row.completion)
+        if hit is not None and row.id.hex() not in self.worker.context.allowed:
+            self.tally.drop("contaminated", where, row, f"{hit.benchmark} {hit.problem}")
+            self.tally.contaminated.append(self._evidence(row, where, hit))
+            return False
+        self.tally.reported += [self._evidence(row, where, near) for near in prompt.near]
+        return True
+
+    def _evidence(self, row: CanonicalRow, where: str, hit: Hit) -> dict[str, Any]:
         return {"id": row.id.hex(), "source": self.source, "row": where, **vars(hit)}
 
     def _prompt(self, text: str) -> _Prompt:
@@ -244,39 +262,49 @@ class _ChunkRun:
             found = self.prompts[key] = _Prompt(None, hit, near)
         return found
 
-    def _render(self, row: CanonicalRow) -> str:
-        if not self.spec.published_prompt:
-            return render_for(row, self.spec.instruction)
-        if row.published_prompt is None:
-            raise InputError(f"sources.{self.source}: adapter {self.spec.adapter!r} has no published chat text")
-        return row.published_prompt
-
     def _flush(self, tokens: IO[bytes]) -> None:
         context = self.worker.context
-        pairs = [(self._render(row), row.completion) for row, _ in self.waiting]
+        pairs = [render_row(row, self.spec.instruction) for row, _ in self.waiting]
         started = time.perf_counter()
-        documents = self.worker._encoder.encode(pairs)
+        documents = self.worker.encoder.encode(pairs)
         self.seconds["tokenize"] += time.perf_counter() - started
-        for (row, where), (ids, prompt_length) in zip(self.waiting, documents, strict=True):
-            self.encoded += len(ids)
-            if not context.min_tokens <= len(ids) <= context.max_tokens:
-                self.tally.drop("too_short" if len(ids) < context.min_tokens else "too_long", where)
+        for (row, where), (parts, _), document in zip(self.waiting, pairs, documents, strict=True):
+            length = len(document.ids)
+            self.encoded += length
+            if not context.min_tokens <= length <= context.max_tokens:
+                self.tally.drop("too_short" if length < context.min_tokens else "too_long", where, row)
                 continue
-            prompt = self._prompt(row.prompt)
-            if prompt.number is None:
-                prompt.number = len(self.prompt_rows)
-                shingles = make_shingles(row.prompt)
-                key = int.from_bytes(hash_text(" ".join(symbol_words(row.prompt)))[:8], "big")
-                self.prompt_rows.append((key, shingles, make_band_keys(shingles)))
-            tokens.write(np.asarray(ids, dtype=context.tokenizer.dtype).tobytes())
-            self.kept.append((row.id, prompt.number, len(ids), prompt_length, row.domain))
-            self.tokens += len(ids)
+            if document.spells_control and context.reading.control_text == "drop":
+                self.tally.drop("control_text", where, row)
+                continue
+            tokens.write(document.ids.astype(context.tokenizer.dtype).tobytes())
+            self._keep(row, where, parts, document)
         self.waiting, self.waiting_characters = [], 0
 
+    def _keep(self, row: CanonicalRow, where: str, parts: Parts, document: Encoded) -> None:
+        tally, length = self.tally, len(document.ids)
+        prompt = self._prompt(row.topic)
+        if prompt.number is None:
+            prompt.number = len(self.prompt_rows)
+            shingles = make_shingles(row.topic)
+            key = _number(" ".join(symbol_words(row.topic)))
+            self.prompt_rows.append((key, shingles, make_band_keys(shingles)))
+        asked = "".join(f"{role}:{text}" for role, text in row.history) + row.prompt
+        same = _number(normal_form(asked), normal_form(row.completion))
+        licence = row.meta.get("licence") or self.spec.licence or self.adapter.licence
+        origin = row.meta.get("source") or self.source
+        numbers = (prompt.number, length, document.prompt_length)
+        self.kept.append((row.id, same, *numbers, row.domain, origin, licence, where))
+        self.tokens += length
+        tally.notes["control_text"] += document.spells_control
+        tally.notes["no_thought"] += THINK_END not in row.completion and THINK_START not in row.completion
+        name = format_of(row)
+        tally.formats[name] += 1
+        if name != OURS and len(tally.prompts) < SAMPLES:
+            tally.prompts.append(whole_text(parts))
+
     def _write_tables(self, folder: Path) -> None:
-        columns = list(zip(*self.kept, strict=True)) or [()] * len(ROWS_SCHEMA)
-        arrays = [pa.array(values, item.type) for values, item in zip(columns, ROWS_SCHEMA, strict=True)]
-        rows = pa.record_batch(arrays, schema=ROWS_SCHEMA)
+        rows, dropped = _batch(self.kept, ROWS_SCHEMA), _batch(self.tally.dropped, DROPPED_SCHEMA)
         keys = np.array([key for key, _, _ in self.prompt_rows], dtype=np.uint64)
         bands = np.array([band for _, _, band in self.prompt_rows], dtype=np.uint64).reshape(-1, BANDS)
         edges = np.cumsum([0, *(len(shingles) for _, shingles, _ in self.prompt_rows)]).astype(np.int32)
@@ -289,7 +317,19 @@ class _ChunkRun:
             ],
             schema=PROMPTS_SCHEMA,
         )
-        for kind, batch in (("rows.arrow", rows), ("prompts.arrow", prompts)):
+        for kind, batch in (("rows.arrow", rows), ("prompts.arrow", prompts), ("dropped.arrow", dropped)):
             with pa.OSFile(str(chunk_path(folder, self.number, kind)), "wb") as sink:
                 with pa.ipc.new_file(sink, batch.schema) as writer:
                     writer.write_batch(batch)
+
+
+def _batch(rows: list[tuple[Any, ...]], schema: pa.Schema) -> pa.RecordBatch:
+    columns = list(zip(*rows, strict=True)) or [()] * len(schema)
+    return pa.record_batch(
+        [pa.array(values, item.type) for values, item in zip(columns, schema, strict=True)], schema=schema
+    )
+
+
+def _number(*texts: str) -> int:
+    """64 bits that depend on the texts."""
+    return int.from_bytes(hash_text(*texts)[:8], "big")

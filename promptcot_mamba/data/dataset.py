@@ -144,6 +144,7 @@ class UnpackedRows:
         self._row_of = np.repeat(np.arange(len(counts)), counts)  # (docs)
         self._first_of = np.concatenate([[0], np.cumsum(counts)])  # row -> number of its first document
         self.max_length = rows.max_length
+        self.ordered = getattr(rows, "ordered", False)
 
     def __len__(self) -> int:
         return len(self._row_of)

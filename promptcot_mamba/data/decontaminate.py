@@ -1,9 +1,11 @@
-"""Training prompts against benchmark problems: 13 shared words remove a row, 8 are reported.
+"""Training text against benchmark problems: a row goes when it holds a good share of a problem, not one shared phrase.
 
-A problem shorter than 13 words has to occur whole: from 8 words on anywhere in the prompt, below that as whole
-sentences of it (three words such as "Compute sin 60" occur inside many other questions). Phrases that return from
-problem to problem ("The input is given from Standard Input in the following format", "where m and n are relatively
-prime positive integers") are nobody's question: an n-gram mostly covered by them is no evidence.
+Two opinions are asked. The first is cheap: the share of a problem's n-grams (2 and 3 words, `gist_words`), weighted by
+rarity over the benchmarks and a sample of the corpus, that a stretch of the text holds. Boilerplate ("print the answer
+modulo 10^9 + 7") is common and weighs nothing. Texts with enough of it are aligned with the problem word by word, signs
+of formulas included (`gist_signs`; rapidfuzz): how alike the best stretch is, whether its numbers agree, and whether
+something else stands in place of a part, as in another problem of the same setting. Short problems must be whole
+sentences of the text, with all their numbers.
 
 The problems are handed in; this module knows no benchmark.
 """
@@ -11,21 +13,44 @@ The problems are handed in; this module knows no benchmark.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
+from rapidfuzz import fuzz
+from rapidfuzz.distance import Levenshtein
 
-from promptcot_mamba.data.words import content_words, hash_ngrams, hash_words
+from promptcot_mamba.data.ngram_index import SIZES, GramIndex, Sieve, gram_places, make_grams
+from promptcot_mamba.data.words import gist_signs, gist_words
 
-REMOVE_N = 13  # the customary size since GPT-3 (arXiv 2005.14165, appendix C)
-REPORT_N = 8
-ANYWHERE_N = 8  # shorter problems must be whole sentences of the prompt
-PHRASE_N = 6  # a run of this many words...
-PHRASE_PROBLEMS = 4  # ...in this many problems is boilerplate
-MAX_PHRASE_SHARE = 0.5  # of an n-gram's words
+CANDIDATE_SHARE = 0.3  # of a problem's weighted n-grams, from which a text is aligned with it
+MAX_CANDIDATES = 8
+VERY_ALIKE = 86.0  # per cent of an alignment (Indel ratio) from which a text is a copy,
+ALIKE = 80.0  # from which it is with ALIKE_SHARE of the n-grams and half of the numbers,
+ALIKE_SHARE = 0.4
+RATHER_ALIKE = 72.0  # and from which it is with STRONG_SHARE of the n-grams and most of the numbers;
+STRONG_SHARE = 0.55
+HALF_OF_NUMBERS = 0.5
+MOST_NUMBERS = 0.75
+CONTRADICTED = 0.25  # of a problem's numbers with another number in their place: another problem of the same template
+REPLACED = 3  # words on end with others in their place, from where on it is another problem of the same setting
+MIN_PART = 0.5  # of a problem's words, or ALIKE_SHARE of its n-grams: a text that holds less is no copy, however alike
+SHORT = 14  # words and signs: below, whole sentences with the same numbers are asked for
+SHORT_ALIKE = 84.0
+VERY_SHORT = 10
+VERY_SHORT_ALIKE = 88.0
+SHORT_SHARE = 0.6  # of a short problem's different words, from which a sentence is compared with it
+WINDOW = 1.6  # lengths of the problem that its n-grams may lie apart in a long text
+SAME_ASK = 0.34  # of the sentence that asks: the same setting with another question is another problem
+MIN_ASK = 4
+SHOWN_WORDS = 60
 
+COPY_SHARE = 0.8  # of a problem's n-grams in a text of the sample: a copy, which makes nothing common
+_ASKS = re.compile(
+    r"\s*(?:compute|find|determine|what|how|calculate|evaluate|solve|prove|show|express|give|in|for|if)\b|[^?]*\?\s*\Z",
+    re.IGNORECASE,
+)
 _SENTENCE_END = re.compile(r"(?:(?<=[.?!:;])(?=\s))|\n")
 
 
@@ -40,133 +65,219 @@ class BenchmarkText:
 
 @dataclass(frozen=True)
 class Hit:
-    """What a prompt shares with a benchmark."""
+    """What a text shares with a benchmark problem."""
 
     benchmark: str
     problem: str
-    kind: str  # 13-gram | whole | 8-gram
+    kind: str  # prompt | completion
+    share: float  # of the problem's weighted n-grams, 0..1
+    alike: float  # per cent of the alignment
     shared: str  # the words in common
 
 
-@dataclass
-class _Table:
-    """n-gram hashes of the benchmarks, sorted, with the problem each came from first."""
-
-    n: int
-    hashes: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
-    owners: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-
-    def first_hit(self, grams: np.ndarray) -> tuple[int, int] | None:
-        """`(position in grams, owner)` of the first gram found."""
-        if not len(grams) or not len(self.hashes):
-            return None
-        at = np.minimum(np.searchsorted(self.hashes, grams), len(self.hashes) - 1)
-        found = np.flatnonzero(self.hashes[at] == grams)
-        return (int(found[0]), int(self.owners[at[found[0]]])) if len(found) else None
-
-    def all_hits(self, grams: np.ndarray) -> list[tuple[int, int]]:
-        if not len(grams) or not len(self.hashes):
-            return []
-        at = np.minimum(np.searchsorted(self.hashes, grams), len(self.hashes) - 1)
-        found = np.flatnonzero(self.hashes[at] == grams)
-        return list(zip(found.tolist(), self.owners[at[found]].tolist(), strict=True))
-
-
-def _make_table(n: int, entries: Sequence[tuple[np.ndarray, int]]) -> _Table:
-    if not entries:
-        return _Table(n)
-    hashes = np.concatenate([grams for grams, _ in entries])
-    owners = np.concatenate([np.full(len(grams), owner, np.int64) for grams, owner in entries])
-    unique, first = np.unique(hashes, return_index=True)
-    return _Table(n, unique, owners[first])
-
-
 class Decontaminator:
-    """Benchmark problems as tables of hashed n-grams; `check` asks them about one prompt."""
+    """Benchmark problems as a table of weighted n-grams; `check` asks them about one prompt.
 
-    def __init__(self, problems: Iterable[BenchmarkText]):
+    `sample` is some of the corpus's questions: what is common there is no evidence either.
+    """
+
+    def __init__(self, problems: Iterable[BenchmarkText], sample: Iterable[str] = ()):
         self.problems = list(problems)
-        words = [hash_words(content_words(problem.text)) for problem in self.problems]
-        common = self._common_phrases(words)
-        removing: list[tuple[np.ndarray, int]] = []
-        reporting: list[tuple[np.ndarray, int]] = []
-        whole: dict[int, list[tuple[np.ndarray, int]]] = defaultdict(list)
-        for owner, own in enumerate(words):
-            phrase = self._phrase_words(own, common)
-            kept = self._distinctive(own, phrase, REMOVE_N)
-            if len(kept):
-                removing.append((kept, owner))
-            elif len(own):
-                # Shorter than 13 words, or nothing but boilerplate: only the whole of it is evidence.
-                whole[len(own)].append((hash_ngrams(own, len(own)), owner))
-            reporting.append((self._distinctive(own, phrase, REPORT_N), owner))
-        self._remove = _make_table(REMOVE_N, removing)
-        self._report = _make_table(REPORT_N, reporting)
-        self._whole = [_make_table(n, entries) for n, entries in sorted(whole.items(), reverse=True)]
+        self._words = [gist_words(problem.text) for problem in self.problems]
+        self._signs = [gist_signs(problem.text) for problem in self.problems]
+        self._asks = [_ask_length(problem.text) for problem in self.problems]
+        grams = [make_grams(words) for words in self._words]
+        frequency, texts = self._count(grams, sample)
+        self._index = GramIndex(grams, frequency, texts)
+        self._sieve = Sieve(self._words, frequency, texts)
+        self._short: dict[str, list[int]] = {}  # word -> the short problems that hold it
+        for owner, signs in enumerate(self._signs):
+            if len(signs) < SHORT:
+                for word in set(signs):
+                    self._short.setdefault(word, []).append(owner)
 
-    @staticmethod
-    def _common_phrases(words: Sequence[np.ndarray]) -> np.ndarray:
-        """Sorted hashes of the PHRASE_N-grams that PHRASE_PROBLEMS different problems share.
-
-        Problems that several benchmarks hold (HumanEval and HumanEval+) count once.
-        """
-        different = {own.tobytes(): own for own in words}.values()
-        grams = [np.unique(hash_ngrams(own, PHRASE_N)) for own in different]
-        values, counts = np.unique(np.concatenate([np.empty(0, np.uint64), *grams]), return_counts=True)
-        return values[counts >= PHRASE_PROBLEMS]
-
-    @staticmethod
-    def _phrase_words(words: np.ndarray, common: np.ndarray) -> np.ndarray:
-        """(words) bool: whether a word belongs to a common phrase."""
-        covered = np.zeros(len(words), dtype=bool)
-        for start in np.flatnonzero(np.isin(hash_ngrams(words, PHRASE_N), common)):
-            covered[start : start + PHRASE_N] = True
-        return covered
-
-    @staticmethod
-    def _distinctive(words: np.ndarray, phrase: np.ndarray, n: int) -> np.ndarray:
-        """The n-grams of which at most MAX_PHRASE_SHARE is boilerplate."""
-        grams = hash_ngrams(words, n)
-        if not len(grams):
-            return grams
-        covered = np.concatenate([[0], np.cumsum(phrase)])
-        return grams[covered[n:] - covered[:-n] <= MAX_PHRASE_SHARE * n]
+    def _count(self, grams: list[np.ndarray], sample: Iterable[str]) -> tuple[Counter[int], int]:
+        """How many different texts hold each n-gram of a problem, and of how many; copies of a problem do not count."""
+        # Problems that several benchmarks hold (HumanEval and HumanEval+) count once.
+        different = {tuple(words): own for words, own in zip(self._words, grams, strict=True)}
+        frequency: Counter[int] = Counter()
+        for own in different.values():
+            frequency.update(np.unique(own).tolist())
+        texts = len(different)
+        alone = GramIndex(grams, frequency, texts)
+        sizes = np.bincount(alone.owners, minlength=len(grams))
+        for text in dict.fromkeys(sample):
+            own = np.unique(make_grams(gist_words(text)))
+            held = np.bincount(alone.owners[alone.find(own)[1]], minlength=len(grams))
+            if (held < COPY_SHARE * np.maximum(sizes, 1)).all():
+                frequency.update(gram for gram in own.tolist() if gram in frequency)
+            texts += 1
+        return frequency, texts
 
     def check(self, prompt: str) -> tuple[Hit | None, list[Hit]]:
-        """The hit that removes this prompt (None if it is clean), and the 8-gram hits to report, one a problem."""
-        text = content_words(prompt)
-        words = hash_words(text)
-        removing = self._find_removing(prompt, text, words)
-        near: dict[int, int] = {}
-        for position, owner in self._report.all_hits(hash_ngrams(words, REPORT_N)):
-            near.setdefault(owner, position)
-        reported = [self._hit(owner, "8-gram", text[at : at + REPORT_N]) for owner, at in near.items()]
-        return removing, reported
+        """The hit that removes this prompt (None if it is clean), and near ones to report, one a problem."""
+        return self._check(prompt, "prompt")
 
-    def _find_removing(self, prompt: str, text: list[str], words: np.ndarray) -> Hit | None:
-        found = self._remove.first_hit(hash_ngrams(words, REMOVE_N))
-        if found:
-            position, owner = found
-            return self._hit(owner, "13-gram", text[position : position + REMOVE_N])
-        edges: set[int] | None = None
-        for table in self._whole:
-            for position, owner in table.all_hits(hash_ngrams(words, table.n)):
-                if table.n < ANYWHERE_N:
-                    edges = _sentence_edges(prompt) if edges is None else edges
-                    if position not in edges or position + table.n not in edges:
-                        continue
-                return self._hit(owner, "whole", text[position : position + table.n])
+    def check_completion(self, completion: str) -> Hit | None:
+        """The hit that removes an answer: a problem restated in it."""
+        return self._check(completion, "completion")[0] if self._sieve.suspects(completion) else None
+
+    def _check(self, text: str, kind: str) -> tuple[Hit | None, list[Hit]]:
+        words = gist_words(text)
+        near: list[Hit] = []
+        best: Hit | None = None
+        signs: list[str] | None = None
+        for share, owner, window in self._candidates(words):
+            if signs is None:
+                signs = gist_signs(text)
+            stretch = signs if window is None else _cut(signs, words, window)
+            hit, is_copy = self._align(owner, stretch, share, kind)
+            if not is_copy:
+                near.append(hit)
+            elif best is None or hit.alike > best.alike:
+                best = hit
+        if best is None and kind == "prompt" and self._short:
+            best = self._find_short(text, kind)
+        return best, near
+
+    def _candidates(self, words: list[str]) -> list[tuple[float, int, tuple[int, int] | None]]:
+        """`(share, problem, window in words)` of the problems that a text may hold, the likeliest first."""
+        grams = make_grams(words)
+        places, entries = self._index.find(grams)
+        if not len(entries):
+            return []
+        index, found = self._index, []
+        whole = np.bincount(index.owners[entries], weights=index.weights[entries], minlength=len(self.problems))
+        starts = gram_places(len(words))
+        for owner in np.flatnonzero(whole >= CANDIDATE_SHARE * index.totals).tolist():
+            if len(self._signs[owner]) < SHORT:
+                continue
+            own = index.owners[entries] == owner
+            share, window = _densest(
+                starts[places[own]], entries[own], index.weights, WINDOW * len(self._words[owner]), len(words)
+            )
+            share /= index.totals[owner]
+            if share >= CANDIDATE_SHARE:
+                found.append((float(share), owner, window))
+        return sorted(found, reverse=True, key=lambda one: one[0])[:MAX_CANDIDATES]
+
+    def _align(self, owner: int, signs: list[str], share: float, kind: str) -> tuple[Hit, bool]:
+        """The problem laid over the text's best stretch: what they share, and whether that is a copy."""
+        alike, replaced, contradicted, places = _compare(self._signs[owner], signs)
+        same = [self._signs[owner][place] for place in places]
+        numbers = Counter(filter(str.isdigit, self._signs[owner]))
+        held = (numbers & Counter(filter(str.isdigit, same))).total() / numbers.total() if numbers else 1.0
+        part = len(same) / len(self._signs[owner])
+        ask = self._asks[owner]
+        asked = sum(place >= len(self._signs[owner]) - ask for place in places) / ask if ask else 1.0
+        is_copy = (
+            alike >= VERY_ALIKE
+            or (alike >= ALIKE and share >= ALIKE_SHARE and held >= HALF_OF_NUMBERS)
+            or (alike >= RATHER_ALIKE and share >= STRONG_SHARE and held >= MOST_NUMBERS)
+        ) and (
+            replaced <= REPLACED
+            and (part >= MIN_PART or share >= ALIKE_SHARE)
+            and asked >= SAME_ASK
+            and contradicted <= CONTRADICTED * numbers.total()
+        )
+        return self._hit(owner, kind, share, alike, same), is_copy
+
+    def _find_short(self, text: str, kind: str) -> Hit | None:
+        """A short problem that is a sentence of the text, or several on end."""
+        sentences = [gist_signs(sentence) for sentence in _SENTENCE_END.split(text)]
+        sentences = [signs for signs in sentences if signs]
+        for at in range(len(sentences)):
+            signs: list[str] = []
+            for sentence in sentences[at:]:
+                signs = signs + sentence
+                if len(signs) > SHORT + 2:
+                    break
+                hit = self._match_short(signs, kind)
+                if hit is not None:
+                    return hit
         return None
 
-    def _hit(self, owner: int, kind: str, shared: list[str]) -> Hit:
+    def _match_short(self, signs: list[str], kind: str) -> Hit | None:
+        own = set(signs)
+        shared = Counter(owner for word in own for owner in self._short.get(word, ()))
+        for owner, count in sorted(shared.items()):
+            theirs = self._signs[owner]
+            if count < SHORT_SHARE * len(set(theirs)) or not _same_numbers(theirs, signs):
+                continue
+            alike = fuzz.ratio(theirs, signs)
+            if alike >= (SHORT_ALIKE if len(theirs) >= VERY_SHORT else VERY_SHORT_ALIKE):
+                same = [word for word in theirs if word in own]
+                return self._hit(owner, kind, len(same) / len(theirs), alike, same)
+        return None
+
+    def _hit(self, owner: int, kind: str, share: float, alike: float, same: Sequence[str]) -> Hit:
         problem = self.problems[owner]
-        return Hit(problem.benchmark, problem.problem, kind, " ".join(shared))
+        words = " ".join(same[:SHOWN_WORDS]) + (" ..." if len(same) > SHOWN_WORDS else "")
+        return Hit(problem.benchmark, problem.problem, kind, round(share, 3), round(alike, 1), words)
 
 
-def _sentence_edges(prompt: str) -> set[int]:
-    """The word counts at which a sentence or line of the prompt ends (and 0)."""
-    edges, count = {0}, 0
-    for sentence in _SENTENCE_END.split(prompt):
-        count += len(content_words(sentence))
-        edges.add(count)
-    return edges
+def _densest(
+    starts: np.ndarray, entries: np.ndarray, weights: np.ndarray, width: float, length: int
+) -> tuple[float, tuple[int, int] | None]:
+    """The weight of the n-grams in the window that holds most of it, and the window (None: all of a short text)."""
+    first = np.unique(entries, return_index=True)[1]
+    if length <= 2 * width:
+        return float(weights[entries[first]].sum()), None
+    order = np.argsort(starts, kind="stable")
+    starts, entries = starts[order], entries[order]
+    best, window = 0.0, (0, 0)
+    for at in np.unique(np.searchsorted(starts, starts - width / 2)).tolist():
+        stop = int(np.searchsorted(starts, starts[at] + width, side="right"))
+        held = float(weights[np.unique(entries[at:stop])].sum())
+        if held > best:
+            best, window = held, (int(starts[at]), int(starts[stop - 1]) + max(SIZES))
+    return best, window
+
+
+def _cut(signs: list[str], words: list[str], window: tuple[int, int]) -> list[str]:
+    """The stretch of `signs` around a window of `words`; what the one has more than the other is spread evenly."""
+    scale = len(signs) / max(1, len(words))
+    slack = (window[1] - window[0]) // 2 + 40
+    return signs[max(0, int((window[0] - slack) * scale)) : int((window[1] + slack) * scale)]
+
+
+def _ask_length(text: str) -> int:
+    """Words and signs of a problem's last sentence, if that is what asks; 0 if it is not, or says too little."""
+    sentences = [sentence for sentence in re.split(r"(?<=[.?!])\s", text.strip()) if sentence.strip()]
+    if not sentences or not _ASKS.match(sentences[-1]):
+        return 0
+    length = len(gist_signs(sentences[-1]))
+    return length if length >= MIN_ASK else 0
+
+
+def _compare(problem: list[str], text: list[str]) -> tuple[float, int, int, list[int]]:
+    """The problem against the best stretch of a text: `(alike, replaced, contradicted, places)`.
+
+    The ratio of the shorter with its best stretch of the longer; the longest run of the problem's words with others in
+    their place; how many of its numbers have another number there; and where in the problem words agree.
+    """
+    numbers: dict[str, int] = {}
+    ours = [numbers.setdefault(word, len(numbers)) for word in problem]
+    theirs = [numbers.setdefault(word, len(numbers)) for word in text]
+    found = fuzz.partial_ratio_alignment(ours, theirs)
+    if found is None:
+        return 0.0, 0, 0, []
+    begin = 0
+    if len(ours) <= len(theirs):
+        stretch = theirs[found.dest_start : found.dest_end]
+    else:
+        stretch, ours, begin = theirs, ours[found.src_start : found.src_end], found.src_start
+    replaced, contradicted, same = 0, 0, []
+    digits = {numbers[word] for word in numbers if word.isdigit()}
+    for step in Levenshtein.opcodes(ours, stretch):
+        if step.tag == "replace":
+            here, there = ours[step.src_start : step.src_end], stretch[step.dest_start : step.dest_end]
+            replaced = max(replaced, min(len(here), len(there)))
+            contradicted += min(sum(word in digits for word in here), sum(word in digits for word in there))
+        elif step.tag == "equal":
+            same += range(begin + step.src_start, begin + step.src_end)
+    return float(found.score), replaced, contradicted, same
+
+
+def _same_numbers(left: list[str], right: list[str]) -> bool:
+    return Counter(filter(str.isdigit, left)) == Counter(filter(str.isdigit, right))

@@ -59,6 +59,11 @@ def jaccard(left: np.ndarray, right: np.ndarray) -> float:
     return shared / (len(left) + len(right) - shared)
 
 
+def normal_form(text: str) -> str:
+    """Text without what a copy changes in passing: case, line ends, runs of white space."""
+    return " ".join(text.casefold().split())
+
+
 def mark_repeats(ids: np.ndarray) -> np.ndarray:
     """(rows) bool: whether an equal id stands earlier."""
     repeated = np.ones(len(ids), dtype=bool)

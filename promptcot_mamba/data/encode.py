@@ -1,7 +1,8 @@
 """Text -> token ids and labels: the loss lies on the completion and its end of text, nowhere else.
 
 Prompt and completion are tokenised apart, so that the tokens before the first sampled one are the same in training
-and in sampling (a tokeniser may merge across the boundary of the joined text).
+and in sampling (a tokeniser may merge across the boundary of the joined text). Data never becomes a control token
+(`text_tokens.py`).
 """
 
 from __future__ import annotations
@@ -10,9 +11,14 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-from promptcot_mamba.chat_format import join
+import numpy as np
+
+from promptcot_mamba.chat_format import join, opens_thought, split_completion
+from promptcot_mamba.chat_markup import Part, Parts, find_rendered, whole_text
+from promptcot_mamba.data.text_tokens import TextTokenizer
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.ops.linear_cross_entropy import IGNORE_INDEX
 
@@ -21,36 +27,86 @@ from promptcot_mamba.ops.linear_cross_entropy import IGNORE_INDEX
 class Encoded:
     """One document's tokens: `prompt + completion + eos`; the first `prompt_length` of them carry no loss."""
 
-    input_ids: list[int]
+    ids: np.ndarray  # (l) int32
     prompt_length: int
+    spells_control: bool = False  # whether its data spells control tokens, which stayed text
+
+    @property
+    def input_ids(self) -> list[int]:
+        return self.ids.tolist()
 
     @property
     def labels(self) -> list[int]:
         """Labels aligned with `input_ids` (the model shifts them): IGNORE_INDEX on the prompt."""
-        return [IGNORE_INDEX] * self.prompt_length + self.input_ids[self.prompt_length :]
+        return [IGNORE_INDEX] * self.prompt_length + self.ids[self.prompt_length :].tolist()
 
 
-def encode_examples(tokenizer: Any, pairs: Sequence[tuple[str, str]]) -> list[Encoded]:
-    """Encode `(prompt, completion)` pairs; in one call, because a fast tokeniser uses every core on a batch.
-
-    The prompt gets whatever special tokens sampling gives it (a begin-of-text token where the tokeniser adds one);
-    the completion gets none, and ends in `eos_token` once.
-    """
-    joined = [join(prompt, completion) for prompt, completion in pairs]
-    prompts = tokenizer([prompt for prompt, _ in joined])["input_ids"]
-    completions = tokenizer([completion for _, completion in joined], add_special_tokens=False)["input_ids"]
-    eos = tokenizer.eos_token_id
-    documents = []
-    for prompt_ids, completion_ids in zip(prompts, completions, strict=True):
-        end = [] if completion_ids and completion_ids[-1] == eos else [eos]
-        documents.append(Encoded([*prompt_ids, *completion_ids, *end], len(prompt_ids)))
-    return documents
+def as_parts(prompt: str | Parts) -> Parts:
+    """A prompt told apart into markup and data; text that no known chat format wrote is all data."""
+    if not isinstance(prompt, str):
+        return prompt
+    found = find_rendered(prompt)
+    return found.parts if found else (Part(prompt, placed=False),)
 
 
-def encode_example(tokenizer: Any, prompt: str, completion: str) -> tuple[list[int], list[int]]:
-    """`(input_ids, labels)` of one example; see `encode_examples`."""
+class Encoder:
+    """Documents -> ids, by a fast tokenizer's backend; in batches, because it uses every core on one."""
+
+    def __init__(self, backend: Any, eos_id: int):
+        self.text = TextTokenizer(backend)
+        self._eos_id, self._eos = eos_id, backend.id_to_token(eos_id) or ""
+
+    def encode(self, pairs: Sequence[tuple[str | Parts, str]]) -> list[Encoded]:
+        """Encode `(prompt, completion)` pairs.
+
+        The prompt gets whatever special tokens sampling gives it (a begin-of-text token where the tokeniser adds
+        one); the completion gets none, and ends in the end-of-text token once, also where its text says it.
+        """
+        prompts = [as_parts(prompt) for prompt, _ in pairs]
+        completions = [self._take_apart(parts, text) for parts, (_, text) in zip(prompts, pairs, strict=True)]
+        different = list(dict.fromkeys(prompts))
+        heads = dict(
+            zip(different, zip(*self.text.encode(different, add_special_tokens=True), strict=True), strict=True)
+        )
+        tails = zip(*self.text.encode(completions, add_special_tokens=False), strict=True)
+        end = np.array([self._eos_id], dtype=np.int32)
+        documents = []
+        for prompt, (tail, in_tail) in zip(prompts, tails, strict=True):
+            head, in_head = heads[prompt]
+            documents.append(Encoded(np.concatenate([head, tail, end]), len(head), in_head or in_tail))
+        return documents
+
+    def _take_apart(self, prompt: Parts, completion: str) -> Parts:
+        before, completion = join(whole_text(prompt[-1:]), completion.removesuffix(self._eos))
+        return split_completion(completion, opened=opens_thought(before))
+
+
+@lru_cache(maxsize=4)
+def _encoder(tokenizer: Any, _size: int) -> Encoder:
+    return Encoder(tokenizer.backend_tokenizer, tokenizer.eos_token_id)
+
+
+def get_encoder(tokenizer: Any) -> Encoder:
+    """The encoder of a transformers tokenizer. Raises InputError for one without a fast backend."""
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        raise InputError(f"{tokenizer.name_or_path}: no tokenizer.json (a slow tokenizer); convert it to a fast one")
+    return _encoder(tokenizer, len(tokenizer))
+
+
+def encode_examples(tokenizer: Any, pairs: Sequence[tuple[str | Parts, str]]) -> list[Encoded]:
+    """Encode `(prompt, completion)` pairs; see `Encoder.encode`."""
+    return get_encoder(tokenizer).encode(pairs)
+
+
+def encode_example(tokenizer: Any, prompt: str | Parts, completion: str) -> tuple[list[int], list[int]]:
+    """`(input_ids, labels)` of one example."""
     document = encode_examples(tokenizer, [(prompt, completion)])[0]
     return document.input_ids, document.labels
+
+
+def encode_prompt(tokenizer: Any, prompt: str | Parts) -> list[int]:
+    """The ids that sampling starts from: those that training put before the loss."""
+    return get_encoder(tokenizer).text.encode([as_parts(prompt)], add_special_tokens=True)[0][0].tolist()
 
 
 def check_tokenizer(tokenizer: Any, vocab_size: int | None, tokenizer_path: str, model_path: str) -> None:

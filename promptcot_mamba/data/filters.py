@@ -7,6 +7,7 @@ duplicates and contamination are checked elsewhere, where what they need is at h
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,9 +19,14 @@ REASONS = {
     "no_prompt": "the question is empty or could not be joined",
     "no_completion": "the answer side is empty",
     "not_one_exchange": "the conversation is not one question and one answer",
+    "turn_order": "the conversation's turns do not go user, assistant, user, ...",
+    "unknown_role": "a turn of a role that is no system's, user's or assistant's",
+    "not_text": "a turn holds images or other things than text",
+    "other_mode": "not a chain of thought: calls tools, or chooses among answers",
     "other_domain": "not of the domains that the recipe asks of this source",
     "unreadable": "the line is not JSON (only with bad_rows: drop)",
-    "chat_markers": "chat markers inside the question or the completion",
+    "chat_markers": "markup of chat turns inside the question or the completion",
+    "control_text": "spells control tokens of the tokenizer (only with --control_text drop)",
     "think_pair": "not exactly one `<think>` ... `</think>`, in order, at the start",
     "empty_thought": "nothing between `<think>` and `</think>`",
     "unfinished": "cut: finish_reason is not stop, or a fence or `\\boxed{` is left open",
@@ -29,22 +35,27 @@ REASONS = {
     "no_program": "code without a fenced program after the thought",
     "encoding": "undecoded bytes: U+FFFD, lone surrogates, control characters or text decoded twice",
     "language": "mostly letters of another script",
-    "repetition_loop": "a stretch repeats itself many times on end",
+    "repetition_loop": "a stretch repeats itself many times on end, or says a few phrases over and over",
     "gold_mismatch": "the boxed answer differs from the reference",
-    "contaminated": "shares 13 words, or a whole short problem, with a benchmark",
+    "contaminated": "holds a benchmark problem, in its prompt or in its answer",
     "too_short": "fewer tokens than min_tokens",
     "too_long": "more tokens than max_tokens",
-    "exact_duplicate": "the same prompt and completion as an earlier row",
+    "exact_duplicate": "the same prompt and completion as an earlier row, but for case, line ends and spaces",
     "near_duplicate": "the prompt nearly equals that of an earlier row",
     "too_many_answers": "max_answers_per_prompt answers to this prompt came earlier",
     "not_selected": "left out by the mixture's weights or counts",
 }
 
-CHAT_MARKERS = ("<|im_start|>", "<|im_end|>", "<\uff5cUser\uff5c>", "<\uff5cAssistant\uff5c>", "<|endoftext|>")
+# Turns of a chat that was not taken apart, or was cut at the wrong place.
+CHAT_MARKERS = (
+    "<|im_start|>", "<|im_end|>", "<\uff5cUser\uff5c>", "<\uff5cAssistant\uff5c>", "<|endoftext|>", "<|eot_id|>",
+    "<|start_header_id|>", "<|end_header_id|>", "[INST]", "[/INST]", "<start_of_turn>", "<end_of_turn>",
+)  # fmt: skip
 _BAD_CHARACTERS = re.compile("[\ufffd\ud800-\udfff\x00-\x08\x0b\x0e-\x1f]")
 # UTF-8 read as Latin-1 or Windows-1252: accented letters and typographic quotes become these pairs.
 _DECODED_TWICE = re.compile("\u00c3[\u0080-\u00bf\u2018-\u201e]|\u00e2[\u20ac\u0080\u02c6]|\u00c2[\u0080-\u00bf]")
 MAX_DECODED_TWICE = 3  # one may be a quotation about it
+_WORD = re.compile(r"[^\W_]")
 _LETTER = re.compile(r"[^\W\d_]")
 _LATIN_OR_GREEK = re.compile("[A-Za-z\u00aa-\u024f\u0370-\u03ff\u1d00-\u1fff\u2100-\u214f\U0001d400-\U0001d7ff]")
 MAX_FOREIGN_SHARE = 0.3  # of the letters
@@ -53,6 +64,9 @@ MAX_FOREIGN_SHARE = 0.3  # of the letters
 LOOP_PERIOD = 1024
 LOOP_REPEATS = 8
 LOOP_SPAN = 512
+FEW_SPAN = 3072  # bytes looked at at a time for a few phrases in random order...
+FEW_SHARE = 0.13  # ...and what they compress to
+_FENCE = re.compile(r" {0,3}(?P<ticks>`{3,})(?P<info>[^`]*)$")
 _PROBE = 32
 _STRIDE = 256
 
@@ -105,17 +119,51 @@ def _common_prefix(left: str, right: str) -> int:
     return min(len(left), len(right))
 
 
+def has_few_phrases(text: str) -> bool:
+    """Whether some stretch says a few phrases over and over, in whatever order: it compresses to next to nothing.
+
+    Level 1 brings four phrases in random order to 7 to 12 per cent, lists of counted-up trials to 18 or more.
+    """
+    for start in range(0, max(1, len(text) - FEW_SPAN // 2), FEW_SPAN // 2):
+        stretch = text[start : start + FEW_SPAN].encode("utf-8", "surrogatepass")
+        if len(stretch) >= FEW_SPAN // 2 and len(zlib.compress(stretch, 1)) < FEW_SHARE * len(stretch):
+            return True
+    return False
+
+
+def read_fences(answer: str) -> tuple[list[str], bool]:
+    """`(programs, open)`: what stands in fences, and whether the last one never closes.
+
+    A fence is a line of its own; one that a program prints is not. A bare fence at the very end closes whatever it
+    stands under: text that was cut ends in the middle of something.
+    """
+    programs, held, width = [], None, 0
+    lines = answer.rstrip().split("\n")
+    for number, line in enumerate(lines):
+        found = _FENCE.match(line)
+        if found is None or (held is not None and (found["info"].strip() or len(found["ticks"]) < width)):
+            if held is not None:
+                held.append(line)
+        elif held is None:
+            if not found["info"].strip() and number == len(lines) - 1 and programs:
+                return programs, False
+            held, width = [], len(found["ticks"])
+        else:
+            programs.append("\n".join(held))
+            held = None
+    return programs, held is not None
+
+
 def has_program(answer: str) -> bool:
     """Whether a fence holds at least one line that is not blank."""
-    parts = answer.split("```")
-    return any(part.partition("\n")[2].strip() for part in parts[1:-1:2])
+    return any(program.strip() for program in read_fences(answer)[0])
 
 
 def is_cut(answer: str, finish_reason: str | None) -> bool:
     r"""Whether the answer stops in the middle: told so, or an open fence, or a `\boxed{` that never closes."""
     if finish_reason not in (None, "stop", "eos", "end_turn"):
         return True
-    if answer.count("```") % 2:
+    if read_fences(answer)[1]:
         return True
     last = answer.rfind("\\boxed{")
     return last >= 0 and answer.count("{", last) > answer.count("}", last)
@@ -128,6 +176,18 @@ class FilterRules:
     require_answer: bool = True  # a boxed answer (math) or a fenced program (code)
     check_language: bool = True
     check_gold: bool = False  # compare with the reference answer, where a row has one
+    require_thought: bool | None = None  # None: of all rows but a conversation's
+    control_text: str = "auto"  # keep: markup of chat turns in a row is text like any other
+
+
+def has_no_question(prompt: str) -> bool:
+    """Whether there is neither a letter nor a digit: `-` stands for a question that is not there."""
+    return not _WORD.search(prompt)
+
+
+def may_lack_thought(row: CanonicalRow, rules: FilterRules) -> bool:
+    """Whether a row without any thought is fit: it is trained under an empty one."""
+    return not rules.require_thought if rules.require_thought is not None else row.from_turns
 
 
 def find_fault(row: CanonicalRow, rules: FilterRules, agrees: Callable[[str, str], bool] | None = None) -> str | None:
@@ -136,16 +196,42 @@ def find_fault(row: CanonicalRow, rules: FilterRules, agrees: Callable[[str, str
     `agrees(gold, answer)` compares answers where `rules.check_gold`; rows without a reference pass.
     """
     completion = row.completion
-    if any(marker in completion or marker in row.prompt for marker in CHAT_MARKERS):
+    if has_no_question(row.prompt):
+        return "no_prompt"
+    if rules.control_text != "keep" and has_chat_markers(row):
         return "chat_markers"
+    if THINK_START not in completion and THINK_END not in completion and may_lack_thought(row, rules):
+        answer = completion
+    else:
+        fault, answer = _take_apart(row)
+        if fault is not None:
+            return fault
+    return _answer_fault(row, answer, rules) or _text_fault(row, answer, rules, agrees)
+
+
+def has_chat_markers(row: CanonicalRow) -> bool:
+    return any(
+        marker in text for text in (row.completion, row.prompt, *(turn.text for turn in row.history))
+        for marker in CHAT_MARKERS
+    )  # fmt: skip
+
+
+def _take_apart(row: CanonicalRow) -> tuple[str | None, str]:
+    """`(fault, answer)`: what is wrong with the thought, or what stands after it."""
+    completion = row.completion
     if completion.count(THINK_START) != 1 or not completion.startswith(THINK_START):
-        return "think_pair"
+        return "think_pair", ""
     if completion.count(THINK_END) != 1:
         # A thought that was never closed was cut; two closings are a broken pair.
-        return "unfinished" if THINK_END not in completion and row.finish_reason == "length" else "think_pair"
+        cut = THINK_END not in completion and row.finish_reason == "length"
+        return "unfinished" if cut else "think_pair", ""
     thought, _, answer = completion[len(THINK_START) :].partition(THINK_END)
     if not thought.strip():
-        return "empty_thought"
+        return "empty_thought", ""
+    return None, answer
+
+
+def _answer_fault(row: CanonicalRow, answer: str, rules: FilterRules) -> str | None:
     if not answer.strip():
         return "empty_answer"
     if is_cut(answer, row.finish_reason):
@@ -154,11 +240,18 @@ def find_fault(row: CanonicalRow, rules: FilterRules, agrees: Callable[[str, str
         return "no_boxed_answer"
     if rules.require_answer and row.domain == "code" and not has_program(answer):
         return "no_program"
+    return None
+
+
+def _text_fault(
+    row: CanonicalRow, answer: str, rules: FilterRules, agrees: Callable[[str, str], bool] | None
+) -> str | None:
+    completion = row.completion
     if has_bad_encoding(completion) or has_bad_encoding(row.prompt):
         return "encoding"
     if rules.check_language and (is_foreign(row.prompt) or is_foreign(completion)):
         return "language"
-    if has_loop(completion):
+    if has_loop(completion) or has_few_phrases(completion):
         return "repetition_loop"
     if rules.check_gold and row.gold and agrees is not None and not agrees(row.gold, answer):
         return "gold_mismatch"

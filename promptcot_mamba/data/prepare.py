@@ -7,13 +7,11 @@ or shard holds depends on inputs, recipe and seed, never on the number of worker
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,10 +20,17 @@ from typing import Any
 import numpy as np
 
 from promptcot_mamba.chat_format import CHAT_TEMPLATE, MATH_INSTRUCTION
-from promptcot_mamba.data.chunk_work import ChunkContext, ChunkWorker, TokenizerFiles, read_hits
+from promptcot_mamba.data.accounts import count_by, count_rows, log_drops, sum_formats, sum_tallies, write_dropped
+from promptcot_mamba.data.chunk_work import (
+    ChunkContext,
+    ChunkWorker,
+    read_hits,
+)
+from promptcot_mamba.data.conversation import Reading
 from promptcot_mamba.data.decontaminate import BenchmarkText, Decontaminator
-from promptcot_mamba.data.encode import hash_tokenizer
-from promptcot_mamba.data.row_files import Chunk, plan_chunks
+from promptcot_mamba.data.inputs import digest, hash_sources, plan_jobs, sample_questions, save_tokenizer
+from promptcot_mamba.data.mixture import MixturePlan
+from promptcot_mamba.data.row_files import Chunk
 from promptcot_mamba.data.selection import RowTable, Selection, load_rows, select_rows
 from promptcot_mamba.data.shard_work import PLAN_FILE, ShardContext, make_shard, write_plan
 from promptcot_mamba.data.shards import INDEX_FILE, MANIFEST_FILE, shard_name
@@ -38,11 +43,11 @@ from promptcot_mamba.run_info import installed_versions
 
 logger = get_logger(__name__)
 
-PIPELINE_VERSION = 1  # raise whenever the same inputs would give other shards
+PIPELINE_VERSION = 2  # raise whenever the same inputs would give other shards
 WORK_FOLDER = ".work"
 CONTAMINATED_FILE = "contaminated.jsonl"
-NEAR_FILE = "shared_8grams.jsonl"
-HASH_BLOCK = 1 << 22
+NEAR_FILE = "near_benchmark.jsonl"
+DROPPED_FILE = "dropped.parquet"
 
 
 @dataclass(frozen=True)
@@ -57,12 +62,36 @@ class Recipe:
     total_examples: int | None
     shard_tokens: int
     seed: int
+    total_tokens: int | None = None
+    max_passes: float = 4.0
+    order: str = "shuffled"
+    prompt_format: str = "auto"
+    loss_on: str = "assistant"
+    control_text: str = "auto"
+    allowed: tuple[str, ...] = ()  # ids of rows to keep, whatever they share with a benchmark
 
     def first_pass(self) -> dict[str, Any]:
         """What the chunks depend on; the rest only moves rows that are already tokenised."""
-        later = {"epochs", "examples", "weight", "max_answers_per_prompt", "near_duplicates", "path"}
+        later = {
+            "epochs", "examples", "tokens", "weight", "max_passes", "max_answers_per_prompt", "near_duplicates", "path",
+        }  # fmt: skip
         sources = [{key: value for key, value in asdict(spec).items() if key not in later} for spec in self.sources]
-        return {"sources": sources, "min_tokens": self.min_tokens, "max_tokens": self.max_tokens}
+        return {
+            "sources": sources, "min_tokens": self.min_tokens, "max_tokens": self.max_tokens,
+            "reading": self.reading.key, "allowed": sorted(self.allowed),
+        }  # fmt: skip
+
+    @property
+    def reading(self) -> Reading:
+        return Reading(self.prompt_format, self.loss_on, self.control_text)
+
+    @property
+    def plan(self) -> MixturePlan:
+        """What decides the mixture."""
+        return MixturePlan(
+            self.near_duplicate_threshold, self.total_examples, self.total_tokens, self.max_passes, self.order,
+            self.shard_tokens, self.seed,
+        )  # fmt: skip
 
 
 @dataclass
@@ -76,51 +105,6 @@ class Result:
     shards: list[dict[str, Any]]
     manifest: dict[str, Any]
     seconds: dict[str, float]
-
-
-def hash_file(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(HASH_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _digest(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-
-
-def hash_sources(sources: Sequence[FoundSource], work: Path, workers: int) -> dict[str, list[dict[str, Any]]]:
-    """sha256 of every input file, by source; remembered for files whose size and time have not changed."""
-    memory = work / "hashes.json"
-    known = json.loads(memory.read_text()) if memory.exists() else {}
-    files = sorted({file for source in sources for file in source.files})
-    keys = {file: f"{file.resolve()} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files}
-    new = [file for file in files if keys[file] not in known]
-    with ThreadPoolExecutor(workers) as pool:  # hashing lets go of the interpreter
-        known |= dict(zip((keys[file] for file in new), pool.map(hash_file, new), strict=True))
-    write_json(memory, known)
-    return {
-        source.spec.name: [
-            {"file": file.name, "bytes": file.stat().st_size, "sha256": known[keys[file]]} for file in source.files
-        ]
-        for source in sources
-    }
-
-
-def save_tokenizer(tokenizer: Any, path: str, folder: Path) -> tuple[TokenizerFiles, str]:
-    """Write what workers need of a tokenizer; return that and its hash. Raises InputError if it cannot serve."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        raise InputError(f"--tokenizer_path {path}: has no tokenizer.json (a slow tokenizer); convert it to a fast one")
-    if tokenizer.eos_token_id is None:
-        raise InputError(f"--tokenizer_path {path}: the tokenizer has no eos_token; set one and save it")
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "tokenizer.json"
-    file.write_text(backend.to_str(), encoding="utf-8")
-    dtype = "uint16" if len(tokenizer) <= 1 << 16 else "int32"
-    return TokenizerFiles(file, tokenizer.eos_token_id, dtype), hash_tokenizer(tokenizer)
 
 
 def _open_contexts(sources: Sequence[FoundSource], folder: Path, source_dir: str | None) -> dict[str, Path]:
@@ -139,25 +123,6 @@ def _make_chunk_runner(context: ChunkContext, agrees: Callable[[str, str], bool]
 
 def _make_shard_runner(context: ShardContext) -> Callable[..., Any]:
     return partial(make_shard, context)
-
-
-def _sum_tallies(names: Sequence[str], parts: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Chunk tallies added up by source, in chunk order."""
-    totals = {name: {"rows": 0, "kept": 0, "tokens": 0, "dropped": Counter(), "samples": {}} for name in names}
-    for part in parts:
-        total = totals[part["source"]]
-        for key in ("rows", "kept", "tokens"):
-            total[key] += part[key]
-        total["dropped"].update(part["dropped"])
-        for reason, places in part["samples"].items():
-            total["samples"].setdefault(reason, places)
-    return totals
-
-
-def _log_drops(tallies: dict[str, dict[str, Any]]) -> None:
-    for name, tally in tallies.items():
-        drops = ", ".join(f"{reason} {count:,}" for reason, count in tally["dropped"].most_common()) or "nothing"
-        logger.info("%s: %s rows, %s kept; dropped: %s", name, f"{tally['rows']:,}", f"{tally['kept']:,}", drops)
 
 
 def prepare_shards(
@@ -187,8 +152,8 @@ def prepare_shards(
     clock.lap("hash_inputs")
     tokenizer_files, tokenizer_hash = save_tokenizer(tokenizer, tokenizer_path, work)
     made_from = _describe_inputs(tokenizer_hash, problems, files)
-    first_key = _digest([made_from, recipe.first_pass()])
-    key = _digest([first_key, asdict(recipe) | {"sources": [asdict(s) | {"path": None} for s in recipe.sources]}])
+    first_key = digest([made_from, recipe.first_pass()])
+    key = digest([first_key, asdict(recipe) | {"sources": [asdict(s) | {"path": None} for s in recipe.sources]}])
     if _is_finished(output, key, overwrite):
         logger.info("%s: these shards are already there; nothing to do", output)
         return None
@@ -197,21 +162,25 @@ def prepare_shards(
     for path in (chunks_folder, shards_folder):
         path.mkdir(parents=True, exist_ok=True)
 
-    jobs = _chunk_jobs(sources)
+    jobs = plan_jobs(sources, work / "unpacked", workers)
+    contexts = _open_contexts(sources, folder / "context", source_dir)
+    sample = sample_questions(sources, jobs, contexts, recipe.reading) if problems else []
     context = ChunkContext(
         folder=chunks_folder,
         specs={spec.name: spec for spec in recipe.sources},
-        contexts=_open_contexts(sources, folder / "context", source_dir),
+        contexts=contexts,
         tokenizer=tokenizer_files,
-        decontaminator=Decontaminator(problems) if problems else None,
+        decontaminator=Decontaminator(problems, sample) if problems else None,
         min_tokens=recipe.min_tokens,
         max_tokens=recipe.max_tokens,
+        reading=recipe.reading,
+        allowed=frozenset(recipe.allowed),
     )
     clock.lap("open")
     parts = do_all(partial(_make_chunk_runner, context, agrees), jobs, workers, "reading and tokenising")
     clock.lap("first_pass")
-    tallies = _sum_tallies([spec.name for spec in recipe.sources], parts)
-    _log_drops(tallies)
+    tallies = sum_tallies([spec.name for spec in recipe.sources], parts)
+    log_drops(tallies)
 
     table, selection = _choose_rows(recipe, chunks_folder, jobs)
     for name, drops in selection.dropped.items():
@@ -228,6 +197,9 @@ def prepare_shards(
         dtype=tokenizer_files.dtype,
         max_length=recipe.max_length,
         seed=recipe.seed,
+        origins=tuple(table.origins),
+        licences=tuple(table.licences),
+        ordered=recipe.order != "shuffled",
     )
     shard_jobs = [(number,) for number in range(len(selection.edges) - 1)]
     shards = do_all(partial(_make_shard_runner, shard_context), shard_jobs, workers, "packing shards")
@@ -237,8 +209,14 @@ def prepare_shards(
 
     write_jsonl(output / CONTAMINATED_FILE, read_hits(chunks_folder, len(jobs), "contaminated"))
     write_jsonl(output / NEAR_FILE, read_hits(chunks_folder, len(jobs), "reported"))
-    counts = {**_count(tallies, selection, shards), "tokens_encoded": sum(part["encoded"] for part in parts)}
-    manifest = _write_manifest(output, key, recipe, made_from, counts, shards)
+    write_dropped(output / DROPPED_FILE, chunks_folder, jobs, table, selection)
+    counts = {
+        **count_rows(tallies, selection, shards),
+        "tokens_encoded": sum(part["encoded"] for part in parts),
+        "licences": count_by(table.licence, table.licences, table, selection),
+        "origins": count_by(table.origin, table.origins, table, selection),
+    }
+    manifest = _write_manifest(output, key, recipe, made_from, counts, shards, sum_formats(parts))
     return Result(recipe, table, selection, tallies, shards, manifest, clock.seconds)
 
 
@@ -255,11 +233,11 @@ def _describe_inputs(tokenizer_hash: str, problems: Sequence[BenchmarkText], fil
     """What the shards are made from, beside the recipe."""
     return {
         "pipeline_version": PIPELINE_VERSION,
-        "chat_format": _digest([CHAT_TEMPLATE, MATH_INSTRUCTION]),
+        "chat_format": digest([CHAT_TEMPLATE, MATH_INSTRUCTION]),
         "tokenizer_hash": tokenizer_hash,
         "benchmarks": {
             "problems": dict(sorted(Counter(problem.benchmark for problem in problems).items())),
-            "hash": _digest([asdict(problem) for problem in problems]),
+            "hash": digest([asdict(problem) for problem in problems]),
         },
         "inputs": files,
     }
@@ -269,16 +247,7 @@ def _choose_rows(recipe: Recipe, chunks: Path, jobs: Sequence[tuple[int, str, Ch
     """What the first pass left, and which of it the mixture takes in which order."""
     names = [spec.name for spec in recipe.sources]
     table, prompts = load_rows(chunks, [names.index(name) for _, name, _ in jobs])
-    selection = select_rows(
-        chunks,
-        table,
-        prompts,
-        recipe.sources,
-        threshold=recipe.near_duplicate_threshold,
-        total_examples=recipe.total_examples,
-        shard_tokens=recipe.shard_tokens,
-        seed=recipe.seed,
-    )
+    selection = select_rows(chunks, table, prompts, recipe.sources, recipe.plan)
     return table, selection
 
 
@@ -289,6 +258,7 @@ def _write_manifest(
     made_from: dict[str, Any],
     counts: dict[str, Any],
     shards: Sequence[dict[str, Any]],
+    formats: dict[str, Any],
 ) -> dict[str, Any]:
     """Declare the shards finished: their index, and the manifest by which training and reruns know them."""
     manifest = {
@@ -299,6 +269,7 @@ def _write_manifest(
         "licences": {spec.name: spec.make_adapter().licence for spec in recipe.sources},
         "versions": installed_versions(("tokenizers", "transformers", "pyarrow", "numpy")),
         "counts": counts,
+        "formats": formats,
     }
     _remove_strangers(output, len(shards))
     write_json(output / INDEX_FILE, {"shards": shards})
@@ -309,30 +280,6 @@ def _write_manifest(
 def remove_work(output: Path) -> None:
     """Delete the tokenised chunks; without them the next recipe on the same inputs starts from their text."""
     shutil.rmtree(output / WORK_FOLDER, ignore_errors=True)
-
-
-def _chunk_jobs(sources: Sequence[FoundSource]) -> list[tuple[int, str, Chunk]]:
-    pieces = [(source.spec.name, chunk) for source in sources for file in source.files for chunk in plan_chunks(file)]
-    return [(number, name, chunk) for number, (name, chunk) in enumerate(pieces)]
-
-
-def _count(tallies: dict[str, Any], selection: Selection, shards: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "rows": sum(shard["rows"] for shard in shards),
-        "documents": sum(shard["documents"] for shard in shards),
-        "tokens": sum(shard["tokens"] for shard in shards),
-        "labels": sum(shard["labels"] for shard in shards),
-        "near_duplicate_prompts": selection.families,
-        "sources": {
-            name: {
-                "read": tally["rows"],
-                "dropped": dict(sorted(tally["dropped"].items())),
-                "available": selection.available[name],
-                "in_mixture": selection.drawn[name],
-            }
-            for name, tally in tallies.items()
-        },
-    }
 
 
 def _is_finished(output: Path, key: str, overwrite: bool) -> bool:

@@ -23,7 +23,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in (header, marks, *rows))
 
 
-def _number(value: float) -> str:
+def number_text(value: float) -> str:
+    """With separators, without a fraction."""
     return f"{value:,.0f}"
 
 
@@ -114,15 +115,15 @@ def _sections(result: Result, output: Path) -> list[str]:
     sources = [
         [
             name,
-            _number(entry["read"]),
-            _number(sum(entry["dropped"].values())),
-            _number(entry["available"]),
-            _number(entry["in_mixture"]),
+            number_text(entry["read"]),
+            number_text(sum(entry["dropped"].values())),
+            number_text(entry["available"]),
+            number_text(entry["in_mixture"]),
             _percent(entry["in_mixture"], total),
-            _number(lengths[name].sum()),
+            number_text(lengths[name].sum()),
             _percent(lengths[name].sum(), counts["tokens"]),
-            _number(np.median(lengths[name])),
-            _number(np.percentile(lengths[name], 99)),
+            number_text(np.median(lengths[name])),
+            number_text(np.percentile(lengths[name], 99)),
         ]
         for name, entry in counts["sources"].items()
     ]
@@ -130,9 +131,9 @@ def _sections(result: Result, output: Path) -> list[str]:
     fill = counts["tokens"] / (counts["rows"] * recipe.max_length)
     parts = [
         "# What is in these shards",
-        f"{_number(total)} examples of {_number(counts['tokens'])} tokens, {_number(counts['labels'])} of them under "
-        f"the loss, in {_number(counts['rows'])} rows of {recipe.max_length:,} ({100 * fill:.2f} % full) and "
-        f"{len(result.shards)} shards.",
+        f"{number_text(total)} examples of {number_text(counts['tokens'])} tokens, {number_text(counts['labels'])} of "
+        f"them under the loss, in {number_text(counts['rows'])} rows of {recipe.max_length:,} "
+        f"({100 * fill:.2f} % full) and {len(result.shards)} shards.",
         table(header, sources),
         "A source's rows may enter more than once (epochs above 1) or in part; `left out` counts the latter too.",
         "## Left out, and why",
@@ -141,7 +142,7 @@ def _sections(result: Result, output: Path) -> list[str]:
     reasons = [[f"`{reason}`: {REASONS[reason]}"] for reason in REASONS]
     for line, reason in zip(reasons, REASONS, strict=True):
         dropped = [counts["sources"][name]["dropped"].get(reason, 0) for name in names]
-        line += [*map(_number, dropped), _number(sum(dropped))]
+        line += [*map(number_text, dropped), number_text(sum(dropped))]
     parts.append(table(("reason", *names, "all"), [line for line in reasons if line[-1] != "0"]))
     samples = {}
     for name, tally in result.tallies.items():
@@ -149,7 +150,19 @@ def _sections(result: Result, output: Path) -> list[str]:
             samples.setdefault(reason, f"- `{reason}`: {name}, {', '.join(f'`{place}`' for place in places)}")
     if samples:
         shown = "\n".join(samples[reason] for reason in REASONS if reason in samples)
-        parts += ["One place to look for each (`file@byte` in JSONL):", shown]
+        parts += ["One place to look for each; all of them are in `dropped.parquet`:", shown]
+    parts += ["## Origins and licences"]
+    for name in ("origins", "licences"):
+        rows = [
+            [
+                one,
+                number_text(held["documents"]),
+                number_text(held["tokens"]),
+                _percent(held["tokens"], counts["tokens"]),
+            ]
+            for one, held in counts[name].items()
+        ]
+        parts.append(table((name.removesuffix("s"), "examples", "tokens", "share"), rows))
     return parts + _contamination(result, output)
 
 
@@ -163,22 +176,28 @@ def _contamination(result: Result, output: Path) -> list[str]:
     rows = [
         [
             name,
-            _number(count),
-            *(_number(len(found.get(name, empty)[key])) for found in (removed, near) for key in ("rows", "problems")),
+            number_text(count),
+            *(
+                number_text(len(found.get(name, empty)[key]))
+                for found in (removed, near)
+                for key in ("rows", "problems")
+            ),
         ]
         for name, count in problems.items()
     ]
-    header = ("benchmark", "problems", "rows removed", "problems hit", "rows sharing 8 words", "problems touched")
+    header = ("benchmark", "problems", "rows removed", "problems hit", "rows near one", "problems touched")
     parts += [
-        "Removed: 13 words in a row shared with a problem, or the whole of a shorter one. Kept, and listed in "
-        f"`{NEAR_FILE}`: 8 words in a row. All removed rows are in `{CONTAMINATED_FILE}`; a row is counted under the "
-        "benchmark it hit first.",
+        "Removed: a prompt or an answer that holds a problem, however respelled (its share of the problem's rare word "
+        f"pairs and triples, and how alike the two are, stand in `{CONTAMINATED_FILE}` with the words in common). "
+        f"Kept, and listed in `{NEAR_FILE}`: a part of one. `--keep_rows ID` keeps a removed row.",
         table(header, rows),
     ]
     first = [hit for _, hit in zip(range(SHOWN_CONTAMINATED), iter_jsonl(output / CONTAMINATED_FILE), strict=False)]
     if first:
         shown = "\n".join(
-            f"- `{hit['id']}` ({hit['source']}): {hit['benchmark']} {hit['problem']}, {hit['kind']}" for _, hit in first
+            f"- `{hit['id']}` ({hit['source']}): {hit['benchmark']} {hit['problem']} "
+            f"({hit['kind']}, share {hit['share']:.2f}, {hit['alike']:.0f} % alike)"
+            for _, hit in first
         )
         parts += [f"The first {len(first)}:", shown]
     return parts

@@ -1,40 +1,59 @@
-"""Raw row files in chunks: byte ranges of JSONL, row groups of Parquet, Arrow files; no file is ever held whole.
+"""Raw row files in chunks: byte ranges of JSONL, row groups of Parquet, batches of Arrow; no file is ever held whole.
 
-Chunks depend on the files alone, so any number of workers sees the same ones.
+Chunks depend on the files alone, so any number of workers sees the same ones. What cannot be entered in the middle
+(compressed JSONL, a JSON array) is read from front to back, or unpacked to JSONL first (`unpack`).
 """
 
 from __future__ import annotations
 
-import gzip
-import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from itertools import islice, pairwise
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from promptcot_mamba.data.row_streams import (
+    ARRAY_START,
+    READ_BUFFER,
+    first_line,
+    is_packed_array,
+    iter_array,
+    open_stream,
+    parse,
+    unreadable,
+)
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.jsonl import Row
+from promptcot_mamba.jsonl import Row, dump_row, replace_atomically
 
 CHUNK_BYTES = 32 << 20
+PIECE_BYTES = 128 << 20  # a larger row group is cut; every piece decodes what stands before it...
+MAX_PIECES = 16  # ...so there are only so many
 BATCH_ROWS = 64  # rows of Parquet and Arrow turned into Python values at a time
-READ_BUFFER = 1 << 20
 JSONL_SUFFIXES = (".jsonl", ".json", ".ndjson")
-SUFFIXES = (*JSONL_SUFFIXES, ".jsonl.gz", ".json.gz", ".parquet", ".arrow")
+PACKED_SUFFIXES = tuple(f"{suffix}{packing}" for suffix in JSONL_SUFFIXES for packing in (".gz", ".zst"))
+SUFFIXES = (*JSONL_SUFFIXES, *PACKED_SUFFIXES, ".parquet", ".arrow")
 
 
 @dataclass(frozen=True)
 class Chunk:
     """A part of one file: bytes [start, stop) of JSONL, row groups of Parquet, record batches of Arrow.
 
-    `stop` None is the end of the file.
+    `stop` None is the end of the file. `lines` are those that end before `start`; `rows` [first, last) is a part of a
+    single row group; `name` is the file that a reader is told of.
     """
 
     path: Path
     start: int = 0
     stop: int | None = None
+    lines: int = 0
+    rows: tuple[int, int] | None = None
+    name: str | None = None
+
+    @property
+    def shown(self) -> str:
+        return self.name or str(self.path)
 
 
 def whole_file(path: Path) -> Chunk:
@@ -42,15 +61,26 @@ def whole_file(path: Path) -> Chunk:
 
 
 def kind_of(path: Path) -> str:
-    """`jsonl`, `jsonl.gz`, `parquet` or `arrow`; raises InputError for other names."""
+    """`jsonl`, `packed`, `array`, `parquet` or `arrow`; raises InputError for other names.
+
+    A file named `.json` is an array if it begins as one, else JSON Lines.
+    """
     name = path.name
-    if name.endswith((".jsonl.gz", ".json.gz")):
-        return "jsonl.gz"
+    if name.endswith(PACKED_SUFFIXES):
+        return "packed"
     if name.endswith(JSONL_SUFFIXES):
-        return "jsonl"
+        return "array" if name.endswith(".json") and _begins_as_array(path) else "jsonl"
     if name.endswith((".parquet", ".arrow")):
         return path.suffix[1:]
     raise InputError(f"{path}: unknown format; expected a name ending in {', '.join(SUFFIXES)}")
+
+
+def _begins_as_array(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(READ_BUFFER).lstrip(ARRAY_START).startswith(b"[")
+    except OSError:
+        return False
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:
@@ -58,7 +88,7 @@ def open_parquet(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path, buffer_size=READ_BUFFER, pre_buffer=False)
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path}: not a readable Parquet file, download it again ({_first_line(error)})") from None
+        raise InputError(f"{path}: not a readable Parquet file, download it again ({first_line(error)})") from None
 
 
 def _open_arrow(path: Path) -> pa.ipc.RecordBatchFileReader | pa.ipc.RecordBatchStreamReader:
@@ -71,11 +101,42 @@ def _open_arrow(path: Path) -> pa.ipc.RecordBatchFileReader | pa.ipc.RecordBatch
     try:
         return pa.ipc.open_stream(source)
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path}: not a readable Arrow file, download it again ({_first_line(error)})") from None
+        raise InputError(f"{path}: not a readable Arrow file, download it again ({first_line(error)})") from None
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _plan_lines(path: Path, size: int, chunk_bytes: int) -> list[Chunk]:
+    """Byte ranges of JSONL, with the lines before each, so that every row can be named by its line."""
+    chunks, lines = [], 0
+    with path.open("rb", buffering=0) as file:
+        for start, stop in pairwise([*range(0, size, chunk_bytes), size]):
+            chunks.append(Chunk(path, start, stop, lines))
+            left = stop - 1 - file.tell()  # up to the byte before the next chunk, whose line this chunk ends
+            while left > 0 and (block := file.read(min(left, READ_BUFFER))):
+                lines += block.count(b"\n")
+                left -= len(block)
+    return chunks
+
+
+def _plan_parts(path: Path, sizes: Sequence[int], chunk_bytes: int) -> list[Chunk]:
+    """Runs of row groups or record batches of about `chunk_bytes`."""
+    chunks, start, held = [], 0, 0
+    for part, size in enumerate(sizes):
+        held += size
+        if held >= chunk_bytes or part == len(sizes) - 1:
+            chunks.append(Chunk(path, start, part + 1))
+            start, held = part + 1, 0
+    return chunks
+
+
+def _cut_groups(chunks: list[Chunk], sizes: Sequence[int], rows: Sequence[int]) -> list[Chunk]:
+    """Chunks of one row group larger than PIECE_BYTES in pieces, so that a killed run loses a piece at most."""
+    cut = []
+    for chunk in chunks:
+        pieces = min(MAX_PIECES, max(1, sizes[chunk.start] // PIECE_BYTES)) if chunk.stop == chunk.start + 1 else 1
+        count = rows[chunk.start]
+        edges = [count * piece // pieces for piece in range(pieces + 1)]
+        cut += [chunk] if pieces == 1 else [replace(chunk, rows=edge) for edge in pairwise(edges)]
+    return cut
 
 
 def plan_chunks(path: Path, chunk_bytes: int = CHUNK_BYTES) -> list[Chunk]:
@@ -88,19 +149,32 @@ def plan_chunks(path: Path, chunk_bytes: int = CHUNK_BYTES) -> list[Chunk]:
     if size == 0:
         raise InputError(f"{path}: the file is empty")
     if kind == "jsonl":
-        edges = [*range(0, size, chunk_bytes), size]
-        return [Chunk(path, start, stop) for start, stop in pairwise(edges)]
+        return _plan_lines(path, size, chunk_bytes)
     if kind == "parquet":
         with open_parquet(path) as file:
-            sizes = [file.metadata.row_group(group).total_byte_size for group in range(file.num_row_groups)]
-        chunks, start, held = [], 0, 0
-        for group, group_size in enumerate(sizes):
-            held += group_size
-            if held >= chunk_bytes or group == len(sizes) - 1:
-                chunks.append(Chunk(path, start, group + 1))
-                start, held = group + 1, 0
-        return chunks
+            groups = [file.metadata.row_group(group) for group in range(file.num_row_groups)]
+        sizes = [group.total_byte_size for group in groups]
+        return _cut_groups(_plan_parts(path, sizes, chunk_bytes), sizes, [group.num_rows for group in groups])
+    if kind == "arrow":
+        return _plan_parts(path, [batch.nbytes for batch in _arrow_batches(_open_arrow(path))], chunk_bytes)
     return [Chunk(path)]
+
+
+def unpack(path: Path, target: Path) -> None:
+    """Write a compressed file or a JSON array as JSONL, row n of it as line n, unless that is there."""
+    if target.exists():
+        return
+    with replace_atomically(target, "wb") as file:
+        if kind_of(path) == "array" or is_packed_array(path):
+            for _, row in iter_rows(Chunk(path)):
+                file.write(dump_row(row))
+            return
+        try:
+            with open_stream(path) as stream:
+                while block := stream.read(READ_BUFFER):
+                    file.write(block)
+        except (EOFError, OSError) as error:
+            raise unreadable(path, error) from None
 
 
 def read_columns(path: Path) -> list[str]:
@@ -117,85 +191,58 @@ def read_columns(path: Path) -> list[str]:
     return list(first[1])
 
 
-def _line_number(path: Path, offset: int) -> int:
-    """Lines are counted only where one has to be named."""
-    lines, left = 1, offset
-    with path.open("rb") as file:
-        while left > 0 and (block := file.read(min(left, READ_BUFFER))):
-            lines += block.count(b"\n")
-            left -= len(block)
-    return lines
-
-
-def parse_line(line: bytes, where: str) -> Row:
-    """One JSONL line; raises InputError if it is not UTF-8, not JSON or not an object."""
-    try:
-        row = json.loads(line)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where}: not UTF-8 ({error.reason}); convert the file with iconv") from None
-    except json.JSONDecodeError as error:
-        torn = "" if line.endswith(b"\n") else "; the file ends in the middle of a line, download it again"
-        raise InputError(f"{where}: malformed JSON ({error.msg}){torn}") from None
-    if not isinstance(row, dict):
-        raise InputError(f"{where}: expected a JSON object, found {type(row).__name__}")
-    return row
-
-
-def _report(error: InputError, on_bad_line: Callable[[InputError], None] | None) -> None:
-    if on_bad_line is None:
-        raise error
-    on_bad_line(error)
-
-
 def _iter_jsonl(chunk: Chunk, on_bad_line: Callable[[InputError], None] | None) -> Iterator[tuple[str, Row]]:
     """The lines that begin inside the chunk."""
     with chunk.path.open("rb", buffering=READ_BUFFER) as file:
-        offset = chunk.start
+        offset, number = chunk.start, chunk.lines
         if chunk.start:
             file.seek(chunk.start - 1)
             offset += len(file.readline()) - 1  # the line a neighbour began
+            number += 1
         while chunk.stop is None or offset < chunk.stop:
             line = file.readline()
             if not line:
                 return
-            if line.strip():
-                where = f"{chunk.path}@{offset}"
-                try:
-                    row = parse_line(line, where)
-                except InputError as error:
-                    place = f"{chunk.path}:{_line_number(chunk.path, offset)}"
-                    _report(InputError(str(error).replace(where, place, 1)), on_bad_line)
-                else:
-                    yield where, row
+            number += 1
             offset += len(line)
+            yield from parse(line, f"{chunk.shown}:{number}", on_bad_line)
 
 
-def _iter_gzip(chunk: Chunk, on_bad_line: Callable[[InputError], None] | None) -> Iterator[tuple[str, Row]]:
+def _iter_stream(chunk: Chunk, on_bad_line: Callable[[InputError], None] | None) -> Iterator[tuple[str, Row]]:
+    """Rows of a file that can only be read from its front: compressed lines, or an array."""
+    is_array = is_packed_array(chunk.path)
     try:
-        with gzip.open(chunk.path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                try:
-                    row = parse_line(line, f"{chunk.path}:{number}")
-                except InputError as error:
-                    _report(error, on_bad_line)
-                else:
-                    yield f"{chunk.path}:{number}", row
+        with open_stream(chunk.path) as stream:
+            if is_array:
+                yield from iter_array(chunk.path, stream)
+                return
+            for number, line in enumerate(stream, start=1):
+                yield from parse(line, f"{chunk.path}:{number}", on_bad_line)
     except (EOFError, OSError) as error:
-        raise InputError(f"{chunk.path}: not a readable gzip file, download it again ({_first_line(error)})") from None
+        raise unreadable(chunk.path, error) from None
 
 
-def _iter_batches(chunk: Chunk, batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, Row]]:
+def _arrow_batches(reader: pa.ipc.RecordBatchFileReader | pa.ipc.RecordBatchStreamReader) -> Iterator[pa.RecordBatch]:
+    if isinstance(reader, pa.ipc.RecordBatchFileReader):
+        return (reader.get_batch(index) for index in range(reader.num_record_batches))
+    return iter(reader)
+
+
+def _iter_batches(chunk: Chunk, batches: Iterator[pa.RecordBatch], unit: str) -> Iterator[tuple[str, Row]]:
+    """Rows of record batches; of a cut row group those of the piece."""
     number = 0
-    first = f"row group {chunk.start}, row" if kind_of(chunk.path) == "parquet" else "row"
+    first = f"{unit} {chunk.start}, row"
+    skip, stop = chunk.rows or (0, None)
     while True:
         try:
             batch = next(batches, None)
         except (pa.ArrowInvalid, OSError) as error:
-            raise InputError(f"{chunk.path}: corrupt, download it again ({_first_line(error)})") from None
+            raise InputError(f"{chunk.path}: corrupt, download it again ({first_line(error)})") from None
         if batch is None:
             return
+        if number + batch.num_rows <= skip:
+            number += batch.num_rows
+            continue
         for start in range(0, batch.num_rows, BATCH_ROWS):
             try:
                 rows = batch.slice(start, BATCH_ROWS).to_pylist()
@@ -203,7 +250,10 @@ def _iter_batches(chunk: Chunk, batches: Iterator[pa.RecordBatch]) -> Iterator[t
                 raise InputError(f"{chunk.path}: {first} {number + 1} or after: not UTF-8 ({error.reason})") from None
             for row in rows:
                 number += 1
-                yield f"{chunk.path}: {first} {number}", row
+                if stop is not None and number > stop:
+                    return
+                if number > skip:
+                    yield f"{chunk.path}: {first} {number}", row
 
 
 def iter_rows(
@@ -217,20 +267,17 @@ def iter_rows(
     kind = kind_of(chunk.path)
     if kind == "jsonl":
         yield from _iter_jsonl(chunk, on_bad_line)
-    elif kind == "jsonl.gz":
-        yield from _iter_gzip(chunk, on_bad_line)
+    elif kind in ("packed", "array"):
+        yield from _iter_stream(chunk, on_bad_line)
     elif kind == "parquet":
         with open_parquet(chunk.path) as file:
             names = [name for name in file.schema_arrow.names if columns is None or name in columns]
             stop = file.num_row_groups if chunk.stop is None else chunk.stop
             groups = list(range(chunk.start, stop))
             batches = file.iter_batches(batch_size=BATCH_ROWS, row_groups=groups, columns=names, use_threads=False)
-            yield from _iter_batches(chunk, iter(batches))
+            yield from _iter_batches(chunk, iter(batches), "row group")
     else:
         reader = _open_arrow(chunk.path)
         names = [name for name in reader.schema.names if columns is None or name in columns]
-        if isinstance(reader, pa.ipc.RecordBatchFileReader):
-            batches = (reader.get_batch(index) for index in range(reader.num_record_batches))
-        else:
-            batches = iter(reader)
-        yield from _iter_batches(chunk, (batch.select(names) for batch in batches))
+        batches = islice(_arrow_batches(reader), chunk.start, chunk.stop)
+        yield from _iter_batches(chunk, (batch.select(names) for batch in batches), "batch")

@@ -1,36 +1,86 @@
-"""Training rows on disk -> examples: `prompt`, `completion` in JSONL or Parquet, as files, folders or globs."""
+"""Training rows on disk -> examples, whatever their shape: files, folders, globs, data sets saved to disk."""
 
 from __future__ import annotations
 
 import glob
 import hashlib
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import pyarrow as pa
+
+from promptcot_mamba.chat_markup import Parts, whole_text
+from promptcot_mamba.data.canonical import CanonicalRow, UnusableRowError
+from promptcot_mamba.data.conversation import OURS, Reading, format_of, render_row
+from promptcot_mamba.data.row_files import SUFFIXES, Chunk, iter_rows
+from promptcot_mamba.data.shapes import read_row, recognise
+from promptcot_mamba.data.sources import find_repo_files
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.jsonl import Row, iter_jsonl
+from promptcot_mamba.log import get_logger
 from promptcot_mamba.records import problem_id
 
-JSONL_SUFFIXES = (".jsonl", ".json", ".ndjson")
-PARQUET_SUFFIXES = (".parquet",)
-ROW_SUFFIXES = JSONL_SUFFIXES + PARQUET_SUFFIXES
-PARQUET_BATCH_ROWS = 1024
+logger = get_logger(__name__)
 HASH_BLOCK = 1 << 22  # bytes
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_FILES = ("data/train-*.parquet", "data/*.parquet", "*/train-*.parquet", *(f"*{suffix}" for suffix in SUFFIXES))
+SAMPLES = 64  # rendered prompts kept to tell their template by
 
 
 @dataclass(frozen=True)
 class Example:
-    """One supervised example as read: the text before the loss, the text under it, and where it came from."""
+    """One supervised example: the text before the loss in parts, the text under it, and where it came from."""
 
     id: str
     source: str
-    prompt: str
+    parts: Parts
     completion: str
+
+    @property
+    def prompt(self) -> str:
+        return whole_text(self.parts)
+
+
+@dataclass
+class Formats:
+    """How the prompts of a data set are rendered, counted as they are read; `samples` of those not in our format."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    samples: list[str] = field(default_factory=list)
+
+    def add(self, row: CanonicalRow, prompt: Parts) -> None:
+        name = format_of(row)
+        self.counts[name] += 1
+        if name != OURS and len(self.samples) < SAMPLES:
+            self.samples.append(whole_text(prompt))
+
+
+def _saved_files(folder: Path) -> list[Path] | None:
+    """The Arrow files of a folder that `datasets` saved, in the order of its rows; None for any other folder.
+
+    Raises InputError for several splits, of which none is called train, and for a folder that cannot be opened.
+    """
+    if not any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
+        return None
+    from datasets import DatasetDict, load_from_disk
+
+    try:
+        found = load_from_disk(str(folder))
+    except (OSError, ValueError, KeyError, pa.ArrowInvalid) as error:
+        raise InputError(f"{folder}: not a readable save_to_disk folder ({str(error).splitlines()[0]})") from None
+    if isinstance(found, DatasetDict):
+        if "train" not in found and len(found) != 1:
+            raise InputError(f"{folder}: has the splits {', '.join(found)}; name one of their folders")
+        found = found["train"] if "train" in found else next(iter(found.values()))
+    return [Path(file["filename"]) for file in found.cache_files]
 
 
 def find_row_files(data_path: str | Path | Sequence[str | Path]) -> list[Path]:
     """The files that a `--data_path` names, in sorted order: a file, a folder's row files, a glob, or several of these.
+
+    A folder may be one that `datasets` saved; `owner/name` that lies nowhere here is fetched from the hub.
 
     Raises InputError if a path names nothing, or a file of another format.
     """
@@ -38,19 +88,27 @@ def find_row_files(data_path: str | Path | Sequence[str | Path]) -> list[Path]:
         return [file for part in data_path for file in find_row_files(part)]
     path = Path(data_path)
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix in ROW_SUFFIXES and file.is_file())
-        # Side files of a prepared folder (X.run.json) are not rows.
-        files = [file for file in files if not file.name.endswith(".run.json")]
+        saved = _saved_files(path)
+        if saved is not None:
+            return saved
+        files = sorted(file for file in path.rglob("*") if file.name.endswith(SUFFIXES) and file.is_file())
+        # Side files of a prepared folder (X.run.json) and of the `datasets` library are not rows.
+        files = [file for file in files if not file.name.endswith((".run.json", "dataset_info.json"))]
         if not files:
-            raise InputError(f"--data_path {data_path}: no {', '.join(ROW_SUFFIXES)} file in this folder")
+            raise InputError(f"--data_path {data_path}: no {', '.join(SUFFIXES)} file in this folder")
         return files
     names = [path] if path.is_file() else glob.glob(str(data_path), recursive=True)  # noqa: PTH207 (may be absolute)
     files = sorted(Path(name) for name in names)
+    if not files and HUB_NAME.fullmatch(str(data_path)) and not path.suffix:
+        try:
+            return find_repo_files(str(data_path), HUB_FILES, None)
+        except InputError as error:
+            raise InputError(f"--data_path {data_path}: no such file, folder or glob; on the hub: {error}") from None
     if not files:
         raise InputError(f"--data_path {data_path}: no such file, folder or glob")
     for file in files:
-        if file.suffix not in ROW_SUFFIXES:
-            raise InputError(f"{file}: unknown format; expected one of {', '.join(ROW_SUFFIXES)}")
+        if not file.name.endswith(SUFFIXES):
+            raise InputError(f"{file}: unknown format; expected one of {', '.join(SUFFIXES)}")
     return files
 
 
@@ -66,46 +124,58 @@ def hash_files(files: Sequence[Path]) -> str:
     return whole.hexdigest()
 
 
-def _iter_parquet(path: Path) -> Iterator[tuple[int, Row]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def iter_rows_of(
+    file: Path, reading: Reading, *, announce: bool = True
+) -> Iterator[tuple[str, str | None, str, CanonicalRow]]:
+    """`(place, id, source, row)` of every example in a file, by the shape of its columns.
 
-    try:
-        file = pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{path}: not a readable Parquet file ({error})") from None
-    with file:
-        number = 0
-        for batch in file.iter_batches(batch_size=PARQUET_BATCH_ROWS):
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
-
-
-def iter_examples(files: Sequence[Path]) -> Iterator[Example]:
-    """Read examples one by one, file after file.
-
-    An example's id is its row's own (`id`, `question_id`...), else `file name:row number`; its source is the row's
-    `source`, else the file's stem.
-
-    Raises InputError naming file and row (line of a JSONL file) if `prompt` or `completion` is missing or empty, and
-    naming the file if it holds no row.
+    Raises InputError naming the place for a row that breaks its shape, and the file if it holds no row.
     """
+    shape, number = None, 0
+    for number, (where, raw) in enumerate(iter_rows(Chunk(file)), start=1):
+        if shape is None:
+            shape = recognise(raw, where)
+            if announce:
+                logger.info("%s: recognised %s (%s)", file, shape.name, shape.looks)
+        for name in shape.marked:
+            if name not in raw:
+                raise InputError(f"{where}: missing key {name!r}; found {', '.join(raw) or 'nothing'}")
+        try:
+            rows = read_row(raw, shape, reading)
+        except (UnusableRowError, InputError) as error:
+            raise InputError(f"{where}: {error}") from None
+        identity = problem_id(raw)
+        for position, row in enumerate(rows):
+            own = identity if identity is None or len(rows) == 1 else f"{identity}/{position}"
+            name = f"{file.name}:{number}" if len(rows) == 1 else f"{file.name}:{number}/{position}"
+            yield where, own or name, str(raw.get("source") or stem(file)), row
+    if number == 0:
+        raise InputError(
+            f"{file}: the file is empty, expected rows with 'prompt' and 'completion', or of another known shape"
+        )
+
+
+def stem(file: Path) -> str:
+    """A row file's name without its endings."""
+    suffix = max((suffix for suffix in SUFFIXES if file.name.endswith(suffix)), key=len, default=file.suffix)
+    return file.name.removesuffix(suffix)
+
+
+def iter_examples(
+    files: Sequence[Path], reading: Reading | None = None, formats: Formats | None = None
+) -> Iterator[Example]:
+    """Read examples one by one, file after file; `formats` counts how their prompts are rendered.
+
+    An example's id is its row's own (`id`, `question_id`...), else `file name:row number`, with the number of the
+    answer where a conversation has several; its source is the row's `source`, else the file's stem.
+
+    Raises InputError naming file and row (line of a JSONL file) for a row that breaks its shape, naming the file if it
+    holds no row, and listing columns that make no known shape.
+    """
+    reading = reading or Reading()
     for file in files:
-        number = 0
-        rows = _iter_parquet(file) if file.suffix in PARQUET_SUFFIXES else iter_jsonl(file)
-        for number, row in rows:
-            where = f"{file}:{number}"
-            for key in ("prompt", "completion"):
-                if key not in row:
-                    raise InputError(f"{where}: missing key {key!r}; found {', '.join(row) or 'nothing'}")
-                if not isinstance(row[key], str) or not row[key].strip():
-                    raise InputError(f"{where}: {key!r} must be a non-empty text")
-            yield Example(
-                id=problem_id(row) or f"{file.name}:{number}",
-                source=str(row.get("source") or file.stem),
-                prompt=row["prompt"],
-                completion=row["completion"],
-            )
-        if number == 0:
-            raise InputError(f"{file}: the file is empty, expected rows with 'prompt' and 'completion'")
+        for _, identity, source, row in iter_rows_of(file, reading):
+            prompt, completion = render_row(row)
+            if formats is not None:
+                formats.add(row, prompt)
+            yield Example(id=identity, source=source, parts=prompt, completion=completion)

@@ -13,12 +13,12 @@ import pyarrow as pa
 from promptcot_mamba.data.chunk_work import chunk_path
 from promptcot_mamba.data.pack import pack_lengths
 from promptcot_mamba.data.selection import RowTable, Selection
-from promptcot_mamba.data.shards import shard_name, write_shard
+from promptcot_mamba.data.shards import Document, shard_name, write_shard
 from promptcot_mamba.jsonl import replace_atomically, write_json
 from promptcot_mamba.records import derive_seed
 
 PLAN_FILE = "plan.arrow"
-PLAN_COLUMNS = ("chunk", "offset", "length", "prompt_length", "id", "id_rest")
+PLAN_COLUMNS = ("chunk", "offset", "length", "prompt_length", "id", "id_rest", "origin", "licence")
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,9 @@ class ShardContext:
     dtype: str
     max_length: int
     seed: int
+    origins: tuple[str, ...]
+    licences: tuple[str, ...]
+    ordered: bool = False  # whether the shard's documents come in an order to keep
 
 
 def write_plan(path: Path, table: RowTable, selection: Selection) -> None:
@@ -78,18 +81,24 @@ def make_shard(context: ShardContext, number: int) -> dict[str, Any]:
     start, stop = context.edges[number], context.edges[number + 1]
     with pa.memory_map(str(context.plan)) as source:
         plan = pa.ipc.open_file(source).read_all().slice(start, stop - start)
-        chunk, offset, length, prompt_length, first, rest = (plan[name].to_numpy() for name in PLAN_COLUMNS)
+        columns = (plan[name].to_numpy() for name in PLAN_COLUMNS)
+        chunk, offset, length, prompt_length, first, rest, origin, licence = columns
         tokens = _read_tokens(context, chunk, offset, length)
         starts = np.cumsum(length, dtype=np.int64) - length
 
-        def read_document(document: int) -> tuple[np.ndarray, int, str]:
+        def read_document(document: int) -> Document:
             begin = starts[document]
-            ids = tokens[begin : begin + length[document]]
-            return ids, int(prompt_length[document]), f"{first[document]:016x}{rest[document]:016x}"
+            return Document(
+                tokens[begin : begin + length[document]], int(prompt_length[document]),
+                f"{first[document]:016x}{rest[document]:016x}",
+                context.origins[origin[document]], context.licences[licence[document]],
+            )  # fmt: skip
 
         rows = pack_lengths(length, context.max_length, derive_seed(context.seed, "pack", number))
         # Packing leaves full rows of long documents first: their order must not be the order of training.
         order = np.random.default_rng(derive_seed(context.seed, "rows", number)).permutation(len(rows))
+        if context.ordered:
+            order = np.argsort([np.mean(length[row]) for row in rows], kind="stable")
         digest = write_shard(path, [rows[row] for row in order], read_document)
         line = {
             "file": path.name, "rows": len(rows), "documents": len(length), "tokens": int(length.sum()),

@@ -2,7 +2,7 @@
 
 A folder of shards is `shard-00000.arrow` ..., `index.json` (rows and hash of each), `manifest.json` (what they were
 made from), `report.md`. A row is `input_ids`, `labels` (int32), `cu_seqlens` (int32: where its documents begin, then
-its length) and `example_ids` (hex content hashes).
+its length), `example_ids` (hex content hashes), `origins` and `licences` (of each document; not in old shards).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +28,19 @@ SCHEMA = pa.schema([
     ("labels", pa.list_(pa.int32())),
     ("cu_seqlens", pa.list_(pa.int32())),
     ("example_ids", pa.list_(pa.string())),
+    ("origins", pa.list_(pa.string())),
+    ("licences", pa.list_(pa.string())),
 ])  # fmt: skip
+
+
+class Document(NamedTuple):
+    """One document of a packed row."""
+
+    input_ids: np.ndarray  # (l)
+    prompt_length: int
+    example_id: str
+    origin: str
+    licence: str
 
 
 def shard_name(number: int) -> str:
@@ -40,21 +52,23 @@ def _lists(parts: Sequence[np.ndarray]) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(edges), pa.array(np.concatenate(parts)))
 
 
-def make_batch(rows: Sequence[Sequence[tuple[np.ndarray, int, str]]]) -> pa.RecordBatch:
-    """Rows of documents `(input_ids, prompt_length, example_id)` as one record batch."""
-    ids, labels, edges, names = [], [], [], []
+def make_batch(rows: Sequence[Sequence[Document]]) -> pa.RecordBatch:
+    """Rows of documents as one record batch."""
+    ids, labels, edges = [], [], []
     for row in rows:
-        row_ids = np.concatenate([document for document, _, _ in row]).astype(np.int32)  # (l)
-        row_edges = np.cumsum([0, *(len(document) for document, _, _ in row)]).astype(np.int32)  # (docs + 1)
+        row_ids = np.concatenate([document.input_ids for document in row]).astype(np.int32)  # (l)
+        row_edges = np.cumsum([0, *(len(document.input_ids) for document in row)]).astype(np.int32)  # (docs + 1)
         row_labels = row_ids.copy()
-        for start, (_, prompt_length, _) in zip(row_edges, row, strict=False):
-            row_labels[start : start + prompt_length] = IGNORE_INDEX
+        for start, document in zip(row_edges, row, strict=False):
+            row_labels[start : start + document.prompt_length] = IGNORE_INDEX
         ids.append(row_ids)
         labels.append(row_labels)
         edges.append(row_edges)
-        names.append([name for _, _, name in row])
-    arrays = [_lists(ids), _lists(labels), _lists(edges), pa.array(names, SCHEMA.field("example_ids").type)]
-    return pa.record_batch(arrays, schema=SCHEMA)
+    texts = [
+        pa.array([[getattr(document, name) for document in row] for row in rows], pa.list_(pa.string()))
+        for name in ("example_id", "origin", "licence")
+    ]
+    return pa.record_batch([_lists(ids), _lists(labels), _lists(edges), *texts], schema=SCHEMA)
 
 
 class _HashingSink:
@@ -77,7 +91,7 @@ class _HashingSink:
 
 
 def write_shard(path: Path, rows: Sequence[Sequence[int]], read_document: Any) -> str:
-    """Write rows of document numbers; `read_document(number)` gives `(input_ids, prompt_length, example_id)`.
+    """Write rows of document numbers; `read_document(number)` gives a Document.
 
     The file appears whole or not at all. Returns its sha256.
     """
@@ -140,6 +154,11 @@ class ShardRows:
     @property
     def max_length(self) -> int:
         return int(self.manifest["max_length"])
+
+    @property
+    def ordered(self) -> bool:
+        """Whether training is to take the rows in the order they have (a curriculum), not shuffled."""
+        return self.manifest.get("recipe", {}).get("order", "shuffled") != "shuffled"
 
     @property
     def fill(self) -> float:

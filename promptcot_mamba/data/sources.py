@@ -9,8 +9,10 @@ from typing import Any
 
 from promptcot_mamba.data.adapters import Adapter, get_adapter
 from promptcot_mamba.data.canonical import DOMAINS
+from promptcot_mamba.data.conversation import Reading
 from promptcot_mamba.data.filters import FilterRules
 from promptcot_mamba.data.row_files import SUFFIXES, kind_of, read_columns
+from promptcot_mamba.data.shapes import recognise
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import get_logger
 
@@ -22,8 +24,8 @@ BAD_ROWS = ("refuse", "drop")
 class SourceSpec:
     """One entry of a recipe's `sources`; the key it stands under is its name.
 
-    How much of it enters the mixture is one of `epochs` (passes over it, may be a fraction), `examples` (a count)
-    or `weight` (a share of --total_examples).
+    How much of it enters the mixture is one of `epochs` (passes over it, may be a fraction), `examples` or `tokens`
+    (counts) or `weight` (a share of --total_examples, or of --total_tokens).
     """
 
     name: str
@@ -32,33 +34,41 @@ class SourceSpec:
     repo: str | None = None  # overrides the adapter's
     files: list[str] | None = None  # patterns, overrides the adapter's
     columns: dict[str, str] | None = None  # generic adapter: field -> column
-    domain: str = "other"  # generic adapter: of rows that do not say
+    domain: str | None = None  # generic adapter: of rows that do not say; null: by the form of their answer
     instruction: str | None = None  # after the question; null: as evaluation asks, by domain
-    published_prompt: bool = False  # train on the source's own chat text, for models of that template
+    published_prompt: bool | None = None  # train on the source's own chat text; null: only the generic adapter does
     domains: list[str] | None = None  # keep only rows of these: math, code, other
     epochs: float | None = None
     examples: int | None = None
+    tokens: int | None = None
     weight: float | None = None
+    max_passes: float | None = None  # more passes than this over the source are refused; null: --max_passes
     max_answers_per_prompt: int | None = None
     thought_opened: bool = False  # completions continue a `<think>` that the teacher's template wrote, unseen here
     near_duplicates: bool = True  # whether prompts that nearly equal an earlier one are dropped
     require_answer: bool = True
+    require_thought: bool | None = None  # refuse answers without a thought; null: but not those of conversations
     check_language: bool = True
     check_gold: bool = False
     bad_rows: str = "refuse"
+    licence: str | None = None  # of rows that do not say; null: the adapter's
 
-    @property
-    def rules(self) -> FilterRules:
-        return FilterRules(self.require_answer, self.check_language, self.check_gold)
+    def make_rules(self, control_text: str) -> FilterRules:
+        return FilterRules(
+            self.require_answer, self.check_language, self.check_gold, self.require_thought, control_text
+        )
 
-    def make_adapter(self) -> Adapter:
-        return get_adapter(self.adapter, self.columns, self.domain)
+    def make_adapter(self, reading: Reading | None = None) -> Adapter:
+        return get_adapter(self.adapter, self.columns, self.domain, reading)
+
+    def keeps_rendered(self, adapter: Adapter) -> bool:
+        return adapter.keeps_rendered if self.published_prompt is None else self.published_prompt
 
 
 _TYPES: dict[str, tuple[type, ...]] = {
     "epochs": (int, float), "weight": (int, float), "examples": (int,),
     "max_answers_per_prompt": (int,), "files": (list,), "domains": (list,), "columns": (dict,),
-    "published_prompt": (bool,),
+    "published_prompt": (bool,), "require_thought": (bool,), "tokens": (int,), "max_passes": (int, float),
     "near_duplicates": (bool,), "thought_opened": (bool,),
     "require_answer": (bool,), "check_language": (bool,), "check_gold": (bool,),
 }  # fmt: skip
@@ -87,8 +97,8 @@ def parse_sources(recipe: Mapping[str, Any]) -> list[SourceSpec]:
         spec = SourceSpec(name=name, **{key: value for key, value in entry.items() if value is not None})
         if spec.bad_rows not in BAD_ROWS:
             raise InputError(f"{where}.bad_rows: expected one of {', '.join(BAD_ROWS)}, found {spec.bad_rows!r}")
-        if sum(amount is not None for amount in (spec.epochs, spec.examples, spec.weight)) > 1:
-            raise InputError(f"{where}: give one of epochs, examples and weight")
+        if sum(amount is not None for amount in (spec.epochs, spec.examples, spec.tokens, spec.weight)) > 1:
+            raise InputError(f"{where}: give one of epochs, examples and weight, or tokens")
         for domain in spec.domains or ():
             if domain not in DOMAINS:
                 raise InputError(f"{where}.domains: unknown domain {domain!r}; known: {', '.join(DOMAINS)}")
@@ -187,6 +197,9 @@ def find_source(spec: SourceSpec, source_dir: str | Path | None) -> FoundSource:
         files = find_repo_files(repo, patterns, source_dir)
     for file in files:
         kind_of(file)
+        if spec.adapter == "generic" and not spec.columns:
+            shape = recognise(read_columns(file), str(file))
+            logger.info("sources.%s: %s: recognised %s (%s)", spec.name, file.name, shape.name, shape.looks)
         missing = [column for column in adapter.columns if column not in read_columns(file)]
         if missing:
             raise InputError(

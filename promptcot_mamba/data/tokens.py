@@ -1,7 +1,8 @@
 """Encoded documents on disk, memory-mapped: written once per (data, tokenizer), read by every process without a copy.
 
 A store is a folder: `tokens.bin` (int32, all documents end to end), `index.npz` (where each starts, how much of it is
-prompt), `documents.jsonl` (id and source of each). It is complete or absent: it is written beside and moved.
+prompt), `documents.jsonl` (id and source of each), `formats.json` (how its prompts are rendered). It is complete or
+absent: it is written beside and moved.
 """
 
 from __future__ import annotations
@@ -9,23 +10,27 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
+from promptcot_mamba.data.conversation import Reading, own_template
 from promptcot_mamba.data.encode import encode_examples
-from promptcot_mamba.data.rows import Example, iter_examples
+from promptcot_mamba.data.rows import Example, Formats, iter_examples
 from promptcot_mamba.errors import InputError
+from promptcot_mamba.jsonl import write_json
 from promptcot_mamba.log import get_logger
 
 logger = get_logger(__name__)
 
-STORE_VERSION = 1  # raise whenever the tokens of an unchanged file would change
+STORE_VERSION = 2  # raise whenever the tokens of an unchanged file would change
+FORMATS_FILE = "formats.json"
 ENCODE_BATCH = 512  # examples per tokenizer call
 
 
@@ -38,6 +43,7 @@ class TokenStore:
     prompt_lengths: np.ndarray  # (docs) int32
     ids: list[str]
     sources: list[str]
+    formats: Formats = field(default_factory=Formats)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -71,32 +77,63 @@ def _moved_when_done(folder: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write_documents(examples: Iterator[Example], tokenizer: Any, tokens: IO[bytes], documents: IO[str]):
-    """Stream every document out; return starts and prompt lengths."""
-    starts, prompt_lengths = [0], []
+@dataclass
+class _Written:
+    """What a store's index says of its documents."""
+
+    starts: list[int] = field(default_factory=lambda: [0])
+    prompt_lengths: list[int] = field(default_factory=list)
+    spelled: int = 0  # documents whose data spells control tokens
+
+
+def _write_documents(
+    examples: Iterator[Example], tokenizer: Any, control_text: str, tokens: IO[bytes], documents: IO[str]
+) -> _Written:
+    """Stream every document out."""
+    written = _Written()
     for batch in _batches(examples, ENCODE_BATCH):
-        encoded = encode_examples(tokenizer, [(example.prompt, example.completion) for example in batch])
+        encoded = encode_examples(tokenizer, [(example.parts, example.completion) for example in batch])
         for example, document in zip(batch, encoded, strict=True):
-            tokens.write(np.asarray(document.input_ids, dtype=np.int32).tobytes())
+            written.spelled += document.spells_control
+            if document.spells_control and control_text == "drop":
+                continue
+            tokens.write(document.ids.tobytes())
             documents.write(json.dumps([example.id, example.source]) + "\n")
-            starts.append(starts[-1] + len(document.input_ids))
-            prompt_lengths.append(document.prompt_length)
-        if len(prompt_lengths) % (64 * ENCODE_BATCH) == 0:
-            logger.info("tokenized %s examples, %s tokens", f"{len(prompt_lengths):,}", f"{starts[-1]:,}")
-    return np.asarray(starts, dtype=np.int64), np.asarray(prompt_lengths, dtype=np.int32)
+            written.starts.append(written.starts[-1] + len(document.ids))
+            written.prompt_lengths.append(document.prompt_length)
+        if len(written.prompt_lengths) % (64 * ENCODE_BATCH) == 0 and written.prompt_lengths:
+            logger.info(
+                "tokenized %s examples, %s tokens", f"{len(written.prompt_lengths):,}", f"{written.starts[-1]:,}"
+            )
+    return written
 
 
-def build_store(folder: Path, files: Sequence[Path], tokenizer: Any) -> None:
+def build_store(folder: Path, files: Sequence[Path], tokenizer: Any, reading: Reading | None = None) -> None:
     """Encode every example of `files` into a new store at `folder`, unless it is already there.
+
+    `reading` says how rows are read; a store of another reading belongs in another folder (`Reading.key`). Prompts
+    that the tokenizer's own chat template rendered are recognised too.
 
     Raises InputError for a bad row (nothing is left behind) or an unwritable folder.
     """
     if folder.exists():
         return
+    reading = replace(reading or Reading(), own=own_template(tokenizer))
+    formats = Formats()
     with _moved_when_done(folder) as temporary:
+        examples = iter_examples(files, reading, formats)
         with (temporary / "tokens.bin").open("wb") as tokens, (temporary / "documents.jsonl").open("w") as documents:
-            starts, prompt_lengths = _write_documents(iter_examples(files), tokenizer, tokens, documents)
-        np.savez(temporary / "index.npz", starts=starts, prompt_lengths=prompt_lengths)
+            written = _write_documents(examples, tokenizer, reading.control_text, tokens, documents)
+        if written.spelled:
+            done = "dropped" if reading.control_text == "drop" else "kept as text"
+            logger.info("%s examples spell control tokens of the tokenizer: %s", f"{written.spelled:,}", done)
+        logger.info("prompts: %s", ", ".join(f"{count:,} {name}" for name, count in formats.counts.items()))
+        np.savez(
+            temporary / "index.npz",
+            starts=np.asarray(written.starts, dtype=np.int64),
+            prompt_lengths=np.asarray(written.prompt_lengths, dtype=np.int32),
+        )
+        write_json(temporary / FORMATS_FILE, {"counts": formats.counts, "samples": formats.samples})
 
 
 def open_store(folder: Path) -> TokenStore:
@@ -105,10 +142,12 @@ def open_store(folder: Path) -> TokenStore:
         starts, prompt_lengths = index["starts"], index["prompt_lengths"]
     with (folder / "documents.jsonl").open() as file:
         documents = [json.loads(line) for line in file]
+    formats = json.loads((folder / FORMATS_FILE).read_text(encoding="utf-8"))
     return TokenStore(
         tokens=np.memmap(folder / "tokens.bin", dtype=np.int32, mode="r"),
         starts=starts,
         prompt_lengths=prompt_lengths,
         ids=[identity for identity, _ in documents],
         sources=[source for _, source in documents],
+        formats=Formats(Counter(formats["counts"]), formats["samples"]),
     )

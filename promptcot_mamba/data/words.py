@@ -1,8 +1,9 @@
 r"""Text as a sequence of hashed words, blind to what an editor changes without changing the question.
 
-`content_words` forgets case, white space, punctuation and LaTeX spacing (`\,`, `\left`, `{}`, `$`, `\dfrac`): what
-contamination is matched on. `symbol_words` keeps every sign as a word of its own (`x+y` is not `x-y`): what
-near-duplicates are measured on. Words become 64-bit numbers, and n-grams are hashed whole columns at a time.
+`symbol_words` keeps every sign as a word of its own (`x+y` is not `x-y`): what near-duplicates are measured on.
+`gist_words` and `gist_signs` are what contamination is matched on: look-alike letters folded, numbers written out read
+as digits, LaTeX and plain formulas alike, variables nameless. Words become 64-bit numbers, and n-grams are hashed whole
+columns at a time.
 """
 
 from __future__ import annotations
@@ -21,24 +22,50 @@ _LATEX_SPACING = re.compile(
 )
 _LATEX_STYLE = re.compile(r"\\(?:d|t|c)?(frac|binom)(?![a-z])")
 _LATEX_TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|operatorname|mbox|emph)\*?(?![a-z])")
-_MATH = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
-_MATH_LETTERS = re.compile(r"(?<![\\a-z])[a-z]{2,}")
-_PLAIN_WORD = re.compile(r"(?<![\\a-z])[a-z]{4,}")
-_CONTENT = re.compile(r"\d+|[^\W\d_]+")
 _SYMBOLS = re.compile(r"\d+|[^\W\d_]+|[^\w\s]|_")
 
-_P = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplication is a bijection of 64 bits
+# Letters that look like Latin ones (from Unicode's confusables), by the letter they are taken for.
+_LOOK_ALIKES = {
+    "a": "\u0430\u0251\u03b1", "b": "\u042c\u044c\u0432\u03b2", "c": "\u0441\u03f2", "d": "\u0501",
+    "e": "\u0435\u0454\u04bd\u03b5", "g": "\u0261", "h": "\u04bb\u043d", "i": "\u0456\u0131\u03b9", "j": "\u0458",
+    "k": "\u043a\u03ba", "l": "\u04cf", "m": "\u043c\u03bc", "n": "\u03b7\u0578", "o": "\u043e\u03bf\u0585\u03c3",
+    "p": "\u0440\u03c1", "q": "\u051b", "s": "\u0455", "t": "\u0442\u03c4", "u": "\u03c5\u057d", "v": "\u03bd\u0475",
+    "w": "\u0461\u051d\u03c9", "x": "\u0445\u03c7", "y": "\u0443\u03b3\u04af", "z": "\u03b6",
+}  # fmt: skip
+_FOLD = {ord(other): latin for latin, others in _LOOK_ALIKES.items() for other in others}
+_FOLD |= dict.fromkeys(map(ord, "\u2264\u2265\u2260\u00d7\u00b7\u00f7\u221a\u221e\u03c0\u00b0"), " ")  # as SILENT
+_FOLD |= dict.fromkeys(map(ord, "\u2212\u2013\u2014"), "-")
 
-
-def _spread_math(match: re.Match[str]) -> str:
-    """In formulas `xy` and `x y` are the same product; commands (`\\sin`) stay whole.
-
-    What stands between two prices (`$5 more than $3`) is no formula: it holds words.
+_THOUSANDS = re.compile(r"(?<=\d)(?:,|\{,\}|\\,|\\!)(?=\d{3}(?!\d))")
+_ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[a-z*]+\}(?:\{[lcr|]*\})?")
+_GIST = re.compile(r"\\[a-z]+|\d+|[a-z]+|[,;\n-]")
+_GIST_SIGNS = re.compile(r"\\[a-z]+|\d+|[a-z]+|[<>!]=|[<>=+|-]|[,;\n]")
+# Commands of layout, and what a formula says in words as well as in signs: neither is evidence.
+SILENT = frozenset(
     """
-    formula = next(group for group in match.groups() if group is not None)
-    if _PLAIN_WORD.search(formula):
-        return match.group()
-    return " " + _MATH_LETTERS.sub(lambda letters: " ".join(letters.group()), formula) + " "
+    over times plus minus equals equal squared cubed degrees degree deg circ prime leq geq le ge leqslant geqslant ne
+    neq lt gt cdot cdots ldots dots vdots infinity infty sqrt frac dfrac tfrac cfrac pi text textbf textit textrm
+    textsc mathrm mathbb mathbf mathcal mathit operatorname mbox emph boxed left right big bigg quad qquad displaystyle
+    limits begin end pmatrix bmatrix matrix array align cases hline ensuremath mid setminus cup cap subset subseteq
+    langle rangle lfloor rfloor lceil rceil in to alpha beta gamma theta lambda mu sigma phi omega delta epsilon
+    varepsilon the of
+    """.split()  # noqa: SIM905 (a text of words is read as one)
+)
+_UNITS = dict(
+    zip(
+        ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+         "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
+        range(20), strict=True,
+    )
+)  # fmt: skip
+_TENS = dict(
+    zip(("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"), range(20, 100, 10), strict=True)
+)
+_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9}
+_UNSAID = frozenset(",;\n-")  # only where numbers written out begin and end do they count
+NUMBER_WORDS = _UNITS | _TENS
+
+_P = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplication is a bijection of 64 bits
 
 
 def _simplify(text: str) -> str:
@@ -53,12 +80,76 @@ def _simplify(text: str) -> str:
     return text
 
 
-def content_words(text: str) -> list[str]:
-    """Lower-case words and numbers; nothing else is left."""
-    text = _simplify(text)
-    if "$" in text or "\\" in text:
-        text = _MATH.sub(_spread_math, text)
-    return _CONTENT.findall(text)
+def fold_letters(text: str) -> str:
+    """Lower case, with look-alike letters and typographic signs as their plain ones."""
+    if text.isascii():
+        return text.casefold()
+    return unicodedata.normalize("NFKC", text).casefold().translate(_FOLD)
+
+
+def _fold(text: str) -> str:
+    """`fold_letters`, with numbers without separators and LaTeX environments taken off."""
+    text = fold_letters(text)
+    if "," in text or "\\" in text:
+        text = _THOUSANDS.sub("", text)
+    return _ENVIRONMENT.sub(" ", text) if "\\begin" in text else text
+
+
+def _read_numbers(words: list[str]) -> list[str]:
+    """The words with every number written out (`three hundred and forty-two`) as digits."""
+    if NUMBER_WORDS.keys().isdisjoint(words):
+        return [word for word in words if word not in _UNSAID]
+    read: list[str] = []
+    at = 0
+    while at < len(words):
+        if words[at] not in NUMBER_WORDS:
+            if words[at] not in _UNSAID:
+                read.append(words[at])
+            at += 1
+            continue
+        value, at = _read_number(words, at)
+        read.append(str(value))
+    return read
+
+
+def _read_number(words: list[str], at: int) -> tuple[int, int]:
+    """`(value, position after it)` of the number that begins at a number word."""
+    total, current, last = 0, 0, ""
+    while at < len(words):
+        word = words[at]
+        if word in _UNITS and last != "unit" and not (last == "tens" and not 1 <= _UNITS[word] <= 9):
+            current, last = current + _UNITS[word], "unit"
+        elif word in _TENS and last not in ("unit", "tens"):
+            current, last = current + _TENS[word], "tens"
+        elif word == "hundred" and 0 < current < 100:
+            current, last = current * 100, "scale"
+        elif word in _SCALES and current:
+            total, current, last = total + current * _SCALES[word], 0, "scale"
+        elif not _joins(word, last, words[at + 1 : at + 2]):
+            break
+        at += 1
+    return total + current, at
+
+
+def _joins(word: str, last: str, following: list[str]) -> bool:
+    """Whether a word stands inside a number: `hundred and five`, `forty - two`."""
+    if word == "and":
+        return last == "scale" and not NUMBER_WORDS.keys().isdisjoint(following)
+    return word == "-" and last == "tens" and 1 <= _UNITS.get((following or [""])[0], 0) <= 9
+
+
+def gist_words(text: str) -> list[str]:
+    """Words and numbers that tell a question: without variables, layout and the words that formulas are read with."""
+    found = (word.lstrip("\\") for word in _GIST.findall(_fold(text)))
+    return _read_numbers([word for word in found if word not in SILENT and (len(word) > 1 or not word.isalpha())])
+
+
+def gist_signs(text: str) -> list[str]:
+    """`gist_words` with variables (all of one name) and the signs of formulas."""
+    found = (word.lstrip("\\") for word in _GIST_SIGNS.findall(_fold(text)))
+    found = (word for word in found if len(word) != 2 or word[1] != "=")  # as \\leq is silent
+    named = ("v" if len(word) == 1 and word.isalpha() else word for word in found if word not in SILENT)
+    return _read_numbers(list(named))
 
 
 def symbol_words(text: str) -> list[str]:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
+from promptcot_mamba.efficiency.engine import Load, Wave
 from promptcot_mamba.efficiency.measure import Measured
+from promptcot_mamba.efficiency.models import Shape
 from promptcot_mamba.efficiency.predict import Costs, Work, fit_costs, play_wave
 from promptcot_mamba.efficiency.setup import Setup
-from promptcot_mamba.efficiency.shapes import Shape
-from promptcot_mamba.efficiency.throughput import Load, Wave
 
 
 def median_wave(waves: Sequence[dict[str, float]]) -> dict[str, float]:
     """Each figure's median over equal waves; the ratios among them follow from these."""
-    return Wave(**{name: statistics.median(wave[name] for wave in waves) for name in Wave.__annotations__}).as_row()
+    names = Wave.__dataclass_fields__
+    medians: dict[str, Any] = {name: statistics.median(wave[name] for wave in waves) for name in names}
+    return Wave(**medians).as_row()
 
 
 def fit_pair(setup: Setup, done: Measured) -> tuple[Costs, Costs]:

@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
+from promptcot_mamba.efficiency.engine import EngineProcess, take_turns
 from promptcot_mamba.efficiency.setup import Job, Setup, Stage
-from promptcot_mamba.efficiency.turns import EngineProcess, take_turns
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import write_json
 from promptcot_mamba.log import get_logger
@@ -28,7 +29,8 @@ def measure_all(setup: Setup, folder: Path, *, at_once: bool) -> Measured:
     goes through all stages once. Raises InputError where `folder` holds measurements under other settings.
     """
     path, settings = folder / "measurements.json", setup.settings()
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"settings": settings, "waves": {}}
+    new = {"settings": settings, "waves": {}}
+    kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else new
     if kept["settings"] != settings:
         raise InputError(f"{path}: was measured with other settings ({kept['settings']}); choose another --output_dir")
     done: Measured = kept["waves"]

@@ -16,7 +16,7 @@ from dataclasses import astuple, dataclass
 
 import numpy as np
 
-from promptcot_mamba.efficiency.shapes import Shape
+from promptcot_mamba.efficiency.models import Shape
 
 BLOCK = 32  # tokens of a cache block: the fewest that vLLM has on CPU and CUDA alike
 
@@ -101,7 +101,7 @@ def _play_growing(
     free = int(cache_bytes // (shape.token_bytes * BLOCK))
     waiting = deque(_Chain(number) for number in range(chains))
     running: list[_Chain] = []
-    first, rest = None, Work()
+    first, rest = Work(), Work()
     while waiting or running:
         preemptions = prompts = prefill = 0
         for chain in list(running):  # those admitted first are served first
@@ -133,7 +133,7 @@ def _play_growing(
             chain.generated += 1
         context = sum(prompt + chain.generated for chain in running)
         step = Work(1, len(running), context, prompts, prefill, preemptions)
-        if first is None:
+        if not first.steps:
             first = step
         else:
             rest += step

@@ -6,10 +6,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
-from promptcot_mamba.efficiency.derive_small import GIB, Pair
+from promptcot_mamba.efficiency.engine import Load
+from promptcot_mamba.efficiency.models import GIB, Pair, Shape
 from promptcot_mamba.efficiency.predict import BLOCK, play_wave
-from promptcot_mamba.efficiency.shapes import Shape
-from promptcot_mamba.efficiency.throughput import Load
 from promptcot_mamba.errors import InputError
 
 SINGLE = (1024, 16384, 65536)  # lengths of single chains, 7B units
@@ -100,11 +99,11 @@ class Setup:
         A machine's drift is not to look like a slope. The longest come once, and see every mood of the machine.
         """
         jobs, stages, compared = self.jobs(), self.stages(), self._all_compared()
-        places = []
+        places: list[tuple[float, int]] = []
         for number, stage in enumerate(stages):
             steps = sum(
                 part.steps
-                for job in map(jobs.get, stage.engines)
+                for job in (jobs[engine] for engine in stage.engines)
                 for part in play_wave(
                     job.shape, cache_bytes=job.cache_bytes, max_num_seqs=self.max_num_seqs, **asdict(stage.load)
                 )
@@ -139,13 +138,14 @@ class Setup:
                 if self.pair.cache_bytes(shape, budget) <= 0:
                     need = self.pair.budget_divisor * shape.weight_bytes / GIB
                     raise InputError(f"--budget_gib {budget:g}: the weights of {shape.name} alone need {need:.1f} GiB")
-        stages, jobs = self.stages(), {}
+        stages = self.stages()
+        jobs: dict[str, Job] = {}
         for shape in self.shapes:
-            for budget in (*self.budgets_gib, None):
-                name = self.engine(shape, budget)
+            roomy = self.engine(shape)
+            names = {roomy: 0.0} | {self.engine(shape, budget): budget for budget in self.budgets_gib}
+            for name, budget in names.items():
                 loads = [stage.load for stage in stages if name in stage.engines]
-                is_roomy = name == self.engine(shape)
-                cache = _roomy_cache(shape, loads) if is_roomy else self.pair.cache_bytes(shape, budget)
+                cache = _roomy_cache(shape, loads) if name == roomy else self.pair.cache_bytes(shape, budget)
                 jobs[name] = Job(shape, cache, loads)
         return jobs
 

@@ -15,6 +15,7 @@ from promptcot_mamba.log import get_logger
 from promptcot_mamba.records import problem_id
 
 logger = get_logger(__name__)
+MAX_LISTED = 10
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,22 @@ def read_predictions(path: str | Path) -> list[Prediction]:
             seen[identity] += 1
             replaced += (identity, run) in found
             found.pop((identity, run), None)
-            completion = chat_format.with_open_thought(row.get("prompt") or "", text)
-            found[identity, run] = Prediction(identity, run, completion, row, number)
+            found[identity, run] = Prediction(identity, run, as_sampled(row, text), row, number)
     if not found:
         raise InputError(f"{path}: the file is empty, expected one prediction a line")
     if replaced:
         logger.warning("%s: %d rows repeat a (problem, run); the later row of each counts", path, replaced)
     return list(found.values())
+
+
+def as_sampled(row: Row, text: str) -> str:
+    """A completion as it is graded: beginning with `<think>` also where only the prompt holds it.
+
+    Our sampler has written it so by the prompt that it sent, which an old row's `prompt` need not be.
+    """
+    if any(mark in row for mark in ("thinking", "format_valid", "thinkings", "format_valids")):
+        return text
+    return chat_format.with_open_thought(row.get("prompt") or "", text)
 
 
 def identify(row: Row, where: str) -> str:
@@ -92,6 +102,14 @@ def _completions(row: Row, where: str) -> Iterable[tuple[int | None, str]]:
         if not isinstance(text, str):
             raise InputError(f"{where}: a completion must be text, found {type(text).__name__}")
         yield run, text
+
+
+def warn_of_missing(path: str | Path, lacking: dict[str, list[int]]) -> None:
+    """Name the problems that lack runs, the first of them one by one."""
+    for name, runs in list(lacking.items())[:MAX_LISTED]:
+        logger.warning("%s: problem %s lacks runs %s", path, name, ", ".join(map(str, runs)))
+    if len(lacking) > MAX_LISTED:
+        logger.warning("%s: %d more problems lack runs (all in X.metrics.json)", path, len(lacking) - MAX_LISTED)
 
 
 def missing_runs(predictions: Iterable[Prediction], expected: int) -> dict[str, list[int]]:

@@ -8,6 +8,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from promptcot_mamba.model.mixer import Mamba2Mixer, RMSNorm
+from promptcot_mamba.ops.sequence_parallel import RowSlice
 
 
 class Mamba2Block(GradientCheckpointingLayer):
@@ -20,8 +21,13 @@ class Mamba2Block(GradientCheckpointingLayer):
         self.mixer = Mamba2Mixer(config, layer_idx)
 
     def forward(
-        self, hidden: torch.Tensor, cu_seqlens: torch.Tensor | None = None, cache: Cache | None = None
+        self,
+        hidden: torch.Tensor,
+        cu_seqlens: torch.Tensor | None = None,
+        cache: Cache | None = None,
+        place: RowSlice | None = None,
     ) -> torch.Tensor:
-        """(b, l, d_model) -> (b, l, d_model)."""
-        mixed = self.mixer(self.norm(hidden), cu_seqlens=cu_seqlens, cache=cache)
+        """(b, l, d_model) -> (b, l, d_model); `place`: `hidden` is a slice of a row that several ranks hold."""
+        recomputed = self.gradient_checkpointing and self.training  # so the mixer need not make anything again itself
+        mixed = self.mixer(self.norm(hidden), cu_seqlens=cu_seqlens, cache=cache, keep=recomputed, place=place)
         return (hidden.float() if self.residual_in_fp32 else hidden) + mixed

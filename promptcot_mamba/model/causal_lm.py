@@ -8,21 +8,28 @@ logits.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache, GenerationMixin, Mamba2Config, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.models.mamba2.modeling_mamba2 import Mamba2CausalLMOutput, Mamba2Output
+from transformers.utils.generic import can_return_tuple
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import log_once
 from promptcot_mamba.model.activations import count_kept_layers, free_bytes
 from promptcot_mamba.model.block import Mamba2Block
+from promptcot_mamba.model.card import AUTO_MAP, write_card, write_code
 from promptcot_mamba.model.mixer import Mamba2Mixer, RMSNorm
 from promptcot_mamba.ops.linear_cross_entropy import IGNORE_INDEX, linear_cross_entropy
 from promptcot_mamba.ops.packing import check_cu_seqlens, cu_seqlens_from_lengths
+from promptcot_mamba.ops.sequence_parallel import RowSlice
 
 
 class Mamba2PreTrainedModel(PreTrainedModel):
@@ -66,6 +73,7 @@ class Mamba2Model(Mamba2PreTrainedModel):
         self.norm_f = RMSNorm(config.hidden_size, config.layer_norm_epsilon)
         self.gradient_checkpointing = False
         self.activation_policy = "fixed"  # as gradient_checkpointing_enable/disable left it
+        self.segment_layers = 1  # layers whose input alone is kept (--checkpoint_every)
         self.reserved_bytes = 0
         self._planned_tokens = 0
         self.post_init()
@@ -76,6 +84,7 @@ class Mamba2Model(Mamba2PreTrainedModel):
     def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.embeddings = value
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -85,9 +94,11 @@ class Mamba2Model(Mamba2PreTrainedModel):
         cache_params: Cache | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
-        **kwargs,
+        place: RowSlice | None = None,
     ) -> Mamba2Output:
         """See `Mamba2ForCausalLM.forward`; returns hidden states (b, l, d_model), zero where padded."""
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
         if (input_ids is None) == (inputs_embeds is None):
             raise InputError("forward: give either input_ids or inputs_embeds")
         hidden = self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds
@@ -110,8 +121,8 @@ class Mamba2Model(Mamba2PreTrainedModel):
         if self.activation_policy == "auto" and self.training and torch.is_grad_enabled():
             self._choose_kept_layers(hidden)
         seen = [hidden]
-        for layer in self.layers:
-            hidden = layer(hidden, cu_seqlens=cu_seqlens, cache=cache_params)
+        for layers in self._segments():
+            hidden = layers(hidden, cu_seqlens=cu_seqlens, cache=cache_params, place=place)
             if output_hidden_states:
                 seen.append(hidden)
         seen[-1] = hidden = self.norm_f(hidden)
@@ -123,6 +134,22 @@ class Mamba2Model(Mamba2PreTrainedModel):
             cache_params=cache_params,
             hidden_states=tuple(seen) if output_hidden_states else None,
         )
+
+    def _segments(self) -> Iterable[Callable[..., torch.Tensor]]:
+        """What the residual stream passes through, one after the other: layers, or segments of them that keep only
+        their input and run again, layer by layer, in the backward pass."""
+        if self.segment_layers == 1 or not (self.training and torch.is_grad_enabled()):
+            return self.layers
+        starts = range(0, len(self.layers), self.segment_layers)
+        return [partial(self._run_segment, self.layers[start : start + self.segment_layers]) for start in starts]
+
+    def _run_segment(self, layers: nn.ModuleList, hidden: torch.Tensor, **kwargs) -> torch.Tensor:
+        def run(hidden: torch.Tensor) -> torch.Tensor:
+            for layer in layers:
+                hidden = layer(hidden, **kwargs)
+            return hidden
+
+        return checkpoint(run, hidden, use_reentrant=False)
 
     def _choose_kept_layers(self, hidden: torch.Tensor) -> None:
         """Under the "auto" policy: as many layers keep their activations as fit, the others recompute; never fewer
@@ -213,6 +240,24 @@ class Mamba2ForCausalLM(Mamba2PreTrainedModel, GenerationMixin):
     def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.backbone.embeddings = value
 
+    def save_pretrained(self, save_directory: str | Path, *args, is_main_process: bool = True, **kwargs) -> None:
+        """As transformers', with a model card and the code that gives plain transformers this model's maths."""
+        self.config.auto_map = AUTO_MAP
+        super().save_pretrained(save_directory, *args, is_main_process=is_main_process, **kwargs)
+        if is_main_process:
+            write_card(Path(save_directory), self.config)
+            write_code(Path(save_directory))
+
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.lm_head
+
+    def set_output_embeddings(self, value: nn.Linear) -> None:
+        """Resizing makes a plain linear layer, which must go on computing losses."""
+        if type(value) is nn.Linear:
+            value.__class__ = LanguageHead  # which holds nothing more
+        self.lm_head = value
+
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -226,9 +271,11 @@ class Mamba2ForCausalLM(Mamba2PreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         output_hidden_states: bool | None = None,
-        **kwargs,
+        output_attentions: bool | None = None,
+        shift_labels: torch.Tensor | None = None,
+        place: RowSlice | None = None,
     ) -> Mamba2CausalLMOutput:
-        """Run the model over padded rows or one packed row.
+        """Run the model over padded rows or one packed row; a keyword that is not listed here raises TypeError.
 
         Args:
             input_ids: (b, l); or inputs_embeds (b, l, d_model).
@@ -239,24 +286,32 @@ class Mamba2ForCausalLM(Mamba2PreTrainedModel, GenerationMixin):
             num_items_in_batch: what the summed loss is divided by; the labelled tokens here where None.
             cache_params: states to continue from, one per row.
             logits_to_keep: only the last so many positions' logits (0: all).
+            output_hidden_states: also the residual stream before each layer and the final norm's result.
+            output_attentions: what wrappers pass along; there are none to return.
+            shift_labels: (b, l), before `labels`: already what each position should predict.
+            place: the tokens are a slice of a packed row that several ranks hold (`ops.sequence_parallel`).
+            return_dict: False for a tuple of what is not None.
 
         Raises:
             InputError: for a `cu_seqlens` or mask that does not fit.
         """
-        use_cache = False if labels is not None else use_cache
+        if output_attentions:
+            raise InputError("forward: output_attentions: a Mamba-2 model has no attentions")
+        use_cache = False if labels is not None or shift_labels is not None else use_cache
         outputs = self.backbone(
             input_ids, attention_mask=attention_mask, cu_seqlens=cu_seqlens, inputs_embeds=inputs_embeds,
             cache_params=cache_params, use_cache=use_cache, output_hidden_states=output_hidden_states,
+            place=place, return_dict=True,
         )  # fmt: skip
         hidden = outputs.last_hidden_state
         loss = logits = None
-        if labels is not None:
-            targets = next_token_labels(labels, cu_seqlens)
+        if labels is not None or shift_labels is not None:
+            targets = next_token_labels(labels, cu_seqlens) if shift_labels is None else shift_labels
             if attention_mask is not None:  # neither is padding predicted, nor does it predict the first token
                 padding = attention_mask == 0
                 targets = targets.masked_fill(padding | padding.roll(-1, 1), IGNORE_INDEX)
             items = (targets != IGNORE_INDEX).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
-            if loss_weights is not None:
+            if loss_weights is not None and shift_labels is None:
                 loss_weights = loss_weights.roll(-1, dims=1)  # as the labels; a row's last position has no target
             loss = self.lm_head(hidden, targets, loss_weights) / items
         else:
@@ -267,12 +322,13 @@ class Mamba2ForCausalLM(Mamba2PreTrainedModel, GenerationMixin):
         )
 
     def prepare_inputs_for_generation(
-        self, input_ids, cache_params=None, attention_mask=None, use_cache=None, is_first_iteration=False, **kwargs
-    ):
+        self, input_ids, inputs_embeds=None, cache_params=None, attention_mask=None, use_cache=None,
+        is_first_iteration=False, **kwargs,
+    ):  # fmt: skip
         """The first step reads the prompt with its mask; later ones read one token, never padding."""
         inputs = super().prepare_inputs_for_generation(
-            input_ids, cache_params=cache_params, attention_mask=attention_mask, use_cache=use_cache,
-            is_first_iteration=is_first_iteration, **kwargs,
+            input_ids, inputs_embeds=inputs_embeds, cache_params=cache_params, attention_mask=attention_mask,
+            use_cache=use_cache, is_first_iteration=is_first_iteration, **kwargs,
         )  # fmt: skip
         if use_cache and not is_first_iteration:
             inputs["attention_mask"] = None

@@ -1,65 +1,30 @@
-"""The layouts Mamba-2 weights are released in, and the way from each to transformers' names and config.
+"""From the layouts Mamba-2 weights are released in (see `promptcot_mamba.checkpoint`) to transformers', and back.
 
-    transformers   config.json (model_type mamba2), model*.safetensors, `backbone.embeddings.weight`
-    codestral      params.json, consolidated.safetensors, `backbone.embedding.weight`, at times all under `model.`
-    mamba_ssm      config.json (d_model, n_layer, ssm_cfg), pytorch_model.bin, `backbone.embedding.weight`
-
-The last two are mamba-ssm's own names; they differ from transformers' in the embedding alone. A Codestral release
-holds the first two side by side. Sizes are read from the weights: config files name only some of them.
+The releases' names are mamba-ssm's own; they differ from transformers' in the embedding alone. Sizes are read from the
+weights: config files name only some of them.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import Mamba2Config
 
+from promptcot_mamba.checkpoint import CODESTRAL, MAMBA_SSM, RELEASE_CONFIGS, RELEASE_WEIGHTS, read_json
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import write_json
 
-TRANSFORMERS, CODESTRAL, MAMBA_SSM = "transformers", "codestral", "mamba_ssm"
-WEIGHTS = {CODESTRAL: "consolidated.safetensors", MAMBA_SSM: "pytorch_model.bin"}
-CONFIGS = {CODESTRAL: "params.json", MAMBA_SSM: "config.json"}
 # Mistral's v3 tokenizer has <unk> 0, <s> 1, </s> 2; state-spaces' models use GPT-NeoX's <|endoftext|> 0 for all.
 TOKENS = {CODESTRAL: {"bos": 1, "eos": 2, "pad": 2}, MAMBA_SSM: {"bos": 0, "eos": 0, "pad": 0}}
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; raises InputError naming the file."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
-        raise InputError(f"{path}: malformed JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: expected a JSON object, found {type(value).__name__}")
-    return value
-
-
-def find_layout(folder: Path) -> str | None:
-    """Which of the three layouts a folder holds Mamba-2 weights in; None if it does not."""
-    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
-    if config.get("model_type") == "mamba2" and (
-        any(folder.glob("model*.safetensors")) or any(folder.glob("pytorch_model*.bin"))
-    ):
-        return TRANSFORMERS
-    if (folder / WEIGHTS[CODESTRAL]).is_file() and (folder / CONFIGS[CODESTRAL]).is_file():
-        return CODESTRAL
-    if "d_model" in config and "n_layer" in config and (folder / WEIGHTS[MAMBA_SSM]).is_file():
-        return MAMBA_SSM
-    return None
-
-
 def read_weights(folder: Path, layout: str) -> dict[str, torch.Tensor]:
     """The weights of a mamba-ssm-named release, under transformers' names."""
-    path = folder / WEIGHTS[layout]
+    path = folder / RELEASE_WEIGHTS[layout]
     try:
         if layout == CODESTRAL:
             weights = load_file(path)
@@ -78,9 +43,9 @@ def to_mamba_ssm_name(name: str) -> str:
     return re.sub(r"^backbone\.embeddings\.", "backbone.embedding.", name)
 
 
-def read_config(folder: Path, layout: str, weights: dict[str, torch.Tensor]) -> Mamba2Config:
+def make_config(folder: Path, layout: str, weights: dict[str, torch.Tensor]) -> Mamba2Config:
     """transformers' config for a mamba-ssm-named release: groups from its config file, sizes from its weights."""
-    path = folder / CONFIGS[layout]
+    path = folder / RELEASE_CONFIGS[layout]
     given = read_json(path)
     cfg = given.get("ssm_cfg") or {}
     mixer = "backbone.layers.0.mixer."
@@ -131,14 +96,16 @@ def write_mamba_ssm_names(folder: Path, layout: str, config: Mamba2Config, weigh
     if layout == CODESTRAL:
         if config.tie_word_embeddings:  # safetensors holds no two names for one tensor
             named.pop("lm_head.weight", None)
-        save_file(named, folder / WEIGHTS[layout], metadata={"format": "pt"})
+        save_file(named, folder / RELEASE_WEIGHTS[layout], metadata={"format": "pt"})
         sizes = {"dim": config.hidden_size, "n_layers": config.num_hidden_layers, "n_groups": config.n_groups}
-        write_json(folder / CONFIGS[layout], sizes | shared | {"model_type": "mamba"})
+        write_json(folder / RELEASE_CONFIGS[layout], sizes | shared | {"model_type": "mamba"})
         return
-    torch.save(named, folder / WEIGHTS[layout])
+    torch.save(named, folder / RELEASE_WEIGHTS[layout])
     cfg = {
         "layer": "Mamba2", "d_state": config.state_size, "d_conv": config.conv_kernel, "expand": config.expand,
         "headdim": config.head_dim, "ngroups": config.n_groups,
     }  # fmt: skip
     sizes = {"d_model": config.hidden_size, "d_intermediate": 0, "n_layer": config.num_hidden_layers}
-    write_json(folder / CONFIGS[layout], sizes | {"ssm_cfg": cfg, "attn_layer_idx": [], "attn_cfg": {}} | shared)
+    write_json(
+        folder / RELEASE_CONFIGS[layout], sizes | {"ssm_cfg": cfg, "attn_layer_idx": [], "attn_cfg": {}} | shared
+    )

@@ -6,6 +6,8 @@ Parameter names are transformers' own. `b` batch, `l` length, `h` heads of `p` c
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -16,7 +18,8 @@ from promptcot_mamba.errors import InputError
 from promptcot_mamba.ops.causal_conv1d import causal_conv1d
 from promptcot_mamba.ops.fused_mixer import fused_mixer
 from promptcot_mamba.ops.gated_rms_norm import gated_rms_norm
-from promptcot_mamba.ops.linear import linear
+from promptcot_mamba.ops.products import linear
+from promptcot_mamba.ops.sequence_parallel import RowSlice, sliced_mixer
 from promptcot_mamba.ops.ssd import ssd
 
 
@@ -33,7 +36,7 @@ class RMSNorm(nn.Module):
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` whose products are the fastest this device has."""
+    """`nn.Linear`, fast in bf16 on CPUs without bf16 units too."""
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         return linear(hidden, self.weight, self.bias)
@@ -63,11 +66,17 @@ class Mamba2Mixer(nn.Module):
         hidden: torch.Tensor,
         cu_seqlens: torch.Tensor | None = None,
         cache: Cache | None = None,
+        keep: bool = False,
+        place: RowSlice | None = None,
     ) -> torch.Tensor:
-        """(b, l, d_model) -> (b, l, d_model), each document or row by itself."""
+        """(b, l, d_model) -> (b, l, d_model), each document or row by itself.
+
+        `keep`: see `fused_mixer`; `place`: see `sliced_mixer`.
+        """
         zxbcdt = self.in_proj(hidden)
         if cache is None:
-            y = fused_mixer(
+            mix = partial(fused_mixer, keep=keep) if place is None else partial(sliced_mixer, place=place)
+            y = mix(
                 zxbcdt, self.conv1d.weight[:, 0], self.conv1d.bias, self.A_log, self.D, self.dt_bias,
                 self.norm.weight, n_groups=self.config.n_groups, head_dim=self.config.head_dim,
                 state_size=self.config.state_size, eps=self.config.layer_norm_epsilon, cu_seqlens=cu_seqlens,

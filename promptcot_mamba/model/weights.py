@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from promptcot_mamba.checkpoint import TRANSFORMERS, read_checkpoint, require_causal_lm
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import get_logger
 from promptcot_mamba.model.causal_lm import Mamba2ForCausalLM
-from promptcot_mamba.model.layouts import TRANSFORMERS, find_layout, read_config, read_json, read_weights
+from promptcot_mamba.model.layouts import make_config, read_weights
 
 logger = get_logger(__name__)
 KEY_MAPPING = {r"^backbone\.embedding\.": "backbone.embeddings."}  # early conversions kept mamba-ssm's name
@@ -22,7 +22,7 @@ def load_causal_lm(path: str | Path, *, dtype: torch.dtype | str = "auto", **kwa
     """Our Mamba-2 for Mamba-2 checkpoints in any of their layouts, transformers' own class for other causal models.
 
     Args:
-        path: a folder, see `promptcot_mamba.model.layouts` for Mamba-2's layouts.
+        path: a folder, see `promptcot_mamba.checkpoint` for Mamba-2's layouts.
         dtype: of the weights; "auto" keeps the checkpoint's.
         kwargs: for transformers' `from_pretrained`.
 
@@ -30,8 +30,9 @@ def load_causal_lm(path: str | Path, *, dtype: torch.dtype | str = "auto", **kwa
         InputError: saying what the folder holds where it is no causal language model, and for missing, surplus or
             unreadable weights, which are never filled in with random ones.
     """
-    folder = Path(path)
-    layout = identify_causal_lm(folder)
+    checkpoint = read_checkpoint(path, flag="")
+    require_causal_lm(checkpoint)
+    folder, layout = checkpoint.path, checkpoint.layout
     if layout is None:
         logger.info("%s: not Mamba-2, on transformers' own class", folder)
         return _checked(AutoModelForCausalLM, folder, dtype, kwargs)
@@ -39,34 +40,10 @@ def load_causal_lm(path: str | Path, *, dtype: torch.dtype | str = "auto", **kwa
     if layout == TRANSFORMERS:
         return _checked(Mamba2ForCausalLM, folder, dtype, kwargs | {"key_mapping": KEY_MAPPING})
     weights = read_weights(folder, layout)
-    config = read_config(folder, layout, weights)
+    config = make_config(folder, layout, weights)
     if dtype == "auto":
         dtype = weights["backbone.embeddings.weight"].dtype
     return _checked(Mamba2ForCausalLM, None, dtype, kwargs | {"config": config, "state_dict": weights}, name=folder)
-
-
-def identify_causal_lm(folder: Path) -> str | None:
-    """The layout of a Mamba-2 folder, None for another causal language model; no weight is read.
-
-    Raises InputError, saying what the folder holds, where it is neither.
-    """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder, expected a checkpoint (config.json and weights)")
-    layout = find_layout(folder)
-    if layout is not None:
-        return layout
-    if not (folder / "config.json").is_file():
-        found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:5]) or "nothing"
-        raise InputError(f"{folder}: no config.json, expected a checkpoint folder; it holds {found}")
-    config = read_json(folder / "config.json")
-    kind, architectures = config.get("model_type"), config.get("architectures") or []
-    if kind == "mamba2":
-        raise InputError(f"{folder}: a Mamba-2 config without weights (model*.safetensors)")
-    what = ", ".join(architectures) or f"a model of type {kind!r}"
-    causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures)
-    if not causal or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise InputError(f"{folder}: holds {what}, which is not a causal language model transformers knows")
-    return None
 
 
 def _checked(loader, source: Path | None, dtype, kwargs: dict, name: Path | None = None) -> PreTrainedModel:

@@ -21,13 +21,13 @@ def set_debug_numerics(wanted: bool) -> None:
     _debug = wanted
 
 
-def check_float(op: str, name: str, tensor: torch.Tensor, *, numerics: bool = True) -> None:
-    """A floating-point tensor of a kind the ops know; `numerics=False` leaves NaN to the module that calls the op."""
+def check_float(op: str, name: str, tensor: torch.Tensor) -> None:
+    """A floating-point tensor of a kind the ops know."""
     if not isinstance(tensor, torch.Tensor):
         raise InputError(f"{op}: {name} must be a tensor, found {type(tensor).__name__}")
     if tensor.dtype not in FLOATS:
         raise InputError(f"{op}: {name} must be float64, float32, bfloat16 or float16, found {tensor.dtype}")
-    if numerics and _debug and not bool(torch.isfinite(tensor).all()):
+    if _debug and not bool(torch.isfinite(tensor).all()):
         raise InputError(f"{op}: {name} holds {int((~torch.isfinite(tensor)).sum())} NaN or infinite values")
 
 
@@ -40,11 +40,9 @@ def check_shape(op: str, name: str, tensor: torch.Tensor, shape: Sequence[int | 
         raise InputError(f"{op}: {name} must have shape {letters} = ({wanted}), found {sizes}")
 
 
-def check_float_shape(
-    op: str, name: str, tensor: torch.Tensor, like: torch.Tensor, shape, letters: str, *, numerics: bool = True
-) -> None:
+def check_float_shape(op: str, name: str, tensor: torch.Tensor, like: torch.Tensor, shape, letters: str) -> None:
     """A floating-point tensor of this shape on the device of `like`."""
-    check_float(op, name, tensor, numerics=numerics)
+    check_float(op, name, tensor)
     check_shape(op, name, tensor, shape, letters)
     if tensor.device != like.device:
         raise InputError(f"{op}: {name} is on {tensor.device}, expected {like.device} like the first input")

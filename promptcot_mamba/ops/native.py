@@ -23,7 +23,6 @@ from promptcot_mamba.log import get_logger
 
 HERE = Path(__file__).parent
 MIXER_SOURCE = HERE / "fused_mixer" / "cpu_kernels.cpp"
-LINEAR_SOURCE = HERE / "linear" / "cpu_kernels.cpp"
 TYPES = {torch.float32: "float", torch.bfloat16: "bf16"}  # and how their functions' names end
 
 logger = get_logger(__name__)

@@ -6,8 +6,8 @@ wider projection therefore needs no copy.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
@@ -53,29 +53,27 @@ def record_launches(run: bool = True) -> Iterator[list[Launch]]:
         _recording, _run_recorded = before
 
 
+def on_device_of(args: Iterable[Any]) -> AbstractContextManager:
+    """Inside, the first tensor's CUDA device is current: Triton compiles for the current one and starts there."""
+    device = next((value.device for value in args if isinstance(value, torch.Tensor)), None)
+    return torch.cuda.device(device) if device is not None and device.type == "cuda" else nullcontext()
+
+
 def launch(kernel, grid: tuple[int, ...], *args, **kwargs) -> None:
-    """Start one kernel; an empty grid starts none."""
+    """Start one kernel on the device of its tensors; an empty grid starts none."""
     if 0 in grid:
         return
     if _recording is not None:
         _recording.append(Launch(kernel, grid, args, kwargs))
     if _recording is None or _run_recorded:
-        kernel[grid](*args, **kwargs)
+        with on_device_of(args):
+            kernel[grid](*args, **kwargs)
 
 
 @cache
 def multiprocessors(device: torch.device) -> int:
     """How many programs run side by side at least; 1 off CUDA, where the interpreter runs them in turn."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
-
-
-@cache
-def capability(device: torch.device) -> int:
-    """Compute capability as one number (H100 and H200: 90). Off CUDA the interpreter stands in for 90."""
-    if device.type != "cuda":
-        return 90
-    major, minor = torch.cuda.get_device_capability(device)
-    return 10 * major + minor
 
 
 @lru_cache(maxsize=32)

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
 from dataclasses import dataclass
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
 from promptcot_mamba.chat_format import TURN_END, USER_START, split
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.metrics import Estimate, difference_of_shares, share_interval
-from promptcot_mamba.jsonl import Row, iter_jsonl, read_jsonl, replace_atomically
-from promptcot_mamba.report import html
+from promptcot_mamba.jsonl import Row, iter_jsonl, read_jsonl
+from promptcot_mamba.report.document import (
+    Block,
+    Chain,
+    Chains,
+    Document,
+    Paragraph,
+    Plot,
+    Section,
+    Tile,
+    Tiles,
+    write_document,
+)
 from promptcot_mamba.report.plots import COLORS, Curve, draw_curves, draw_shares
-from promptcot_mamba.report.tables import Table, format_difference, format_interval, format_share, render_markdown
+from promptcot_mamba.report.tables import Table, format_difference, format_interval, format_share
 from promptcot_mamba.run_info import describe_run
 
 MODELS = {"phase1": "phase 1", "control": "control", "phase2": "phase 2"}
@@ -91,7 +102,7 @@ class Results:
 
 def read_results(folder: Path) -> Results:
     """Read a quickstart's output folder. Raises InputError for a missing file or a prediction without a grade."""
-    sampled = {model: [] for model in MODELS}
+    sampled: dict[str, list[Sampled]] = {model: [] for model in MODELS}
     for model in MODELS:
         for family in ("maths", "code"):
             predictions = folder / "samples" / f"{model}_{family}.jsonl"
@@ -133,7 +144,7 @@ def verdict(claim: Claim, difference: Estimate) -> str:
 
 def failure_table(results: Results) -> Table:
     """How the graders ended each sample: no answer is not a wrong answer."""
-    counts = {model: defaultdict(int) for model in MODELS}
+    counts = {model: Counter[str]() for model in MODELS}
     for model, sampled in results.sampled.items():
         for one in sampled:
             counts[model][one.grade["reason"]] += 1
@@ -172,13 +183,17 @@ Problem = dict[str, Sampled]  # [model]
 
 
 def choose_chains(results: Results) -> list[tuple[str, Problem]]:
-    """Problems to show, by rule and not by taste: the first of the file that fits each of CHAIN_RULES."""
+    """Problems to show, by rule and not by taste: the first of the file that fits each of CHAIN_RULES and is new."""
     by_problem: dict[str, Problem] = defaultdict(dict)
     for model, sampled in results.sampled.items():
         for one in sampled:
             by_problem[one.grade["problem_id"]][model] = one
-    found = ((why, next(filter(fits, by_problem.values()), None)) for why, fits in CHAIN_RULES.items())
-    return [(why, problem) for why, problem in found if problem]
+    chosen: list[tuple[str, Problem]] = []
+    for why, fits in CHAIN_RULES.items():
+        shown = [problem for _, problem in chosen]
+        problem = next((one for one in by_problem.values() if fits(one) and one not in shown), None)
+        chosen += [(why, problem)] if problem else []
+    return chosen
 
 
 def is_right(problem: Problem, model: str) -> bool:
@@ -213,49 +228,44 @@ METHOD = (
 )
 
 
-def render_provenance(results: Results) -> str:
+def render_provenance() -> str:
     run = describe_run({})
     versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
     return f"Commit {run['commit']}, Python {run['python']}, {run['machine']}; {versions}. Written {run['started']}."
 
 
-def make_html(results: Results) -> str:
-    tiles = []
-    for claim in CLAIMS:
-        difference = results.difference(claim)
-        met = is_met(claim, difference)
-        aim = f"aim +{claim.aim:.0f}: {verdict(claim, difference)}; 95 % interval {format_interval(difference)}"
-        tiles.append(html.Tile(f"{100 * difference.mean:+.1f}", claim.meaning, aim, met))
-    body = [
-        html.render_heading("Quickstart: two phases, one control", 1),
-        html.render_paragraph(SUMMARY, "lead"),
-        html.render_tiles(tiles),
-        html.render_heading("What each model solves"),
-        html.render_card(share_plot(results)),
-        html.render_table(share_table(results)),
-        html.render_paragraph(METHOD),
-        html.render_heading("Loss"),
-        html.render_card(loss_plot(results)),
-        html.render_heading("Sampled chains"),
-        html.render_paragraph("Chosen by rule, in the order of the file."),
-        *(render_problem(why, problem) for why, problem in choose_chains(results)),
-        html.render_heading("How samples ended"),
-        html.render_table(failure_table(results)),
-        html.render_heading("Times"),
-        html.render_table(time_table(results)),
-        f"<footer>{html.escape(render_provenance(results))}</footer>",
+def make_document(results: Results) -> Document:
+    plots = {"solved": ("What each model solves", share_plot), "loss": ("Loss", loss_plot)}
+    solved, loss = (Plot(name, title, draw(results)) for name, (title, draw) in plots.items())
+    chains: list[Block] = [Paragraph("Chosen by rule, in the order of the file.")]
+    chains += starmap(show_chains, choose_chains(results))
+    sections = [
+        Section("What each model solves", [solved, share_table(results), Paragraph(METHOD)]),
+        Section("Loss", [loss]),
+        Section("Sampled chains", chains),
+        Section("How samples ended", [failure_table(results)]),
+        Section("Times", [time_table(results)]),
     ]
-    return html.render_page("PromptCoT-Mamba quickstart", body)
+    tiles = Tiles([make_tile(claim, results.difference(claim)) for claim in CLAIMS])
+    title = "Quickstart: two phases, one control"
+    return Document(title, sections, [Paragraph(SUMMARY, "lead"), tiles], render_provenance())
 
 
-def render_problem(why: str, problem: Problem) -> str:
+def make_tile(claim: Claim, difference: Estimate) -> Tile:
+    aim = f"aim +{claim.aim:.0f}: {verdict(claim, difference)}; 95 % interval {format_interval(difference)}"
+    return Tile(f"{100 * difference.mean:+.1f}", claim.meaning, aim, is_met(claim, difference))
+
+
+def show_chains(why: str, problem: Problem) -> Chains:
+    """A problem with the chains of phase 1 and phase 2, and for maths the right answer."""
     chains = []
     for model in ("phase1", "phase2"):
         one = problem[model]
         parts = split(one.row["completion"])
-        chains.append(html.render_chain(MODELS[model], parts.thought, parts.answer.strip(), one.grade["correct"]))
-    question = f'<p class="question">{html.escape(question_of(problem["phase2"].row))}</p>'
-    return html.render_card(f'<h3>{html.escape(why)}</h3>{question}<div class="chain">{"".join(chains)}</div>')
+        chains.append(Chain(MODELS[model], parts.thought, parts.answer.strip(), one.grade["correct"]))
+    row = problem["phase2"].row
+    _, mark, gold = row.get("reference_solution", "").rpartition("#### ")
+    return Chains(why[0].upper() + why[1:], question_of(row), chains, gold if mark and "tests" not in row else "")
 
 
 def share_plot(results: Results) -> str:
@@ -267,42 +277,8 @@ def loss_plot(results: Results) -> str:
     return draw_curves(loss_curves(results), "optimizer step", "loss per token", log_y=True)
 
 
-def make_markdown(results: Results, plots: Sequence[tuple[str, str]]) -> str:
-    parts = ["# Quickstart: two phases, one control", SUMMARY, "## Differences", render_markdown(claim_table(results))]
-    parts += ["## What each model solves", render_markdown(share_table(results)), METHOD]
-    parts += [f"![{title}]({name})" for title, name in plots]
-    parts += ["## Sampled chains"]
-    for why, problem in choose_chains(results):
-        parts.append(f"### {why[0].upper()}{why[1:]}\n\n{fenced(question_of(problem['phase2'].row))}")
-        for model in ("phase1", "phase2"):
-            one = problem[model]
-            parts.append(
-                f"{MODELS[model]}: {'right' if one.grade['correct'] else 'wrong'}\n\n{fenced(one.row['completion'])}"
-            )
-    parts += ["## How samples ended", render_markdown(failure_table(results))]
-    parts += ["## Times", render_markdown(time_table(results)), render_provenance(results)]
-    return "\n\n".join(parts) + "\n"
-
-
-def fenced(text: str) -> str:
-    """A model's text as a code block, behind a fence longer than any it wrote itself."""
-    fence = "```"
-    while fence in text:
-        fence += "`"
-    return f"{fence}text\n{text}\n{fence}"
-
-
 def write_report(folder: Path) -> Results:
     """Write `report.md`, its two plots and the self-contained `report.html` into a quickstart's output folder."""
     results = read_results(folder)
-    plots = {"solved.svg": ("What each model solves", share_plot), "loss.svg": ("Loss", loss_plot)}
-    for name, (_, draw) in plots.items():
-        _write(folder / name, '<?xml version="1.0" encoding="utf-8"?>\n' + draw(results))
-    _write(folder / "report.md", make_markdown(results, [(title, name) for name, (title, _) in plots.items()]))
-    _write(folder / "report.html", make_html(results))
+    write_document(folder, make_document(results))
     return results
-
-
-def _write(path: Path, text: str) -> None:
-    with replace_atomically(path) as file:
-        file.write(text)

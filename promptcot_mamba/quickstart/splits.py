@@ -68,6 +68,19 @@ SOURCES = {
 }
 
 
+def read_counts(flag: str, text: str) -> dict[str, int]:
+    """A flag's counts; raises InputError naming the flag."""
+    try:
+        counts = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"--{flag}: malformed JSON ({error.msg}) in {text!r}") from None
+    if not isinstance(counts, dict) or not all(isinstance(number, int) for number in counts.values()):
+        raise InputError(f"--{flag}: expected {{source: count}}, found {text!r}")
+    if unknown := set(counts) - set(SOURCES):
+        raise InputError(f"--{flag}: unknown source {sorted(unknown)}; known: {', '.join(SOURCES)}")
+    return counts
+
+
 def is_held_out(question: str) -> bool:
     """Whether a question belongs to the test side, by the hash of its text alone.
 

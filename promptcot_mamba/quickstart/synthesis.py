@@ -117,7 +117,7 @@ def run_sets(settings: SetSettings, context: Context) -> None:
     output = context.output("concept_sets", settings, concepts=context.path("concepts"))
     if output.complete:
         return
-    rows = []
+    rows: list[Row] = []
     for size in settings.sizes:
         one = OneSizeSettings(settings.count, size, settings.temperature, levels=[LEVEL])
         table = build_table(lists, one, context.path("concept_embeddings"))

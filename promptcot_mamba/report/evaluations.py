@@ -14,7 +14,7 @@ from promptcot_mamba.jsonl import Row, read_jsonl
 from promptcot_mamba.report.tables import Table
 
 # What of a sampling run must agree within one table, or is said in a footnote.
-SETTINGS = ("temperature", "top_p", "repetition_penalty", "max_len", "max_retries")
+SETTINGS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_len", "max_retries")
 
 
 @dataclass
@@ -102,6 +102,16 @@ def find_mixtures(evaluations: Sequence[Evaluation], benchmarks: Sequence[str]) 
             if len(values) > 1:
                 notes.append(f"{name}: sampled with {setting} {' and '.join(sorted(values))}")
     return notes
+
+
+def note_thoughts(evaluation: Evaluation, benchmarks: Sequence[str]) -> list[str]:
+    """Footnote: samples without a thought are graded on all they say, which a row of a thinking model is not."""
+    grades = [grade for name in benchmarks for grade in evaluation.grades.get(name, ()) if grade.get("thinking")]
+    whole = sum(grade["thinking"] == "none" for grade in grades)
+    if not whole:
+        return []
+    share = f"{100 * whole / len(grades):.1f} % of the samples"
+    return [f"{evaluation.model}: {share} have no thought and are graded on the whole answer"]
 
 
 def format_score(figures: dict[str, Any]) -> str:

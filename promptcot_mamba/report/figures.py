@@ -11,8 +11,8 @@ import numpy as np
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.metrics import Estimate
 from promptcot_mamba.jsonl import read_jsonl
+from promptcot_mamba.report.document import Plot, Section
 from promptcot_mamba.report.evaluations import Evaluation
-from promptcot_mamba.report.html import render_card, render_heading
 from promptcot_mamba.report.plots import COLORS, Curve, draw_curves, draw_shares
 
 QUANTILES = 8  # groups of equal size along the length axis
@@ -23,8 +23,8 @@ def _curve(name: str, x: Sequence[float], y: Sequence[float], place: int) -> Cur
     return Curve(name, x, y, COLORS[(place + 1) % len(COLORS)])  # the first is a grey for baselines
 
 
-def render_figures(evaluations: Sequence[Evaluation]) -> list[str]:
-    """All figures that the grades allow, as markup."""
+def draw_figures(evaluations: Sequence[Evaluation]) -> list[Section]:
+    """All figures that the grades allow."""
     pass_at, majority, by_length, lengths = [], [], [], []
     pairs = [(evaluation, name) for evaluation in evaluations for name in evaluation.figures]
     for place, (evaluation, name) in enumerate(pairs):
@@ -47,10 +47,9 @@ def render_figures(evaluations: Sequence[Evaluation]) -> list[str]:
         ("Lengths of completions", lengths, "tokens", "samples, %", False),
     ]
     return [
-        part
+        Section(title, [Plot(title, title, draw_curves(curves, x_label, y_label, log_x=log_x))])
         for title, curves, x_label, y_label, log_x in drawn
         if curves
-        for part in (render_heading(title), render_card(draw_curves(curves, x_label, y_label, log_x=log_x)))
     ]
 
 
@@ -71,14 +70,14 @@ def length_histogram(tokens: np.ndarray) -> tuple[list[float], list[float]]:
     return ((edges[:-1] + edges[1:]) / 2).tolist(), (100 * counts / len(tokens)).tolist()
 
 
-def render_record_figures(results: Any) -> list[str]:
+def draw_record(results: Any) -> list[Plot]:
     """What a record's figures show better than its tables: throughput against length, arms beside one another."""
     if not isinstance(results, dict):
         return []
     return [*map(_draw_throughput, results.get("comparisons", [])), *_draw_arms(results.get("shares", {}))]
 
 
-def _draw_throughput(comparison: dict[str, Any]) -> str:
+def _draw_throughput(comparison: dict[str, Any]) -> Plot:
     """One budget of the efficiency bench: measured lines and, dashed, what arithmetic says."""
     rows = comparison["rows"]
     lengths = [row["length"] for row in rows]
@@ -87,22 +86,23 @@ def _draw_throughput(comparison: dict[str, Any]) -> str:
         for name, title, color in (("mamba2", "Mamba-2", COLORS[1]), ("attention", "attention", COLORS[2]))
         for key, word in (("tokens_per_second", ""), ("predicted", ", by arithmetic"))
     ]
-    labels = f"tokens a chain, {comparison['budget_gib']:g} GiB", "tokens/s"
-    return render_card(draw_curves(curves, *labels, log_x=True, log_y=True))
+    budget = f"{comparison['budget_gib']:g} GiB"
+    svg = draw_curves(curves, f"tokens a chain, {budget}", "tokens/s", log_x=True, log_y=True)
+    return Plot("throughput", f"Tokens a second against chain length under {budget}", svg)
 
 
-def _draw_arms(shares: dict[str, dict[str, Any]]) -> list[str]:
+def _draw_arms(shares: dict[str, dict[str, Any]]) -> list[Plot]:
     """The ablation's arms: `shares` maps an arm to an estimate by family."""
     if not shares:
         return []
     families = list(next(iter(shares.values())))
     series = {family: [Estimate(**arm[family]) for arm in shares.values()] for family in families}
     colors = dict(zip(families, COLORS[1:], strict=False))
-    return [render_card(draw_shares(list(shares), series, colors))]
+    return [Plot("arms", "Problems solved by every arm", draw_shares(list(shares), series, colors))]
 
 
-def render_losses(runs: dict[str, Path]) -> list[str]:
-    """Training loss of each run (name -> its train_log.jsonl) against its steps, as markup."""
+def draw_losses(runs: dict[str, Path]) -> list[Section]:
+    """Training loss of each run (name -> its train_log.jsonl) against its steps."""
     curves = []
     for place, (name, path) in enumerate(runs.items()):
         rows = [row for row in read_jsonl(path) if "loss" in row]
@@ -111,4 +111,5 @@ def render_losses(runs: dict[str, Path]) -> list[str]:
         curves.append(_curve(name, [row["step"] for row in rows], [row["loss"] for row in rows], place))
     if not curves:
         return []
-    return [render_heading("Training loss"), render_card(draw_curves(curves, "step", "loss", log_y=True))]
+    svg = draw_curves(curves, "step", "loss", log_y=True)
+    return [Section("Training loss", [Plot("loss", "Training loss", svg)])]

@@ -22,7 +22,7 @@ TAGS = {
 }  # fmt: skip
 ATTRIBUTES = {"display", "mathvariant", "stretchy", "fence", "separator", "form", "accent", "width", "columnalign"}
 # What the converter raises for LaTeX it cannot read: its own kinds, and what its parser trips over.
-CONVERSION_ERRORS = (
+CONVERSION_ERRORS: tuple[type[Exception], ...] = (
     *(kind for kind in vars(exceptions).values() if isinstance(kind, type) and issubclass(kind, Exception)),
     *(IndexError, KeyError, ValueError, TypeError, AttributeError, StopIteration, RecursionError),
     ElementTree.ParseError,

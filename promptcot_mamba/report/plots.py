@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +14,10 @@ from promptcot_mamba.grading.metrics import Estimate
 # Okabe and Ito's palette: told apart by colour-blind readers too.
 COLORS = ("#8a94a3", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
 MOST_MARKS = 16  # points of a line that are drawn as such
+MOST_LETTERS = 90  # of a legend's line, between its marks
 FEWEST_COLUMNS = 5  # room is left for: two columns are no two walls
-INK, SOFT, LINE = "#1c2430", "#5c6878", "#dfe4ea"
+INK, SOFT, LINE, PAPER = "#1c2431", "#566174", "#dfe4eb", "#fffffe"  # no series has them: a page puts its own in
+_THEME = {INK: "--ink", SOFT: "--soft", LINE: "--line", PAPER: "--paper"}
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,8 @@ def _new_figure(width: float, height: float) -> tuple[Any, Any]:
     with rc_context(
         {"font.family": "sans-serif", "font.size": 11, "axes.spines.top": False, "axes.spines.right": False}
     ):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.add_subplot()
+        figure = Figure(figsize=(width, height), layout="constrained", facecolor=PAPER)
+        axes = figure.add_subplot(facecolor="none")
     for side in ("left", "bottom"):
         axes.spines[side].set_color(LINE)
     axes.tick_params(colors=SOFT, length=3)
@@ -46,14 +50,29 @@ def _new_figure(width: float, height: float) -> tuple[Any, Any]:
 
 
 def _to_svg(figure: Any) -> str:
-    """The figure as an `<svg>` element, the same bytes for the same data."""
+    """The figure as an `<svg>` element, the same bytes for the same data.
+
+    Its ids are its own, so that many stand on one page; ink and paper are the page's, in daylight and in the dark.
+    """
     from matplotlib import rc_context
 
     buffer = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "promptcot-mamba"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    text = text[text.index("<svg") :]
+    for color, name in _THEME.items():
+        text = text.replace(color, f"var({name}, {color})")
+    own = f"p{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}-"
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{own}", text)
+    return text.replace("<svg ", '<svg role="img" ', 1)
+
+
+def _name_lines(figure: Any, names: Sequence[str]) -> None:
+    """The legend above the axes, where it covers no curve; as many columns as there is room for."""
+    lines = figure.axes[0].get_lines()
+    columns = max(1, min(len(names), MOST_LETTERS // max(map(len, names), default=1)))
+    figure.legend(lines, names, loc="outside upper left", ncols=columns, frameon=False, labelcolor=INK)
 
 
 def draw_curves(
@@ -78,7 +97,7 @@ def draw_curves(
         axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(x_label, color=SOFT)
     axes.set_ylabel(y_label, color=SOFT)
-    axes.legend([curve.name for curve in curves], frameon=False, labelcolor=INK)
+    _name_lines(figure, [curve.name for curve in curves])
     return _to_svg(figure)
 
 
@@ -118,7 +137,7 @@ def draw_steps(series: Mapping[str, Sequence[tuple[int, Estimate]]]) -> str:
     axes.set_ylim(-2, 102)
     axes.set_xlabel("optimizer step", color=SOFT)
     axes.set_ylabel("right, %, with 95 % interval", color=SOFT)
-    axes.legend(frameon=False, labelcolor=INK)
+    _name_lines(figure, list(series))
     return _to_svg(figure)
 
 

@@ -5,21 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from promptcot_mamba.report.evaluations import Evaluation, find_mixtures, format_score, is_whole
+from promptcot_mamba.benchmarks import BENCHMARKS, fetched
+from promptcot_mamba.report.evaluations import Evaluation, find_mixtures, format_score, is_whole, note_thoughts
 from promptcot_mamba.report.paper import PublishedTable
 from promptcot_mamba.report.tables import Table
 
 NOT_MEASURED = "not measured"
-TITLES = {
-    "math500": "MATH-500",
-    "aime24": "AIME 24",
-    "aime25": "AIME 25",
-    "olympiadbench": "OlympiadBench",
-    "gsm8k": "GSM8K",
-    "humaneval": "HumanEval",
-    "humanevalplus": "HumanEval+",
-    "livecodebench": "LiveCodeBench",
-}
 
 
 @dataclass(frozen=True)
@@ -32,28 +23,50 @@ class Section:
 
 
 def render_published(published: PublishedTable, evaluations: Sequence[Evaluation]) -> Section:
-    """One published table; each of its `ours` rows is followed by our run of that name, or "not measured"."""
-    by_model = {evaluation.model: evaluation for evaluation in evaluations}
+    """One published table; each row is followed by our run of that name, an `ours` row also by "not measured".
+
+    Names are compared without their case: `s1.1-7b`, as in configs/models, is the row S1.1-7B.
+    """
+    by_model = {evaluation.model.casefold(): evaluation for evaluation in evaluations}
     rows: list[list[str]] = []
     own: set[int] = set()
     for model, values in published.rows.items():
         spreads = published.spread.get(model, (None,) * len(values))
         rows.append([f"{model} (paper)", *(_published(value, sd) for value, sd in zip(values, spreads, strict=True))])
-        if model in published.ours:
-            ours = _our_rows(model, published, by_model.get(model))
+        evaluation = by_model.get(model.casefold())
+        if evaluation or model in published.ours:
+            ours = _our_rows(model, published, evaluation)
             own |= set(range(len(rows), len(rows) + len(ours)))
             rows += ours
-    shown = [by_model[model] for model in published.ours if model in by_model]
-    header = ["model", *(TITLES[column] for column in published.columns)]
+    shown = [by_model[model.casefold()] for model in published.rows if model.casefold() in by_model]
+    header = ["model", *(BENCHMARKS[column].title for column in published.columns)]
     notes = [f"Published values: {published.source}."]
     notes += [
         f"{evaluation.model} (here) is {_checkpoints(evaluation)}." for evaluation in shown if evaluation.checkpoints
     ]
     notes += find_mixtures(shown, published.columns)
-    notes += [note for evaluation in shown for note in _note_samples(evaluation, published.columns)]
+    for evaluation in shown:
+        notes += _note_samples(evaluation, published.columns) + note_thoughts(evaluation, published.columns)
     if published.note:
         notes.append(published.note)
-    return Section(published.title, Table(header, rows, own_rows=frozenset(own)), notes)
+    # Without a run of ours the table says nothing new; with one, rows of what was not run are no reason to scroll.
+    folded = {place for place in own if set(rows[place][1:]) == {NOT_MEASURED}} if shown else set(range(len(rows)))
+    return Section(published.title, Table(header, rows, own_rows=frozenset(own), folded_rows=frozenset(folded)), notes)
+
+
+def render_further(evaluations: Sequence[Evaluation]) -> Section | None:
+    """Our runs of benchmarks that are in no table of the papers; None where there are none."""
+    columns = [name for name in fetched(published=False) if any(name in one.figures for one in evaluations)]
+    if not columns:
+        return None
+    shown = [one for one in evaluations if any(name in one.figures for name in columns)]
+    rows = [
+        [one.model, *(format_score(one.figures[name]) if name in one.figures else NOT_MEASURED for name in columns)]
+        for one in shown
+    ]
+    notes = [f"{one.model} is {_checkpoints(one)}." for one in shown if one.checkpoints]
+    header = ["model", *(BENCHMARKS[name].title for name in columns)]
+    return Section("Further benchmarks", Table(header, rows), notes + find_mixtures(shown, columns))
 
 
 def _checkpoints(evaluation: Evaluation) -> str:
@@ -64,7 +77,8 @@ def _checkpoints(evaluation: Evaluation) -> str:
 def _note_samples(evaluation: Evaluation, columns: Sequence[str]) -> list[str]:
     """Code graded without its hidden tests is no result of the benchmark, and must not look like a missing run."""
     return [
-        f"{TITLES[column]} of {evaluation.model} is graded by its statements' samples alone; see everything graded."
+        f"{BENCHMARKS[column].title} of {evaluation.model} is graded by its statements' samples alone; "
+        "see everything graded."
         for column in columns
         if column not in evaluation.figures and f"{column}-samples" in evaluation.figures
     ]

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from promptcot_mamba.errors import InputError
+from promptcot_mamba.report.cost import cost_section
 from promptcot_mamba.report.evaluations import Evaluation, figures_table
 from promptcot_mamba.report.paper import SCALING, TABLES, THROUGHPUT_RATIOS
-from promptcot_mamba.report.published import NOT_MEASURED, Section, render_published
+from promptcot_mamba.report.published import NOT_MEASURED, Section, render_further, render_published
 from promptcot_mamba.report.tables import Table, render_markdown
 
 Record = dict[str, Any]
@@ -33,8 +34,10 @@ def load_records(folder: Path) -> list[Record]:
 
 
 def paper_sections(evaluations: Sequence[Evaluation], records: Sequence[Record]) -> list[Section]:
-    """The paper's tables, ours beside them."""
-    return [*(render_published(table, evaluations) for table in TABLES), throughput_section(records)]
+    """The paper's tables, ours beside them, then what we ran of benchmarks that the papers do not have."""
+    published = [render_published(table, evaluations) for table in TABLES]
+    further = render_further(evaluations)
+    return [*published, throughput_section(records), cost_section(), *([further] if further else [])]
 
 
 def throughput_section(records: Sequence[Record]) -> Section:
@@ -64,9 +67,9 @@ def find_ratios(records: Sequence[Record], pair: str) -> dict[float, str]:
     return ratios
 
 
-def record_tables(record: Record) -> list[tuple[str, Table]]:
+def record_tables(record: Record) -> list[Table]:
     """A record's tables with their captions."""
-    return [(table["caption"], Table(table["header"], table["rows"])) for table in record["tables"]]
+    return [Table(table["header"], table["rows"], caption=table["caption"]) for table in record["tables"]]
 
 
 def describe_conditions(record: Record) -> str:
@@ -98,6 +101,6 @@ def render_results(evaluations: Sequence[Evaluation], records: Sequence[Record])
         lines += ["", "## Measured here"]
     for record in records:
         lines += ["", f"### {record['title']}", "", describe_conditions(record)]
-        for caption, table in record_tables(record):
-            lines += ["", caption, "", render_markdown(table)]
+        for table in record_tables(record):
+            lines += ["", table.caption, "", render_markdown(table)]
     return "\n".join(lines) + "\n"

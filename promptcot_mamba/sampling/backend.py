@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 STOP, LENGTH, LOOP = "stop", "length", "loop"
+REFUSED = "refused"  # the server's filter or policy: an answer, and final
+# Never in a row. CUT: the server went away, `token_ids` are what it had said. FAILED: no server could answer this one.
+CUT, FAILED = "cut", "failed"
 
 
 @dataclass(frozen=True)
@@ -20,11 +23,17 @@ class SamplingSettings:
     skip_special_tokens: bool = True
     stop_on_loop: bool = False
     ignore_eos: bool = False  # every chain runs to its `max_tokens`: for benchmarks, whose lengths are drawn
+    top_k: int = 0  # 0: all tokens
+    min_p: float = 0.0
 
 
 @dataclass(frozen=True)
 class Request:
-    """One attempt at one sample, with its own seed. `unit` is the sample's place: run * problems + problem."""
+    """One attempt at one sample, with its own seed. `unit` is the sample's place: run * problems + problem.
+
+    `kept` are tokens of the completion that were generated before: they are read after the prompt, and the answer
+    (text, ids, counts, the look for loops) covers them. `max_tokens` counts fresh ones.
+    """
 
     unit: int
     attempt: int
@@ -33,6 +42,8 @@ class Request:
     prompt_ids: Sequence[int] | None  # None where no tokenizer is at hand: the server counts and bounds
     max_tokens: int
     score_from: int | None = None  # set: nothing is drawn, log p(prompt_ids[score_from:] | those before) is asked for
+    kept: Sequence[int] = ()
+    messages: Sequence[dict[str, str]] | None = None  # for chat completions; None: the prompt is the one message
 
 
 @dataclass(frozen=True)
@@ -41,11 +52,14 @@ class Generated:
 
     unit: int
     text: str
-    finish_reason: str  # stop | length | loop
+    finish_reason: str  # stop | length | loop | refused | cut | failed
     prompt_tokens: int
     completion_tokens: int
     seconds: float  # from submission to the last token
     log_likelihood: float | None = None  # of a request with `score_from`, in nats
+    token_ids: Sequence[int] | None = None  # of the completion, `kept` included; None where the server tells none
+    reasoning: str | None = None  # a thought that was served apart from the answer
+    note: str = ""  # the server's words, where it refused or failed
 
 
 class BackendFailedError(Exception):
@@ -66,6 +80,9 @@ class Backend(Protocol):
 
     def running(self) -> int:
         """How many requests are being generated now."""
+
+    def growing(self) -> Mapping[int, Sequence[int]]:
+        """Completion token ids so far of the requests being generated, by unit; none where nobody tells them."""
 
     def close(self) -> None:
         """Free the engine or the connections; requests in flight are dropped."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from promptcot_mamba.checkpoint import Checkpoint
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.sampling.checkpoint import Checkpoint
+from promptcot_mamba.gpus import list_gpus
+from promptcot_mamba.sampling.cache_cost import cache_cost
 
 GIB = 1 << 30
 CPU_MOST_SEQS = 256  # beyond this a CPU's step time grows as fast as its batch
@@ -59,15 +59,11 @@ def find_device(devices: int = 1) -> Device:
 
 
 def _gpu_memories() -> list[int]:
-    """Bytes of memory of each visible GPU; empty without a driver."""
-    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    try:
-        printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    except (OSError, subprocess.CalledProcessError):
-        return []
-    totals = [int(number) << 20 for number in printed if number.isdigit()]
-    return totals if visible is None else totals[: len([each for each in visible.split(",") if each.strip()])]
+    """Bytes of memory of each visible GPU, or MIG instance; empty without a driver.
+
+    A device without memory of its own (GB10) shares the host's.
+    """
+    return [free_memory() if gpu.memory is None else gpu.memory for gpu in list_gpus()]
 
 
 def free_memory() -> int:
@@ -112,12 +108,13 @@ def plan_capacity(
 ) -> Capacity:
     """Choose `max_num_seqs` so that weights and states fit; raises InputError if not even one chain does.
 
-    Attention models reserve nothing ahead (vLLM pages their cache), so for them the budget counts chains at an
+    Attention layers reserve nothing ahead (vLLM pages their cache), so for them the budget counts chains at an
     eighth of the context and vLLM preempts if all grow long.
     """
     weights = checkpoint.weight_bytes // tensor_parallel_size
-    a_sequence = max(1, checkpoint.sequence_bytes(dtype, state_dtype, context) // tensor_parallel_size)
-    typical = a_sequence if checkpoint.is_mamba2 else max(1, a_sequence // 8)
+    cost = cache_cost(checkpoint.config, dtype, state_dtype)
+    a_sequence = max(1, cost.bytes(context) // tensor_parallel_size)
+    typical = max(1, cost.bytes(context // 8) // tensor_parallel_size)
     if device.kind == "cuda":
         budget = int(CUDA_SHARE * device.memory) - weights - min(CUDA_RESERVE, device.memory // 8)
         most = CUDA_MOST_SEQS
@@ -132,6 +129,6 @@ def plan_capacity(
     cache = None
     if device.kind == "cpu":
         # Two spare states: vLLM keeps a null block, and one more absorbs rounding to its page size.
-        wanted = (chosen + 2) * a_sequence * 5 // 4 if checkpoint.is_mamba2 else chosen * typical
+        wanted = chosen * typical if cost.grows else (chosen + 2) * a_sequence * 5 // 4
         cache = min(max(wanted, a_sequence, 32 << 20), budget)
     return Capacity(chosen, cache, a_sequence, weights)

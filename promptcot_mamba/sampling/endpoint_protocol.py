@@ -1,41 +1,46 @@
-"""The OpenAI completions protocol as we speak it: what is sent, what is read, what an error means."""
+"""The OpenAI completions protocol as we speak it: what is sent, and how an answer is read."""
 
 from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any, NamedTuple
-
-import aiohttp
+from typing import Any
 
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.sampling.backend import LENGTH, LOOP, STOP, Request, SamplingSettings
+from promptcot_mamba.sampling.backend import LENGTH, LOOP, REFUSED, STOP, Request, SamplingSettings
+from promptcot_mamba.sampling.endpoint_errors import (
+    BadAnswerError,
+    ServerTroubleError,
+    error_words,
+    raise_for_error,
+)
 from promptcot_mamba.sampling.loops import find_loop
 
-AWAY = (408, 429, 502, 503, 504)  # the server is busy, starting or gone; the request is not at fault
+# What servers call the same three ends: TGI "eos_token", Anthropic-likes "end_turn", Gemini "MAX_TOKENS" ...
+_REASONS = {
+    **dict.fromkeys(("stop", "eos", "eos_token", "end_turn", "endturn", "stop_sequence", "stop_token"), STOP),
+    **dict.fromkeys(("tool_calls", "function_call", "tool_use"), STOP),
+    **dict.fromkeys(("length", "max_tokens", "max_output_tokens", "model_context_window_exceeded"), LENGTH),
+    **dict.fromkeys(("content_filter", "safety", "refusal", "prohibited_content", "blocklist", "recitation"), REFUSED),
+}
+_PASSING = ("abort", "cancelled", "error", "insufficient_system_resource", "network_error", "load", "repetition")
+THOUGHT_KEYS = ("reasoning_content", "reasoning")  # DeepSeek, SGLang and llama.cpp; vLLM since 0.12 and OpenRouter
 
 
-class Answer(NamedTuple):
-    """What one request came to; the fields of `Generated` that a server knows."""
+@dataclass(frozen=True)
+class Answer:
+    """What one request came to; the fields of `Generated` that a server knows. None: it did not say."""
 
     text: str
     finish_reason: str
-    prompt_tokens: int
-    completion_tokens: int
-
-
-class ServerTroubleError(Exception):
-    """A server failed in a way that asking another one, or the same one later, may mend."""
-
-
-class BadAnswerError(ServerTroubleError):
-    """A server that is there failed at this request; once may be chance, again and again is the request."""
-
-
-class PromptTooLongError(Exception):
-    """The server says that the prompt leaves no room in its context."""
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    token_ids: Sequence[int] | None = None
+    reasoning: str | None = None
+    note: str = ""
 
 
 def normal_url(url: str) -> str:
@@ -58,9 +63,16 @@ def find_model(models: list[dict[str, Any]], wanted: str) -> dict[str, Any] | No
 
 
 def payload(
-    request: Request, sampling: SamplingSettings, model: str, *, is_vllm: bool, stream: bool, chat: bool = False
+    request: Request,
+    sampling: SamplingSettings,
+    model: str,
+    *,
+    is_vllm: bool,
+    stream: bool,
+    chat: bool = False,
+    token_ids: bool = False,
 ) -> dict[str, Any]:
-    """The body of one completion request, or of a chat completion whose only message is the prompt.
+    """The body of one completion request, or of a chat completion; `token_ids` asks for those of the answer.
 
     vLLM is told everything, and given token ids, so that a checkpoint's generation defaults and the server's view of
     special tokens change nothing. Other servers get the fields that most understand.
@@ -73,22 +85,24 @@ def payload(
         "top_p": sampling.top_p,
         "seed": request.seed,
     }
-    if sampling.repetition_penalty != 1.0 or is_vllm:
-        body["repetition_penalty"] = sampling.repetition_penalty
+    for name, none in (("repetition_penalty", 1.0), ("top_k", 0), ("min_p", 0.0)):
+        if is_vllm or getattr(sampling, name) != none:
+            body[name] = getattr(sampling, name)
     if is_vllm:
         body |= {
-            "top_k": 0,
-            "min_p": 0.0,
             "stop_token_ids": list(sampling.stop_token_ids),
             "skip_special_tokens": sampling.skip_special_tokens,
             "ignore_eos": sampling.ignore_eos,
         }
-        if request.prompt_ids is not None:
-            body["prompt"] = list(request.prompt_ids)
+        if request.prompt_ids is not None and not chat:
+            body["prompt"] = [*request.prompt_ids, *request.kept]
     if chat:
-        body["messages"] = [{"role": "user", "content": body.pop("prompt")}]
+        prompt = body.pop("prompt")
+        body["messages"] = list(request.messages or [{"role": "user", "content": prompt}])
+    if token_ids:
+        body["return_token_ids"] = True
     if stream:
-        body |= {"stream": True, "stream_options": {"include_usage": True}, "return_token_ids": True}
+        body |= {"stream": True, "stream_options": {"include_usage": True}}
     return body
 
 
@@ -98,33 +112,57 @@ def score_payload(request: Request, model: str) -> dict[str, Any]:
     return {"model": model, "prompt": ids, "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
 
 
-async def check_status(response: aiohttp.ClientResponse) -> None:
-    """Raise ServerTroubleError for what may pass, InputError for what will not; both carry the server's words."""
-    if response.status == 200:
-        return
-    words = " ".join((await response.text()).split())[:300]
-    if response.status in AWAY:
-        raise ServerTroubleError(f"status {response.status}: {words}")
-    if response.status >= 500:
-        raise BadAnswerError(f"status {response.status}: {words}")
-    if response.status == 400 and "context length" in words:
-        raise PromptTooLongError(words)
-    if response.status in (401, 403):
-        raise InputError(f"--base_url {response.url}: refused ({response.status}); set OPENAI_API_KEY")
-    raise InputError(f"--base_url {response.url}: refused a request ({response.status}): {words}")
-
-
-def read_completion(answer: dict[str, Any]) -> Answer:
-    """The whole answer to a request that was not streamed; a chat message without content is an empty text."""
+def parse_object(body: bytes, url: str) -> dict[str, Any]:
+    """An answer's JSON object; an error that comes under status 200, as gateways and llama.cpp send it, is raised."""
     try:
-        choice, usage = answer["choices"][0], answer["usage"]
-        reason, tokens = choice["finish_reason"], (usage["prompt_tokens"], usage["completion_tokens"])
-        text = (choice["message"]["content"] or "") if "message" in choice else choice["text"]
-    except (KeyError, IndexError, TypeError) as error:
+        answer = json.loads(body)
+    except ValueError:
+        words, _ = error_words(body)
+        raise BadAnswerError(f"not JSON: {words[:80]!r}") from None
+    if not isinstance(answer, dict):
+        raise BadAnswerError(f"JSON of another kind: {str(answer)[:80]}")
+    if answer.get("error"):
+        raise_for_error(url, error_words(body)[1] or 500, body)
+    return answer
+
+
+def finish_reason(said: Any, completion_tokens: int | None, max_tokens: int) -> str:
+    """Our word for a server's; where it says nothing, a chain that took all it was allowed was cut off.
+
+    Raises ServerTroubleError for a chain the server dropped ("abort": vLLM while shutting down).
+    """
+    if not said:
+        if completion_tokens is None:
+            raise BadAnswerError("answer without finish_reason and usage")
+        return LENGTH if completion_tokens >= max_tokens else STOP
+    word = str(said).lower()
+    if word in _REASONS:
+        return _REASONS[word]
+    raise (ServerTroubleError if word in _PASSING else BadAnswerError)(f"finish_reason {said!r}")
+
+
+def read_completion(answer: dict[str, Any], max_tokens: int) -> Answer:
+    """The whole answer to a request that was not streamed; text that is null or not there is an empty text."""
+    try:
+        choice = answer["choices"][0]
+        message = choice.get("message", choice)
+        text = message["content"] if "message" in choice else choice["text"]
+        usage = answer.get("usage") or {}
+        tokens = usage.get("completion_tokens")
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise BadAnswerError(f"answer without {error}") from None
-    if reason not in (STOP, LENGTH):  # "abort" is what vLLM drops while shutting down
-        raise ServerTroubleError(f"finish_reason {reason!r}")
-    return Answer(text, reason, *tokens)
+    ids = choice.get("token_ids")
+    reason = finish_reason(choice.get("finish_reason"), tokens, max_tokens)
+    note = str(message.get("refusal") or choice.get("finish_reason")) if reason == REFUSED else ""
+    thought = next((message[key] for key in THOUGHT_KEYS if message.get(key)), None)
+    return Answer(_flat(text), reason, usage.get("prompt_tokens"), tokens, ids, thought, note)
+
+
+def _flat(content: Any) -> str:
+    """A message's text: a string, null, or (Mistral, Gemini gateways) a list of parts."""
+    if isinstance(content, list):
+        return "".join(str(part.get("text") or "") if isinstance(part, dict) else str(part) for part in content)
+    return "" if content is None else str(content)
 
 
 def read_score(answer: dict[str, Any], ids: Sequence[int], start: int, url: str) -> float:
@@ -142,30 +180,39 @@ def read_score(answer: dict[str, Any], ids: Sequence[int], start: int, url: str)
 
 
 async def read_stream(
-    response: aiohttp.ClientResponse, prompt_tokens: int, tokenizer: Any, skip_special_tokens: bool
+    lines: AsyncIterator[bytes], ids: array, max_tokens: int, url: str, *, stop_on_loop: bool
 ) -> Answer:
-    """Follow a streamed answer and leave it where the chain starts to loop; the server then drops the request."""
+    """Follow a streamed completion; `ids` grows by its tokens, and holds those kept from before.
+
+    Left where the chain starts to loop; the server then drops the request. Text is made from `ids` where there are
+    any, by the caller.
+    """
     pieces: list[str] = []
-    ids = array("q")
-    reason = None
-    async for line in response.content:
+    reason, usage, before = None, {}, len(ids)
+    async for line in lines:
         data = line.removeprefix(b"data:").strip()
-        if not line.startswith(b"data:") or data == b"[DONE]":
-            continue
-        event = json.loads(data)
-        if "error" in event:
-            raise BadAnswerError(str(event["error"])[:300])
-        for choice in event.get("choices", ()):
-            pieces.append(choice["text"])
+        if not line.startswith(b"data:") or not data or data == b"[DONE]":
+            continue  # comments that keep a connection open, event names, blank lines
+        event = parse_object(data, url)
+        usage = event.get("usage") or usage
+        for choice in event.get("choices") or ():
+            pieces.append(
+                _flat((choice.get("delta") or {}).get("content") if "delta" in choice else choice.get("text"))
+            )
             reason = choice.get("finish_reason") or reason
             looked_at = len(ids)
             ids.extend(choice.get("token_ids") or ())
-            cut = find_loop(ids, looked_at)
+            cut = find_loop(ids, looked_at) if stop_on_loop else None
             if cut is not None:
-                text = tokenizer.decode(ids[:cut], skip_special_tokens=skip_special_tokens)
-                return Answer(text, LOOP, prompt_tokens, cut)
-    if reason not in (STOP, LENGTH):
-        raise ServerTroubleError(f"stream ended with finish_reason {reason!r}")
-    if pieces and not ids:
-        raise InputError(f"--stop_on_loop: {response.url} does not return token ids; vLLM servers do")
-    return Answer("".join(pieces), reason, prompt_tokens, len(ids))
+                del ids[cut:]
+                return Answer("", LOOP, usage.get("prompt_tokens"), cut - before, ids)
+    if reason is None:
+        raise ServerTroubleError("the stream ended without a finish_reason")
+    if stop_on_loop and any(pieces) and len(ids) == before:
+        raise InputError(f"--stop_on_loop: {url} does not return token ids; vLLM servers do")
+    tokens = len(ids) - before or usage.get("completion_tokens")
+    reason = finish_reason(reason, tokens, max_tokens)
+    note = REFUSED if reason == REFUSED else ""
+    return Answer(
+        "".join(pieces), reason, usage.get("prompt_tokens"), tokens, ids if len(ids) > before else None, None, note
+    )

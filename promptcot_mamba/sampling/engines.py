@@ -47,11 +47,15 @@ def engine_settings(plan: Plan) -> EngineSettings:
         model_path=plan.args.model_path,
         dtype=plan.dtype,
         state_dtype=plan.args.state_dtype,
-        context=plan.args.context,
+        context=plan.context,
         max_num_seqs=plan.capacity.max_num_seqs,
         tensor_parallel_size=plan.args.tensor_parallel_size,
         on_cpu=plan.device.kind == "cpu",
         cache_bytes=plan.capacity.cache_bytes,
+        has_states=plan.is_hybrid,
+        prefix_caching=plan.args.segment_len is None,
+        quantization=plan.args.quantization,
+        hf_overrides={"rope_scaling": plan.args.rope} if plan.args.rope else None,
     )
 
 
@@ -59,9 +63,14 @@ def endpoint_settings(plan: Plan, urls: Sequence[str], concurrency: int) -> Endp
     return EndpointSettings(
         base_urls=urls,
         model=plan.args.served_model_name or plan.args.model_path,
-        context=plan.args.context,
+        context=plan.context,
         concurrency=concurrency,
         request_seconds=plan.args.request_timeout,
         patience_seconds=plan.args.patience,
         api_key=os.environ.get("OPENAI_API_KEY"),
+        chat=plan.args.api == "chat",
+        ca_file=plan.args.ca_file,
+        token_ids=plan.args.save_partial or plan.args.segment_len is not None,
+        gives_up=True,
+        stream=plan.args.save_partial and plan.args.segment_len is None,
     )

@@ -1,36 +1,54 @@
-"""What has been sampled, on disk: every attempt in `X.attempts.jsonl`, the samples themselves in `X.jsonl`.
+"""What has been sampled, on disk: the samples in `X.jsonl`, and the journal of all attempts in `X.attempts.jsonl`.
 
-The attempts file is the journal and the truth: each finished attempt is appended to it first, and a killed run
-resumes from it. `X.jsonl` is what graders read. While a run is under way its rows stand in the order they finished;
-once complete it is ordered by run, then problem. Eight bytes a planned sample are all that is held in memory.
+Each text stands once. A settled sample is a row of `X.jsonl`, appended as it finishes; the journal has a line for every
+attempt, with the text of those that were tried again and the checksum of those that were settled. A killed run resumes
+from the two, and either mends the other: a row without a journal line gets one, an unreadable line is moved aside, a
+sample whose row is lost is drawn again from its seed. Once complete, `X.jsonl` is put in order of run, then problem.
+Eight bytes a planned sample are all that is held in memory.
 """
 
 from __future__ import annotations
 
 import json
+import zlib
 from array import array
 from collections.abc import Callable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.jsonl import DurableAppender, Row, iter_jsonl, write_jsonl
+from promptcot_mamba.jsonl import DurableAppender, Row, replace_atomically, write_jsonl
 from promptcot_mamba.log import get_logger
-from promptcot_mamba.records import Problem, Sample, problem_id
+from promptcot_mamba.records import Problem, Sample
 from promptcot_mamba.run_info import side_path
-from promptcot_mamba.sampling.backend import LENGTH
+from promptcot_mamba.sampling.backend import LENGTH, REFUSED
+from promptcot_mamba.sampling.grouped import is_grouped, ungrouped_rows, write_grouped
+from promptcot_mamba.sampling.healing import Line, read_lines, take_out
 
 logger = get_logger(__name__)
 
 MISSING = -1
 SAMPLE_FIELDS = tuple(Sample.__dataclass_fields__)
+CHECKSUM = "completion_crc"  # of a journal line whose text stands in X.jsonl
 
 
 def is_settled(sample: Sample, max_retries: int) -> bool:
     """Whether this attempt is the sample: a valid one, the last that may be made, or one no retry can mend."""
     no_room = sample.completion_tokens == 0 and sample.finish_reason == LENGTH  # its prompt fills the context
-    return sample.format_valid or sample.attempt >= max_retries - 1 or no_room
+    final = no_room or sample.finish_reason == REFUSED
+    return final or sample.format_valid or sample.attempt >= max_retries - 1
+
+
+def checksum(text: str) -> int:
+    return zlib.crc32(text.encode("utf-8", "surrogatepass"))
+
+
+def attempt_from(row: Row) -> Sample:
+    """A sample from a line of the journal; raises TypeError naming what is missing."""
+    fields = {name: row[name] for name in SAMPLE_FIELDS if name in row}
+    if CHECKSUM in row:
+        fields.setdefault("completion", "")
+    return Sample(**fields)
 
 
 def count_settled(output: str | Path, max_retries: int) -> tuple[int, float | None]:
@@ -38,17 +56,10 @@ def count_settled(output: str | Path, max_retries: int) -> tuple[int, float | No
     lengths = []
     path = side_path(output, "attempts.jsonl")
     if path.exists():
-        for line in path.open("rb"):
-            if line.endswith(b"\n"):
-                sample = Sample(**json.loads(line))
-                if is_settled(sample, max_retries):
-                    lengths.append(sample.completion_tokens)
+        for line in read_lines(path):
+            if line.row is not None and is_settled(sample := attempt_from(line.row), max_retries):
+                lengths.append(sample.completion_tokens)
     return len(lengths), sum(lengths) / len(lengths) if lengths else None
-
-
-def _is_grouped(output: Path) -> bool:
-    """Whether a prediction file holds one row a problem."""
-    return output.exists() and any("completions" in row for _, row in islice(iter_jsonl(output), 1))
 
 
 class Ledger:
@@ -68,8 +79,10 @@ class Ledger:
         *,
         grouped: bool = False,
         on_settled: Callable[[Sample, Problem], None] = lambda sample, problem: None,
+        prompt_of: Callable[[int], str] | None = None,
         sync_seconds: float = 1.0,
     ):
+        """`prompt_of` gives the prompt that is sent for a problem's index: rows must have been made from the same."""
         self.output = Path(output)
         self.problems = problems
         self.n = n
@@ -79,11 +92,11 @@ class Ledger:
         self.settled = 0
         self.resumed_attempts: dict[int, int] = {}  # unit -> attempts already made, where not settled
         self._on_settled = on_settled
+        self._prompt_of = prompt_of
         self._index = {problem.id: index for index, problem in enumerate(problems)}
-        self._offsets = array("q", [MISSING]) * self.units  # where in the journal the settled attempt stands
+        self._offsets = array("q", [MISSING]) * self.units  # where in X.jsonl the sample stands
         self._journal = DurableAppender(side_path(output, "attempts.jsonl"), sync_seconds)
-        self._rows: DurableAppender | None = None  # X.jsonl while it grows; a grouped file is written at the end
-        self._reader: IO[bytes] | None = None
+        self._rows: DurableAppender | None = None  # X.jsonl while it grows
         self._sync_seconds = sync_seconds
         self._last_unit = MISSING  # of the last row in X.jsonl, while it is in order
         self._in_order = True
@@ -91,81 +104,153 @@ class Ledger:
     # -- opening ----------------------------------------------------------------------------------------------
 
     def resume(self) -> None:
-        """Read what earlier runs left, repair it, and open `X.jsonl` for appending."""
-        self._read_journal()
-        if self.settled == 0 and _is_grouped(self.output):
-            raise InputError(
-                f"{self.output}: {self._journal.path.name} is gone; use --overwrite or another --output_path"
-            )
-        present = self._read_rows()
-        if self.grouped:
-            return
+        """Read what earlier runs left, mend it, and open `X.jsonl` for appending."""
+        if is_grouped(self.output):
+            write_jsonl(self.output, ungrouped_rows(self.output))
+        journal = self._read_journal()
+        if self.output.exists():
+            DurableAppender(self.output).close()  # repairs a torn tail; refuses a second writer
+            self._read_rows(journal)
         self._rows = DurableAppender(self.output, self._sync_seconds)
-        for unit, offset in enumerate(self._offsets):
-            if offset != MISSING and not present[unit]:  # killed between the two appends, or another --format before
-                self._append_row(unit, self._read_attempt(offset))
+        self._put_back(journal)
 
-    def _read_journal(self) -> None:
+    def _read_journal(self) -> dict[int, Row]:
+        """The settled attempts by unit; unsettled ones are counted, unreadable lines taken out."""
+        settled: dict[int, Row] = {}
+        damaged = set()
+        for line in read_lines(self._journal.path):
+            if line.row is None:
+                damaged.add(line.number)
+                logger.warning("%s:%d: unreadable (%s)", self._journal.path, line.number, line.trouble)
+                continue
+            sample = self._parse_attempt(line)
+            unit = self._unit_asked(sample, f"{self._journal.path}:{line.number}")
+            if is_settled(sample, self.max_retries):
+                settled.setdefault(unit, _without_text(line.row, sample))
+            else:
+                self.resumed_attempts[unit] = max(self.resumed_attempts.get(unit, 0), sample.attempt + 1)
+        if damaged:
+            self._rewrite_journal(damaged, keep=True)
+        return settled
+
+    def _rewrite_journal(self, numbers: set[int], *, keep: bool) -> None:
+        old = self._journal
+        old.sync()
+        take_out(old.path, numbers, keep=keep)
+        self._journal = DurableAppender(old.path, self._sync_seconds)  # before the old lock is given up
+        old.close()
+
+    def _read_rows(self, journal: dict[int, Row]) -> None:
+        """Take the rows of `X.jsonl`; those the journal lacks are noted there, unreadable ones taken out."""
+        damaged: dict[int, str] = {}
         offset = 0
-        with self._journal.path.open("rb") as file:
-            for line in file:
-                sample = self._parse_attempt(line)
-                self._note(self._unit_of(sample.problem_id, sample.run, self._journal.path), sample, offset)
-                offset += len(line)
+        for line in read_lines(self.output):
+            trouble = line.trouble or self._take_row(line, journal, offset)
+            if trouble:
+                damaged[line.number] = trouble
+                logger.warning("%s:%d: unreadable (%s)", self.output, line.number, trouble)
+            else:
+                offset += len(line.raw)  # where it stands once the damaged ones before it are gone
+        if damaged:
+            take_out(self.output, damaged)
 
-    def _read_rows(self) -> bytearray:
-        """Which units `X.jsonl` holds; rows the journal lacks are copied into it. A grouped file is removed."""
-        present = bytearray(self.units)
-        if self.grouped or not self.output.exists():
-            return present
-        DurableAppender(self.output).close()  # repairs a torn tail
-        for number, row in iter_jsonl(self.output):
-            if "completions" in row:  # an earlier --format grouped
-                self.output.unlink()
-                return bytearray(self.units)
-            sample = self._parse_row(row, number)
-            unit = self._unit_of(sample.problem_id, sample.run, f"{self.output}:{number}")
-            if self._offsets[unit] == MISSING:
-                self._note(unit, sample, self._journal.append(vars(sample)))
-            present[unit] = 1
-            self._track_order(unit)
-        return present
-
-    def _parse_attempt(self, line: bytes) -> Sample:
-        try:
-            return Sample(**json.loads(line))
-        except (ValueError, TypeError) as error:
-            raise InputError(f"{self._journal.path}: not a file of attempts ({error}); use --overwrite") from None
-
-    def _parse_row(self, row: Row, number: int) -> Sample:
-        try:
-            fields = {name: row[name] for name in SAMPLE_FIELDS if name != "problem_id"}
-        except KeyError as error:
-            raise InputError(f"{self.output}:{number}: no {error}; not written by this program") from None
-        return Sample(problem_id=problem_id(row) or "", **fields)
-
-    def _unit_of(self, identity: str, run: int, where: Any) -> int:
-        index = self._index.get(identity)
-        if index is None or not 0 <= run < self.n:
-            raise InputError(
-                f"{where}: holds run {run} of problem {identity!r}, which is not asked for; use --overwrite"
-            )
-        return run * len(self.problems) + index
-
-    def _note(self, unit: int, sample: Sample, offset: int) -> bool:
-        """Take one attempt into account; return whether it settles its sample."""
+    def _take_row(self, line: Line, journal: dict[int, Row], offset: int) -> str:
+        """Settle one unit by its row; returns what is wrong with a row that must go."""
+        where = f"{self.output}:{line.number}"
+        sample = self._parse_row(line)
+        unit = self._unit_asked(sample, where)
+        problem = self.problems[unit % len(self.problems)]
         if self._offsets[unit] != MISSING:
-            return False
-        if not is_settled(sample, self.max_retries):
-            self.resumed_attempts[unit] = max(self.resumed_attempts.get(unit, 0), sample.attempt + 1)
-            return False
+            return f"a second row of run {sample.run} of problem {problem.id!r}"
+        self._refuse_changed(line.row, unit % len(self.problems), where)
+        known = journal.get(unit)
+        if known is None:
+            self._journal.append(_journal_row(sample))
+        elif known[CHECKSUM] != checksum(sample.completion):
+            raise InputError(
+                f"{where}: its completion is not the one that was sampled (edited by hand?); put it back, or delete "
+                "the line to have it sampled again"
+            )
+        self._note(unit, sample, offset)
+        return ""
+
+    def _put_back(self, journal: dict[int, Row]) -> None:
+        """Settled samples whose row is lost: from an older journal's text, or to be drawn again from their seed."""
+        lost: dict[int, Row] = {unit: row for unit, row in journal.items() if self._offsets[unit] == MISSING}
+        stale = set()
+        if lost:
+            for line in read_lines(self._journal.path):
+                sample = self._parse_attempt(line)
+                unit = self._unit_asked(sample, self._journal.path)
+                if unit not in lost or not is_settled(sample, self.max_retries):
+                    continue
+                if "completion" in line.row:
+                    self._write_row(unit, sample)
+                elif sample.attempt == lost[unit]["attempt"]:
+                    stale.add(line.number)
+                    self.resumed_attempts[unit] = sample.attempt
+        if stale:
+            logger.warning("%s: %d sample(s) are lost; they are drawn again from their seeds", self.output, len(stale))
+            self._rewrite_journal(stale, keep=False)
+
+    def _parse_attempt(self, line: Line) -> Sample:
+        try:
+            return attempt_from(line.row)
+        except TypeError as error:
+            missing = str(error).partition(":")[2].strip() or error
+            raise InputError(f"{self._journal.path}:{line.number}: no {missing}; not written by this program") from None
+
+    def _parse_row(self, line: Line) -> Sample:
+        try:
+            return Sample.from_row(line.row)
+        except InputError as error:
+            raise InputError(f"{self.output}:{line.number}: {error}; move the line out of the file") from None
+
+    def unit_of(self, identity: str, run: int) -> int | None:
+        """The unit of a sample, or None where it is not asked for."""
+        index = self._index.get(identity)
+        return None if index is None or not 0 <= run < self.n else run * len(self.problems) + index
+
+    def _unit_asked(self, sample: Sample, where: Any) -> int:
+        unit = self.unit_of(sample.problem_id, sample.run)
+        if unit is None:
+            lacks = (
+                "--data_path no longer holds; put it back" if sample.problem_id not in self._index else "--n excludes"
+            )
+            raise InputError(
+                f"{where}: holds run {sample.run} of problem {sample.problem_id!r}, which {lacks} or use another "
+                "--output_path"
+            )
+        return unit
+
+    def _note(self, unit: int, sample: Sample, offset: int) -> None:
+        """A sample is settled by the row at `offset`."""
         self.resumed_attempts.pop(unit, None)
         self._offsets[unit] = offset
         self.settled += 1
+        self._in_order = self._in_order and unit > self._last_unit
+        self._last_unit = unit
         self._on_settled(sample, self.problems[unit % len(self.problems)])
-        return True
+
+    def _refuse_changed(self, row: Row, index: int, where: str) -> None:
+        """Raise InputError where a problem is not what its sample was made from; further keys are welcome."""
+        problem = self.problems[index]
+        wanted = {name: value for name, value in problem.fields.items() if name not in SAMPLE_FIELDS}
+        if "sent" not in row:  # older than the field, or the problem's own prompt
+            wanted |= {"prompt": problem.prompt} if problem.prompt is not None else {}
+        elif self._prompt_of is not None:
+            wanted["prompt"] = self._prompt_of(index)
+        changed = next((name for name, value in wanted.items() if name in row and row[name] != value), None)
+        if changed is not None:
+            raise InputError(
+                f"{where}: problem {problem.id!r} had another {changed!r} when it was sampled; put that back in "
+                "--data_path, or use another --output_path"
+            )
 
     # -- running ----------------------------------------------------------------------------------------------
+
+    def is_missing(self, unit: int) -> bool:
+        return self._offsets[unit] == MISSING
 
     def missing(self) -> Iterator[tuple[int, int]]:
         """`(unit, next attempt)` of every unsettled sample, those begun in an earlier run first."""
@@ -179,20 +264,16 @@ class Ledger:
         """Write one finished attempt durably; return whether it settled its sample."""
         if self._offsets[unit] != MISSING:
             return True  # a second answer to a request that was moved between servers
-        offset = self._journal.append(vars(sample))
-        settled = self._note(unit, sample, offset)
         self.resumed_attempts.pop(unit, None)
-        if settled and self._rows is not None:
-            self._append_row(unit, sample)
+        settled = is_settled(sample, self.max_retries)
+        if settled:
+            self._write_row(unit, sample)
+        self._journal.append(_journal_row(sample) if settled else _filled(vars(sample)))
         return settled
 
-    def _append_row(self, unit: int, sample: Sample) -> None:
-        self._rows.append(sample.to_row(self.problems[unit % len(self.problems)]))
-        self._track_order(unit)
-
-    def _track_order(self, unit: int) -> None:
-        self._in_order = self._in_order and unit > self._last_unit
-        self._last_unit = unit
+    def _write_row(self, unit: int, sample: Sample) -> None:
+        row = sample.to_row(self.problems[unit % len(self.problems)])
+        self._note(unit, sample, self._rows.append(row))
 
     def sync_if_due(self) -> None:
         self._journal.sync_if_due()
@@ -213,31 +294,19 @@ class Ledger:
             self._rows.close()
             self._rows = None
         if self.grouped:
-            write_jsonl(self.output, self._grouped_rows())
+            with self.output.open("rb") as file:
+                write_grouped(self.output, self.problems, self.n, lambda unit: json.loads(self._line(file, unit)))
         elif not self._in_order:
-            write_jsonl(self.output, self._ordered_rows())
+            with self.output.open("rb") as old, replace_atomically(self.output, "wb") as new:
+                new.writelines(self._line(old, unit) for unit in range(self.units))
             self._in_order = True
 
-    def _read_attempt(self, offset: int) -> Sample:
-        if self._reader is None:
-            self._reader = self._journal.path.open("rb")
-        self._reader.seek(offset)
-        return self._parse_attempt(self._reader.readline())
-
-    def _ordered_rows(self) -> Iterator[Row]:
-        for unit, offset in enumerate(self._offsets):
-            yield self._read_attempt(offset).to_row(self.problems[unit % len(self.problems)])
-
-    def _grouped_rows(self) -> Iterator[Row]:
-        """One row a problem: its keys, and for each field of a sample the list of its values over runs."""
-        count = len(self.problems)
-        plural = {name: f"{name}s" for name in SAMPLE_FIELDS if name != "problem_id"} | {"seconds": "seconds"}
-        for index, problem in enumerate(self.problems):
-            samples = [vars(self._read_attempt(self._offsets[run * count + index])) for run in range(self.n)]
-            yield {**problem.fields, **{many: [s[one] for s in samples] for one, many in plural.items()}}
+    def _line(self, file: IO[bytes], unit: int) -> bytes:
+        file.seek(self._offsets[unit])
+        return file.readline()
 
     def close(self) -> None:
-        for file in (self._rows, self._journal, self._reader):
+        for file in (self._rows, self._journal):
             if file is not None:
                 file.close()
 
@@ -246,3 +315,20 @@ class Ledger:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _filled(fields: Row) -> Row:
+    """Without what is not set."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _journal_row(sample: Sample) -> Row:
+    """A settled sample's line in the journal: everything but its text, which stands in X.jsonl."""
+    row = _filled(vars(sample))
+    row[CHECKSUM] = checksum(row.pop("completion"))
+    return {name: value for name, value in row.items() if name not in ("prompt", "sent")}
+
+
+def _without_text(row: Row, sample: Sample) -> Row:
+    """What is remembered of a journal line while the rows are read."""
+    return {"attempt": sample.attempt, CHECKSUM: row[CHECKSUM] if CHECKSUM in row else checksum(sample.completion)}

@@ -1,36 +1,49 @@
 """Any number of OpenAI-compatible servers as one back end: bounded, timed, backed off, replaceable by each other.
 
-A request lives on one server at a time. If that server breaks the connection, answers 5xx or stops answering
-`/models`, its requests go back to the head of the queue and the next free server takes them; the broken one is looked
-at again after pauses that double, and used again once it answers. Nothing is lost, and since a request's text follows
-from its seed alone it does not matter which server answers.
+A request lives on one server at a time. What goes wrong is told apart by what mends it (`endpoint_errors`): a server
+that breaks loses its requests to the others and is looked at again after pauses that double; a busy one (429) makes
+this request wait, as long as it asks; one that answers badly is asked again a few times; a refusal is an answer.
+Nothing is lost, and since a request's text follows from its seed alone it does not matter which server answers.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
 import time
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from array import array
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from typing import Any
 
-import aiohttp
-
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.log import get_logger
-from promptcot_mamba.sampling.backend import LENGTH, BackendFailedError, Generated, Request, SamplingSettings
+from promptcot_mamba.log import get_logger, log_once
+from promptcot_mamba.sampling import endpoint_pool
+from promptcot_mamba.sampling.backend import (
+    CUT,
+    FAILED,
+    LENGTH,
+    REFUSED,
+    BackendFailedError,
+    Generated,
+    Request,
+    SamplingSettings,
+)
+from promptcot_mamba.sampling.decode import completion_text
+from promptcot_mamba.sampling.endpoint_errors import (
+    BadAnswerError,
+    BusyError,
+    PromptTooLongError,
+    RefusedError,
+    RejectedError,
+)
+from promptcot_mamba.sampling.endpoint_pool import TROUBLE, Endpoint, EndpointPool, EndpointSettings
 from promptcot_mamba.sampling.endpoint_protocol import (
     Answer,
-    BadAnswerError,
-    PromptTooLongError,
-    ServerTroubleError,
-    check_status,
-    find_model,
-    normal_url,
+    parse_object,
     payload,
     read_completion,
     read_score,
@@ -39,46 +52,33 @@ from promptcot_mamba.sampling.endpoint_protocol import (
 )
 from promptcot_mamba.sampling.vllm_server import VllmServer
 
+__all__ = ["EndpointSettings", "OpenAIEndpoints"]
 logger = get_logger(__name__)
 
-CONNECT_SECONDS = 10.0
 POLL_SECONDS = 0.5
-PROBE_SECONDS = 15.0  # between two looks at a server that holds requests
-MISSED_PROBES = 3  # in a row until its requests are taken away
-FIRST_PAUSE = 0.5  # after a failure; doubles with each further one
-LONGEST_PAUSE = 60.0
 MOST_BAD_ANSWERS = 8  # to one request, whichever servers gave them
-MOST_TIMEOUTS = 2  # of one request
-_TROUBLE = (ServerTroubleError, aiohttp.ClientError, asyncio.TimeoutError, ConnectionError, json.JSONDecodeError)
-
-
-@dataclass(frozen=True)
-class EndpointSettings:
-    """Where to ask, and how patiently."""
-
-    base_urls: Sequence[str]
-    model: str  # the name or path the servers must serve
-    context: int
-    concurrency: int = 256  # requests at once on one server
-    request_seconds: float = 7200.0  # the longest one chain may take
-    patience_seconds: float = 600.0  # how long all servers may be away
-    api_key: str | None = None
-    chat: bool = False  # ask for chat completions: the server renders prompts with its own chat template
+MOST_TIMEOUTS = 2  # of one request, without a token between
+MOST_REJECTED = 8  # requests called malformed before any was answered: then all of them are
+BAD_ANSWERS_IN_A_ROW = 3  # of one server: then it is the server
+QUIET_SECONDS = 60.0  # between two lines about one server's being busy
+BYTES_PER_TOKEN = 4  # of text, where neither server nor tokenizer counts
 
 
 @dataclass
-class Endpoint:
-    """One server as we know it."""
+class _Pending:
+    """One request on its way: what it has said, and what went wrong with it."""
 
-    url: str
-    model: str = ""  # its own name for the model; empty until it has been asked
-    is_vllm: bool = False
-    failures: int = 0  # in a row
-    away: bool = False  # gets no requests until it has answered `/models` again
-    resume_at: float = 0.0  # not looked at before this time
-    fell: asyncio.Event = field(default_factory=asyncio.Event)  # set when it goes away
-    served: int = 0
-    tasks: set[asyncio.Task] = field(default_factory=set)
+    request: Request
+    submitted: float
+    ids: array = field(default_factory=lambda: array("i"))  # of the completion, those kept from before included
+    bad_answers: int = 0
+    timeouts: int = 0
+    pauses: int = 0  # in a row
+    served_before: int = 0  # answers of all servers when it first went wrong
+
+    @property
+    def fresh(self) -> int:
+        return len(self.ids) - len(self.request.kept)
 
 
 class OpenAIEndpoints:
@@ -97,23 +97,24 @@ class OpenAIEndpoints:
         self.settings = settings
         self.sampling = sampling
         self.window = settings.concurrency * len(settings.base_urls)
-        self.generated_tokens = 0
         self.moved = 0  # times a request was taken back from a server
-        self.endpoints = [Endpoint(normal_url(url)) for url in settings.base_urls]
         self._tokenizer = tokenizer
         self._server = server  # where the server is our own child: ours to watch and to stop
-        self._waiting: deque[tuple[Request, float]] = deque()
+        self._waiting: deque[_Pending] = deque()
+        self._running: dict[asyncio.Task, _Pending] = {}
+        self._sleeping = 0  # requests that wait for their time
+        self._rejected: list[tuple[_Pending, str]] = []  # until an answer shows whose fault it was
         self._finished: deque[Generated] = deque()
-        self._bad_answers: Counter[int] = Counter()  # by unit
-        self._timeouts: Counter[int] = Counter()  # by unit
+        self._finished_tokens = 0
         self._fatal: BaseException | None = None
         self._last_sign = time.monotonic()
         self._loop = asyncio.new_event_loop()
+        self._loop.set_exception_handler(lambda _, context: self._on_fatal(context.get("exception")))
         self._wake = asyncio.Event()
-        self._session: aiohttp.ClientSession
-        self._watchers: list[asyncio.Task] = []
+        self._pool = EndpointPool(settings, self._on_sign, self._on_fatal)
+        self.endpoints = self._pool.endpoints
         try:
-            self._loop.run_until_complete(self._open())
+            self._loop.run_until_complete(self._pool.open())
         except InputError:
             self.close()
             raise
@@ -121,7 +122,7 @@ class OpenAIEndpoints:
     # -- the back end's side: synchronous -----------------------------------------------------------------------
 
     def submit(self, request: Request) -> None:
-        self._waiting.append((request, time.monotonic()))
+        self._waiting.append(_Pending(request, time.monotonic(), array("i", request.kept)))
 
     def poll(self, timeout: float) -> list[Generated]:
         if self._server is not None:
@@ -144,207 +145,265 @@ class OpenAIEndpoints:
             if not flying:
                 return
             for each in self.poll(POLL_SECONDS):
+                if each.finish_reason in (FAILED, REFUSED):
+                    raise BackendFailedError(f"a sequence could not be scored: {each.note}")
                 done[each.unit] = each.log_likelihood
                 flying -= 1
             while following in done:
                 yield done.pop(following)
                 following += 1
 
+    @property
+    def generated_tokens(self) -> int:
+        return self._finished_tokens + sum(pending.fresh for pending in self._running.values())
+
     def running(self) -> int:
-        return sum(len(endpoint.tasks) for endpoint in self.endpoints)
+        return len(self._running)
+
+    def growing(self) -> Mapping[int, Sequence[int]]:
+        return {each.request.unit: each.ids for each in self._running.values() if each.fresh}
 
     def close(self) -> None:
         if not self._loop.is_closed():
-            self._loop.run_until_complete(self._shut())
+            self._loop.run_until_complete(self._pool.close())
             self._loop.close()
         if self._server is not None:
             self._server.stop()
 
     # -- the event loop's side ----------------------------------------------------------------------------------
 
-    async def _open(self) -> None:
-        self._session = aiohttp.ClientSession(
-            headers={"Authorization": f"Bearer {self.settings.api_key}"} if self.settings.api_key else {},
-            connector=aiohttp.TCPConnector(limit=0),
-            timeout=aiohttp.ClientTimeout(total=self.settings.request_seconds, sock_connect=CONNECT_SECONDS),
-        )
-        troubles = await asyncio.gather(*(self._try_identify(endpoint) for endpoint in self.endpoints))
-        if all(troubles):
-            raise InputError(f"--base_url {self.endpoints[0].url}: cannot be reached ({troubles[0]}); is it up?")
-        for endpoint, trouble in zip(self.endpoints, troubles, strict=True):
-            if trouble:
-                self._back_off(endpoint, trouble)
-        self._watchers = [self._loop.create_task(self._look_after(endpoint)) for endpoint in self.endpoints]
-        for watcher in self._watchers:
-            watcher.add_done_callback(self._on_watcher_done)
-
-    async def _shut(self) -> None:
-        tasks = [*self._watchers, *(task for endpoint in self.endpoints for task in endpoint.tasks)]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self._session.close()
-
-    async def _identify(self, endpoint: Endpoint) -> None:
-        """Learn the server's name for the model; raises InputError if it serves another or too short a context."""
-        timeout = aiohttp.ClientTimeout(total=CONNECT_SECONDS)
-        async with self._session.get(f"{endpoint.url}/models", timeout=timeout) as response:
-            await check_status(response)
-            try:
-                models = list((await response.json())["data"])
-            except (KeyError, TypeError):
-                raise InputError(f"--base_url {endpoint.url}: /models is not an OpenAI-compatible answer") from None
-        card = find_model(models, self.settings.model)
-        if card is None:
-            serves = ", ".join(str(model.get("id")) for model in models)
-            raise InputError(
-                f"--base_url {endpoint.url}: serves {serves}, not {self.settings.model}; is it the right server? "
-                "(--served_model_name gives the name it uses)"
-            )
-        most, needed = card.get("max_model_len"), self.settings.context
-        if isinstance(most, int) and most < needed:
-            raise InputError(
-                f"--base_url {endpoint.url}: its context is {most} tokens, {needed} are needed (--max_len plus 4,096); "
-                f"start it with --max-model-len {needed}"
-            )
-        endpoint.model, endpoint.is_vllm = card["id"], card.get("owned_by") == "vllm"
-
-    async def _try_identify(self, endpoint: Endpoint) -> str | None:
-        """`_identify`, returning what is wrong with the connection, if anything."""
-        try:
-            await self._identify(endpoint)
-        except _TROUBLE as error:
-            return str(error) or type(error).__name__
-        return None
-
     async def _advance(self, timeout: float) -> None:
         """Dispatch what waits, then sleep until something ends or `timeout` seconds are over."""
         self._wake.clear()
-        self._dispatch()
-        try:
-            await asyncio.wait_for(self._wake.wait(), timeout)
-        except TimeoutError:
-            away = time.monotonic() - self._last_sign
-            if not self.running() and self._waiting and away > self.settings.patience_seconds:
-                raise BackendFailedError(f"no server has answered for {away:.0f} s") from None
-
-    def _dispatch(self) -> None:
-        """Hand waiting requests to the least busy servers that are there."""
-        while self._waiting:
-            endpoint = min(self.endpoints, key=lambda each: (each.away, len(each.tasks)))
-            if endpoint.away or len(endpoint.tasks) >= self.settings.concurrency:
-                return
-            request, submitted = self._waiting.popleft()
-            task = self._loop.create_task(self._serve(endpoint, request))
+        while self._waiting and (endpoint := self._pool.free()) is not None:
+            pending = self._waiting.popleft()
+            task = self._loop.create_task(self._serve(endpoint, pending))
+            self._running[task] = pending
             endpoint.tasks.add(task)
-            task.add_done_callback(partial(self._on_done, endpoint, request, submitted))
+            task.add_done_callback(partial(self._on_done, endpoint, pending))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), timeout)
+        self._check_patience()
 
-    async def _serve(self, endpoint: Endpoint, request: Request) -> tuple[Answer, float | None]:
-        """The answer, and a score where one was asked for."""
-        nothing = Answer("", LENGTH, len(request.prompt_ids or ()), 0)
-        try:
-            if request.score_from is not None:
-                return nothing, await self._score(endpoint, request)
-            return await self._complete(endpoint, request), None
-        except PromptTooLongError:
-            return nothing, None
-
-    def _on_done(self, endpoint: Endpoint, request: Request, submitted: float, task: asyncio.Task) -> None:
-        """One request left its server: with an answer, or back to the head of the queue."""
-        endpoint.tasks.discard(task)
-        self._wake.set()
-        error = None if task.cancelled() else task.exception()
-        if task.cancelled() or isinstance(error, _TROUBLE):
-            self._take_back(endpoint, request, submitted, error)
-        elif error is not None:
-            self._fatal = error
-        else:
-            endpoint.failures = 0
-            endpoint.served += 1
-            self._last_sign = time.monotonic()
-            answer, score = task.result()
-            self.generated_tokens += answer.completion_tokens
-            self._finished.append(Generated(request.unit, *answer, self._last_sign - submitted, score))
-
-    def _take_back(self, endpoint: Endpoint, request: Request, submitted: float, error: Exception | None) -> None:
-        self._waiting.appendleft((request, submitted))
-        self.moved += 1
-        if error is not None:
-            self._back_off(endpoint, str(error) or type(error).__name__)
-        if isinstance(error, BadAnswerError):
-            self._bad_answers[request.unit] += 1
-            if self._bad_answers[request.unit] == MOST_BAD_ANSWERS:
-                self._fatal = BackendFailedError(f"one request was answered badly {MOST_BAD_ANSWERS} times: {error}")
-        elif type(error) is asyncio.TimeoutError:  # the whole request's; those of a connection are of another type
-            self._timeouts[request.unit] += 1
-            if self._timeouts[request.unit] == MOST_TIMEOUTS:
-                limit = self.settings.request_seconds
-                self._fatal = BackendFailedError(f"a request took over {limit:.0f} s twice; raise --request_timeout")
-
-    async def _complete(self, endpoint: Endpoint, request: Request) -> Answer:
-        stream = self.sampling.stop_on_loop
-        chat = self.settings.chat
-        body = payload(request, self.sampling, endpoint.model, is_vllm=endpoint.is_vllm, stream=stream, chat=chat)
-        path = "chat/completions" if chat else "completions"
-        async with self._session.post(f"{endpoint.url}/{path}", json=body) as response:
-            await check_status(response)
-            if not stream:
-                return read_completion(await response.json())
-            prompt_tokens = len(request.prompt_ids or ())
-            return await read_stream(response, prompt_tokens, self._tokenizer, self.sampling.skip_special_tokens)
-
-    async def _score(self, endpoint: Endpoint, request: Request) -> float:
-        body = score_payload(request, endpoint.model)
-        async with self._session.post(f"{endpoint.url}/completions", json=body) as response:
-            await check_status(response)
-            return read_score(await response.json(), request.prompt_ids or (), request.score_from or 0, endpoint.url)
-
-    def _back_off(self, endpoint: Endpoint, trouble: str) -> None:
-        """Leave a server alone for a while, longer with each failure in a row; failures of one moment count once."""
-        now = time.monotonic()
-        if now < endpoint.resume_at:
+    def _check_patience(self) -> None:
+        if self._running or self._finished or self._fatal:
             return
-        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**endpoint.failures)
-        endpoint.failures += 1
-        endpoint.away, endpoint.resume_at = True, now + pause
-        endpoint.fell.set()
-        logger.warning("%s: %s; asked again in %.1f s", endpoint.url, trouble, pause)
+        if self._rejected and not self._waiting and not self._sleeping:
+            self._reject_all()
+        away = time.monotonic() - self._last_sign
+        if (self._waiting or self._sleeping) and away > self.settings.patience_seconds:
+            self._fatal = BackendFailedError(f"no server has answered for {away:.0f} s")
 
-    async def _look_after(self, endpoint: Endpoint) -> None:
-        """Ask a server that is away whether it is back, and one that holds requests whether it is still there."""
-        missed = 0
-        while True:
-            if endpoint.away:
-                await asyncio.sleep(endpoint.resume_at - time.monotonic())
-                trouble, missed = await self._try_identify(endpoint), 0
-                if trouble:
-                    self._back_off(endpoint, trouble)
-                else:
-                    endpoint.away = False
-                    endpoint.fell.clear()
-                    self._wake.set()
-            elif await _happens(endpoint.fell, PROBE_SECONDS) or not endpoint.tasks:
-                missed = 0
-            elif trouble := await self._try_identify(endpoint):
-                missed += 1
-                if missed == MISSED_PROBES:
-                    self._back_off(endpoint, f"no answer to {MISSED_PROBES} probes ({trouble})")
-                    for task in tuple(endpoint.tasks):
-                        task.cancel()
-            else:
-                missed = 0
-                self._last_sign = time.monotonic()
+    async def _serve(self, endpoint: Endpoint, pending: _Pending) -> tuple[Answer, float | None]:
+        """The answer, and a score where one was asked for."""
+        request = pending.request
+        if request.score_from is not None:
+            nothing = Answer("", LENGTH, len(request.prompt_ids or ()), 0)
+            async with self._pool.post(endpoint, "completions", score_payload(request, endpoint.model)) as response:
+                answer = parse_object(await response.read(), endpoint.url)
+            return nothing, read_score(answer, request.prompt_ids or (), request.score_from, endpoint.url)
+        chat, is_vllm = self.settings.chat, endpoint.is_vllm
+        tells_ids = self.settings.token_ids and is_vllm and not chat and request.prompt_ids is not None
+        stream = self.sampling.stop_on_loop or (self.settings.stream and tells_ids)
+        body = payload(
+            request, self.sampling, endpoint.model, is_vllm=is_vllm, stream=stream, chat=chat,
+            token_ids=tells_ids or stream,
+        )  # fmt: skip
+        async with self._pool.post(endpoint, "chat/completions" if chat else "completions", body) as response:
+            if not stream:
+                return read_completion(parse_object(await response.read(), endpoint.url), request.max_tokens), None
+            looks = self.sampling.stop_on_loop
+            return await read_stream(
+                response.content, pending.ids, request.max_tokens, endpoint.url, stop_on_loop=looks
+            ), None
 
-    def _on_watcher_done(self, watcher: asyncio.Task[None]) -> None:
-        if not watcher.cancelled():  # a server that came back with another model, or a bug
-            self._fatal = watcher.exception()
-            self._wake.set()
+    def _on_done(self, endpoint: Endpoint, pending: _Pending, task: asyncio.Task) -> None:
+        """One request left its server: with an answer, or with what went wrong."""
+        endpoint.tasks.discard(task)
+        del self._running[task]
+        self._wake.set()
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if error is None:
+            self._answered(endpoint, pending, *task.result())
+        else:
+            self._went_wrong(endpoint, pending, error)
+
+    def _answered(self, endpoint: Endpoint, pending: _Pending, answer: Answer, score: float | None) -> None:
+        endpoint.failures = endpoint.bad_answers = 0
+        endpoint.served += 1
+        self._last_sign = time.monotonic()
+        for rejected, words in self._rejected:  # others are answered, so it was theirs alone
+            self._refuse(rejected, words)
+        self._rejected.clear()
+        self._finish(pending, answer, score)
+
+    def _finish(self, pending: _Pending, answer: Answer, score: float | None = None) -> None:
+        request = pending.request
+        ids = answer.token_ids
+        if ids is not None and ids is not pending.ids:  # not streamed: the kept ones are not in it
+            ids = array("i", [*request.kept, *ids])
+        text = answer.text
+        if ids is not None and self._tokenizer is not None and answer.finish_reason != CUT:
+            text = completion_text(self._tokenizer, self.sampling, request.prompt_ids or (), ids, answer.finish_reason)
+        fresh = answer.completion_tokens
+        if fresh is None:
+            fresh = self._count(text + (answer.reasoning or ""))
+        prompt = len(request.prompt_ids) if request.prompt_ids is not None else answer.prompt_tokens
+        if prompt is None:
+            prompt = _estimate_tokens(request.prompt) if fresh else 0
+        self._finished_tokens += fresh
+        seconds = time.monotonic() - pending.submitted
+        self._finished.append(
+            Generated(
+                request.unit,
+                text,
+                answer.finish_reason,
+                prompt,
+                len(request.kept) + fresh,
+                seconds,
+                score,
+                token_ids=ids,
+                reasoning=answer.reasoning,
+                note=answer.note,
+            )
+        )
+
+    def _count(self, text: str) -> int:
+        """Tokens of a text whose server does not say: the tokenizer's, or an estimate, which is said once."""
+        if self._tokenizer is not None:
+            return len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        return _estimate_tokens(text)
+
+    # -- what went wrong ----------------------------------------------------------------------------------------
+
+    def _went_wrong(self, endpoint: Endpoint, pending: _Pending, error: BaseException) -> None:
+        """Settle, requeue or give up one request by the kind of its trouble."""
+        words = str(error) or type(error).__name__
+        if isinstance(error, PromptTooLongError):
+            logger.warning("%s: a prompt of %d characters is too long (%s); not sampled", endpoint.url,
+                           len(pending.request.prompt), words)  # fmt: skip
+            self._finish(pending, Answer("", LENGTH, len(pending.request.prompt_ids or ()), 0))
+        elif isinstance(error, RefusedError):
+            self._refuse(pending, words)
+        elif isinstance(error, RejectedError):
+            self._reject(endpoint, pending, words)
+        elif isinstance(error, BusyError):
+            self._come_again(endpoint, pending, error)
+        elif isinstance(error, BadAnswerError):
+            self._answered_badly(endpoint, pending, words)
+        elif type(error) is asyncio.TimeoutError:  # the whole request's; those of a connection are of another type
+            self._timed_out(pending)
+        elif isinstance(error, TROUBLE):
+            self._pool.back_off(endpoint, words, getattr(error, "retry_after", None) or 0.0)
+            self._take_back(pending)
+        elif isinstance(error, asyncio.CancelledError):
+            self._take_back(pending)
+        else:
+            self._on_fatal(error)
+
+    def _timed_out(self, pending: _Pending) -> None:
+        """Too long for one request: a chain that has said something goes on from there, another has one more try."""
+        self._note_served(pending)
+        pending.timeouts += 1
+        if pending.timeouts < MOST_TIMEOUTS or pending.fresh:
+            self._take_back(pending)
+        else:
+            limit = self.settings.request_seconds
+            self._give_up(pending, f"a request took over {limit:.0f} s twice; raise --request_timeout")
+
+    def _take_back(self, pending: _Pending, pause: float = 0.0) -> None:
+        """Back to the head of the queue; or, with what it has said, to whoever submitted it."""
+        self.moved += 1
+        request = pending.request
+        if pending.fresh and self.settings.token_ids:
+            said = Answer("", CUT, None, pending.fresh, pending.ids)
+            self._finish(pending, said)
+            return
+        pending.ids = array("i", request.kept)
+        if pause:
+            self._sleeping += 1
+            self._loop.call_later(pause, self._wake_up, pending)
+        else:
+            self._waiting.appendleft(pending)
+
+    def _wake_up(self, pending: _Pending) -> None:
+        self._sleeping -= 1
+        self._waiting.append(pending)
+        self._wake.set()
+
+    def _come_again(self, endpoint: Endpoint, pending: _Pending, error: BusyError) -> None:
+        """Have one request wait as long as the server asks, or ever longer; spread, so that not all come at once."""
+        asked = error.retry_after
+        if asked is not None and asked > self.settings.patience_seconds:
+            self._pool.back_off(endpoint, str(error), asked)
+            self._take_back(pending)
+            return
+        pause = endpoint_pool.FIRST_PAUSE * 2**pending.pauses
+        pause = min(endpoint_pool.LONGEST_PAUSE, pause) * (1 + pending.request.unit % 16 / 16)
+        pause = max(pause, asked or 0.0) if asked is None else asked + pending.request.unit % 16 / 16
+        pending.pauses += 1
+        self._say_busy(endpoint, str(error), pause)
+        self._take_back(pending, pause)
+
+    def _say_busy(self, endpoint: Endpoint, words: str, pause: float) -> None:
+        now = time.monotonic()
+        if now >= endpoint.quiet_until:
+            endpoint.quiet_until = now + QUIET_SECONDS
+            logger.warning("%s: %s; this request is sent again in %.1f s, others go on", endpoint.url, words, pause)
+
+    def _answered_badly(self, endpoint: Endpoint, pending: _Pending, words: str) -> None:
+        self._note_served(pending)
+        pending.bad_answers += 1
+        endpoint.bad_answers += 1
+        if endpoint.bad_answers >= BAD_ANSWERS_IN_A_ROW:
+            self._pool.back_off(endpoint, words)
+        if pending.bad_answers < MOST_BAD_ANSWERS:
+            pause = endpoint_pool.FIRST_PAUSE * 2 ** (pending.bad_answers - 1)
+            self._say_busy(endpoint, words, pause)
+            self._take_back(pending, pause)
+        else:
+            self._give_up(pending, f"one request was answered badly {MOST_BAD_ANSWERS} times: {words}")
+
+    def _note_served(self, pending: _Pending) -> None:
+        """Remember, when a request first goes wrong, how many answers there were."""
+        if not pending.bad_answers and not pending.timeouts:
+            pending.served_before = sum(each.served for each in self.endpoints)
+
+    def _give_up(self, pending: _Pending, words: str) -> None:
+        """Hand a request back unanswered where others are answered meanwhile; else nothing works, and the run ends."""
+        if not self.settings.gives_up or sum(each.served for each in self.endpoints) == pending.served_before:
+            self._on_fatal(BackendFailedError(words))
+            return
+        logger.warning("%s; its sample is left for a rerun", words)
+        self._finish(pending, Answer("", FAILED, None, 0, note=words))
+
+    def _refuse(self, pending: _Pending, words: str) -> None:
+        self._last_sign = time.monotonic()
+        self._finish(pending, Answer("", REFUSED, None, 0, note=words))
+
+    def _reject(self, endpoint: Endpoint, pending: _Pending, words: str) -> None:
+        """A request called malformed: refused if others are answered, else kept until that is known."""
+        self._last_sign = time.monotonic()
+        if any(each.served for each in self.endpoints):
+            self._refuse(pending, words)
+            return
+        self._rejected.append((pending, words))
+        if len(self._rejected) >= MOST_REJECTED:
+            self._reject_all()
+
+    def _reject_all(self) -> None:
+        words = self._rejected[-1][1]
+        self._fatal = InputError(f"--base_url {self.endpoints[0].url}: refused a request ({words})")
+
+    def _on_sign(self) -> None:
+        self._last_sign = time.monotonic()
+        self._wake.set()
+
+    def _on_fatal(self, error: BaseException | None) -> None:
+        self._fatal = self._fatal or error
+        self._wake.set()
 
 
-async def _happens(event: asyncio.Event, seconds: float) -> bool:
-    """Wait for an event; return whether it came in time."""
-    try:
-        await asyncio.wait_for(event.wait(), seconds)
-    except TimeoutError:
-        return False
-    return True
+def _estimate_tokens(text: str) -> int:
+    log_once(f"--base_url: the server sends no usage; tokens are estimated, {BYTES_PER_TOKEN} bytes of text each")
+    return -(-len(text.encode("utf-8", "replace")) // BYTES_PER_TOKEN)

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from promptcot_mamba.checkpoint import CONTEXT_KEYS, Checkpoint, load_tokenizer, read_checkpoint, require_served
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import get_logger
-from promptcot_mamba.records import Problem, iter_problems
+from promptcot_mamba.records import Problem
 from promptcot_mamba.sampling.arguments import PROMPT_ROOM, SamplingArguments
-from promptcot_mamba.sampling.backend import SamplingSettings
+from promptcot_mamba.sampling.backend import LENGTH, SamplingSettings
+from promptcot_mamba.sampling.cache_cost import is_hybrid, language_config
 from promptcot_mamba.sampling.capacity import GIB, Capacity, Device, find_device, plan_capacity
-from promptcot_mamba.sampling.checkpoint import Checkpoint, load_tokenizer, read_checkpoint
+from promptcot_mamba.sampling.chain import Cuts
+from promptcot_mamba.sampling.decode import completion_text
 from promptcot_mamba.sampling.progress import clock
 from promptcot_mamba.sampling.prompts import PromptBook
-from promptcot_mamba.sampling.run_settings import problems_fingerprint
+from promptcot_mamba.sampling.recipes import read_problems
 
 logger = get_logger(__name__)
 
 SAMPLE_FLAGS = (
     *("n", "temperature", "top_p", "repetition_penalty", "max_len", "max_retries", "seed", "state_dtype"),
-    *("prompt_from", "use_chat_template", "stop_on_loop"),
+    *("prompt_from", "use_chat_template", "stop_on_loop", "top_k", "min_p", "system_prompt", "chat_template_kwargs"),
+    *("thinking", "thinking_budget", "segment_len", "quantization", "rope_scaling", "api"),
 )
+DEFAULTS = {each.name: each.default for each in fields(SamplingArguments) if each.name in SAMPLE_FLAGS}
+CLOSING = "\n</think>\n\n"  # ends a thought that has taken its budget
 MOST_PROMPTS = 5000  # that a dry run tokenises
 THINK_TAGS = ("<think>", "</think>")
 
@@ -51,8 +58,39 @@ class Plan:
             **{name: getattr(self.args, name) for name in SAMPLE_FLAGS},
             "dtype": self.dtype,
             "model": self.checkpoint.fingerprint() if self.checkpoint else self.args.model_path,
-            "problems": problems_fingerprint(self.problems),
         }
+
+    @property
+    def context(self) -> int:
+        """Tokens of prompt and completion together: what --max_len needs, or what the model has if that is less."""
+        own = model_context(self.checkpoint, self.args.rope) if self.checkpoint is not None else None
+        return min(self.args.context, own or self.args.context)
+
+    @property
+    def is_hybrid(self) -> bool:
+        return self.checkpoint is not None and is_hybrid(self.checkpoint.config)
+
+    def prompt_text(self, index: int) -> str:
+        """What is sent for a problem, as its rows have it: the prompt, or the user's turn where the server renders."""
+        return self.prompts.messages(index)[-1]["content"] if self.args.api == "chat" else self.prompts.text(index)
+
+    def sent(self) -> dict[str, Any]:
+        """What is sent beside the prompt: a row's `sent`."""
+        settings = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+        sent = {name: getattr(self.args, name) for name in settings} | {"max_tokens": self.args.max_len}
+        server = {"template": "server"} if self.args.api == "chat" else {}
+        return {**self.prompts.describe(), **server, **sent}
+
+    def cuts(self) -> Cuts:
+        closing = ()
+        if self.args.thinking_budget is not None:
+            closing = tuple(self.tokenizer(CLOSING, add_special_tokens=False)["input_ids"])
+        sampling = self.sampling()
+
+        def text_of(prompt_ids: Sequence[int], ids: Sequence[int]) -> str:
+            return completion_text(self.tokenizer, sampling, prompt_ids, ids, LENGTH)
+
+        return Cuts(self.args.segment_len, self.args.thinking_budget, closing, text_of)
 
     def sampling(self) -> SamplingSettings:
         special = getattr(self.tokenizer, "all_special_tokens", ())
@@ -61,39 +99,48 @@ class Plan:
             top_p=self.args.top_p,
             repetition_penalty=self.args.repetition_penalty,
             stop_token_ids=(self.tokenizer.eos_token_id,) if self.tokenizer else (),
-            skip_special_tokens=not any(tag in special for tag in THINK_TAGS),
+            # s1 marks its thoughts by special tokens.
+            skip_special_tokens=self.args.thinking != "s1" and not any(tag in special for tag in THINK_TAGS),
             stop_on_loop=self.args.stop_on_loop,
+            top_k=self.args.top_k,
+            min_p=self.args.min_p,
         )
 
 
 def make_plan(args: SamplingArguments) -> Plan:
     """Read all that can be read without an engine; raises InputError for files and models that will not do."""
-    problems = list(iter_problems(args.data_path))
-    if not problems:
-        raise InputError(f"--data_path {args.data_path}: the file is empty, expected one problem a line")
+    problems = read_problems(args.data_path, args.benchmark, args.limit)
     checkpoint = read_checkpoint(args.model_path) if not args.base_url or Path(args.model_path).is_dir() else None
     if checkpoint is None and args.use_mamba2 is not None:
         raise InputError(f"--use_mamba2: {args.model_path} is no folder here, so it cannot be checked; drop the flag")
     if checkpoint is not None:
         _check_model(args, checkpoint)
     tokenizer = load_tokenizer(args.model_path) if checkpoint is not None else None
-    if tokenizer is None and (args.use_chat_template or args.stop_on_loop):
-        raise InputError(
-            f"--use_chat_template, --stop_on_loop: need the tokenizer; {args.model_path} is no folder here"
-        )
-    prompts = PromptBook(problems, tokenizer, source=args.prompt_from, use_chat_template=args.use_chat_template)
+    _check_together(args, tokenizer)
+    prompts = PromptBook(
+        problems,
+        tokenizer,
+        source=args.prompt_from,
+        use_chat_template=args.use_chat_template and args.api != "chat",
+        system_prompt=args.system_prompt,
+        template_args=args.template_kwargs,
+    )
     return Plan(args, problems, prompts, checkpoint, tokenizer)
 
 
 def _check_model(args: SamplingArguments, checkpoint: Checkpoint) -> None:
+    require_served(checkpoint)
     kind = checkpoint.config.get("model_type")
     if args.use_mamba2 is not None and args.use_mamba2 != checkpoint.is_mamba2:
         raise InputError(f"--use_mamba2 {args.use_mamba2}: {args.model_path} holds a {kind!r} model")
-    if checkpoint.context is not None and args.context > checkpoint.context:
-        raise InputError(
-            f"--max_len {args.max_len}: with {PROMPT_ROOM:,} tokens for the prompt it exceeds the model's context of "
-            f"{checkpoint.context}; use at most {max(0, checkpoint.context - PROMPT_ROOM)}"
-        )
+    own = model_context(checkpoint, args.rope)
+    if own is not None and own <= PROMPT_ROOM // 4:
+        raise InputError(f"--model_path {args.model_path}: its context of {own} tokens leaves no room for a chain")
+    if own is not None and args.context > own:
+        logger.warning(
+            "the model's context is %s tokens: chains end there, prompt included, not at --max_len %s",
+            f"{own:,}", f"{args.max_len:,}",
+        )  # fmt: skip
     # vLLM gives every part a copy of a single group; several groups are dealt out.
     is_split = checkpoint.is_mamba2 and checkpoint.n_groups > 1
     parts, pieces = args.tensor_parallel_size, {"n_groups": checkpoint.n_groups} if is_split else {}
@@ -101,6 +148,40 @@ def _check_model(args: SamplingArguments, checkpoint: Checkpoint) -> None:
     for name, count in pieces.items():
         if count % parts:
             raise InputError(f"--tensor_parallel_size {parts}: must divide the model's {name} of {count}")
+
+
+def model_context(checkpoint: Checkpoint, rope: dict[str, Any]) -> int | None:
+    """The longest sequence of a model, stretched by --rope_scaling; None where there is no bound."""
+    config = language_config(checkpoint.config)
+    if checkpoint.is_mamba2:
+        return None
+    own = next((config[key] for key in CONTEXT_KEYS if isinstance(config.get(key), int)), None)
+    if own is None or "factor" not in rope:
+        return own
+    return int(rope.get("original_max_position_embeddings", own) * float(rope["factor"]))
+
+
+def _check_together(args: SamplingArguments, tokenizer: Any) -> None:
+    """Raise InputError for flags that cannot do what they say beside each other."""
+    by_tokens = [f"--{name}" for name in ("stop_on_loop", "segment_len", "thinking_budget") if getattr(args, name)]
+    if args.api == "chat":
+        if not args.base_url:
+            raise InputError("--api chat: is asked of servers; give --base_url, or use --use_chat_template True")
+        if by_tokens:
+            raise InputError(f"--api chat with {', '.join(by_tokens)}: the server renders prompts and tells no tokens")
+        return
+    if args.use_chat_template:
+        by_tokens.append("--use_chat_template")
+    elif args.system_prompt or args.chat_template_kwargs:
+        raise InputError(
+            "--system_prompt, --chat_template_kwargs: are written by a chat template; add --use_chat_template True, "
+            "or --api chat"
+        )
+    if tokenizer is None and by_tokens:
+        raise InputError(
+            f"{', '.join(by_tokens)}: the tokenizer is needed, and {args.model_path} is no folder here; give the "
+            "checkpoint's folder, or --api chat"
+        )
 
 
 def place(plan: Plan, samples: int) -> None:
@@ -114,7 +195,7 @@ def place(plan: Plan, samples: int) -> None:
         plan.device,
         dtype=plan.dtype,
         state_dtype=args.state_dtype,
-        context=args.context,
+        context=plan.context,
         samples=-(-samples // args.replicas),
         tensor_parallel_size=args.tensor_parallel_size,
         max_num_seqs=args.max_num_seqs,
@@ -175,7 +256,7 @@ def _describe_prompts(plan: Plan) -> str:
         return "not counted: no tokenizer here"
     looked_at = min(len(plan.problems), MOST_PROMPTS)
     lengths = [len(plan.prompts.get(index)[1]) for index in range(looked_at)]
-    too_long = sum(length >= plan.args.context for length in lengths)
+    too_long = sum(length >= plan.context for length in lengths)
     said = f"{sum(lengths) / len(lengths):,.0f} tokens on average, {max(lengths):,} at most"
     if looked_at < len(plan.problems):
         said += f" (the first {looked_at:,})"

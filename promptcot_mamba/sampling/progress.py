@@ -5,11 +5,14 @@ from __future__ import annotations
 import sys
 import time
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import IO, Any
 
 from promptcot_mamba.records import Problem, Sample
-from promptcot_mamba.sampling.backend import LENGTH, LOOP
+from promptcot_mamba.sampling.backend import LENGTH, LOOP, REFUSED, Backend
+
+LONGEST_SHOWN = 3  # chains whose length the line tells
 
 
 @dataclass
@@ -20,6 +23,8 @@ class Tally:
     invalid: int = 0
     truncated: int = 0
     looped: int = 0
+    refused: int = 0  # by the server's filter or policy
+    continued: int = 0  # chains that something unplanned cut
     saved_tokens: int = 0  # that looping chains could still have taken
     retried: int = 0  # samples that took more than one attempt
     lengths: array = field(default_factory=lambda: array("i"))  # completion tokens, four bytes a sample
@@ -31,11 +36,13 @@ class Tally:
         if sample.finish_reason == LOOP:
             self.looped += 1
             self.saved_tokens += max_len - sample.completion_tokens
+        self.refused += sample.finish_reason == REFUSED
+        self.continued += bool(sample.continued)
         self.retried += sample.attempt > 0
         self.lengths.append(sample.completion_tokens)
 
     def merge(self, other: Tally) -> None:
-        for name in ("samples", "invalid", "truncated", "looped", "retried", "saved_tokens"):
+        for name in ("samples", "invalid", "truncated", "looped", "refused", "continued", "retried", "saved_tokens"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.lengths.extend(other.lengths)
 
@@ -52,6 +59,8 @@ class Tally:
             "invalid": self.invalid,
             "truncated": self.truncated,
             "looped": self.looped,
+            "refused": self.refused,
+            "continued": self.continued,
             "retried": self.retried,
             "saved_tokens": self.saved_tokens,
             "completion_tokens": sum(ordered),
@@ -99,6 +108,10 @@ class Report:
         total = self.total()
         if total.looped:
             notes += f"; ending {total.looped:,} loops saved up to {total.saved_tokens:,} tokens"
+        if total.refused:
+            notes += f"; {total.refused:,} were refused by the server (finish_reason refused), which counts as invalid"
+        if total.continued:
+            notes += f"; {total.continued:,} were continued after an interruption"
         return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], f"({notes})"])
 
 
@@ -114,24 +127,26 @@ class Progress:
         self._started = self._shown = time.monotonic()
         self._before = sum(tally.samples for tally in report.by_source.values())
 
-    def show(self, running: int, generated_tokens: int, *, now: bool = False) -> None:
-        """Print the line if it is due."""
+    def show(self, backend: Backend, longest: Callable[[int], list[int]], *, now: bool = False) -> None:
+        """Print the line if it is due; `longest` gives the lengths of the longest chains under way."""
         if not now and time.monotonic() - self._shown < self._every:
             return
         self._shown = time.monotonic()
-        line = self.line(running, generated_tokens, self._shown - self._started)
+        line = self.line(backend.running(), backend.generated_tokens, self._shown - self._started)
+        if lengths := longest(LONGEST_SHOWN):
+            line += f" | longest {' '.join(f'{length:,}' for length in lengths)}"
         self._stream.write(f"\r\x1b[2K{line}" if self._terminal else f"{line}\n")
         self._stream.flush()
 
     def line(self, running: int, generated_tokens: int, seconds: float) -> str:
         tallies = self._report.by_source.values()
         done = sum(tally.samples for tally in tallies)
-        fresh = done - self._before
+        fresh, refused = done - self._before, sum(tally.refused for tally in tallies)
         eta = (self._total - done) * seconds / fresh if fresh else None
         return (
             f"{done:,}/{self._total:,} samples | {generated_tokens / max(seconds, 1e-9):,.0f} tok/s | {running} running"
             f" | ETA {clock(eta)} | truncated {sum(t.truncated for t in tallies):,}"
-            f" | invalid {sum(t.invalid for t in tallies):,}"
+            f" | invalid {sum(t.invalid for t in tallies):,}{f' | refused {refused:,}' if refused else ''}"
         )
 
     def end(self) -> None:

@@ -1,54 +1,146 @@
-"""From a problem's row to the exact text, and token ids, a chain starts from."""
+"""From a problem's row to the exact text, and token ids, a chain starts from, and what a sample's row says of it."""
 
 from __future__ import annotations
 
+import ast
+import hashlib
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from promptcot_mamba.chat_format import MATH_INSTRUCTION, USER_START, render_prompt
+from promptcot_mamba.benchmarks import BENCHMARKS
+from promptcot_mamba.benchmarks.humaneval import INSTRUCTION as FUNCTION_INSTRUCTION
+from promptcot_mamba.benchmarks.livecodebench import FROM_STDIN
+from promptcot_mamba.chat_format import (
+    MATH_INSTRUCTION,
+    asks_for_box,
+    frame_question,
+    has_turns,
+    render_prompt,
+    user_question,
+)
 from promptcot_mamba.errors import InputError
+from promptcot_mamba.jsonl import Row
 from promptcot_mamba.records import Problem
 
 PROMPT_SOURCES = ("auto", "prompt", "question")
+KEPT_PROMPTS = 4096
+Message = dict[str, str]
 
 
-def render_problem(problem: Problem, source: str = "auto", chat_tokenizer: Any = None) -> str:
-    """The text a chain starts from: the row's `prompt` as is, or its `question` in our chat format.
+def instruction_of(row: Row) -> str:
+    r"""What a row asks for beside its question: its own `instruction`, else what its kind is usually asked.
 
-    `source` is "prompt" or "question" to insist on one, "auto" to prefer the prompt. With `chat_tokenizer` the text
-    is a user turn in that tokenizer's own chat template. Raises InputError naming the problem.
+    A function's head (`entry_point`) and other code never get `\boxed{}`; what is not known to be code is maths.
     """
-    field = source if source != "auto" else ("prompt" if problem.prompt is not None else "question")
-    text = problem.fields.get(field)
+    if isinstance(row.get("instruction"), str):
+        return row["instruction"]
+    if "entry_point" in row:
+        return FUNCTION_INSTRUCTION
+    code_sources = {source for one in BENCHMARKS.values() if one.kind == "code" for source in one.sources}
+    if row.get("source") in code_sources or "tests" in row:
+        return f"{{question}}\n\n{FROM_STDIN.strip()}"
+    return MATH_INSTRUCTION
+
+
+def user_message(problem: Problem, source: str = "auto") -> str:
+    """What the user says, without any model's chat markers: the framed question, or a written prompt's user turn.
+
+    `source` is "prompt" or "question" to insist on one of the row's keys. With "auto" the question is taken where the
+    row tells how it is asked (`instruction`) or has no prompt. Raises InputError naming the problem.
+    """
+    row = problem.fields
+    if source == "auto":
+        source = "question" if problem.prompt is None or {"question", "instruction"} <= set(row) else "prompt"
+    text = _text_of(problem, source)
+    if source == "question" or _is_bare_function(row, text):
+        return frame_question(text, instruction_of(row))
+    question = user_question(text)
+    return frame_question(question) if asks_for_box(text) else question
+
+
+def _is_bare_function(row: Row, prompt: str) -> bool:
+    """Whether a prompt is a function's head and nothing else, as HumanEval's publisher writes it: it is Python."""
+    if "entry_point" not in row or has_turns(prompt):
+        return False
+    try:
+        ast.parse(prompt)
+    except SyntaxError:
+        return False
+    return True
+
+
+def _text_of(problem: Problem, key: str) -> str:
+    text = problem.fields.get(key)
     if text is None:
-        raise InputError(f"problem {problem.id!r} has no {field!r}; see --prompt_from")
-    if chat_tokenizer is None:
-        return text if field == "prompt" else render_prompt(text)
-    if USER_START in text:
-        raise InputError(
-            f"problem {problem.id!r}: its {field} already holds chat markers; drop --use_chat_template or use "
-            "--prompt_from question"
-        )
-    content = text if field == "prompt" else f"{text}\n{MATH_INSTRUCTION}"
-    return chat_tokenizer.apply_chat_template(
-        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-    )
+        raise InputError(f"problem {problem.id!r} has no {key!r}; see --prompt_from")
+    return text
 
 
 class PromptBook:
-    """Prompts of all problems by index, rendered and tokenised on demand; the last few thousand are kept."""
+    """Prompts of all problems by index, rendered and tokenised on demand; the last few thousand are kept.
 
-    def __init__(self, problems: list[Problem], tokenizer: Any, *, source: str = "auto", use_chat_template=False):
-        if use_chat_template and getattr(tokenizer, "chat_template", None) is None:
-            raise InputError("--use_chat_template: the tokenizer has no chat template")
+    With `use_chat_template` a prompt is the tokenizer's own template around the user's message, after `system_prompt`
+    and with `template_args` given to it (such as `enable_thinking`). Without it the row's `prompt` is sent as it
+    stands, or its question in this project's chat format. Raises InputError for a template that is missing or refuses.
+    """
+
+    def __init__(
+        self,
+        problems: list[Problem],
+        tokenizer: Any,
+        *,
+        source: str = "auto",
+        use_chat_template: bool = False,
+        system_prompt: str | None = None,
+        template_args: Mapping[str, Any] | None = None,
+    ):
+        self.template_text: str | None = None
+        if use_chat_template:
+            self.template_text = _template_of(tokenizer)
         self._problems = problems
         self._tokenizer = tokenizer
         self._source = source
-        self._chat_tokenizer = tokenizer if use_chat_template else None
-        self.get = lru_cache(maxsize=4096)(self._get)
+        self._system = system_prompt
+        self._args = dict(template_args or {})
+        self.get = lru_cache(maxsize=KEPT_PROMPTS)(self._get)
+
+    def messages(self, index: int) -> list[Message]:
+        """The turns before the assistant's, for a chat template or a server that has one."""
+        system = [{"role": "system", "content": self._system}] if self._system else []
+        return [*system, {"role": "user", "content": user_message(self._problems[index], self._source)}]
 
     def text(self, index: int) -> str:
-        return render_problem(self._problems[index], self._source, self._chat_tokenizer)
+        """The whole prompt of problem `index`, as it is sent."""
+        problem = self._problems[index]
+        if self.template_text is not None:
+            return self._render(self.messages(index), problem.id)
+        if self._source == "question" or problem.prompt is None:
+            return render_prompt(_text_of(problem, "question"), instruction_of(problem.fields))
+        return problem.prompt
+
+    def _render(self, messages: list[Message], name: str) -> str:
+        from jinja2 import TemplateError
+
+        try:
+            return self._tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, **self._args
+            )
+        except (TemplateError, TypeError) as error:
+            mend = "; drop --system_prompt, or say it in the user's turn" if self._system else ""
+            raise InputError(f"problem {name!r}: the tokenizer's chat template refuses it ({error}){mend}") from None
+
+    def describe(self) -> Row:
+        """The first part of a row's `sent`: which template wrote the prompt, after which system prompt, told what.
+
+        "file" is the problem file's own prompt, or its question in this project's format where it has none.
+        """
+        template = "file"
+        if self.template_text is not None:
+            template = f"tokenizer:{hashlib.sha256(self.template_text.encode()).hexdigest()[:12]}"
+        elif self._source == "question":
+            template = "promptcot"
+        return {"template": template, "system": self._system, "template_args": self._args}
 
     def _get(self, index: int) -> tuple[str, list[int] | None]:
         """Text and token ids of problem `index`; ids are None without a tokenizer.
@@ -58,4 +150,14 @@ class PromptBook:
         text = self.text(index)
         if self._tokenizer is None:
             return text, None
-        return text, self._tokenizer(text, add_special_tokens=self._chat_tokenizer is None)["input_ids"]
+        return text, self._tokenizer(text, add_special_tokens=self.template_text is None)["input_ids"]
+
+
+def _template_of(tokenizer: Any) -> str:
+    """The text of a tokenizer's chat template; of several, the one that is used by default."""
+    template = getattr(tokenizer, "chat_template", None)
+    if isinstance(template, dict):
+        template = template.get("default")
+    if not template:
+        raise InputError("--use_chat_template: the tokenizer has no chat template")
+    return template

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from pathlib import Path
@@ -11,20 +10,12 @@ from typing import Any
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import DurableAppender
 from promptcot_mamba.log import get_logger
-from promptcot_mamba.records import Problem
 from promptcot_mamba.run_info import side_path
 
 logger = get_logger(__name__)
 
-KINDS = ("jsonl", "run.json", "attempts.jsonl")  # what belongs together and is renamed together
-
-
-def problems_fingerprint(problems: list[Problem]) -> str:
-    """A hash of all rows in order: the prompts sampled from and the keys that travel with the samples."""
-    digest = hashlib.blake2b(digest_size=16)
-    for problem in problems:
-        digest.update(json.dumps(problem.fields, sort_keys=True).encode())
-    return digest.hexdigest()
+# What belongs together and is renamed together.
+KINDS = ("jsonl", "run.json", "attempts.jsonl", "partial.jsonl", "damaged.jsonl")
 
 
 def read_settings(output: str | Path) -> dict[str, Any] | None:
@@ -35,7 +26,9 @@ def read_settings(output: str | Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (json.JSONDecodeError, KeyError, TypeError):
-        raise InputError(f"{path}: not written by this program; move it away or use --overwrite") from None
+        raise InputError(
+            f"{path}: not written by this program; put its own back or use another --output_path"
+        ) from None
 
 
 def read_sessions(output: str | Path) -> list[dict[str, Any]]:
@@ -44,18 +37,25 @@ def read_sessions(output: str | Path) -> list[dict[str, Any]]:
     return json.loads(path.read_text(encoding="utf-8")).get("sessions", []) if path.exists() else []
 
 
-def refuse_changed(output: str | Path, wanted: dict[str, Any]) -> None:
-    """Raise InputError naming every setting that differs from the run `output` holds; `n` may only grow."""
+def refuse_changed(output: str | Path, wanted: dict[str, Any], defaults: dict[str, Any]) -> None:
+    """Raise InputError naming every setting that differs from the run `output` holds; `n` may only grow.
+
+    `defaults` are those of settings that an older run did not have to name. Changed problems are seen row by row.
+    """
     begun = read_settings(output)
     if begun is None:
         if any(path.exists() and path.stat().st_size for path in (Path(output), side_path(output, "attempts.jsonl"))):
-            raise InputError(f"{output}: exists, but not the run.json that says how it was made; use --overwrite")
+            raise InputError(
+                f"{output}: exists, but not the run.json that says how it was made; put that back or "
+                "use another --output_path"
+            )
         return
+    begun = defaults | begun
     changed = [name for name in wanted if name != "n" and begun.get(name) != wanted[name]]
     if changed:
         said = "; ".join(f"{name} was {begun.get(name)!r}, now {wanted[name]!r}" for name in changed)
         raise InputError(
-            f"{output}: holds samples of other settings ({said}); use --overwrite or another --output_path"
+            f"{output}: holds samples of other settings ({said}); put them back or use another --output_path"
         )
     if begun.get("n", 0) > wanted["n"]:
         raise InputError(

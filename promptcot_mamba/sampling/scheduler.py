@@ -1,28 +1,40 @@
 """Keep a back end busy until every sample of a ledger is settled.
 
-Everything is submitted at once, through a bounded window: a slow chain delays nobody, and an invalid attempt is
-retried at once instead of in a second wave.
+Everything is submitted at once, through a bounded window: a slow chain delays nobody, an invalid attempt is retried at
+once instead of in a second wave, and what an earlier run left of a chain is continued, the longest first.
 """
 
 from __future__ import annotations
 
+import heapq
+import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
-from promptcot_mamba.chat_format import is_format_valid, with_open_thought
+from promptcot_mamba.chat_format import is_format_valid, read_completion, split
 from promptcot_mamba.log import get_logger
 from promptcot_mamba.records import Sample, derive_seed
-from promptcot_mamba.sampling.backend import LENGTH, Backend, Generated, Request
+from promptcot_mamba.sampling.backend import CUT, FAILED, LENGTH, REFUSED, Backend, Generated
+from promptcot_mamba.sampling.chain import Chain, Cuts
 from promptcot_mamba.sampling.ledger import Ledger
+from promptcot_mamba.sampling.partial import PartialFile
 from promptcot_mamba.sampling.prompts import PromptBook
 
 logger = get_logger(__name__)
 
 POLL_SECONDS = 0.5  # the longest a signal, a sync or the progress line waits
+# Between two saves of what chains have said. A chain is saved from the second look on: one that is killed younger than
+# that is drawn again from its own seed, to the same letters, and none loses more than twice this.
+SAVE_SECONDS = 4.5
+NO_CUTS = Cuts()
 
 
 class Scheduler:
-    """Feeds a back end the ledger's missing samples and writes what it returns."""
+    """Feeds a back end the ledger's missing samples and writes what it returns.
+
+    `partial` keeps what chains have said so far; None keeps nothing. With `cuts.segment_len` it holds whole segments
+    alone, and a chain that is interrupted and continued equals one that never was.
+    """
 
     def __init__(
         self,
@@ -33,6 +45,11 @@ class Scheduler:
         base_seed: int,
         max_len: int,
         context: int,
+        cuts: Cuts = NO_CUTS,
+        partial: PartialFile | None = None,
+        sent: dict | None = None,
+        thinking: str = "auto",
+        chat: bool = False,
         tick: Callable[[], None] = lambda: None,
         should_stop: Callable[[], bool] = lambda: False,
     ):
@@ -42,79 +59,191 @@ class Scheduler:
         self.base_seed = base_seed
         self.max_len = max_len
         self.context = context
-        self.in_flight: dict[int, Request] = {}
+        self.cuts = cuts
+        self.sent = sent
+        self.thinking = thinking
+        self.chat = chat
+        self.in_flight: dict[int, Chain] = {}
         self.too_long: set[str] = set()  # ids of problems whose prompt leaves no room
-        self._retries: deque[tuple[int, int]] = deque()
+        self.failed: dict[int, str] = {}  # units that no server could answer, and its words
+        self._partial = partial
+        self._ready: deque[Chain] = deque()  # retries and chains to be continued: before any new one
+        self._next_save = time.monotonic() + SAVE_SECONDS
         self._tick = tick
         self._should_stop = should_stop
 
     def run(self) -> bool:
         """Sample until nothing is missing (True) or `should_stop` says so (False)."""
         todo = self._todo()
-        while not self._should_stop():
-            self._fill(todo)
-            if not self.in_flight:
-                return True
-            for generated in self.backend.poll(POLL_SECONDS):
-                self._settle(self.in_flight.pop(generated.unit), generated)
-            self.ledger.sync_if_due()
-            self._tick()
-        return False
+        try:
+            while not self._should_stop():
+                self._fill(todo)
+                if not self.in_flight:
+                    return not self.failed
+                for generated in self.backend.poll(POLL_SECONDS):
+                    self._take(self.in_flight.pop(generated.unit), generated)
+                self.ledger.sync_if_due()
+                if time.monotonic() >= self._next_save:
+                    self._save_growing()
+                self._tick()
+            return False
+        finally:
+            self._save_growing(last=True)
 
-    def _todo(self) -> Iterator[tuple[int, int]]:
-        """Missing `(unit, attempt)`, retries of this run first; it ends only when it is asked with nothing left."""
-        missing = self.ledger.missing()
+    def longest(self, count: int) -> list[int]:
+        """Lengths in tokens of the longest chains that are being generated."""
+        return heapq.nlargest(count, map(len, self.backend.growing().values()))
+
+    def describe_failed(self) -> str:
+        """What could not be sampled, for the run's last line."""
+        words = next(iter(self.failed.values()))
+        return f"{len(self.failed):,} sample(s) could not be made ({words})"
+
+    # -- what is to be done -------------------------------------------------------------------------------------
+
+    def _todo(self) -> Iterator[Chain | None]:
+        """Chains to start, those under way first; it yields None when it is asked with nothing left."""
+        missing = self._missing()
         while True:
-            if self._retries:
-                yield self._retries.popleft()
-            elif (item := next(missing, None)) is not None:
-                yield item
-            else:
-                yield None
+            yield self._ready.popleft() if self._ready else next(missing, None)
 
-    def _fill(self, todo: Iterator[tuple[int, int]]) -> None:
-        while len(self.in_flight) < self.backend.window and (item := next(todo)) is not None:
-            request = self._request(*item)
-            if request.max_tokens < 1:
-                self._report_too_long(request)
-                self._settle(request, _too_long(request))
-            else:
-                self.in_flight[request.unit] = request
-                self.backend.submit(request)
+    def _missing(self) -> Iterator[Chain]:
+        """The ledger's missing samples: first what an earlier run began, the longest first, so that none of them is
+        alone at the end."""
+        found = self._partial.found if self._partial is not None else {}
+        begun = dict(self.ledger.resumed_attempts)
+        longest = sorted(found.items(), key=lambda item: -len(item[1].ids))
+        started = set()
+        for (problem_id, run, attempt), _ in longest:
+            unit = self.ledger.unit_of(problem_id, run)
+            if unit is not None and self.ledger.is_missing(unit) and attempt == begun.get(unit, 0):
+                started.add(unit)
+                yield self._chain(unit, attempt)
+        for unit, attempt in self.ledger.missing():
+            if unit not in started:
+                yield self._chain(unit, attempt)
 
-    def _request(self, unit: int, attempt: int) -> Request:
+    def _chain(self, unit: int, attempt: int) -> Chain:
+        """A chain at its beginning, or at what the partial file holds of it."""
         run, index = divmod(unit, len(self.ledger.problems))
-        prompt, prompt_ids = self.prompts.get(index)
+        identity = self.ledger.problems[index].id
+        prompt, prompt_ids, messages = self._prompt(index)
         room = self.context - len(prompt_ids) if prompt_ids is not None else self.max_len
-        seed = derive_seed(self.base_seed, self.ledger.problems[index].id, run, attempt)
-        return Request(unit, attempt, seed, prompt, prompt_ids, min(self.max_len, room))
+        seed = derive_seed(self.base_seed, identity, run, attempt)
+        chain = Chain(unit, identity, run, attempt, seed, prompt, prompt_ids, min(self.max_len, room), messages)
+        saved = self._partial.found.pop(chain.key, None) if self._partial is not None else None
+        if saved is not None and prompt_ids is not None and (saved.seed, saved.prompt_crc) == (seed, chain.prompt_crc):
+            chain.seconds, chain.continued, chain.closed = saved.seconds, saved.continued, saved.closed
+            chain.continue_from(saved.ids, planned=self.cuts.segment_len is not None)
+        return chain
 
-    def _report_too_long(self, request: Request) -> None:
-        identity = self.ledger.problems[request.unit % len(self.ledger.problems)].id
-        if identity not in self.too_long:
-            self.too_long.add(identity)
-            tokens = len(request.prompt_ids)
-            logger.warning("problem %s: its prompt of %d tokens exceeds the context; not sampled", identity, tokens)
+    def _prompt(self, index: int) -> tuple[str, Sequence[int] | None, Sequence[dict[str, str]] | None]:
+        """What is sent for a problem: text and token ids, or the turns that a chat server writes the prompt from."""
+        if not self.chat:
+            return *self.prompts.get(index), None
+        messages = self.prompts.messages(index)
+        return messages[-1]["content"], None, messages
 
-    def _settle(self, request: Request, generated: Generated) -> None:
-        run, index = divmod(request.unit, len(self.ledger.problems))
-        completion = with_open_thought(request.prompt, generated.text)
+    def _fill(self, todo: Iterator[Chain | None]) -> None:
+        while len(self.in_flight) < self.backend.window and (chain := next(todo)) is not None:
+            if chain.limit < 1:
+                self._report_too_long(chain)
+                self._settle(chain, Generated(chain.unit, "", LENGTH, len(chain.prompt_ids), 0, 0.0))
+                continue
+            if self.cuts.spent(chain) and self._is_thinking(chain):
+                chain.closed = len(chain.kept)
+                chain.kept.extend(self.cuts.closing_ids)
+            stop = self.cuts.next_stop(chain)
+            if stop <= len(chain.kept):  # closing its thought took the last of its room
+                self._settle(chain, self._as_generated(chain))
+                continue
+            self.in_flight[chain.unit] = chain
+            self.backend.submit(chain.request(stop))
+
+    def _is_thinking(self, chain: Chain) -> bool:
+        text = self.cuts.text_of(chain.prompt_ids, chain.kept)
+        completion, thinking = read_completion(chain.prompt, text, self.thinking)
+        return thinking == "think" and split(completion).closed is False
+
+    def _as_generated(self, chain: Chain) -> Generated:
+        """A chain that ends where it is, for want of room."""
+        text = self.cuts.text_of(chain.prompt_ids, chain.kept)
+        return Generated(chain.unit, text, LENGTH, len(chain.prompt_ids), len(chain.kept), 0.0)
+
+    def _report_too_long(self, chain: Chain) -> None:
+        if chain.problem_id not in self.too_long:
+            self.too_long.add(chain.problem_id)
+            tokens = len(chain.prompt_ids)
+            logger.warning(
+                "problem %s: its prompt of %d tokens exceeds the context; not sampled", chain.problem_id, tokens
+            )
+
+    # -- what came back -----------------------------------------------------------------------------------------
+
+    def _take(self, chain: Chain, generated: Generated) -> None:
+        """A request came to its end: settle the chain, or go on with it."""
+        reason, ids = generated.finish_reason, generated.token_ids
+        chain.seconds += generated.seconds
+        planned_stop = self.cuts.next_stop(chain)
+        if reason == FAILED:
+            self.failed[chain.unit] = generated.note
+        elif reason == CUT:
+            # In segments, and where the chain was too young to be saved, it begins again where it began: with the same
+            # seed, so to the same letters.
+            if self.cuts.segment_len is None and (chain.grew or chain.continued):
+                chain.continue_from(ids, planned=False)
+                self._save(chain)
+            chain.grew = False
+            self._ready.appendleft(chain)
+        elif reason == LENGTH and ids is not None and len(ids) == planned_stop < chain.limit:
+            chain.continue_from(ids, planned=True)
+            self._save(chain)
+            self._ready.appendleft(chain)
+        else:
+            self._settle(chain, generated)
+
+    def _settle(self, chain: Chain, generated: Generated) -> None:
+        completion, thinking = read_completion(chain.prompt, generated.text, self.thinking, generated.reasoning)
+        refused = generated.finish_reason == REFUSED
+        own_prompt = self.ledger.problems[chain.unit % len(self.ledger.problems)].prompt
         sample = Sample(
-            problem_id=self.ledger.problems[index].id,
-            run=run,
-            attempt=request.attempt,
-            seed=request.seed,
+            problem_id=chain.problem_id,
+            run=chain.run,
+            attempt=chain.attempt,
+            seed=chain.seed,
             completion=completion,
             finish_reason=generated.finish_reason,
             prompt_tokens=generated.prompt_tokens,
             completion_tokens=generated.completion_tokens,
-            seconds=round(generated.seconds, 3),
-            format_valid=is_format_valid(completion),
+            seconds=round(chain.seconds, 3),
+            format_valid=not refused and is_format_valid(completion, thinking),
+            prompt=None if chain.prompt == own_prompt else chain.prompt,
+            thinking=thinking,
+            sent=self.sent,
+            continued=chain.continued or None,
+            thought_closed=chain.closed,
+            refusal=generated.note if refused else None,
         )
-        if not self.ledger.append(request.unit, sample):
-            self._retries.append((request.unit, request.attempt + 1))
+        if self._partial is not None:
+            self._partial.forget(chain.key)
+        if not self.ledger.append(chain.unit, sample):
+            self._ready.append(self._chain(chain.unit, chain.attempt + 1))
 
+    # -- what is saved of chains under way ----------------------------------------------------------------------
 
-def _too_long(request: Request) -> Generated:
-    """The answer to a prompt that leaves no room: an empty, truncated completion, so that no row is missing."""
-    return Generated(request.unit, "", LENGTH, len(request.prompt_ids), 0, 0.0)
+    def _save(self, chain: Chain) -> None:
+        if self._partial is not None:
+            self._partial.save(chain, chain.kept, chain.seconds)
+
+    def _save_growing(self, *, last: bool = False) -> None:
+        """Save what chains have said, of those that were growing at the last look already."""
+        if self._partial is None:
+            return
+        if self.cuts.segment_len is None:
+            for unit, ids in self.backend.growing().items():
+                chain = self.in_flight[unit]
+                if chain.grew or chain.kept:
+                    self._partial.save(chain, ids, chain.seconds)
+                chain.grew = chain.grew or not last
+        self._partial.sync()
+        self._next_save = time.monotonic() + SAVE_SECONDS

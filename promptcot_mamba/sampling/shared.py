@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
+from promptcot_mamba.cli import parse_args
+from promptcot_mamba.sampling.arguments import SamplingArguments
 from promptcot_mamba.sampling.backend import Backend, Generated, Request
 from promptcot_mamba.sampling.engines import make_backend
 from promptcot_mamba.sampling.plan import Plan, place
+from promptcot_mamba.sampling.recipes import read_problems
 from promptcot_mamba.sampling.vllm_engine import VllmEngine
+
+
+def sample_each(commands: dict[str, list[str]], sample: Callable[..., int], make: Callable[[Plan], Backend]) -> int:
+    """Run `sample(flags, make_backend)` for each benchmark's command line, with one start of the engine for all.
+
+    Every file of problems is read before anything is sampled. Returns the first exit status that is not 0.
+    """
+    counts = []
+    for flags in commands.values():
+        args = parse_args(SamplingArguments, flags)
+        counts.append(args.n * len(read_problems(args.data_path, args.benchmark, args.limit)))
+    engine = SharedEngine(max(counts), make)
+    try:
+        for name, flags in commands.items():
+            print(f"== {name}", flush=True)
+            if status := sample(flags, engine):
+                return status
+    finally:
+        engine.close()
+    return 0
 
 
 class SharedEngine:
@@ -27,7 +50,8 @@ class SharedEngine:
         if plan.args.base_url or plan.args.replicas > 1:
             return self._make(plan)
         layout = (plan.args.model_path, plan.checkpoint.fingerprint(), plan.dtype, plan.args.state_dtype)
-        layout += (plan.args.context, plan.args.tensor_parallel_size, plan.args.max_num_seqs)
+        layout += (plan.context, plan.args.tensor_parallel_size, plan.args.max_num_seqs)
+        layout += (plan.args.quantization, plan.args.rope_scaling, plan.args.segment_len is None)
         if layout != self._layout:
             self.close()
             place(plan, self._samples)
@@ -63,6 +87,9 @@ class _Lease:
 
     def running(self) -> int:
         return self._engine.running()
+
+    def growing(self) -> Mapping[int, Sequence[int]]:
+        return self._engine.growing()
 
     def close(self) -> None:
         """The engine stays."""

@@ -10,7 +10,7 @@ import itertools
 import os
 import time
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,7 @@ from promptcot_mamba.sampling.backend import (
     Request,
     SamplingSettings,
 )
+from promptcot_mamba.sampling.decode import completion_text
 from promptcot_mamba.sampling.loops import BLOCK, find_loop
 from promptcot_mamba.sampling.vllm_cpu import keep_prompts_apart
 
@@ -47,6 +48,10 @@ class EngineSettings:
     cache_bytes: int | None = None  # states or KV in all; None leaves it to vLLM
     memory_fraction: float = 0.9
     dummy_weights: bool = False  # random weights of the config's shapes: a stopwatch needs no others
+    has_states: bool = False  # a hybrid's layers that keep a state beside those that keep keys and values
+    prefix_caching: bool = True  # of attention; off where re-reading must give the same bits whatever was read before
+    quantization: str | None = None
+    hf_overrides: dict[str, Any] | None = None  # of the checkpoint's config: rope scaling
 
 
 def engine_arguments(settings: EngineSettings, *, is_mamba2: bool) -> dict[str, Any]:
@@ -62,9 +67,15 @@ def engine_arguments(settings: EngineSettings, *, is_mamba2: bool) -> dict[str, 
         "use_tqdm_on_load": False,
         "gpu_memory_utilization": settings.memory_fraction,
     }
-    if is_mamba2:
+    if is_mamba2 or settings.has_states:
         arguments["mamba_ssm_cache_dtype"] = settings.state_dtype
         arguments["enable_prefix_caching"] = False  # it would keep further states for short prompts
+    elif not settings.prefix_caching:
+        arguments["enable_prefix_caching"] = False
+    if settings.quantization is not None:
+        arguments["quantization"] = settings.quantization
+    if settings.hf_overrides:
+        arguments["hf_overrides"] = settings.hf_overrides
     if settings.dummy_weights:
         arguments["load_format"] = "dummy"
     if settings.cache_bytes is not None:
@@ -95,9 +106,7 @@ class _Running:
 
     request: Request
     submitted: float
-    pieces: list[str] = field(default_factory=list)
-    tokens: int = 0
-    ids: array = field(default_factory=lambda: array("q"))
+    ids: array = field(default_factory=lambda: array("i"))  # of the completion, those kept from before included
 
 
 class VllmEngine:
@@ -143,16 +152,20 @@ class VllmEngine:
         params = self._params_class(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
-            repetition_penalty=sampling.repetition_penalty,
+            top_k=sampling.top_k,
+            min_p=sampling.min_p,
+            repetition_penalty=sampling.repetition_penalty,  # counts the prompt's tokens like the completion's
             seed=request.seed,
             max_tokens=request.max_tokens,
             ignore_eos=sampling.ignore_eos,
             stop_token_ids=list(sampling.stop_token_ids),
             skip_special_tokens=sampling.skip_special_tokens,
             output_kind=self._output_kind,
+            detokenize=False,  # ours, once, at the end
         )
-        self._engine.add_request(str(request.unit), {"prompt_token_ids": list(request.prompt_ids)}, params)
-        self._running[str(request.unit)] = _Running(request, time.monotonic())
+        prompt = [*request.prompt_ids, *request.kept]
+        self._engine.add_request(str(request.unit), {"prompt_token_ids": prompt}, params)
+        self._running[str(request.unit)] = _Running(request, time.monotonic(), array("i", request.kept))
 
     def poll(self, timeout: float) -> list[Generated]:
         """One engine step: the engine is its own clock, so `timeout` is not needed."""
@@ -167,44 +180,37 @@ class VllmEngine:
                 continue  # a chain cut as a loop, whose last words were on their way
             said = output.outputs[0]
             self.generated_tokens += len(said.token_ids)
-            running.tokens += len(said.token_ids)
-            running.pieces.append(said.text)
-            cut = self._find_loop(running, said.token_ids)
+            looked_at = len(running.ids)
+            running.ids.extend(said.token_ids)
+            cut = find_loop(running.ids, looked_at) if self._sampling.stop_on_loop else None
             if cut is not None:
-                finished.append(self._cut_loop(running, cut, output))
+                del running.ids[cut:]  # whatever it said after that
+                if not output.finished:
+                    self._engine.abort_request([output.request_id])
+                finished.append(self._generated(running, LOOP))
             elif output.finished:
-                del self._running[output.request_id]
                 finished.append(self._generated(running, said.finish_reason))
         return finished
-
-    def _find_loop(self, running: _Running, token_ids: list[int]) -> int | None:
-        if not self._sampling.stop_on_loop:
-            return None
-        before = len(running.ids)
-        running.ids.extend(token_ids)
-        return find_loop(running.ids, before)
-
-    def _cut_loop(self, running: _Running, cut: int, output: Any) -> Generated:
-        """End a chain at its first looping token, whatever it said after that."""
-        if not output.finished:
-            self._engine.abort_request([output.request_id])
-        del self._running[output.request_id]
-        text = self._tokenizer.decode(running.ids[:cut], skip_special_tokens=self._sampling.skip_special_tokens)
-        running.pieces, running.tokens = [text], cut
-        return self._generated(running, LOOP)
 
     def _generated(self, running: _Running, reason: str) -> Generated:
         if reason not in (STOP, LENGTH, LOOP):
             raise BackendFailedError(f"vLLM ended a request with {reason!r}; see its log above")
         request = running.request
+        del self._running[str(request.unit)]
         return Generated(
             request.unit,
-            "".join(running.pieces),
+            completion_text(self._tokenizer, self._sampling, request.prompt_ids, running.ids, reason),
             reason,
             len(request.prompt_ids),
-            running.tokens,
+            len(running.ids),
             time.monotonic() - running.submitted,
+            token_ids=running.ids,
         )
+
+    def growing(self) -> Mapping[int, Sequence[int]]:
+        return {
+            each.request.unit: each.ids for each in self._running.values() if len(each.ids) > len(each.request.kept)
+        }
 
     def log_likelihoods(self, sequences: Iterable[tuple[list[int], int]]) -> Iterator[float]:
         """log p(ids[start:] | ids[:start]) in nats for each (ids, start), in order, one chain window at a time.

@@ -50,6 +50,8 @@ def serve_flags(arguments: dict[str, Any]) -> list[str]:
             continue
         if isinstance(value, bool):
             flags.append(f"--{flag}" if value else f"--no-{flag}")
+        elif isinstance(value, dict):
+            flags += [f"--{flag}", json.dumps(value)]
         else:
             flags += [f"--{flag}", str(value)]
     return flags

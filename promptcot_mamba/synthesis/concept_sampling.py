@@ -17,9 +17,10 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,7 +57,7 @@ class ConceptTable:
 
 def make_concept_table(
     concept_lists: Sequence[Sequence[str]],
-    embeddings: dict[str, Sequence[float]] | None = None,
+    embeddings: Mapping[str, Sequence[float] | np.ndarray] | None = None,
     association: str = "pmi",
 ) -> ConceptTable:
     """Count concepts and their pairs; a concept named twice by one problem counts once.
@@ -94,7 +95,9 @@ def _associate(pairs: Counter, frequency: np.ndarray, problems: int, kind: str) 
     return (upper + upper.T).tocsr()
 
 
-def _unit_rows(names: Sequence[str], embeddings: dict[str, Sequence[float]] | None) -> np.ndarray | None:
+def _unit_rows(
+    names: Sequence[str], embeddings: Mapping[str, Sequence[float] | np.ndarray] | None
+) -> np.ndarray | None:
     if embeddings is None:
         logger.info("no concept embeddings: concept sets are drawn by co-occurrence alone")
         return None
@@ -246,7 +249,7 @@ def _alone() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _start_worker(*arguments: object) -> None:
+def _start_worker(*arguments: Any) -> None:
     global _worker
     _worker = _Drawer(*arguments)
 

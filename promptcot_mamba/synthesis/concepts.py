@@ -82,10 +82,10 @@ def run(settings: Settings, context: Context) -> None:
 
 
 def _embed(settings: Settings, context: Context) -> Embed | None:
-    if settings.embedding_model is None:
+    model, cache = settings.embedding_model, context.path("concept_embeddings")
+    if model is None:
         return None
-    cache = context.path("concept_embeddings")
-    return lambda texts: embed_texts(texts, settings.embedding_model, cache, settings.embedding_url)
+    return lambda texts: embed_texts(texts, model, cache, settings.embedding_url)
 
 
 def _render(problem: str, k: int) -> str:
@@ -99,8 +99,8 @@ def _row_or_rejected(parsed: list[str] | Rejected) -> Row | Rejected:
 def parse_concepts(reply: str, k: int) -> list[str] | Rejected:
     """Exactly k distinct numbered lines, 1 to k in order; blank lines between them are allowed, other text is not."""
     lines = [line for line in split(reply).answer.splitlines() if line.strip()]
-    found = [_NUMBERED.match(line) for line in lines]
-    if not all(found):
+    found = [match for match in map(_NUMBERED.match, lines) if match]
+    if len(found) < len(lines):
         return Rejected("not a numbered list")
     if [int(match[1]) for match in found] != list(range(1, k + 1)):
         return Rejected(f"not {k} lines numbered in order")

@@ -15,7 +15,8 @@ from pathlib import Path
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import DurableAppender, iter_jsonl
 from promptcot_mamba.log import get_logger
-from promptcot_mamba.sampling.endpoint_protocol import AWAY, normal_url
+from promptcot_mamba.sampling.endpoint_errors import AWAY, BUSY
+from promptcot_mamba.sampling.endpoint_protocol import normal_url
 
 logger = get_logger(__name__)
 
@@ -77,7 +78,7 @@ def ask_server(url: str, model: str, batch: Sequence[str]) -> list[list[float]]:
             if len(vectors) == len(batch):
                 return vectors
         except urllib.error.HTTPError as error:
-            trouble, passing = f"status {error.code}", error.code in AWAY or error.code >= 500
+            trouble, passing = f"status {error.code}", error.code in (*AWAY, *BUSY) or error.code >= 500
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
             trouble, passing = str(error), True
         except (KeyError, TypeError, json.JSONDecodeError) as error:

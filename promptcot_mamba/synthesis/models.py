@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
+from promptcot_mamba.checkpoint import load_tokenizer, read_checkpoint, require_served
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.sampling.backend import Backend, SamplingSettings
 from promptcot_mamba.sampling.capacity import find_device, plan_capacity
-from promptcot_mamba.sampling.checkpoint import load_tokenizer, read_checkpoint
 from promptcot_mamba.sampling.plan import THINK_TAGS
 from promptcot_mamba.synthesis.stage import Model, settings_from
 
@@ -138,6 +138,7 @@ class VllmModel(TextModel):
 
     def __init__(self, name: str, settings: ModelSettings):
         self.checkpoint = read_checkpoint(settings.model_path)
+        require_served(self.checkpoint)
         super().__init__(name, settings)
         del self.identity["served_model_name"]
         self.identity["fingerprint"] = self.checkpoint.fingerprint()

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, combinations
 from typing import Any
 
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.jsonl import Row, iter_jsonl, replace_atomically
+from promptcot_mamba.jsonl import Row, iter_jsonl
 from promptcot_mamba.log import get_logger
 from promptcot_mamba.records import derive_seed
-from promptcot_mamba.report import html
+from promptcot_mamba.report.document import Document, Excerpt, Paragraph, Plot, Section, write_document
 from promptcot_mamba.report.plots import COLORS, Curve, draw_bars, draw_curves, draw_stacks
-from promptcot_mamba.report.tables import Table, render_markdown
+from promptcot_mamba.report.tables import Table
 from promptcot_mamba.synthesis.agreement import cohen_kappa, fleiss_kappa
 from promptcot_mamba.synthesis.diversity import measure_diversity
 from promptcot_mamba.synthesis.judge import UNPARSEABLE, VERDICTS
@@ -55,17 +55,6 @@ class Settings:
     samples: int = 5
 
 
-@dataclass(frozen=True)
-class Section:
-    """A title, a paragraph, and pictures (file name, SVG), tables and texts in that order."""
-
-    title: str
-    words: str
-    plots: tuple[tuple[str, str], ...] = ()
-    tables: tuple[Table, ...] = ()
-    texts: tuple[tuple[str, str], ...] = ()  # heading, text as it is
-
-
 def run(settings: Settings, context: Context) -> None:
     """Everything in the work folder -> report.md, report.html and report_*.svg beside them."""
     files = {path.stem: path for path in context.work_dir.glob("*.jsonl")}
@@ -85,22 +74,12 @@ def run(settings: Settings, context: Context) -> None:
         )
         if section is not None
     ]
-    for name, svg in (plot for section in sections for plot in section.plots):
-        _write(context.work_dir / f"report_{name}.svg", svg + "\n")
-    _write(context.work_dir / "report.md", "\n".join(render_section(section) for section in sections))
-    body = [html.render_heading("PromptCoT synthesis", 1)]
-    for section in sections:
-        body += render_html(section)
-    _write(context.work_dir / "report.html", html.render_page("PromptCoT synthesis", body))
+    write_document(context.work_dir, Document("PromptCoT synthesis", sections))
     logger.info("report: %s and report.html", context.work_dir / "report.md")
 
 
-def _write(path: Any, text: str) -> None:
-    with replace_atomically(path) as file:
-        file.write(text)
-
-
-# -- what is shown --------------------------------------------------------------------------------------------------
+def _section(title: str, words: str, name: str, svg: str, *tables: Table) -> Section:
+    return Section(title, [Paragraph(words), Plot(f"report_{name}", title, svg), *tables])
 
 
 def describe_yield(rows: dict[str, list[Row]], infos: dict[str, dict[str, Any]]) -> Section:
@@ -120,7 +99,7 @@ def describe_yield(rows: dict[str, list[Row]], infos: dict[str, dict[str, Any]])
     labels = [f"{len(rows[name]):,}" for name in names]
     plot = draw_bars([STEPS[name][0] for name in names], [len(rows[name]) for name in names], labels, "rows")
     words = "Rows each stage left behind, and what was counted beside them."
-    return Section("Yield", words, (("yield", plot),), (table,))
+    return _section("Yield", words, "yield", plot, table)
 
 
 def _is_count(key: str, source: str, value: Any) -> bool:
@@ -154,7 +133,7 @@ def describe_concepts(rows: dict[str, list[Row]]) -> Section | None:
         "Concepts in use. Effective: how many equally used concepts would be as diverse (exp of the entropy). "
         "Pairs: different pairs that stand together."
     )
-    return Section("Concepts", words, (("concepts", plot),), (Table(header, lines), top))
+    return _section("Concepts", words, "concepts", plot, Table(header, lines), top)
 
 
 def describe_judges(judged: Sequence[Row]) -> Section | None:
@@ -189,7 +168,7 @@ def describe_judges(judged: Sequence[Row]) -> Section | None:
     counts = {kind: [given.count(kind) for given in by_judge.values()] for kind in kinds}
     plot = draw_stacks(names, counts, VERDICT_COLORS, "judge", "problems")
     words = f"{len(judged):,} problems. Kappa: agreement beyond chance, 0 none, 1 full (Cohen's; Fleiss' for all)."
-    return Section("Judges", words, (("judges", plot),), tuple(tables))
+    return _section("Judges", words, "judges", plot, *tables)
 
 
 def describe_difficulty(kept: Sequence[Row], lost: Sequence[Row], rows: dict[str, list[Row]]) -> Section | None:
@@ -213,7 +192,7 @@ def describe_difficulty(kept: Sequence[Row], lost: Sequence[Row], rows: dict[str
     ]
     table = Table(("level", "problems", "mean agreement %", "all chains agree"), lines)
     words = "Difficulty as the teacher shows it: the share of a problem's chains that give its majority answer."
-    return Section("Difficulty", words, (("difficulty", plot),), (table,))
+    return _section("Difficulty", words, "difficulty", plot, table)
 
 
 def _histogram(values: Any) -> list[int]:
@@ -235,11 +214,11 @@ def pick_samples(rows: dict[str, list[Row]], rejected: dict[str, list[Row]], cou
     for name, lost in sorted(rejected.items()):
         said = [row for row in lost if row.get("reply")][: max(1, count // 2)]
         heading = f"{name.removesuffix('.rejected')}: a reply that could not be used"
-        texts += [(f"{heading} ({row['reason']})", _shorten(row["reply"])) for row in said]
-    return Section("Samples", "Drawn at random, always the same ones.", texts=tuple(texts)) if texts else None
+        texts += [Excerpt(f"{heading} ({row['reason']})", _shorten(row["reply"])) for row in said]
+    return Section("Samples", [Paragraph("Drawn at random, always the same ones."), *texts]) if texts else None
 
 
-def _describe_problem(row: Row, kept: bool, answer: Row | None) -> tuple[str, str]:
+def _describe_problem(row: Row, kept: bool, answer: Row | None) -> Excerpt:
     verdicts = ", ".join(f"{judge} {verdict}" for judge, verdict in row.get("verdicts", {}).items())
     heading = f"{'Kept' if kept else 'Not kept'}, {row['level']}: {'; '.join(row['concepts'])}"
     text = [row["problem"], f"Rationale: {_shorten(row['rationale'])}"]
@@ -248,7 +227,7 @@ def _describe_problem(row: Row, kept: bool, answer: Row | None) -> tuple[str, st
         said = answer.get("reason") or answer.get("answer", "a program")
         text.append(f"Teacher: {said} ({100 * answer['agreement']:.0f} % agree)")
         text += [_shorten(answer["completion"])] if "completion" in answer else []
-    return heading, "\n\n".join(text)
+    return Excerpt(heading, "\n\n".join(text))
 
 
 def _shorten(text: str) -> str:
@@ -257,28 +236,3 @@ def _shorten(text: str) -> str:
 
 def _number(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.2f}"
-
-
-# -- how it is shown ------------------------------------------------------------------------------------------------
-
-
-def render_section(section: Section) -> str:
-    """In Markdown; texts are indented, so that nothing in them is markup."""
-    lines = [f"# {section.title}", "", section.words, ""]
-    for name, _ in section.plots:
-        lines += [f"![{section.title}](report_{name}.svg)", ""]
-    for table in section.tables:
-        lines += [render_markdown(table), ""]
-    for heading, text in section.texts:
-        lines += [f"**{heading}**", "", *(f"    {line}" for line in text.splitlines()), ""]
-    return "\n".join(lines)
-
-
-def render_html(section: Section) -> Iterator[str]:
-    """The same as markup, pictures within."""
-    yield html.render_heading(section.title)
-    yield html.render_paragraph(section.words)
-    yield from (html.render_card(svg) for _, svg in section.plots)
-    yield from (html.render_table(table) for table in section.tables)
-    for heading, text in section.texts:
-        yield html.render_card(f"<h3>{html.escape(heading)}</h3><pre>{html.escape(text)}</pre>")

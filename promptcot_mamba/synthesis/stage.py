@@ -119,7 +119,7 @@ def read_stage_input(path: Path) -> list[Row]:
         key = row.get("key")
         if key is not None and key in seen:
             raise InputError(f"{path}: key {key!r} occurs twice; remove the duplicate row")
-        seen.add(key)
+        seen.add(str(key))
     return rows
 
 
@@ -170,9 +170,14 @@ class StageOutput:
 class AskSettings(Protocol):
     """What the settings of a stage that asks have in common."""
 
-    model: str
-    max_tokens: int
-    attempts: int
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def max_tokens(self) -> int: ...
+
+    @property
+    def attempts(self) -> int: ...
 
 
 def ask_model(
@@ -251,7 +256,8 @@ class _Asker:
         """Yield (task, attempt, parsed row or Rejected, reply text) once a task is settled."""
         if not self.waiting:
             return  # and start no engine
-        backend, flying = self.model.backend, {}
+        backend = self.model.backend
+        flying: dict[int, int] = {}  # attempt by unit
         while self.waiting or flying:
             while self.waiting and len(flying) < backend.window:
                 unit, attempt = self.waiting.popleft()
@@ -327,7 +333,7 @@ class Context:
         """A model named in the configuration, opened on first use."""
         return self.open_model(name)
 
-    def output(self, name: str, settings: Any, model: Model | None = None, **inputs: Path) -> StageOutput:
+    def output(self, name: str, settings: Any, model: Model | None = None, /, **inputs: Path) -> StageOutput:
         """An output whose rows depend on these settings, this model and the bytes of these input files."""
         config = {**decisive_settings(settings), "seed": self.seed}
         if model is not None:

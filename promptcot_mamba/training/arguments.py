@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
 
 import torch
 from transformers import TrainingArguments
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from promptcot_mamba.data.dataset import OVERLONG
+from promptcot_mamba.training.flags import refuse_unfollowed
 
+GRAD_ACCUM_DTYPES = ("auto", "fp32", "bf16")
 LOSS_AVERAGES = ("tokens", "examples")
+NVIDIA_DEVICES = Path("/proc/driver/nvidia/gpus")  # one entry a device that the driver knows
 CHECKPOINT_POLICIES = ("all", "auto")
 # A launcher sets these; without one a lone process is its own world, on any free port.
 LONE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
 
 
-def join_deepspeed_on_cpu() -> None:
+def join_deepspeed_on_cpu(timeout_seconds: int) -> None:
     """Let DeepSpeed know the process group that is already there: ZeRO-3 shards weights while they are loaded.
 
     Its shared-memory all-reduce is left out, which spares the first start a minute of compiling: only DeepSpeed's
@@ -26,7 +33,39 @@ def join_deepspeed_on_cpu() -> None:
     from deepspeed.ops import __compatible_ops__
 
     __compatible_ops__["deepspeed_shm_comm"] = False
-    comm.init_distributed(dist_backend="gloo", auto_mpi_discovery=False, verbose=False)
+    comm.init_distributed(
+        dist_backend="gloo", auto_mpi_discovery=False, verbose=False, timeout=timedelta(seconds=timeout_seconds)
+    )
+
+
+def find_deepspeed_config(path: str) -> str:
+    """The file that `--deepspeed` names. Raises ValueError, as argument classes do, if it is no JSON object.
+
+    Several published names are links to one file; an archive unpacked without links leaves the target's name as text.
+    """
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ValueError(f"--deepspeed {path}: {error.strerror}") from None
+    if text.endswith(".json") and "\n" not in text and (target := file.parent / text).is_file():
+        return find_deepspeed_config(str(target))
+    try:
+        if not isinstance(json.loads(text), dict):
+            raise ValueError("expected an object")
+    except ValueError as error:
+        raise ValueError(f"--deepspeed {path}: malformed JSON ({error})") from None
+    return path
+
+
+def require_no_gpu(use_cpu: bool) -> None:
+    """Raise ValueError where an NVIDIA device is here but torch cannot use it: a 7B would train on the CPU unasked."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    if NVIDIA_DEVICES.is_dir() and any(NVIDIA_DEVICES.iterdir()) and not (use_cpu or hidden):
+        raise ValueError(
+            "an NVIDIA device is here, but torch cannot use it (a driver too old for torch's CUDA, or a CPU build of "
+            "torch): mend it, or pass --use_cpu True"
+        )
 
 
 def share_cpu_cores() -> None:
@@ -47,11 +86,18 @@ class DataArguments:
     )
     data_path: list[str] = field(
         default_factory=list,
-        metadata={"help": "JSONL or Parquet file, folder or glob with `prompt` and `completion`, or prepared shards."},
+        metadata={
+            "help": "Rows of `prompt` and `completion`, `messages`, ShareGPT or Alpaca, as files, folders, globs or "
+            "owner/name on the hub; or prepared shards."
+        },
     )
     tokenizer_path: str | None = field(default=None, metadata={"help": "Default: the model's folder."})
     eval_data_path: list[str] = field(
-        default_factory=list, metadata={"help": "Validation examples; the loss is logged for each `source` in them."}
+        default_factory=list,
+        metadata={
+            "help": "Validation examples; the loss is logged for each `source` in them, whenever a checkpoint is "
+            "saved or as --eval_strategy says."
+        },
     )
     max_length: int = field(default=20480, metadata={"help": "Tokens per row; per document where rows are not packed."})
     packing: bool | None = field(
@@ -65,6 +111,19 @@ class DataArguments:
             "choices": OVERLONG,
         },
     )
+    ops: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Backends of the model's ops, as `ssd=mamba_ssm causal_conv1d=reference`; see docs/ssd.md."},
+    )
+    prompt_format: str = field(
+        default="auto", metadata={"help": "Prompts of rows: rendered chat text, bare questions, or auto, by markup."}
+    )
+    loss_on: str = field(
+        default="assistant", metadata={"help": "Of a conversation: assistant, each answer is an example, or last."}
+    )
+    control_text: str = field(
+        default="auto", metadata={"help": "Rows that spell control tokens: kept as text (auto, keep), or drop."}
+    )
     token_cache: str = field(default="cache/tokens", metadata={"help": "Folder of encoded data; safe to delete."})
 
 
@@ -76,8 +135,27 @@ class SftArguments(TrainingArguments):
     """
 
     output_dir: str | None = field(default=None, metadata={"help": "Checkpoints, logs and the final model."})
+    do_train: bool = field(default=True, metadata={"help": "Refused where False."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Refused where True."})
+    resume_from_checkpoint: str | None = field(
+        default=None,
+        metadata={"help": "Begin at this checkpoint of a run with the same settings. Default: at --output_dir's last."},
+    )
+    eval_strategy: str = field(
+        default="no", metadata={"help": "When to validate: no, steps, epoch. Default with --eval_data_path: as saving."}
+    )
+    save_only_model: bool = field(
+        default=False, metadata={"help": "Checkpoints without optimizer: half the bytes or less, but none to resume."}
+    )
+    load_best_model_at_end: bool = field(
+        default=False, metadata={"help": "Keep, and export at the end, the checkpoint of the lowest validation loss."}
+    )
     # 100 warm-up steps, then constant: the paper's schedule (arXiv 2505.22425, training set-up).
     lr_scheduler_type: str = field(default="constant_with_warmup", metadata={"help": "Any of transformers' schedules."})
+    optim: str = field(
+        default="adamw_torch_fused",
+        metadata={"help": "adamw_torch, adamw_torch_fused, adafactor, sgd, or another of transformers' if installed."},
+    )
     # A row holds max_length tokens: more of them at once cost memory and gain no speed.
     per_device_train_batch_size: int = field(default=1, metadata={"help": "Rows per device and micro-batch."})
     per_device_eval_batch_size: int = field(default=1, metadata={"help": "Documents per device while validating."})
@@ -100,11 +178,41 @@ class SftArguments(TrainingArguments):
             "choices": CHECKPOINT_POLICIES,
         },
     )
+    checkpoint_every: int = field(
+        default=1,
+        metadata={
+            "help": "With gradient_checkpointing: keep the residual stream before every k-th layer only and run the k "
+            "layers once more: for rows whose residual stream alone is too long."
+        },
+    )
+    sequence_parallel_size: int = field(
+        default=1,
+        metadata={
+            "help": "Neighbouring processes that hold one packed row in slices: rows longer than a device holds."
+        },
+    )
     split_master_weights: bool = field(
         default=False,
         metadata={
             "help": "One device, no DeepSpeed: AdamW on bf16 weights whose fp32 masters are kept as 16 further bits, "
             "14 bytes a parameter in all."
+        },
+    )
+    lora_rank: int = field(
+        default=0, metadata={"help": "Train adapters of this rank beside frozen weights; 0 trains the weights."}
+    )
+    lora_alpha: float | None = field(
+        default=None, metadata={"help": "Adapters are scaled by lora_alpha / lora_rank. Default: twice the rank."}
+    )
+    lora_target: list[str] = field(
+        default_factory=lambda: ["in_proj", "out_proj"], metadata={"help": "Linear layers that get adapters."}
+    )
+    grad_accum_dtype: str = field(
+        default="auto",
+        metadata={
+            "help": "bf16 gradients of several micro-batches are summed in this precision. auto: fp32 where memory "
+            "allows, as --plan counts it; a run that began goes on as it began.",
+            "choices": GRAD_ACCUM_DTYPES,
         },
     )
     debug_numerics: bool = field(
@@ -115,19 +223,49 @@ class SftArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        refuse_unfollowed(self)
         if self.plan:
             return  # a plan starts no process group and touches no device
         if not self.output_dir:
             raise ValueError("--output_dir is required")
         if self.split_master_weights and (self.deepspeed or not self.bf16):
             raise ValueError("--split_master_weights needs --bf16 True and no --deepspeed (leave the recipe's out)")
+        if self.lora_rank < 0 or (self.lora_rank and self.split_master_weights):
+            raise ValueError(f"--lora_rank {self.lora_rank}: expected 0 or more, and no --split_master_weights with it")
         if not torch.cuda.is_available():
+            require_no_gpu(self.use_cpu)
             self.use_cpu = True
             share_cpu_cores()
+        if isinstance(self.deepspeed, str) and self.deepspeed:
+            self.deepspeed = find_deepspeed_config(self.deepspeed)
         if self.deepspeed and "RANK" not in os.environ:
             os.environ.update(LONE_PROCESS)
-        self.logging_nan_inf_filter = False  # a loss that is not finite stops the run
+        if self.load_best_model_at_end and self.eval_strategy == "no":
+            self._validate_as_saved()
+        if self.save_strategy == "best" and self.metric_for_best_model is None:
+            self.metric_for_best_model = "loss"
+        self.greater_is_better = False  # validation computes losses
         self.disable_tqdm = True  # callbacks.ConsoleCallback prints instead
         super().__post_init__()
+        if self.n_gpu > 1:
+            raise ValueError(
+                f"{self.n_gpu} GPUs and one process: start `deepspeed --num_gpus={self.n_gpu} train.py ...` (or "
+                "torchrun --nproc_per_node), or choose one with CUDA_VISIBLE_DEVICES=0"
+            )
         if self.use_cpu and self.deepspeed:
-            join_deepspeed_on_cpu()
+            join_deepspeed_on_cpu(self.ddp_timeout)
+
+    @property
+    def validates(self) -> bool:
+        """Whether validation was asked for."""
+        return self.eval_strategy != IntervalStrategy.NO
+
+    def validate_with_checkpoints(self) -> None:
+        """Validate whenever a checkpoint is saved; every epoch where none is."""
+        self._validate_as_saved()
+        self.eval_strategy = IntervalStrategy(self.eval_strategy)
+
+    def _validate_as_saved(self) -> None:
+        saves = SaveStrategy(self.save_strategy)
+        self.eval_strategy = "steps" if saves == SaveStrategy.STEPS else "epoch"
+        self.eval_steps = self.save_steps

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import signal
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -120,22 +118,6 @@ def make_tensorboard_callback(output_dir: Path, resumed_step: int) -> TrainerCal
     from transformers.integrations import TensorBoardCallback
 
     return TensorBoardCallback(SummaryWriter(str(output_dir / TENSORBOARD_FOLDER), purge_step=resumed_step + 1))
-
-
-class StopSignal:
-    """Remembers that SIGTERM or SIGUSR1 came: a scheduler is about to take the machine away."""
-
-    def __init__(self) -> None:
-        self.received = False
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, self._receive)
-
-    def _receive(self, number: int, frame: Any) -> None:
-        self.received = True
-        os.write(2, f"signal {number}: will save a checkpoint after this step and stop\n".encode())
-
-    def __call__(self) -> bool:
-        return self.received
 
 
 class StopCallback(TrainerCallback):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 
+from promptcot_mamba.checkpoint import read_config
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.memory_budget import (
     DEVICES,
@@ -18,7 +20,6 @@ from promptcot_mamba.memory_budget import (
     training_memory,
 )
 from promptcot_mamba.training.arguments import DataArguments, SftArguments
-from promptcot_mamba.training.identity import read_config
 
 # PromptCoT-Mamba-7B: Mamba-Codestral-7B's shapes.
 DEFAULT_SHAPES = Mamba2Shapes(
@@ -60,36 +61,71 @@ def parse_machine(text: str) -> tuple[int, Device]:
     return int(match[1]), DEVICES[match[2]]
 
 
+def _verdict(fits: bool, fp32_sums: bool) -> str:
+    return ("fits" if fits else "does not fit") + (", gradients summed in fp32" if fp32_sums else "")
+
+
+@dataclass(frozen=True)
+class _Load:
+    """What a step asks of a device."""
+
+    tokens: int  # a device and micro-batch
+    slices: int  # --sequence_parallel_size
+    segment: int  # --checkpoint_every
+    accumulating: bool
+    sums: str  # --grad_accum_dtype
+
+
 def _machine_lines(
-    shapes: Shapes, count: int, device: Device, tokens: int, accumulating: bool, phases: list[tuple[str, float]]
+    shapes: Shapes, count: int, device: Device, load: _Load, phases: list[tuple[str, float]]
 ) -> list[str]:
-    lines = [f"{count} x {device.name} ({device.memory_gb:.0f} GB), {tokens:,} tokens per micro-batch"]
+    lines = [f"{count} x {device.name} ({device.memory_gb:.0f} GB), {load.tokens:,} tokens a device and micro-batch"]
     lines.append(
         f"  {'GB per GPU':<34}{'weights':>8}{'grads':>8}{'optim':>8}{'activ':>8}{'buckets':>8}{'update':>8}{'total':>8}"
     )
-    fitting = []
+    fitting, tried = [], []
     for name, settings in SHARDINGS if count > 1 else SHARDINGS_OF_ONE:
         # Without gradient checkpointing this project's layers still recompute conv, SSD and norm.
-        for recompute, meaning in (("layer", "checkpointing"), ("mixer", "no checkpointing")):
-            parts = training_memory(shapes, tokens=tokens, devices=count, recompute=recompute, **settings)
+        kinds = (
+            ("layer", "checkpointing"),
+            ("segments", f"every {load.segment} layers"),
+            ("mixer", "no checkpointing"),
+        )
+        for recompute, meaning in kinds:
             offload = settings.get("offload_optimizer", False)
-            total = sum(parts.values()) / 1e9
-            fits = total <= device.memory_gb
+            wide = load.accumulating and not offload and load.sums != "bf16"
+            for fp32_sums in (True, False) if wide else (False,):  # as `--grad_accum_dtype auto` chooses
+                shape = {"tokens": load.tokens, "devices": count, "recompute": recompute, "segment": load.segment}
+                parts = training_memory(shapes, **shape, fp32_sums=fp32_sums, **settings)
+                total = sum(parts.values()) / 1e9
+                fits = total <= device.memory_gb
+                if fits or load.sums == "fp32":
+                    break
+            tried.append(parts)
             cells = "".join(f"{value / 1e9:8.1f}" for value in parts.values())
-            lines.append(f"  {f'{name}, {meaning}':<34}{cells}{total:8.1f}  {'fits' if fits else 'does not fit'}")
+            lines.append(f"  {f'{name}, {meaning}':<34}{cells}{total:8.1f}  {_verdict(fits, fp32_sums)}")
             if fits:
                 fitting.append((tokens_per_second_bound(shapes, device, recompute), f"{name}, {meaning}", offload))
     if not fitting:
-        return [*lines, "  nothing fits: lower --max_length or take more devices"]
+        smallest = min(tried, key=lambda parts: sum(parts.values()))
+        part = max(smallest, key=lambda name: smallest[name])
+        mend = (
+            f"--sequence_parallel_size {2 * load.slices} or a lower --max_length (more devices alone do not help)"
+            if part == "activations"
+            else "more devices, or offload"
+        )
+        return [*lines, f"  nothing fits; the largest part is {part}, {smallest[part] / 1e9:.0f} GB: try {mend}"]
     # The fastest that updates on the device, whose bound counts; the host's update is in no bound. Among equals the
     # first named, which communicates least.
     bound, name, offload = max(fitting, key=lambda fit: (not fit[2], fit[0]))
     mfu = bound * training_flops_per_token(shapes) / (device.peak_tflops * 1e12)
     lines.append(f"  {name}: at most {bound:,.0f} tokens/s per GPU (MFU {mfu:.0%}), {bound * count:,.0f} in all")
+    if "every" in name:
+        lines.append(f"  (--gradient_checkpointing True --checkpoint_every {load.segment})")
     if name.startswith("split masters"):
         lines.append("  (--split_master_weights True, without --deepspeed)")
     if offload:
-        host = offloaded_bytes(shapes, count, accumulating=accumulating) / 1e9
+        host = offloaded_bytes(shapes, count, accumulating=load.accumulating) / 1e9
         lines.append(f"  offload also needs {host:.0f} GB of host memory per GPU, and the bound leaves its update out")
     for phase, phase_tokens in phases:
         days = phase_tokens / (bound * count) / SECONDS_PER_DAY
@@ -100,10 +136,12 @@ def _machine_lines(
 def render_plan(args: SftArguments, data_args: DataArguments, plan_args: PlanArguments) -> str:
     """The plan as text. Raises InputError for an unreadable config or an unknown machine."""
     if data_args.model_name_or_path:
-        shapes, name = shapes_from_config(read_config(data_args.model_name_or_path)), data_args.model_name_or_path
+        name = data_args.model_name_or_path
+        shapes = shapes_from_config(read_config(name, "--model_name_or_path"))
     else:
         shapes, name = DEFAULT_SHAPES, "PromptCoT-Mamba-7B's shapes (no --model_name_or_path given)"
-    tokens = data_args.max_length * args.per_device_train_batch_size
+    slices = args.sequence_parallel_size
+    tokens = -(-data_args.max_length * args.per_device_train_batch_size // slices)
     phases = [
         (f"phase {number}", examples * plan_args.plan_tokens_per_example)
         for number, examples in enumerate(plan_args.plan_examples, start=1)
@@ -116,7 +154,13 @@ def render_plan(args: SftArguments, data_args: DataArguments, plan_args: PlanArg
         "speed is an upper bound: matrix products at the rate large ones reach, conv, SSD and norm at memory "
         "bandwidth; no communication, no optimizer",
     ]
+    # Where a user names no segment, the one that keeps least: k segments of k layers.
+    segment = args.checkpoint_every if args.checkpoint_every > 1 else math.isqrt(shapes.layers)
+    load = _Load(tokens, slices, segment, args.gradient_accumulation_steps > 1, args.grad_accum_dtype)
     for machine in plan_args.plan_machines:
         count, device = parse_machine(machine)
-        lines += ["", *_machine_lines(shapes, count, device, tokens, args.gradient_accumulation_steps > 1, phases)]
+        if count % slices:
+            lines += ["", f"{machine}: cannot hold rows in {slices} slices (--sequence_parallel_size)"]
+        else:
+            lines += ["", *_machine_lines(shapes, count, device, load, phases)]
     return "\n".join(lines)

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,8 +29,10 @@ LOCK_FILE = ".lock"
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 WRITING_PREFIX = ".writing-"
 DEVICES_KEY = "devices"
+MODEL_KEY = "--model_name_or_path (contents)"
 TRAINER_STATE_FILE = "trainer_state.json"
-MODEL_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt")  # weights, config, tokenizer, chat template
+# Weights, config, tokenizer, chat template; the model card and code.
+MODEL_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt", ".md", ".py")
 
 Identity = dict[str, Any]
 
@@ -62,7 +65,17 @@ def check_writable(output_dir: Path) -> None:
         raise InputError(f"--output_dir {output_dir}: no permission to write in {probe}")
 
 
-def check_owner(output_dir: Path, identity: Identity) -> None:
+def changed_settings(recorded: Identity, identity: Identity, is_same_model: Callable[[Any], bool]) -> str:
+    """What tells a recorded run from this one, in words; empty where nothing does.
+
+    `is_same_model` tells whether a recorded fingerprint of an earlier form means the identity's model.
+    """
+    if is_same_model(recorded.get(MODEL_KEY)):
+        recorded = {**recorded, MODEL_KEY: identity.get(MODEL_KEY)}
+    return "; ".join(differences(recorded, identity))
+
+
+def check_owner(output_dir: Path, identity: Identity, is_same_model: Callable[[Any], bool] = lambda _: False) -> None:
     """Raise InputError if the folder cannot be written, or holds a run of other data, model or settings."""
     check_writable(output_dir)
     run = read_run(output_dir)
@@ -70,11 +83,9 @@ def check_owner(output_dir: Path, identity: Identity) -> None:
         if output_dir.is_dir() and ((output_dir / "config.json").exists() or any(output_dir.glob("checkpoint-*"))):
             raise InputError(f"--output_dir {output_dir}: holds a model that this program did not write; name another")
         return
-    changed = differences(run.get("identity", {}), identity)
-    if changed:
+    if changed := changed_settings(run.get("identity", {}), identity, is_same_model):
         raise InputError(
-            f"--output_dir {output_dir}: holds another run; name another folder, or go back to its settings. "
-            + "; ".join(changed)
+            f"--output_dir {output_dir}: holds another run; name another folder, or go back to its settings. {changed}"
         )
 
 
@@ -90,16 +101,88 @@ def hold(output_dir: Path) -> IO[str]:
     return file
 
 
-def claim(output_dir: Path, identity: Identity, config: dict[str, Any]) -> None:
-    """Make the folder this run's own; a resumed run's description replaces the earlier one's."""
+def claim(output_dir: Path, identity: Identity, config: dict[str, Any]) -> IO[str]:
+    """Make the folder this run's own, for as long as the returned lock is open.
+
+    A resumed run's description replaces the earlier one's; what a killed process left half written goes.
+    """
+    lock = hold(output_dir)
+    remove_unfinished(output_dir)
     run = read_run(output_dir) or {}
     write_json(output_dir / RUN_FILE, {**describe_run(config), "identity": identity, "finished": run.get("finished")})
+    return lock
+
+
+def finished_step(output_dir: Path) -> int | None:
+    """The step at which the folder's run finished; None where it has not."""
+    return (read_run(output_dir) or {}).get("finished")
+
+
+def find_resume_point(
+    output_dir: Path,
+    identity: Identity,
+    is_same_model: Callable[[Any], bool],
+    start: str | None,
+    devices: int,
+    sharded: bool,
+) -> tuple[int, Path | None]:
+    """Step and folder of the checkpoint to go on from: the last whole one, or `start`; step 0 and None for a new run.
+
+    Raises InputError for a `start` that is no checkpoint of such a run, for checkpoints without an optimizer, and for
+    shards (of a run under DeepSpeed) of another number of devices.
+    """
+    checkpoints = find_checkpoints(output_dir)
+    step, checkpoint = checkpoints[-1] if checkpoints else (0, None)
+    if start is not None and start.lower() not in ("true", "false"):  # transformers' words for the last one
+        step, checkpoint = _start_at(Path(start), output_dir, identity, is_same_model, step, checkpoint)
+    if checkpoint and not is_last_step(checkpoint):
+        if not _holds_optimizer(checkpoint):
+            raise InputError(
+                f"{checkpoint}: holds no optimizer (--save_only_model True), so this run cannot be continued; start "
+                f"another --output_dir from its weights (--model_name_or_path {checkpoint})"
+            )
+        if sharded:
+            check_devices(checkpoint, devices)
+    return step, checkpoint
+
+
+def _start_at(
+    start: Path,
+    output_dir: Path,
+    identity: Identity,
+    is_same_model: Callable[[Any], bool],
+    step: int,
+    last: Path | None,
+) -> tuple[int, Path]:
+    """The checkpoint that `--resume_from_checkpoint` names, or the last one of a run that began there before."""
+    where = f"--resume_from_checkpoint {start}"
+    if not is_whole(start):
+        raise InputError(f"{where}: no whole checkpoint of this program there")
+    if changed := changed_settings((read_run(start) or {}).get("identity", {}), identity, is_same_model):
+        raise InputError(f"{where}: is another run's; name its weights as --model_name_or_path instead. {changed}")
+    start_step = _read_seal(start)["step"]
+    if last is not None and step > start_step:
+        if ((read_run(output_dir) or {}).get("config") or {}).get("resume_from_checkpoint") == str(start):
+            return step, last
+        raise InputError(f"{where}: {last} is later; name another --output_dir, or move the later checkpoints away")
+    if start.parent.resolve() != output_dir.resolve() and is_last_step(start):
+        raise InputError(f"{where}: its run ended there; nothing is left to train")
+    return start_step, start
+
+
+def _read_seal(checkpoint: Path) -> dict[str, Any]:
+    return json.loads((checkpoint / SEAL_FILE).read_text(encoding="utf-8"))
+
+
+def _holds_optimizer(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written with its optimizer, by the Trainer or in DeepSpeed's folder."""
+    return any(name.startswith(("optimizer", "global_step")) for name in _read_seal(checkpoint)["files"])
 
 
 def is_whole(checkpoint: Path) -> bool:
     """Whether a checkpoint carries its seal and every file the seal lists, at its size."""
     try:
-        files = json.loads((checkpoint / SEAL_FILE).read_text(encoding="utf-8"))["files"]
+        files = _read_seal(checkpoint)["files"]
         return all((checkpoint / name).stat().st_size == size for name, size in files.items())
     except (OSError, json.JSONDecodeError, KeyError):
         return False
@@ -147,7 +230,7 @@ def check_devices(checkpoint: Path, devices: int) -> None:
     DeepSpeed's universal checkpoints could change the number, but what was loaded from them went on differently:
     other losses from the first step under ZeRO-2, other Adam steps under ZeRO-3 (DeepSpeed 0.19.8).
     """
-    written_by = json.loads((checkpoint / SEAL_FILE).read_text(encoding="utf-8"))[DEVICES_KEY]
+    written_by = _read_seal(checkpoint)[DEVICES_KEY]
     if written_by != devices:
         raise InputError(
             f"{checkpoint}: its optimizer shards are those of {written_by} devices, this run has {devices}; use "
@@ -155,26 +238,39 @@ def check_devices(checkpoint: Path, devices: int) -> None:
         )
 
 
-def keep_latest(output_dir: Path, limit: int | None) -> None:
-    """Remove all but the latest `limit` checkpoints; torn ones go first of all."""
+def keep_latest(output_dir: Path, limit: int | None, best_step: int | None = None) -> None:
+    """Remove all but the latest `limit` checkpoints and the best one; torn ones go first of all."""
     if not limit or limit < 0:
         return
-    whole = find_checkpoints(output_dir)
-    for _, folder in whole[:-limit]:
-        shutil.rmtree(folder)
+    for step, folder in find_checkpoints(output_dir)[:-limit]:
+        if step != best_step:
+            shutil.rmtree(folder)
+
+
+def _read_state(checkpoint: Path) -> dict[str, Any]:
+    return json.loads((checkpoint / TRAINER_STATE_FILE).read_text(encoding="utf-8"))
 
 
 def is_last_step(checkpoint: Path) -> bool:
     """Whether nothing was left to train when this checkpoint was written."""
-    state = json.loads((checkpoint / TRAINER_STATE_FILE).read_text(encoding="utf-8"))
+    state = _read_state(checkpoint)
     return state["global_step"] >= state["max_steps"]
 
 
-def finish(output_dir: Path, step: int) -> None:
-    """Put the last step's model at the top of the folder, from its checkpoint if there is one, and say it is done."""
-    checkpoint = output_dir / f"checkpoint-{step}"
+def best_step(checkpoint: Path) -> int | None:
+    """The step of the lowest validation loss until a checkpoint was written."""
+    return _read_state(checkpoint).get("best_global_step")
+
+
+def finish(output_dir: Path, step: int, exported: int | None = None) -> None:
+    """Put a step's model (default: the last one's) at the top of the folder, from its checkpoint, and say it is done.
+
+    Without a checkpoint of that step the model at the top is left as it is.
+    """
+    exported = step if exported is None else exported
+    checkpoint = output_dir / f"checkpoint-{exported}"
     if checkpoint.is_dir():
         for file in checkpoint.iterdir():
             if file.suffix in MODEL_SUFFIXES and file.name not in (RUN_FILE, SEAL_FILE, TRAINER_STATE_FILE):
                 shutil.copyfile(file, output_dir / file.name)
-    write_json(output_dir / RUN_FILE, {**read_run(output_dir), "finished": step})
+    write_json(output_dir / RUN_FILE, {**read_run(output_dir), "finished": step, "exported": exported})

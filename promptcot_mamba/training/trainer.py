@@ -17,13 +17,19 @@ import torch.distributed as dist
 from torch.utils.data import Dataset
 from transformers import Trainer
 
+from promptcot_mamba.checkpoint import writing_weights
+from promptcot_mamba.model import Mamba2ForCausalLM
+from promptcot_mamba.model.card import write_card
 from promptcot_mamba.ops.linear_cross_entropy import IGNORE_INDEX
+from promptcot_mamba.ops.sequence_parallel import RowSlice, SliceGroup
 from promptcot_mamba.training import run_folder
 from promptcot_mamba.training.arguments import SftArguments
 from promptcot_mamba.training.batches import StepLoader, StepSampler
+from promptcot_mamba.training.lora import load_adapters, merged_weights, save_adapters
 from promptcot_mamba.training.losses import example_weights, weighted_loss
 from promptcot_mamba.training.meters import StepMeter, count_batch
 from promptcot_mamba.training.ranks import gather_lists, sum_over_ranks
+from promptcot_mamba.training.slices import SliceCollator
 from promptcot_mamba.training.split_adamw import SplitAdamW
 
 Batch = dict[str, Any]
@@ -55,12 +61,14 @@ class SftTrainer(Trainer):
         eval_rows: dict[str, Dataset] | None = None,
         flops_per_token: float | None = None,
         should_stop: Callable[[], bool] = lambda: False,
+        slices: SliceGroup | None = None,
         **kwargs: Any,
     ):
         use_cache = kwargs["model"].config.use_cache
         super().__init__(args=args, data_collator=collate, eval_dataset=eval_rows or None, **kwargs)
         self.model.config.use_cache = use_cache  # the Trainer switches it off, and checkpoints would carry that
         self.meter = StepMeter(args.device, args.world_size, flops_per_token)
+        self.slices = slices  # the ranks that hold one row together; None where each holds its own
         self.should_stop = should_stop  # asked once per step, in every process
         self.stop_requested = False  # what the processes agreed on
         self.stopped_at: int | None = None  # the step after which they did stop
@@ -69,19 +77,24 @@ class SftTrainer(Trainer):
     # ---- rows -------------------------------------------------------------------------------------------------
 
     def _loader(self, rows: Dataset, rows_per_device: int, *, shuffle: bool) -> StepLoader:
+        """Shuffled rows are training's, which the ranks of a slice group share; validation's documents are whole."""
+        collate, share = self.data_collator, 1
+        if self.slices is not None and shuffle:
+            share = self.slices.size
+            collate = SliceCollator(collate, share, self.slices.index, self.args.loss_average == "examples")
         sampler = StepSampler(
             len(rows),
             rows_per_device,
-            world_size=self.args.world_size,
-            rank=self.args.process_index,
+            world_size=self.args.world_size // share,
+            rank=self.args.process_index // share,
             seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
-            shuffle=shuffle,
+            shuffle=shuffle and not getattr(rows, "ordered", False),  # a curriculum keeps its order
         )
         workers = self.args.dataloader_num_workers
         return StepLoader(
             rows,
             batch_sampler=sampler,
-            collate_fn=self.data_collator,
+            collate_fn=collate,
             num_workers=workers,
             prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
             pin_memory=self.args.device.type == "cuda" and self.args.dataloader_pin_memory,
@@ -115,7 +128,11 @@ class SftTrainer(Trainer):
         is that of (sum of all its token losses) / (number of its labelled tokens).
         """
         inputs = {key: value for key, value in inputs.items() if key != "example_ids"}
-        if self.args.loss_average == "examples":
+        if self.slices is not None:
+            place = RowSlice(self.slices, inputs.pop("continued"), inputs.pop("continues"))
+            inputs = {key: value for key, value in inputs.items() if key not in ("labels", "documents")}
+            loss = model(**inputs, place=place, use_cache=False, num_items_in_batch=num_items_in_batch)["loss"]
+        elif self.args.loss_average == "examples":
             loss = weighted_loss(model, inputs, example_weights(inputs["labels"], inputs.get("cu_seqlens")))
             loss = loss / num_items_in_batch
         else:
@@ -218,9 +235,36 @@ class SftTrainer(Trainer):
         if self.args.should_save:
             self.state.save_to_json(str(writing / run_folder.TRAINER_STATE_FILE))
             run_folder.seal(writing, self.state.global_step, self.args.world_size)
-            run_folder.keep_latest(output_dir, self.args.save_total_limit)
+            best = self.state.best_global_step if self.args.load_best_model_at_end else None
+            run_folder.keep_latest(output_dir, self.args.save_total_limit, best)
         self._barrier()
         self.meter.restart()
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        """Adapters are saved twice: merged into the weights, and alone to continue from."""
+        if self.args.lora_rank:
+            state_dict = merged_weights(self.model)
+        super()._save(output_dir, state_dict)
+        if self.args.lora_rank:
+            save_adapters(self.model, Path(output_dir or self.args.output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """The weights, or the adapters alone: what they stand beside was loaded from where the run began."""
+        if self.args.lora_rank:
+            load_adapters(self.model, Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As the Trainer's, with a model card, which our own class writes by itself."""
+        if not self.args.should_save:  # takes part in gathering the weights, and writes none
+            super().save_model(output_dir, _internal_call)
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        with writing_weights(folder):
+            super().save_model(output_dir, _internal_call)
+        if not isinstance(self.model, Mamba2ForCausalLM):
+            write_card(folder, self.model.config)
 
     def _barrier(self) -> None:
         if dist.is_initialized():

@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from promptcot_mamba.efficiency.shapes import MAMBA2_7B, Shape
+from promptcot_mamba.checkpoint import Checkpoint, load_tokenizer
+from promptcot_mamba.efficiency.models import MAMBA2_7B, Shape
 from promptcot_mamba.memory_budget import FP32
 from promptcot_mamba.records import Problem
 from promptcot_mamba.sampling.arguments import SamplingArguments
-from promptcot_mamba.sampling.checkpoint import Checkpoint, load_tokenizer
 from promptcot_mamba.sampling.plan import Plan
 from promptcot_mamba.sampling.prompts import PromptBook
 

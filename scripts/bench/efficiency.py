@@ -4,14 +4,13 @@
     python -m scripts.bench.efficiency --budget_gib 24 --lengths 1024 4096
 
 On CUDA the models are the 7B pair itself. On a CPU they are small ones whose proportions are derived from that pair in
-advance (`promptcot_mamba/efficiency/derive_small.py`); lengths and budgets are always given, and shown, in 7B units.
+advance (`promptcot_mamba/efficiency/models.py`); lengths and budgets are always given, and shown, in 7B units.
 Each engine runs in a process of its own. The small ones take turns, so that a machine whose speed drifts is the same to
 all; an interrupted run keeps the waves it has measured: delete `--output_dir` to measure them again.
 """
 
 from __future__ import annotations
 
-import csv
 import statistics
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,14 +19,14 @@ from typing import Any
 from promptcot_mamba.bench_record import RecordTable, render_record_table, write_record
 from promptcot_mamba.cli import parse_args, run_program
 from promptcot_mamba.efficiency.calibrate import fit_pair, median_wave
-from promptcot_mamba.efficiency.derive_small import LARGE_PAIR, Pair, derivation_table, derive_small_pair
+from promptcot_mamba.efficiency.engine import Load
 from promptcot_mamba.efficiency.measure import Measured, measure_all
+from promptcot_mamba.efficiency.models import LARGE_PAIR, SMALL_PAIR, Pair, derivation_table
 from promptcot_mamba.efficiency.predict import find_crossover, play_wave
 from promptcot_mamba.efficiency.setup import Setup
-from promptcot_mamba.efficiency.throughput import Load
+from promptcot_mamba.report.paper import THROUGHPUT_RATIOS
 
 SHOWN = ("tokens_per_second", "running", "preemptions", "steps", "seconds", "first_seconds")
-PAPER_RATIOS = {24: 3.66, 72: 1.69}  # Mamba-2 over S1.1-7B, arXiv 2505.22425, efficiency section
 
 
 @dataclass
@@ -40,7 +39,7 @@ class Arguments:
     )
     prompt: int = field(default=128, metadata={"help": "tokens of a prompt, 7B units; a competition problem's"})
     max_num_seqs: int = field(default=32, metadata={"help": "chains at once, and chains a wave, for both models"})
-    output_dir: str = field(default="outputs/efficiency", metadata={"help": "measurements, table, CSV, plot"})
+    output_dir: str = field(default="outputs/efficiency", metadata={"help": "measurements and the record"})
     record: str | None = field(default=None, metadata={"help": "also write the record here (docs/records/X.json)"})
 
     def __post_init__(self) -> None:
@@ -53,7 +52,7 @@ def choose_pair() -> Pair:
     """The 7B pair on CUDA, its small image elsewhere."""
     import torch
 
-    return LARGE_PAIR if torch.cuda.is_available() else derive_small_pair()
+    return LARGE_PAIR if torch.cuda.is_available() else SMALL_PAIR
 
 
 def waves_of(setup: Setup, done: Measured, load: Load, engine: str) -> list[dict[str, float]]:
@@ -92,7 +91,7 @@ def compare(setup: Setup, done: Measured, budget: float) -> dict[str, Any]:
         "rows": rows,
         "crossover": crossover,
         "costs": costs_found,
-        "paper_ratio": PAPER_RATIOS.get(budget),
+        "paper_ratio": THROUGHPUT_RATIOS.get(round(budget)),
     }
 
 
@@ -126,45 +125,6 @@ def budget_table(comparison: dict[str, Any]) -> RecordTable:
     return RecordTable(caption, header, rows)
 
 
-def plot(comparisons: list[dict[str, Any]], path: Path) -> None:
-    """Tokens/s against chain length, one panel a budget."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-    from matplotlib.ticker import LogLocator
-
-    figure, axes = pyplot.subplots(1, len(comparisons), figsize=(5.5 * len(comparisons), 4), sharey=True, squeeze=False)
-    for axis, comparison in zip(axes[0], comparisons, strict=True):
-        lengths = [row["length"] for row in comparison["rows"]]
-        for name, label, colour in (("mamba2", "Mamba-2", "C0"), ("attention", "attention", "C1")):
-            speeds = [row[f"{name}_tokens_per_second"] for row in comparison["rows"]]
-            axis.plot(lengths, speeds, "o-", color=colour, label=f"{label}, measured")
-            predicted = [row[f"{name}_predicted"] for row in comparison["rows"]]
-            axis.plot(lengths, predicted, "--", color=colour, alpha=0.6, label=f"{label}, by arithmetic")
-        axis.set(
-            xscale="log", yscale="log", xlabel="chain length (7B units)", title=f"{comparison['budget_gib']:g} GiB"
-        )
-        axis.set_xticks(lengths, [f"{length // 1024}k" for length in lengths])
-        axis.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 6)))
-        axis.yaxis.set_major_formatter("{x:,.0f}")
-        axis.minorticks_off()
-        axis.grid(alpha=0.3)
-    axes[0][0].set_ylabel("tokens per second")
-    axes[0][-1].legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
-
-
-def write_csv(comparisons: list[dict[str, Any]], path: Path) -> None:
-    rows = [row for comparison in comparisons for row in comparison["rows"]]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def single_table(setup: Setup, done: Measured) -> RecordTable:
     """One chain alone: milliseconds a token and bytes held at its end."""
     rows, (constant, growing) = [], setup.shapes
@@ -192,17 +152,13 @@ def main() -> None:
     measured = [*map(budget_table, comparisons), single_table(setup, done)]
     print("\n\n".join(map(render_record_table, measured)))
     tables = [derivation, *measured]
-    (folder / "efficiency.md").write_text("\n\n".join(map(render_record_table, tables)) + "\n", encoding="utf-8")
-    write_csv(comparisons, folder / "efficiency.csv")
-    plot(comparisons, folder / "efficiency.png")
     speeds = {
         stage: {engine: [round(wave["tokens_per_second"], 1) for wave in waves] for engine, waves in engines.items()}
         for stage, engines in done.items()
     }
     results = {"pair": "7B" if pair is LARGE_PAIR else "small", "comparisons": comparisons, "tokens_per_second": speeds}
-    for path in filter(None, (str(folder / "efficiency.json"), args.record)):
-        title = "Throughput under a memory budget"
-        write_record(path, title=title, config=asdict(args), tables=tables, results=results)
+    title, paths = "Throughput under a memory budget", (folder / "efficiency.json", args.record)
+    write_record(*paths, title=title, config=asdict(args), tables=tables, results=results)
 
 
 if __name__ == "__main__":

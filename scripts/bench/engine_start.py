@@ -46,9 +46,9 @@ def start_default(args: StartArguments) -> None:
 
 
 def start_ours(args: StartArguments) -> None:
+    from promptcot_mamba.checkpoint import load_tokenizer, read_checkpoint
     from promptcot_mamba.sampling.backend import Request, SamplingSettings
     from promptcot_mamba.sampling.capacity import find_device, plan_capacity
-    from promptcot_mamba.sampling.checkpoint import load_tokenizer, read_checkpoint
     from promptcot_mamba.sampling.vllm_engine import EngineSettings, VllmEngine
 
     checkpoint, tokenizer = read_checkpoint(args.model_path), load_tokenizer(args.model_path)

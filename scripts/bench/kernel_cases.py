@@ -71,6 +71,24 @@ def as_leaves(inputs: Inputs, dtype: torch.dtype, narrow: torch.dtype | None = N
     return leaves
 
 
+def evaluate(op: Op, leaves: Inputs, seed: torch.Tensor | None = None) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Output and every gradient, and the seed (the gradient of the output) they were made with."""
+    output = op(**leaves)
+    seed = torch.randn_like(output) if seed is None else seed.to(output)
+    output.backward(seed)
+    found = {"output": output.detach()} | {
+        f"d{name}": leaf.grad for name, leaf in leaves.items() if leaf.is_floating_point()
+    }
+    return found, seed
+
+
+def relative_errors(reference: dict[str, torch.Tensor], got: dict[str, torch.Tensor]) -> dict[str, float]:
+    return {
+        name: float((got[name].double() - want.double()).norm() / want.double().norm().clamp(min=1e-30))
+        for name, want in reference.items()
+    }
+
+
 def get_op(op: str, shape: dict[str, int]) -> Op:
     """The public function with this shape's settings filled in; it still takes `backend`."""
     function = getattr(importlib.import_module(f"promptcot_mamba.ops.{op}"), op)

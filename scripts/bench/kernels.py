@@ -48,9 +48,11 @@ from scripts.bench.kernel_cases import (
     Op,
     as_leaves,
     count_flops,
+    evaluate,
     get_op,
     get_peer,
     make_inputs,
+    relative_errors,
 )
 from scripts.bench.kernel_tables import TITLES, describe_row, list_tables
 
@@ -84,24 +86,6 @@ class BenchArguments:
 
 
 # ---- right ----------------------------------------------------------------------------------------------------------
-
-
-def evaluate(op: Op, leaves: Inputs, seed: torch.Tensor | None = None) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Output and every gradient, and the seed (the gradient of the output) they were made with."""
-    output = op(**leaves)
-    seed = torch.randn_like(output) if seed is None else seed.to(output)
-    output.backward(seed)
-    found = {"output": output.detach()} | {
-        f"d{name}": leaf.grad for name, leaf in leaves.items() if leaf.is_floating_point()
-    }
-    return found, seed
-
-
-def relative_errors(reference: dict[str, torch.Tensor], got: dict[str, torch.Tensor]) -> dict[str, float]:
-    return {
-        name: float((got[name].double() - want.double()).norm() / want.double().norm().clamp(min=1e-30))
-        for name, want in reference.items()
-    }
 
 
 def cut_documents(length: int) -> list[int]:

@@ -60,7 +60,7 @@ def make_paragraphs(rng: random.Random) -> list[str]:
     )
     paragraphs = []
     for _ in range(PARAGRAPHS):
-        words = rng.choices(lexicon, cum_weights=frequencies, k=WORDS_PER_PARAGRAPH)
+        words = rng.choices(lexicon, cum_weights=frequencies.tolist(), k=WORDS_PER_PARAGRAPH)
         for position in range(0, len(words), 5):
             words[position] = rng.choice(extras)()
         paragraphs.append(" ".join(words) + ".\n")
@@ -126,6 +126,7 @@ def watch(command: list[str]) -> tuple[float, int, str]:
     """Run a command; return seconds, peak bytes of its process tree, and what it logged."""
     started = time.monotonic()
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
     peak = 0
 
     def measure() -> None:

@@ -106,6 +106,9 @@ class ShapedBackend:
     def running(self) -> int:
         return self.inner.running()
 
+    def growing(self) -> dict:
+        return self.inner.growing()
+
     def close(self) -> None:
         pass
 

@@ -100,10 +100,10 @@ def main() -> None:
         for result in results
     ]
     header = ["concepts", "embedding", "pairs", "sets", "processes", "s", "sets/s", "different %"]
-    table = RecordTable(f"Draw sets of {args.size} concepts at temperature {args.temperature:g}.", header, rows)
-    print(render_record_table(table))
+    summary = RecordTable(f"Draw sets of {args.size} concepts at temperature {args.temperature:g}.", header, rows)
+    print(render_record_table(summary))
     if args.record:
-        write_record(args.record, title="Concept sampling", config=vars(args), tables=[table], results=results)
+        write_record(args.record, title="Concept sampling", config=vars(args), tables=[summary], results=results)
 
 
 if __name__ == "__main__":

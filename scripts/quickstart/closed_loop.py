@@ -11,251 +11,28 @@ where the last one stopped.
 
 from __future__ import annotations
 
-import json
-import random
-import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict
 
 from promptcot_mamba.bench_record import render_record_table, write_record
-from promptcot_mamba.chat_format import extract_question
 from promptcot_mamba.cli import parse_args, run_program
-from promptcot_mamba.errors import InputError
-from promptcot_mamba.jsonl import Row, read_jsonl, write_jsonl
-from promptcot_mamba.quickstart.splits import draw_training_rows
-from promptcot_mamba.records import derive_seed
-from promptcot_mamba.run_info import side_path
-from scripts.quickstart.closed_loop_report import (
-    ARMS,
-    TEACHER,
-    TITLE,
-    WITH,
-    WITHOUT,
-    make_tables,
-    read_results,
-    write_pages,
-)
-from scripts.quickstart.make_data import read_counts
-from scripts.quickstart.road import python, split_families, train_command
-from scripts.quickstart.run import Stage, StageFailedError, grade_stages, run_stage, sample_stage
-from scripts.quickstart.run_ablations import read_verdicts
-
-MOST_TOKENS = 320  # of a problem with its rationale, or of a chain: twice the longest
-CONTEXT = 512  # of the generator: its prompt too
-SEQUENCES = 128  # at once in the engine
+from promptcot_mamba.quickstart.closed_loop import Arguments, close
 
 
-@dataclass
-class Arguments:
-    """Flags of scripts.quickstart.closed_loop; the recipe holds the numbers."""
-
-    test: str = field(metadata={"help": "in a recipe a mapping: source -> problems"})
-    real_problems: int = field(metadata={"help": "real composed problems: the generator's and the teacher's"})
-    part: int = field(metadata={"help": "how many of them the students see"})
-    composed_rows: int = field(
-        metadata={"help": "rows of composed problems in phase 2, by passes over those there are"}
-    )
-    single_rows: int = field(metadata={"help": "fresh single-concept problems among them"})
-    phase1_rows: int = 12000
-    phase1_steps: int = 300
-    generator_steps: int = 300
-    phase2_steps: int = field(default=220, metadata={"help": "of every student and the teacher"})
-    sets: int = field(default=150, metadata={"help": "concept sets of each size, two and three"})
-    candidates: int = field(default=8, metadata={"help": "problems asked for each set"})
-    generator_temperature: float = 1.0
-    chains: int = field(default=8, metadata={"help": "the teacher's chains a problem"})
-    teacher_temperature: float = 0.8
-    threshold: float = field(default=0.75, metadata={"help": "least share of them that must agree"})
-    seed: int = field(default=20, metadata={"help": "of the data, the generator and the teacher"})
-    student_seeds: list[int] = field(default_factory=lambda: [20, 21, 22])
-    vocab_size: int = 704
-    recipes: str = field(default="configs/quickstart", metadata={"help": "folder of the quickstart's recipes"})
-    output_dir: str = "outputs/closed_loop"
-    processes: int = field(default=2, metadata={"help": "training processes"})
-    record: str | None = field(default=None, metadata={"help": "also write the record here (docs/records/X.json)"})
-
-    def __post_init__(self) -> None:
-        read_counts("test", self.test)
-        for name in ("part", "composed_rows", "single_rows", "sets", "candidates", "chains"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name} {getattr(self, name)}: must be positive")
-        if not self.student_seeds:
-            raise InputError("--student_seeds: at least one is needed")
-        if self.part > self.real_problems:
-            raise InputError(f"--part {self.part}: must be a part of the {self.real_problems} --real_problems")
-
-
-class Loop:
-    """The loop's stages, in the order in which they can run."""
-
-    def __init__(self, args: Arguments):
-        self.args = args
-        self.folder, self.recipes = Path(args.output_dir), Path(args.recipes)
-        self.data, self.work = self.folder / "data", self.folder / "synthesis"
-        self.problems = self.data / "problems.jsonl"
-        self.times: dict[str, float] = {}
-
-    def run(self, stage: Stage) -> None:
-        self.times[stage.title] = run_stage(stage, self.folder)
-
-    def draw_real(self) -> None:
-        """The real problems with their solutions, all and a part; all also bare, for the synthesis."""
-        for name, count in (("part", self.args.part), ("real", self.args.real_problems)):
-            rows = draw_training_rows({"quickstart_composed": count}, "phase2", self.args.seed)
-            rows = list({row["prompt"]: row for row in rows}.values())
-            write_jsonl(self.folder / f"{name}.jsonl", rows)
-        write_jsonl(self.folder / "seeds.jsonl", ({"problem": extract_question(row["prompt"])} for row in rows))
-
-    def synthesize(self, name: str, title: str, stages: dict[str, Any], inputs: list[Path], outputs: list[str]) -> None:
-        """Stages of scripts.synthesize in one process; `outputs` are all files they leave, less X.run.json beside."""
-        model = {
-            "model_path": str(self.folder / "generator"),
-            "temperature": self.args.generator_temperature,
-            "top_p": 1.0,
-            "chat_template": False,
-            "context": CONTEXT,
-            "dtype": "float32",
-            "max_num_seqs": SEQUENCES,
-        }
-        flags = {"models": json.dumps({"generator": model}), "stages": json.dumps(stages), "seed": self.args.seed}
-        flags["work_dir"] = self.work
-        command = python("-m", "scripts.synthesize", *(f"--{flag}={value}" for flag, value in flags.items()))
-        files = [self.work / f"{output}.jsonl" for output in outputs]
-        infos = [side_path(file, "run.json") for file in files if "." not in file.stem]
-        self.run(Stage(name, title, command, tuple(inputs), (*files, *infos)))
-
-    def read_seeds(self) -> None:
-        seeds = self.folder / "seeds.jsonl"
-        stages = {"quickstart_seeds": {"seeds": str(seeds)}, "generator_data": {}}
-        outputs = ["concepts", "chosen_rationales", "generator_sft"]
-        self.synthesize("seeds", "concepts and rationales of the real problems", stages, [seeds], outputs)
-
-    def make_data(self) -> None:
-        """Phase 1's exercises, the test, and untrained weights whose tokenizer knows the generator's words too."""
-        recipe, rows = self.recipes / "data.yaml", self.work / "generator_sft.jsonl"
-        flags = {"output_dir": self.data, "seed": self.args.seed, "test": self.args.test, "tokenizer_rows": rows}
-        flags |= {"vocab_size": self.args.vocab_size, "phase2": "{}", "control": "{}"}
-        flags["phase1"] = json.dumps({"quickstart_single": self.args.phase1_rows})
-        command = python("-m", "scripts.quickstart.make_data", "--config", recipe)
-        command += [f"--{flag}={value}" for flag, value in flags.items()]
-        self.run(Stage("data", "exercises, tokenizer, untrained model", command, (recipe, rows), (self.data,)))
-
-    def train(self, name: str, recipe: str, start: Path, rows: Path, steps: int, seed: int) -> Path:
-        path, output = self.recipes / recipe, self.folder / name
-        command = train_command(self.args.processes, path, start, rows, output)
-        command += [f"--max_steps={steps}", f"--seed={seed}", "--save_strategy=no"]
-        inputs = (path, self.recipes / "deepspeed.json", start, rows)
-        self.run(Stage(f"train_{name}", f"train {name}", command, inputs, (output,)))
-        return output
-
-    def train_phase2(self, arm: str, seed: int) -> Path:
-        """Phase 2 of one arm: all see as many rows of composed problems, as many single ones, as many steps."""
-        name = f"{arm}_{seed}"
-        files = {
-            WITHOUT: ["part.jsonl"],
-            WITH: ["part.jsonl", "synthesis/distilled.jsonl"],
-            TEACHER: ["real.jsonl"],
-        }[arm]
-        pool = [row for file in files for row in read_jsonl(self.folder / file)]
-        rows = self.folder / "rows" / f"{name}.jsonl"
-        write_jsonl(rows, draw_phase2_rows(pool, self.args, seed))
-        return self.train(name, "phase2.yaml", self.folder / "phase1", rows, self.args.phase2_steps, seed)
-
-    def write_problems(self) -> None:
-        """New concept sets, the generator's problems for them, the exact judge, duplicates, the benchmark."""
-        stages = {
-            "quickstart_concept_sets": {"count": self.args.sets},
-            "problems": {"model": "generator", "candidates": self.args.candidates, "max_tokens": MOST_TOKENS},
-            "quickstart_judge": {},
-            "filter": {"benchmarks": [str(self.problems)]},
-            "teacher_problems": {},
-        }
-        outputs = ["concept_sets", "problems", "problems.rejected", "judgements", "kept_problems", "teacher_problems"]
-        inputs = [self.folder / "generator", self.work / "concepts.jsonl", self.problems]
-        self.synthesize("problems", "write, judge and filter problems", stages, inputs, outputs)
-
-    def distill(self, teacher: Path) -> None:
-        """The teacher's chains, the majority's answers, and the report of the whole synthesis."""
-        stages = {
-            "chains": {
-                "model_path": str(teacher),
-                "n": self.args.chains,
-                "max_len": MOST_TOKENS,
-                "temperature": self.args.teacher_temperature,
-                "flags": {
-                    "top_p": 1.0,
-                    "repetition_penalty": 1.0,
-                    "use_mamba2": True,
-                    "dtype": "float32",
-                    "max_num_seqs": SEQUENCES,
-                },
-            },
-            "distill": {"threshold": self.args.threshold},
-            "report": {},
-        }
-        inputs = [teacher, self.work / "teacher_problems.jsonl"]
-        self.synthesize("distill", "solve them by majority", stages, inputs, ["chains", "chains.attempts", "distilled"])
-
-    def evaluate(self, name: str, checkpoint: Path) -> dict[str, bool]:
-        """{problem id: right} on the composed problems of the test, one greedy chain each."""
-        predictions = self.folder / "samples" / f"{name}.jsonl"
-        self.run(sample_stage(name, self.recipes / "sampling.yaml", checkpoint, self.problems, predictions))
-        split_families(predictions)
-        self.run(grade_stages(name, predictions, self.data / "tests")[0])
-        return read_verdicts(predictions.with_name(f"{name}_maths.jsonl"), "maths")
-
-
-def draw_phase2_rows(pool: Sequence[Row], args: Arguments, seed: int) -> list[Row]:
-    """Composed rows, by whole passes over the pool, and fresh single ones among them, shuffled."""
-    rng = random.Random(derive_seed(seed, "phase 2"))
-    composed: list[Row] = []
-    while len(composed) < args.composed_rows:
-        composed += rng.sample(pool, len(pool))
-    rows = composed[: args.composed_rows]
-    rows += draw_training_rows({"quickstart_single": args.single_rows}, "phase2", seed)
-    rng.shuffle(rows)
-    return [{name: row[name] for name in ("prompt", "completion", "source")} for row in rows]
-
-
-def close(args: Arguments) -> tuple[Loop, dict[str, dict[int, dict[str, bool]]]]:
-    """Run every stage; return the verdicts, [arm][seed][problem]. The teacher has the first seed alone."""
-    loop = Loop(args)
-    loop.draw_real()
-    loop.read_seeds()
-    loop.make_data()
-    loop.train("phase1", "phase1.yaml", loop.data / "base", loop.data / "phase1.jsonl", args.phase1_steps, args.seed)
-    rows = loop.work / "generator_sft.jsonl"
-    loop.train("generator", "generator.yaml", loop.folder / "phase1", rows, args.generator_steps, args.seed)
-    loop.write_problems()
-    loop.distill(loop.train_phase2(TEACHER, args.student_seeds[0]))
-    verdicts: dict[str, dict[int, dict[str, bool]]] = {}
-    for arm in ARMS:
-        seeds = args.student_seeds[:1] if arm == TEACHER else args.student_seeds
-        models = {seed: loop.train_phase2(arm, seed) for seed in seeds}
-        verdicts[arm] = {seed: loop.evaluate(f"{arm}_{seed}", model) for seed, model in models.items()}
-    return loop, verdicts
-
-
-def main() -> int | None:
+def main() -> None:
     args = parse_args(Arguments, description=__doc__)
+    from promptcot_mamba.quickstart.closed_loop_report import TITLE, make_tables, read_results, write_report
+
     started = time.monotonic()
-    try:
-        loop, verdicts = close(args)
-    except StageFailedError as error:
-        print(error, file=sys.stderr)
-        return 1
+    loop, verdicts = close(args)
     results = read_results(loop.work, verdicts, loop.times, args.threshold)
     tables = make_tables(results)
-    print("\n\n".join(render_record_table(table) for table in tables))
+    print("\n\n".join(map(render_record_table, tables)))
     print(f"{time.monotonic() - started:.0f} s, this time")
-    for path in filter(None, (str(loop.folder / "closed_loop.json"), args.record)):
-        write_record(path, title=TITLE, config=asdict(args), tables=tables, results=results.figures())
-    write_pages(loop.folder, tables, results)
+    paths = loop.folder / "closed_loop.json", args.record
+    write_record(*paths, title=TITLE, config=asdict(args), tables=tables, results=results.figures())
+    write_report(loop.folder, tables, results)
     print(f"report: {loop.folder / 'report.html'} and report.md; of the synthesis alone: {loop.work / 'report.html'}")
-    return None
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ and grades beside them. Sampling and grading resume, so a rerun adds only the st
 
 from __future__ import annotations
 
-import subprocess
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,30 +18,40 @@ from promptcot_mamba.cli import parse_args, run_program
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.metrics import Estimate, clustered_mean, share_interval
 from promptcot_mamba.jsonl import iter_jsonl, replace_atomically
+from promptcot_mamba.quickstart.road import (
+    GRADERS,
+    family_file,
+    grade_stages,
+    run_command,
+    sample_stage,
+    split_families,
+)
 from promptcot_mamba.records import iter_problems
 from promptcot_mamba.report.plots import draw_steps
 from promptcot_mamba.report.tables import Table, format_share, render_markdown
 from promptcot_mamba.run_info import side_path
 from promptcot_mamba.training.run_folder import find_checkpoints
-from scripts.quickstart.road import GRADERS, ROOT, family_file, grade_command, sample_command, split_families
 
 
 @dataclass
 class Args:
-    run_dir: str = field(metadata={"help": "output folder of train.py"})
-    data_path: str = field(metadata={"help": "problems, as for infer_longcot.py"})
-    sampling: str = field(metadata={"help": "recipe with infer_longcot.py's flags"})
-    output_dir: str | None = field(default=None, metadata={"help": "default: <run_dir>/accuracy"})
-    tests_dir: str | None = field(default=None, metadata={"help": "tests of code problems, as for calc_acc_lcb.py"})
-    n: int = field(default=1, metadata={"help": "samples a problem"})
+    run_dir: str = field(metadata={"reads": "folder", "help": "output folder of train.py"})
+    data_path: str = field(metadata={"reads": "file", "help": "problems, as for infer_longcot.py"})
+    sampling: str = field(metadata={"reads": "file", "help": "recipe with infer_longcot.py's flags"})
+    output_dir: str | None = field(default=None, metadata={"writes": "folder", "help": "default: <run_dir>/accuracy"})
+    tests_dir: str | None = field(
+        default=None, metadata={"reads": "folder", "help": "tests of code problems, as for calc_acc_lcb.py"}
+    )
+    n: int = field(default=1, metadata={"least": 1, "help": "samples a problem"})
 
 
 def evaluate_step(args: Args, checkpoint: Path, predictions: Path) -> None:
-    """Sample and grade one checkpoint, as the programs themselves would. Raises CalledProcessError if one fails."""
-    sample = sample_command(args.sampling, checkpoint, args.data_path, predictions)
-    subprocess.run([*sample, "--n", str(args.n)], cwd=ROOT, check=True)
-    for family in split_families(predictions):
-        subprocess.run(grade_command(family, predictions, args.tests_dir, args.n), cwd=ROOT, check=True)
+    """Sample and grade one checkpoint, as the programs themselves would; they resume. Raises ProgramFailedError."""
+    name, tests = checkpoint.name, Path(args.tests_dir) if args.tests_dir else None
+    recipe, problems = Path(args.sampling), Path(args.data_path)
+    run_command(sample_stage(name, recipe, checkpoint, problems, predictions, args.n), None)
+    for stage in grade_stages(name, predictions, tests, split_families(predictions), args.n):
+        run_command(stage, None)
 
 
 def read_scores(predictions: Path, source_of: dict[str, str]) -> dict[str, Estimate]:

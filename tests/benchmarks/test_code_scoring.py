@@ -61,8 +61,52 @@ def test_verdicts_are_reused_appended_and_never_deleted(folder, graded):
     assert (folder / "c.jsonl").read_bytes().startswith(before)
     assert reasons(folder) == ["right", "right", "right", "wrong_answer"]
 
-    score(folder, timeout=7)
+    score(folder, time_limit=7)
     assert len(graded) == 9
+
+
+def test_a_time_out_of_what_had_seconds_left_is_no_verdict_for_good(folder, graded):
+    row = read(folder / "p.jsonl")[0]
+    sleeper, looper = completion("import time\ntime.sleep(60)"), completion("while True: pass")
+    write(folder, [{**row, "completion": text} for text in (sleeper, sleeper, looper)])
+    score(folder, time_limit=1, wall_limit=0.3)
+    assert reasons(folder) == ["timeout"] * 3
+    assert [row["run"] for row in read(folder / "c.jsonl")] == [2]
+    assert len(graded) == 2  # the same program once
+    score(folder, time_limit=1, wall_limit=0.3)
+    assert len(graded) == 3
+    assert [row["reason"] for row in read(folder / "p.grades.jsonl")] == ["timeout"] * 3
+
+
+def test_a_grade_s_grader_is_the_kind_of_its_tests(folder):
+    score(folder)
+    assert {row["grader"] for row in read(folder / "p.grades.jsonl")} == {"livecodebench"}
+
+
+def test_a_failed_test_is_shown(folder):
+    row = read(folder / "p.jsonl")[0]
+    texts = ("print('x' * 1000)", "1 / 0", RIGHT)
+    write(folder, [{**row, "completion": completion(text)} for text in texts])
+    score(folder)
+    grades = read(folder / "p.grades.jsonl")
+    assert grades[0]["failed"] == {"test": 0, "input": "1 2\n", "expected": "3\n", "got": "x" * 200}
+    assert grades[1]["failed"] == {"test": 0, "input": "1 2\n", "expected": "3\n", "got": ""}
+    assert grades[1]["details"] == {"0": "ZeroDivisionError: division by zero"}
+    assert grades[2]["failed"] is None
+
+
+def test_verdicts_of_another_version_are_left_and_counted(folder, graded, caplog):
+    score(folder)
+    rows = read(folder / "c.jsonl")
+    old = [{name: value for name, value in row.items() if name != "grader_version"} for row in rows[:3]]
+    (folder / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (*old, rows[3])))
+    with caplog.at_level("WARNING", logger="promptcot_mamba"):
+        score(folder)
+    assert len(graded) == 7
+    assert "3 verdicts of grader code-1, not code-2, are left unused" in caplog.text
+    assert read(folder / "c.jsonl")[:3] == old
+    assert json.loads((folder / "p.metrics.json").read_text())["grader_version"] == "code-2"
+    assert {row["grader_version"] for row in read(folder / "p.grades.jsonl")} == {"code-2"}
 
 
 def test_a_stopped_job_resumes(folder, graded):
@@ -149,7 +193,9 @@ def test_bad_rows_are_named(folder, change, message):
     assert not (folder / "c.jsonl").exists()
 
 
-@pytest.mark.parametrize("options", [{"timeout": 0}, {"workers": 0}, {"memory_mb": 1}, {"sandbox": "strong"}])
+@pytest.mark.parametrize(
+    "options", [{"time_limit": 0}, {"wall_limit": 0.0}, {"workers": 0}, {"memory_mb": 1}, {"sandbox": "strong"}]
+)
 def test_bad_flags_are_named(folder, options):
     with pytest.raises(InputError):
         score(folder, **options)

@@ -11,17 +11,21 @@ from pathlib import Path
 
 import pytest
 
-from promptcot_mamba.benchmarks import BENCHMARKS
-from promptcot_mamba.benchmarks.publishers import PUBLISHERS
-from promptcot_mamba.benchmarks.publishers.livecodebench import (
-    FROM_STDIN,
-    decode_private_tests,
-    hash_tests,
-    make_tests,
-    render_question,
+from promptcot_mamba.benchmarks import BENCHMARKS, fetched
+from promptcot_mamba.benchmarks.benchmark import Form
+from promptcot_mamba.benchmarks.livecodebench import FROM_STDIN, decode_private_tests, frame_of, hash_tests, make_tests
+from promptcot_mamba.chat_format import (
+    ASSISTANT_START,
+    MATH_INSTRUCTION,
+    THINK_START,
+    TURN_END,
+    USER_START,
+    extract_question,
+    frame_question,
+    render_prompt,
 )
-from promptcot_mamba.chat_format import ASSISTANT_START, MATH_INSTRUCTION, THINK_START, TURN_END, USER_START
 from promptcot_mamba.errors import InputError
+from promptcot_mamba.grading.math.strict import grade
 from promptcot_mamba.jsonl import read_jsonl
 
 PROMPT_END = f"{TURN_END}{ASSISTANT_START}{THINK_START}\n"
@@ -48,9 +52,23 @@ def split_livecodebench(prompt: str) -> tuple[str, str]:
     return question, rest.split("```python\n", 1)[1].removesuffix("\n```\n\n")
 
 
-def test_every_benchmark_has_a_publisher():
-    assert list(PUBLISHERS) == list(BENCHMARKS)[: len(PUBLISHERS)]
-    for publisher in PUBLISHERS.values():
+def form_of(name: str, place: int = 0) -> Form:
+    return BENCHMARKS[name].publisher.forms[place]
+
+
+def test_benchmarks_are_whole_and_told_apart():
+    assert fetched(published=True) == list(BENCHMARKS)[:8]
+    assert fetched(published=False) == ["hmmt25", "aime26"]
+    sources = [source for benchmark in BENCHMARKS.values() for source in benchmark.sources]
+    assert len(set(sources)) == len(sources)
+    for name, benchmark in BENCHMARKS.items():
+        assert benchmark.name == name
+        assert (benchmark.read_gold is None) == (benchmark.kind == "code")
+        same_file = [other for other in BENCHMARKS.values() if other.problem_file == benchmark.problem_file]
+        if benchmark.publisher:  # they are sampled in one run, by one recipe
+            assert {(other.n, str(other.sampling)) for other in same_file} == {(benchmark.n, str(benchmark.sampling))}
+    for name in fetched():
+        publisher = BENCHMARKS[name].publisher
         assert publisher.licence
         assert publisher.origin.startswith("https://")
         assert publisher.forms[0].repo
@@ -63,7 +81,10 @@ def test_livecodebench_prompts_equal_the_published_ones(benchmarks):
     for row in rows:
         question, starter = split_livecodebench(row["prompt"])
         starters += bool(starter)
-        assert render_question(question, starter) == row["prompt"]
+        assert render_prompt(question, frame_of(starter)) == row["prompt"]
+        made = form_of("livecodebench", -1).convert(row, 0)
+        assert (made["question"], made["instruction"]) == (question, frame_of(starter))
+        assert made == {**row, "question": made["question"], "instruction": made["instruction"]}
     assert starters == 104
 
 
@@ -78,9 +99,11 @@ def test_aime_rows_equal_the_published_ones(benchmarks):
             raw = {"ID": "2024-I-1", "Problem": question, "Solution": solution, "Answer": answer}
         else:
             raw = {"question": question, "answer": answer}
-        form = PUBLISHERS["aime24" if source == "aime2024" else "aime25"].forms[0]
+        form = form_of("aime24" if source == "aime2024" else "aime25")
         form.check(raw, "row")
-        assert form.convert(raw, positions[source]) == row
+        made = form.convert(raw, positions[source])
+        assert made == {**row, "question": question, "instruction": MATH_INSTRUCTION}
+        assert extract_question(made["prompt"]) == question
         positions[source] += 1
     assert positions == {"aime2024": 30, "aime2025": 30}
 
@@ -91,7 +114,7 @@ def test_livecodebench_row_carries_position_and_md5_of_its_tests():
         "contest_date": "2024-08-03T00:00:00", "public_test_cases": json.dumps(TESTS[:1]),
         "private_test_cases": pack(json.dumps(TESTS[1:])), "metadata": "{}",
     }  # fmt: skip
-    form = PUBLISHERS["livecodebench"].forms[0]
+    form = form_of("livecodebench")
     form.check(raw, "row")
     row = form.convert(raw, 559)
     tests = make_tests(raw)
@@ -154,23 +177,25 @@ def test_foreign_chat_markers_are_rendered_in_ours():
         "reference_solution": "#### 2",
         "source": "math",
     }
-    form = PUBLISHERS["math500"].forms[-1]
-    assert form.convert(raw, 3) == {**raw, "prompt": f"{USER_START}What is $1+1$?\n{MATH_INSTRUCTION}{PROMPT_END}"}
+    form = form_of("math500", -1)
+    prompt = f"{USER_START}What is $1+1$?\n{MATH_INSTRUCTION}{PROMPT_END}"
+    asked = {"prompt": prompt, "question": "What is $1+1$?", "instruction": MATH_INSTRUCTION}
+    assert form.convert(raw, 3) == {**raw, **asked}
 
 
 def test_math_forms_put_the_gold_after_the_mark():
-    row = PUBLISHERS["math500"].forms[0].convert({"problem": "p", "solution": "s", "answer": "7", "unique_id": "u"}, 5)
+    row = form_of("math500").convert({"problem": "p", "solution": "s", "answer": "7", "unique_id": "u"}, 5)
     assert row["reference_solution"] == "s\n#### 7"
     assert (row["idx"], row["unique_id"], row["source"]) == (5, "u", "math")
-    row = PUBLISHERS["gsm8k"].forms[0].convert({"question": "q", "answer": "so\n#### 1,000"}, 2)
+    row = form_of("gsm8k").convert({"question": "q", "answer": "so\n#### 1,000"}, 2)
     assert row["reference_solution"] == "so\n#### 1,000"
     with pytest.raises(InputError, match="schema"):
-        PUBLISHERS["gsm8k"].forms[0].convert({"question": "q", "answer": "so"}, 2)
+        form_of("gsm8k").convert({"question": "q", "answer": "so"}, 2)
     raw = {
         "id": 1606, "question": "Find $n$.", "context": None, "solution": ["Because."], "final_answer": ["3", "5"],
         "is_multiple_answer": True, "unit": None, "answer_type": "Numerical", "error": None, "subfield": "Algebra",
     }  # fmt: skip
-    row = PUBLISHERS["olympiadbench"].forms[0].convert(raw, 0)
+    row = form_of("olympiadbench").convert(raw, 0)
     assert row["reference_solution"] == "Because.\n#### 3, 5"
     assert BENCHMARKS["olympiadbench"].read_gold(row).answer == "3, 5"
 
@@ -178,8 +203,48 @@ def test_math_forms_put_the_gold_after_the_mark():
 def test_humaneval_keeps_the_functions_head():
     head = 'def f(x):\n    """Add one."""\n'
     raw = {"task_id": "HumanEval/0", "prompt": head, "entry_point": "f", "canonical_solution": "", "test": "pass"}
-    row = PUBLISHERS["humaneval"].forms[0].convert(raw, 0)
+    row = form_of("humaneval").convert(raw, 0)
     assert row["question"] == head
     assert head.strip("\n") in row["prompt"]
     assert row["prompt"].endswith(PROMPT_END)
     assert row["task_id"] == "HumanEval/0"
+    assert "boxed" not in row["instruction"]
+    assert row["prompt"] == f"{USER_START}{frame_question(head, row['instruction'])}{PROMPT_END}"
+
+
+def test_an_instruction_frames_the_question_or_follows_it():
+    assert frame_question("Q?", "Say it.") == "Q?\nSay it."
+    assert frame_question("\n\ndef f():\n", "Do:\n```\n{question}\n```") == "Do:\n```\ndef f():\n```"
+    assert frame_question("as {question}", "<{question}>") == "<as {question}>"
+    assert frame_question("Q?", "") == "Q?"
+
+
+# Golds as MathArena/hmmt_feb_2025 writes them, with answers that equal them and answers that do not.
+HMMT_ANSWERS = [
+    ("103", "103", "104"),
+    (r"\frac{1}{576}", r"\tfrac{1}{576}", r"\frac{1}{567}"),
+    (r"1-\frac{2}{\pi}", r"\frac{\pi-2}{\pi}", r"\frac{2}{\pi}-1"),
+    (r"\frac{9 \sqrt{23}}{23}", r"\frac{9}{\sqrt{23}}", r"\frac{9}{23}"),
+    (r"2^{25} \cdot 26!", r"26! \cdot 2^{25}", r"2^{26} \cdot 25!"),
+    (r"\frac{-1+\sqrt{17}}{2}, \frac{-1-\sqrt{17}}{2}", r"\frac{-1-\sqrt{17}}{2}, \frac{-1+\sqrt{17}}{2}",
+     r"\frac{-1+\sqrt{17}}{2}"),
+    (r"\frac{-1+\sqrt{17}}{2}, \frac{-1-\sqrt{17}}{2}", r"\frac{-1\pm\sqrt{17}}{2}", r"\frac{1\pm\sqrt{17}}{2}"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("gold", "right", "wrong"), HMMT_ANSWERS)
+def test_hmmt_golds_of_every_kind_are_graded(gold: str, right: str, wrong: str):
+    row = form_of("hmmt25").convert({"problem_idx": 9, "problem": "Find it.", "answer": gold}, 0)
+    assert (row["idx"], row["source"]) == (9, "hmmt_feb_2025")
+    read = BENCHMARKS["hmmt25"].read_gold(row)
+    assert read.answer == gold
+    assert grade(read, right).equal
+    assert not grade(read, wrong).equal
+
+
+def test_aime_2026_answers_are_integers():
+    row = form_of("aime26").convert({"problem_idx": 1, "problem": "Find it.", "answer": 277}, 0)
+    gold = BENCHMARKS["aime26"].read_gold(row)
+    assert (gold.answer, gold.rules.type) == ("277", "integer")
+    with pytest.raises(InputError, match="column 'answer' is empty"):
+        form_of("aime26").convert({"problem_idx": 1, "problem": "Find it.", "answer": ""}, 0)

@@ -10,6 +10,7 @@ import pytest
 
 from promptcot_mamba.benchmarks import BENCHMARKS, get_benchmark
 from promptcot_mamba.benchmarks.score_file import Options, run_math, score_math_file
+from promptcot_mamba.chat_format import render_prompt
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import write_jsonl
 
@@ -47,6 +48,30 @@ def test_one_row_a_problem_with_a_list_of_completions(write: Callable[..., Path]
     figures = score(path)["AIME 2024"]
     assert figures["samples"] == 3
     assert figures["avg_at_n"]["mean"] == pytest.approx(2 / 3)
+
+
+SAMPLED = {"attempt": 0, "seed": 5, "finish_reason": "stop", "format_valid": True}  # marks of our sampler
+PLAIN = "It is $\\boxed{33}$."
+
+
+@pytest.mark.parametrize(
+    ("keys", "ending"),
+    [
+        ({}, "truncated"),  # another tool's row: its prompt has opened a thought that never closed
+        ({**SAMPLED}, "answered"),  # ours, of a version that kept the problem file's prompt whatever was sent
+        ({**SAMPLED, "thinking": "none"}, "answered"),
+        ({"completion": f"</think>{PLAIN} <think>", "thinking": "none"}, "answered"),  # the whole of it
+        ({"completion": f"<think>\n{PLAIN}", **SAMPLED, "thinking": "think"}, "truncated"),
+        ({"completions": [PLAIN, PLAIN], "format_valids": [True, True]}, "answered"),
+    ],
+)
+def test_a_completion_is_read_as_it_was_sampled(write: Callable[..., Path], keys: Row, ending: str):
+    """The prompt of a problem file ends in `<think>`; what was sent may have been another."""
+    given = keys if "completions" in keys else {"completion": PLAIN, **keys}
+    path = write({**row(**given), "prompt": render_prompt("Find it.")})
+    figures = score(path)["AIME 2024"]
+    assert figures["avg_at_n"]["mean"] == float(ending == "answered")
+    assert figures["rates"]["truncated"] == float(ending == "truncated")
 
 
 def test_rows_without_run_are_numbered_in_order(write: Callable[..., Path]):

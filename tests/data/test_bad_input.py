@@ -46,7 +46,7 @@ def test_missing_columns_are_named_with_the_ones_found(tmp_path):
 
 def test_a_later_row_without_a_column_is_named(tmp_path):
     path = lines(tmp_path / "a.jsonl", {"prompt": "p", "completion": TRACE}, {"prompt": "p"})
-    with pytest.raises(InputError, match=r"a\.jsonl@\d+: missing column 'completion'; found prompt"):
+    with pytest.raises(InputError, match=r"a\.jsonl:2: missing key 'completion'; found prompt"):
         prepare(tmp_path, {"adapter": "generic", "path": path})
 
 
@@ -59,7 +59,7 @@ def test_a_later_row_without_a_column_is_named(tmp_path):
     ],
 )
 def test_a_changed_schema_is_refused(tmp_path, adapter, row, message):
-    with pytest.raises(InputError, match=r"a\.jsonl@0") as refused:
+    with pytest.raises(InputError, match=r"a\.jsonl:1") as refused:
         prepare(tmp_path, {"adapter": adapter, "path": lines(tmp_path / "a.jsonl", row)})
     assert message in str(refused.value)
 

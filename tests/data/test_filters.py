@@ -7,7 +7,7 @@ import random
 import pytest
 
 from promptcot_mamba.data.canonical import CanonicalRow
-from promptcot_mamba.data.filters import REASONS, FilterRules, find_fault, has_loop, is_foreign
+from promptcot_mamba.data.filters import REASONS, FilterRules, find_fault, has_few_phrases, has_loop, is_foreign
 
 GOOD = {
     "math": "<think>\nTwo and two.\n</think>\n\nThe answer is $\\boxed{4}$.",
@@ -95,3 +95,63 @@ def test_ordinary_repetition_is_no_loop():
     lines = [f"Step {number}: check n = {number}, remainder {rng.randrange(97)}.\n" for number in range(300)]
     assert not has_loop("".join(lines))
     assert not has_loop("| a | b |\n|---|---|\n" + "".join(f"| {n} | {n * n} |\n" for n in range(200)))
+
+
+@pytest.mark.parametrize("phrases", [4, 5])
+def test_a_few_phrases_in_random_order_are_a_loop(phrases):
+    rng = random.Random(phrases)
+    said = [" ".join(rng.choices(WORDS, k=rng.randint(3, 7))) + "." for _ in range(phrases)]
+    loop = " ".join(rng.choice(said) for _ in range(150))
+    assert not has_loop(loop)
+    assert has_few_phrases(loop)
+    assert fault(f"<think>\n{loop}\n</think>\n\\boxed{{4}}") == "repetition_loop"
+    assert has_few_phrases("An honest beginning. " + " ".join(rng.choices(WORDS, k=900)) + loop)
+
+
+def test_honest_lists_are_no_loops():
+    rng = random.Random(0)
+    trials = "".join(
+        f"For n = {n}: {n}^2 = {n * n}, which is {'odd' if n % 2 else 'even'}, so no.\n" for n in range(200)
+    )
+    table = "".join(
+        f"dp[{i}][{j}] = dp[{i - 1}][{j}] + dp[{i}][{j - 1}] = {i * j}\n" for i in range(12) for j in range(12)
+    )
+    bits = "".join(" ".join(rng.choice("01") for _ in range(8)) + "\n" for _ in range(300))
+    for text in (trials, table, bits, " ".join(rng.choices(WORDS, k=2000))):
+        assert not has_few_phrases(text)
+
+
+WORDS = [a + b + c for a in "bdfglmnprst" for b in "aeiou" for c in ("n", "st", "r", "ck", "m")]
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        'print("```")',
+        'text = """\nUse ``` to fence.\n"""\nprint(text)',
+        'print("""\n```\nhello\n""")',
+        "# ``` not a fence ``` at all",
+    ],
+)
+def test_a_program_that_prints_a_fence_is_whole(program):
+    answer = f"<think>\na\n</think>\nHere:\n```python\n{program}\n```"
+    assert fault(answer, "code") is None
+    assert fault(answer[: answer.rindex("\n```")], "code") in (
+        None if program.startswith('print("""') else "unfinished",
+    )
+
+
+@pytest.mark.parametrize("prompt", ["-", " ... ", "?", "\u2014"])
+def test_a_question_without_a_letter_or_digit_is_none(prompt):
+    assert fault(GOOD["math"], prompt=prompt) == "no_prompt"
+
+
+def test_turn_markup_is_kept_where_asked_and_answers_without_a_thought_where_turns_have_none():
+    marked = GOOD["math"].replace("Two and", "[INST] Two <|eot_id|> and")
+    assert fault(marked) == "chat_markers"
+    assert fault(marked, control_text="keep") is None
+    spoken = CanonicalRow("Hi?", "Ho.", "other", from_turns=True)
+    assert find_fault(spoken, FilterRules()) is None
+    assert find_fault(spoken, FilterRules(require_thought=True)) == "think_pair"
+    assert fault("Ho.", "other") == "think_pair"
+    assert fault("Ho.", "other", require_thought=False) is None

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from promptcot_mamba.data.adapters import get_adapter
-from promptcot_mamba.data.canonical import render_for
+from promptcot_mamba.data.conversation import render_row
 from promptcot_mamba.data.encode import encode_example, hash_tokenizer
 from promptcot_mamba.data.prepare import Recipe, prepare_shards, remove_work
 from promptcot_mamba.data.report import write_report
@@ -93,7 +93,7 @@ def test_shards_hold_each_example_once_as_the_encoder_makes_it(prepared, corpus,
     for _, raw in iter_rows(whole_file(next((corpus.folder / "open-thoughts").rglob("*.parquet")))):
         row = adapter.convert(raw, None)
         if row.id.hex() in documents:
-            assert documents[row.id.hex()] == encode_example(tokenizer, render_for(row, None), row.completion)
+            assert documents[row.id.hex()] == encode_example(tokenizer, *render_row(row))
             checked += 1
     assert checked >= corpus.clean["openthoughts2"]
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from promptcot_mamba.chat_markup import whole_text
 from promptcot_mamba.cli import parse_args, recipe_to_flags
-from promptcot_mamba.data.canonical import render_for
+from promptcot_mamba.data.conversation import render_row
 from promptcot_mamba.data.sources import parse_sources
 from promptcot_mamba.quickstart.splits import SOURCES, draw_training_rows
 from promptcot_mamba.training.arguments import DataArguments, SftArguments
@@ -65,9 +66,10 @@ def test_the_quickstarts_exercises_come_through_as_they_are(phase):
         own = {name: count for name, count in made.items() if SOURCES[name].domain == domain}
         assert spec.examples == sum(own.values())
         for raw in draw_training_rows(dict.fromkeys(own, 20), phase, seed=1):
-            row = spec.make_adapter().convert(raw, None)
+            found = spec.make_adapter().convert(raw, None)
+            [row] = found if isinstance(found, list) else [found]
             assert (row.domain, row.completion) == (domain, raw["completion"])
-            assert render_for(row, spec.instruction) == raw["prompt"]
+            assert whole_text(render_row(row, spec.instruction)[0]) == raw["prompt"]
     training = dict(pairs(CONFIGS / "quickstart" / f"{phase}.yaml"))
     assert dict(pairs(recipe))["max_length"] == training["max_length"]
 

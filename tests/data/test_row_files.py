@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from promptcot_mamba.data.row_files import iter_rows, plan_chunks, read_columns
+from promptcot_mamba.data.row_files import iter_rows, plan_chunks, read_columns, unpack
+from promptcot_mamba.errors import InputError
 
 
 def read_all(path, chunk_bytes: int) -> list[dict]:
@@ -45,3 +46,68 @@ def test_gzip_and_both_kinds_of_arrow(tmp_path):
     for name in ("a.jsonl.gz", "file.arrow", "stream.arrow"):
         assert read_all(tmp_path / name, 10) == rows
         assert read_columns(tmp_path / name) == ["prompt"]
+
+
+def test_every_line_is_named_by_its_number(tmp_path):
+    """Whatever the chunks: blank lines count, as an editor counts them."""
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(["", '{"n": 2}', "", '{"n": 4}', "", "", '{"n": 7}', '{"n": 8}']))
+    for chunk_bytes in range(1, 40):
+        places = [(where, row["n"]) for chunk in plan_chunks(path, chunk_bytes) for where, row in iter_rows(chunk)]
+        assert places == [(f"{path}:{number}", number) for number in (2, 4, 7, 8)]
+
+
+@pytest.mark.parametrize("text", ['[{"n": 0}, {"n": 1, "t": "]é[,"}]', ' [\n{"n": 0},\n{"n": 1, "t": "]é[,"}\n]\n'])
+@pytest.mark.parametrize("name", ["a.json", "a.json.gz", "a.json.zst"])
+def test_json_arrays_packed_or_not(tmp_path, monkeypatch, text, name):
+    rows = [{"n": 0}, {"n": 1, "t": "]é[,"}]
+    monkeypatch.setattr("promptcot_mamba.data.row_streams.READ_BUFFER", 3)  # items begin and end anywhere in a block
+    with open_packed(tmp_path / name) as file:
+        file.write(text.encode())
+    assert read_all(tmp_path / name, 10) == rows
+    unpack(tmp_path / name, tmp_path / "rows.jsonl")
+    assert read_all(tmp_path / "rows.jsonl", 10) == rows
+
+
+def open_packed(path):
+    kind = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix)
+    return pa.output_stream(str(path), compression=kind)
+
+
+def test_compressed_lines(tmp_path):
+    rows = [{"prompt": f"p{number}"} for number in range(100)]
+    text = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    for name in ("a.jsonl.zst", "b.jsonl.gz"):
+        with open_packed(tmp_path / name) as file:
+            file.write(text)
+        assert read_all(tmp_path / name, 10) == rows
+        unpack(tmp_path / name, tmp_path / f"{name}.jsonl")
+        assert (tmp_path / f"{name}.jsonl").read_bytes() == text
+    whole = (tmp_path / "a.jsonl.zst").read_bytes()
+    (tmp_path / "two.jsonl.zst").write_bytes(whole + whole)  # frames end to end, as `cat` joins them
+    assert read_all(tmp_path / "two.jsonl.zst", 10) == rows + rows
+    (tmp_path / "cut.jsonl.zst").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"cut\.jsonl\.zst: not a readable zstd file, download it again"):
+        read_all(tmp_path / "cut.jsonl.zst", 10)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ('[{"n": 1}, {"n": 2', "item 2: malformed JSON"),
+        ('[{"n": 1}', "item 2: malformed JSON"),
+        ("[[1]]", "item 1: expected a JSON object, found list"),
+    ],
+)
+def test_broken_arrays(tmp_path, text, complaint):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(InputError, match=complaint):
+        read_all(tmp_path / "a.json", 10)
+
+
+def test_a_large_row_group_is_read_in_pieces(tmp_path, monkeypatch):
+    monkeypatch.setattr("promptcot_mamba.data.row_files.PIECE_BYTES", 1000)
+    rows = [{"prompt": f"p{number}"} for number in range(1000)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet", row_group_size=700)
+    assert len(plan_chunks(tmp_path / "a.parquet", 10)) == 6 + 2
+    assert read_all(tmp_path / "a.parquet", 10) == rows

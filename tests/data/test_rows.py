@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from promptcot_mamba.chat_format import extract_question
 from promptcot_mamba.data.rows import find_row_files, hash_files, iter_examples
 from promptcot_mamba.errors import InputError
 
@@ -25,7 +26,8 @@ def test_jsonl_and_parquet_give_the_same_examples(tmp_path: Path):
     pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "x.parquet")
     lines = list(iter_examples([tmp_path / "x.jsonl"]))
     table = list(iter_examples([tmp_path / "x.parquet"]))
-    assert [(e.prompt, e.completion) for e in lines] == [("p1", "c1"), ("p2", "c2")]
+    assert [extract_question(e.prompt) for e in lines] == ["p1", "p2"]
+    assert [e.completion for e in lines] == ["<think>\n\n</think>\n\nc1", "<think>\n\n</think>\n\nc2"]
     assert [(e.prompt, e.completion, e.source) for e in lines] == [(e.prompt, e.completion, e.source) for e in table]
     assert [e.id for e in lines] == ["a", "x.jsonl:2"]
     assert [e.source for e in lines] == ["s", "x"]

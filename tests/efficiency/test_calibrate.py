@@ -8,13 +8,13 @@ from dataclasses import asdict
 import pytest
 
 from promptcot_mamba.efficiency.calibrate import fit_pair
-from promptcot_mamba.efficiency.derive_small import derive_small_pair
+from promptcot_mamba.efficiency.engine import Load, Wave
 from promptcot_mamba.efficiency.measure import Measured
+from promptcot_mamba.efficiency.models import SMALL_PAIR
 from promptcot_mamba.efficiency.predict import Costs, play_wave
 from promptcot_mamba.efficiency.setup import Setup
-from promptcot_mamba.efficiency.throughput import Load, Wave
 
-SETUP = Setup(derive_small_pair(), [24, 72], [1024, 65536], prompt=128, max_num_seqs=32)
+SETUP = Setup(SMALL_PAIR, [24, 72], [1024, 65536], prompt=128, max_num_seqs=32)
 TRUE = Costs(2.4e-3, 9e-5, 0, 7e-4, 3.5e-5), Costs(2.5e-3, 6e-5, 6e-8, 1e-4, 2.8e-5)
 
 

@@ -6,10 +6,9 @@ import pytest
 import torch
 import transformers
 
-from promptcot_mamba.efficiency.derive_small import LARGE_PAIR, derivation_table, derive_small_pair
-from promptcot_mamba.efficiency.shapes import MAMBA2_7B, QWEN25_7B
+from promptcot_mamba.efficiency.models import LARGE_PAIR, MAMBA2_7B, QWEN25_7B, SMALL_PAIR, derivation_table
 
-SMALL = derive_small_pair()
+SMALL = SMALL_PAIR
 
 
 @pytest.mark.parametrize("shape", [SMALL.mamba2, SMALL.qwen2, MAMBA2_7B, QWEN25_7B], ids=lambda shape: shape.name)

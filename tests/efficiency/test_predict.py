@@ -7,10 +7,10 @@ from dataclasses import astuple
 import numpy as np
 import pytest
 
-from promptcot_mamba.efficiency.derive_small import derive_small_pair
+from promptcot_mamba.efficiency.models import SMALL_PAIR
 from promptcot_mamba.efficiency.predict import BLOCK, Costs, Work, find_crossover, fit_costs, play_wave
 
-PAIR = derive_small_pair()
+PAIR = SMALL_PAIR
 
 
 def play(shape, blocks_or_states: int, **wave) -> Work:

@@ -15,7 +15,9 @@ import pytest
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.sandbox import seccomp as seccomp
-from promptcot_mamba.grading.sandbox.sandbox import Limits, Sandbox
+from promptcot_mamba.grading.sandbox.libraries import wanted_modules
+from promptcot_mamba.grading.sandbox.sandbox import SAFE_LEVELS, Limits, Sandbox
+from promptcot_mamba.grading.sandbox.source import compile_program
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = Limits(cpu_seconds=1, wall_seconds=5.0, memory_mb=512, output_mb=1)
@@ -55,6 +57,62 @@ def test_an_unknown_level_is_bad_input():
         Sandbox("strong")
     with pytest.raises(InputError, match="--unsafe"):
         Sandbox("unsafe")
+
+
+@pytest.mark.parametrize(
+    ("code", "modules"),
+    [
+        ("print(1)", []),
+        ("import numpy as np", ["numpy"]),
+        ("import sys, numpy, os", ["numpy"]),
+        ("def f():\n    from scipy import sparse, nowhere", ["scipy", "scipy.sparse"]),
+        ("from scipy.sparse.csgraph import dijkstra", ["scipy", "scipy.sparse", "scipy.sparse.csgraph"]),
+        ("import numpy.f2py.__main__, scipy.conftest", ["numpy", "scipy"]),
+        ("x = 'sympy'\nimport torch", []),
+        ("# import sympy", []),
+        ("import networkx; import sympy", ["networkx", "sympy"]),
+        ("try: import numpy\nexcept: pass", ["numpy"]),
+    ],
+)
+def test_what_a_server_imports_for_a_program(code, modules):
+    assert wanted_modules(code) == modules
+
+
+def test_import_lines_are_read_in_no_time():
+    started = time.process_time()
+    for code in ("import numpy" + ".a" * 200_000, "import numpy" + ", a" * 200_000, "import numpy\n" * 100_000):
+        assert wanted_modules(code) == ["numpy"]
+    assert time.process_time() - started < 5
+
+
+@pytest.mark.parametrize("level", SAFE_LEVELS)
+def test_an_offered_package_is_imported_once_for_all(level):
+    pytest.importorskip("sympy")
+    with Sandbox(level) as own:
+        outcomes = [own.run(job("import sympy\nprint(sympy.Integer(7))")) for _ in range(2)]
+    assert [outcome.stdout for outcome in outcomes] == [b"7\n"] * 2
+    assert max(outcome.cpu_seconds for outcome in outcomes) < 0.5  # importing takes longer
+
+
+@pytest.mark.parametrize(
+    ("source", "printed"),
+    [
+        ("total = 0\ndef f():\n    global total\n    total += 7\nf()\nprint(total)\nreturn\nprint(8)", "7"),
+        ("try:\n    print(7)\n    return\nexcept:\n    print(8)", "7"),
+        ("from math import *\nx: int = floor(7.5)\nprint([x for _ in 'a'][0])\nreturn x", "7"),
+        ("class A:\n    y = 7\nprint(A.y)\nif A.y:\n    return\nwhile True: pass", "7"),
+        ("\ufeffprint(7)", "7"),
+    ],
+)
+def test_a_program_may_return(source, printed, capsys):
+    exec(compile_program(source), {"__name__": "__main__"})
+    assert capsys.readouterr().out == printed + "\n"
+
+
+@pytest.mark.parametrize("source", ["class A:\n    return", "return (", "def f(:\n    return", "yield 1\nreturn"])
+def test_what_is_no_program_stays_none(source):
+    with pytest.raises(SyntaxError):
+        compile_program(source)
 
 
 def test_servers_end_with_a_killed_grader():

@@ -1,58 +1,22 @@
-"""Extraction, comparison, values and tests files: the parts of code grading that run no program."""
+"""Comparison, values and tests files: the parts of code grading that run no program."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter, OrderedDict, defaultdict, namedtuple
+from array import array
+from collections import Counter, OrderedDict, UserList, defaultdict, deque, namedtuple
+from decimal import Decimal
 from enum import IntEnum
+from fractions import Fraction
+from itertools import count
 
 import pytest
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.code.compare import same_output, same_value, same_within
-from promptcot_mamba.grading.code.extract import Extracted, extract_program
 from promptcot_mamba.grading.code.tests import load_tests, sample_tests
-from promptcot_mamba.grading.code.values import ValueRefusedError, decode_value, encode_value
-
-PROGRAM = "```python\nprint(1)\n```"
-
-
-@pytest.mark.parametrize(
-    ("completion", "expected"),
-    [
-        (f"<think>\nhm\n</think>\n{PROGRAM}", "print(1)\n"),
-        (PROGRAM, "print(1)\n"),
-        (f"<think>\n```python\nprint(0)\n```\n</think>\nSo:\n{PROGRAM}\nDone.", "print(1)\n"),
-        ("</think>\n```python\nprint(0)\n```\nBetter:\n" + PROGRAM, "print(1)\n"),
-        ("</think>\n" + PROGRAM + "\nOutput:\n```\n1\n```", "print(1)\n"),
-        ("</think>\n```\nprint(1)\n```", "print(1)\n"),
-        ("</think>\n```py\nprint(1)\r\n```\r\n", "print(1)\n"),
-        ("</think>\n````python\nprint('''\n```\n''')\n````", "print('''\n```\n''')\n"),
-        ("</think>\n~~~python\nprint(1)\n~~~", "print(1)\n"),
-        ("</think>\n```python\nprint(1)\n```\n```bash\nrm x\n```", "print(1)\n"),
-        ("</think>\n" + PROGRAM + "\n```python\nprint(2", "print(1)\n"),
-    ],
-)
-def test_the_last_program_after_the_thought(completion, expected):
-    assert extract_program(completion) == Extracted(expected)
-
-
-@pytest.mark.parametrize(
-    ("completion", "finish", "reason"),
-    [
-        (f"<think>\nstill {PROGRAM}", None, "truncated"),
-        ("<think>\nx</think>\nno program", "stop", "no_code"),
-        ("<think>\nx</think>\n```python\nprint(1", "length", "truncated"),
-        ("<think>\nx</think>\n" + PROGRAM + "\nbetter:\n```python\nprint(", "length", "truncated"),
-        ("<think>\nx</think>\n```python\nprint(1", "stop", "no_code"),
-        ("<think>\nx</think>\n```python\n\n```", "stop", "no_code"),
-        ("<think>\nx</think>\n```json\n{}\n```", "stop", "no_code"),
-        ("", "stop", "no_code"),
-    ],
-)
-def test_no_program_is_told_apart_from_an_unfinished_one(completion, finish, reason):
-    assert extract_program(completion, finish) == Extracted(None, reason)
+from promptcot_mamba.grading.code.values import Foreign, ValueRefusedError, decode_value, encode_value
 
 
 @pytest.mark.parametrize(
@@ -153,20 +117,39 @@ def test_values_arrive_as_the_data_they_hold(value, arrives):
     assert type(found) is type(arrives)
 
 
-NOT_DATA = [object(), iter([1]), len, [object()], {1: lambda: 0}, Ellipsis, range(3)]
+def test_numbers_that_equal_plain_ones_arrive_as_themselves():
+    assert decode_value(encode_value([Decimal("2.50"), Fraction(-4, 2)])) == [2.5, -2]
+    assert not same_value(decode_value(encode_value(Decimal("sNaN"))), 1)
 
 
-@pytest.mark.parametrize("value", NOT_DATA, ids=lambda value: type(value).__name__)
-def test_other_things_than_data_do_not_travel(value):
-    with pytest.raises(ValueRefusedError):
-        encode_value(value)
+NOT_DATA = [
+    (object(), []), (len, []), (Ellipsis, []), (deque([1, 2]), [1, 2]), (range(3), [0, 1, 2]), ({1: 2}.keys(), [1]),
+    ({1: 2}.items(), [(1, 2)]), (map(int, "12"), [1, 2]), ((n for n in [3]), [3]), (array("i", [4]), [4]),
+    (count(), []), (iter([1]), [1]), (bytearray(b"a"), []), (UserList([1]), []),
+]  # fmt: skip
 
 
-def test_cycles_do_not_travel():
+@pytest.mark.parametrize(("value", "items"), NOT_DATA, ids=lambda value: type(value).__name__)
+def test_other_things_than_data_arrive_as_what_equals_nothing(value, items):
+    kind = type(value).__name__
+    found = decode_value(encode_value([value]))[0]
+    assert (type(found), found.kind, list(found)) == (Foreign, kind, items)
+    assert not same_value(found, items)
+    assert not same_within(found, items, 1e-6)
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_a_value_that_holds_itself_ends(levels):
     value: list = []
-    value.append(value)
-    with pytest.raises(ValueRefusedError):
-        encode_value(value)
+    value += [value] * levels  # twice: as many paths as there are atoms
+    assert type(decode_value(encode_value(value))) is Foreign
+
+
+def test_numpy_and_sympy_values():
+    numpy, sympy = pytest.importorskip("numpy"), pytest.importorskip("sympy")
+    value = [numpy.int64(3), numpy.float32(0.5), numpy.bool_(True), numpy.str_("a"), numpy.array(7), sympy.Integer(8)]
+    assert decode_value(encode_value(value)) == [3, 0.5, True, "a", 7, 8]
+    assert list(decode_value(encode_value(numpy.array([[1, 2]])))) == [[1, 2]]
 
 
 @pytest.mark.parametrize(

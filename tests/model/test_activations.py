@@ -8,6 +8,7 @@ from transformers import Mamba2Config
 
 from promptcot_mamba.model import activations, causal_lm, load_causal_lm
 from promptcot_mamba.model.activations import bytes_kept_per_token, count_kept_layers
+from promptcot_mamba.ops.fused_mixer import native
 from tests.tiny import make_checkpoint
 
 SEVEN_B = Mamba2Config()
@@ -39,3 +40,20 @@ def test_policy_follows_memory_and_changes_no_gradient(tmp_path, monkeypatch, fr
 
 def test_free_memory_is_read_from_the_machine():
     assert activations.free_bytes(torch.device("cpu")) > 2**20
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_mixer_s_forward_runs_twice_a_step(tmp_path, monkeypatch, checkpointing, reentrant):
+    """However short memory is: a layer that is recomputed leaves its mixer nothing to make again."""
+    runs = []
+    forward = native._Pass.run
+    monkeypatch.setattr(native._Pass, "run", lambda self, keep: runs.append(keep) or forward(self, keep))
+    monkeypatch.setattr(native, "free_memory", lambda: 0)
+    model = load_causal_lm(make_checkpoint(tmp_path), dtype=torch.float32).train()
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+        model.enable_input_require_grads()
+    ids = torch.randint(3, 384, (1, 80))
+    model(ids, labels=ids).loss.backward()
+    assert len(runs) == 2 * len(model.backbone.layers)

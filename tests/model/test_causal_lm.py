@@ -187,3 +187,57 @@ def test_bad_calls_are_named(model):
         model(ids, attention_mask=torch.tensor([[1] * 10, [0] * 10]))
     with pytest.raises(InputError, match="either input_ids or inputs_embeds"):
         model()
+
+
+def test_resized_vocabulary_goes_on_computing_losses(model):
+    """transformers' resizing makes a plain linear head, which knew nothing of losses."""
+    ids = tokens(2, 20)
+    before = model(ids, labels=ids).loss
+    model.resize_token_embeddings(400, mean_resizing=False)
+    logits = model(ids).logits
+    assert logits.shape[-1] == 400
+    want = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+    torch.testing.assert_close(model(ids, labels=ids).loss, want, rtol=1e-5, atol=1e-5)
+    model.resize_token_embeddings(384)
+    torch.testing.assert_close(model(ids, labels=ids).loss, before)
+
+
+def test_outputs_follow_keywords_and_config(model):
+    ids = tokens(1, 12)
+    layers = model.config.num_hidden_layers
+    assert model(ids).hidden_states is None
+    assert len(model(ids, output_hidden_states=True).hidden_states) == layers + 1
+    assert isinstance(model(ids, return_dict=False), tuple)
+    assert isinstance(model.backbone(ids, return_dict=False), tuple)
+    model.config.output_hidden_states, model.config.return_dict = True, False
+    loss, hidden_states = model(ids, labels=ids)
+    assert loss.ndim == 0
+    assert len(hidden_states) == layers + 1
+
+
+def test_shifted_labels_are_taken_as_they_are(model):
+    ids = tokens(1, 16)
+    shifted = torch.cat([ids[:, 1:], torch.full((1, 1), -100)], dim=1)
+    torch.testing.assert_close(model(ids, shift_labels=shifted).loss, model(ids, labels=ids).loss)
+    with torch.no_grad():
+        other = model(ids, labels=ids, shift_labels=shifted.roll(3, 1)).loss
+        assert not torch.isclose(other, model(ids, labels=ids).loss)
+
+
+def test_generation_from_embeddings(model):
+    ids = tokens(2, 9)
+    embedded = model.eval().get_input_embeddings()(ids)
+    want = model.generate(ids, max_new_tokens=6, do_sample=False, eos_token_id=None)[:, 9:]
+    assert torch.equal(
+        model.generate(inputs_embeds=embedded, max_new_tokens=6, do_sample=False, eos_token_id=None), want
+    )
+
+
+@pytest.mark.parametrize("name", ["cu_seqlen", "past_key_values", "position_ids"])
+def test_unknown_keywords_raise(model, name):
+    """`cu_seqlen` would run unpacked, `past_key_values` would lose the state."""
+    for one in (model, model.backbone):
+        with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
+            one(tokens(1, 4), **{name: None})
+    with pytest.raises(InputError, match="has no attentions"):
+        model(tokens(1, 4), output_attentions=True)

@@ -9,9 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from promptcot_mamba.checkpoint import CODESTRAL, MAMBA_SSM, find_layout
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.model import Mamba2ForCausalLM, load_causal_lm
-from promptcot_mamba.model.layouts import CODESTRAL, MAMBA_SSM, find_layout, write_mamba_ssm_names
+from promptcot_mamba.model.layouts import write_mamba_ssm_names
 from tests.tiny import make_checkpoint
 
 

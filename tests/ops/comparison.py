@@ -7,20 +7,21 @@ import functools
 import pytest
 import torch
 
-CPU_FORMS = {"chunked", "shifted", "recompute", "native"}
+from promptcot_mamba.ops.backends import read_entry
+
 FLOOR = 5e-5  # fp32 against the fp64 definition
 
 
 def each_backend(table: dict[str, str]):
-    """Every backend of a table but the definition, those that need a CUDA device marked so."""
-    for name, entry in table.items():
+    """Every backend of a table but the definition, those whose line declares a CUDA device marked so."""
+    for name, line in table.items():
         if name != "reference":
-            marks = () if name in CPU_FORMS else (pytest.mark.gpu, needs_device(entry))
+            marks = (pytest.mark.gpu, needs_device(line)) if read_entry(line).device == "cuda" else ()
             yield pytest.param(name, marks=marks)
 
 
-def needs_device(entry: str):
-    return pytest.mark.skipif(not torch.cuda.is_available(), reason=f"{entry}: no CUDA device")
+def needs_device(line: str):
+    return pytest.mark.skipif(not torch.cuda.is_available(), reason=f"{line}: no CUDA device")
 
 
 def run(op, inputs: dict, dtype: torch.dtype, device: str = "cpu", seed: int = 7) -> dict[str, torch.Tensor]:
@@ -64,10 +65,10 @@ def typical_norms(op, inputs: dict, losses: int = 4) -> dict[str, torch.Tensor]:
 
 
 def assert_matches_definition(
-    op, inputs: dict, backend: str, floor: float = FLOOR, norms: dict | None = None
+    op, inputs: dict, table: dict[str, str], backend: str, floor: float = FLOOR, norms: dict | None = None
 ) -> dict[str, float]:
-    """`op(**inputs, backend=...)` in fp32 against its reference in fp64."""
-    device = "cpu" if backend in CPU_FORMS else "cuda"
+    """`op(**inputs, backend=...)` in fp32, on the device that its line declares, against the reference in fp64."""
+    device = read_entry(table[backend]).device or "cpu"
     reference = run(functools.partial(op, backend="reference"), inputs, torch.float64)
     got = run(functools.partial(op, backend=backend), inputs, torch.float32, device)
     errors = relative_errors(reference, got, norms)

@@ -30,14 +30,14 @@ def make_inputs(b, length, lengths=None, initial=False, d=24, width=4):
 def test_outputs_and_gradients_equal_the_definition(backend, activation, initial, lengths):
     inputs = make_inputs(1 if lengths else 3, 41, lengths, initial)
     op = functools.partial(causal_conv1d, activation=activation, return_final_states=True)
-    assert_matches_definition(op, inputs, backend)
+    assert_matches_definition(op, inputs, CAUSAL_CONV1D_BACKENDS, backend)
 
 
 @pytest.mark.parametrize("width", [1, 2, 3])
 def test_other_widths_without_bias(width):
     inputs = make_inputs(2, 9, width=width)
     del inputs["bias"]
-    assert_matches_definition(causal_conv1d, inputs, "shifted")
+    assert_matches_definition(causal_conv1d, inputs, CAUSAL_CONV1D_BACKENDS, "shifted")
 
 
 def test_a_document_never_reads_its_neighbour():

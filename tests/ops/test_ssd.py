@@ -47,7 +47,7 @@ def op(x, dt, A, B, C, backend, **kw):
 def test_outputs_and_gradients_equal_the_definition(backend, g, initial, lengths):
     length = sum(lengths) if lengths else 67
     inputs = make_inputs(1 if lengths else 2, length, 8, 16, g, 16, lengths, initial)
-    assert_matches_definition(functools.partial(op, chunk_size=16), inputs, backend)
+    assert_matches_definition(functools.partial(op, chunk_size=16), inputs, SSD_BACKENDS, backend)
 
 
 @settings(max_examples=15, deadline=None)
@@ -62,7 +62,7 @@ def test_any_documents_equal_the_definition(lengths, heads, chunk_size, initial,
     h, g = heads
     inputs = make_inputs(1, sum(lengths), h, 4, g, 5, lengths, initial, seed)
     at_chunks = functools.partial(op, chunk_size=chunk_size)
-    assert_matches_definition(at_chunks, inputs, "chunked", norms=typical_norms(op, inputs))
+    assert_matches_definition(at_chunks, inputs, SSD_BACKENDS, "chunked", norms=typical_norms(op, inputs))
 
 
 def test_packed_equals_each_document_alone():
@@ -98,7 +98,7 @@ def test_strong_and_weak_decays_stay_exact():
     """Decays from e^-1e3 to e^-1e-6 a token: nothing overflows and no gradient drowns in cancellation."""
     inputs = make_inputs(1, 200, 8, 8, 1, 8, [150, 50])
     inputs["A"] = -torch.logspace(-4, 4, 8, dtype=torch.float64)
-    assert_matches_definition(functools.partial(op, chunk_size=64), inputs, "chunked")
+    assert_matches_definition(functools.partial(op, chunk_size=64), inputs, SSD_BACKENDS, "chunked")
 
 
 BAD = {

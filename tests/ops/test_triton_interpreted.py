@@ -50,3 +50,11 @@ def test_launches_are_few_and_nothing_computes_beside_them(op: str):
         assert 1 <= len(forward) <= most_forward, (case, forward)
         assert 1 <= len(backward) <= most_backward, (case, backward)
         assert result["computed"] == [[], []], case
+
+
+def test_a_mixer_runs_its_forward_twice_and_no_more():
+    """Once forward; once again in the backward, be it the mixer's own doing or the layer's."""
+    results, stderr = interpreted("fused_mixer")
+    assert "recomputed as a whole" in results, stderr
+    for case, result in results.items():
+        assert [side.count("chunk_scan") for side in result["launches"]] == [1, 1], (case, result["launches"])

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
+from dataclasses import replace
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
@@ -108,6 +109,18 @@ def compare_ssd(finals=True, softplus=True, **shape) -> dict:
     return compare(functools.partial(ssd, dt_softplus=softplus, return_final_states=finals, chunk_size=16), inputs)
 
 
+def compare_other_order() -> dict:
+    """The backward's two products the other way round, as on sm_90."""
+    from promptcot_mamba.ops.ssd import triton_configs
+
+    (tiles,) = triton_configs.SINGLE
+    other = replace(tiles.config, grad_pairs_first=not tiles.config.grad_pairs_first)
+    triton_configs.SINGLE = (replace(tiles, config=other),)
+    found = compare_ssd(lengths=[3, 18])
+    triton_configs.SINGLE = (tiles,)
+    return found
+
+
 def compare_strong_decays() -> dict:
     from promptcot_mamba.ops.ssd import ssd
     from promptcot_mamba.ops.triton_common import chunk_table
@@ -161,7 +174,9 @@ def compare_loss(reduction, ignored=(0, 3), rows=7, words=300):
     return compare(functools.partial(linear_cross_entropy, reduction=reduction), inputs)
 
 
-def compare_mixer(lengths=None, length=None, b=1, h=4, p=16, g=2, n=16, bias=True, **settings):
+def compare_mixer(lengths=None, length=None, b=1, h=4, p=16, g=2, n=16, bias=True, checkpointed=False, **settings):
+    from torch.utils.checkpoint import checkpoint
+
     from promptcot_mamba.ops.fused_mixer import fused_mixer
     from promptcot_mamba.ops.packing import cu_seqlens_from_lengths
 
@@ -183,7 +198,10 @@ def compare_mixer(lengths=None, length=None, b=1, h=4, p=16, g=2, n=16, bias=Tru
         settings["conv_bias"] = None
     if lengths:
         inputs["cu_seqlens"] = cu_seqlens_from_lengths(lengths)
-    return compare(functools.partial(fused_mixer, **settings), inputs)
+    op = functools.partial(fused_mixer, **settings)
+    if checkpointed:
+        op = functools.partial(checkpoint, functools.partial(op, keep=True), use_reentrant=False)
+    return compare(op, inputs)
 
 
 CASES = {
@@ -212,6 +230,7 @@ CASES = {
         "unpacked": lambda: compare_mixer(length=35, b=2),
         "packed": lambda: compare_mixer(lengths=[1, 17, 16], g=1, h=2, bias=False),
         "limited steps": lambda: compare_mixer(length=20, dt_limit=(0.05, 0.3)),
+        "recomputed as a whole": lambda: compare_mixer(lengths=[1, 17, 16], checkpointed=True),
     },
     "ssd": {
         "odd length, two rows": lambda: compare_ssd(length=35, b=2, h=2),
@@ -221,6 +240,8 @@ CASES = {
         "8 groups": lambda: compare_ssd(lengths=[3, 18], h=8, g=8, gate=False),
         "2 heads a group": lambda: compare_ssd(length=20, h=4, g=2, n=32, p=32, gate=False, skip=False, bias=False),
         "steps as given, negative ones too": lambda: compare_ssd(length=20, h=2, softplus=False, bias=False),
+        "heads in 3 slices of channels": lambda: compare_ssd(lengths=[3, 18], h=2, p=48),
+        "products in the other order": compare_other_order,
         "decays from weak to total": compare_strong_decays,
     },
 }

@@ -164,3 +164,22 @@ def test_general_door_grades_code_in_the_sandbox(write: Callable[..., Path]):
     refused = run("-m", "scripts.calc_acc", "--benchmark", "humaneval", "--input_path", path, "--grader", "paper")
     assert refused.returncode == 2
     assert "--grader is for maths" in refused.stderr
+
+
+def test_a_folder_of_predictions_is_graded_file_by_file(write: Callable[..., Path], tmp_path: Path):
+    write([row(*key, run=0, completion=answer(gold)) for key, gold in GOLDS.items()], "aime.jsonl")
+    right = {"idx": 9, "source": "hmmt_feb_2025", "reference_solution": "#### \\frac{1}{576}"}
+    write([{**right, "run": 0, "completion": answer("1/576")}], "hmmt25.jsonl")
+    done = run("-m", "scripts.calc_acc", "--benchmark", "paper", "--input_path", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert set(metrics(tmp_path / "aime.jsonl")) == {"AIME 2024", "AIME 2025"}
+    assert not (tmp_path / "hmmt25.metrics.json").exists()
+    done = run("-m", "scripts.calc_acc", "--benchmark", "hmmt25", "aime", "--input_path", tmp_path, "--timeout", 3)
+    assert done.returncode == 0, done.stderr
+    assert metrics(tmp_path / "hmmt25.jsonl")["HMMT February 2025"]["avg_at_n"]["mean"] == 1.0
+    done = run("-m", "scripts.calc_acc", "--benchmark", "hmmt25", "gsm8k", "--input_path", tmp_path)
+    assert done.returncode == 2
+    assert "no gsm8k.jsonl to grade" in done.stderr
+    done = run("-m", "scripts.calc_acc", "--benchmark", "hmmt25", "aime", "--input_path", tmp_path / "aime.jsonl")
+    assert done.returncode == 2
+    assert "several need a folder" in done.stderr

@@ -15,9 +15,9 @@ import pytest
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import read_jsonl, write_jsonl
-from scripts.quickstart import closed_loop
-from scripts.quickstart.closed_loop import Arguments, draw_phase2_rows
-from scripts.quickstart.run import Stage
+from promptcot_mamba.quickstart import closed_loop
+from promptcot_mamba.quickstart.closed_loop import Arguments, draw_phase2_rows
+from promptcot_mamba.quickstart.road import Stage
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = "configs/quickstart/closed_loop.yaml"
@@ -54,7 +54,6 @@ def test_both_arms_have_as_many_rows_of_each_kind(size: int):
     ("flags", "message"),
     [
         ({"test": '{"aime": 3}'}, "--test: unknown source"),
-        ({"chains": 0}, "--chains 0: must be positive"),
         ({"student_seeds": []}, "--student_seeds: at least one"),
         ({"part": 4}, "--part 4: must be a part of the 3 --real_problems"),
     ],

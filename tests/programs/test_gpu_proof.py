@@ -30,7 +30,7 @@ def proof(folder: Path, *words: str, **environment: str) -> subprocess.Completed
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
     settings = {"PATH": f"{folder}:{os.environ['PATH']}", "PYTHON": str(folder / "echo-python"), "RECORDS": str(folder)}
-    command = ["bash", str(ROOT / "scripts" / "gpu_proof.sh"), *words]
+    command = ["bash", str(ROOT / "scripts/bench/gpu_proof.sh"), *words]
     variables = os.environ | settings | environment
     return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60, check=False)
 
@@ -97,7 +97,7 @@ def test_one_failing_part_does_not_stop_the_others(tmp_path: Path):
 def test_without_a_device_it_says_so(tmp_path: Path):
     proof(tmp_path)
     (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")
-    command = ["bash", str(ROOT / "scripts" / "gpu_proof.sh"), "speed"]
+    command = ["bash", str(ROOT / "scripts/bench/gpu_proof.sh"), "speed"]
     variables = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2

@@ -36,7 +36,7 @@ def flags(checkpoint: Path, tmp_path: Path):
 
     def make(**changed: object) -> list[str]:
         values = {"data_path": problems, "output_path": tmp_path / "x.jsonl", "model_path": checkpoint}
-        return [f"--{name}={value}" for name, value in (values | changed).items()]
+        return [f"--{name}={value}" for name, value in (values | changed).items() if value is not None]
 
     return make
 
@@ -85,6 +85,16 @@ def test_a_recipe_and_flags_end_in_run_json(flags, tmp_path: Path, capsys):
         ({"dtype": "int8"}, "--dtype int8"),
         ({"n_gpu": 2}, r"--n_gpu: no such flag; did you mean --n_gpus\?"),
         ({"prompt_from": "question"}, "has no 'question'"),
+        ({"top_k": -1}, "--top_k -1"),
+        ({"min_p": 2}, "--min_p 2"),
+        ({"api": "responses"}, "--api responses: must be one of completions, chat"),
+        ({"api": "chat"}, "is asked of servers; give --base_url"),
+        ({"system_prompt": "Be brief."}, "add --use_chat_template True"),
+        ({"chat_template_kwargs": "{"}, "--chat_template_kwargs {: not JSON"),
+        ({"rope_scaling": "4"}, "--rope_scaling 4: must be a JSON object"),
+        ({"segment_len": 0}, "--segment_len 0: must be at least 1"),
+        ({"thinking_budget": 0}, "--thinking_budget 0"),
+        ({"patience": 0}, "--patience 0"),
         ({"base_url": "http://127.0.0.1:9", "model_path": "name", "use_mamba2": True}, "cannot be checked"),
     ],
 )
@@ -117,14 +127,17 @@ def test_bad_rows_are_named_by_line(flags, tmp_path: Path, lines: str, message: 
     assert not (tmp_path / "x.attempts.jsonl").exists()
 
 
-def test_a_length_beyond_the_models_context(flags, checkpoint: Path, tmp_path: Path):
+def test_a_length_beyond_the_models_context(flags, checkpoint: Path, tmp_path: Path, caplog):
     other = tmp_path / "attention"
     other.mkdir()
     for file in checkpoint.iterdir():
         (other / file.name).write_bytes(file.read_bytes())
     (other / "config.json").write_text('{"model_type": "qwen2", "max_position_embeddings": 32768}')
-    with pytest.raises(InputError, match="use at most 28672"):
-        run(flags(model_path=other, max_len=32768))
+    plan = make_plan(parse_args(SamplingArguments, flags(model_path=other)))  # the recipes' 65,536
+    assert "the model's context is 32,768 tokens: chains end there" in caplog.text
+    assert plan.context == 32768
+    rope = '{"rope_type": "yarn", "factor": 4.0}'
+    assert make_plan(parse_args(SamplingArguments, flags(model_path=other, rope_scaling=rope))).context == 69632
     with pytest.raises(InputError, match="holds a 'qwen2' model"):
         run(flags(model_path=other, use_mamba2=True))
 
@@ -177,8 +190,23 @@ def test_prompts_by_template_and_from_questions(flags, tmp_path: Path):
     assert seen[0].startswith("<|im_start|>user\n1 + 1?\nPlease reason step by step")
     row = {"id": "b", "prompt": seen[0]}
     data.write_text(json.dumps(row) + "\n", encoding="utf-8")
-    with pytest.raises(InputError, match="already holds chat markers"):
-        run(flags(data_path=data, use_chat_template=True, output_path=tmp_path / "z.jsonl"))
+    run(flags(data_path=data, use_chat_template=True, output_path=tmp_path / "z.jsonl"), write=remember)
+    assert seen[2] == seen[0]  # the question is taken out of a prompt that is written already
+
+
+def test_a_row_says_what_was_sent(flags, tmp_path: Path):
+    data = tmp_path / "q.jsonl"
+    data.write_text('{"id": "a", "question": "1 + 1?"}\n', encoding="utf-8")
+    how = {"data_path": data, "use_chat_template": True, "system_prompt": "Be brief.", "top_k": 20, "min_p": 0.05}
+    assert run(flags(**how, chat_template_kwargs='{"enable_thinking": true}')) == 0
+    [row] = read_jsonl(tmp_path / "x.jsonl")
+    assert row["prompt"].startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n1 + 1?")
+    assert (row["sent"]["system"], row["sent"]["template_args"]) == ("Be brief.", {"enable_thinking": True})
+    assert (row["sent"]["top_k"], row["sent"]["min_p"], row["sent"]["max_tokens"]) == (20, 0.05, 65536)
+    assert row["thinking"] == "think"
+    assert json.loads((tmp_path / "x.run.json").read_text())["template_text"].startswith("{% for message")
+    with pytest.raises(InputError, match=r"system_prompt was 'Be brief\.', now None"):
+        run(flags(**how | {"system_prompt": None}, chat_template_kwargs='{"enable_thinking": true}'))
 
 
 def test_bad_input_is_one_line_and_exit_2(tmp_path: Path):

@@ -74,18 +74,61 @@ def whole(problems: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFac
     return rows
 
 
+def kill_at(process: subprocess.Popen, output: Path, count: int) -> None:
+    """`kill -9` a run once its file has so many rows."""
+    while process.poll() is None and lines(output) < count:
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def assert_same_but_continued(output: Path, whole: list[dict]) -> None:
+    """Chains that were old enough to be saved when they were cut went on with a seed of their own; others are equal."""
+    rows = comparable(output)
+    assert [(row["run"], row["idx"]) for row in rows] == [(row["run"], row["idx"]) for row in whole]
+    for row, other in zip(rows, whole, strict=True):
+        if "continued" not in row:
+            assert row == other
+        else:
+            assert row["continued"][0] < row["completion_tokens"]
+
+
 def test_two_kills_change_nothing(problems: Path, checkpoint: Path, tmp_path: Path, whole: list[dict]):
     output = tmp_path / "x.jsonl"
     for share in (0.2, 0.6):
-        process = start(problems, output, checkpoint, "--max_num_seqs", "6")
-        while process.poll() is None and lines(output) < share * len(whole):
-            time.sleep(0.005)
+        kill_at(start(problems, output, checkpoint, "--max_num_seqs", "6"), output, int(share * len(whole)))
+        assert int(share * len(whole)) <= lines(output) < len(whole)
+    finish(start(problems, output, checkpoint))
+    assert_same_but_continued(output, whole)
+    assert lines(side_path(output, "attempts.jsonl")) == len(whole)
+
+
+SEGMENTS = ("--segment_len", "64", "--stop_on_loop", "True")
+
+
+@pytest.fixture(scope="module")
+def whole_in_segments(problems: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    output = tmp_path_factory.mktemp("segments") / "x.jsonl"
+    finish(start(problems, output, checkpoint, *SEGMENTS))
+    rows = comparable(output)
+    assert sum(row["completion_tokens"] > 128 for row in rows) > 10
+    return rows
+
+
+def test_kills_within_segments_change_no_letter(
+    problems: Path, checkpoint: Path, tmp_path: Path, whole_in_segments: list[dict]
+):
+    output = tmp_path / "x.jsonl"
+    partial = side_path(output, "partial.jsonl")
+    for saved in (3, 30, 60, 90):  # lines: kills while chains are under way
+        process = start(problems, output, checkpoint, "--max_num_seqs", "6", *SEGMENTS)
+        before = lines(partial)
+        while process.poll() is None and lines(partial) < before + saved:
+            time.sleep(0.002)
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
-        assert share * len(whole) <= lines(output) < len(whole)
-    finish(start(problems, output, checkpoint))
-    assert comparable(output) == whole
-    assert lines(side_path(output, "attempts.jsonl")) == len(whole)
+    finish(start(problems, output, checkpoint, *SEGMENTS))
+    assert comparable(output) == whole_in_segments
 
 
 @pytest.fixture
@@ -112,8 +155,21 @@ def test_one_of_two_servers_dies(problems, checkpoint, tmp_path: Path, servers: 
     servers[0].kill()
     said = finish(process)
     assert "asked again in" in said  # it was noticed
-    assert comparable(output) == whole
+    assert_same_but_continued(output, whole)
     assert lines(side_path(output, "attempts.jsonl")) == len(whole)
+
+
+def test_one_of_two_servers_dies_within_segments(
+    problems: Path, checkpoint: Path, tmp_path: Path, servers: list[VllmServer], whole_in_segments: list[dict]
+):
+    output = tmp_path / "x.jsonl"
+    urls = [server.base_url for server in servers]
+    process = start(problems, output, checkpoint, "--base_url", *urls, "--concurrency", "4", *SEGMENTS)
+    while process.poll() is None and lines(side_path(output, "partial.jsonl")) < 20:
+        time.sleep(0.005)
+    servers[0].kill()
+    finish(process)
+    assert comparable(output) == whole_in_segments
 
 
 def test_two_replicas(problems: Path, checkpoint: Path, tmp_path: Path, whole: list[dict]):

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from promptcot_mamba.benchmarks import BENCHMARKS
-from promptcot_mamba.benchmarks.publishers import PUBLISHERS
+from promptcot_mamba.benchmarks import BENCHMARKS, fetched
+from promptcot_mamba.chat_format import render_prompt
 from promptcot_mamba.jsonl import read_jsonl, write_jsonl
 from promptcot_mamba.records import iter_problems
 
@@ -94,20 +94,46 @@ def test_publishers_layouts_become_problem_files_with_tests_and_manifest(publish
     assert (tmp_path / "aime_test.jsonl").read_bytes() == before
 
 
+def test_contests_of_matharena_come_from_one_parquet_file_each(tmp_path):
+    """Columns and types as on the hub: HMMT's answers are LaTeX texts, AIME's integers."""
+    answers = {"hmmt_feb_2025": r"\frac{1}{576}", "aime_2026": 277}
+    for repo, answer in answers.items():
+        rows = [
+            {"problem_idx": n, "problem": f"Problem {n} of ${n}$?", "answer": answer, "problem_type": ["Algebra"]}
+            for n in range(1, 31)
+        ]
+        file = tmp_path / f"hub/MathArena/{repo}/data/train-00000-of-00001.parquet"
+        file.parent.mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist(rows), file)
+    done = run("--benchmark", "hmmt25,aime26", "--source_dir", tmp_path / "hub", "--output_dir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    for name, source, gold in (("hmmt25", "hmmt_feb_2025", r"\frac{1}{576}"), ("aime26", "aime2026", "277")):
+        problems = list(iter_problems(tmp_path / f"{name}_test.jsonl"))
+        assert [problem.id for problem in problems] == [f"{source}/{n}" for n in range(1, 31)]
+        assert problems[4].question == "Problem 5 of $5$?"
+        assert BENCHMARKS[name].read_gold(problems[0].fields).answer == gold
+
+
 def test_shared_files_are_accepted_as_sources(tmp_path):
     if "PROMPTCOT_BENCHMARKS" not in os.environ:
         pytest.skip("PROMPTCOT_BENCHMARKS is not set: no published problem files")
     shared = Path(os.environ["PROMPTCOT_BENCHMARKS"])
     done = run("--source_dir", shared, "--output_dir", tmp_path)
     assert done.returncode == 0, done.stderr
+    for left_out in fetched(published=False):  # `all` does not insist on them
+        assert f"{left_out} is left out" in done.stderr
+        assert not (tmp_path / BENCHMARKS[left_out].problem_file).exists()
     for name in ("aime_test.jsonl", "livecodebench_test.jsonl"):
-        assert read_jsonl(tmp_path / name) == read_jsonl(shared / name)
-    for benchmark in map(BENCHMARKS.__getitem__, PUBLISHERS):
+        for made, released in zip(read_jsonl(tmp_path / name), read_jsonl(shared / name), strict=True):
+            assert made == {**released, "question": made["question"], "instruction": made["instruction"]}
+    for benchmark in map(BENCHMARKS.__getitem__, fetched(published=True)):
         problems = list(iter_problems(tmp_path / benchmark.problem_file))
         own = [problem for problem in problems if problem.source in (None, *benchmark.sources)]
         expected = 675 if benchmark.name == "olympiadbench" else benchmark.expected_problems
         assert len(own) == expected, benchmark.name
-        assert all(problem.prompt.startswith("<|im_start|>user\n") for problem in own)
+        for problem in own:
+            assert problem.prompt == render_prompt(problem.question, problem.fields["instruction"])
+            assert ("boxed" in problem.fields["instruction"]) == (benchmark.kind == "math")
         if benchmark.read_gold:
             assert all(benchmark.read_gold(problem.fields).answer for problem in own)
 
@@ -117,6 +143,8 @@ def test_shared_files_are_accepted_as_sources(tmp_path):
     [
         (["--benchmark", "aime24"], "download *.jsonl of https://huggingface.co/datasets/Maxwell-Jia/AIME_2024"),
         (["--benchmark", "aime23"], "unknown benchmark 'aime23'"),
+        (["--benchmark", "hmmt25"], "download data/train-*.parquet of https://huggingface.co/datasets/MathArena/hmmt"),
+        (["--benchmark", "quickstart_single"], "python -m scripts.quickstart.make_data writes it"),
         (["--benchmark", "gsm8k"], "put gsm8k.jsonl"),
     ],
 )
@@ -125,6 +153,16 @@ def test_missing_files_and_names_are_explained(flags, message, tmp_path):
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("number", "said"), [(7, "id 'aime2026/7' 30 times"), (None, "a problem without an id")])
+def test_problems_that_cannot_be_told_apart_are_not_written(tmp_path, number, said):
+    rows = ({"problem_idx": number, "problem": f"Problem {n}?", "answer": n} for n in range(30))
+    write_jsonl(tmp_path / "aime_2026.jsonl", rows)
+    done = run("--benchmark", "aime26", "--source_dir", tmp_path, "--output_dir", tmp_path / "out")
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert not (tmp_path / "out/aime26_test.jsonl").exists()
 
 
 def test_a_wrong_count_and_a_changed_schema_are_refused(tmp_path):

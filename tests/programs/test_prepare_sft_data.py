@@ -117,7 +117,51 @@ def test_missing_benchmark_is_refused_unless_allowed(place, tmp_path):
     assert "aime24 is NOT kept out" in done.stderr
 
 
+def test_readmes_data_step_works_from_a_folder(place, tmp_path):
+    """`prepare_problems --benchmark all`, then shards that keep every one of its problems out."""
+    if "PROMPTCOT_BENCHMARKS" not in os.environ:
+        pytest.skip("PROMPTCOT_BENCHMARKS is not set: no published problem files")
+    prepare = [
+        sys.executable,
+        "-m",
+        "scripts.prepare_problems",
+        "--benchmark",
+        "all",
+        "--output_dir",
+        tmp_path / "data",
+    ]
+    done = run([*map(str, prepare), "--source_dir", os.environ["PROMPTCOT_BENCHMARKS"]])
+    assert done.returncode == 0, done.stderr
+    done = run(command(place, tmp_path / "out", "--benchmarks", "all", "--benchmark_dir", str(tmp_path / "data")))
+    assert done.returncode == 0, done.stderr
+    kept_out = json.loads((tmp_path / "out/manifest.json").read_text())["benchmarks"]["problems"]
+    assert kept_out == {
+        "aime24": 30, "aime25": 30, "math500": 500, "olympiadbench": 675, "gsm8k": 1319, "humaneval": 164,
+        "humanevalplus": 164, "livecodebench": 279,
+    }  # fmt: skip
+    for further in ("hmmt25", "aime26"):
+        assert f"{further} is NOT kept out" in done.stderr
+
+
 def test_a_full_disk_is_one_line(place, tmp_path):
     """A file-size limit makes every write beyond it fail as a full disk does; chunks of this corpus are larger."""
     limited = ["bash", "-c", 'ulimit -f 100; trap "" XFSZ; exec "$@"', "limited", *command(place, tmp_path / "out")]
     refuse(limited, "the disk is full", "run the same command again")
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (("--workers", "-3"), "--workers -3: expected 1 or more, or 0 for one a core"),
+        (("--order", "long_first"), "--order long_first: expected one of shuffled, short_first"),
+        (("--prompt_format", "raw"), "--prompt_format raw: expected one of auto, rendered, bare"),
+        (("--keep_rows", "17"), "--keep_rows 17: no row id (32 hexadecimal digits), and no such file"),
+        (("--total_tokens", "9", "--total_examples", "9"), "--total_examples, --total_tokens: give one of them"),
+    ],
+)
+def test_flags_that_mean_nothing_are_refused_in_one_line(place, tmp_path, flags, complaint):
+    done = run(command(place, tmp_path / "out", *flags))
+    assert done.returncode == 2
+    assert complaint in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -11,7 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from promptcot_mamba.benchmarks.code_scoring import CodeOptions
+from promptcot_mamba.cli import parse_args
 from promptcot_mamba.jsonl import read_jsonl
+from promptcot_mamba.sampling.arguments import SamplingArguments
+from promptcot_mamba.sampling.recipes import split_benchmarks
+from scripts.calc_acc import Arguments
+from tests.sampling.families import make_family
 from tests.tiny import make_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,12 +34,80 @@ ENVIRONMENT = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
         (["--model_path"], "--model_path: expected a value"),
         (["--model_path", "/nowhere"], "no config.json there"),
         (["--speed", "9"], "unknown flag --speed"),
+        (["--model", "gpt", "--model_path", "configs/quickstart"], "no config.json there"),
     ],
 )
 def test_a_command_line_that_cannot_be_meant(flags: list[str], complaint: str):
     done = subprocess.run([*SCRIPT, *flags], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert complaint in done.stderr
+
+
+def test_one_engine_samples_what_is_asked_and_all_of_it_is_graded(tmp_path: Path):
+    """The programs it starts are replaced by one that writes down its arguments."""
+    python, model = tmp_path / "python", tmp_path / "model"
+    python.write_text('#!/bin/sh\necho "python $@"\n')
+    python.chmod(0o755)
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    flags = ["--model_path", str(model), "--math_model_path", "mm", "--benchmarks", "aime24", "hmmt25", "--quick"]
+    flags += ["--source_dir", "hub", "--output", f"{tmp_path}/out", "--", "--seed", "3"]
+    environment = {**ENVIRONMENT, "PYTHON": str(python)}
+    done = subprocess.run([*SCRIPT, *flags], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split()[1:] for line in done.stdout.splitlines()]
+    data = f"{tmp_path}/out/problems"
+    assert lines[0][1:] == [
+        "scripts.prepare_problems", "--benchmark", "aime24,hmmt25", "--output_dir", data, "--source_dir", "hub"
+    ]  # fmt: skip
+    sampled = [line[1:] for line in lines if line[0] == "infer_longcot.py"]
+    graded = [line[2:] for line in lines if line[1] == "scripts.calc_acc"]
+    for name, path, sample, grade in zip(
+        ("PromptCoT-Mamba-7B", "PromptCoT-Mamba-Math-7B"), (str(model), "mm"), sampled, graded, strict=True
+    ):
+        commands = split_benchmarks(sample)
+        assert list(commands) == ["aime24", "hmmt25"]
+        args = parse_args(SamplingArguments, commands["hmmt25"])
+        assert (args.data_path, args.output_path) == (
+            f"{data}/hmmt25_test.jsonl",
+            f"{tmp_path}/out/{name}/hmmt25.jsonl",
+        )
+        assert (args.model_path, args.n, args.limit, args.seed, args.max_len) == (path, 1, 2, 3, 128)
+        wanted, code = parse_args([Arguments, CodeOptions], grade)
+        assert (wanted.benchmark, wanted.input_path) == (["aime24", "hmmt25"], f"{tmp_path}/out/{name}")
+        assert (code.data_dir, code.sample_tests) == (data, True)
+    assert lines[-1][1] == "scripts.make_report"
+    assert f"{tmp_path}/out/RESULTS.md" in lines[-1]
+
+
+def test_a_row_of_the_tables_is_sampled_by_its_own_recipe(tmp_path: Path):
+    python, model = tmp_path / "python", tmp_path / "model"
+    python.write_text('#!/bin/sh\necho "python $@"\n')
+    python.chmod(0o755)
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    command = [*SCRIPT, "--model_path", str(model), "--output", f"{tmp_path}/out"]
+    how = {
+        "cwd": ROOT,
+        "env": {**ENVIRONMENT, "PYTHON": str(python)},
+        "capture_output": True,
+        "text": True,
+        "timeout": 60,
+    }
+    done = subprocess.run([*command, "--model", "S1.1-7B"], **how)
+    assert done.returncode == 0, done.stderr
+    sampled = next(line for line in done.stdout.splitlines() if "infer_longcot.py" in line)
+    assert "--config configs/models/s1.1-7b.yaml --benchmark paper" in sampled
+    assert f"--output_dir {tmp_path}/out/s1.1-7b" in sampled
+    assert f"--evaluation s1.1-7b={tmp_path}/out/s1.1-7b" in done.stdout
+    for flags, complaint in (
+        (["--model", "gpt"], "no configs/models/gpt.yaml; known: bespoke-stratos-7b"),
+        (["--model", "qwq-32b", "--math_model_path", "m"], "drop --model"),
+        (["--benchmarks", "--quick"], "--benchmarks: expected names"),
+    ):
+        done = subprocess.run([*command, *flags], **how)
+        assert done.returncode == 2
+        assert complaint in done.stderr
 
 
 @pytest.mark.slow
@@ -67,3 +141,33 @@ def test_a_quick_look_survives_being_killed(tmp_path: Path):
     assert "LiveCodeBench of PromptCoT-Mamba-7B is graded by its statements' samples alone" in results
     assert "| livecodebench-samples |" in results
     assert (output / "report.html").stat().st_size < 5_000_000
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(not SOURCE, reason="needs PROMPTCOT_BENCHMARKS, a folder of benchmark files")
+def test_another_models_row_stands_beside_the_papers(tmp_path: Path):
+    """A tiny Qwen2 through vLLM, its own template and s1's recipe, from the publishers' files to its row."""
+    model, output = make_family("qwen2", tmp_path / "model"), tmp_path / "out"
+    command = [
+        *SCRIPT,
+        "--model",
+        "s1.1-7b",
+        "--model_path",
+        str(model),
+        "--source_dir",
+        SOURCE,
+        "--output",
+        str(output),
+    ]
+    command += ["--benchmarks", "math500", "humaneval", "--quick"]
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=1700)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    rows = read_jsonl(output / "s1.1-7b/humaneval.jsonl")
+    assert all(row["prompt"].startswith("<|im_start|>system\nYou are Qwen") for row in rows)
+    assert all(row["prompt"].endswith("<|im_start|>assistant\n") for row in rows)
+    lines = (output / "RESULTS.md").read_text().splitlines()
+    at = next(place for place, line in enumerate(lines) if line.startswith("| S1.1-7B (paper)"))
+    assert lines[at + 1].startswith("| S1.1-7B (here) |")
+    assert "2 of 500 problems" in lines[at + 1]
+    assert "2 of 164 problems" in lines[at + 1]

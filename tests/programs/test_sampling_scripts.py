@@ -6,11 +6,6 @@ import os
 import subprocess
 from pathlib import Path
 
-import pytest
-
-from promptcot_mamba.cli import parse_args
-from promptcot_mamba.sampling.arguments import SamplingArguments
-from scripts import sample_all
 from tests.sampling.conftest import ROOT
 
 
@@ -25,23 +20,6 @@ def run_script(name: str, folder: Path, *flags: str, stand_ins: tuple[str, ...],
     return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60)
 
 
-def test_eval_all_samples_and_scores_each_benchmark(tmp_path: Path):
-    done = run_script("eval_all.sh", tmp_path, "--n", "2", stand_ins=("python",), MODEL="m", OUTPUT=f"{tmp_path}/out")
-    assert done.returncode == 0, done.stderr
-    lines = [line.removeprefix("python ").split() for line in done.stdout.splitlines() if line.startswith("python ")]
-    [sampled] = [line[2:] for line in lines if "scripts.sample_all" in line]
-    own, given = sampled[: sampled.index("--")], sampled[sampled.index("--") + 1 :]
-    all_args = parse_args(sample_all.Arguments, own)
-    assert sorted(all_args.benchmarks) == sorted(path.stem for path in (ROOT / "configs" / "eval").glob("*.yaml"))
-    assert len(all_args.benchmarks) == 7
-    args = parse_args(SamplingArguments, ["--data_path=d", "--output_path=o.jsonl", *given])
-    assert (args.n, args.model_path) == (2, "m")
-    assert [line[0] for line in lines].count("calc_acc_lcb.py") == 1
-    general = [line[line.index("--benchmark") + 1] for line in lines if "scripts.calc_acc" in line]
-    assert general == ["math500", "gsm8k", "olympiadbench", "humaneval", "humanevalplus"]
-    assert ["calc_acc_aime.py", "--input_path", f"{tmp_path}/out/aime.jsonl"] in lines
-
-
 def test_serve_slurm_prints_the_urls_of_its_nodes(tmp_path: Path):
     (tmp_path / "scontrol").write_text("#!/bin/sh\nprintf 'node0\\nnode1\\n'\n", encoding="utf-8")
     (tmp_path / "scontrol").chmod(0o755)
@@ -53,8 +31,7 @@ def test_serve_slurm_prints_the_urls_of_its_nodes(tmp_path: Path):
     assert "vllm serve m --port 8000 --max-model-len 69632 --data-parallel-size 4 --tensor-parallel-size 2" in served
 
 
-@pytest.mark.parametrize("script", ["eval_all.sh", "serve_slurm.sh"])
-def test_a_missing_model_is_named(tmp_path: Path, script: str):
-    done = run_script(script, tmp_path, stand_ins=())
+def test_a_missing_model_is_named(tmp_path: Path):
+    done = run_script("serve_slurm.sh", tmp_path, stand_ins=())
     assert done.returncode != 0
     assert "set MODEL" in done.stderr

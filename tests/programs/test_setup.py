@@ -19,7 +19,7 @@ TOOLS = (
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """A folder with the script, its lists, and a PATH of only what it needs (`bin/`)."""
-    for name in ("scripts/setup.sh", "requirements.txt", "requirements-cpu.txt"):
+    for name in ("scripts/setup.sh", "requirements.txt", "requirements-cpu.txt", "requirements-cuda.lock"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "bin").mkdir()
@@ -106,12 +106,85 @@ def test_an_unknown_flag_is_refused(clone: Path):
     assert "unknown flag '--gpu'" in result.stderr
 
 
-def test_the_driver_decides_between_the_two_stacks(clone: Path):
-    fake_python(clone, "3.12")
-    write_tool(clone, "nvidia-smi", "exit 0")
+def cuda_machine(clone: Path, nvcc: str | None = "13.0", failing: str = "no such package", archs: str = "9.0") -> None:
+    """A machine with a driver, a CUDA torch, an `nvcc` of that release, and a pip that fails on `failing`."""
+    pip = f'case "$*" in *"{failing}"*) echo gcc died; exit 1 ;; esac'
+    fake_python(clone, "3.12", pip=pip)
+    inner = clone / "inner-python"
+    answer = 'case "$2" in *torch.version.cuda*) echo 13.0 ;; *) echo 3.12 ;; esac'
+    inner.write_text(inner.read_text().replace("echo 3.12", answer), encoding="utf-8")
+    write_tool(clone, "nvidia-smi", f"echo {archs}")
+    for tool in ("tr", "sort"):
+        (clone / "bin" / tool).symlink_to(shutil.which(tool))
+    write_tool(clone, "chmod", 'exec /bin/chmod "$@"')
+    if nvcc:
+        write_tool(
+            clone,
+            "nvcc",
+            f'case "$1" in --version) echo "Cuda tools, release {nvcc}, V{nvcc}.1" ;; *) echo "$*" ;; esac',
+        )
+
+
+def pip_calls(clone: Path) -> list[str]:
+    return [line for line in (clone / "pip.log").read_text(encoding="utf-8").splitlines() if "pip install" in line]
+
+
+def test_without_nvcc_everything_but_the_peers_is_installed(clone: Path):
+    cuda_machine(clone, nvcc=None)
     result = run_setup(clone, CUDA_HOME="/nowhere")
+    assert result.returncode == 0, result.stderr
+    assert "nvcc is missing, so mamba-ssm and causal-conv1d are not built" in result.stderr
+    assert "training and sampling need neither" in result.stderr
+    assert "bash scripts/setup.sh --peers" in result.stderr
+    assert not [call for call in pip_calls(clone) if "mamba-ssm" in call]
+    assert (clone / ".venv/.setup-stamp").is_file()
+
+
+def test_an_nvcc_of_another_major_builds_nothing_and_says_which_is_wanted(clone: Path):
+    cuda_machine(clone, nvcc="12.4")
+    result = run_setup(clone)
+    assert result.returncode == 0, result.stderr
+    assert "nvcc is of CUDA 12.4, torch of CUDA 13.0" in result.stderr
+    assert not [call for call in pip_calls(clone) if "mamba-ssm" in call]
+
+
+def test_a_peer_that_does_not_build_costs_one_line_and_the_other_is_tried(clone: Path):
+    cuda_machine(clone, failing="mamba-ssm==")
+    result = run_setup(clone)
+    assert result.returncode == 0, result.stderr
+    lines = [line for line in result.stderr.splitlines() if "not built" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("setup: mamba-ssm==")
+    assert re.search(r"causal-conv1d==\S+: built in \d+ s", result.stderr)
+    assert "gcc died" in (clone / ".venv/peers/mamba-ssm.log").read_text()
+    wheels = next(index for index, call in enumerate(pip_calls(clone)) if " -r " in call)
+    assert all("mamba-ssm" not in call for call in pip_calls(clone)[:wheels])
+
+
+def test_peers_are_built_for_this_machine_s_devices_alone(clone: Path):
+    cuda_machine(clone, archs="8.9")
+    assert run_setup(clone).returncode == 0
+    flags = ["-O3", "-gencode", "arch=compute_75,code=sm_75", "-gencode=arch=compute_80,code=sm_80", "unit.cu"]
+    standing_in = subprocess.run([clone / ".venv/peers/nvcc", *flags], capture_output=True, text=True, check=True)
+    assert standing_in.stdout.split() == ["-O3", "unit.cu", "-gencode", "arch=compute_89,code=sm_89"]
+
+
+def test_peers_can_be_left_out_and_added_later(clone: Path):
+    cuda_machine(clone)
+    assert run_setup(clone, "--cuda", "--without-peers").returncode == 0
+    assert not [call for call in pip_calls(clone) if "mamba-ssm" in call]
+    later = run_setup(clone, "--peers")
+    assert later.returncode == 0, later.stderr
+    assert len([call for call in pip_calls(clone) if "mamba-ssm" in call or "causal-conv1d" in call]) == 2
+
+
+def test_an_installed_stack_on_a_machine_that_is_not_ready_is_not_called_ready(clone: Path):
+    cuda_machine(clone, failing="scripts.doctor")
+    result = run_setup(clone)
     assert result.returncode == 1
-    assert "nvcc is missing" in result.stderr
+    assert (
+        result.stderr.strip().splitlines()[-1].startswith("setup: the packages are installed, but this machine is not")
+    )
 
 
 def test_a_second_run_does_nothing_until_a_list_changes(clone: Path):
@@ -133,18 +206,8 @@ def test_torch_comes_as_a_cpu_build_only_and_its_index_is_asked_for_nothing_else
     fake_python(clone, "3.12", pip='case "$*" in *torch==*) case "$*" in *--index-url*) exit 0 ;; esac; exit 1 ;; esac')
     result = run_setup(clone, "--cpu")
     assert result.returncode == 0, result.stderr
-    calls = (clone / "pip.log").read_text(encoding="utf-8").splitlines()
+    calls = [call for call in (clone / "pip.log").read_text(encoding="utf-8").splitlines() if "pip install" in call]
     torch_calls = [call for call in calls if "torch==" in call]
     assert torch_calls
     assert all("+cpu" in call for call in torch_calls)
     assert ["--index-url" in call for call in calls] == ["+cpu" in call and "--no-index" not in call for call in calls]
-
-
-def test_lists_agree_where_both_name_a_package():
-    cuda, cpu = (
-        dict(re.findall(r"^([\w.-]+)==(\S+)", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE))
-        for name in ("requirements.txt", "requirements-cpu.txt")
-    )
-    assert len(cuda.keys() & cpu.keys()) > 15
-    differing = {name for name in cuda.keys() & cpu.keys() if cuda[name] != cpu[name]}
-    assert differing <= {"triton"}  # CUDA torch pins its own

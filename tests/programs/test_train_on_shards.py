@@ -81,3 +81,23 @@ def test_a_transformer_of_the_teachers_class(raw, tmp_path):
     train("promptcot_ds_1_5b", model, tmp_path / "data", tmp_path / "run")
     row = ShardRows(tmp_path / "data")[0]
     assert "<\uff5cUser\uff5c>" in tokenizer.decode(row["input_ids"])  # the teacher's own chat text
+
+
+def test_conversations_train_without_preparation(tmp_path):
+    """A ShareGPT file and a `messages` file, and the template that the checkpoint then asks questions in."""
+    import json
+
+    from transformers import AutoTokenizer
+
+    from promptcot_mamba.chat_format import CHAT_TEMPLATE
+
+    model = make_checkpoint(tmp_path / "base")
+    turns = [("human", "2+2?"), ("gpt", "<think>\n2 + 2\n</think>\n\n4"), ("human", "And 3+3?"), ("gpt", "6")]
+    sharegpt = {"conversations": [{"from": role, "value": text} for role, text in turns]}
+    roles = {"human": "user", "gpt": "assistant"}
+    messages = {"messages": [{"role": roles[role], "content": text} for role, text in turns]}
+    for name, row in (("sharegpt", sharegpt), ("messages", messages)):
+        data = tmp_path / f"{name}.jsonl"
+        data.write_text("".join(json.dumps(row) + "\n" for _ in range(8)))
+        train("sft_phase1", model, data, tmp_path / name, "--token_cache", str(tmp_path / "cache"))
+        assert AutoTokenizer.from_pretrained(tmp_path / name).chat_template == CHAT_TEMPLATE

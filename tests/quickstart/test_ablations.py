@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from promptcot_mamba.errors import InputError
+from promptcot_mamba.errors import InputError, ProgramFailedError
 from promptcot_mamba.jsonl import read_jsonl, write_json, write_jsonl
 from promptcot_mamba.quickstart.splits import draw_test_rows
 from promptcot_mamba.run_info import side_path
@@ -86,7 +86,9 @@ class FakePrograms:
 @pytest.fixture
 def programs(monkeypatch: pytest.MonkeyPatch) -> FakePrograms:
     fake = FakePrograms()
-    monkeypatch.setattr("scripts.quickstart.run.subprocess", SimpleNamespace(run=fake, STDOUT=subprocess.STDOUT))
+    monkeypatch.setattr(
+        "promptcot_mamba.quickstart.road.subprocess", SimpleNamespace(run=fake, STDOUT=subprocess.STDOUT)
+    )
     return fake
 
 
@@ -133,9 +135,10 @@ def test_a_failed_stage_stops_the_run_and_a_rerun_does_the_rest_only(
     programs: FakePrograms, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
     programs.fails = "seed_2/phase2/reversed_phases"
-    assert run(monkeypatch, tmp_path, jobs=1) == 1
-    complaint = capsys.readouterr().err
-    log = tmp_path / "seed_2/logs/phase2_reversed_phases.log"
+    with pytest.raises(ProgramFailedError) as failed:
+        run(monkeypatch, tmp_path, jobs=1)
+    complaint = str(failed.value)
+    log = tmp_path / "seed_2/logs/train_phase2_reversed_phases.log"
     assert f"seed 2: train phase2, reversed_phases: ended with status 1 (see {log})" in complaint
     assert log.read_text().endswith("no memory\n")
     done = {" ".join(command) for command in programs.commands[:-1]}

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from scripts.quickstart.road import PORT_FLAG, family_file
-from scripts.quickstart.run import Args, Stage, StageFailedError, hash_inputs, make_stages, run_stage
+from promptcot_mamba.errors import ProgramFailedError
+from promptcot_mamba.quickstart.road import PORT_FLAG, Stage, family_file, hash_inputs, run_stage
+from promptcot_mamba.run_info import ROOT
+from scripts.quickstart.run import Args, make_stages
 
 
 def counting_stage(folder: Path, word: str = "x") -> Stage:
@@ -48,9 +50,9 @@ def test_a_stage_runs_once_until_its_input_command_or_output_changes(tmp_path: P
 def test_a_failed_stage_is_named_and_tried_again(tmp_path: Path):
     (tmp_path / "given").write_text("bad")
     stage = counting_stage(tmp_path)
-    with pytest.raises(StageFailedError, match="copy a file: ended with status 1"):
+    with pytest.raises(ProgramFailedError, match="copy a file: ended with status 1"):
         run_stage(stage, tmp_path)
-    with pytest.raises(StageFailedError):
+    with pytest.raises(ProgramFailedError):
         run_stage(stage, tmp_path)
     (tmp_path / "given").write_text("good")
     run_stage(stage, tmp_path)
@@ -58,7 +60,7 @@ def test_a_failed_stage_is_named_and_tried_again(tmp_path: Path):
 
 
 def test_every_stage_reads_what_an_earlier_one_leaves():
-    left = {Path("configs/quickstart")}
+    left = {Path("configs/quickstart"), ROOT / "configs"}
     for stage in make_stages(Args()):
         for path in stage.inputs:
             known = any(path == made or made in path.parents for made in left)

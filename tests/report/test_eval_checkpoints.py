@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from promptcot_mamba.jsonl import write_jsonl
+from promptcot_mamba.quickstart.road import family_file, split_families
 from scripts.quickstart.eval_checkpoints import read_scores, write_accuracy
-from scripts.quickstart.road import family_file, split_families
 
 
 def write_grades(predictions: Path, right: int, runs: int = 1) -> None:

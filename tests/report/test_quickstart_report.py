@@ -80,7 +80,7 @@ def test_the_report_is_one_page_whose_model_text_is_inert(results_folder: Path):
 def test_markdown_keeps_a_models_fences_inside_its_own(results_folder: Path):
     write_report(results_folder)
     text = (results_folder / "report.md").read_text(encoding="utf-8")
-    assert "````text\n<think>\n<script>" in text
+    assert "````text\n<script>" in text
     for plot in ("solved.svg", "loss.svg"):
         assert f"({plot})" in text
         assert (results_folder / plot).read_text(encoding="utf-8").startswith("<?xml")

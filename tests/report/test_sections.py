@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,17 @@ from promptcot_mamba.grading.metrics import share_interval
 from promptcot_mamba.grading.summary import summarize
 from promptcot_mamba.jsonl import write_json, write_jsonl
 from promptcot_mamba.records import Grade
+from promptcot_mamba.report.cost import STUDENT, cost_section, planned_hours
 from promptcot_mamba.report.evaluations import Evaluation, load_evaluation
-from promptcot_mamba.report.figures import render_record_figures
+from promptcot_mamba.report.figures import draw_record
 from promptcot_mamba.report.page import render_report
-from promptcot_mamba.report.paper import GENERAL_PERFORMANCE, MATH_SPECIALISATION
-from promptcot_mamba.report.published import render_published
+from promptcot_mamba.report.paper import ABLATION, GENERAL_PERFORMANCE, MATH_SPECIALISATION, TABLES
+from promptcot_mamba.report.published import render_further, render_published
 from promptcot_mamba.report.results import throughput_section
+from promptcot_mamba.training.arguments import DataArguments, SftArguments
+from promptcot_mamba.training.plan import PlanArguments, render_plan
 
+ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = {"temperature": 0.8, "top_p": 0.95, "repetition_penalty": 1.1, "max_len": 65536, "max_retries": 1}
 
 
@@ -110,17 +115,17 @@ def test_a_record_of_throughput_stands_beside_the_paper():
     table = throughput_section([{"results": [1]}, record]).table
     assert table.rows[0] == ["24 GB", "3.66x", "not measured", "3.21x at 65,536 tokens"]
     assert table.rows[1][2:] == ["not measured", "not measured"]
-    [figure] = render_record_figures(record["results"])
-    assert "by arithmetic" in figure
-    assert "24 GiB" in figure
+    [figure] = draw_record(record["results"])
+    assert "by arithmetic" in figure.svg
+    assert "24 GiB" in figure.svg
 
 
 def test_arms_are_drawn_and_other_records_are_not():
     shares = {arm: {"maths": asdict(share_interval(3, 9))} for arm in ("full curriculum", "reversed phases")}
-    [figure] = render_record_figures({"shares": shares})
-    assert "reversed phases" in figure
+    [figure] = draw_record({"shares": shares})
+    assert "reversed phases" in figure.svg
     for results in ([1, 2], {}, {"seconds": 3}, "text", None):
-        assert render_record_figures(results) == []
+        assert draw_record(results) == []
 
 
 @pytest.mark.parametrize("word", ["on", "\u4e8e\u662f"])
@@ -148,3 +153,67 @@ def test_nothing_to_show_is_a_page_of_published_numbers():
     assert "35.2" in page
     assert "not measured" in page
     assert "<script" not in page
+
+
+def test_any_row_of_a_table_can_be_ours_and_its_name_in_any_case():
+    section = render_published(GENERAL_PERFORMANCE, [make_evaluation("s1.1-7b", "math500")])
+    names = [row[0] for row in section.table.rows]
+    at = names.index("S1.1-7B (paper)")
+    assert names[at + 1 : at + 3] == ["S1.1-7B (here)", "here − paper"]
+    assert at + 1 in section.table.own_rows
+    assert section.table.rows[at + 1][1].startswith("50.0")
+    assert names.count("Sky-T1-7B (paper)") == 1
+    assert "Sky-T1-7B (here)" not in names
+    assert names[:2] == ["PromptCoT-Mamba-7B (paper)", "PromptCoT-Mamba-7B (here)"]  # ours stand there unmeasured
+
+
+def test_every_row_of_the_models_tables_has_a_recipe():
+    """`reproduce_tables.sh --model` takes the name of a file: that of a row, in small letters."""
+    recipes = {path.stem for path in (ROOT / "configs/models").glob("*.yaml")}
+    rows = {row.casefold() for table in TABLES if table is not ABLATION for row in table.rows}
+    assert rows <= recipes, rows - recipes
+    assert recipes - rows == {"qwen3-8b"}
+
+
+def test_samples_without_a_thought_are_a_footnote():
+    evaluation = make_evaluation("S1.1-7B", "math500", "aime24")
+    rows = [{"thinking": "none"}, {"thinking": "think"}, {"thinking": "think"}, {}]
+    evaluation.grades = {"math500": rows, "gsm8k": [{"thinking": "none"}]}
+    notes = render_published(GENERAL_PERFORMANCE, [evaluation]).notes
+    assert "S1.1-7B: 33.3 % of the samples have no thought and are graded on the whole answer" in notes
+
+
+def test_the_ablation_has_the_papers_levels_as_rows():
+    rows = {row[0]: row[1:] for row in render_published(ABLATION, []).table.rows}
+    assert rows["full curriculum (paper)"] == ["35.2", "29.9"]
+    assert rows["without PromptCoT's problems (paper)"] == ["11.7", "–"]
+    assert rows["without OpenThoughts2 (paper)"] == ["11.4", "–"]
+    assert rows["without OpenCodeReasoning (paper)"] == ["–", "13.6"]
+    assert rows["without OpenThoughts2 (here)"] == ["not measured"] * 2
+
+
+def test_the_cost_claim_stands_beside_our_plan(tmp_path: Path):
+    section = cost_section()
+    assert [row[:2] for row in section.table.rows] == [
+        ["PromptCoT-DS-1.5B", "240"], ["DeepScaleR-1.5B", "3,800"], ["ratio", "over 15"]
+    ]  # fmt: skip
+    write_json(tmp_path / "config.json", STUDENT)
+    args = SftArguments(output_dir=str(tmp_path))
+    plan = render_plan(
+        args,
+        DataArguments(model_name_or_path=str(tmp_path), max_length=16384),
+        PlanArguments(plan_machines=["8xA100"]),
+    )
+    bound = float(re.search(r"checkpointing: at most ([\d,]+) tokens/s per GPU", plan)[1].replace(",", ""))
+    fastest = 4.06e5 * 2 * 6000 / bound / 3600  # it fits without checkpointing, which spares a forward pass of four
+    assert fastest < planned_hours() < 4 / 3 * fastest
+    assert section.table.rows[0][2] == f"at least {planned_hours():.0f}"
+
+
+def test_further_benchmarks_have_a_table_of_their_own():
+    assert render_further([make_evaluation("PromptCoT-Mamba-7B", "math500")]) is None
+    two = [make_evaluation("A", "hmmt25", "math500"), make_evaluation("B", "aime26", "math500")]
+    section = render_further(two)
+    assert section.table.header == ["model", "HMMT February 2025", "AIME 2026"]
+    assert [row[0] for row in section.table.rows] == ["A", "B"]
+    assert section.table.rows[0][2] == section.table.rows[1][1] == "not measured"

@@ -10,9 +10,12 @@ import os
 import random
 import sys
 import time
+from array import array
 from collections import deque
 
-from promptcot_mamba.sampling.backend import LENGTH, STOP, Generated, Request
+from promptcot_mamba.sampling.backend import LENGTH, LOOP, STOP, Generated, Request, SamplingSettings
+from promptcot_mamba.sampling.decode import completion_text
+from promptcot_mamba.sampling.loops import find_loop
 
 
 def write_chain(request: Request, invalid_share: float = 0.15, mean_log: float = 4.0) -> tuple[str, str, int]:
@@ -65,8 +68,73 @@ class ScriptedBackend:
     def running(self) -> int:
         return len(self._running)
 
+    def growing(self) -> dict:
+        return {}
+
     def close(self) -> None:
         pass
+
+
+class TokenBackend:
+    """Chains of token ids: each token is drawn from the request's seed, and leans on the token before it.
+
+    `poll` adds one token to each running chain, so a chain can be watched, cut and continued at any place.
+    """
+
+    def __init__(self, tokenizer, max_num_seqs: int = 8, *, step_seconds: float = 0.0, mean_length: int = 200):
+        self.window = max_num_seqs
+        self.generated_tokens = 0
+        self.submitted: list[Request] = []
+        self._tokenizer, self._step_seconds, self._mean_length = tokenizer, step_seconds, mean_length
+        self._stop = tokenizer.eos_token_id
+        self._running: dict[int, tuple[Request, array, object]] = {}
+
+    def submit(self, request: Request) -> None:
+        self.submitted.append(request)
+        before = [*request.prompt_ids, *request.kept][-1]
+        tokens = draw_tokens(request.seed, before, self._stop, self._mean_length)
+        self._running[request.unit] = (request, array("i", request.kept), tokens)
+
+    def poll(self, timeout: float) -> list[Generated]:
+        time.sleep(self._step_seconds)
+        return [done for unit in list(self._running) if (done := self._step(unit)) is not None]
+
+    def _step(self, unit: int) -> Generated | None:
+        request, ids, tokens = self._running[unit]
+        ids.append(next(tokens))
+        self.generated_tokens += 1
+        cut = find_loop(ids, len(ids) - 1)
+        if cut is None and ids[-1] != self._stop and len(ids) - len(request.kept) < request.max_tokens:
+            return None
+        del self._running[unit]
+        reason = LOOP if cut is not None else STOP if ids[-1] == self._stop else LENGTH
+        text = completion_text(self._tokenizer, TOKEN_SAMPLING, request.prompt_ids, ids, reason)
+        return Generated(unit, text, reason, len(request.prompt_ids), len(ids), 0.0, token_ids=ids)
+
+    def running(self) -> int:
+        return len(self._running)
+
+    def growing(self) -> dict:
+        return {unit: ids for unit, (request, ids, _) in self._running.items() if len(ids) > len(request.kept)}
+
+    def close(self) -> None:
+        pass
+
+
+TOKEN_SAMPLING = SamplingSettings(0.8, 0.95, 1.1, (2,))
+FIRST_TOKEN, LAST_TOKEN = 65, 90  # of the tiny tokenizer: single characters
+
+
+def draw_tokens(seed: int, before: int, stop: int, mean_length: int):
+    """Tokens one after another: half of the time the successor of the one before, else any; at times the end."""
+    numbers = random.Random(seed)
+    count = LAST_TOKEN - FIRST_TOKEN + 1
+    while True:
+        if numbers.random() < 1 / mean_length:
+            yield stop
+        follows = numbers.random() < 0.5
+        before = FIRST_TOKEN + ((before + 1) % count if follows else numbers.randrange(count))
+        yield before
 
 
 if __name__ == "__main__":

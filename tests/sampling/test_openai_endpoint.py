@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.sampling import openai_endpoint
+from promptcot_mamba.sampling import endpoint_pool
 from promptcot_mamba.sampling.backend import LENGTH, LOOP, BackendFailedError, Request, SamplingSettings
 from promptcot_mamba.sampling.endpoint_protocol import find_model, normal_url, payload
 from promptcot_mamba.sampling.openai_endpoint import EndpointSettings, OpenAIEndpoints
@@ -81,8 +81,8 @@ def test_a_server_that_comes_back_is_used_again(start_server):
 
 
 def test_a_server_that_hangs_loses_its_work(start_server, monkeypatch):
-    monkeypatch.setattr(openai_endpoint, "PROBE_SECONDS", 0.1)
-    monkeypatch.setattr(openai_endpoint, "CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr(endpoint_pool, "PROBE_SECONDS", 0.1)
+    monkeypatch.setattr(endpoint_pool, "CONNECT_SECONDS", 0.3)
     hung, other = start_server(hang_after=5), start_server(seconds=0.01)
     assert_each_once_and_right(sample(connect(hung.url, other.url, concurrency=4), 40), 40)
 
@@ -115,7 +115,7 @@ def test_failures_that_pass_are_retried(start_server, trouble: str):
 
 
 def test_a_request_that_always_fails_stops_the_run(start_server, monkeypatch):
-    monkeypatch.setattr(openai_endpoint, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(endpoint_pool, "FIRST_PAUSE", 0.001)
     server = start_server(break_first=10_000)
     with pytest.raises(BackendFailedError, match="500: broken"):
         sample(connect(server.url, concurrency=1), 3)

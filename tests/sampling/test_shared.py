@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import argparse
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import infer_longcot
+from promptcot_mamba.benchmarks import BENCHMARKS
+from promptcot_mamba.benchmarks.benchmark import Benchmark, Publisher
+from promptcot_mamba.cli import parse_args
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.jsonl import read_jsonl
+from promptcot_mamba.jsonl import read_jsonl, write_jsonl
+from promptcot_mamba.sampling.arguments import SamplingArguments
 from promptcot_mamba.sampling.plan import Plan
-from scripts import sample_all
-from tests.sampling.conftest import ROOT, comparable, write_problems
+from promptcot_mamba.sampling.recipes import read_problems, values_of, without
+from tests.sampling.conftest import comparable, write_problems
 from tests.sampling.scripted import ScriptedBackend
 
-BENCHMARKS = ("first", "second", "third")
+NAMES = ("first", "second", "third")
 
 
 class CountingMaker:
@@ -37,57 +46,117 @@ class CountingMaker:
 
 
 @pytest.fixture
-def folders(tmp_path: Path) -> list[str]:
-    """Three files of different sizes; the recipes differ in temperature, the last in length."""
-    (tmp_path / "recipes").mkdir()
-    for place, (name, count) in enumerate(zip(BENCHMARKS, (2, 9, 3), strict=True)):
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Three benchmarks of different sizes; their recipes differ in temperature, the last in length."""
+    publisher = Publisher("none", "https://made.test", ())
+    for place, (name, count) in enumerate(zip(NAMES, (2, 9, 3), strict=True)):
         write_problems(tmp_path / f"{name}_test.jsonl", count)
-        recipe = f"n: 2\nmax_retries: 2\ntemperature: 0.{5 + place}\nmax_len: {200 if place == 2 else 100}\n"
-        (tmp_path / "recipes" / f"{name}.yaml").write_text(recipe)
-    return ["--data_dir", str(tmp_path), "--recipes", str(tmp_path / "recipes")]
+        sampling = {"max_retries": 2, "temperature": 0.5 + place / 10, "max_len": 200 if place == 2 else 100}
+        made = Benchmark(name, name, "math", (f"{name}'s",), count, 2, publisher, sampling=sampling)
+        monkeypatch.setitem(BENCHMARKS, name, made)
+    return ["--data_dir", str(tmp_path)]
 
 
 def test_files_are_those_of_single_runs(folders: list[str], checkpoint: Path, tmp_path: Path):
     make = CountingMaker()
-    flags = ["--benchmarks", *BENCHMARKS, *folders, "--output_dir", str(tmp_path / "all")]
-    assert sample_all.main([*flags, "--", "--model_path", str(checkpoint), "--seed", "3"], make) == 0
+    flags = ["--benchmark", *NAMES, *folders, "--output_dir", str(tmp_path / "all")]
+    flags += ["--model_path", str(checkpoint), "--seed", "3"]
+    assert infer_longcot.main(flags, make) == 0
     assert make.temperatures == [0.5, 0.6, 0.7]
     assert (len(make.made), make.closed) == (2, 2)  # the third file's chains may be longer: another engine
     assert make.chains == [18, 18]  # the largest file's samples
-    for name in BENCHMARKS:
+    for place, name in enumerate(NAMES):
         alone = tmp_path / "alone" / f"{name}.jsonl"
-        own = ["--config", tmp_path / "recipes" / f"{name}.yaml", "--data_path", tmp_path / f"{name}_test.jsonl"]
-        own += ["--output_path", alone, "--model_path", checkpoint, "--seed", "3"]
+        own = ["--data_path", tmp_path / f"{name}_test.jsonl", "--output_path", alone, "--model_path", checkpoint]
+        own += ["--seed", 3, "--n", 2, "--max_retries", 2, "--temperature", 0.5 + place / 10]
+        own += ["--max_len", 200 if place == 2 else 100]
         assert infer_longcot.main(list(map(str, own)), lambda _: ScriptedBackend(64)) == 0
         assert comparable(tmp_path / "all" / f"{name}.jsonl") == comparable(alone)
 
 
 def test_a_rerun_samples_only_what_is_missing(folders: list[str], checkpoint: Path, tmp_path: Path):
-    flags = ["--benchmarks", "first", "second", *folders, "--output_dir", str(tmp_path / "all")]
-    flags += ["--", "--model_path", str(checkpoint)]
+    flags = ["--benchmark", "first", "second", *folders, "--output_dir", str(tmp_path / "all")]
+    flags += ["--model_path", str(checkpoint)]
     make = CountingMaker()
-    assert sample_all.main(flags, make) == 0
-    assert sample_all.main(flags, make) == 0
+    assert infer_longcot.main(flags, make) == 0
+    assert infer_longcot.main(flags, make) == 0
     assert len(make.made) == 1
     rows = (tmp_path / "all" / "second.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "all" / "second.jsonl").write_text("".join(rows[:5]))
     (tmp_path / "all" / "second.attempts.jsonl").unlink()
-    assert sample_all.main(flags, make) == 0
+    assert infer_longcot.main(flags, make) == 0
     assert len(make.made) == 2
     assert len(read_jsonl(tmp_path / "all" / "second.jsonl")) == 18
 
 
 @pytest.mark.parametrize(
-    ("name", "complaint"), [("aime", "no recipe"), ("fourth", "prepare_problems writes it")], ids=str
+    ("flags", "complaint"),
+    [
+        (
+            ["--benchmark", "first", "fifth", "--output_dir", "out"],
+            "unknown benchmark 'fifth'; known: all, paper, aime24",
+        ),
+        (["--benchmark", "first", "fourth", "--output_dir", "out"], "prepare_problems --benchmark fourth writes it"),
+        (["--benchmark", "fourth", "--output_dir", "out"], "prepare_problems --benchmark fourth writes it"),
+        (["--benchmark", "first", "second"], "--output_dir: say where"),
+        (["--benchmark", "first", "second", "--output_path", "x.jsonl"], "--output_path: with several benchmarks use"),
+        (["--benchmark", "quickstart_single", "--output_dir", "out"], "quickstart.make_data writes it"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_is_not_there_is_named(folders: list[str], tmp_path: Path, name: str, complaint: str):
-    (tmp_path / "recipes" / "fourth.yaml").write_text("n: 1\n")
-    with pytest.raises(InputError, match=complaint):
-        sample_all.main(["--benchmarks", "first", name, *folders, "--output_dir", str(tmp_path), "--"])
+def test_what_is_not_there_is_named(
+    folders: list[str],
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    flags: list[str],
+    complaint: str,
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(BENCHMARKS, "fourth", replace(BENCHMARKS["first"], name="fourth", problem_file="fourth.jsonl"))
+    with pytest.raises(InputError, match=re.escape(complaint)):
+        infer_longcot.main([*flags, *folders, "--model_path", str(checkpoint)])
+    assert not (tmp_path / "out").exists()
 
 
-def test_the_recipes_of_all_benchmarks_are_found():
-    args = sample_all.Arguments(["aime"], "out", data_dir="/nowhere")
-    with pytest.raises(InputError, match=r"no /nowhere/aime_test\.jsonl"):
-        sample_all.sampling_flags(args, "aime", [])
-    assert (ROOT / args.recipes).is_dir()
+def test_a_benchmark_is_a_recipe_over_which_typed_flags_win(tmp_path: Path):
+    def parsed(*flags: str) -> SamplingArguments:
+        return parse_args(SamplingArguments, ["--model_path=m", "--output_dir=out", *flags])
+
+    args = parsed("--benchmark", "hmmt25")
+    assert (args.data_path, args.output_path) == ("data/hmmt25_test.jsonl", "out/hmmt25.jsonl")
+    assert (args.n, args.temperature, args.max_len) == (16, 0.8, 65536)
+    args = parsed("--n", "4", "--benchmark=math500", "--data_path", "mine.jsonl", "--output_path", "x.jsonl")
+    assert (args.n, args.data_path, args.output_path) == (4, "mine.jsonl", "x.jsonl")
+    (tmp_path / "r.yaml").write_text("benchmark: aime\nn: 2\n")
+    args = parsed("--config", str(tmp_path / "r.yaml"))
+    assert (args.n, args.data_path) == (2, "data/aime_test.jsonl")
+    assert parsed("--config", str(tmp_path / "r.yaml"), "--benchmark", "gsm8k").data_path == "data/gsm8k_test.jsonl"
+
+
+def test_one_of_two_benchmarks_in_a_file_and_a_look_at_the_first(tmp_path: Path):
+    rows = [{"idx": n, "prompt": "p", "source": source} for source in ("aime2024", "aime2025") for n in range(3)]
+    write_jsonl(tmp_path / "aime_test.jsonl", rows)
+    path = str(tmp_path / "aime_test.jsonl")
+    assert [problem.source for problem in read_problems(path, ["aime25"])] == ["aime2025"] * 3
+    assert len(read_problems(path, ["aime"])) == len(read_problems(path, [])) == 6
+    assert [problem.id for problem in read_problems(path, ["aime"], 1)] == ["aime2024/0", "aime2025/0"]
+    write_jsonl(tmp_path / "aime_test.jsonl", rows[:3])
+    with pytest.raises(InputError, match="the file is empty"):
+        read_problems(path, ["aime25"])
+
+
+@given(st.lists(st.sampled_from(["--benchmark", "--benchmark=c", "--other", "--other=x", "a", "b", "a,b"]), max_size=8))
+def test_values_are_those_that_argparse_takes(flags: list[str]):
+    parser = argparse.ArgumentParser(allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--benchmark", nargs="+", default=[])
+    parser.add_argument("--other", nargs="+")
+    try:
+        args, loose = parser.parse_known_args(flags)
+    except argparse.ArgumentError:
+        return  # a flag without a value: the program's own parser refuses it
+    if not loose:
+        assert values_of(flags, "--benchmark") == [part for value in args.benchmark for part in value.split(",")]
+        kept = without(flags, "--benchmark")
+        assert parser.parse_args(kept).other == args.other
+        assert not values_of(kept, "--benchmark")

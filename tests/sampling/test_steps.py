@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from promptcot_mamba.checkpoint import load_tokenizer
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.sampling.checkpoint import load_tokenizer
 from promptcot_mamba.sampling.prompts import PromptBook
 from scripts.bench import sampling as bench_sampling
 from scripts.bench.dummy_model import write_dummy

@@ -132,7 +132,7 @@ def memorise(pairs: list[tuple[str, str]], folder: Path) -> Path:
 
     from promptcot_mamba.data.encode import encode_examples
     from promptcot_mamba.model import Mamba2ForCausalLM
-    from scripts.quickstart.make_data import train_tokenizer
+    from promptcot_mamba.quickstart.base import train_tokenizer
 
     tokenizer = train_tokenizer([text for pair in pairs for text in pair], 700)
     config = Mamba2Config(

@@ -16,10 +16,11 @@ from promptcot_mamba.jsonl import Row
 class Adapter:
     """One published data set (or one general shape).
 
-    `convert(raw, context)` returns the canonical row; it raises UnusableRowError where this row holds no example, and
-    InputError where the row does not have the shape the adapter was written for. `open_context(find, folder)` runs
-    once before the workers start: it may look up companion data sets with `find(repo, patterns)` and write what
-    `convert` needs under `folder`; `load_context(folder)` opens that in each worker.
+    `convert(raw, context)` returns the canonical row, or the rows of a conversation; it raises UnusableRowError where
+    this row holds no example, and InputError where the row does not have the shape the adapter was written for.
+    `open_context(find, folder)` runs once before the workers start: it may look up companion data sets with
+    `find(repo, patterns)` and write what `convert` needs under `folder`; `load_context(folder)` opens that in each
+    worker.
     """
 
     name: str
@@ -28,9 +29,10 @@ class Adapter:
     columns: tuple[str, ...]  # required
     optional: tuple[str, ...]  # read too where a file has them
     licence: str
-    convert: Callable[[Row, Any], CanonicalRow]
+    convert: Callable[[Row, Any], CanonicalRow | Sequence[CanonicalRow]]
     open_context: Callable[[Callable[[str, Sequence[str]], list[Path]], Path], None] | None = None
     load_context: Callable[[Path], Any] | None = None
+    keeps_rendered: bool = False  # whether prompts that a chat format wrote are trained on as they are, by default
 
 
 def text_of(raw: Row, column: str, missing_reason: str) -> str:

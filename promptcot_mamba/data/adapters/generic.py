@@ -1,54 +1,54 @@
-"""Any JSONL or Parquet file: a column map says which column is the prompt, the completion, and what else there is."""
+"""Rows of any shape that people use, told by their columns (`data/shapes.py`), or by a map of columns."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from promptcot_mamba.chat_format import extract_question
-from promptcot_mamba.data.adapters.adapter import Adapter, optional_text, text_of
-from promptcot_mamba.data.adapters.promptcot import open_completion
-from promptcot_mamba.data.canonical import DOMAINS, CanonicalRow, UnusableRowError
+from promptcot_mamba.data.adapters.adapter import Adapter
+from promptcot_mamba.data.canonical import DOMAINS, CanonicalRow
+from promptcot_mamba.data.conversation import Reading
+from promptcot_mamba.data.shapes import EXTRA, PAIR, SHAPES, Shape, read_row, recognise
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row
 
 FIELDS = ("prompt", "completion", "domain", "gold", "finish_reason")
-REQUIRED = ("prompt", "completion")
+ANY_SHAPE = tuple(dict.fromkeys(name for shape in SHAPES for name in (*shape.marked, *shape.optional)))
 
 
-def make_generic(columns: Mapping[str, str] | None = None, domain: str = "other") -> Adapter:
-    """An adapter for rows whose columns are named by `columns` (field -> column; a field is its own default).
+def make_generic(
+    columns: Mapping[str, str] | None = None, domain: str | None = None, reading: Reading | None = None
+) -> Adapter:
+    """An adapter for rows whose shape their columns tell; with `columns` (field -> column) for `prompt`, `completion`.
 
-    Rows without a `domain` column are of `domain`. Raises InputError for a field or domain that does not exist.
+    Rows without a `domain` column are of `domain`, None: by the form of their answer. Raises InputError for a field or
+    domain that does not exist.
     """
     columns = dict(columns or {})
+    reading = reading or Reading()
     for field in columns:
         if field not in FIELDS:
             raise InputError(f"columns: unknown field {field!r}; known: {', '.join(FIELDS)}")
-    if domain not in DOMAINS:
+    if domain is not None and domain not in DOMAINS:
         raise InputError(f"domain: unknown domain {domain!r}; known: {', '.join(DOMAINS)}")
-    column = {field: columns.get(field, field) for field in FIELDS}
+    mapped = {field: columns.get(field, field) for field in PAIR.marked} if columns else {}
+    known: dict[tuple[str, ...], Shape] = {}
 
-    def convert(raw: Row, _context: None) -> CanonicalRow:
-        prompt = text_of(raw, column["prompt"], "no_prompt")
-        question = extract_question(prompt)
-        if not question:
-            raise UnusableRowError("no_prompt")
-        own_domain = optional_text(raw, column["domain"])
-        return CanonicalRow(
-            prompt=question,
-            completion=open_completion(prompt, text_of(raw, column["completion"], "no_completion")),
-            domain=own_domain if own_domain in DOMAINS else domain,
-            gold=optional_text(raw, column["gold"]),
-            finish_reason=optional_text(raw, column["finish_reason"]),
-        )
+    def convert(raw: Row, _context: None) -> Sequence[CanonicalRow]:
+        if mapped:
+            return read_row(raw, PAIR, reading, columns, domain)
+        names = tuple(raw)
+        if names not in known:
+            known[names] = recognise(names)
+        return read_row(raw, known[names], reading, None, domain)
 
     return Adapter(
         name="generic",
         repo=None,
         files=("*.parquet", "*.jsonl"),
         # A column the map names must be there; a default one only where the field cannot be missing.
-        columns=tuple(column[field] for field in FIELDS if field in REQUIRED or field in columns),
-        optional=tuple(column[field] for field in FIELDS if field not in REQUIRED and field not in columns),
+        columns=tuple(dict.fromkeys((*mapped.values(), *columns.values()))),
+        optional=tuple(name for name in (*EXTRA, *(() if mapped else ANY_SHAPE)) if name not in columns.values()),
         licence="see its publisher",
         convert=convert,
+        keeps_rendered=True,
     )

@@ -1,13 +1,18 @@
-"""nvidia/OpenCodeReasoning: R1's programs for contest problems, 567,850 + 167,405 rows (CC-BY-4.0).
+"""nvidia/OpenCodeReasoning and -2: R1's programs for contest problems (CC-BY-4.0).
 
-split_1 ships without its questions (`input` is "-"): they are the rows `index` of the `split` of TACO or APPS, as
-the data set's card describes. Those two are read once into one Arrow file that every worker maps.
+The first: 567,850 + 167,405 rows `input, output`. The second: 1,398,166 in Python and 1,174,475 in C++, `question,
+r1_generation`, with a critique of each. split_1 of the first and all of the second ship without their questions ("-"):
+they are the rows `index` of the `split` of TACO, APPS, CodeContests or open-r1/codeforces, as the cards describe. Those
+are read once into one Arrow file that every worker maps.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,12 +24,47 @@ from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row
 
 NO_QUESTION = "-"
-# name in the `dataset` column -> repository, and where each split's files may lie (the first pattern that matches)
+
+
+def _codeforces_question(row: Row) -> str | None:
+    """A problem of open-r1/codeforces, whose parts are columns."""
+    if not row.get("description"):
+        return None
+    parts = [row["description"]]
+    for title, column in (("Input", "input_format"), ("Output", "output_format")):
+        parts += [title, row[column]] if row.get(column) else []
+    for example in row.get("examples") or ():
+        parts += ["Example input", example.get("input") or "", "Example output", example.get("output") or ""]
+    parts += ["Note", row["note"]] if row.get("note") else []
+    return "\n\n".join(parts)
+
+
+@dataclass(frozen=True)
+class QuestionSet:
+    """Where the questions of one published set lie, for each of its splits, and how one is read from a row."""
+
+    repo: str
+    patterns: tuple[str, ...]  # the first that matches; {split} is the split's name
+    splits: tuple[str, ...] = ("train", "test")
+    columns: tuple[str, ...] = ("question",)
+    read: Callable[[Row], str | None] = itemgetter("question")
+
+
+# By the name in the `dataset` column.
 QUESTION_SETS = {
-    "taco": ("BAAI/TACO", ("ALL/{split}-*.parquet", "{split}/*.arrow", "{split}*.parquet", "{split}*.jsonl")),
-    "apps": ("codeparrot/apps", ("{split}.jsonl", "{split}*.parquet", "*/{split}*.parquet")),
-}
-SPLITS = ("train", "test")
+    "taco": QuestionSet(
+        "BAAI/TACO", ("ALL/{split}-*.parquet", "{split}/*.arrow", "{split}*.parquet", "{split}*.jsonl")
+    ),
+    "apps": QuestionSet("codeparrot/apps", ("{split}.jsonl", "{split}*.parquet", "*/{split}*.parquet")),
+    "code_contests": QuestionSet(
+        "deepmind/code_contests", ("data/{split}-*.parquet", "{split}*.parquet", "{split}*.jsonl"),
+        ("train", "valid", "test"), ("description",), itemgetter("description"),
+    ),
+    "open-r1/codeforces": QuestionSet(
+        "open-r1/codeforces", ("data/{split}-*.parquet", "{split}*.parquet", "{split}*.jsonl"), ("train", "test"),
+        ("description", "input_format", "output_format", "examples", "note"), _codeforces_question,
+    ),
+}  # fmt: skip
 BATCH_ROWS = 1024
 QUESTIONS_FILE = "questions.arrow"
 OFFSETS_FILE = "questions.json"
@@ -47,25 +87,27 @@ class QuestionLookup:
         return self._column[start + int(index)].as_py()
 
 
-def _questions(files: Sequence[Path]) -> Iterator[str | None]:
+def _questions(known: QuestionSet, files: Sequence[Path]) -> Iterator[str | None]:
     for file in files:
-        for where, row in iter_rows(whole_file(file), columns=("question",)):
-            if "question" not in row:
-                raise InputError(f"{where}: missing column 'question'; found {', '.join(row)}")
-            yield row["question"]
+        for where, row in iter_rows(whole_file(file), columns=known.columns):
+            if known.columns[0] not in row:
+                raise InputError(f"{where}: missing column {known.columns[0]!r}; found {', '.join(row)}")
+            yield known.read(row)
 
 
-def open_questions(find: Callable[[str, Sequence[str]], list[Path]], folder: Path) -> None:
-    """Write the questions of TACO and APPS to `folder`, in the order their rows have."""
+def open_questions(names: Sequence[str], find: Callable[[str, Sequence[str]], list[Path]], folder: Path) -> None:
+    """Write the questions of these sets to `folder`, in the order their rows have."""
     if (folder / OFFSETS_FILE).exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
     schema, offsets, total = pa.schema([("question", pa.large_string())]), {}, 0
     with pa.OSFile(str(folder / QUESTIONS_FILE), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-        for name, (repo, patterns) in QUESTION_SETS.items():
-            for split in SPLITS:
+        for name in names:
+            known = QUESTION_SETS[name]
+            for split in known.splits:
                 start, batch = total, []
-                for question in _questions(find(repo, [pattern.format(split=split) for pattern in patterns])):
+                files = find(known.repo, [pattern.format(split=split) for pattern in known.patterns])
+                for question in _questions(known, files):
                     batch.append(question)
                     total += 1
                     if len(batch) == BATCH_ROWS:
@@ -76,24 +118,35 @@ def open_questions(find: Callable[[str, Sequence[str]], list[Path]], folder: Pat
     (folder / OFFSETS_FILE).write_text(json.dumps(offsets))
 
 
-def convert(raw: Row, questions: QuestionLookup | None) -> CanonicalRow:
-    question = raw.get("input")
-    if question is None or (isinstance(question, str) and question.strip() in ("", NO_QUESTION)):
+def find_question(raw: Row, column: str, questions: QuestionLookup | None) -> str:
+    """A row's question, looked up where its column holds "-"; raises UnusableRowError if there is none."""
+    question = raw.get(column)
+    if question is not None and not isinstance(question, str):
+        raise InputError(f"column {column!r} must be text, found {type(question).__name__}; did the schema change?")
+    if question is None or question.strip() in ("", NO_QUESTION):
         if "index" not in raw or questions is None:
             raise UnusableRowError("no_prompt")
         question = questions.find(str(raw["dataset"]), str(raw["split"]), str(raw["index"]))
-        if not question or not question.strip():
-            raise UnusableRowError("no_prompt")
-    elif not isinstance(question, str):
-        raise InputError(f"column 'input' must be text, found {type(question).__name__}; did the schema change?")
+    if not question or not question.strip():
+        raise UnusableRowError("no_prompt")
+    return question.strip()
+
+
+def _meta(raw: Row) -> Row:
+    kept = {key: raw[key] for key in ("id", "source", "dataset", "difficulty", "judgement") if raw.get(key) is not None}
+    return kept | ({"licence": raw["license"]} if raw.get("license") else {})
+
+
+def convert(raw: Row, questions: QuestionLookup | None) -> CanonicalRow:
+    question = find_question(raw, "input", questions)
     completion = text_of(raw, "output", "no_completion")
-    meta = {key: raw[key] for key in ("id", "source", "dataset", "difficulty") if raw.get(key) is not None}
-    return CanonicalRow(
-        prompt=question.strip(),
-        completion=completion.strip(),
-        domain="code",
-        meta=meta,
-    )
+    return CanonicalRow(prompt=question, completion=completion.strip(), domain="code", meta=_meta(raw))
+
+
+def convert_2(raw: Row, questions: QuestionLookup | None) -> CanonicalRow:
+    question = find_question(raw, "question", questions)
+    completion = text_of(raw, "r1_generation", "no_completion")
+    return CanonicalRow(prompt=question, completion=completion.strip(), domain="code", meta=_meta(raw))
 
 
 def _split(number: int) -> Adapter:
@@ -106,10 +159,28 @@ def _split(number: int) -> Adapter:
         optional=("id", "source", "license", "difficulty", "solution"),
         licence="CC-BY-4.0",
         convert=convert,
-        open_context=open_questions if joined else None,
+        open_context=partial(open_questions, ("taco", "apps")) if joined else None,
         load_context=QuestionLookup if joined else None,
     )
 
 
 SPLIT_0 = _split(0)
 SPLIT_1 = _split(1)
+
+
+def _second(language: str) -> Adapter:
+    return Adapter(
+        name=f"opencodereasoning2_{language}",
+        repo="nvidia/OpenCodeReasoning-2",
+        files=(f"train/{language}/*.parquet", f"train/{language}/*.jsonl"),
+        columns=("question", "r1_generation", "dataset", "split", "index"),
+        optional=("id", "source", "license", "difficulty", "judgement"),
+        licence="CC-BY-4.0",
+        convert=convert_2,
+        open_context=partial(open_questions, tuple(QUESTION_SETS)),
+        load_context=QuestionLookup,
+    )
+
+
+PYTHON_2 = _second("python")
+CPP_2 = _second("cpp")

@@ -1,4 +1,6 @@
-"""open-thoughts/OpenThoughts2-1M: 1,143,205 maths, code and science traces (Apache-2.0).
+"""open-thoughts/OpenThoughts2-1M and OpenThoughts3-1.2M: maths, code and science traces (Apache-2.0).
+
+The second has 1,143,205 rows by R1; the third 1,200,000 by QwQ-32B, sixteen a question, with a `domain` column.
 
 A row is a conversation of one question and one answer. The trace is marked `<think>`, or by the older pair
 `<|begin_of_thought|>` ... `<|begin_of_solution|>`, which means the same.
@@ -7,8 +9,10 @@ A row is a conversation of one question and one answer. The trace is marked `<th
 from __future__ import annotations
 
 from promptcot_mamba.chat_format import THINK_END, THINK_START, extract_question
+from promptcot_mamba.chat_markup import Turn
 from promptcot_mamba.data.adapters.adapter import Adapter
-from promptcot_mamba.data.canonical import CanonicalRow, UnusableRowError
+from promptcot_mamba.data.canonical import DOMAINS, CanonicalRow, UnusableRowError
+from promptcot_mamba.data.conversation import guess_domain
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row
 
@@ -20,13 +24,10 @@ OLD_MARKERS = {
 }
 QUESTION_SPEAKERS = ("user", "human")
 ANSWER_SPEAKERS = ("assistant", "gpt")
-# Words of the `source` column that tell the domain; the rest is told by the form of the answer.
-MATH_WORDS = ("math", "numina", "olympiad", "aops")
-CODE_WORDS = ("code", "program", "taco", "apps", "leetcode", "golf")
 
 
-def read_turns(raw: Row) -> tuple[str, str]:
-    """The question and the answer of a conversation.
+def read_turns(raw: Row) -> tuple[tuple[Turn, ...], str, str]:
+    """A system turn (none, if it only explains the old markers), the question and the answer of a conversation.
 
     Raises InputError if `conversations` is not a list of {from, value}, UnusableRowError if it is not one exchange.
     """
@@ -44,30 +45,21 @@ def read_turns(raw: Row) -> tuple[str, str]:
         raise UnusableRowError("no_prompt")
     if not answer or not answer.strip():
         raise UnusableRowError("no_completion")
-    return question, answer
-
-
-def guess_domain(source: str, completion: str) -> str:
-    """By the source's name where it tells, else by what stands after the thought."""
-    name = source.lower()
-    for domain, words in (("math", MATH_WORDS), ("code", CODE_WORDS)):
-        if any(word in name for word in words):
-            return domain
-    answer = completion.rpartition(THINK_END)[2]
-    if "\\boxed" in answer:
-        return "math"
-    return "code" if "```" in answer else "other"
+    system = next((turn["value"] for turn in turns if turn["from"] == "system" and turn["value"]), "")
+    is_told = bool(system.strip()) and not any(marker in system for marker in OLD_MARKERS)
+    return (Turn("system", system.strip()),) if is_told else (), question, answer
 
 
 def convert(raw: Row, _context: None) -> CanonicalRow:
-    question, completion = read_turns(raw)
+    history, question, completion = read_turns(raw)
     for old, new in OLD_MARKERS.items():
         completion = completion.replace(old, new)
-    source = raw.get("source") or ""
+    source, domain = raw.get("source") or "", raw.get("domain")
     return CanonicalRow(
         prompt=extract_question(question),
         completion=completion.strip(),
-        domain=guess_domain(source, completion),
+        domain=domain if domain in DOMAINS else "other" if domain else guess_domain(source, completion),
+        history=history,
         meta={"source": source} if source else {},
     )
 
@@ -78,6 +70,16 @@ OPENTHOUGHTS2 = Adapter(
     files=("data/*.parquet", "data/*.jsonl", "*.parquet", "*.jsonl"),
     columns=("conversations",),
     optional=("source", "id"),
+    licence="Apache-2.0",
+    convert=convert,
+)
+
+OPENTHOUGHTS3 = Adapter(
+    name="openthoughts3",
+    repo="open-thoughts/OpenThoughts3-1.2M",
+    files=("data/*.parquet", "data/*.jsonl", "*.parquet", "*.jsonl"),
+    columns=("conversations",),
+    optional=("source", "domain", "difficulty"),
     licence="Apache-2.0",
     convert=convert,
 )

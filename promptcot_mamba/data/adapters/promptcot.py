@@ -1,15 +1,20 @@
 """The PromptCoT releases (MIT): synthesized olympiad problems with a teacher's traces, and our own synthesis output.
 
 PromptCoT-DS-Dataset (about 406 k rows) and PromptCoT-QwQ-Dataset are `prompt, completion`; the prompt is whole chat
-text in the teacher's markers, which are taken off. Our own output is rows as sampling writes them: a problem's keys and
-a `completion` with its `finish_reason`.
+text in the teacher's markers, which are taken off. PromptCoT-2.0-SFT-4.8M (maths and programming) is read by the same
+two columns, which its card does not spell out. Our own output is rows as sampling writes them: a problem's keys and a
+`completion` with its `finish_reason`.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from promptcot_mamba.chat_format import extract_question, with_open_thought
+from promptcot_mamba.chat_markup import find_rendered
 from promptcot_mamba.data.adapters.adapter import Adapter, optional_text, text_of
 from promptcot_mamba.data.canonical import DOMAINS, CanonicalRow, UnusableRowError
+from promptcot_mamba.data.conversation import guess_domain
 from promptcot_mamba.jsonl import Row
 
 GOLD_MARK = "####"
@@ -30,7 +35,7 @@ def convert_release(raw: Row, _context: None) -> CanonicalRow:
         prompt=question,
         completion=open_completion(prompt, completion),
         domain="math",
-        published_prompt=prompt,
+        rendered=find_rendered(prompt),
     )
 
 
@@ -54,6 +59,12 @@ def convert_synthesis(raw: Row, _context: None) -> CanonicalRow:
     )
 
 
+def convert_release_2(raw: Row, context: None) -> CanonicalRow:
+    """PromptCoT 2.0 mixes maths and programming; the form of an answer tells which."""
+    row = convert_release(raw, context)
+    return replace(row, domain=guess_domain("", row.completion))
+
+
 def _release(name: str, repo: str) -> Adapter:
     return Adapter(
         name=name,
@@ -67,6 +78,10 @@ def _release(name: str, repo: str) -> Adapter:
 
 
 PROMPTCOT_DS = _release("promptcot_ds", "xl-zhao/PromptCoT-DS-Dataset")
+PROMPTCOT_2 = replace(
+    _release("promptcot2_sft", "xl-zhao/PromptCoT-2.0-SFT-4.8M"),
+    convert=convert_release_2,
+)
 PROMPTCOT_QWQ = _release("promptcot_qwq", "xl-zhao/PromptCoT-QwQ-Dataset")
 SYNTHESIS = Adapter(
     name="synthesis",

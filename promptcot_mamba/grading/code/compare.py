@@ -3,7 +3,8 @@
 LiveCodeBench (`lcb_runner/evaluation/testing_util.py`): both outputs are stripped, split at newlines, and each line
 stripped; the counts must agree, and each pair of lines must be equal as text or, field by field, as decimal numbers.
 So "6.0" is right for "6", "True" is wrong for "1", and no tolerance is given. Returned values must be `==` to the
-expected JSON value, where a tuple as the whole value counts as a list; so True is right for 1, and 6.0 for 6.
+expected JSON value, where a tuple as the whole value counts as a list; so True is right for 1, and 6.0 for 6, and a
+deque, an array, a set or a generator for no list.
 
 EvalPlus (`evalplus/eval/__init__.py`): equal values are right; where the problem sets a tolerance, or the expected
 value is made of floats (then 1e-6), values of one type and length within it (absolute) plus 1e-7 (relative) are too.
@@ -57,7 +58,7 @@ def same_value(got: Any, expected: Any) -> bool:
     """Whether a returned value is right, by LiveCodeBench's rule. `got` holds built-in types only."""
     try:
         return (list(got) if type(got) is tuple else got) == expected
-    except RecursionError:
+    except (RecursionError, ArithmeticError):  # a signalling NaN
         return False
 
 
@@ -72,7 +73,7 @@ def same_within(got: Any, expected: Any, atol: float) -> bool:
     try:
         if got == expected:
             return True
-    except RecursionError:
+    except (RecursionError, ArithmeticError):
         return False
     if atol == 0 and _all_floats(expected):
         atol = FLOAT_TOLERANCE

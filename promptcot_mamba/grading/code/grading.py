@@ -6,7 +6,9 @@ import hashlib
 import json
 import os
 import queue
+import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -19,6 +21,8 @@ from promptcot_mamba.jsonl import DurableAppender, Row
 from promptcot_mamba.log import get_logger
 
 logger = get_logger(__name__)
+
+FIRST_VERSION = "code-1"  # whose rows do not say so
 
 
 @dataclass(frozen=True)
@@ -39,13 +43,17 @@ class CodeJob:
 
 
 def verdict_key(job: CodeJob, limits: Limits, level: str) -> str:
-    """The hash of all that decides a verdict: program, tests, grader, limits and sandbox level."""
-    parts = [job.code, job.no_code_reason, job.kind, job.tests_md5, GRADER_VERSION, limits.to_row(), level]
+    """The hash of all that decides a verdict: program, tests, grader, Python, limits and sandbox level."""
+    grader = [GRADER_VERSION, *sys.version_info[:2]]
+    parts = [job.code, job.no_code_reason, job.kind, job.tests_md5, grader, limits.to_row(), level]
     return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def read_cache(path: str | Path) -> list[Row]:
-    """Every verdict row. A corrupt line is counted and passed over; its verdict is found again. Nothing is deleted."""
+    """Every verdict row of this grader's version; nothing is deleted.
+
+    Corrupt lines and verdicts of another version are counted and passed over; what they graded is graded again.
+    """
     rows: list[Row] = []
     corrupt = 0
     path = Path(path)
@@ -72,7 +80,12 @@ def read_cache(path: str | Path) -> list[Row]:
         rows.append(row)
     if corrupt:
         logger.warning("%s: %d corrupt lines passed over; what they graded is graded again", path, corrupt)
-    return rows
+    others = Counter(str(row.get("grader_version", FIRST_VERSION)) for row in rows) - Counter(
+        {GRADER_VERSION: len(rows)}
+    )
+    for version, count in others.items():
+        logger.warning("%s: %d verdicts of grader %s, not %s, are left unused", path, count, version, GRADER_VERSION)
+    return [row for row in rows if row.get("grader_version") == GRADER_VERSION]
 
 
 class SandboxPool:
@@ -132,13 +145,15 @@ def grade_jobs(
 ) -> Iterator[tuple[CodeJob, Row]]:
     """Grade jobs and yield `(job, verdict row)` in the jobs' order.
 
-    Verdicts whose key is in the cache are taken from it; every new one is appended there as it is found.
+    Verdicts whose key is in the cache are taken from it; every new one is appended there as it is found, but for those
+    that are not settled: a program that slept too long is tried again.
     Raises InputError if another process writes the cache.
     """
     cached = read_cache(cache_path) if cache_path else []
     known = {row["key"]: row for row in cached}
     keys = [verdict_key(job, pool.limits, pool.label) for job in jobs]
     appender = DurableAppender(cache_path) if cache_path else None
+    unsettled: set[str] = set()
     recorded = {(row["key"], str(row.get("question_id")), row.get("run")) for row in cached}
     try:
         todo = {key: job for key, job in zip(keys, jobs, strict=True) if key not in known}
@@ -153,14 +168,16 @@ def grade_jobs(
         for key, verdict in _grade_all(todo, pool):
             job = todo[key]
             row = {"question_id": job.question_id, "run": job.run, **verdict.to_row()}
-            row |= {"sandbox": pool.label, "benchmark": job.benchmark, "key": key}
+            row |= {"sandbox": pool.label, "benchmark": job.benchmark, "grader_version": GRADER_VERSION, "key": key}
             known[key] = row
-            if appender:
+            if not verdict.settled:
+                unsettled.add(key)
+            elif appender:
                 appender.append(row)
                 recorded.add((key, job.question_id, job.run))
         for key, job in zip(keys, jobs, strict=True):
             row = {**known[key], "question_id": job.question_id, "run": job.run}
-            if appender and (key, job.question_id, job.run) not in recorded:
+            if appender and key not in unsettled and (key, job.question_id, job.run) not in recorded:
                 appender.append(row)  # the same program, sampled once more
                 recorded.add((key, job.question_id, job.run))
             yield job, row

@@ -21,7 +21,15 @@ from typing import Any
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.code import compare as code_compare
 from promptcot_mamba.grading.code import values as code_values
-from promptcot_mamba.grading.code.tests import CodeVerdict, TestResult, collect, returned_value
+from promptcot_mamba.grading.code.tests import (
+    CodeVerdict,
+    TestResult,
+    collect,
+    foreign_kind,
+    returned_value,
+    show,
+)
+from promptcot_mamba.grading.code.unfenced import define_pattern
 from promptcot_mamba.grading.sandbox.sandbox import Limits, Sandbox
 from promptcot_mamba.jsonl import Row
 
@@ -77,8 +85,7 @@ def read_problem(row: Row, where: str) -> FunctionProblem:
 
 def assemble_program(problem: FunctionProblem, code: str) -> Row:
     """A job's `before` and `code`: a whole function runs below the head's imports and helpers, a bare body in it."""
-    name = re.escape(problem.entry)
-    if re.search(rf"^(?:async\s+)?def\s+{name}\b|^{name}\s*(?::[^=\n]+)?=", code, re.MULTILINE):
+    if define_pattern(problem.entry).search(code):
         return {"before": problem.before, "code": code}
     body = code if code.lstrip("\n")[:1].isspace() else textwrap.indent(code, "    ")
     return {"before": "", "code": f"{problem.head.rstrip()}\n{body}"}
@@ -103,12 +110,14 @@ def _compare_all(
 ) -> Iterator[TestResult]:
     job = call_row(problem, code, b"")
     for args, right_value in zip(inputs, expected, strict=True):
-        outcome = sandbox.run({**job, "args": code_values.encode_value(args).decode()})
-        value, failed = returned_value(outcome, len(code_values.encode_value(right_value)))
-        if failed is None:
-            right = is_right(problem, args, value, right_value)
-            failed = TestResult("right" if right else "wrong_answer", outcome.cpu_seconds)
-        yield failed
+        given, right = code_values.encode_value(args).decode(), code_values.encode_value(right_value).decode()
+        outcome = sandbox.run({**job, "args": given})
+        value, result = returned_value(outcome, len(right))
+        if result is None:
+            passed = is_right(problem, args, value, right_value)
+            detail = "" if passed else foreign_kind(value)
+            result = TestResult("right" if passed else "wrong_answer", outcome.cpu_seconds, detail)
+        yield result if result.passed else show(result, given, right, outcome.result)
 
 
 def is_right(problem: FunctionProblem, args: list[Any], value: Any, expected: Any) -> bool:

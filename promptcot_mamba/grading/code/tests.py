@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,11 @@ from promptcot_mamba.grading.sandbox.sandbox import Outcome, Sandbox
 from promptcot_mamba.jsonl import Row
 
 # Raised whenever a verdict could change: cached verdicts of another version are not used.
-GRADER_VERSION = "code-1"
+GRADER_VERSION = "code-2"
 
 FAR_LONGER, SHORT = 8, 65536
+MAX_SHOWN = 200  # characters of a failed test's input and outputs
+MAX_KIND = 60  # characters of a type's name, which a program may choose
 SAMPLE_INPUT = re.compile(r"^Sample Input(?: (\d+))?[ \t]*$", re.MULTILINE)
 SAMPLE_OUTPUT = re.compile(r"^Sample Output(?: (\d+))?[ \t]*$", re.MULTILINE)
 
@@ -43,13 +45,17 @@ class TestSet:
 
 @dataclass(frozen=True)
 class TestResult:
-    """One test's end: right, wrong_answer, no_value, or a sandbox's reason."""
+    """One test's end: right, wrong_answer, no_value, or a sandbox's reason. `settled` is False for a time-out of a
+    program that had CPU seconds left: another day it may end otherwise. `shown` is, of a test that is not passed, the
+    beginning of its `input`, of what was `expected` and of what the program `got` to."""
 
     __test__ = False
 
     reason: str
     seconds: float
     detail: str = ""
+    settled: bool = True
+    shown: Row = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -69,11 +75,17 @@ class CodeVerdict:
     def seconds(self) -> float:
         return sum(test.seconds for test in self.tests)
 
+    @property
+    def settled(self) -> bool:
+        return all(test.settled for test in self.tests)
+
     def to_row(self) -> Row:
         details = {str(index): test.detail for index, test in enumerate(self.tests) if test.detail}
+        failed = next(({"test": index, **test.shown} for index, test in enumerate(self.tests) if not test.passed), None)
         return {
             "passed": self.passed,
             "reason": self.reason,
+            "failed": failed,
             "tests": [test.reason for test in self.tests],
             "test_seconds": [round(test.seconds, 4) for test in self.tests],
             "total_tests": self.total,
@@ -160,13 +172,14 @@ def failure(outcome: Outcome) -> TestResult | None:
     """
     if outcome.reason is None:
         return None
-    return TestResult(outcome.reason, outcome.cpu_seconds, outcome.detail)
+    return TestResult(outcome.reason, outcome.cpu_seconds, outcome.detail, settled=outcome.settled)
 
 
 def run_stdin_test(sandbox: Sandbox, code: str, given: str, expected: str) -> TestResult:
     outcome = sandbox.run({"mode": "stdin", "code": code, "prelude": True}, given.encode("utf-8", "surrogatepass"))
     right = code_compare.same_output(outcome.stdout, expected)
-    return failure(outcome) or TestResult("right" if right else "wrong_answer", outcome.cpu_seconds)
+    result = failure(outcome) or TestResult("right" if right else "wrong_answer", outcome.cpu_seconds)
+    return result if result.passed else show(result, given, expected, outcome.stdout)
 
 
 def call_job(code: str, entry: str, args: list[Any] | tuple[Any, ...]) -> Row:
@@ -199,9 +212,25 @@ def run_call_test(sandbox: Sandbox, code: str, entry: str, given: str, expected:
     outcome = sandbox.run(call_job(code, entry, args))
     value, failed = returned_value(outcome, len(expected))
     if failed:
-        return failed
-    right = code_compare.same_value(value, json.loads(expected))
-    return TestResult("right" if right else "wrong_answer", outcome.cpu_seconds)
+        return show(failed, given, expected, outcome.result)
+    if code_compare.same_value(value, json.loads(expected)):
+        return TestResult("right", outcome.cpu_seconds)
+    wrong = TestResult("wrong_answer", outcome.cpu_seconds, foreign_kind(value))
+    return show(wrong, given, expected, outcome.result)
+
+
+def show(result: TestResult, given: str, expected: str, got: bytes) -> TestResult:
+    """The result of a failed test with the beginnings of its input, the right answer and the given one."""
+    text = got[: 4 * MAX_SHOWN].decode("utf-8", "replace")
+    beginnings = {"input": given[:MAX_SHOWN], "expected": expected[:MAX_SHOWN], "got": text[:MAX_SHOWN]}
+    return replace(result, shown=beginnings)
+
+
+def foreign_kind(value: Any) -> str:
+    """What to say of a wrong value that is no data."""
+    return (
+        f"returned a {value.kind[:MAX_KIND]}, which equals no value" if isinstance(value, code_values.Foreign) else ""
+    )
 
 
 def run_tests(sandbox: Sandbox, code: str, tests: TestSet, stop_early: bool = True) -> CodeVerdict:

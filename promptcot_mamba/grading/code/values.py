@@ -1,7 +1,9 @@
 """Python values as bytes, strictly typed, written without calling any method a program could have defined.
 
-Only the built-in data types travel. An instance of a subclass (a Counter, a namedtuple, an IntEnum, or an object
-made to lie about equality) is read through the built-in type it extends, so what arrives is its content alone.
+Built-in data types travel as themselves, and Decimal and Fraction, which equal plain numbers. An instance of a
+subclass (a Counter, a namedtuple, an IntEnum, or an object made to lie about equality) is read through the type it
+extends, so what arrives is its content alone; numpy's and sympy's scalars are read as Python's. Anything else arrives
+as `Foreign`, which equals nothing: a deque, an array or a generator is no list, in Python as in LiveCodeBench.
 Lists and plain scalars are JSON's own; everything else is an object with one key, its type's name.
 """
 
@@ -9,16 +11,45 @@ from __future__ import annotations
 
 import json
 import sys
+import types
+from array import array
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from itertools import islice
 from typing import Any
 
 MAX_PLAIN_INT = 1 << 63  # larger ones travel in hexadecimal: decimal conversion is quadratic, and limited by Python
 MAX_DEPTH = 200
+MAX_FOREIGN_ITEMS = 100_000  # of a deque, an array or a generator; one that goes on is sent without its items
 
 PLAIN = frozenset((int, str, float, bool, type(None)))
+SEQUENCES = (deque, range, array, type({}.keys()), type({}.values()), type({}.items()))
+ITERATORS = (types.GeneratorType, map, filter, zip, enumerate, reversed, type(iter([])), type(iter(())))
 
 
 class ValueRefusedError(Exception):
-    """A value of a type that does not travel, or bytes that are not a value."""
+    """Bytes that are not a value."""
+
+
+class _TooDeepError(Exception):
+    """A cycle, or nested deeper than any expected value."""
+
+
+@dataclass(frozen=True, eq=False)  # equal to nothing but itself
+class Foreign:
+    """A value that is no data: its type's name, and its items where it is a built-in sequence or iterator."""
+
+    kind: str
+    items: tuple[Any, ...] = ()
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
 
 
 def _base_type(kind: type) -> type | None:
@@ -65,24 +96,57 @@ READERS = {
     frozenset: lambda value, depth: {"frozenset": [_encode(item, depth) for item in frozenset.__iter__(value)]},
     bytes: lambda value, depth: {"bytes": bytes.hex(value)},
     complex: lambda value, depth: {"complex": [complex.real.__get__(value), complex.imag.__get__(value)]},
+    Decimal: lambda value, depth: {"decimal": Decimal.__str__(value)},
+    Fraction: lambda value, depth: {"fraction": [hex(value._numerator), hex(value._denominator)]},
 }
 
 
 def _encode(value: Any, depth: int) -> Any:
     if depth > MAX_DEPTH:
-        raise ValueRefusedError("value nested too deeply")
+        raise _TooDeepError
     base = _base_type(type(value))
     if base is not None:
         return READERS[base](value, depth + 1)
+    scalar = _library_scalar(value)
+    if scalar is not None:
+        return _encode(scalar, depth + 1)
+    items = _foreign_items(value)
+    return _foreign(value, [_encode(item, depth + 1) for item in items] if len(items) <= MAX_FOREIGN_ITEMS else ())
+
+
+def _library_scalar(value: Any) -> Any:
+    """A numpy scalar or array of no dimension, or a sympy Integer, as Python's own; numpy.int64 extends no int."""
+    numpy, sympy = sys.modules.get("numpy"), sys.modules.get("sympy")
+    if numpy is not None and type(value) in set(numpy.sctypeDict.values()):
+        return numpy.generic.item(value)
+    if numpy is not None and type(value) is numpy.ndarray and value.ndim == 0:
+        return numpy.ndarray.item(value)
+    if sympy is not None and issubclass(type(value), sympy.Integer):
+        return value.p
+    return None
+
+
+def _foreign_items(value: Any) -> list[Any]:
+    """What a built-in sequence, iterator or numpy array holds, up to one more than travel."""
+    if type(value) in SEQUENCES or type(value) in ITERATORS:
+        return list(islice(value, MAX_FOREIGN_ITEMS + 1))
     numpy = sys.modules.get("numpy")
-    if numpy is not None and type(value) in set(numpy.sctypeDict.values()):  # numpy.int64 does not extend int
-        return _encode(numpy.generic.item(value), depth + 1)
-    raise ValueRefusedError(f"a value of type {type(value).__name__} is not data")
+    if numpy is not None and type(value) is numpy.ndarray and value.size <= MAX_FOREIGN_ITEMS:
+        return numpy.ndarray.tolist(value)
+    return []
+
+
+def _foreign(value: Any, items: Any) -> Any:
+    return {"foreign": [type.__dict__["__name__"].__get__(type(value)), list(items)]}
 
 
 def encode_value(value: Any) -> bytes:
-    """Serialise a value. Raises ValueRefusedError for other types than data, and for cycles and deep nests."""
-    return json.dumps(_encode(value, 0), separators=(",", ":")).encode("ascii")
+    """Serialise a value; one that holds itself, or is nested too deeply, as a `Foreign`."""
+    try:
+        plain = _encode(value, 0)
+    except _TooDeepError:
+        plain = _foreign(value, ())
+    return json.dumps(plain, separators=(",", ":")).encode("ascii")
 
 
 def _decode_tag(pairs: list[tuple[str, Any]]) -> Any:
@@ -91,7 +155,7 @@ def _decode_tag(pairs: list[tuple[str, Any]]) -> Any:
     ((tag, body),) = pairs
     try:
         return DECODERS[tag](body)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, ArithmeticError) as error:
         raise ValueRefusedError(f"malformed value ({type(error).__name__})") from None
 
 
@@ -103,6 +167,9 @@ DECODERS = {
     "frozenset": frozenset,
     "bytes": bytes.fromhex,
     "complex": lambda body: complex(*body),
+    "decimal": Decimal,
+    "fraction": lambda body: Fraction(int(body[0], 16), int(body[1], 16)),
+    "foreign": lambda body: Foreign(str(body[0]), tuple(body[1])),
 }
 
 

@@ -6,6 +6,7 @@ function calls, the returned value's content. It never holds an expected output,
 
 from __future__ import annotations
 
+import _sitebuiltins
 import atexit
 import builtins
 import contextlib
@@ -25,6 +26,7 @@ from types import ModuleType
 from typing import Any
 
 from promptcot_mamba.grading.code import values as code_values
+from promptcot_mamba.grading.sandbox.source import MAIN_FUNCTION, compile_program, compile_source
 
 # Exit statuses that say why a program ended. A program may forge them, to its own loss only.
 STATUS_EXCEPTION, STATUS_MEMORY, STATUS_SYNTAX = 201, 202, 203
@@ -58,13 +60,25 @@ def make_prelude() -> dict[str, Any]:
     return names
 
 
-LAST_NAME = "__prelude__"  # what a program defines stands behind this name in its namespace
+# The interpreter runs without `site`, which gives every program these.
+for _name in ("exit", "quit"):
+    setattr(builtins, _name, _sitebuiltins.Quitter(_name, "Ctrl-D (i.e. EOF)"))
+
+OWN_PACKAGE, OWN_FOLDER = "promptcot_mamba", __file__.rpartition("/")[0]
+
+LAST_NAME = MAIN_FUNCTION  # what a program defines stands behind this name in its namespace
 # Made before the fork and never copied: touching 600 objects costs a process half a millisecond of page faults.
 MODULES = {prelude: ModuleType("program") for prelude in (True, False)}
 PRELUDE = make_prelude()
 MODULES[True].__dict__.update(PRELUDE)
 for _module in MODULES.values():
     _module.__dict__.update({"__builtins__": builtins, LAST_NAME: None})
+
+
+def hide_own_modules() -> None:
+    """Make this package look not installed, like every other that is not offered."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == OWN_PACKAGE]:
+        del sys.modules[name]
 
 
 def set_limits(limits: dict[str, int]) -> None:
@@ -107,7 +121,7 @@ def new_namespace(name: str, prelude: bool) -> dict[str, Any]:
     module = MODULES[prelude]
     sys.modules[name] = module
     names = module.__dict__
-    names["__name__"] = name
+    names |= {"__name__": name, "__file__": sys.argv[0]}
     if prelude:
         names |= {"stdin": sys.stdin, "stdout": sys.stdout, "stderr": sys.stderr, "argv": sys.argv}
     return names
@@ -124,12 +138,10 @@ def forget_names() -> None:
 
 def call_function(names: dict[str, Any], entry: str, args: list[Any], in_class: bool) -> Any:
     """Call the program's function, or the method of its `Solution`; `operator.add` is no answer to "write add"."""
-    if in_class:
-        return getattr(names["Solution"](), entry)(*args)
-    function = names[entry]
-    if function is PRELUDE.get(entry):
-        raise NameError(f"name {entry!r} is not defined by the program")
-    return function(*args)
+    wanted = "Solution" if in_class else entry
+    if wanted not in names or names[wanted] is PRELUDE.get(wanted):
+        raise NameError(f"name {wanted!r} is not defined by the program")
+    return getattr(names["Solution"](), entry)(*args) if in_class else names[entry](*args)
 
 
 def write_result(fd: int, data: bytes) -> None:
@@ -161,12 +173,12 @@ def run_job(job: dict[str, Any]) -> None:
     """Run what a job says; `mode` is stdin, call, batch or check."""
     code, mode = job["code"], job["mode"]
     if mode == "stdin":
-        exec(compile(code, "<program>", "exec"), new_namespace("__main__", job["prelude"]))
+        exec(compile_program(code), new_namespace("__main__", job["prelude"]))
         return
     args = code_values.decode_value(job["args"].encode()) if "args" in job else []
     names = new_namespace("solution", job["prelude"])
-    exec(compile(job.get("before", ""), "<head>", "exec"), names)
-    exec(compile(code, "<program>", "exec"), names)
+    exec(compile_source(job.get("before", ""), "<head>"), names)
+    exec(compile_source(code), names)
     if mode == "call":
         value = call_function(names, job["entry"], args, job["in_class"])
         write_result(RESULT_FD, code_values.encode_value(value))
@@ -175,7 +187,7 @@ def run_job(job: dict[str, Any]) -> None:
             value = call_function(names, job["entry"], one, False)
             write_result(RESULT_FD, code_values.encode_value(value) + b"\n")
     elif mode == "check":
-        exec(compile(job["check"], "<check>", "exec"), names)
+        exec(compile_source(job["check"], "<check>"), names)
         random.seed(0)  # one check draws its inputs at random
         names["check"](RemoteCandidate(RESULT_FD + 1, RESULT_FD + 2))
         write_result(RESULT_FD, b"true")
@@ -210,8 +222,15 @@ def run_and_exit(job_bytes: bytes) -> None:
 
 
 def flush_streams(*streams: Any) -> None:
+    """Flush what is open, by methods only: a program may have changed the builtins."""
     for stream in streams:
-        if stream is not None and not getattr(stream, "closed", False):
+        if stream is None:
+            continue
+        try:
+            closed = stream.closed
+        except AttributeError:
+            closed = False
+        if not closed:
             stream.flush()
 
 
@@ -226,9 +245,12 @@ def _exit_status(code: Any) -> int:
 
 
 def _report(error: BaseException) -> int:
-    """Print a traceback as the interpreter would, and return the status that tells the kind of error."""
+    """Print a traceback as the interpreter would, without our frames, and return the status that tells the error."""
     with contextlib.suppress(BaseException):
-        traceback.print_exception(error, limit=-5, file=sys.__stderr__)
+        frames = error.__traceback__
+        while frames is not None and frames.tb_frame.f_code.co_filename.startswith(OWN_FOLDER):
+            frames = frames.tb_next
+        traceback.print_exception(error.with_traceback(frames), limit=-5, file=sys.__stderr__)
         sys.__stderr__.flush()
     if issubclass(type(error), MemoryError):
         return STATUS_MEMORY

@@ -3,9 +3,9 @@
     with Sandbox() as sandbox:
         outcome = sandbox.run({"mode": "stdin", "code": code, "prelude": True}, stdin=b"1 2\n")
 
-What it stops, what it does not, and its levels stand in docs/sandbox.md. The files: `sandbox_server` forks and
-watches, `sandbox_child` runs the program, `sandbox_namespaces`, `sandbox_landlock` and `sandbox_seccomp` lock it
-down. This module is the trusted side; nothing it knows of expected outputs goes to the other.
+What it stops, what it does not, and its levels stand in docs/sandbox.md. The files: `server` forks and watches, `child`
+runs the program, `libraries` says what it may import, `outcome` how it ended, `namespaces`, `landlock` and `seccomp`
+lock it down. This module is the trusted side; nothing it knows of expected outputs goes to the other.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import importlib.util
 import json
 import os
 import select
-import signal
 import socket
 import subprocess
 import sys
@@ -24,12 +23,12 @@ import sysconfig
 import tempfile
 import weakref
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.grading.sandbox import child
+from promptcot_mamba.grading.sandbox.libraries import OFFERED, wanted_modules
+from promptcot_mamba.grading.sandbox.outcome import MIB, Limits, Outcome, SandboxBrokenError, judge_ending
 from promptcot_mamba.log import log_once
 
 LEVELS = {
@@ -41,72 +40,21 @@ SAFE_LEVELS = ("namespaces", "landlock")
 
 ROOT = Path(__file__).resolve().parents[3]
 START_SECONDS, STOP_SECONDS = 120.0, 5.0
-GRACE_SECONDS = 30.0  # how much longer than a test's wall limit its server may take to answer
-# Third-party packages that contest programs may import where they are installed; the rest stays unreadable.
-PACKAGES = ("numpy", "numpy.libs", "scipy", "scipy.libs", "sortedcontainers", "networkx", "sympy", "mpmath")
+GRACE_SECONDS = 60.0  # how much longer than a test may take its server may take to answer
+# What the offered packages (`libraries.OFFERED`) read beside themselves.
+BINARIES = ("numpy.libs", "scipy.libs")
 SYSTEM_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib")
 FILES = ("/etc/ld.so.cache", "/etc/localtime")
 ZONES = "/usr/share/zoneinfo"
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
-MIB = 1 << 20
 SERVER_CODE = (
     "import sys, json; sys.path.insert(0, {root!r}); "
     "from promptcot_mamba.grading.sandbox.server import main; main(json.loads({config!r}), {root!r})"
 )
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What one test may use. LiveCodeBench gives a test 6 s of wall time; here they are seconds of CPU time, so that
-    a busy machine changes no verdict, and the wall limit only ends programs that sleep."""
-
-    cpu_seconds: int = 6
-    wall_seconds: float = 15.0
-    memory_mb: int = 4096
-    output_mb: int = 32  # of each file a program writes, its standard output among them
-    disk_mb: int = 64
-    files: int = 256
-    threads: int = 64
-
-    def to_request(self) -> dict[str, Any]:
-        return {
-            "cpu_seconds": self.cpu_seconds,
-            "wall_seconds": self.wall_seconds,
-            "memory_bytes": self.memory_mb * MIB,
-            "file_bytes": self.output_mb * MIB,
-            "disk_bytes": self.disk_mb * MIB,
-            "files": self.files,
-            "threads": self.threads,
-        }
-
-    def to_row(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended. `reason` is None where the program ended by itself, whatever its exit code.
-
-    Else: timeout, memory, output_limit, disk, threads, syntax_error, runtime_error (an exception that travelled out),
-    crash (a signal). `detail` quotes the program's last words, which may say anything.
-    """
-
-    reason: str | None
-    exit_code: int
-    stdout: bytes
-    result: bytes
-    detail: str
-    cpu_seconds: float
-    wall_seconds: float
-    peak_bytes: int
-
-
 class SandboxRefusedError(InputError):
     """The kernel does not allow the level of isolation asked for."""
-
-
-class SandboxBrokenError(RuntimeError):
-    """The fork server ended or stopped answering."""
 
 
 def readable_paths() -> list[tuple[str, str]]:
@@ -118,9 +66,7 @@ def readable_paths() -> list[tuple[str, str]]:
     libraries |= set(SYSTEM_LIBRARIES) | {ZONES}
     found = [(path, "code") for path in libraries] + [(path, "file") for path in FILES]
     for site in _site_folders():
-        found.append((str(site), "list"))
-        for name in PACKAGES:
-            found += [(str(path), "code") for path in (site / name, site / f"{name}.py")]
+        found += [(str(site / name), "code") for name in (*OFFERED, *BINARIES)]
     found += [(path, "device") for path in DEVICES]
     return [(os.path.realpath(path) if kind != "code" else path, kind) for path, kind in found if Path(path).exists()]
 
@@ -187,7 +133,7 @@ class Sandbox:
 
     def __init__(self, level: str | None = None, limits: Limits | None = None, unsafe: bool = False):
         self.limits = limits or Limits()
-        self._companion: Sandbox | None = None
+        self._others: dict[str, Sandbox] = {}
         if level is not None and (level not in LEVELS or (level not in SAFE_LEVELS and not unsafe)):
             raise InputError(f"--sandbox {level}: expected {' or '.join(SAFE_LEVELS)}; or pass --unsafe")
         refusals = []
@@ -214,7 +160,7 @@ class Sandbox:
             "base": base.name,
             "readable": readable_paths(),
             "disk_bytes": 2 * self.limits.disk_mb * MIB,
-            "sys_path": [str(folder) for folder in _site_folders()],
+            "site": [str(folder) for folder in _site_folders()],
         }
         code = SERVER_CODE.format(root=str(ROOT), config=json.dumps(config))
         environment = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0", "PYTHONUTF8": "1"}
@@ -245,8 +191,10 @@ class Sandbox:
         return json.loads(data)
 
     def run(self, job: dict[str, Any], stdin: bytes = b"", limits: Limits | None = None) -> Outcome:
-        """Run one job (see `sandbox_child.run_job`) in a fresh process, with real files for its standard streams."""
-        return self._run(job, stdin, limits or self.limits, None)
+        """Run one job (see `child.run_job`) in a fresh process, with real files for its standard streams."""
+        modules = wanted_modules(job["code"])
+        sandbox = self._other("libraries") if modules else self
+        return sandbox._run({**job, "modules": modules}, stdin, limits or self.limits, None)
 
     def run_check(self, job: dict[str, Any], answer: Callable[[bytes], bytes | None], limits: Limits) -> Outcome:
         """Run a trusted `check(candidate)`; each call of its candidate is answered by `answer(encoded arguments)`."""
@@ -264,7 +212,7 @@ class Sandbox:
             fds.append(keep(_sealed_file("job", json.dumps(job).encode())))
             if job["mode"] != "stdin":
                 fds.append(keep(os.memfd_create("result", os.MFD_CLOEXEC)))
-            request = json.dumps(limits.to_request()).encode()
+            request = json.dumps({**limits.to_request(), "modules": job.get("modules", [])}).encode()
             if answer is None:
                 socket.send_fds(self._socket, [request], fds)
             else:
@@ -275,7 +223,7 @@ class Sandbox:
                 os.close(their_out)
                 os.close(their_in)
                 self._answer_calls(calls_out, calls_in, answer)
-            reply = self._receive(limits.wall_seconds + GRACE_SECONDS)
+            reply = self._receive(limits.patience_seconds + GRACE_SECONDS)
             result = _contents(fds[4]) if len(fds) > 4 else b""
             stdout = _contents(fds[1])
             return judge_ending(reply, stdout, result, _contents(fds[2], 400), limits)
@@ -302,43 +250,22 @@ class Sandbox:
     @property
     def companion(self) -> Sandbox:
         """A second sandbox of the same level, for trusted code that holds expected values; started when first used."""
-        if self._companion is None:
-            self._companion = Sandbox(self.level, self.limits, unsafe=True)
-        return self._companion
+        return self._other("companion")
+
+    def _other(self, purpose: str) -> Sandbox:
+        """Another server of the same level: what it has imported makes its forks dearer, and is no other's cost."""
+        if purpose not in self._others:
+            self._others[purpose] = Sandbox(self.level, self.limits, unsafe=True)
+        return self._others[purpose]
 
     def close(self) -> None:
         """End the fork server, and with it everything that runs below it."""
         self._closer()
-        if self._companion is not None:
-            self._companion.close()
+        for other in self._others.values():
+            other.close()
 
     def __enter__(self) -> Sandbox:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-def judge_ending(reply: dict[str, Any], stdout: bytes, result: bytes, stderr: bytes, limits: Limits) -> Outcome:
-    """Why a run ended, from what the server saw. Raises SandboxBrokenError if the test could not be locked down."""
-    status, killed = reply["status"], reply["killed"]
-    words = stderr.decode("utf-8", "replace").strip().splitlines()
-    detail = words[-1][:200] if words else ""
-    if reply["refused"] is not None:
-        raise SandboxBrokenError(f"a process could not be locked down: {reply['refused'] or 'it ended too soon'}")
-    reasons = {
-        child.STATUS_EXCEPTION: "runtime_error",
-        child.STATUS_MEMORY: "memory",
-        child.STATUS_SYNTAX: "syntax_error",
-    }
-    if killed:
-        reason = killed
-    elif reply["cpu_seconds"] > limits.cpu_seconds or status == -signal.SIGXCPU:
-        reason = "timeout"
-    elif status == -signal.SIGXFSZ or max(len(stdout), len(result)) >= limits.output_mb * MIB:
-        reason = "output_limit"
-    else:
-        reason = "crash" if status < 0 else reasons.get(status)
-    return Outcome(
-        reason, status, stdout, result, detail, reply["cpu_seconds"], reply["wall_seconds"], reply["peak_bytes"]
-    )

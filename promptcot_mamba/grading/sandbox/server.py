@@ -3,7 +3,8 @@
 It is started fresh (`python -c`), with an empty environment, and is never told what a test expects: jobs pass
 through it as sealed files that only the forked process reads. One request at a time comes over a packet socket.
 
-    request   JSON limits, with descriptors: stdin, stdout, stderr, job [, result [, calls out, calls in]]
+    request   JSON limits and modules to import first, with descriptors: stdin, stdout, stderr, job [, result
+              [, calls out, calls in]]
     reply     JSON: wait status, CPU and wall seconds, peak memory, and what the server killed it for, if it did
 """
 
@@ -24,9 +25,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from promptcot_mamba.grading.sandbox import child, landlock, namespaces, seccomp
+from promptcot_mamba.grading.sandbox import child, landlock, libraries, namespaces, seccomp
 
-WATCH_SECONDS = 0.05  # how often threads and files of a running program are counted
+WATCH_SECONDS = 0.05  # how often a running program's threads and files are looked at
+RUNNING = frozenset((b"R", b"D"))  # the states of a thread that runs, waits for a core, or for a page or a disk
+STATE, THREADS = 0, 17  # fields of /proc/PID/stat behind the name
 MAX_FDS = 8
 MAX_PACKET = 4096
 READY = b"ready"
@@ -35,7 +38,6 @@ THREAD_STACK_BYTES = 8 << 20
 OWN_FOLDER = "/box"  # the programs' tmpfs, in a root of our own
 OWN_FOLDER_INODES = 4096
 
-# Modules warm in every program's process: what contest programs import, and what the harness needs.
 # Modules warm in every program's process: what contest programs import. Each more makes every fork dearer.
 WARM = (
     "array", "bisect", "cmath", "contextlib", "copy", "dataclasses", "decimal", "enum", "fractions", "itertools",
@@ -53,6 +55,7 @@ class Server:
         self.abi = 0
         self.ruleset = -1
         self.folder = Path(config["base"]) / "box"  # the running program's own
+        self.modules_at_start = self.bytes_at_start = 0
 
     def enter_level(self) -> None:
         """Reach the level asked for, or raise OSError."""
@@ -82,7 +85,6 @@ class Server:
         """Landlock's rules, the same for every program: the readable paths and the one folder to write in."""
         granted = {
             "code": landlock.READ_CODE,
-            "list": landlock.READ_DIR,
             "file": landlock.READ_FILE,
             "device": landlock.READ_FILE | landlock.WRITE_FILE,
         }
@@ -94,6 +96,12 @@ class Server:
                 landlock.allow_beneath(self.libc, ruleset, self.abi, fd, rights)
                 os.close(fd)
         return ruleset
+
+    def grown_bytes(self) -> int:
+        """What this server has imported for programs since it was warm: no program's memory."""
+        if len(sys.modules) == self.modules_at_start:
+            return 0
+        return address_space() - self.bytes_at_start
 
     def become_test(self, request: dict[str, Any], fds: list[int], ready: int) -> bytes:
         """In the forked process: everything up to the program itself. Returns the job.
@@ -121,6 +129,9 @@ class Server:
             if not data:
                 return None
             request = json.loads(data)
+            if request["modules"]:
+                libraries.warm_modules(request["modules"])
+            request["memory_bytes"] += self.grown_bytes()
             started = time.monotonic()
             is_ready, ready = os.pipe()
             pid = os.fork()
@@ -141,8 +152,13 @@ class Server:
             self.socket.send(json.dumps(reply).encode())
 
     def watch(self, pid: int, request: dict[str, Any]) -> dict[str, Any]:
-        """Wait for a process; kill it at its wall limit, or if it has too many threads or too much on disk."""
-        deadline = time.monotonic() + request["wall_seconds"]
+        """Wait for a process; kill it once it was blocked for its wall limit, or has too many threads or files.
+
+        Whatever a busy machine takes from a program, the program is running or waiting for a core meanwhile: only time
+        in which none of its threads is counts.
+        """
+        started = last = time.monotonic()
+        blocked = 0.0
         killed = None
         pidfd = os.pidfd_open(pid)
         while killed is None:
@@ -151,9 +167,15 @@ class Server:
                 break
             if heard:  # the grader is gone: nothing else comes while a program runs
                 os._exit(1)
-            if time.monotonic() > deadline:
-                killed = "timeout"
-            elif self.count_threads(pid) > request["threads"]:
+            now = time.monotonic()
+            threads, runs = look_at(pid)
+            blocked += 0.0 if runs else now - last
+            last = now
+            if blocked > request["wall_seconds"]:
+                killed = "blocked"
+            elif now - started > request["patience_seconds"]:
+                killed = "starved"
+            elif threads > request["threads"]:
                 killed = "threads"
             elif not within(self.folder, request["disk_bytes"], request["files"]):
                 killed = "disk"
@@ -168,11 +190,22 @@ class Server:
             "killed": killed,
         }
 
-    def count_threads(self, pid: int) -> int:
-        try:
-            return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[17])
-        except (OSError, IndexError):  # it ended meanwhile
-            return 0
+
+def look_at(pid: int) -> tuple[int, bool]:
+    """How many threads a process has, and whether one of them runs or waits for a core."""
+    try:
+        fields = stat_fields(Path(f"/proc/{pid}/stat"))
+        threads = int(fields[THREADS])
+        if fields[STATE] in RUNNING:
+            return threads, True
+        tasks = Path(f"/proc/{pid}/task").iterdir() if threads > 1 else ()
+        return threads, any(stat_fields(task / "stat")[STATE] in RUNNING for task in tasks)
+    except (OSError, IndexError):  # it, or one of its threads, ended meanwhile
+        return 0, True
+
+
+def stat_fields(path: Path) -> list[bytes]:
+    return path.read_bytes().rpartition(b")")[2].split()
 
 
 def empty_folder(folder: Path) -> None:
@@ -212,6 +245,11 @@ def warm_up(libc: ctypes.CDLL) -> None:
     gc.disable()
 
 
+def address_space() -> int:
+    """Bytes of this process's address space, which is what RLIMIT_AS bounds."""
+    return int(Path("/proc/self/statm").read_bytes().split()[0]) * resource.getpagesize()
+
+
 def reap_until_server_ends(pid: int) -> None:
     """The outer process of a process namespace only waits for the inner one."""
     _, status = os.waitpid(pid, 0)
@@ -229,7 +267,8 @@ def main(config: dict[str, Any], root: str) -> None:
     server = Server(config, sock)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("900")  # when memory ends, a test dies first
-    sys.path[:] = [path for path in sys.path if path not in ("", root)] + config["sys_path"]
+    sys.path[:] = [path for path in sys.path if path not in ("", root)]
+    sys.meta_path.append(libraries.OfferedFinder(config["site"]))
     try:
         if config["level"] == "namespaces":
             namespaces.enter_namespaces(server.libc)
@@ -243,6 +282,8 @@ def main(config: dict[str, Any], root: str) -> None:
         os._exit(1)
     sock.send(json.dumps({"ready": config["level"], "landlock_abi": server.abi}).encode())
     warm_up(server.libc)
+    child.hide_own_modules()
+    server.modules_at_start, server.bytes_at_start = len(sys.modules), address_space()
     job = server.serve()
     if job is None:
         os._exit(0)

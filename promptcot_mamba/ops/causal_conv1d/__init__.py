@@ -11,10 +11,18 @@ from promptcot_mamba.ops.checks import check_documents, check_float, check_float
 CAUSAL_CONV1D_BACKENDS = {
     "reference": "promptcot_mamba.ops.causal_conv1d.reference:causal_conv1d_reference",
     "shifted": "promptcot_mamba.ops.causal_conv1d.shifted:causal_conv1d_shifted",
-    "triton": "promptcot_mamba.ops.causal_conv1d.triton_kernels:causal_conv1d_triton",
-    "causal_conv1d": "promptcot_mamba.ops.causal_conv1d.causal_conv1d_adapter:causal_conv1d_upstream",
+    "triton": "promptcot_mamba.ops.causal_conv1d.triton_kernels:causal_conv1d_triton@cuda",
+    "causal_conv1d": "promptcot_mamba.ops.causal_conv1d.causal_conv1d_adapter:causal_conv1d_upstream@cuda",
 }
 ACTIVATIONS = (None, "silu")
+MOST_TAPS = 4  # of the Triton kernels
+
+
+def find_width_misfit(width: int) -> str | None:
+    """Why the Triton kernels cannot take a weight of this width, None where they can."""
+    return (
+        None if 2 <= width <= MOST_TAPS else f"the triton backend takes a weight 2 to {MOST_TAPS} wide, found {width}"
+    )
 
 
 def causal_conv1d(
@@ -58,7 +66,14 @@ def causal_conv1d(
     if initial_states is not None:
         shape = (sequences, d, width - 1)
         check_float_shape("causal_conv1d", "initial_states", initial_states, x, shape, "(b or docs, d, w-1)")
-    run = choose_backend("causal_conv1d", CAUSAL_CONV1D_BACKENDS, backend, x, torch_form="shifted")
+    run = choose_backend(
+        "causal_conv1d",
+        CAUSAL_CONV1D_BACKENDS,
+        backend,
+        x,
+        torch_form="shifted",
+        misfit=lambda: find_width_misfit(width),
+    )
     return run(
         x, weight, bias, activation=activation, initial_states=initial_states, cu_seqlens=cu_seqlens,
         return_final_states=return_final_states,

@@ -4,7 +4,11 @@
     y = gated_rms_norm(ssd(x, softplus(dt + dt_bias), -exp(A_log), B, C, D), z)
 
 Convolution, SSD and norm cost by the bytes they move, not by their arithmetic: recomputing them in the backward
-pass is far cheaper than keeping what lies between.
+pass is far cheaper than keeping what lies between. Where the layer itself is recomputed (`keep=True`) it is kept: the
+second forward would otherwise be followed by a third.
+
+The forms of our own are written as one; where one of the ops inside is chosen by name (`--ops ssd=mamba_ssm`), the
+mixer is composed of the three ops as chosen.
 """
 
 from __future__ import annotations
@@ -14,15 +18,17 @@ import math
 import torch
 
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.ops.backends import choose_backend
+from promptcot_mamba.ops.backends import COMPOSED, MIXER_OPS, choose_backend, get_table, wanted_backend
+from promptcot_mamba.ops.causal_conv1d import find_width_misfit
 from promptcot_mamba.ops.checks import check_documents, check_float, check_float_shape, check_shape
 from promptcot_mamba.ops.native import runs_native
+from promptcot_mamba.ops.ssd.triton_configs import find_misfit
 
 FUSED_MIXER_BACKENDS = {
     "reference": "promptcot_mamba.ops.fused_mixer.composed:fused_mixer_reference",
     "recompute": "promptcot_mamba.ops.fused_mixer.composed:fused_mixer_recompute",
-    "native": "promptcot_mamba.ops.fused_mixer.native:fused_mixer_native",
-    "triton": "promptcot_mamba.ops.fused_mixer.triton_kernels:fused_mixer_triton",
+    "native": "promptcot_mamba.ops.fused_mixer.native:fused_mixer_native@cpu",
+    "triton": "promptcot_mamba.ops.fused_mixer.triton_kernels:fused_mixer_triton@cuda",
 }
 NO_LIMIT = (0.0, math.inf)
 
@@ -43,6 +49,7 @@ def fused_mixer(
     eps: float = 1e-5,
     cu_seqlens: torch.Tensor | None = None,
     dt_limit: tuple[float, float] = NO_LIMIT,
+    keep: bool = False,
     backend: str | None = None,
 ) -> torch.Tensor:
     """From a mixer's input projection to its output projection.
@@ -54,6 +61,7 @@ def fused_mixer(
         chunk_size: None lets the backend choose; results do not depend on it.
         cu_seqlens: (docs+1) int32 or int64, needs b == 1.
         dt_limit: dt is clamped to it after the softplus.
+        keep: hold what lies between for the backward pass, for callers that recompute the whole layer themselves.
 
     Returns:
         (b, l, d_inner) in the dtype of zxbcdt.
@@ -82,9 +90,19 @@ def fused_mixer(
     if chunk_size is not None and chunk_size < 1:
         raise InputError(f"{op}: chunk_size must be at least 1, found {chunk_size}")
     check_documents(op, cu_seqlens, b, length)
-    torch_form = "native" if runs_native(zxbcdt) else "recompute"
-    run = choose_backend(op, FUSED_MIXER_BACKENDS, backend, zxbcdt, torch_form=torch_form)
+    torch_form = "native" if runs_native(zxbcdt) else COMPOSED
+    asked = backend or wanted_backend(op, FUSED_MIXER_BACKENDS)
+    if asked is None and any(wanted_backend(inner, get_table(inner)) for inner in MIXER_OPS):
+        backend = COMPOSED
+    run = choose_backend(
+        op, FUSED_MIXER_BACKENDS, backend, zxbcdt, torch_form=torch_form,
+        misfit=lambda: (
+            find_width_misfit(conv_weight.shape[1])
+            or find_misfit(zxbcdt.dtype, zxbcdt.device, head_dim, state_size)
+        ),
+    )  # fmt: skip
     return run(
         zxbcdt, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight, n_groups=n_groups, head_dim=head_dim,
         state_size=state_size, chunk_size=chunk_size, eps=eps, cu_seqlens=cu_seqlens, dt_limit=tuple(dt_limit),
+        keep=keep,
     )  # fmt: skip

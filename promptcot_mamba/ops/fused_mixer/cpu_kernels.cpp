@@ -7,7 +7,7 @@
 
 #include <vector>
 
-#include "../cpu_product.h"
+#include "cpu_product.h"
 #include "cpu_common.h"
 #include "cpu_convolution.h"
 

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from promptcot_mamba.ops.native import MIXER_SOURCE, TYPES, free_memory, load_library, pointer
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.ops.native import MIXER_SOURCE, TYPES, free_memory, load_library, pointer, runs_native
 from promptcot_mamba.ops.ssd.layout import Layout, make_layout
 
 # Of free memory that one layer's results may take to be kept; so little that what follows always finds room.
@@ -161,10 +162,10 @@ class _Pass:
 
 class _FusedMixer(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, layout: Layout, settings: tuple, *tensors):
+    def forward(ctx, layout: Layout, settings: tuple, keep: bool, *tensors):
         ctx.layout, ctx.settings = layout, settings
         run = _Pass(layout, tensors, *settings)
-        keep = any(ctx.needs_input_grad) and run.fits()
+        keep = any(ctx.needs_input_grad) and (keep or run.fits())
         out = run.run(keep)
         ctx.save_for_backward(*tensors, *(run.made() if keep else ()))  # saved so that checkpointing may drop them
         return out.view(*tensors[0].shape[:2], -1)
@@ -184,14 +185,22 @@ class _FusedMixer(torch.autograd.Function):
             None if tensor is None else grad.to(tensor.dtype).view_as(tensor)
             for grad, tensor in zip(grads, tensors, strict=True)
         ]
-        return None, None, *cast
+        return None, None, None, *cast
 
 
 def fused_mixer_native(
     zxbcdt, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight, *, n_groups, head_dim, state_size, chunk_size,
-    eps, cu_seqlens, dt_limit,
+    eps, cu_seqlens, dt_limit, keep=False,
 ):  # fmt: skip
-    """See `promptcot_mamba.ops.fused_mixer.fused_mixer`; fp32 or bf16 on CPU. Chooses its own chunks."""
+    """See `promptcot_mamba.ops.fused_mixer.fused_mixer`. Chooses its own chunks.
+
+    Raises:
+        InputError: for other types than fp32 and bf16, and where the passes cannot be built.
+    """
+    if not runs_native(zxbcdt):
+        raise InputError(
+            f"fused_mixer: the native backend takes float32 or bfloat16 and needs a C++ compiler, found {zxbcdt.dtype}"
+        )
     layout = make_layout(zxbcdt.shape[0], zxbcdt.shape[1], cu_seqlens, None, zxbcdt.device)
     settings = (n_groups, head_dim, state_size, eps, dt_limit)
-    return _FusedMixer.apply(layout, settings, zxbcdt, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight)
+    return _FusedMixer.apply(layout, settings, keep, zxbcdt, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight)

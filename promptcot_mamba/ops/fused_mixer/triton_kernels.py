@@ -1,8 +1,9 @@
 """The mixer between its projections on Triton kernels: keeps its inputs only, and writes every gradient in place.
 
 Forward: convolution, walk, scan, norm (4 launches). The parts of zxbcdt are read where they stand, and x, B and C
-where the convolution left them. Backward: the same up to the SSD's output, then norm, SSD and convolution backwards;
-the gradients of z, xBC and dt are written straight into their places of the gradient of zxbcdt.
+where the convolution left them. Backward: the same up to the SSD's output (kept instead where the layer is recomputed
+as a whole), then norm, SSD and convolution backwards; the gradients of z, xBC and dt are written straight into their
+places of the gradient of zxbcdt.
 """
 
 from __future__ import annotations
@@ -16,8 +17,7 @@ from promptcot_mamba.errors import InputError
 from promptcot_mamba.ops.causal_conv1d import triton_kernels as conv
 from promptcot_mamba.ops.gated_rms_norm import triton_kernels as norm
 from promptcot_mamba.ops.ssd import triton_kernels as ssd
-from promptcot_mamba.ops.ssd.triton_configs import choose_config
-from promptcot_mamba.ops.triton_common import as_rows, capability, chunk_table
+from promptcot_mamba.ops.triton_common import as_rows, chunk_table
 
 
 @dataclass(frozen=True)
@@ -56,15 +56,20 @@ class _Mixer:
         rows = self.zxbcdt
         return torch.empty(rows.shape[0], width, dtype=rows.dtype, device=rows.device)
 
-    def ssd_inputs(self) -> ssd.SsdInputs:
-        _, xBC, dt = self.split(self.zxbcdt)
+    def convolve(self) -> torch.Tensor:
+        """x, B and C side by side: (tokens, d_inner + 2 * g * n)."""
+        _, xBC, _ = self.split(self.zxbcdt)
         convolved = self.empty(xBC.shape[1])
         conv.run_forward(
             xBC, self.conv_weight, self.conv_bias, None, convolved, self.table(conv.FORWARD_RUN), silu=True
         )
+        return convolved
+
+    def ssd_inputs(self, convolved: torch.Tensor) -> ssd.SsdInputs:
+        _, _, dt = self.split(self.zxbcdt)
         x, B, C = convolved.split([self.d_inner, self.shared, self.shared], dim=1)
         settings = self.settings
-        config = choose_config(x.dtype, capability(x.device)).capped(settings.chunk_size)
+        config = ssd.choose_config(x, settings.head_dim, settings.state_size, settings.chunk_size)
         return ssd.SsdInputs(
             x, dt, self.A, B, C, self.D, None, self.dt_bias, None, self.cu_seqlens, self.batch, self.heads,
             settings.n_groups, dt_softplus=True, dt_limit=settings.dt_limit, config=config,
@@ -77,25 +82,27 @@ class _Mixer:
 
 class _FusedMixer(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, settings, zxbcdt, *rest):
+    def forward(ctx, settings, keep, zxbcdt, *rest):
         mixer = _Mixer(settings, zxbcdt, *rest)
-        inputs = mixer.ssd_inputs()
-        y = mixer.empty(mixer.d_inner)
-        ssd.run_forward(inputs, y)
+        convolved, y = mixer.convolve(), mixer.empty(mixer.d_inner)
+        ssd.run_forward(mixer.ssd_inputs(convolved), y)
         out = torch.empty_like(y)
         norm.run_forward(y, mixer.split(mixer.zxbcdt)[0], mixer.norm_weight, out, *mixer.norm_settings)
-        ctx.save_for_backward(zxbcdt, *rest)
-        ctx.settings = settings
+        made = (convolved, y) if keep and any(ctx.needs_input_grad) else (None, None)
+        ctx.save_for_backward(zxbcdt, *rest, *made)
+        ctx.settings, ctx.y_is_whole = settings, True
         return out.view(*zxbcdt.shape[:2], -1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dout):
-        zxbcdt, *rest = ctx.saved_tensors
+        zxbcdt, *rest, convolved, y = ctx.saved_tensors
         mixer = _Mixer(ctx.settings, zxbcdt, *rest)
-        inputs = mixer.ssd_inputs()
-        y = mixer.empty(mixer.d_inner)
-        ssd.run_forward(inputs, y)
+        inputs = mixer.ssd_inputs(mixer.convolve() if convolved is None else convolved)
+        if y is None or not ctx.y_is_whole:  # a graph retained for a second backward: the first wrote dy over it
+            y = mixer.empty(mixer.d_inner)
+            ssd.run_forward(inputs, y)
+        ctx.y_is_whole = False
         z, xBC, _ = mixer.split(mixer.zxbcdt)
         dzxbcdt = torch.empty(zxbcdt.shape, dtype=zxbcdt.dtype, device=zxbcdt.device)
         dz, dxBC, ddt = mixer.split(as_rows(dzxbcdt))
@@ -110,14 +117,14 @@ class _FusedMixer(torch.autograd.Function):
         _, _, A_log, D, dt_bias, _, _ = rest
         dA_log = (dA * mixer.A).to(A_log.dtype)
         return (
-            None, dzxbcdt, dconv_weight, dconv_bias, dA_log, dD.to(D.dtype), ddt_bias.to(dt_bias.dtype), dnorm_weight,
-            None,
+            None, None, dzxbcdt, dconv_weight, dconv_bias, dA_log, dD.to(D.dtype), ddt_bias.to(dt_bias.dtype),
+            dnorm_weight, None,
         )  # fmt: skip
 
 
 def fused_mixer_triton(
     zxbcdt, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight, *, n_groups, head_dim, state_size, chunk_size,
-    eps, cu_seqlens, dt_limit,
+    eps, cu_seqlens, dt_limit, keep=False,
 ):  # fmt: skip
     """See `promptcot_mamba.ops.fused_mixer.fused_mixer`.
 
@@ -126,9 +133,9 @@ def fused_mixer_triton(
     """
     if zxbcdt.dtype == torch.float64:
         raise InputError("fused_mixer: the triton backend takes float16, bfloat16 or float32, found zxbcdt of float64")
-    ssd.check_sizes(head_dim, state_size, chunk_size)
+    ssd.choose_config(zxbcdt, head_dim, state_size, chunk_size)
     conv.check_width(conv_weight.shape[1])
     settings = _Settings(n_groups, head_dim, state_size, chunk_size, eps, tuple(dt_limit))
     return _FusedMixer.apply(
-        settings, zxbcdt, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight, cu_seqlens
+        settings, keep, zxbcdt, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight, cu_seqlens
     )  # fmt: skip

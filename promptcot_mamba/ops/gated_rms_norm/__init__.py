@@ -15,7 +15,7 @@ from promptcot_mamba.ops.checks import check_float, check_float_shape
 GATED_RMS_NORM_BACKENDS = {
     "reference": "promptcot_mamba.ops.gated_rms_norm.reference:gated_rms_norm_reference",
     "recompute": "promptcot_mamba.ops.gated_rms_norm.recompute:gated_rms_norm_recompute",
-    "triton": "promptcot_mamba.ops.gated_rms_norm.triton_kernels:gated_rms_norm_triton",
+    "triton": "promptcot_mamba.ops.gated_rms_norm.triton_kernels:gated_rms_norm_triton@cuda",
 }
 
 

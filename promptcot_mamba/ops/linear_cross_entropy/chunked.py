@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch.autograd.function import once_differentiable
 
-from promptcot_mamba.ops.linear.native import product
+from promptcot_mamba.ops.products import computes_wide
 
 LOGITS_BYTES = 64 * 2**20  # fp32 logits held at once: large enough for full-speed products
 
@@ -21,7 +21,7 @@ def _rows_at_once(vocabulary: int) -> int:
 
 def _slice_loss(hidden, weight, labels, dtype):
     """Losses (r) and the softmax (r, v) of one slice, the softmax in place of its logits."""
-    logits = product(hidden, weight.T).to(dtype)  # (r, v)
+    logits = (hidden @ weight.T).to(dtype)  # (r, v)
     largest = logits.amax(1, keepdim=True)
     picked = logits.gather(1, labels[:, None])
     logits.sub_(largest).exp_()
@@ -36,7 +36,7 @@ def _slice_gradients(probabilities, hidden, weight, labels, scale):
     if scale is not None:
         probabilities *= scale[:, None]
     dlogits = probabilities.to(hidden.dtype)
-    return product(dlogits, weight), product(dlogits.T, hidden)
+    return dlogits @ weight, dlogits.T @ hidden
 
 
 class _SummedLoss(torch.autograd.Function):
@@ -95,6 +95,8 @@ class _TokenLosses(torch.autograd.Function):
 
 def linear_cross_entropy_chunked(hidden, weight, labels, *, reduction):
     """See `promptcot_mamba.ops.linear_cross_entropy.linear_cross_entropy`."""
+    if computes_wide(hidden):
+        hidden, weight = hidden.float(), weight.float()  # their gradients are rounded on the way back
     if reduction == "none":
         return _TokenLosses.apply(hidden, weight, labels)
     loss = _SummedLoss.apply(hidden, weight, labels)

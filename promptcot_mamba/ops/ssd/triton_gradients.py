@@ -83,12 +83,15 @@ def _gradient_of_x(
 def _gradient_of_B_or_C(
     x, other, z, dy, states, steps, sums, out,
     slot, group, first_head, start, length, x_row, other_row, z_row, dy_row, out_row, n_tokens, n_heads,
-    OF_B: tl.constexpr, HEADS: tl.constexpr, P: tl.constexpr, BLOCK_P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr,
+    OF_B: tl.constexpr, PAIRS_FIRST: tl.constexpr,
+    HEADS: tl.constexpr, P: tl.constexpr, BLOCK_P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr,
 ):  # fmt: skip
     """dB from pairs with later tokens and the outgoing state's gradient; dC from earlier ones and the entering state.
 
     `other` is C for dB and B for dC, `states` the outgoing states' gradients for dB and the entering states for dC.
-    Rows of the (q, q) tiles are the tokens whose gradient it is.
+    Rows of the (q, q) tiles are the tokens whose gradient it is. The two products of the inner loop do not depend on
+    one another, but the compiler gives one's layout of warps to the other. On mma.sync the square one (q, q) must not
+    be the one: each warp would hold a whole row of (q, n), four times over.
     """
     tokens = tl.arange(0, Q)
     dscores = tl.zeros([Q, Q], tl.float32)
@@ -104,13 +107,19 @@ def _gradient_of_B_or_C(
             dy_tile = load_dy(dy, z, start, first, dy_row, z_row, length, BLOCK_P, Q)
             state = load_state(states, slot * n_heads + head, part, N, P, BLOCK_P)
             if OF_B:
+                if PAIRS_FIRST:
+                    products = tl.dot(x_tile, tl.trans(dy_tile), acc=products, input_precision="ieee")
                 kept = (x_tile.to(tl.float32) * (tl.exp2(last - running) * step)[:, None]).to(x_tile.dtype)
                 total = tl.dot(kept, tl.trans(state), acc=total, input_precision="ieee")
-                products = tl.dot(x_tile, tl.trans(dy_tile), acc=products, input_precision="ieee")
+                if not PAIRS_FIRST:
+                    products = tl.dot(x_tile, tl.trans(dy_tile), acc=products, input_precision="ieee")
             else:
+                if PAIRS_FIRST:
+                    products = tl.dot(dy_tile, tl.trans(x_tile), acc=products, input_precision="ieee")
                 entering = (dy_tile.to(tl.float32) * tl.exp2(running_i)[:, None]).to(dy_tile.dtype)
                 total = tl.dot(entering, tl.trans(state), acc=total, input_precision="ieee")
-                products = tl.dot(dy_tile, tl.trans(x_tile), acc=products, input_precision="ieee")
+                if not PAIRS_FIRST:
+                    products = tl.dot(dy_tile, tl.trans(x_tile), acc=products, input_precision="ieee")
         if OF_B:
             decays = decay_matrix(running_i[None, :], running[:, None], not_after(tokens, tokens, k))
             dscores += products * (decays * step[:, None])
@@ -126,7 +135,7 @@ def _gradient_of_B_or_C(
 def _gradient_from_state(
     x, B, C, D, z, dy, states, grads, steps, sums, dz, d_log,
     slot, group, first_head, start, length, x_row, B_row, C_row, z_row, dy_row, dz_row, n_tokens, n_heads,
-    HEADS: tl.constexpr, P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr,
+    HEADS: tl.constexpr, P: tl.constexpr, BLOCK_P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr,
 ):  # fmt: skip
     """Of the decays, what the entering state says, read by tokens or passed on; and dz, which needs all of y."""
     tokens = tl.arange(0, Q)
@@ -139,24 +148,31 @@ def _gradient_from_state(
         head = first_head + k
         line = head.to(tl.int64) * n_tokens + start
         step, running, running_i, total = load_decays(steps, sums, line, length, Q)
-        dy_tile = load_dy(dy, z, start, head * P, dy_row, z_row, length, P, Q)
-        state = load_state(states, slot * n_heads + head, 0, N, P, P)  # entering the chunk
-        grad = load_state(grads, slot * n_heads + head, 0, N, P, P)  # of the state leaving it
-        passed = tl.sum(tl.sum(state.to(tl.float32) * grad.to(tl.float32), axis=1), axis=0) * tl.exp2(total)
-        read = tl.dot(C_tile, state, input_precision="ieee") * tl.exp2(running_i)[:, None]
-        d_read = tl.sum(read * dy_tile.to(tl.float32), axis=1)  # counts at every token up to i
-        tl.store(d_log + line + tokens, tl.cumsum(d_read, axis=0, reverse=True) + passed, mask=inside)
+        passed = 0.0
+        d_read = tl.zeros([Q], tl.float32)  # counts at every token up to i
         if z is not None:
-            x_tile = load_rows(x + start * x_row + head * P, x_row, length, P, Q)
             decays = decay_matrix(running_i[:, None], running[None, :], not_before(tokens, tokens, k)) * step[None, :]
-            y_tile = tl.dot((scores_ij * decays).to(x_tile.dtype), x_tile, acc=read, input_precision="ieee")
-            if D is not None:
-                y_tile += tl.load(D + head).to(tl.float32) * x_tile.to(tl.float32)
-            gate = load_rows(z + start * z_row + head * P, z_row, length, P, Q).to(tl.float32)
-            dout = load_rows(dy + start * dy_row + head * P, dy_row, length, P, Q).to(tl.float32)
-            gate_open = sigmoid(gate)
-            dz_tile = dout * y_tile * (gate_open * (1.0 + gate * (1.0 - gate_open)))
-            store_rows(dz + start * dz_row + head * P, dz_row, dz_tile, inside, P, Q)
+            weights = (scores_ij * decays).to(x.dtype.element_ty)
+        for part in range(P // BLOCK_P):
+            first = head * P + part * BLOCK_P
+            dy_tile = load_dy(dy, z, start, first, dy_row, z_row, length, BLOCK_P, Q)
+            state = load_state(states, slot * n_heads + head, part, N, P, BLOCK_P)  # entering the chunk
+            grad = load_state(grads, slot * n_heads + head, part, N, P, BLOCK_P)  # of the state leaving it
+            passed += tl.sum(tl.sum(state.to(tl.float32) * grad.to(tl.float32), axis=1), axis=0)
+            read = tl.dot(C_tile, state, input_precision="ieee") * tl.exp2(running_i)[:, None]
+            d_read += tl.sum(read * dy_tile.to(tl.float32), axis=1)
+            if z is not None:
+                x_tile = load_rows(x + start * x_row + first, x_row, length, BLOCK_P, Q)
+                y_tile = tl.dot(weights, x_tile, acc=read, input_precision="ieee")
+                if D is not None:
+                    y_tile += tl.load(D + head).to(tl.float32) * x_tile.to(tl.float32)
+                gate = load_rows(z + start * z_row + first, z_row, length, BLOCK_P, Q).to(tl.float32)
+                dout = load_rows(dy + start * dy_row + first, dy_row, length, BLOCK_P, Q).to(tl.float32)
+                gate_open = sigmoid(gate)
+                dz_tile = dout * y_tile * (gate_open * (1.0 + gate * (1.0 - gate_open)))
+                store_rows(dz + start * dz_row + first, dz_row, dz_tile, inside, BLOCK_P, Q)
+        decays_in = tl.cumsum(d_read, axis=0, reverse=True) + passed * tl.exp2(total)
+        tl.store(d_log + line + tokens, decays_in, mask=inside)
 
 
 @triton.jit
@@ -165,7 +181,7 @@ def chunk_gradients_kernel(
     dx, dB, dC, dz, direct, d_log, head_partials,
     x_row, B_row, C_row, z_row, dy_row, dx_row, dB_row, dC_row, dz_row, dBC_split, n_tokens, n_heads,
     HEADS_PER_GROUP: tl.constexpr, HEADS: tl.constexpr, P: tl.constexpr, BLOCK_P: tl.constexpr, N: tl.constexpr,
-    Q: tl.constexpr,
+    Q: tl.constexpr, PAIRS_FIRST: tl.constexpr,
 ):  # fmt: skip
     """Gradients of x, B, C, z, each chunk's share of D's, and what `step_gradients_kernel` needs for the rest.
 
@@ -190,19 +206,19 @@ def chunk_gradients_kernel(
         _gradient_of_B_or_C(
             x, C, z, dy, grads, steps, sums, dB + copy,
             slot, group, first_head, start, length, x_row, C_row, z_row, dy_row, dB_row, n_tokens, n_heads,
-            True, HEADS, P, BLOCK_P, N, Q,
+            True, PAIRS_FIRST, HEADS, P, BLOCK_P, N, Q,
         )  # fmt: skip
     elif role == 2:
         _gradient_of_B_or_C(
             x, B, z, dy, states, steps, sums, dC + copy,
             slot, group, first_head, start, length, x_row, B_row, z_row, dy_row, dC_row, n_tokens, n_heads,
-            False, HEADS, P, BLOCK_P, N, Q,
+            False, PAIRS_FIRST, HEADS, P, BLOCK_P, N, Q,
         )  # fmt: skip
     else:
         _gradient_from_state(
             x, B, C, D, z, dy, states, grads, steps, sums, dz, d_log + n_heads.to(tl.int64) * n_tokens,
             slot, group, first_head, start, length, x_row, B_row, C_row, z_row, dy_row, dz_row, n_tokens, n_heads,
-            HEADS, P, N, Q,
+            HEADS, P, BLOCK_P, N, Q,
         )  # fmt: skip
 
 

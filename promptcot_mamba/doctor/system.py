@@ -1,0 +1,80 @@
+"""Disk, shared memory, open files, memory, and what Slurm gave this job."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from promptcot_mamba.doctor.finding import FAULT, NOTE, OK, WARNING, Finding
+
+GB = 10**9
+# A 7B checkpoint with its optimizer: 14.6 GB of weights and 87.4 GB of fp32 masters and moments.
+CUDA_DISK, CPU_DISK = 120 * GB, 2 * GB
+SHM_LEAST = 1 * GB  # NCCL, torch's workers and vLLM share buffers there; containers give 64 MB unless told
+FILES_LEAST = 4096
+
+
+def check_disk(folder: Path, cuda: bool) -> Finding:
+    """Free space where outputs go: on the disk of the nearest folder that exists."""
+    while not folder.exists():
+        folder = folder.absolute().parent
+    free, wanted = shutil.disk_usage(folder)[2], CUDA_DISK if cuda else CPU_DISK
+    found = f"{free / GB:,.0f} GB free in {folder}"
+    if free < wanted:
+        what = "one checkpoint of a 7B with its optimizer" if cuda else "the quickstart"
+        mend = f"{what} takes {wanted / GB:,.0f} GB: set --output_dir to a larger disk"
+        return Finding("disk", WARNING, found, mend)
+    return Finding("disk", OK, found)
+
+
+def check_shared_memory(folder: Path = Path("/dev/shm")) -> Finding:
+    """The size of /dev/shm."""
+    if not folder.is_dir():
+        return Finding("/dev/shm", FAULT, "missing", "mount a tmpfs there: processes share buffers in it")
+    total, free = shutil.disk_usage(folder)[::2]
+    found = f"{free / GB:,.1f} of {total / GB:,.1f} GB free"
+    if free < SHM_LEAST:
+        return Finding("/dev/shm", WARNING, found, "start the container with --shm-size=16g or --ipc=host")
+    return Finding("/dev/shm", OK, found)
+
+
+def check_open_files() -> Finding:
+    """The limit on open files: a node's processes with their sockets and shards need thousands."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= FILES_LEAST:
+        return Finding("open files", OK, f"at most {'unlimited' if soft == resource.RLIM_INFINITY else f'{soft:,}'}")
+    limit = "unlimited" if hard == resource.RLIM_INFINITY else f"{hard:,}"
+    return Finding("open files", WARNING, f"at most {soft:,} (hard limit {limit})", f"ulimit -n {FILES_LEAST}")
+
+
+def check_memory() -> Finding:
+    """The host's memory that is free now, and its cores."""
+    import psutil
+
+    free, cores = psutil.virtual_memory().available, len(os.sched_getaffinity(0))
+    found = f"{free / GB:,.0f} GB of memory free, {cores} cores"
+    if free < 4 * GB:
+        return Finding("host", WARNING, found, "the quickstart wants 4 GB, a 7B's loading 32 GB")
+    return Finding("host", OK, found)
+
+
+def check_slurm(variables: Mapping[str, str]) -> list[Finding]:
+    """What a Slurm job was given; nothing outside of one."""
+    job = variables.get("SLURM_JOB_ID")
+    if job is None:
+        return []
+    nodes, tasks = variables.get("SLURM_JOB_NUM_NODES", "1"), variables.get("SLURM_NTASKS", "1")
+    findings = [Finding("slurm", OK, f"job {job}: {nodes} nodes, {tasks} tasks")]
+    cpus = variables.get("SLURM_CPUS_PER_TASK")
+    if cpus is None or int(cpus) < 2:
+        mend = "give --cpus-per-task (8 a GPU), and pass it to srun too: since Slurm 22.05 it is not inherited"
+        findings.append(Finding("slurm cpus", WARNING, f"{cpus or 1} CPU a task", mend))
+    elif "SRUN_CPUS_PER_TASK" not in variables and "SLURM_STEP_ID" not in variables:
+        mend = "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK, as scripts/slurm_sft.sbatch does"
+        findings.append(Finding("slurm cpus", NOTE, f"{cpus} CPUs a task, which srun will not inherit", mend))
+    if variables.get("SLURM_JOB_GPUS") is None and variables.get("SLURM_GPUS_ON_NODE") is None:
+        findings.append(Finding("slurm gpus", NOTE, "the job holds no GPU", "for one: --gpus-per-node"))
+    return findings

@@ -1,0 +1,202 @@
+"""[heavy] Stopwatches in processes of their own: a model with dummy weights in vLLM, a fixed cache, equal chains.
+
+Engines take turns, so short that a machine whose speed drifts is the same to all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Protocol
+
+from promptcot_mamba.efficiency.models import Shape
+from promptcot_mamba.efficiency.predict import BLOCK
+
+WARM_UP_TOKENS = 16
+TURN_SECONDS = 0.1  # shorter ones cost more: the first steps of a turn find cold caches
+
+
+@dataclass(frozen=True)
+class Load:
+    """A wave of equal chains: how many, and the tokens each reads and generates."""
+
+    chains: int
+    prompt: int
+    length: int
+
+    @property
+    def tokens(self) -> int:
+        """Generated ones."""
+        return self.chains * self.length
+
+
+@dataclass(frozen=True)
+class Wave(Load):
+    """What one load did, in seconds of wall time and generated tokens.
+
+    Its beginning, up to the step that gives the first tokens, reads prompts; what is read again later, after a
+    preemption, is part of generating.
+    """
+
+    steps: int
+    preemptions: int
+    seconds: float
+    first_seconds: float
+    first_tokens: int
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of generating: what comes after the first tokens."""
+        return (self.tokens - self.first_tokens) / (self.seconds - self.first_seconds)
+
+    @property
+    def running(self) -> float:
+        """Mean number of chains that gained a token in a step."""
+        return self.tokens / self.steps
+
+    def as_row(self) -> dict[str, float]:
+        """A JSON row, ratios included."""
+        return {**asdict(self), "tokens_per_second": self.tokens_per_second, "running": self.running}
+
+
+class Stopwatch:
+    """A vLLM engine with a cache of exactly `cache_bytes`, and never more than `max_num_seqs` chains at once.
+
+    A wave is begun once and advanced as often as it takes; the time between two advances is not its own.
+    """
+
+    def __init__(self, shape: Shape, folder: Path, *, cache_bytes: int, max_num_seqs: int, context: int, seed: int = 0):
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        import torch
+        from vllm import EngineArgs, LLMEngine, SamplingParams
+
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(shape.config))
+        on_cuda = torch.cuda.is_available()
+        arguments: dict[str, Any] = {
+            "model": str(folder),
+            "load_format": "dummy",
+            "skip_tokenizer_init": True,
+            "dtype": {2: "bfloat16", 4: "float32"}[shape.weight_width],
+            "max_model_len": context,
+            "max_num_seqs": max_num_seqs,
+            "kv_cache_memory_bytes": cache_bytes,
+            "enable_prefix_caching": False,
+            "enforce_eager": not on_cuda,
+            "gpu_memory_utilization": 0.9 if on_cuda else 0.2,
+            "seed": seed,
+        }
+        if shape.is_mamba2:
+            arguments["mamba_ssm_cache_dtype"] = "float32"
+        else:
+            arguments["block_size"] = BLOCK  # the CPU build's own choice of 128 is coarse for chains scaled down
+        self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments, disable_log_stats=False))
+        self._params = SamplingParams
+        self._random = random.Random(seed)
+        self._vocab = shape.config["vocab_size"]
+        self._requests = 0
+        self.load: Load | None = None  # of the wave under way
+        self.begin(Load(max_num_seqs, prompt=8, length=WARM_UP_TOKENS))
+        while self.advance(60.0) is None:
+            pass
+
+    def begin(self, load: Load) -> None:
+        """Queue chains after prompts of random tokens; none will end early."""
+        assert self.load is None, "one wave at a time"
+        self.load, self.tokens = load, 0
+        self._steps, self._seconds, self._preempted = 0, 0.0, self._preemptions()
+        self._first: tuple[float, int] | None = None
+        params = self._params(max_tokens=load.length, ignore_eos=True, temperature=1.0, detokenize=False)
+        for _ in range(load.chains):
+            ids = [self._random.randrange(self._vocab) for _ in range(load.prompt)]
+            self._engine.add_request(str(self._requests), {"prompt_token_ids": ids}, params)
+            self._requests += 1
+
+    def advance(self, seconds: float) -> Wave | None:
+        """Step for about so long; the wave, once it is through."""
+        assert self.load is not None, "no wave was begun"
+        already, started = self._seconds, time.perf_counter()
+        while self._engine.has_unfinished_requests():
+            gained = len(self._engine.step())
+            self._steps += 1
+            self.tokens += gained
+            self._seconds = already + time.perf_counter() - started
+            if self._first is None and gained:
+                self._first = self._seconds, gained
+            if self._seconds >= already + seconds and self._engine.has_unfinished_requests():
+                return None
+        first_seconds, first_tokens = self._first or (self._seconds, 0)
+        wave = Wave(
+            **asdict(self.load), steps=self._steps, preemptions=self._preemptions() - self._preempted,
+            seconds=self._seconds, first_seconds=first_seconds, first_tokens=first_tokens,
+        )  # fmt: skip
+        self.load = None
+        return wave
+
+    def _preemptions(self) -> int:
+        named = [metric for metric in self._engine.get_metrics() if metric.name == "vllm:num_preemptions"]
+        return int(sum(metric.value for metric in named))
+
+
+class Engine(Protocol):
+    def advance(self, load: Load, seconds: float) -> tuple[int, dict[str, float] | None]:
+        """Go on with a wave of this load: tokens generated so far and, once it is through, its row."""
+
+
+class EngineProcess:
+    """A stopwatch in a process of its own, whose end frees the engine's memory. Starting goes on in the background."""
+
+    def __init__(self, shape: Shape, folder: Path, **settings: Any):
+        self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+        self._started = self._pool.submit(_start, shape, folder, settings)
+
+    def wait(self) -> None:
+        """Until it has started; raises what hindered it."""
+        self._started.result()
+
+    def advance(self, load: Load, seconds: float) -> tuple[int, dict[str, float] | None]:
+        return self._pool.submit(_advance, load, seconds).result()
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+
+_stopwatch: Stopwatch  # the child process's
+
+
+def _start(shape: Shape, folder: Path, settings: dict[str, Any]) -> None:
+    global _stopwatch
+    _stopwatch = Stopwatch(shape, folder, **settings)
+
+
+def _advance(load: Load, seconds: float) -> tuple[int, dict[str, float] | None]:
+    if _stopwatch.load is None:
+        _stopwatch.begin(load)
+    wave = _stopwatch.advance(seconds)
+    return _stopwatch.tokens, wave.as_row() if wave else None
+
+
+def take_turns(
+    engines: Mapping[str, Engine], load: Load, seconds: float = TURN_SECONDS
+) -> Iterator[tuple[str, dict[str, float]]]:
+    """A wave of this load in each engine: its name and row as they end.
+
+    The next turn is always of the engine that has generated the fewest tokens, so that all begin and end together,
+    however much or little time they take.
+    """
+    generated = dict.fromkeys(engines, 0)
+    while generated:
+        name = min(generated, key=generated.__getitem__)
+        generated[name], row = engines[name].advance(load, seconds)
+        if row is not None:
+            yield name, row
+            del generated[name]

@@ -1,0 +1,146 @@
+"""The machine's NVIDIA devices as `nvidia-smi` knows them, and what their data sheets promise.
+
+A process that has touched CUDA cannot fork vLLM's workers, and one whose driver is too old sees no device at all: so
+this asks the driver's own program and imports no torch. `[N/A]` is an answer too: devices that share the host's memory
+(GB10, Jetson) have none of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+DRIVER_FILE = Path("/proc/driver/nvidia/version")
+QUERY = "index,uuid,name,memory.total,compute_cap,driver_version,mig.mode.current"
+MIB = 1 << 20
+MIG_LINE = re.compile(r"\s+MIG (?P<profile>\S*?(?P<gb>\d+)gb\S*)\s+Device\s+\d+: \(UUID: (?P<uuid>MIG-[\w/-]+)\)")
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One device, or one MIG instance of one. `memory` is in bytes; None where it is the host's."""
+
+    index: int
+    uuid: str
+    name: str
+    memory: int | None
+    capability: tuple[int, int] | None
+    driver: str
+    mig_mode: bool = False
+
+
+@dataclass(frozen=True)
+class DataSheet:
+    """A device by its data sheet: dense bf16 TFLOP/s with fp32 sums, memory bandwidth in TB/s."""
+
+    bf16_tflops: float
+    bandwidth_tbs: float
+
+
+# NVIDIA's data sheets; a device's name is matched as the driver spells it, first match wins. Where a sheet gives the
+# sparse figure, half of it stands here; GeForce figures are those with fp32 accumulation.
+DATA_SHEETS: dict[str, DataSheet] = {
+    "GB300": DataSheet(2500, 8.0), "GB200": DataSheet(2500, 8.0), "B300": DataSheet(2250, 8.0),
+    "B200": DataSheet(2250, 8.0),
+    "GH200": DataSheet(989.4, 4.0), "H200 NVL": DataSheet(835.5, 4.8), "H200": DataSheet(989.4, 4.8),
+    "H100 PCIe": DataSheet(756, 2.0), "H100 NVL": DataSheet(835.5, 3.9), "H100": DataSheet(989.4, 3.35),
+    "H800 PCIe": DataSheet(756, 2.0), "H800": DataSheet(989.4, 3.35), "H20": DataSheet(148, 4.0),
+    "A100": DataSheet(311.9, 2.0), "A800": DataSheet(311.9, 2.0), "A30": DataSheet(165, 0.93),
+    "A40": DataSheet(149.7, 0.70), "A10G": DataSheet(70, 0.60), "A10": DataSheet(125, 0.60),
+    "L40S": DataSheet(362, 0.86), "L40": DataSheet(181, 0.86), "L4": DataSheet(121, 0.30),
+    "RTX PRO 6000": DataSheet(503.8, 1.79), "RTX 6000 Ada": DataSheet(364.2, 0.96), "RTX A6000": DataSheet(154.8, 0.77),
+    "5090": DataSheet(209.5, 1.79), "4090": DataSheet(165.2, 1.01), "3090": DataSheet(71, 0.94),
+}  # fmt: skip
+
+
+def data_sheet(name: str) -> DataSheet | None:
+    """The sheet of a device's name as the driver spells it; None where it is not known. `A10` is not an `A100`."""
+    for part, sheet in DATA_SHEETS.items():
+        if re.search(rf"(?<![A-Za-z0-9]){re.escape(part)}(?![A-Za-z0-9])", name):
+            return sheet
+    return None
+
+
+def run_nvidia_smi(*flags: str) -> str | None:
+    """What `nvidia-smi` prints; None where it is missing, hangs or fails."""
+    try:
+        return subprocess.run(["nvidia-smi", *flags], capture_output=True, text=True, check=True, timeout=60).stdout
+    except (OSError, subprocess.CalledProcessError, subprocess.TimeoutExpired):
+        return None
+
+
+def has_nvidia_device() -> bool:
+    """Whether an NVIDIA driver runs here, even one that this torch cannot use."""
+    return DRIVER_FILE.exists() or run_nvidia_smi("-L") is not None
+
+
+def _capability(text: str) -> tuple[int, int] | None:
+    match = re.fullmatch(r"(\d+)\.(\d+)", text)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def read_gpus(query: str, listing: str = "") -> list[Gpu]:
+    """The devices of `nvidia-smi --query-gpu=QUERY --format=csv,noheader,nounits` and, for MIG, of `nvidia-smi -L`.
+
+    A device in MIG mode is replaced by its instances, whose memory is their profile's (`1g.10gb`): nothing else of
+    it can be used.
+    """
+    whole = []
+    for line in query.splitlines():
+        cells = [cell.strip() for cell in line.split(",")]
+        if len(cells) != len(QUERY.split(",")):
+            continue
+        index, uuid, name, memory, capability, driver, mig = cells
+        size = int(memory) * MIB if memory.isdigit() else None
+        whole.append(Gpu(int(index), uuid, name, size, _capability(capability), driver, mig == "Enabled"))
+    if not any(gpu.mig_mode for gpu in whole):
+        return whole
+    found: list[Gpu] = []
+    current: Gpu | None = None
+    by_uuid = {gpu.uuid: gpu for gpu in whole}
+    for line in listing.splitlines():
+        if match := re.match(r"GPU \d+: .*\(UUID: (GPU-[\w-]+)\)", line):
+            current = by_uuid.get(match[1])
+            if current and not current.mig_mode:
+                found.append(current)
+        elif (match := MIG_LINE.match(line)) and current:
+            memory = int(match["gb"]) << 30
+            name = f"{current.name} MIG {match['profile']}"
+            found.append(replace(current, uuid=match["uuid"], name=name, memory=memory))
+    return found
+
+
+def visible_gpus(gpus: list[Gpu], wanted: str | None) -> list[Gpu]:
+    """Those that CUDA shows a process under `CUDA_VISIBLE_DEVICES=wanted`, in its order.
+
+    Entries are indices or (beginnings of) UUIDs; as in CUDA, the first that names nothing ends the list. Of MIG
+    instances a process sees one.
+    """
+    if wanted is None:
+        first_mig = next((gpu for gpu in gpus if gpu.mig_mode), None)
+        return [gpu for gpu in gpus if not gpu.mig_mode] or ([first_mig] if first_mig else [])
+    chosen: list[Gpu] = []
+    for entry in filter(None, (part.strip() for part in wanted.split(","))):
+        match = next((gpu for gpu in gpus if _is_named(gpu, entry)), None)
+        if match is None:
+            break
+        chosen.append(match)
+    return chosen
+
+
+def _is_named(gpu: Gpu, entry: str) -> bool:
+    if entry.isdigit():
+        return gpu.index == int(entry)
+    return gpu.uuid.startswith(entry)
+
+
+def list_gpus() -> list[Gpu]:
+    """The devices that this process may use; empty without a driver."""
+    query = run_nvidia_smi(f"--query-gpu={QUERY}", "--format=csv,noheader,nounits")
+    if query is None:
+        return []
+    listing = run_nvidia_smi("-L") if ", Enabled" in query else ""
+    return visible_gpus(read_gpus(query, listing or ""), os.environ.get("CUDA_VISIBLE_DEVICES"))

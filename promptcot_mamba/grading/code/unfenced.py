@@ -1,0 +1,89 @@
+"""A function in text without fences, by EvalPlus's rule: the longest run of lines that is Python.
+
+EvalPlus (`evalplus/sanitize.py`) takes that run of the problem's head with the completion below it, and keeps imports
+and what the function needs. Here too statements that only do something are dropped (a printed example, an assertion, a
+word of prose), but all others are kept: EvalPlus loses decorated functions, and tables filled by a loop.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import warnings
+from itertools import accumulate
+
+from promptcot_mamba.grading.code.fences import parse_python
+
+MAX_LINES = 1000  # a longer answer is no function
+
+
+def first_error(text: str) -> int | None:
+    """The line (from 1) at which text stops being Python, None if it is."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ast.parse(text)
+    except SyntaxError as error:
+        return error.lineno or 1
+    except (ValueError, RecursionError, MemoryError):
+        return 1
+    return None
+
+
+def longest_program(lines: list[str]) -> tuple[int, int]:
+    """The slice of the run of lines that parses and has most lines that are not blank; the first of equals.
+
+    No run that begins at a line and reaches the parser's error parses, so each beginning needs few tries.
+    """
+    filled = [0, *accumulate(bool(line.strip()) for line in lines)]  # lines that are not blank, up to each place
+    best, best_count = (0, 0), 0
+    for start in range(len(lines)):
+        if filled[-1] - filled[start] <= best_count:
+            break
+        end = len(lines) if lines[start].strip() else start
+        while filled[end] - filled[start] > best_count:
+            wrong = first_error("\n".join(lines[start:end]))
+            if wrong is None:
+                best, best_count = (start, end), filled[end] - filled[start]
+                break
+            end = min(end - 1, start + wrong - 1)
+    return best
+
+
+def defines(tree: ast.Module | None, entry: str) -> bool:
+    return tree is not None and any(_is_definition(node, entry) for node in tree.body)
+
+
+def _is_definition(node: ast.stmt, entry: str) -> bool:
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        return node.name == entry
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    return any(isinstance(target, ast.Name) and target.id == entry for target in targets)
+
+
+def find_function(text: str, head: str, entry: str) -> str | None:
+    """The program in `text` that defines `entry`, by itself or as the rest of the problem's `head`; None if none."""
+    lines = text.replace("\r", "").split("\n")[:MAX_LINES]
+    start, end = longest_program(lines)
+    tree = parse_python("\n".join(lines[start:end]))
+    if defines(tree, entry):
+        return only_definitions(tree)
+    above = head.rstrip().split("\n")
+    start, end = longest_program([*above, *lines])
+    tree = parse_python("\n".join([*above, *lines][start:end]))
+    written = [node for node in tree.body if getattr(node, "name", None) == entry] if tree else []
+    if written and start + written[-1].end_lineno > len(above):
+        return only_definitions(tree)
+    return None
+
+
+def only_definitions(tree: ast.Module) -> str:
+    """The module without statements that define nothing: expressions and assertions."""
+    kept = [node for node in tree.body if not isinstance(node, (ast.Expr, ast.Assert))]
+    return ast.unparse(ast.Module(kept, [])) + "\n"
+
+
+def define_pattern(entry: str) -> re.Pattern[str]:
+    """Where source text defines `entry` at its top level, without parsing it: as a function or by assignment."""
+    name = re.escape(entry)
+    return re.compile(rf"^(?:async\s+)?def\s+{name}\b|^{name}\s*(?::[^=\n]+)?=", re.MULTILINE)

@@ -1,0 +1,42 @@
+"""Mamba-2 as mamba-ssm, vLLM and PromptCoT-Mamba compute it: the gated norm over each group of channels by itself.
+
+This file is copied beside exported weights and named in their config's `auto_map`, so that
+
+    AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+
+computes what the model was trained with. It needs torch and transformers alone. transformers' own Mamba-2 normalises
+over all channels at once, which is another function wherever `n_groups` is more than one.
+"""
+
+import torch
+from torch import nn
+from transformers.models.mamba2 import modeling_mamba2
+
+
+class GroupedGatedRMSNorm(nn.Module):
+    """`weight * rms_norm(x * silu(gate))`, the mean square taken over each group of `group_size` channels, in fp32."""
+
+    def __init__(self, width: int, group_size: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.group_size, self.variance_epsilon = group_size, eps
+
+    def forward(self, hidden_states: torch.Tensor, gate: torch.Tensor | None = None) -> torch.Tensor:
+        """(..., width) -> (..., width), in the input's dtype."""
+        x = hidden_states.float()
+        if gate is not None:
+            x = x * nn.functional.silu(gate.float())
+        groups = x.unflatten(-1, (-1, self.group_size))
+        groups = groups * torch.rsqrt(groups.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+        return (self.weight * groups.flatten(-2)).to(hidden_states.dtype)
+
+
+class Mamba2ForCausalLM(modeling_mamba2.Mamba2ForCausalLM):
+    """transformers' Mamba-2 with its gated norms exchanged; parameter names stay."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        for layer in self.backbone.layers:
+            width = layer.mixer.norm.weight.numel()
+            layer.mixer.norm = GroupedGatedRMSNorm(width, width // config.n_groups, config.layer_norm_epsilon)
+        self.post_init()

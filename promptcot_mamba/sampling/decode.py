@@ -1,0 +1,29 @@
+"""A completion's text from its token ids: one definition for every back end, and for chains that were continued."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from promptcot_mamba.sampling.backend import STOP, SamplingSettings
+
+CONTEXT_TOKENS = 6  # of the prompt: a SentencePiece tokenizer drops the space of a text's first word
+
+
+def completion_text(
+    tokenizer: Any, sampling: SamplingSettings, prompt_ids: Sequence[int], ids: Sequence[int], finish_reason: str
+) -> str:
+    """The text that `ids` add to a prompt, without the token that ended the chain."""
+    if finish_reason == STOP and len(ids) and (ids[-1] in sampling.stop_token_ids or _is_special(tokenizer, ids[-1])):
+        ids = ids[:-1]
+
+    def decode(tokens: Sequence[int]) -> str:
+        return tokenizer.decode(list(tokens), skip_special_tokens=sampling.skip_special_tokens)
+
+    context = list(prompt_ids[-CONTEXT_TOKENS:])
+    before, whole = decode(context), decode([*context, *ids])
+    return whole[len(before) :] if whole.startswith(before) else decode(ids)
+
+
+def _is_special(tokenizer: Any, token_id: int) -> bool:
+    return token_id in getattr(tokenizer, "all_special_ids", ())

@@ -1,0 +1,244 @@
+"""The servers themselves: which of them serve our model, which are away, and when they are asked again."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+from yarl import URL
+
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.log import get_logger
+from promptcot_mamba.sampling.endpoint_errors import ServerTroubleError, raise_for_error
+from promptcot_mamba.sampling.endpoint_protocol import find_model, normal_url, parse_object
+
+logger = get_logger(__name__)
+
+CONNECT_SECONDS = 10.0
+PROBE_SECONDS = 15.0  # between two looks at a server that holds requests
+MISSED_PROBES = 3  # in a row until its requests are taken away
+FIRST_PAUSE = 0.5  # after a failure; doubles with each further one
+LONGEST_PAUSE = 60.0
+MOST_REDIRECTS = 5
+REDIRECTS = (301, 302, 303, 307, 308)
+NO_MODELS = (404, 405, 501)  # of `/models`: a server that has no such path
+TROUBLE = (ServerTroubleError, aiohttp.ClientError, asyncio.TimeoutError, ConnectionError)
+
+
+@dataclass(frozen=True)
+class EndpointSettings:
+    """Where to ask, and how patiently."""
+
+    base_urls: Sequence[str]
+    model: str  # the name or path the servers must serve
+    context: int
+    concurrency: int = 256  # requests at once on one server
+    request_seconds: float = 7200.0  # the longest one request may take
+    patience_seconds: float = 600.0  # how long all servers may be away
+    api_key: str | None = None
+    chat: bool = False  # ask for chat completions: the server renders prompts with its own chat template
+    ca_file: str | None = None  # certificates to trust besides the system's
+    token_ids: bool = False  # ask vLLM servers for token ids, and hand a chain back where its server goes away
+    gives_up: bool = False  # hand a request back (FAILED) that alone cannot be answered, instead of ending the run
+    stream: bool = False  # hear of tokens as they come, from servers that tell ids
+
+    def tls(self) -> ssl.SSLContext | bool:
+        """What https is checked by; raises InputError for a file without certificates."""
+        if self.ca_file is None:
+            return True
+        try:
+            context = ssl.create_default_context()
+            context.load_verify_locations(self.ca_file)
+        except (OSError, ssl.SSLError) as error:
+            raise InputError(f"--ca_file {self.ca_file}: no certificates to read there ({error})") from None
+        return context
+
+
+@dataclass
+class Endpoint:
+    """One server as we know it."""
+
+    url: str
+    model: str = ""  # its own name for the model; empty until it has been asked
+    is_vllm: bool = False
+    failures: int = 0  # in a row
+    bad_answers: int = 0  # in a row
+    away: bool = False  # gets no requests until it has answered `/models` again
+    resume_at: float = 0.0  # not looked at before this time
+    fell: asyncio.Event = field(default_factory=asyncio.Event)  # set when it goes away
+    served: int = 0
+    quiet_until: float = 0.0  # no line about its being busy before this time
+    tasks: set[asyncio.Task] = field(default_factory=set)
+
+
+class EndpointPool:
+    """Asks servers who they are, looks after them, and carries requests to them; all on the caller's event loop.
+
+    `on_change` is called when a server is back or one that is there shows a sign of life, `on_fatal` with what ends the
+    run.
+    """
+
+    def __init__(self, settings: EndpointSettings, on_change: Callable[[], None], on_fatal: Callable[[Any], None]):
+        self.settings = settings
+        self.endpoints = [Endpoint(normal_url(url)) for url in settings.base_urls]
+        self._on_change = on_change
+        self._on_fatal = on_fatal
+        self._session: aiohttp.ClientSession | None = None
+        self._watchers: list[asyncio.Task] = []
+
+    async def open(self) -> None:
+        """Ask every server for its models; raises InputError if none answers or one serves another model."""
+        settings = self.settings
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=settings.tls()),
+            timeout=aiohttp.ClientTimeout(total=settings.request_seconds, sock_connect=CONNECT_SECONDS),
+            read_bufsize=1 << 20,
+        )
+        troubles = await asyncio.gather(*(self._try_identify(endpoint) for endpoint in self.endpoints))
+        if all(troubles):
+            untrusted = "certificate" in str(troubles[0]).lower() or "SSL" in str(troubles[0])
+            advice = "--ca_file names the certificate to trust" if untrusted else "is it up?"
+            raise InputError(f"--base_url {self.endpoints[0].url}: cannot be reached ({troubles[0]}); {advice}")
+        for endpoint, trouble in zip(self.endpoints, troubles, strict=True):
+            if trouble:
+                self.back_off(endpoint, trouble)
+        loop = asyncio.get_running_loop()
+        self._watchers = [loop.create_task(self._look_after(endpoint)) for endpoint in self.endpoints]
+        for watcher in self._watchers:
+            watcher.add_done_callback(self._on_watcher_done)
+
+    async def close(self) -> None:
+        tasks = [*self._watchers, *(task for endpoint in self.endpoints for task in endpoint.tasks)]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._session is not None:
+            await self._session.close()
+
+    def free(self) -> Endpoint | None:
+        """The least busy server that is there and takes one more request."""
+        endpoint = min(self.endpoints, key=lambda each: (each.away, len(each.tasks)))
+        return None if endpoint.away or len(endpoint.tasks) >= self.settings.concurrency else endpoint
+
+    @asynccontextmanager
+    async def post(self, endpoint: Endpoint, path: str, body: dict[str, Any]) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The answer to one POST, its status 200; anything else is raised.
+
+        Redirects are followed with the same body (HTTP clients turn a POST into a GET at 301 and 302); the key goes to
+        the first host alone.
+        """
+        url, home = URL(f"{endpoint.url}/{path}"), URL(endpoint.url).host
+        for _ in range(MOST_REDIRECTS + 1):
+            headers = self._headers() if url.host == home else {}
+            async with self._session.post(url, json=body, headers=headers, allow_redirects=False) as response:
+                if response.status in REDIRECTS and "Location" in response.headers:
+                    url = url.join(URL(response.headers["Location"]))
+                    continue
+                if response.status != 200:
+                    raise_for_error(endpoint.url, response.status, await response.read(), response.headers)
+                yield response
+                return
+        raise InputError(f"--base_url {endpoint.url}: redirects more than {MOST_REDIRECTS} times, to {url} at last")
+
+    def back_off(self, endpoint: Endpoint, trouble: str, at_least: float = 0.0) -> None:
+        """Leave a server alone for a while, longer with each failure in a row; failures of one moment count once."""
+        now = time.monotonic()
+        if now < endpoint.resume_at:
+            return
+        pause = max(at_least, min(LONGEST_PAUSE, FIRST_PAUSE * 2**endpoint.failures))
+        endpoint.failures += 1
+        endpoint.away, endpoint.resume_at = True, now + pause
+        endpoint.fell.set()
+        logger.warning("%s: %s; asked again in %.1f s", endpoint.url, trouble, pause)
+
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.settings.api_key}"} if self.settings.api_key else {}
+
+    async def _identify(self, endpoint: Endpoint) -> None:
+        """Learn the server's name for the model; raises InputError if it serves another or too short a context."""
+        timeout = aiohttp.ClientTimeout(total=CONNECT_SECONDS)
+        async with self._session.get(f"{endpoint.url}/models", timeout=timeout, headers=self._headers()) as response:
+            body = await response.read()
+            if response.status in NO_MODELS:
+                if not endpoint.model:
+                    logger.info("%s: has no /models; asked for %s as it stands", endpoint.url, self.settings.model)
+                endpoint.model = self.settings.model
+                return
+            if response.status != 200:
+                raise_for_error(endpoint.url, response.status, body, response.headers)
+            if response.history:  # where it was sent on to is where requests belong
+                endpoint.url = str(response.url).split("?")[0].removesuffix("/").removesuffix("/models")
+                logger.info("%s: redirected to %s", self.settings.base_urls[0], endpoint.url)
+        try:
+            models = list(parse_object(body, endpoint.url)["data"])
+        except (KeyError, TypeError):
+            raise InputError(f"--base_url {endpoint.url}: /models is not an OpenAI-compatible answer") from None
+        self._check_model(endpoint, models)
+
+    def _check_model(self, endpoint: Endpoint, models: list[dict[str, Any]]) -> None:
+        card = find_model(models, self.settings.model)
+        if card is None:
+            serves = ", ".join(str(model.get("id")) for model in models)
+            raise InputError(
+                f"--base_url {endpoint.url}: serves {serves[:300]}, not {self.settings.model}; is it the right server? "
+                "(--served_model_name gives the name it uses)"
+            )
+        most, needed = card.get("max_model_len"), self.settings.context
+        if isinstance(most, int) and most < needed:
+            raise InputError(
+                f"--base_url {endpoint.url}: its context is {most} tokens, {needed} are needed (--max_len plus 4,096); "
+                f"start it with --max-model-len {needed}, or give --max_len {max(1, most - 4096)}"
+            )
+        endpoint.model, endpoint.is_vllm = card["id"], card.get("owned_by") == "vllm"
+
+    async def _try_identify(self, endpoint: Endpoint) -> str | None:
+        """`_identify`, returning what is wrong with the connection, if anything."""
+        try:
+            await self._identify(endpoint)
+        except TROUBLE as error:
+            return str(error) or type(error).__name__
+        return None
+
+    async def _look_after(self, endpoint: Endpoint) -> None:
+        """Ask a server that is away whether it is back, and one that holds requests whether it is still there."""
+        missed = 0
+        while True:
+            if endpoint.away:
+                await asyncio.sleep(endpoint.resume_at - time.monotonic())
+                trouble, missed = await self._try_identify(endpoint), 0
+                if trouble:
+                    self.back_off(endpoint, trouble)
+                else:
+                    endpoint.away, endpoint.bad_answers = False, 0
+                    endpoint.fell.clear()
+                    self._on_change()
+            elif await _happens(endpoint.fell, PROBE_SECONDS) or not endpoint.tasks:
+                missed = 0
+            elif trouble := await self._try_identify(endpoint):
+                missed += 1
+                if missed == MISSED_PROBES:
+                    self.back_off(endpoint, f"no answer to {MISSED_PROBES} probes ({trouble})")
+                    for task in tuple(endpoint.tasks):
+                        task.cancel()
+            else:
+                missed = 0
+                self._on_change()
+
+    def _on_watcher_done(self, watcher: asyncio.Task[None]) -> None:
+        if not watcher.cancelled():  # a server that came back with another model, or a bug
+            self._on_fatal(watcher.exception())
+
+
+async def _happens(event: asyncio.Event, seconds: float) -> bool:
+    """Wait for an event; return whether it came in time."""
+    try:
+        await asyncio.wait_for(event.wait(), seconds)
+    except TimeoutError:
+        return False
+    return True

@@ -1,0 +1,32 @@
+"""A signal that asks a program to stop politely: remembered, and asked about between two steps of its work."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+
+class StopSignal:
+    """Call it to ask whether one of these signals came.
+
+    `message` is written to stderr when it does. `insist`: a second signal does not wait, it interrupts as Ctrl-C does.
+    """
+
+    def __init__(self, *numbers: int, message: str, insist: bool = False) -> None:
+        self.received, self._message, self._insist = False, message, insist
+        self._before = {number: signal.signal(number, self._receive) for number in numbers}
+
+    def _receive(self, number: int, frame: Any) -> None:
+        if self.received and self._insist:
+            raise KeyboardInterrupt
+        self.received = True
+        os.write(2, f"\n{signal.Signals(number).name}: {self._message}\n".encode())  # print is not for handlers
+
+    def __call__(self) -> bool:
+        return self.received
+
+    def restore(self) -> None:
+        """Give the signals back to whoever had them."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

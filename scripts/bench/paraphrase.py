@@ -1,0 +1,147 @@
+"""Benchmark problems as they turn up in training data: copied, respelled, reworded a little; and clean look-alikes."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable
+
+CONFUSABLES = dict(zip("aceopxyiABCEHKMOPTX", "асеорхуіАВСЕНКМОРТХ", strict=True))
+ONES = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+)  # fmt: skip
+TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+FILLERS = (
+    "value", "quantity", "object", "figure", "result", "given", "clearly", "several", "certain", "specific", "simple",
+    "final", "another", "general", "measure", "during", "careful", "element", "formal", "direct", "exactly", "whole",
+    "proper", "total", "example",
+)  # fmt: skip
+
+
+def in_words(number: int) -> str:
+    """A number below a million, in English."""
+    if number < 20:
+        return ONES[number]
+    if number < 100:
+        return TENS[number // 10] + (f"-{ONES[number % 10]}" if number % 10 else "")
+    if number < 1000:
+        rest = f" and {in_words(number % 100)}" if number % 100 else ""
+        return f"{ONES[number // 100]} hundred{rest}"
+    rest = f" {in_words(number % 1000)}" if number % 1000 else ""
+    return f"{in_words(number // 1000)} thousand{rest}"
+
+
+def verbatim(text: str, rng: random.Random) -> str:
+    return text
+
+
+def in_other_case(text: str, rng: random.Random) -> str:
+    return re.sub(r"\s+", lambda _: rng.choice([" ", "  ", "\n"]), text.upper() if rng.random() < 0.5 else text.lower())
+
+
+def latex_respelled(text: str, rng: random.Random) -> str:
+    """Other commands and spacing for the same formulas."""
+    swaps = (
+        ("\\frac", "\\dfrac"), ("\\leq", "\\le"), ("\\geq", "\\ge"), ("\\ldots", "\\dots"), ("\\left", ""),
+        ("\\right", ""), ("\\times", "\\cdot "), ("\\neq", "\\ne"), ("$$", "$"), ("\\mathrm", "\\text"),
+    )  # fmt: skip
+    for old, new in swaps:
+        if rng.random() < 0.8:
+            text = re.sub(re.escape(old) + r"(?![a-z])", lambda _, new=new: new, text)
+    text = re.sub(r"([_^])(\w)(?!\w)", r"\1{\2}", text)
+    text = re.sub(
+        r"\$([^$]+)\$", lambda match: f"\\( {match.group(1)} \\)" if rng.random() < 0.5 else match.group(), text
+    )
+    return text.replace(" + ", "\\, + \\,")
+
+
+def plain_maths(text: str, rng: random.Random) -> str:
+    """Formulas as one types them without LaTeX."""
+    text = re.sub(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"(\1)/(\2)", text)
+    text = re.sub(r"\\sqrt\s*\{([^{}]*)\}", r"sqrt(\1)", text)
+    for old, new in (
+        ("\\leq", "<="), ("\\le", "<="), ("\\geq", ">="), ("\\ge", ">="), ("\\neq", "!="), ("\\cdot", "*"),
+        ("\\times", "*"), ("\\ldots", "..."), ("\\dots", "..."), ("\\cdots", "..."), ("\\infty", "infinity"),
+        ("\\pi", "pi"), ("\\circ", "deg"), ("\\alpha", "alpha"), ("\\theta", "theta"), ("\\in", "in"), ("\\quad", " "),
+        ("\\left", ""), ("\\right", ""),
+    ):  # fmt: skip
+        text = re.sub(re.escape(old) + r"(?![a-zA-Z])", lambda _, new=new: new, text)
+    text = re.sub(r"\\(?:text|mathrm|mathbb|mathbf|operatorname|textbf)\s*\{([^{}]*)\}", r"\1", text)
+    text = re.sub(r"\\([a-zA-Z]+)", r"\1", text)
+    return re.sub(r"[${}]|\\[,;!\[\]()]", "", text)
+
+
+def numerals_in_words(text: str, rng: random.Random) -> str:
+    return re.sub(r"(?<![\d.,_^{\\])\b\d{1,6}\b(?![\d.,}])", lambda match: in_words(int(match.group())), text)
+
+
+def look_alikes(text: str, rng: random.Random) -> str:
+    share = rng.uniform(0.2, 1.0)
+    return "".join(CONFUSABLES[c] if c in CONFUSABLES and rng.random() < share else c for c in text)
+
+
+def change_every(step: int) -> Callable[[str, random.Random], str]:
+    """Every so many words, starting anywhere, one is another."""
+
+    def change(text: str, rng: random.Random) -> str:
+        pieces = re.split(r"(\s+)", text)
+        words = [at for at, piece in enumerate(pieces) if piece.strip()]
+        for at in words[rng.randrange(step) :: step]:
+            pieces[at] = rng.choice(FILLERS)
+        return "".join(pieces)
+
+    return change
+
+
+def rename_variables(text: str, rng: random.Random) -> str:
+    """Single letters that stand alone become other letters, each always the same."""
+    letters = list("abcdefghjklmnpqrstuvwxyzABCDEFGHJKLMNOPQRSTUVWXYZ")
+    others = letters.copy()
+    rng.shuffle(others)
+    names = dict(zip(letters, others, strict=True))
+    names["a"] = "a"  # an article more often than a variable
+    return re.sub(r"(?<![a-zA-Z\\])[b-hj-np-zA-HJ-Z](?![a-zA-Z])", lambda match: names[match.group()], text)
+
+
+def embedded(text: str, rng: random.Random) -> str:
+    before = rng.choice(["Solve this for me. ", "Here is my homework:\n\n", "Problem 12. ", "Please help! Question: "])
+    return before + text + rng.choice(["\n\nShow your work.", " Thanks!", "\nAnswer:", ""])
+
+
+KINDS: dict[str, Callable[[str, random.Random], str]] = {
+    "verbatim": verbatim, "other case": in_other_case, "embedded": embedded, "LaTeX respelled": latex_respelled,
+    "plain-text maths": plain_maths, "numerals in words": numerals_in_words, "look-alikes": look_alikes,
+    "every 12th word": change_every(12), "every 8th word": change_every(8), "renamed variables": rename_variables,
+}  # fmt: skip
+REQUIRED = dict.fromkeys(KINDS, 0.95) | {"every 12th word": 0.85, "renamed variables": 0.85, "every 8th word": 0.7}
+
+TEMPLATES = (
+    "What is the remainder when {a} is divided by {b}?",
+    "Find the greatest common divisor of {a} and {b}.",
+    "How many positive divisors does {a} have?",
+    "What is the sum of the first {a} positive integers?",
+    "A rectangle has length {a} and width {b}. What is its area?",
+    "Compute $\\binom{{{b}}}{{{c}}}$.",
+    "Solve for $x$: ${c}x + {b} = {a}$.",
+    "What is the smallest positive multiple of {a} greater than {b}?",
+    "Evaluate $\\log_{c} {a}$.",
+    "Convert the point $({a},{b})$ in rectangular coordinates to polar coordinates.",
+    "What is {c} percent of {a}?",
+    "Let $f(x) = {c}x^2 - {b}x + {a}$. Find $f({c})$.",
+    "If $x + y = {a}$ and $xy = {b}$, what is $x^2 + y^2$?",
+    "How many integers are there between {b} and {a}, inclusive?",
+    "The mean of {c} numbers is {b}. What is their sum?",
+    "Two fair {b}-sided dice are rolled. What is the probability that the sum is {c}?",
+    "A train travels {a} miles in {c} hours. What is its average speed in miles per hour?",
+    "You are given an integer array nums of length {a}. Return the maximum sum of a subarray of length {c}. Since the "
+    "answer may be very large, return it modulo 10^9 + 7.",
+    "The input is given from Standard Input in the following format: N A_1 A_2 ... A_N. Print the number of elements "
+    "greater than {b}.",
+    "Find all real numbers $x$ such that $x^2 - {b}x + {c} = 0$.",
+)
+
+
+def make_template(rng: random.Random) -> str:
+    """A question as synthetic sets have thousands of: a template with its own numbers."""
+    return rng.choice(TEMPLATES).format(a=rng.randint(50, 999), b=rng.randint(11, 49), c=rng.randint(2, 10))

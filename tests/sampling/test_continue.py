@@ -1,0 +1,197 @@
+"""Chains that outlive what samples them: killed anywhere, they go on; in segments, to the letter."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from scipy.stats import chi2_contingency
+
+import infer_longcot
+from promptcot_mamba.jsonl import read_jsonl
+from promptcot_mamba.run_info import side_path
+from promptcot_mamba.sampling import scheduler
+from promptcot_mamba.sampling.backend import CUT, Generated
+from promptcot_mamba.sampling.partial import PartialFile, read_partial
+from tests.sampling.conftest import comparable, write_problems
+from tests.sampling.scripted import FIRST_TOKEN, LAST_TOKEN, TokenBackend, draw_tokens
+from tests.tiny import make_tokenizer
+
+TOKENIZER = make_tokenizer()
+
+
+@pytest.fixture
+def flags(checkpoint: Path, tmp_path: Path):
+    problems = write_problems(tmp_path / "problems.jsonl", 5)
+
+    def make(output: Path, **changed: object) -> list[str]:
+        values = {"data_path": problems, "output_path": output, "model_path": checkpoint, "n": 4, "max_len": 900}
+        return [f"--{name}={value}" for name, value in (values | changed).items()]
+
+    return make
+
+
+def run(flags: list[str], backend: TokenBackend | None = None) -> int:
+    return infer_longcot.main(flags, make_backend=lambda plan: backend or TokenBackend(TOKENIZER))
+
+
+def kill_while_running(flags: list[str], seconds: float) -> None:
+    """Run in a forked process and `kill -9` it after a while."""
+
+    def slowly() -> None:
+        os._exit(run(flags, TokenBackend(TOKENIZER, step_seconds=0.001)))
+
+    process = multiprocessing.get_context("fork").Process(target=slowly)
+    process.start()
+    time.sleep(seconds)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+
+
+def test_ten_kills_in_segments_change_no_letter(flags, tmp_path: Path):
+    whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
+    how = {"segment_len": 64, "stop_on_loop": True, "max_retries": 2, "thinking_budget": 150, "n": 12}
+    engine = TokenBackend(TOKENIZER)
+    assert run(flags(whole, **how), engine) == 0
+    assert max(request.max_tokens for request in engine.submitted) == 64
+    numbers = random.Random(5)
+    for _ in range(10):
+        kill_while_running(flags(killed, **how), 0.1 + 0.25 * numbers.random())
+    last = TokenBackend(TOKENIZER)
+    assert run(flags(killed, **how), last) == 0
+    assert len(last.submitted) > 10  # the kills came before its end
+    assert any(len(request.kept) for request in last.submitted[:8])
+    assert comparable(killed) == comparable(whole)
+    assert not side_path(killed, "partial.jsonl").exists()
+
+
+def test_kills_of_a_stream_lose_only_what_is_younger_than_a_save(flags, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(scheduler, "SAVE_SECONDS", 0.02)
+    output = tmp_path / "x.jsonl"
+    numbers, kept_before = random.Random(1), {}
+    for _ in range(10):
+        kill_while_running(flags(output), 0.1 + 0.3 * numbers.random())
+        kept = {key: saved.ids for key, saved in read_partial(side_path(output, "partial.jsonl")).items()}
+        for key, ids in kept_before.items():  # what was safe once stays safe, and stays what it was
+            if key in kept:
+                assert kept[key][: len(ids)] == ids
+        kept_before = kept
+    engine = TokenBackend(TOKENIZER)
+    settled = len(read_jsonl(output)) if output.exists() else 0
+    assert run(flags(output), engine) == 0
+    begun = [request for request in engine.submitted if len(request.kept)]
+    assert [len(request.kept) for request in begun] == sorted((len(r.kept) for r in begun), reverse=True)
+    rows = read_jsonl(output)
+    assert len(rows) == 20
+    assert len({(row["idx"], row["run"]) for row in rows}) == 20
+    continued = [row for row in rows if row.get("continued")]
+    assert len(continued) >= len(begun) > 0 or settled == 20
+    assert all(0 < at < row["completion_tokens"] for row in continued for at in row["continued"])
+
+
+class OnAServerThatDies(TokenBackend):
+    """Cuts every chain once, `after` tokens into it."""
+
+    def __init__(self, after: int):
+        super().__init__(TOKENIZER)
+        self._after, self._cut = after, set()
+
+    def poll(self, timeout: float) -> list[Generated]:
+        finished = super().poll(timeout)
+        for unit, ids in list(self.growing().items()):
+            if len(ids) >= self._after and unit not in self._cut:
+                self._cut.add(unit)
+                del self._running[unit]
+                finished.append(Generated(unit, "", CUT, 0, len(ids), 0.0, token_ids=ids))
+        return finished
+
+
+def test_a_chain_whose_server_dies_goes_on_elsewhere(flags, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(scheduler, "SAVE_SECONDS", 0.0)
+    whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
+    run(flags(whole))
+    engine = OnAServerThatDies(100)
+    run(flags(cut), engine)
+    longer = 0
+    for row, other in zip(comparable(cut), comparable(whole), strict=True):
+        if other["completion_tokens"] > 100:
+            longer += 1
+            assert row["continued"] == [100]
+            assert row["completion"][:90] == other["completion"][:90]
+            assert row["completion"] != other["completion"]
+        else:
+            assert row == other
+    assert longer > 5
+    segments, plain = tmp_path / "segments.jsonl", tmp_path / "plain.jsonl"
+    run(flags(segments, segment_len=64), OnAServerThatDies(100))
+    run(flags(plain, segment_len=64))
+    assert comparable(segments) == comparable(plain)
+
+
+def test_what_follows_a_continuation_is_drawn_as_in_uncut_chains(tmp_path: Path):
+    """2,000 chains: the token after a cut, given the one before it, against the same place of chains that were not."""
+
+    def successors(continued: bool) -> list[int]:
+        counts: Counter[int] = Counter()
+        for chain in range(2000):
+            seed = scheduler.derive_seed(3 if continued else 4, "p", chain, 0)
+            tokens = draw_tokens(seed, 5, 2, 10**9)
+            kept = [next(tokens) for _ in range(30)]
+            after = scheduler.derive_seed(seed, "after", 30)
+            more = draw_tokens(after, kept[-1], 2, 10**9) if continued else tokens
+            counts[(next(more) - kept[-1]) % (LAST_TOKEN - FIRST_TOKEN + 1)] += 1
+        return [counts[step] for step in range(LAST_TOKEN - FIRST_TOKEN + 1)]
+
+    assert chi2_contingency([successors(True), successors(False)]).pvalue > 0.01
+
+
+def test_a_thought_without_end_is_closed_and_answered(flags, tmp_path: Path):
+    output = tmp_path / "x.jsonl"
+    assert run(flags(output, thinking_budget=50)) == 0
+    rows = read_jsonl(output)
+    closed = [row for row in rows if row.get("thought_closed")]
+    assert len(closed) > 10
+    for row in closed:
+        assert row["thought_closed"] == 50
+        assert row["completion"].count("</think>") == 1
+    assert all(row["completion_tokens"] <= 50 for row in rows if row not in closed)
+
+
+def test_a_damaged_partial_file_is_read_as_far_as_it_goes(flags, tmp_path: Path, caplog):
+    output = tmp_path / "x.jsonl"
+    kill_while_running(flags(output, segment_len=16), 0.4)
+    path = side_path(output, "partial.jsonl")
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert len(lines) > 4
+    path.write_bytes(b"".join([lines[0], b"\n", lines[1][:20] + b"\n", *lines[2:], b'{"torn']))
+    assert run(flags(output, segment_len=16)) == 0
+    assert f"{path}:2: unreadable" in caplog.text
+    assert f"{path}:3: unreadable" in caplog.text
+    run(flags(tmp_path / "whole.jsonl", segment_len=16))
+    assert comparable(output) == comparable(tmp_path / "whole.jsonl")
+
+
+def test_the_file_is_written_anew_once_most_of_it_is_dead(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("promptcot_mamba.sampling.partial.DEAD_BYTES", 2000)
+    file = PartialFile(tmp_path / "x.partial.jsonl")
+    chains = [scheduler.Chain(unit, f"p{unit}", 0, 0, unit, "prompt", [1], 10_000) for unit in range(40)]
+    for length in range(10, 200, 10):
+        for chain in chains:
+            file.save(chain, range(length), 1.5)
+        file.sync()
+    for chain in chains[1:]:
+        file.forget(chain.key)
+    file.sync()
+    assert len((tmp_path / "x.partial.jsonl").read_bytes().splitlines()) == 1
+    file.save(chains[0], range(200), 2.5)
+    file.close()
+    [saved] = read_partial(tmp_path / "x.partial.jsonl").values()
+    assert (list(saved.ids), saved.seconds, saved.seed) == (list(range(200)), 2.5, 0)
+    assert json.loads((tmp_path / "x.partial.jsonl").read_bytes().splitlines()[-1])["at"] == 190

@@ -1,0 +1,132 @@
+r"""What is sent: the row's prompt, its question in our format, or a model's own template; no `\boxed{}` on code."""
+
+from __future__ import annotations
+
+import pytest
+
+from promptcot_mamba.benchmarks import BENCHMARKS
+from promptcot_mamba.benchmarks.humaneval import INSTRUCTION
+from promptcot_mamba.chat_format import MATH_INSTRUCTION, render_prompt
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.jsonl import Row
+from promptcot_mamba.records import Problem
+from promptcot_mamba.sampling.prompts import PromptBook, user_message
+from tests.tiny import make_tokenizer
+
+HEAD = '\n\ndef double(x):\n    """Twice x."""\n'
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{{ '<|im_start|>assistant\n' }}{% if enable_thinking is defined and not enable_thinking %}"
+    "{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+)
+NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}hi"
+
+
+def problem(**row: object) -> Problem:
+    return Problem("p/1", row.get("prompt"), {"idx": 1, "source": "math", **row})
+
+
+def asked(name: str, raw: Row) -> Problem:
+    """A problem as `scripts.prepare_problems` writes it from a publisher's row."""
+    row = BENCHMARKS[name].publisher.forms[0].convert(raw, 0)
+    return Problem("p", row["prompt"], row)
+
+
+MATHS = asked("math500", {"problem": "What is $1+1$?", "solution": "Add.", "answer": "2"})
+FUNCTION = asked(
+    "humaneval",
+    {"task_id": "HumanEval/0", "prompt": HEAD, "entry_point": "double", "canonical_solution": "", "test": ""},
+)
+# Rows of earlier versions and of the release: no instruction, the words stand in the prompt alone.
+OLD_FUNCTION = problem(
+    source="humaneval", prompt=FUNCTION.prompt, question=HEAD, entry_point="double", task_id="HumanEval/0"
+)
+FOREIGN = (
+    "<\uff5cbegin\u2581of\u2581sentence\uff5c>Please reason step by step, and put your final answer within \\boxed{{}}."
+    "<\uff5cUser\uff5c>What is $1+1$?<\uff5cAssistant\uff5c>"
+)
+LLAMA = (
+    "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|><|start_header_id|>user"
+    f"<|end_header_id|>\n\nWhat is $1+1$?\n{MATH_INSTRUCTION}<|eot_id|>"
+    "<|start_header_id|>assistant<|end_header_id|>\n\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("one", "source", "said"),
+    [
+        (MATHS, "auto", f"What is $1+1$?\n{MATH_INSTRUCTION}"),
+        (MATHS, "question", f"What is $1+1$?\n{MATH_INSTRUCTION}"),
+        (MATHS, "prompt", f"What is $1+1$?\n{MATH_INSTRUCTION}"),
+        (problem(prompt=render_prompt("What is $1+1$?")), "auto", f"What is $1+1$?\n{MATH_INSTRUCTION}"),
+        (problem(prompt=FOREIGN), "auto", f"What is $1+1$?\n{MATH_INSTRUCTION}"),
+        (problem(prompt=LLAMA), "auto", f"What is $1+1$?\n{MATH_INSTRUCTION}"),
+        (problem(prompt="<s>[INST] Say hello. [/INST]"), "auto", "Say hello."),
+        (problem(question="What is $1+1$?"), "auto", f"What is $1+1$?\n{MATH_INSTRUCTION}"),
+        (problem(question="1+1", instruction="Say only the number."), "auto", "1+1\nSay only the number."),
+        (problem(prompt="Say hello."), "auto", "Say hello."),
+        (FUNCTION, "auto", INSTRUCTION.replace("{question}", HEAD.strip("\n"))),
+        (FUNCTION, "question", INSTRUCTION.replace("{question}", HEAD.strip("\n"))),
+        (FUNCTION, "prompt", INSTRUCTION.replace("{question}", HEAD.strip("\n"))),
+        (OLD_FUNCTION, "auto", INSTRUCTION.replace("{question}", HEAD.strip("\n"))),
+        (problem(prompt=HEAD, entry_point="double"), "auto", INSTRUCTION.replace("{question}", HEAD.strip("\n"))),
+        (problem(prompt=f"Write it.{HEAD}", entry_point="double"), "auto", f"Write it.{HEAD}".strip()),
+        (OLD_FUNCTION, "question", INSTRUCTION.replace("{question}", HEAD.strip("\n"))),
+    ],
+)
+def test_what_the_user_says(one: Problem, source: str, said: str):
+    assert user_message(one, source) == said
+    if "entry_point" in one.fields:
+        assert "boxed" not in said
+
+
+def test_a_question_of_code_alone_asks_for_a_program():
+    said = user_message(problem(source="livecodebench", question="Add one to N."))
+    assert said.startswith("Add one to N.\n\nRead the inputs from stdin")
+    assert "boxed" not in said
+    assert "boxed" not in user_message(problem(source="mine", question="Add one.", tests=[["1", "2"]]))
+
+
+def test_a_function_keeps_its_words_whatever_renders_it():
+    book = PromptBook([FUNCTION, OLD_FUNCTION], make_tokenizer(), source="question")
+    assert book.text(0) == book.text(1) == FUNCTION.prompt
+    assert book.describe()["template"] == "promptcot"
+    assert PromptBook([FUNCTION], make_tokenizer()).describe()["template"] == "file"
+
+
+def with_template(template: str | dict | None, **options: object) -> PromptBook:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = template
+    return PromptBook([MATHS, FUNCTION], tokenizer, use_chat_template=True, **options)
+
+
+def test_the_models_own_template_is_used_and_told():
+    book = with_template(CHATML, system_prompt="Be brief.")
+    said = f"What is $1+1$?\n{MATH_INSTRUCTION}"
+    system = "<|im_start|>system\nBe brief.<|im_end|>\n"
+    assert book.text(0) == f"{system}<|im_start|>user\n{said}<|im_end|>\n<|im_start|>assistant\n"
+    assert "boxed" not in book.text(1)
+    assert book.messages(0) == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": said}]
+    described = book.describe()
+    assert described["template"].startswith("tokenizer:")
+    assert (described["system"], described["template_args"]) == ("Be brief.", {})
+    assert book.template_text == CHATML
+    text, ids = book.get(0)
+    assert ids == make_tokenizer()(text, add_special_tokens=False)["input_ids"]
+
+
+def test_a_template_is_given_its_arguments():
+    book = with_template(CHATML, template_args={"enable_thinking": False})
+    assert book.text(0).endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+    assert book.describe()["template_args"] == {"enable_thinking": False}
+    assert with_template({"default": CHATML, "tool_use": "x"}).template_text == CHATML
+
+
+def test_a_template_that_is_missing_or_refuses_is_named():
+    with pytest.raises(InputError, match="the tokenizer has no chat template"):
+        with_template(None)
+    with pytest.raises(InputError, match=r"System role not supported.*drop --system_prompt"):
+        with_template(NO_SYSTEM, system_prompt="Be brief.").text(0)
+    assert with_template(NO_SYSTEM).text(0) == "hi"
+    with pytest.raises(InputError, match="has no 'question'"):
+        PromptBook([problem(prompt="p")], None, source="question").text(0)

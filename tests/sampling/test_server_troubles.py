@@ -1,0 +1,242 @@
+"""What servers do wrong: nothing is lost, nothing comes twice, and each trouble is one clear line."""
+
+from __future__ import annotations
+
+import collections
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.sampling import endpoint_pool
+from promptcot_mamba.sampling.backend import FAILED, LENGTH, REFUSED, BackendFailedError, Generated, SamplingSettings
+from promptcot_mamba.sampling.endpoint_errors import retry_after
+from promptcot_mamba.sampling.openai_endpoint import EndpointSettings, OpenAIEndpoints
+from tests.sampling.conftest import started_servers
+from tests.sampling.scripted import Request, write_chain
+from tests.sampling.troubled_server import in_seconds
+
+COUNT = 30  # requests; every third prompt meets the trouble
+TROUBLED = COUNT // 3
+
+
+FOR_EVER = 10**9
+
+
+@pytest.fixture(scope="module")
+def start_troubled():
+    yield from started_servers("tests.sampling.troubled_server")
+
+
+@pytest.fixture(scope="module")
+def at(start_troubled):
+    """The URL under which the server has a trouble, at first or for ever."""
+    url = start_troubled().url.removesuffix("/v1")
+    return lambda trouble, times=2: f"{url}/{trouble}/{times}/v1"
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch):
+    monkeypatch.setattr(endpoint_pool, "FIRST_PAUSE", 0.002)
+
+
+def ask(url: str, count: int = COUNT, **settings: object) -> list[Generated]:
+    """Send the requests to one server, and poll until all have come back."""
+    how = {"concurrency": 8, "patience_seconds": 5.0, "gives_up": True, **settings}
+    backend = OpenAIEndpoints(
+        EndpointSettings([url], "tiny", context=5000, **how), SamplingSettings(0.8, 0.95, 1.0, (2,))
+    )
+    finished: list[Generated] = []
+    try:
+        for unit in range(count):
+            backend.submit(Request(unit, 0, 1000 + unit, f"prompt {unit}", None, 4096))
+        while len(finished) < count:
+            finished += backend.poll(0.2)
+        assert backend.poll(0.0) == []
+    finally:
+        backend.close()
+    assert Counter(each.unit for each in finished) == Counter(range(count))
+    return sorted(finished, key=lambda each: each.unit)
+
+
+def right(unit: int) -> tuple[str, str]:
+    return write_chain(Request(unit, 0, 1000 + unit, f"prompt {unit}", None, 4096))[:2]
+
+
+def assert_right(finished: list[Generated]) -> None:
+    for each in finished:
+        assert (each.text, each.finish_reason) == right(each.unit)
+
+
+# Troubles that pass: after them every request has its own right answer.
+PASSING = {
+    "429": "status 429: Rate limit reached",
+    "429_seconds": "status 429",
+    "429_date": "status 429",
+    "429_garbled": "status 429",
+    "529": "status 529: Overloaded",
+    "500": "status 500: Internal Server Error",
+    "502_html": "status 502: 502 Bad Gateway",
+    "503_loading": "status 503: Loading model",
+    "504": "status 504",
+    "408": "status 408",
+    "error_in_200": "status 502: Provider returned error",
+    "busy_in_200": "rate-limited upstream",
+    "invalid_json": "not JSON",
+    "empty_body": "not JSON",
+    "html_200": "Please sign in",
+    "json_list": "JSON of another kind",
+    "no_choices": "answer without list index",
+    "reset": "disconnected",
+    "reset_midway": "payload",
+    "reason_abort": "'abort'",
+    "reason_error": "'error'",
+    "reason_unknown": "'because'",
+    "no_reason_no_usage": "without finish_reason and usage",
+    "reason_eos": None,
+    "reason_eos_token": None,
+    "reason_end_turn": None,
+    "reason_upper": None,
+    "drip": None,
+    "no_usage": "the server sends no usage",
+    "null_usage": "the server sends no usage",
+    "no_reason": None,
+    "redirect_301": None,
+    "redirect_302": None,
+    "redirect_307": None,
+    "redirect_308": None,
+    "no_models": "has no /models",
+}
+
+
+@pytest.mark.parametrize("trouble", PASSING)
+def test_what_passes_leaves_every_answer_right(at, trouble: str, caplog):
+    promptcot_log(caplog)
+    finished = ask(at(trouble))
+    if trouble in ("reason_eos", "reason_eos_token", "reason_end_turn", "reason_upper"):  # said of truncated ones too
+        finished = [each for each in finished if right(each.unit)[1] == "stop"]
+    assert_right(finished)
+    said = PASSING[trouble]
+    if said is not None:
+        assert said.lower() in caplog.text.lower()
+    assert all(len(line) < 500 for line in caplog.text.splitlines())
+
+
+def promptcot_log(caplog) -> None:
+    from promptcot_mamba import log
+
+    log.log_once.cache_clear()
+    caplog.set_level("INFO")
+
+
+@pytest.mark.parametrize("chat", [False, True])
+@pytest.mark.parametrize(
+    "trouble",
+    ["azure_filter", "litellm_filter", "litellm_filter_500", "openrouter_filter", "unknown_400", "content_filter"],
+)
+def test_a_refusal_is_an_answer(at, trouble: str, chat: bool):
+    finished = ask(at(trouble, FOR_EVER), chat=chat)
+    refused = [each for each in finished if each.finish_reason == REFUSED]
+    assert [each.unit % 3 for each in refused] == [1] * TROUBLED
+    assert all(each.text == "" and each.note for each in refused)
+    assert_right([each for each in finished if each.unit % 3 != 1])
+
+
+@pytest.mark.parametrize("trouble", ["sglang_too_long", "llamacpp_too_long_200"])
+def test_a_prompt_that_does_not_fit_is_an_empty_truncated_answer(at, trouble: str, caplog):
+    finished = ask(at(trouble, FOR_EVER))
+    cut = [each for each in finished if each.unit % 3 == 1]
+    assert {(each.text, each.finish_reason, each.completion_tokens) for each in cut} == {("", LENGTH, 0)}
+    assert_right([each for each in finished if each.unit % 3 != 1])
+    assert "is too long" in caplog.text
+
+
+def test_a_null_text_is_an_empty_one(at):
+    finished = ask(at("null_text", FOR_EVER))
+    assert {each.text for each in finished if each.unit % 3 == 1} == {""}
+    assert_right([each for each in finished if each.unit % 3 != 1])
+
+
+@pytest.mark.parametrize("trouble", ["invalid_json", "500", "no_choices"])
+def test_what_never_gets_better_is_left_for_a_rerun_and_the_others_are_answered(at, trouble: str):
+    finished = ask(at(trouble, FOR_EVER))
+    assert {each.finish_reason for each in finished if each.unit % 3 == 1} == {FAILED}
+    assert_right([each for each in finished if each.unit % 3 != 1])
+
+
+@pytest.mark.parametrize(
+    ("trouble", "message"),
+    [("quota", "no credit is left"), ("no_credit", "Insufficient Balance"), ("unauthorised", "set OPENAI_API_KEY")],
+)
+def test_what_no_waiting_mends_ends_the_run_in_one_line(at, trouble: str, message: str):
+    with pytest.raises(InputError, match=message) as caught:
+        ask(at(trouble, FOR_EVER))
+    assert "\n" not in str(caught.value)
+
+
+def test_requests_that_are_all_called_malformed_end_the_run(at):
+    backend_url = at("unknown_400", FOR_EVER)
+    backend = OpenAIEndpoints(
+        EndpointSettings([backend_url], "tiny", context=5000, gives_up=True), SamplingSettings(0.8, 0.95, 1.0, (2,))
+    )
+    try:
+        for unit in range(1, 3 * 12, 3):  # only prompts that are refused
+            backend.submit(Request(unit, 0, unit, f"prompt {unit}", None, 10))
+        with pytest.raises(InputError, match=r"refused a request .*Could not parse the request"):
+            collections.deque(iter(lambda: backend.poll(0.2), None), maxlen=0)
+    finally:
+        backend.close()
+
+
+def test_a_wait_longer_than_patience_ends_the_run(at):
+    with pytest.raises(BackendFailedError, match="no server has answered"):
+        ask(at("429", FOR_EVER), patience_seconds=0.5, concurrency=1)
+
+
+def test_a_chat_only_server_is_asked_for_chat(at):
+    with pytest.raises(InputError, match=r"--api chat or completions says which it has"):
+        ask(at("chat_only"))
+    assert_right(ask(at("chat_only"), chat=True))
+
+
+@pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
+def test_a_thought_served_apart_is_handed_on(at, field: str):
+    finished = ask(at(field, FOR_EVER), chat=True)
+    assert {(each.reasoning, each.text) for each in finished if each.unit % 3 == 1} == {("17 and 4", "It is 21.")}
+
+
+def test_a_server_behind_a_redirect_is_asked_where_it_is(at):
+    assert_right(ask(at("moved")))
+
+
+def test_a_certificate_of_ones_own(start_troubled, tmp_path: Path):
+    certificate = tmp_path / "own.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", certificate, "-days", "2"),
+            *("-out", tmp_path / "c.pem", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"),
+        ],
+        check=True,
+        capture_output=True,
+    )  # fmt: skip
+    with certificate.open("ab") as file:
+        file.write((tmp_path / "c.pem").read_bytes())
+    server = start_troubled(certificate=certificate)
+    url = server.url.replace("http://", "https://").replace("/v1", "/none/0/v1")
+    with pytest.raises(InputError, match="--ca_file names the certificate to trust"):
+        ask(url)
+    assert_right(ask(url, ca_file=str(tmp_path / "c.pem")))
+    for wrong in (tmp_path / "nowhere.pem", Path(__file__)):
+        with pytest.raises(InputError, match=r"--ca_file .*no certificates to read"):
+            ask(url, ca_file=str(wrong))
+
+
+def test_retry_after_in_seconds_and_as_a_date():
+    assert retry_after("7") == 7
+    assert retry_after("0.5") == 0.5
+    assert retry_after("-3") == 0
+    assert 55 < retry_after(in_seconds(60)) <= 60
+    assert retry_after(in_seconds(-60)) == 0
+    assert [retry_after(text) for text in (None, "", "soon", "nan")] == [None] * 4

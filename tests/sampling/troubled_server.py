@@ -1,0 +1,203 @@
+"""An OpenAI-compatible server that answers some requests as real ones do when something is wrong.
+
+Prints its port once it listens. At `/NAME/TIMES/v1` the first TIMES answers to every third prompt have the shape of
+trouble NAME, and later ones are right; bodies are as public issues show them, their sources beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import email.utils
+import json
+import ssl
+import time
+from collections import Counter
+
+from aiohttp import web
+
+from promptcot_mamba.sampling.backend import Request
+from tests.sampling.scripted import write_chain
+
+AZURE_FILTER = {  # compl-ai/compl-ai#20, stanford-crfm/helm#3327
+    "error": {
+        "message": "The response was filtered due to the prompt triggering Azure OpenAI's content management policy. "
+        "Please modify your prompt and retry.",
+        "type": None, "param": "prompt", "code": "content_filter", "status": 400,
+        "innererror": {"code": "ResponsibleAIPolicyViolation", "content_filter_result": {"hate": {"filtered": True}}},
+    }
+}  # fmt: skip
+LITELLM_FILTER = {  # BerriAI/litellm#16231: under status 400, or 500 (#4941)
+    "error": {
+        "message": "litellm.BadRequestError: litellm.ContentPolicyViolationError: AzureException - The response was "
+        "filtered", "type": None, "param": None, "code": "400",
+    }
+}  # fmt: skip
+OPENROUTER_FILTER = {"error": {"code": 403, "message": "Your chosen model requires moderation and your input was "
+                               "flagged for \"violence\""}}  # fmt: skip
+QUOTA = {  # langchain-ai/langchainjs#1929
+    "error": {"message": "You exceeded your current quota, please check your plan and billing details.",
+              "type": "insufficient_quota", "param": None, "code": "insufficient_quota"}
+}  # fmt: skip
+LLAMACPP_LOADING = {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}
+LLAMACPP_TOO_LONG = {  # oobabooga/textgen#7257: served with status 200 too
+    "error": {"code": 400, "message": "request (4390 tokens) exceeds the available context size (4096 tokens), try "
+              "increasing it", "type": "exceed_context_size_error", "n_prompt_tokens": 4390, "n_ctx": 4096}
+}  # fmt: skip
+SGLANG_TOO_LONG = {  # QwenLM/Qwen3#1321
+    "object": "error", "message": "The input (61709 tokens) is longer than the model's context length (40960 tokens).",
+    "type": "BadRequestError", "param": None, "code": 400,
+}  # fmt: skip
+UNKNOWN_400 = {"error": {"message": "Could not parse the request", "type": "invalid_request_error", "code": None}}
+OVERLOADED = {
+    "error": {"message": "Rate limit reached for requests", "type": "requests", "code": "rate_limit_exceeded"}
+}
+HTML = "<html><head><title>502 Bad Gateway</title></head><body><center><h1>502 Bad Gateway</h1></center></body></html>"
+
+
+def in_seconds(seconds: float) -> str:
+    return email.utils.formatdate(time.time() + seconds, usegmt=True)
+
+
+# name -> (status, body, headers)
+PLAIN = {
+    "429": (429, OVERLOADED, {}),
+    "429_seconds": (429, OVERLOADED, {"Retry-After": "0"}),
+    "429_date": (429, OVERLOADED, {"Retry-After": lambda: in_seconds(-1)}),
+    "429_garbled": (429, OVERLOADED, {"Retry-After": "soon"}),
+    "529": (529, {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}, {}),
+    "500": (500, "Internal Server Error", {}),
+    "502_html": (502, HTML, {"Content-Type": "text/html"}),
+    "503_loading": (503, LLAMACPP_LOADING, {"Retry-After": "0"}),
+    "504": (504, "upstream request timeout", {}),
+    "408": (408, "", {}),
+    "azure_filter": (400, AZURE_FILTER, {}),
+    "litellm_filter": (400, LITELLM_FILTER, {}),
+    "litellm_filter_500": (500, LITELLM_FILTER, {}),
+    "openrouter_filter": (403, OPENROUTER_FILTER, {}),
+    "unknown_400": (400, UNKNOWN_400, {}),
+    "sglang_too_long": (400, SGLANG_TOO_LONG, {}),
+    "llamacpp_too_long_200": (200, LLAMACPP_TOO_LONG, {}),
+    "error_in_200": (200, {"error": {"code": 502, "message": "Provider returned error"}}, {}),
+    "busy_in_200": (200, {"error": {"code": 429, "message": "rate-limited upstream"}}, {}),
+    "invalid_json": (200, '{"choices": [{"text": "half an ans', {}),
+    "empty_body": (200, "", {}),
+    "html_200": (200, "<html>Please sign in</html>", {"Content-Type": "text/html"}),
+    "json_list": (200, [], {}),
+    "no_choices": (200, {"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 0}}, {}),
+    "quota": (429, QUOTA, {}),
+    "no_credit": (402, {"error": {"message": "Insufficient Balance", "type": "unknown_error", "code": "invalid"}}, {}),
+    "unauthorised": (401, {"error": {"message": "Incorrect API key provided"}}, {}),
+}
+# name -> what is changed in a right answer's choice and usage
+REASONS = {
+    "reason_eos": "eos", "reason_eos_token": "eos_token", "reason_end_turn": "end_turn", "reason_upper": "STOP",
+    "reason_abort": "abort", "reason_error": "error", "reason_unknown": "because",
+}  # fmt: skip
+
+
+class TroubledServer:
+    def __init__(self, options: argparse.Namespace):
+        self.options = options
+        self.seen: Counter[tuple[str, str]] = Counter()
+
+    async def models(self, http: web.Request) -> web.Response:
+        trouble = http.match_info["trouble"]
+        if trouble == "no_models":
+            return web.Response(status=404, text="Not Found")
+        if trouble == "moved":
+            raise web.HTTPMovedPermanently("/none/0/v1/models")
+        return web.json_response({"data": [{"id": "tiny", "owned_by": "someone"}]})
+
+    async def completions(self, http: web.Request) -> web.StreamResponse:
+        if http.match_info["trouble"] in ("chat_only", "moved"):
+            return web.Response(status=404, text='{"detail":"Not Found"}')
+        return await self.answer(http, chat=False)
+
+    async def chat(self, http: web.Request) -> web.StreamResponse:
+        return await self.answer(http, chat=True)
+
+    async def answer(self, http: web.Request, *, chat: bool) -> web.StreamResponse:
+        body = await http.json()
+        prompt = body["messages"][-1]["content"] if chat else body["prompt"]
+        trouble, times = http.match_info["trouble"], int(http.match_info["times"])
+        self.seen[trouble, prompt] += 1
+        troubled = int(prompt.split()[-1]) % 3 == 1 and self.seen[trouble, prompt] <= times
+        if trouble.startswith("redirect_3") and "sent_on" not in http.query:
+            return web.Response(status=int(trouble[9:]), headers={"Location": f"{http.path}?sent_on=1"})
+        if troubled and trouble in PLAIN:
+            status, said, headers = PLAIN[trouble]
+            headers = {name: value() if callable(value) else value for name, value in headers.items()}
+            text = said if isinstance(said, str) else json.dumps(said)
+            return web.Response(status=status, text=text, headers={"Content-Type": "application/json", **headers})
+        if troubled and trouble == "reset":
+            http.transport.abort()
+            return web.Response()
+        text, reason, length = write_chain(Request(0, 0, body["seed"], prompt, None, body["max_tokens"]))
+        said = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
+        choice = {"index": 0, **said, "finish_reason": reason}
+        answer = {"choices": [choice], "usage": {"prompt_tokens": 3, "completion_tokens": length}}
+        if troubled:
+            spoil(trouble, answer, choice, chat)
+        data = json.dumps(answer).encode()
+        if troubled and trouble in ("drip", "reset_midway"):
+            return await self._drip(http, data, trouble)
+        return web.Response(body=data, content_type="application/json")
+
+    async def _drip(self, http: web.Request, data: bytes, trouble: str) -> web.StreamResponse:
+        """A few bytes at a time; or half of the answer, and the connection is gone."""
+        answer = web.StreamResponse(headers={"Content-Type": "application/json", "Content-Length": str(len(data))})
+        await answer.prepare(http)
+        size = max(1, len(data) // 20)
+        for start in range(0, len(data), size):
+            if trouble == "reset_midway" and start > len(data) // 2:
+                http.transport.abort()
+                break
+            await answer.write(data[start : start + size])
+            await asyncio.sleep(0.005)
+        return answer
+
+
+def spoil(trouble: str, answer: dict, choice: dict, chat: bool) -> None:
+    """Make a right answer one that has this trouble."""
+    if trouble in REASONS:
+        choice["finish_reason"] = REASONS[trouble]
+    elif trouble == "content_filter":  # BerriAI/litellm#8953
+        choice |= {
+            "finish_reason": "content_filter",
+            **({"message": {"content": None}} if chat else {"text": None}),
+        }
+    elif trouble == "null_text":
+        choice |= {"message": {"content": None}} if chat else {"text": None}
+    elif trouble == "no_usage":
+        del answer["usage"]
+    elif trouble == "null_usage":
+        answer["usage"] = None
+    elif trouble == "no_reason":
+        choice["finish_reason"] = None
+    elif trouble == "no_reason_no_usage":
+        del choice["finish_reason"], answer["usage"]
+    elif trouble in ("reasoning", "reasoning_content"):
+        choice["message"] |= {trouble: "17 and 4", "content": "It is 21."}
+
+
+async def serve(server: TroubledServer) -> None:
+    app, options = web.Application(), server.options
+    at = "/{trouble}/{times}/v1"
+    app.add_routes([web.get(f"{at}/models", server.models), web.post(f"{at}/completions", server.completions),
+                    web.post(f"{at}/chat/completions", server.chat)])  # fmt: skip
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    tls = None
+    if options.certificate:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(options.certificate)
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
+    print(runner.addresses[0][1], flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--certificate")
+    asyncio.run(serve(TroubledServer(parser.parse_args())))

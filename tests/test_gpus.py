@@ -1,0 +1,80 @@
+"""Devices as `nvidia-smi` really lists them: plain ones, MIG, unified memory, hidden ones, and drivers that fail."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from promptcot_mamba.gpus import DATA_SHEETS, data_sheet, list_gpus, read_gpus, visible_gpus
+
+H100 = "0, GPU-11111111-aaaa, NVIDIA H100 80GB HBM3, 81559, 9.0, 580.82.07, Disabled\n"
+TWO = H100 + "1, GPU-22222222-bbbb, NVIDIA H100 80GB HBM3, 81559, 9.0, 580.82.07, Disabled\n"
+UNIFIED = "0, GPU-3333, NVIDIA GB10, [N/A], 12.1, 580.95.05, [N/A]\n"
+MIG = "0, GPU-11111111-aaaa, NVIDIA H100 80GB HBM3, 81559, 9.0, 580.82.07, Enabled\n"
+MIG_LISTING = """GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-11111111-aaaa)
+  MIG 3g.40gb     Device  0: (UUID: MIG-5cf3-01)
+  MIG 1g.10gb     Device  1: (UUID: MIG-5cf3-02)
+  MIG 1g.10gb+me  Device  2: (UUID: MIG-5cf3-03)
+"""
+
+
+def test_a_plain_node():
+    gpus = read_gpus(TWO)
+    assert [gpu.index for gpu in gpus] == [0, 1]
+    assert gpus[0].memory == 81559 << 20
+    assert gpus[0].capability == (9, 0)
+    assert gpus[0].driver == "580.82.07"
+
+
+def test_a_device_on_the_host_s_memory_is_a_device():
+    (gpu,) = read_gpus(UNIFIED)
+    assert gpu.memory is None
+    assert not gpu.mig_mode
+
+
+def test_mig_instances_stand_for_their_device_with_their_own_memory():
+    gpus = read_gpus(MIG, MIG_LISTING)
+    assert [gpu.memory >> 30 for gpu in gpus] == [40, 10, 10]
+    assert [gpu.uuid for gpu in visible_gpus(gpus, "MIG-5cf3-02")] == ["MIG-5cf3-02"]
+    assert [gpu.memory >> 30 for gpu in visible_gpus(gpus, None)] == [40]  # a process sees one
+
+
+@pytest.mark.parametrize(
+    ("wanted", "indices"),
+    [(None, [0, 1]), ("1", [1]), ("1,0", [1, 0]), ("", []), ("GPU-2222", [1]), ("0,7,1", [0]), ("-1", [])],
+)
+def test_visible_devices_as_cuda_reads_them(wanted: str | None, indices: list[int]):
+    assert [gpu.index for gpu in visible_gpus(read_gpus(TWO), wanted)] == indices
+
+
+@pytest.mark.parametrize(
+    ("name", "tflops"),
+    [
+        ("NVIDIA H200", 989.4), ("NVIDIA H200 NVL", 835.5), ("NVIDIA H100 PCIe", 756), ("NVIDIA H100 80GB HBM3", 989.4),
+        ("NVIDIA H20", 148), ("NVIDIA B300 SXM6 AC", 2250), ("NVIDIA GeForce RTX 5090", 209.5), ("NVIDIA L40", 181),
+        ("NVIDIA L40S", 362), ("NVIDIA L4", 121), ("NVIDIA A10G", 70), ("NVIDIA A10", 125),
+        ("NVIDIA A100-SXM4-80GB", 311.9), ("NVIDIA GeForce RTX 3090", 71), ("NVIDIA GH200 480GB", 989.4),
+    ],
+)  # fmt: skip
+def test_a_device_gets_its_own_sheet(name: str, tflops: float):
+    assert data_sheet(name).bf16_tflops == tflops
+
+
+def test_an_unknown_device_gets_none():
+    assert data_sheet("NVIDIA Tesla V100-SXM2-32GB") is None
+    assert data_sheet("NVIDIA H2000") is None
+    assert len(DATA_SHEETS) > 20
+
+
+def test_nvidia_smi_is_asked_and_its_failure_is_no_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\nprintf '{H100}'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert [gpu.name for gpu in list_gpus()] == ["NVIDIA H100 80GB HBM3"]
+    tool.write_text(
+        "#!/bin/sh\necho 'NVIDIA-SMI has failed because it could not communicate with the driver'\nexit 9\n"
+    )
+    assert list_gpus() == []
