@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from promptcot_mamba.benchmarks import BENCHMARKS
@@ -242,7 +242,7 @@ ANY_GOLD = st.sampled_from(
 )
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(NOTHING, ANY_GOLD)
 def test_nothing_without_content_equals_anything(text: str, gold: str):
     assert not grade(Gold(gold), text).equal
