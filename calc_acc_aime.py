@@ -16,11 +16,15 @@ from promptcot_mamba.cli import parse_args, run_program
 
 @dataclass
 class Arguments:
-    input_path: str = field(metadata={"help": "rows: completion (or completions), reference_solution, source"})
-    expected_runs: int = field(default=16, metadata={"help": "samples each problem should have"})
+    input_path: str = field(
+        metadata={"reads": "file", "help": "rows: completion (or completions), reference_solution, source"}
+    )
+    expected_runs: int = field(default=16, metadata={"least": 1, "help": "samples each problem should have"})
     strict_runs: bool = field(default=False, metadata={"help": "exit with 1 where runs are missing"})
     grader: str = field(default="strict", metadata={"help": "strict, or paper for the published rules"})
-    compare: str | None = field(default=None, metadata={"help": "a second file, compared problem by problem"})
+    compare: str | None = field(
+        default=None, metadata={"reads": "file", "help": "a second file, compared problem by problem"}
+    )
     markdown: bool = field(default=False, metadata={"help": "write X.metrics.md too"})
 
 

@@ -18,8 +18,8 @@ from promptcot_mamba.cli import parse_args, run_program
 
 @dataclass
 class Arguments:
-    input_path: str = field(metadata={"help": "rows: completion (or completions), question_id, tests"})
-    expected_runs: int | None = field(default=None, metadata={"help": "samples each problem should have"})
+    input_path: str = field(metadata={"reads": "file", "help": "rows: completion (or completions), question_id, tests"})
+    expected_runs: int | None = field(default=None, metadata={"least": 1, "help": "samples each problem should have"})
     strict_runs: bool = field(default=False, metadata={"help": "exit with 1 where runs are missing"})
     markdown: bool = field(default=False, metadata={"help": "write X.metrics.md too"})
 

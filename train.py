@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Supervised fine-tuning, one phase per launch: flags -> model and packed rows -> checkpoints that vLLM serves.
+r"""Supervised fine-tuning, one phase per launch: flags -> model and packed rows -> checkpoints that vLLM serves.
 
     deepspeed --num_gpus=8 train.py --config configs/sft_phase1.yaml --model_name_or_path /models/Mamba-Codestral-7B \
         --data_path /data/phase1 --output_dir outputs/phase1
@@ -21,6 +21,11 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+from promptcot_mamba.training.first_look import refuse_at_once
+
+if __name__ == "__main__":
+    refuse_at_once(sys.argv[1:])  # a wrong flag need not wait for torch
+
 import torch
 from transformers import PreTrainedModel, PrinterCallback
 
@@ -38,11 +43,13 @@ from promptcot_mamba.model.debug_numerics import watch_numerics
 from promptcot_mamba.ops.sequence_parallel import make_slice_groups
 from promptcot_mamba.stop_signal import StopSignal
 from promptcot_mamba.training import run_folder
+from promptcot_mamba.training.accumulation import settle_accumulation, widen_gradients
 from promptcot_mamba.training.arguments import DataArguments, SftArguments
 from promptcot_mamba.training.callbacks import ConsoleCallback, LogFileCallback, StopCallback, make_tensorboard_callback
 from promptcot_mamba.training.checks import check_flags, check_metric, check_slices
 from promptcot_mamba.training.flags import FOLLOWED
 from promptcot_mamba.training.identity import describe_identity, zero_stage
+from promptcot_mamba.training.lora import add_adapters
 from promptcot_mamba.training.plan import PlanArguments, render_plan
 from promptcot_mamba.training.ranks import first_does, part, rank, speak_once, together
 from promptcot_mamba.training.rows import Rows, decide_packing, make_eval_rows, make_training_rows
@@ -142,6 +149,9 @@ def encode(
     args: SftArguments, data_args: DataArguments, checkpoint: Checkpoint, tokenizer: Any, packing: bool
 ) -> tuple[Rows, dict[str, Any], Identity]:
     """Training rows, validation rows by source, and what the run is told by: all that changes samples or gradients."""
+    recorded = (run_folder.read_run(Path(args.output_dir)) or {}).get("identity")
+    tokens = args.per_device_train_batch_size * data_args.max_length // args.sequence_parallel_size
+    settle_accumulation(args, checkpoint.config, tokens, recorded)
     seed = args.seed if args.data_seed is None else args.data_seed
     data_hash, rows = make_training_rows(data_args, tokenizer, packing, seed)
     eval_rows = make_eval_rows(data_args, tokenizer)
@@ -154,10 +164,18 @@ def encode(
 def load_model(args: SftArguments, data_args: DataArguments, tokenizer: Any) -> PreTrainedModel:
     """The model to train. Raises InputError if it cannot be loaded or does not fit the tokenizer."""
     # DeepSpeed and split_adamw keep fp32 master weights themselves; without them the weights must be them.
-    narrow = (args.bf16 and args.deepspeed) or args.split_master_weights
+    # Frozen weights have no masters.
+    narrow = (args.bf16 and (args.deepspeed or args.lora_rank)) or args.split_master_weights
     model = load_causal_lm(data_args.model_name_or_path, dtype=torch.bfloat16 if narrow else torch.float32)
     tokenizer_path = data_args.tokenizer_path or data_args.model_name_or_path
     check_tokenizer(tokenizer, model.config.vocab_size, tokenizer_path, data_args.model_name_or_path)
+    if args.split_master_weights and args.grad_accum_dtype == "fp32":
+        widen_gradients(model)
+    if args.lora_rank:
+        trained = add_adapters(
+            model, args.lora_rank, args.lora_alpha or 2 * args.lora_rank, args.lora_target, args.seed
+        )
+        logger.info("adapters: %s trained parameters beside frozen weights", f"{trained:,}")
     if args.debug_numerics:
         watch_numerics(model)
     return model

@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import platform
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from promptcot_mamba.gpus import list_gpus
 from promptcot_mamba.jsonl import write_json
 from promptcot_mamba.run_info import describe_run
 
@@ -27,21 +27,13 @@ class RecordTable:
     rows: Sequence[Sequence[str]]
 
 
-def driver_version() -> str:
-    """NVIDIA's driver, as nvidia-smi says."""
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
-    except (OSError, subprocess.CalledProcessError, IndexError):
-        return "unknown"
-
-
 def device_name() -> str:
     """The CUDA devices and their driver, or the processor, the threads used and the vector and matrix units it has."""
     import torch
 
     if torch.cuda.is_available():
-        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, driver {driver_version()}"
+        driver = next((gpu.driver for gpu in list_gpus()), "unknown")
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, driver {driver}"
     cpuinfo = Path("/proc/cpuinfo")
     text = cpuinfo.read_text() if cpuinfo.is_file() else ""
     named = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]

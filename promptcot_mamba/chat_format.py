@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from promptcot_mamba.chat_markup import Part, Parts, Turn
+from promptcot_mamba.chat_markup import Part, Parts, Turn, find_rendered
 
 USER_START = "<|im_start|>user\n"
 TURN_END = "<|im_end|>\n"
@@ -37,9 +37,8 @@ _USER_TURN = re.compile(
     re.DOTALL,
 )
 
-# The same text as `render_prompt` and `render_turns`, for `tokenizer.apply_chat_template` and `vllm serve`: messages
-# are written as they are, less the thoughts of earlier turns. Who asks a maths question over HTTP adds
-# MATH_INSTRUCTION.
+# The same text as `render_prompt` and `render_turns`, for `tokenizer.apply_chat_template` and `vllm serve`: messages as
+# they are, less the thoughts of earlier turns. Who asks a maths question over HTTP adds MATH_INSTRUCTION.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% set text = message['content'] %}"
@@ -110,8 +109,15 @@ def extract_question(prompt: str) -> str:
 
 
 def has_turns(prompt: str) -> bool:
-    """Whether a prompt holds a user's turn between chat markers that are known here."""
-    return _USER_TURN.search(prompt) is not None
+    """Whether a prompt holds a user's turn between the markers of a chat format that is known here."""
+    return _USER_TURN.search(prompt) is not None or find_rendered(prompt) is not None
+
+
+def user_question(prompt: str) -> str:
+    """As `extract_question`, of a prompt rendered in any known chat format: its last user turn."""
+    rendered = None if _USER_TURN.search(prompt) else find_rendered(prompt)
+    said = [turn.text for turn in rendered.turns if turn.role == "user"] if rendered else []
+    return extract_question(said[-1] if said else prompt)
 
 
 def asks_for_box(prompt: str) -> bool:

@@ -12,8 +12,13 @@ A Codestral release holds the first two side by side. `promptcot_mamba.model` tu
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -233,3 +238,32 @@ def load_tokenizer(path: str | Path, flag: str = "--model_path") -> Any:
     if tokenizer.eos_token_id is None:
         raise InputError(f"{where}: the tokenizer has no eos_token, so no text could end; set one and save it")
     return tokenizer
+
+
+@contextmanager
+def writing_weights(folder: Path) -> Iterator[None]:
+    """Around what saves a model into `folder`: files get the user's umask, a full disk is an OSError like any other.
+
+    safetensors writes weights that nobody else may read (0600), and says what the system refused in its own kind of
+    error; torch.save says only that a write failed.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (SafetensorError, RuntimeError) as error:
+        found = re.search(r"os error (\d+)", str(error))
+        if found is None and not re.search(r"file write failed|unexpected pos", str(error)):
+            raise
+        number = int(found[1]) if found else errno.ENOSPC
+        raise OSError(number, os.strerror(number), str(folder)) from None
+    share_files(folder)
+
+
+def share_files(folder: Path) -> None:
+    """Give the files of a folder the mode that the user's umask says, where they have less."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")  # os.umask would set it, for all threads
+    umask = next(int(line.split()[1], 8) for line in status.splitlines() if line.startswith("Umask:"))
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(path.stat().st_mode | (0o666 & ~umask))

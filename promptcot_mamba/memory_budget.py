@@ -269,6 +269,7 @@ def training_memory(
     zero_stage: int = 2,
     offload_optimizer: bool = False,
     split_masters: bool = False,
+    fp32_sums: bool = False,
     recompute: str = "layer",
     segment: int = 1,
     bucket_elements: int = 500_000_000,
@@ -277,13 +278,14 @@ def training_memory(
     """Bytes on one GPU by part, at the peak of a step, for bf16 mixed precision with Adam under DeepSpeed ZeRO.
 
     `tokens` per micro-batch. `split_masters`: no DeepSpeed, but `training.split_adamw` on one device.
+    `fp32_sums`: gradients of several micro-batches are summed in fp32 (`--grad_accum_dtype`).
     `bucket_elements` and `logits_bytes` are those of the shipped DeepSpeed configs and of `linear_cross_entropy`.
     `segment`: layers a segment, where `recompute` is "segments".
     "update" is what the optimizer step needs above the activations that are gone by then.
     """
     p = shapes.parameters
     shard = {name: devices if zero_stage >= stage else 1 for name, stage in (("os", 1), ("g", 2), ("w", 3))}
-    weights, gradients = BF16 * p / shard["w"], BF16 * p / shard["g"]
+    weights, gradients = BF16 * p / shard["w"], (FP32 if fp32_sums else BF16) * p / shard["g"]
     masters = BF16 if split_masters else FP32
     optimizer = 0 if offload_optimizer else (masters + 2 * FP32) * p / shard["os"]  # master weights, two moments
     live_layer = 2 * tokens * shapes.saved_for_backward  # one layer's forward again, and its gradients
@@ -298,7 +300,7 @@ def training_memory(
     buckets = 3 * BF16 * min(bucket_elements, p) if devices > 1 else 0  # two reducing, one gathering
     activations = kept + live_layer + head
     # DeepSpeed flattens the shard's gradients and widens them to fp32 before the update.
-    update = 0 if offload_optimizer else (BF16 + FP32) * p / shard["os"]
+    update = 0 if offload_optimizer else (FP32 if fp32_sums else BF16 + FP32) * p / shard["os"]
     if split_masters:
         update = 4 * FP32 * shapes.vocab * shapes.hidden  # fp32 copies of one parameter at a time, the largest
     return {

@@ -12,7 +12,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from promptcot_mamba.chat_format import extract_question, has_turns
+from promptcot_mamba.chat_format import has_turns, user_question
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row, iter_jsonl
 
@@ -111,8 +111,8 @@ class Sample:
         row = dict(vars(self))  # asdict would copy every value, ten times slower
         del row["problem_id"]
         said = {name: value for name, value in row.items() if name not in _YOUNG or value != _YOUNG[name]}
-        if self.prompt is not None and problem.question is None and problem.prompt is not None:
-            said["question"] = extract_question(problem.prompt) if has_turns(problem.prompt) else problem.prompt
+        if problem.question is None and problem.prompt is not None and self.prompt not in (None, problem.prompt):
+            said["question"] = user_question(problem.prompt) if has_turns(problem.prompt) else problem.prompt
         return {**problem.fields, **said}
 
     @classmethod

@@ -28,14 +28,18 @@ from promptcot_mamba.errors import InputError
 @dataclass
 class Arguments:
     benchmark: list[str] = field(metadata={"help": f"{', '.join(BENCHMARKS)}; of a folder several, paper or all"})
-    input_path: str = field(metadata={"help": "rows with completion (or completions) and the problem's own keys"})
-    expected_runs: int | None = field(default=None, metadata={"help": "samples each problem should have"})
+    input_path: str = field(
+        metadata={"reads": "any", "help": "rows with completion (or completions) and the problem's own keys"}
+    )
+    expected_runs: int | None = field(default=None, metadata={"least": 1, "help": "samples each problem should have"})
     strict_runs: bool = field(default=False, metadata={"help": "exit with 1 where runs are missing"})
     markdown: bool = field(default=False, metadata={"help": "write X.metrics.md too"})
     grader: str | None = field(
         default=None, metadata={"help": "maths: strict (default), or paper: the published rules"}
     )
-    compare: str | None = field(default=None, metadata={"help": "maths: a second file, compared problem by problem"})
+    compare: str | None = field(
+        default=None, metadata={"reads": "any", "help": "maths: a second file, compared problem by problem"}
+    )
 
 
 def score_file(args: Arguments, members: list[Benchmark], path: str, code: CodeOptions) -> int:

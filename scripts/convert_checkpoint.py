@@ -9,29 +9,30 @@ along. transformers' layout is what training writes and vLLM reads.
 
 from __future__ import annotations
 
+import os
 import shutil
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from promptcot_mamba.checkpoint import TRANSFORMERS, read_checkpoint
-from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.cli import flag, parse_args, run_program
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.model.layouts import write_mamba_ssm_names
-from promptcot_mamba.model.weights import load_causal_lm
 
-LEFT_BEHIND = ("*.safetensors", "*.bin", "*.index.json", "params.json", "config.json", "*.pt", "*.pth", "optimizer*")
+LEFT_BEHIND = (
+    *("*.safetensors", "*.bin", "*.index.json", "params.json", "config.json", "*.pt", "*.pth", "optimizer*"),
+    *(".lock", "*.lock", "run.json", "*.log", "*_log.jsonl", "trainer_state.json", "training_args.bin"),
+)
 
 
 @dataclass
 class Arguments:
     """Flags of the converter."""
 
-    input_path: str = field(metadata={"help": "checkpoint folder in any of the three layouts"})
-    output_path: str = field(metadata={"help": "folder to write; must not exist or be empty"})
-    layout: Literal["transformers", "codestral", "mamba_ssm"] = field(
-        default="transformers", metadata={"help": "layout to write"}
-    )
+    input_path: str = flag("checkpoint folder in any of the three layouts", reads="folder")
+    output_path: str = flag("folder to write; must not exist or be empty", writes="folder")
+    layout: Literal["transformers", "codestral", "mamba_ssm"] = flag("layout to write", default="transformers")
 
 
 def copy_side_files(source: Path, target: Path) -> None:
@@ -42,19 +43,37 @@ def copy_side_files(source: Path, target: Path) -> None:
             shutil.copy2(entry, target / entry.name)
 
 
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A neighbour to write in, which becomes `target` once all is written; nothing is left of a failed one."""
+    writing = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    writing.mkdir(parents=True)
+    try:
+        yield writing
+        writing.replace(target)
+    finally:
+        shutil.rmtree(writing, ignore_errors=True)
+
+
 def main() -> None:
     args = parse_args(Arguments, description=__doc__)
+    # Seconds of imports, after all that can be refused without them.
+    from promptcot_mamba.checkpoint import TRANSFORMERS, read_checkpoint, writing_weights
+    from promptcot_mamba.model.layouts import write_mamba_ssm_names
+    from promptcot_mamba.model.weights import load_causal_lm
+
     source, target = Path(args.input_path), Path(args.output_path)
     if target.exists() and any(target.iterdir()):
         raise InputError(f"--output_path {target}: is not empty; name a new folder")
     if read_checkpoint(source, "--input_path").layout is None:
         raise InputError(f"--input_path {source}: holds no Mamba-2 weights in a layout known here")
     model = load_causal_lm(source)
-    if args.layout == TRANSFORMERS:
-        model.save_pretrained(target)
-    else:
-        write_mamba_ssm_names(target, args.layout, model.config, model.state_dict())
-    copy_side_files(source, target)
+    with new_folder(target) as writing, writing_weights(writing):
+        if args.layout == TRANSFORMERS:
+            model.save_pretrained(writing)
+        else:
+            write_mamba_ssm_names(writing, args.layout, model.config, model.state_dict())
+        copy_side_files(source, writing)
     print(f"{source} -> {target} ({args.layout} layout)")
 
 

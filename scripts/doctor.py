@@ -27,8 +27,10 @@ class Arguments:
     """Flags of scripts.doctor."""
 
     quick: bool = field(default=False, metadata={"help": "leave out kernels and collectives, which take longest"})
-    output_dir: str = field(default=".", metadata={"help": "where runs will be written: its disk is looked at"})
-    json: str | None = field(default=None, metadata={"help": "also write the findings to this file"})
+    output_dir: str = field(
+        default=".", metadata={"writes": "folder", "help": "where runs will be written: its disk is looked at"}
+    )
+    json: str | None = field(default=None, metadata={"writes": "file", "help": "also write the findings to this file"})
 
 
 def examine(args: Arguments) -> Iterator[Finding]:

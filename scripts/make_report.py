@@ -28,10 +28,12 @@ class Arguments:
 
     evaluation: list[str] = field(default_factory=list, metadata={"help": "NAME=FOLDER of graded predictions"})
     loss: list[str] = field(default_factory=list, metadata={"help": "NAME=FOLDER of a training run"})
-    records: str = field(default="docs/records", metadata={"help": "folder of measured records"})
-    results: str = field(default="docs/RESULTS.md", metadata={"help": "the Markdown document to write"})
-    output: str = field(default="outputs/report/report.html", metadata={"help": "the page to write"})
-    samples: int = field(default=1000, metadata={"help": "most samples in the page"})
+    records: str = field(default="docs/records", metadata={"reads": "folder", "help": "folder of measured records"})
+    results: str = field(
+        default="docs/RESULTS.md", metadata={"writes": "file", "help": "the Markdown document to write"}
+    )
+    output: str = field(default="outputs/report/report.html", metadata={"writes": "file", "help": "the page to write"})
+    samples: int = field(default=1000, metadata={"least": 0, "help": "most samples in the page"})
 
 
 def parse_named(flag: str, values: list[str]) -> dict[str, Path]:

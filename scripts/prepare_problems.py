@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ from promptcot_mamba.data.sources import find_repo_files
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row, dump_row, iter_jsonl, replace_atomically, write_json
 from promptcot_mamba.log import get_logger
-from promptcot_mamba.records import iter_problems
+from promptcot_mamba.records import problem_id
 
 logger = get_logger(__name__)
 MANIFEST_FILE = "problems.manifest.json"
@@ -38,8 +39,12 @@ class ProblemArguments:
     benchmark: str = field(
         default="all", metadata={"help": f"all, paper (its tables'), or with commas: {', '.join(fetched())}."}
     )
-    source_dir: str | None = field(default=None, metadata={"help": "Folder of downloaded files; without it the hub."})
-    output_dir: str = field(default="data", metadata={"help": "Where problem files and test folders go."})
+    source_dir: str | None = field(
+        default=None, metadata={"reads": "folder", "help": "Folder of downloaded files; without it the hub."}
+    )
+    output_dir: str = field(
+        default="data", metadata={"writes": "folder", "help": "Where problem files and test folders go."}
+    )
     allow_other_count: bool = field(
         default=False, metadata={"help": "Accept a publisher's file with another number of problems than is known."}
     )
@@ -133,12 +138,13 @@ def prepare(name: str, args: ProblemArguments) -> dict[str, Any]:
             f"{name}: {len(problems)} problems in {', '.join(file.name for file in files)}, expected {form.expected}; "
             "the file is incomplete or its publisher changed it (--allow_other_count True takes it as it is)"
         )
-    rows = sorted([*keep_neighbours(path, benchmark), *problems], key=lambda row: row.get("idx", 0))
+    rows = sorted([*keep_neighbours(path, benchmark), *problems], key=lambda row: row.get("idx") or 0)
+    for identity, times in Counter(map(problem_id, rows)).items():
+        if identity is None or times > 1:
+            found = f"id {identity!r} {times} times" if identity else "a problem without an id"
+            raise InputError(f"{name}: {', '.join(file.name for file in files)}: {found}; did the schema change?")
     with replace_atomically(path, "wb") as file:
         file.writelines(map(dump_row, rows))
-    count = sum(1 for problem in iter_problems(path) if problem.source is None or problem.source in benchmark.sources)
-    if count != len(problems):
-        raise InputError(f"{path}: {count} problems read back, {len(problems)} written")
     kept = f", tests in {output / publisher.tests_folder}" if tests else ""
     logger.info("%s: %d problems in %s%s", benchmark.title, len(problems), path, kept)
     if publisher.make_tests is not None and not has_tests:

@@ -1,4 +1,4 @@
-"""Published data sets -> filtered, decontaminated, deduplicated, packed token shards for `train.py`, with a report.
+r"""Published data sets -> filtered, decontaminated, deduplicated, packed token shards for `train.py`, with a report.
 
     python -m scripts.prepare_sft_data --config configs/data/phase1.yaml --tokenizer_path /models/Mamba-Codestral-7B \
         --output_dir outputs/data/phase1
@@ -31,18 +31,31 @@ class PrepareArguments:
         default_factory=list,
         metadata={"help": "Names of the recipe's sources to leave out; what an ablation differs in."},
     )
-    output_dir: str | None = field(default=None, metadata={"help": "Where the shards go."})
+    output_dir: str | None = field(default=None, metadata={"writes": "folder", "help": "Where the shards go."})
     tokenizer_path: str | None = field(
-        default=None, metadata={"help": "Folder of the tokenizer, or its name on the hub."}
+        default=None, metadata={"elsewhere": True, "help": "Folder of the tokenizer, or its name on the hub."}
     )
     source_dir: str | None = field(
-        default=None, metadata={"help": "Folder of downloaded data sets, as <owner>/<name>/...; without it the hub."}
+        default=None,
+        metadata={
+            "reads": "folder",
+            "help": "Folder of downloaded data sets, as <owner>/<name>/...; without it the hub.",
+        },
     )
-    max_length: int = field(default=20480, metadata={"help": "Tokens of a packed row, as train.py is told."})
-    min_tokens: int = field(default=16, metadata={"help": "Shorter examples are dropped."})
-    max_tokens: int | None = field(default=None, metadata={"help": "Longer examples are dropped. Default: max_length."})
+    max_length: int = field(
+        default=20480, metadata={"least": 2, "help": "Tokens of a packed row, as train.py is told."}
+    )
+    min_tokens: int = field(default=16, metadata={"least": 0, "help": "Shorter examples are dropped."})
+    max_tokens: int | None = field(
+        default=None, metadata={"least": 1, "help": "Longer examples are dropped. Default: max_length."}
+    )
     near_duplicate_threshold: float = field(
-        default=0.8, metadata={"help": "Jaccard index from which two prompts are near-duplicates; 0 keeps them all."}
+        default=0.8,
+        metadata={
+            "least": 0,
+            "most": 1,
+            "help": "Jaccard index from which two prompts are near-duplicates; 0 keeps them all.",
+        },
     )
     prompt_format: str = field(
         default="auto",
@@ -58,7 +71,8 @@ class PrepareArguments:
         },
     )
     total_examples: int | None = field(
-        default=None, metadata={"help": "Examples of a mixture by weights. Default: the most that repeats none."}
+        default=None,
+        metadata={"least": 1, "help": "Examples of a mixture by weights. Default: the most that repeats none."},
     )
     total_tokens: int | None = field(default=None, metadata={"help": "The same in tokens: weights are shares of them."})
     max_passes: float = field(default=4.0, metadata={"help": "Passes over a source that a mixture may ask for."})
@@ -70,13 +84,15 @@ class PrepareArguments:
         metadata={"help": "Ids (of contaminated.jsonl) of rows to keep whatever they share, or a file of them."},
     )
     benchmarks: str = field(default="all", metadata={"help": "Keep these out: all, none, or names with commas."})
-    benchmark_dir: str = field(default="data", metadata={"help": "Folder of the files of scripts.prepare_problems."})
+    benchmark_dir: str = field(
+        default="data", metadata={"elsewhere": True, "help": "Folder of the files of scripts.prepare_problems."}
+    )
     allow_missing_benchmark: bool = field(
         default=False, metadata={"help": "Go on without a benchmark whose file is missing."}
     )
-    shard_tokens: int = field(default=1 << 24, metadata={"help": "Tokens of one shard, about."})
+    shard_tokens: int = field(default=1 << 24, metadata={"least": 1, "help": "Tokens of one shard, about."})
     seed: int = field(default=0, metadata={"help": "Of the mixture, its order and the packing."})
-    workers: int = field(default=0, metadata={"help": "Processes. Default: one a core."})
+    workers: int = field(default=0, metadata={"least": 0, "help": "Processes. Default: one a core."})
     overwrite: bool = field(default=False, metadata={"help": "Replace shards of another recipe in output_dir."})
     push_to_hub: str | None = field(
         default=None, metadata={"help": "owner/name of a private data set on the hub that the shards are uploaded to."}
@@ -190,9 +206,11 @@ def _answer_check(sources: list):
 
 
 def main() -> None:
+    from promptcot_mamba.cli import parse_args
+
+    args = parse_args(PrepareArguments, description=__doc__)
     from transformers import AutoTokenizer
 
-    from promptcot_mamba.cli import parse_args
     from promptcot_mamba.data.card import push_to_hub, write_card
     from promptcot_mamba.data.prepare import Recipe, prepare_shards, remove_work
     from promptcot_mamba.data.report import write_report
@@ -200,7 +218,6 @@ def main() -> None:
     from promptcot_mamba.log import get_logger
     from promptcot_mamba.run_info import describe_run
 
-    args = parse_args(PrepareArguments, description=__doc__)
     sources = choose_sources(args)
     try:
         tokenizer = AutoTokenizer.from_pretrained(args.tokenizer_path)

@@ -33,8 +33,9 @@ while [ $# -gt 0 ]; do
     --benchmarks)
         shift
         while [ $# -gt 0 ] && [[ $1 != --* ]]; do benchmarks+=("$1"); shift; done
+        [ ${#benchmarks[@]} -gt 0 ] || die "--benchmarks: expected names"
         continue ;;
-    --model) row=$2 ;;
+    --model) row=${2,,} ;; # the recipes' names are the rows', in small letters
     --model_path) model=$2 ;;
     --math_model_path) math_model=$2 ;;
     --source_dir) source_dir=$2 ;;

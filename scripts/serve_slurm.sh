@@ -19,4 +19,4 @@ echo "--base_url ${urls[*]}"
 # shellcheck disable=SC2086  # VLLM_FLAGS is a list of flags
 srun --ntasks-per-node 1 vllm serve "$MODEL" --port "$PORT" --max-model-len "$CONTEXT" \
     --data-parallel-size $((GPUS / TENSOR_PARALLEL)) --tensor-parallel-size "$TENSOR_PARALLEL" \
-    --mamba-ssm-cache-dtype float32 --generation-config vllm --no-enable-prefix-caching ${VLLM_FLAGS:-}
+    --mamba-ssm-cache-dtype float32 --generation-config vllm --no-enable-prefix-caching --stream-interval 64 ${VLLM_FLAGS:-}

@@ -36,13 +36,13 @@ ROUND_STAGES = ("rationales", "choose_rationales", "generator_data")
 class Arguments:
     """Flags of scripts.synthesize; a recipe holds most of them."""
 
-    work_dir: str = field(metadata={"help": "folder of every stage's JSONL"})
+    work_dir: str = field(metadata={"writes": "folder", "help": "folder of every stage's JSONL"})
     models: str = field(metadata={"help": "in a recipe a mapping: name -> model_path, temperature, ..."})
     stages: str = field(metadata={"help": "in a recipe a mapping: stage -> its settings, in the order they run"})
     seed: int = field(default=0, metadata={"help": "base of every draw's and every reply's own seed"})
     stage: str | None = field(default=None, metadata={"help": "run only this stage"})
     rounds: int = field(
-        default=1, metadata={"help": "rounds of choosing rationales and training the generator on them"}
+        default=1, metadata={"least": 1, "help": "rounds of choosing rationales and training the generator on them"}
     )
     train_generator: str | None = field(
         default=None, metadata={"help": "command that trains the generator; {data}, {output}, {round} are filled in"}

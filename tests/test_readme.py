@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from promptcot_mamba import cli
+from promptcot_mamba.cli_parser import Parser
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -41,11 +41,13 @@ def program_of(words: list[str]) -> tuple[str, list[str]] | None:
 def parse_flags(module_name: str, flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the program's own parser, recipes included, read the flags, and stop there."""
 
+    parse = Parser.parse_args
+
     def parse_only(parser, args):
-        parser.parse_args(args)
+        parse(parser, args)
         raise FlagsParsedError
 
-    monkeypatch.setattr(cli._Parser, "parse_args_into_dataclasses", parse_only)
+    monkeypatch.setattr(Parser, "parse_args", parse_only)
     monkeypatch.setattr(sys, "argv", [module_name, *flags])
     with pytest.raises(FlagsParsedError):
         importlib.import_module(module_name).main()

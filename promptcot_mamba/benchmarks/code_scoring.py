@@ -45,22 +45,38 @@ BLOCKED_FACTOR = 2.5
 class CodeOptions:
     """How programs are tested."""
 
-    cache_path: str | None = field(default=None, metadata={"help": "verdicts are appended here and reused"})
-    tests_dir: str | None = field(
-        default=None, metadata={"help": f"folder of tests; else ${TESTS_ENV}, else the benchmark's own in --data_dir"}
+    cache_path: str | None = field(
+        default=None, metadata={"writes": "file", "help": "verdicts are appended here and reused"}
     )
-    data_dir: str = field(default="data", metadata={"help": "folder of the benchmarks' problem files and tests"})
+    tests_dir: str | None = field(
+        default=None,
+        metadata={
+            "reads": "folder",
+            "help": f"folder of tests; else ${TESTS_ENV}, else the benchmark's own in --data_dir",
+        },
+    )
+    data_dir: str = field(
+        default="data", metadata={"elsewhere": True, "help": "folder of the benchmarks' problem files and tests"}
+    )
     sample_tests: bool = field(
         default=False, metadata={"help": "where a tests file is absent, use the statement's samples; kept apart"}
     )
     time_limit: int = field(
-        default=6, metadata={"help": "CPU seconds a test may take, as many on a busy machine", "aliases": ["--timeout"]}
+        default=6,
+        metadata={
+            "least": 1,
+            "help": "CPU seconds a test may take, as many on a busy machine",
+            "aliases": ["--timeout"],
+        },
     )
     wall_limit: float | None = field(
-        default=None, metadata={"help": "seconds a test may sleep or be blocked; default: 2.5 times --time_limit"}
+        default=None,
+        metadata={"above": 0, "help": "seconds a test may sleep or be blocked; default: 2.5 times --time_limit"},
     )
-    memory_mb: int = field(default=4096, metadata={"help": "memory a test may take, in MiB"})
-    workers: int | None = field(default=None, metadata={"help": "sandboxes at work at once; default: one a core"})
+    memory_mb: int = field(default=4096, metadata={"least": 64, "help": "memory a test may take, in MiB"})
+    workers: int | None = field(
+        default=None, metadata={"least": 1, "help": "sandboxes at work at once; default: one a core"}
+    )
     all_tests: bool = field(default=False, metadata={"help": "go on after a program's first failed test"})
     sandbox: str | None = field(
         default=None, metadata={"help": "namespaces or landlock; default: the strongest there is"}

@@ -48,10 +48,10 @@ class Posterior:
         mean = np.sin(angles)[:, None] ** 2  # (points, 1)
         spread = 1 / CORRELATIONS - 1  # (correlations)
         alpha, beta = mean * spread, (1 - mean) * spread  # (points, correlations)
-        base = betaln(alpha, beta)
         total = np.log(WEIGHTS) + np.log(np.sin(2 * angles))[:, None]
+        rising = _Rising(alpha, beta)
         for (right, samples), times in self.counts.items():
-            total = total + times * (betaln(alpha + right, beta + samples - right) - base)
+            total = total + times * rising.log_ratio(right, samples)
         density = np.exp(total - total.max()).sum(axis=1)
         return density / density.max()
 
@@ -60,3 +60,27 @@ class Posterior:
         if self.single:
             return betaincinv(*self.parameters, shares)
         return np.interp(shares, self.cumulative, self.means)
+
+
+class _Rising:
+    """log B(alpha + right, beta + wrong) - log B(alpha, beta), by sums of logarithms that all counts share.
+
+    For whole numbers it is a sum of log(alpha + i), i < right, of log(beta + i), i < wrong, less log(alpha + beta + i),
+    i < samples: a third of the time of log-beta functions.
+    """
+
+    def __init__(self, alpha: np.ndarray, beta: np.ndarray):
+        self.parts = (alpha, beta, alpha + beta)
+        self.sums = tuple([np.zeros_like(part)] for part in self.parts)
+
+    def log_ratio(self, right: float, samples: int) -> np.ndarray:
+        if right != int(right):
+            return betaln(self.parts[0] + right, self.parts[1] + samples - right) - betaln(*self.parts[:2])
+        a, b, both = (self._sum(place, int(count)) for place, count in enumerate((right, samples - right, samples)))
+        return a + b - both
+
+    def _sum(self, place: int, count: int) -> np.ndarray:
+        sums, part = self.sums[place], self.parts[place]
+        while len(sums) <= count:
+            sums.append(sums[-1] + np.log(part + (len(sums) - 1)))
+        return sums[count]

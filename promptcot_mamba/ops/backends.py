@@ -157,23 +157,40 @@ def _is_installed(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
 
-def choose_backend(op: str, table: Table, name: str | None, like: torch.Tensor, torch_form: str) -> Backend:
+def choose_backend(
+    op: str,
+    table: Table,
+    name: str | None,
+    like: torch.Tensor,
+    torch_form: str,
+    misfit: Callable[[], str | None] = lambda: None,
+) -> Backend:
     """The function behind `name`; where it is None the one asked for, or Triton on CUDA and `torch_form` elsewhere.
 
-    `like` is the op's main input: its device and dtype decide. Raises InputError for a name that is not in the
-    table, for a backend of another device and for one whose wheel is not installed.
+    `like` is the op's main input: its device and dtype decide. `misfit` says why the Triton kernels cannot take these
+    sizes, None where they can. Raises InputError for a name that is not in the table, for a backend of another device
+    and for one whose wheel is not installed.
     """
     if name is None:
         name = wanted_backend(op, table)
         how = "as chosen"
         if name is None:
             name, how = default_backend(table, like, torch_form), "by default"
+            if name == "triton" and (reason := kernel_floor(like.device) or misfit()):
+                name, how = torch_form, f"several times slower: {reason}"
         log_once(f"{op}: {name} backend on {like.device.type}, {how}")
     entry = find_entry(op, table, name)
     run = load_backend(op, name, entry)
     if not entry.runs_on(like.device.type):
         raise InputError(f"{op}: backend {name!r} runs on {entry.device} only, found tensors on {like.device.type}")
     return run
+
+
+def kernel_floor(device: torch.device) -> str | None:
+    """Why this CUDA device runs none of the Triton kernels; None where it does. The floor is Ampere, for its bf16."""
+    if device.type != "cuda" or (found := torch.cuda.get_device_capability(device)) >= (8, 0):
+        return None
+    return f"the Triton kernels need compute capability 8.0, {device} has {found[0]}.{found[1]}"
 
 
 def default_backend(table: Table, like: torch.Tensor, torch_form: str) -> str:

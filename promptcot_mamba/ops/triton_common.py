@@ -76,15 +76,6 @@ def multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
-@cache
-def capability(device: torch.device) -> int:
-    """Compute capability as one number (H100 and H200: 90). Off CUDA the interpreter stands in for 90."""
-    if device.type != "cuda":
-        return 90
-    major, minor = torch.cuda.get_device_capability(device)
-    return 10 * major + minor
-
-
 @lru_cache(maxsize=32)
 def row_boundaries(batch: int, length: int, device: torch.device) -> torch.Tensor:
     """cu_seqlens (b+1) of a batch of equal rows laid end to end."""

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from promptcot_mamba.bench_record import RecordTable
+from promptcot_mamba.cli import flag
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.metrics import Estimate, compare_paired, share_interval
 from promptcot_mamba.jsonl import write_jsonl
@@ -32,14 +33,22 @@ class Arguments:
 
     arms: str = field(metadata={"help": "in a recipe a mapping: arm -> phase1, phase2 -> rows by source"})
     test: str = field(metadata={"help": "in a recipe a mapping: problems by source, composed ones"})
-    seeds: list[int] = field(default_factory=lambda: [20, 21, 22], metadata={"help": "one run of every arm each"})
-    phase1_steps: int = 300
-    phase2_steps: int = 267
-    rows_per_step: int = field(default=8, metadata={"help": "packed rows in a batch, as in the quickstart's two ranks"})
-    recipes: str = field(default="configs/quickstart", metadata={"help": "folder of the quickstart's recipes"})
-    output_dir: str = "outputs/ablations"
-    jobs: int = field(default=2, metadata={"help": "stages at once, each with its share of the cores"})
-    record: str | None = field(default=None, metadata={"help": "also write the record here (docs/records/X.json)"})
+    seeds: list[int] = field(
+        default_factory=lambda: [20, 21, 22], metadata={"least": 0, "help": "one run of every arm each"}
+    )
+    phase1_steps: int = flag("of every arm", default=300, least=1)
+    phase2_steps: int = flag("of every arm", default=267, least=1)
+    rows_per_step: int = field(
+        default=8, metadata={"least": 1, "help": "packed rows in a batch, as in the quickstart's two ranks"}
+    )
+    recipes: str = field(
+        default="configs/quickstart", metadata={"reads": "folder", "help": "folder of the quickstart's recipes"}
+    )
+    output_dir: str = flag("where everything goes", default="outputs/ablations", writes="folder")
+    jobs: int = field(default=2, metadata={"least": 1, "help": "stages at once, each with its share of the cores"})
+    record: str | None = field(
+        default=None, metadata={"writes": "file", "help": "also write the record here (docs/records/X.json)"}
+    )
 
 
 @dataclass(frozen=True)

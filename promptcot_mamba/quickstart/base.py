@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from promptcot_mamba.chat_format import CHAT_TEMPLATE, THINK_END, THINK_START
+from promptcot_mamba.checkpoint import writing_weights
 from promptcot_mamba.jsonl import Row
 from promptcot_mamba.log import get_logger
 
@@ -65,6 +66,7 @@ def make_base(folder: Path, rows: Sequence[Row], seed: int, shape: dict[str, Any
         pad_token_id=tokenizer.pad_token_id,
     )
     model = Mamba2ForCausalLM(config)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    with writing_weights(folder):
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
     logger.info("%s: %d parameters, %d tokens", folder, model.num_parameters(), len(tokenizer))

@@ -16,14 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from promptcot_mamba.chat_format import extract_question
+from promptcot_mamba.cli import flag
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row, read_jsonl, write_jsonl
-from promptcot_mamba.quickstart.closed_loop_report import ARMS, TEACHER, WITH, WITHOUT
 from promptcot_mamba.quickstart.road import Stage, data_stage, evaluate, python, run_stage, sample_stage, train_stage
 from promptcot_mamba.quickstart.splits import draw_training_rows, read_counts
 from promptcot_mamba.records import derive_seed
 from promptcot_mamba.run_info import side_path
 
+WITHOUT, WITH, TEACHER = "without", "with", "teacher"
+ARMS = {WITHOUT: "a part of the real", WITH: "the part and synthesized", TEACHER: "all the real (teacher)"}
 MOST_TOKENS = 320  # of a problem with its rationale, or of a chain: twice the longest
 CONTEXT = 512  # of the generator: its prompt too
 SEQUENCES = 128  # at once in the engine
@@ -34,35 +36,40 @@ class Arguments:
     """Flags of scripts.quickstart.closed_loop; the recipe holds the numbers."""
 
     test: str = field(metadata={"help": "in a recipe a mapping: source -> problems"})
-    real_problems: int = field(metadata={"help": "real composed problems: the generator's and the teacher's"})
-    part: int = field(metadata={"help": "how many of them the students see"})
-    composed_rows: int = field(
-        metadata={"help": "rows of composed problems in phase 2, by passes over those there are"}
+    real_problems: int = field(
+        metadata={"least": 1, "help": "real composed problems: the generator's and the teacher's"}
     )
-    single_rows: int = field(metadata={"help": "fresh single-concept problems among them"})
-    phase1_rows: int = 12000
-    phase1_steps: int = 300
-    generator_steps: int = 300
-    phase2_steps: int = field(default=220, metadata={"help": "of every student and the teacher"})
-    sets: int = field(default=150, metadata={"help": "concept sets of each size, two and three"})
-    candidates: int = field(default=8, metadata={"help": "problems asked for each set"})
-    generator_temperature: float = 1.0
-    chains: int = field(default=8, metadata={"help": "the teacher's chains a problem"})
-    teacher_temperature: float = 0.8
-    threshold: float = field(default=0.75, metadata={"help": "least share of them that must agree"})
+    part: int = field(metadata={"least": 1, "help": "how many of them the students see"})
+    composed_rows: int = field(
+        metadata={"least": 1, "help": "rows of composed problems in phase 2, by passes over those there are"}
+    )
+    single_rows: int = field(metadata={"least": 1, "help": "fresh single-concept problems among them"})
+    phase1_rows: int = flag("exercises of phase 1", default=12000, least=1)
+    phase1_steps: int = flag("of phase 1", default=300, least=1)
+    generator_steps: int = flag("of the generator", default=300, least=1)
+    phase2_steps: int = field(default=220, metadata={"least": 1, "help": "of every student and the teacher"})
+    sets: int = field(default=150, metadata={"least": 1, "help": "concept sets of each size, two and three"})
+    candidates: int = field(default=8, metadata={"least": 1, "help": "problems asked for each set"})
+    generator_temperature: float = flag("0 is greedy", default=1.0, least=0)
+    chains: int = field(default=8, metadata={"least": 1, "help": "the teacher's chains a problem"})
+    teacher_temperature: float = flag("0 is greedy", default=0.8, least=0)
+    threshold: float = field(
+        default=0.75, metadata={"least": 0, "most": 1, "help": "least share of them that must agree"}
+    )
     seed: int = field(default=20, metadata={"help": "of the data, the generator and the teacher"})
-    student_seeds: list[int] = field(default_factory=lambda: [20, 21, 22])
-    vocab_size: int = 704
-    recipes: str = field(default="configs/quickstart", metadata={"help": "folder of the quickstart's recipes"})
-    output_dir: str = "outputs/closed_loop"
-    processes: int = field(default=2, metadata={"help": "training processes"})
-    record: str | None = field(default=None, metadata={"help": "also write the record here (docs/records/X.json)"})
+    student_seeds: list[int] = flag("one run of every arm each", factory=lambda: [20, 21, 22], least=0)
+    vocab_size: int = flag("tokens", default=704, least=300)
+    recipes: str = field(
+        default="configs/quickstart", metadata={"reads": "folder", "help": "folder of the quickstart's recipes"}
+    )
+    output_dir: str = flag("where everything goes", default="outputs/closed_loop", writes="folder")
+    processes: int = field(default=2, metadata={"least": 1, "help": "training processes"})
+    record: str | None = field(
+        default=None, metadata={"writes": "file", "help": "also write the record here (docs/records/X.json)"}
+    )
 
     def __post_init__(self) -> None:
         read_counts("test", self.test)
-        for name in ("part", "composed_rows", "single_rows", "sets", "candidates", "chains"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name} {getattr(self, name)}: must be positive")
         if not self.student_seeds:
             raise InputError("--student_seeds: at least one is needed")
         if self.part > self.real_problems:

@@ -23,6 +23,7 @@ from promptcot_mamba.grading.metrics import (
     t_interval,
 )
 from promptcot_mamba.jsonl import Row, read_jsonl
+from promptcot_mamba.quickstart.closed_loop import ARMS, TEACHER, WITH, WITHOUT
 from promptcot_mamba.quickstart.solver import solve
 from promptcot_mamba.quickstart.synthesis import FLAWS
 from promptcot_mamba.report.document import Block, Document, Excerpt, Paragraph, Section, Tile, Tiles, write_document
@@ -33,8 +34,6 @@ from promptcot_mamba.synthesis.distill import distill
 from promptcot_mamba.synthesis.stage import read_run_info
 
 TITLE = "The closed loop: problems written, judged, solved and learned at quickstart scale"
-WITHOUT, WITH, TEACHER = "without", "with", "teacher"
-ARMS = {WITHOUT: "a part of the real", WITH: "the part and synthesized", TEACHER: "all the real (teacher)"}
 GROUPS = {
     "composed": ("quickstart_composed", "quickstart_unseen"),
     "– of pairs shown in training": ("quickstart_composed",),

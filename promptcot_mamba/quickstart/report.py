@@ -183,13 +183,17 @@ Problem = dict[str, Sampled]  # [model]
 
 
 def choose_chains(results: Results) -> list[tuple[str, Problem]]:
-    """Problems to show, by rule and not by taste: the first of the file that fits each of CHAIN_RULES."""
+    """Problems to show, by rule and not by taste: the first of the file that fits each of CHAIN_RULES and is new."""
     by_problem: dict[str, Problem] = defaultdict(dict)
     for model, sampled in results.sampled.items():
         for one in sampled:
             by_problem[one.grade["problem_id"]][model] = one
-    found = ((why, next(filter(fits, by_problem.values()), None)) for why, fits in CHAIN_RULES.items())
-    return [(why, problem) for why, problem in found if problem]
+    chosen: list[tuple[str, Problem]] = []
+    for why, fits in CHAIN_RULES.items():
+        shown = [problem for _, problem in chosen]
+        problem = next((one for one in by_problem.values() if fits(one) and one not in shown), None)
+        chosen += [(why, problem)] if problem else []
+    return chosen
 
 
 def is_right(problem: Problem, model: str) -> bool:

@@ -14,6 +14,7 @@ from promptcot_mamba.grading.metrics import Estimate
 # Okabe and Ito's palette: told apart by colour-blind readers too.
 COLORS = ("#8a94a3", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
 MOST_MARKS = 16  # points of a line that are drawn as such
+MOST_LETTERS = 90  # of a legend's line, between its marks
 FEWEST_COLUMNS = 5  # room is left for: two columns are no two walls
 INK, SOFT, LINE, PAPER = "#1c2431", "#566174", "#dfe4eb", "#fffffe"  # no series has them: a page puts its own in
 _THEME = {INK: "--ink", SOFT: "--soft", LINE: "--line", PAPER: "--paper"}
@@ -67,6 +68,13 @@ def _to_svg(figure: Any) -> str:
     return text.replace("<svg ", '<svg role="img" ', 1)
 
 
+def _name_lines(figure: Any, names: Sequence[str]) -> None:
+    """The legend above the axes, where it covers no curve; as many columns as there is room for."""
+    lines = figure.axes[0].get_lines()
+    columns = max(1, min(len(names), MOST_LETTERS // max(map(len, names), default=1)))
+    figure.legend(lines, names, loc="outside upper left", ncols=columns, frameon=False, labelcolor=INK)
+
+
 def draw_curves(
     curves: Sequence[Curve], x_label: str, y_label: str, *, log_x: bool = False, log_y: bool = False
 ) -> str:
@@ -89,7 +97,7 @@ def draw_curves(
         axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(x_label, color=SOFT)
     axes.set_ylabel(y_label, color=SOFT)
-    axes.legend([curve.name for curve in curves], frameon=False, labelcolor=INK)
+    _name_lines(figure, [curve.name for curve in curves])
     return _to_svg(figure)
 
 
@@ -129,7 +137,7 @@ def draw_steps(series: Mapping[str, Sequence[tuple[int, Estimate]]]) -> str:
     axes.set_ylim(-2, 102)
     axes.set_xlabel("optimizer step", color=SOFT)
     axes.set_ylabel("right, %, with 95 % interval", color=SOFT)
-    axes.legend(frameon=False, labelcolor=INK)
+    _name_lines(figure, list(series))
     return _to_svg(figure)
 
 

@@ -49,7 +49,9 @@ def render_published(published: PublishedTable, evaluations: Sequence[Evaluation
         notes += _note_samples(evaluation, published.columns) + note_thoughts(evaluation, published.columns)
     if published.note:
         notes.append(published.note)
-    return Section(published.title, Table(header, rows, own_rows=frozenset(own)), notes)
+    # Without a run of ours the table says nothing new; with one, rows of what was not run are no reason to scroll.
+    folded = {place for place in own if set(rows[place][1:]) == {NOT_MEASURED}} if shown else set(range(len(rows)))
+    return Section(published.title, Table(header, rows, own_rows=frozenset(own), folded_rows=frozenset(folded)), notes)
 
 
 def render_further(evaluations: Sequence[Evaluation]) -> Section | None:

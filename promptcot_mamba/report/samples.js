@@ -25,7 +25,7 @@
   const unique = (values) => [...new Set(values)].sort();
   const modelOf = (sample) => data.models[sample.model];
   const textOf = (sample) =>
-    [data.problems[sample.problem].id, data.problems[sample.problem].html, sample.thought, sample.answer, sample.extracted]
+    [data.problems[sample.problem].id, data.problems[sample.problem].html, sample.thought, sample.answer, sample.extracted, sample.gold]
       .join("\n")
       .toLowerCase();
 
@@ -68,15 +68,22 @@
     answer.innerHTML = sample.answer;
     const why = sample.reason === sample.verdict ? "" : ` (${sample.reason})`;
     const verdictLine = make("p", `verdict ${sample.verdict.replace(" ", "-")}`, sample.verdict + why);
-    if (sample.extracted) verdictLine.append(make("code", "", ` answered ${sample.extracted}`));
     box.append(fold, answer, verdictLine);
+    if (sample.extracted || sample.gold) {
+      const beside = make("p", "beside", "answered ");
+      beside.append(make("code", "", sample.extracted || "nothing"));
+      if (sample.gold) beside.append(" · right answer ", make("code", "gold", sample.gold));
+      box.append(beside);
+    }
+    if (sample.graders) box.append(make("p", "note", sample.graders));
     return box;
   }
 
   function card(sample) {
     const problem = data.problems[sample.problem];
     const box = make("article", "sample");
-    const head = make("header", "", `${sample.benchmark} · ${problem.id} · ${modelOf(sample)} · run ${sample.run} `);
+    const head = make("header");
+    head.append(make("span", "", `${sample.benchmark} · ${problem.id} · ${modelOf(sample)} · run ${sample.run}`));
     const rivals = data.samples.filter((other) => other.problem === sample.problem && other !== sample);
     if (rivals.length) {
       const button = make("button", "", "side by side");

@@ -128,10 +128,21 @@ def describe_sample(row: Row, grade: Row, model: int, problem: int) -> dict[str,
         "verdict": verdict,
         "reason": grade["reason"],
         "extracted": shorten(str(grade.get("extracted") or ""), 300),
+        "gold": shorten(str(grade.get("gold") or ""), 300),
+        "graders": _both_verdicts(grade),
         "tokens": row.get("completion_tokens"),
         "thought": shorten(parts.thought, THOUGHT_CHARS),
         "answer": shorten(parts.answer.strip(), ANSWER_CHARS),
     }
+
+
+def _both_verdicts(grade: Row) -> str:
+    """What the two maths graders said, and the rule that decided; empty for code."""
+    if "strict" not in grade or "paper" not in grade:
+        return ""
+    words = {True: "right", False: "wrong"}
+    decided = f"; decided by {grade['decided_by']}" if grade.get("decided_by") else ""
+    return f"strict: {words[bool(grade['strict'])]}, paper: {words[bool(grade['paper'])]}{decided}"
 
 
 def embed_json(value: Any) -> str:

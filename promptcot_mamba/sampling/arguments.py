@@ -20,27 +20,31 @@ APIS = ("completions", "chat")
 FORMATS = ("rows", "grouped")
 
 
-def _flag(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
+def _flag(default: Any, text: str, **limits: Any) -> Any:
+    return field(default=default, metadata={"help": text, **limits})
 
 
-def _needed(text: str) -> Any:
-    return field(metadata={"help": text})
+def _needed(text: str, **limits: Any) -> Any:
+    return field(metadata={"help": text, **limits})
 
 
 @dataclass
 class SamplingArguments:
     """Flags of infer_longcot.py; the sampling defaults are the paper's evaluation settings (section on evaluation)."""
 
-    data_path: str = _needed("problems, one JSON object a line, with `prompt` or `question`")
-    output_path: str = _needed("predictions, one row a sample; X.run.json and X.attempts.jsonl stand beside X.jsonl")
-    model_path: str = _needed("a Hugging Face checkpoint folder; with --base_url a served model's name will do")
+    data_path: str = _needed("problems, one JSON object a line, with `prompt` or `question`", elsewhere=True)
+    output_path: str = _needed(
+        "predictions, one row a sample; X.run.json and X.attempts.jsonl stand beside X.jsonl", writes="file"
+    )
+    model_path: str = _needed(
+        "a Hugging Face checkpoint folder; with --base_url a served model's name will do", elsewhere=True
+    )
 
     benchmark: list[str] = field(
         default_factory=list, metadata={"help": "names: their problem files and recipes; one engine for several"}
     )
-    data_dir: str = _flag("data", "folder of the benchmarks' problem files")
-    output_dir: str | None = _flag(None, "folder of a benchmark's predictions: <name>.jsonl")
+    data_dir: str = _flag("data", "folder of the benchmarks' problem files", elsewhere=True)
+    output_dir: str | None = _flag(None, "folder of a benchmark's predictions: <name>.jsonl", writes="folder")
     limit: int | None = _flag(None, "only the first problems of each source, to have a look")
 
     n: int = _flag(1, "samples a problem; raising it extends an earlier run")
@@ -79,8 +83,8 @@ class SamplingArguments:
     api: str = _flag("completions", "completions, or chat where servers render prompts by their own template")
     ca_file: str | None = _flag(None, "certificate (PEM) to trust besides the system's, for https with one's own")
     concurrency: int = _flag(256, "requests at once on one server")
-    request_timeout: float = _flag(7200.0, "seconds one request may take on a server")
-    patience: float = _flag(600.0, "seconds all servers may be away before the run stops")
+    request_timeout: float = _flag(7200.0, "seconds one request may take on a server", above=0)
+    patience: float = _flag(600.0, "seconds all servers may be away before the run stops", least=0)
 
     format: str = _flag("rows", "rows: one a sample; grouped: one a problem, with lists")
     overwrite: bool = _flag(False, "rename an earlier run's files instead of continuing it")

@@ -15,16 +15,16 @@ ATTENTION, WINDOW, STATE, BOTH, NOTHING = "attention", "window", "state", "both"
 _KINDS = {
     **dict.fromkeys(("attention", "full_attention", "full", "*", "hybrid_attention"), ATTENTION),
     **dict.fromkeys(("sliding_attention", "sliding", "chunked_attention"), WINDOW),
-    **dict.fromkeys(("mamba", "mamba2", "m"), STATE),
+    **dict.fromkeys(("mamba", "mamba2", "m", "linear_attention"), STATE),
     **dict.fromkeys(("mlp", "moe", "-", "e"), NOTHING),  # Nemotron-H counts feed-forwards as layers of their own
     "hybrid": BOTH,  # Zamba2: a shared attention beside the state
 }
-_STATE_KEYS = {  # of Mamba-2 layers, by whoever names them
-    "heads": ("mamba_num_heads", "mamba_n_heads", "n_mamba_heads", "num_heads"),
-    "head_dim": ("mamba_head_dim", "mamba_d_head", "mamba_headdim", "head_dim"),
-    "state": ("ssm_state_size", "mamba_d_state", "state_size"),
-    "groups": ("mamba_n_groups", "mamba_ngroups", "n_groups"),
-    "conv": ("mamba_d_conv", "conv_kernel"),
+_STATE_KEYS = {  # of Mamba-2 layers by whoever names them, and of gated delta nets (Qwen3-Next), whose state is alike
+    "heads": ("mamba_num_heads", "mamba_n_heads", "n_mamba_heads", "linear_num_value_heads", "num_heads"),
+    "head_dim": ("mamba_head_dim", "mamba_d_head", "mamba_headdim", "linear_value_head_dim", "head_dim"),
+    "state": ("ssm_state_size", "mamba_d_state", "linear_key_head_dim", "state_size"),
+    "groups": ("mamba_n_groups", "mamba_ngroups", "linear_num_key_heads", "n_groups"),
+    "conv": ("mamba_d_conv", "linear_conv_kernel_dim", "conv_kernel"),
 }
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from promptcot_mamba.checkpoint import Checkpoint
 from promptcot_mamba.errors import InputError
+from promptcot_mamba.gpus import list_gpus
 from promptcot_mamba.sampling.cache_cost import cache_cost
 
 GIB = 1 << 30
@@ -60,15 +59,11 @@ def find_device(devices: int = 1) -> Device:
 
 
 def _gpu_memories() -> list[int]:
-    """Bytes of memory of each visible GPU; empty without a driver."""
-    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    try:
-        printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    except (OSError, subprocess.CalledProcessError):
-        return []
-    totals = [int(number) << 20 for number in printed if number.isdigit()]
-    return totals if visible is None else totals[: len([each for each in visible.split(",") if each.strip()])]
+    """Bytes of memory of each visible GPU, or MIG instance; empty without a driver.
+
+    A device without memory of its own (GB10) shares the host's.
+    """
+    return [free_memory() if gpu.memory is None else gpu.memory for gpu in list_gpus()]
 
 
 def free_memory() -> int:

@@ -21,7 +21,7 @@ from promptcot_mamba.sampling.chain import Chain, Key
 logger = get_logger(__name__)
 
 DEAD_BYTES = 4 << 20  # of settled chains, before the file is written anew
-BYTES_PER_ID = 6  # about, in JSON
+BYTES_PER_ID, BYTES_PER_LINE = 6, 200  # about, in JSON
 
 
 @dataclass
@@ -86,9 +86,9 @@ class PartialFile:
         }  # fmt: skip
         if self._file is None:
             self._file = DurableAppender(self.path, sync_seconds=float("inf"))
-        start = self._file.append(row)
+        self._file.append(row)
         self._lengths[chain.key] = len(ids)
-        self._bytes[chain.key] = self._bytes.get(chain.key, 0) + self.path.stat().st_size - start
+        self._bytes[chain.key] = self._bytes.get(chain.key, 0) + BYTES_PER_ID * (len(ids) - before) + BYTES_PER_LINE
 
     def forget(self, key: Key) -> None:
         """A chain is settled: its lines are dead."""

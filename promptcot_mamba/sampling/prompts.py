@@ -14,10 +14,10 @@ from promptcot_mamba.benchmarks.livecodebench import FROM_STDIN
 from promptcot_mamba.chat_format import (
     MATH_INSTRUCTION,
     asks_for_box,
-    extract_question,
     frame_question,
     has_turns,
     render_prompt,
+    user_question,
 )
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row
@@ -55,7 +55,7 @@ def user_message(problem: Problem, source: str = "auto") -> str:
     text = _text_of(problem, source)
     if source == "question" or _is_bare_function(row, text):
         return frame_question(text, instruction_of(row))
-    question = extract_question(text)
+    question = user_question(text)
     return frame_question(question) if asks_for_box(text) else question
 
 

@@ -15,6 +15,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from promptcot_mamba.data.dataset import OVERLONG
 from promptcot_mamba.training.flags import refuse_unfollowed
 
+GRAD_ACCUM_DTYPES = ("auto", "fp32", "bf16")
 LOSS_AVERAGES = ("tokens", "examples")
 NVIDIA_DEVICES = Path("/proc/driver/nvidia/gpus")  # one entry a device that the driver knows
 CHECKPOINT_POLICIES = ("all", "auto")
@@ -197,6 +198,23 @@ class SftArguments(TrainingArguments):
             "14 bytes a parameter in all."
         },
     )
+    lora_rank: int = field(
+        default=0, metadata={"help": "Train adapters of this rank beside frozen weights; 0 trains the weights."}
+    )
+    lora_alpha: float | None = field(
+        default=None, metadata={"help": "Adapters are scaled by lora_alpha / lora_rank. Default: twice the rank."}
+    )
+    lora_target: list[str] = field(
+        default_factory=lambda: ["in_proj", "out_proj"], metadata={"help": "Linear layers that get adapters."}
+    )
+    grad_accum_dtype: str = field(
+        default="auto",
+        metadata={
+            "help": "bf16 gradients of several micro-batches are summed in this precision. auto: fp32 where memory "
+            "allows, as --plan counts it; a run that began goes on as it began.",
+            "choices": GRAD_ACCUM_DTYPES,
+        },
+    )
     debug_numerics: bool = field(
         default=False, metadata={"help": "Stop at the first module or op that makes a number that is none; slow."}
     )
@@ -212,6 +230,8 @@ class SftArguments(TrainingArguments):
             raise ValueError("--output_dir is required")
         if self.split_master_weights and (self.deepspeed or not self.bf16):
             raise ValueError("--split_master_weights needs --bf16 True and no --deepspeed (leave the recipe's out)")
+        if self.lora_rank < 0 or (self.lora_rank and self.split_master_weights):
+            raise ValueError(f"--lora_rank {self.lora_rank}: expected 0 or more, and no --split_master_weights with it")
         if not torch.cuda.is_available():
             require_no_gpu(self.use_cpu)
             self.use_cpu = True

@@ -12,6 +12,7 @@ from promptcot_mamba.ops.backends import chosen_ops
 from promptcot_mamba.training.arguments import DataArguments, SftArguments
 from promptcot_mamba.training.run_folder import MODEL_KEY, Identity
 
+GRAD_ACCUM_KEY = "--grad_accum_dtype"
 SAMPLE_OR_GRADIENT_FLAGS = (
     "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "adam_beta1", "adam_beta2",
     "adam_epsilon", "weight_decay", "max_grad_norm", "num_train_epochs", "max_steps", "optim", "optim_args", "bf16",
@@ -32,6 +33,12 @@ def own_optimizer(args: SftArguments) -> str | None:
     return json.dumps(own, sort_keys=True) if own else None
 
 
+def accumulates_narrow_gradients(args: SftArguments) -> bool:
+    """Whether a step sums bf16 gradients of several micro-batches, so that the sum's precision matters."""
+    narrow = args.split_master_weights or (args.bf16 and bool(args.deepspeed))
+    return narrow and args.gradient_accumulation_steps > 1
+
+
 def describe_identity(
     args: SftArguments, data_args: DataArguments, *, data: str, tokenizer: str, model: str, packing: bool
 ) -> Identity:
@@ -43,6 +50,11 @@ def describe_identity(
         * args.gradient_accumulation_steps
     )
     flags = {f"--{name}": getattr(args, name) for name in SAMPLE_OR_GRADIENT_FLAGS}
+    if args.lora_rank:  # settings that runs before them did not have are in the identity where they are used
+        flags |= {"--lora_rank": args.lora_rank, "--lora_alpha": args.lora_alpha or 2 * args.lora_rank}
+        flags["--lora_target"] = " ".join(sorted(args.lora_target))
+    if accumulates_narrow_gradients(args) and args.grad_accum_dtype == "fp32":  # before there were bf16 sums only
+        flags[GRAD_ACCUM_KEY] = args.grad_accum_dtype
     plain = (int, float, dict, type(None))  # anything else (an enum) is told by its text
     return {
         **{name: value if isinstance(value, plain) else str(value) for name, value in flags.items()},

@@ -9,21 +9,16 @@ from typing import Any
 
 import torch
 
+from promptcot_mamba.gpus import data_sheet
 from promptcot_mamba.ops.linear_cross_entropy import IGNORE_INDEX
-
-# Dense bf16 TFLOP/s without sparsity, from NVIDIA's data sheets; matched against the device's name, first wins.
-PEAK_BF16_TFLOPS = {
-    "H200": 989.4, "H100 PCIe": 756.0, "H100 NVL": 835.0, "H100": 989.4, "H800": 989.4, "B200": 2250.0,
-    "A100": 311.9, "A800": 311.9, "L40S": 362.0, "4090": 165.2, "3090": 71.0,
-}  # fmt: skip
 
 
 def peak_flops(device: torch.device) -> float | None:
     """The device's peak bf16 FLOP/s; None where it is not known (every CPU)."""
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((tera * 1e12 for part, tera in PEAK_BF16_TFLOPS.items() if part in name), None)
+    sheet = data_sheet(torch.cuda.get_device_name(device))
+    return sheet.bf16_tflops * 1e12 if sheet else None
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -61,41 +61,56 @@ def parse_machine(text: str) -> tuple[int, Device]:
     return int(match[1]), DEVICES[match[2]]
 
 
+def _verdict(fits: bool, fp32_sums: bool) -> str:
+    return ("fits" if fits else "does not fit") + (", gradients summed in fp32" if fp32_sums else "")
+
+
+@dataclass(frozen=True)
+class _Load:
+    """What a step asks of a device."""
+
+    tokens: int  # a device and micro-batch
+    slices: int  # --sequence_parallel_size
+    segment: int  # --checkpoint_every
+    accumulating: bool
+    sums: str  # --grad_accum_dtype
+
+
 def _machine_lines(
-    shapes: Shapes,
-    count: int,
-    device: Device,
-    tokens: int,
-    slices: int,
-    segment: int,
-    accumulating: bool,
-    phases: list[tuple[str, float]],
+    shapes: Shapes, count: int, device: Device, load: _Load, phases: list[tuple[str, float]]
 ) -> list[str]:
-    lines = [f"{count} x {device.name} ({device.memory_gb:.0f} GB), {tokens:,} tokens a device and micro-batch"]
+    lines = [f"{count} x {device.name} ({device.memory_gb:.0f} GB), {load.tokens:,} tokens a device and micro-batch"]
     lines.append(
         f"  {'GB per GPU':<34}{'weights':>8}{'grads':>8}{'optim':>8}{'activ':>8}{'buckets':>8}{'update':>8}{'total':>8}"
     )
     fitting, tried = [], []
     for name, settings in SHARDINGS if count > 1 else SHARDINGS_OF_ONE:
         # Without gradient checkpointing this project's layers still recompute conv, SSD and norm.
-        kinds = (("layer", "checkpointing"), ("segments", f"every {segment} layers"), ("mixer", "no checkpointing"))
+        kinds = (
+            ("layer", "checkpointing"),
+            ("segments", f"every {load.segment} layers"),
+            ("mixer", "no checkpointing"),
+        )
         for recompute, meaning in kinds:
-            parts = training_memory(
-                shapes, tokens=tokens, devices=count, recompute=recompute, segment=segment, **settings
-            )
-            tried.append(parts)
             offload = settings.get("offload_optimizer", False)
-            total = sum(parts.values()) / 1e9
-            fits = total <= device.memory_gb
+            wide = load.accumulating and not offload and load.sums != "bf16"
+            for fp32_sums in (True, False) if wide else (False,):  # as `--grad_accum_dtype auto` chooses
+                shape = {"tokens": load.tokens, "devices": count, "recompute": recompute, "segment": load.segment}
+                parts = training_memory(shapes, **shape, fp32_sums=fp32_sums, **settings)
+                total = sum(parts.values()) / 1e9
+                fits = total <= device.memory_gb
+                if fits or load.sums == "fp32":
+                    break
+            tried.append(parts)
             cells = "".join(f"{value / 1e9:8.1f}" for value in parts.values())
-            lines.append(f"  {f'{name}, {meaning}':<34}{cells}{total:8.1f}  {'fits' if fits else 'does not fit'}")
+            lines.append(f"  {f'{name}, {meaning}':<34}{cells}{total:8.1f}  {_verdict(fits, fp32_sums)}")
             if fits:
                 fitting.append((tokens_per_second_bound(shapes, device, recompute), f"{name}, {meaning}", offload))
     if not fitting:
         smallest = min(tried, key=lambda parts: sum(parts.values()))
         part = max(smallest, key=lambda name: smallest[name])
         mend = (
-            f"--sequence_parallel_size {2 * slices} or a lower --max_length (more devices alone do not help)"
+            f"--sequence_parallel_size {2 * load.slices} or a lower --max_length (more devices alone do not help)"
             if part == "activations"
             else "more devices, or offload"
         )
@@ -106,11 +121,11 @@ def _machine_lines(
     mfu = bound * training_flops_per_token(shapes) / (device.peak_tflops * 1e12)
     lines.append(f"  {name}: at most {bound:,.0f} tokens/s per GPU (MFU {mfu:.0%}), {bound * count:,.0f} in all")
     if "every" in name:
-        lines.append(f"  (--gradient_checkpointing True --checkpoint_every {segment})")
+        lines.append(f"  (--gradient_checkpointing True --checkpoint_every {load.segment})")
     if name.startswith("split masters"):
         lines.append("  (--split_master_weights True, without --deepspeed)")
     if offload:
-        host = offloaded_bytes(shapes, count, accumulating=accumulating) / 1e9
+        host = offloaded_bytes(shapes, count, accumulating=load.accumulating) / 1e9
         lines.append(f"  offload also needs {host:.0f} GB of host memory per GPU, and the bound leaves its update out")
     for phase, phase_tokens in phases:
         days = phase_tokens / (bound * count) / SECONDS_PER_DAY
@@ -139,13 +154,13 @@ def render_plan(args: SftArguments, data_args: DataArguments, plan_args: PlanArg
         "speed is an upper bound: matrix products at the rate large ones reach, conv, SSD and norm at memory "
         "bandwidth; no communication, no optimizer",
     ]
+    # Where a user names no segment, the one that keeps least: k segments of k layers.
+    segment = args.checkpoint_every if args.checkpoint_every > 1 else math.isqrt(shapes.layers)
+    load = _Load(tokens, slices, segment, args.gradient_accumulation_steps > 1, args.grad_accum_dtype)
     for machine in plan_args.plan_machines:
         count, device = parse_machine(machine)
-        # Where a user names no segment, the one that keeps least: k segments of k layers.
-        segment = args.checkpoint_every if args.checkpoint_every > 1 else math.isqrt(shapes.layers)
-        accumulating = args.gradient_accumulation_steps > 1
         if count % slices:
             lines += ["", f"{machine}: cannot hold rows in {slices} slices (--sequence_parallel_size)"]
         else:
-            lines += ["", *_machine_lines(shapes, count, device, tokens, slices, segment, accumulating, phases)]
+            lines += ["", *_machine_lines(shapes, count, device, load, phases)]
     return "\n".join(lines)

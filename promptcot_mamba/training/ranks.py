@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
+import pickle
+import time
 import warnings
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,6 +19,8 @@ from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import ROOT, get_logger
 
 T = TypeVar("T")
+POLL_SECONDS = 0.05
+_turns = itertools.count()  # processes take the same turns in the same order
 
 
 def rank() -> int:
@@ -38,13 +43,27 @@ def speak_once() -> None:
         get_logger(ROOT).setLevel(logging.ERROR)
 
 
+def _exchange(mine: object, *, from_all: bool) -> list[Any]:
+    """Every process's object, or the first one's alone, through the group's store: polled, under no time-out.
+
+    A collective would kill the processes that wait for one that encodes text or reads weights for an hour.
+    """
+    if not dist.is_initialized():
+        return [mine]
+    store, turn = dist.distributed_c10d._get_default_store(), next(_turns)
+    keys = [f"promptcot/{turn}/{number}" for number in range(dist.get_world_size() if from_all else 1)]
+    if from_all or rank() == 0:
+        store.set(keys[rank() if from_all else 0], pickle.dumps(mine))
+    while not store.check(keys):
+        time.sleep(POLL_SECONDS)
+    found = [pickle.loads(store.get(key)) for key in keys]
+    dist.barrier()  # all are here: the first process, which holds the store, may not leave before others have read
+    return found
+
+
 def agree(error: str | None) -> None:
     """Raise the same InputError in every process if any of them has one to report (the lowest rank's wins)."""
-    errors: list[str | None] = [error]
-    if dist.is_initialized():
-        errors = [None] * dist.get_world_size()
-        dist.all_gather_object(errors, error)
-    for message in errors:
+    for message in _exchange(error, from_all=True):
         if message is not None:
             raise InputError(message)
 
@@ -69,8 +88,7 @@ def first_does(work: Callable[[], T]) -> T:
             outcome[0] = work()
         except InputError as caught:
             outcome[1] = str(caught)
-    if dist.is_initialized():
-        dist.broadcast_object_list(outcome)
+    outcome = _exchange(outcome, from_all=False)[0]
     if outcome[1] is not None:
         raise InputError(outcome[1])
     return outcome[0]

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch.utils.data import Dataset
 from transformers import Trainer
 
+from promptcot_mamba.checkpoint import writing_weights
 from promptcot_mamba.model import Mamba2ForCausalLM
 from promptcot_mamba.model.card import write_card
 from promptcot_mamba.ops.linear_cross_entropy import IGNORE_INDEX
@@ -24,6 +25,7 @@ from promptcot_mamba.ops.sequence_parallel import RowSlice, SliceGroup
 from promptcot_mamba.training import run_folder
 from promptcot_mamba.training.arguments import SftArguments
 from promptcot_mamba.training.batches import StepLoader, StepSampler
+from promptcot_mamba.training.lora import load_adapters, merged_weights, save_adapters
 from promptcot_mamba.training.losses import example_weights, weighted_loss
 from promptcot_mamba.training.meters import StepMeter, count_batch
 from promptcot_mamba.training.ranks import gather_lists, sum_over_ranks
@@ -238,11 +240,31 @@ class SftTrainer(Trainer):
         self._barrier()
         self.meter.restart()
 
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        """Adapters are saved twice: merged into the weights, and alone to continue from."""
+        if self.args.lora_rank:
+            state_dict = merged_weights(self.model)
+        super()._save(output_dir, state_dict)
+        if self.args.lora_rank:
+            save_adapters(self.model, Path(output_dir or self.args.output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """The weights, or the adapters alone: what they stand beside was loaded from where the run began."""
+        if self.args.lora_rank:
+            load_adapters(self.model, Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As the Trainer's, with a model card, which our own class writes by itself."""
-        super().save_model(output_dir, _internal_call)
-        if self.args.should_save and not isinstance(self.model, Mamba2ForCausalLM):
-            write_card(Path(output_dir or self.args.output_dir), self.model.config)
+        if not self.args.should_save:  # takes part in gathering the weights, and writes none
+            super().save_model(output_dir, _internal_call)
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        with writing_weights(folder):
+            super().save_model(output_dir, _internal_call)
+        if not isinstance(self.model, Mamba2ForCausalLM):
+            write_card(folder, self.model.config)
 
     def _barrier(self) -> None:
         if dist.is_initialized():

@@ -1,12 +1,14 @@
 """Compile the Triton kernels at the shipped configurations and 7B shapes, without a GPU, and report what each costs.
 
-    python -m scripts.bench.compile_report                      # every kernel for sm_80, sm_90, sm_100
+    python -m scripts.bench.compile_report                      # every kernel, architecture and size; many minutes
+    python -m scripts.bench.compile_report --sizes 64x128       # the 7B model's head width and state only
     python -m scripts.bench.compile_report --archs 90 --kernels chunk_scan,chunk_gradients --record ""
 
 Launches are recorded on meta tensors and compiled exactly as they would run. Registers, stack and shared memory are
 read from the machine code (spilled registers would live on the stack: 0 bytes of stack are 0 spills). Bytes moved are
-arithmetic: every tensor read or written once. Exits with 1 where a kernel spills or asks for more shared memory than
-the architecture has.
+arithmetic: every tensor read or written once. At other head widths and states only the SSD's own launches differ; a
+size without tiles on an architecture reads "torch form", which is what runs there. Exits with 1 where a kernel spills
+or asks for more shared memory than the architecture has.
 """
 
 from __future__ import annotations
@@ -25,29 +27,38 @@ import torch
 from promptcot_mamba.bench_record import RecordTable, render_record_table, write_record
 from promptcot_mamba.cli import run_program
 from promptcot_mamba.errors import InputError
+from promptcot_mamba.ops.ssd.triton_configs import SHARED_MEMORY, find_config
 
-SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # bytes one block may have (CUDA C++ guide)
+ARCHS = (80, 86, 89, 90, 100, 120)
 SHAPES = {"l": 20480, "h": 128, "p": 64, "g": 8, "n": 128, "d_model": 4096, "v": 32768}  # Mamba-Codestral-7B
+SHIPPED = (SHAPES["p"], SHAPES["n"])
+HEADS = {64: 128, 80: 64, 128: 64}  # by head width
+SIZES = [SHIPPED] + [(p, n) for p in HEADS for n in (64, 128, 256) if (p, n) != SHIPPED]  # head width, state
+TORCH_FORM = "torch form"
 RECORD = "docs/records/triton_compile.json"
 POINTERS = {
     torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32", torch.int64: "*i64", torch.int32: "*i32",
 }  # fmt: skip
 
 
-def record_shipped(arch: int, gate: bool = False) -> dict[str, list]:
-    """The launches of one forward and backward of each op in bf16 at SHAPES, nothing run: part -> launches.
+def record_shipped(arch: int, size: tuple[int, int] = SHIPPED, gate: bool = False) -> dict[str, list]:
+    """The launches of one forward and backward in bf16 at SHAPES, nothing run: part -> launches.
 
-    `gate` gives the SSD a `z`; the models leave the gate to the norm.
+    At another head width and state than the shipped the SSD's only, none where it has no tiles. `gate` gives the SSD a
+    `z`; the models leave the gate to the norm.
     """
     from promptcot_mamba.ops.causal_conv1d import triton_kernels as conv
     from promptcot_mamba.ops.gated_rms_norm import triton_kernels as norm
     from promptcot_mamba.ops.linear_cross_entropy import triton_kernels as loss
     from promptcot_mamba.ops.packing import make_chunk_table
     from promptcot_mamba.ops.ssd import triton_kernels as ssd
-    from promptcot_mamba.ops.ssd.triton_configs import choose_config
     from promptcot_mamba.ops.triton_common import record_launches
 
-    length, h, p, g, n = (SHAPES[letter] for letter in "lhpgn")
+    config = find_config(torch.bfloat16, arch, SHARED_MEMORY[arch], *size)
+    if config is None:
+        return {}
+    length, g, (p, n) = SHAPES["l"], SHAPES["g"], size
+    h = HEADS[p]
     d_inner, shared = h * p, g * n
 
     def empty(*shape, dtype=torch.bfloat16):
@@ -60,8 +71,7 @@ def record_shipped(arch: int, gate: bool = False) -> dict[str, list]:
     weight, bias = empty(d_inner + 2 * shared, 4), empty(d_inner + 2 * shared)
     cu_seqlens = torch.tensor([0, length])
     inputs = ssd.SsdInputs(
-        x, dt, A, B, C, D, z if gate else None, dt_bias, None, cu_seqlens, 1, h, g, True, (0.0, math.inf),
-        choose_config(torch.bfloat16, arch),
+        x, dt, A, B, C, D, z if gate else None, dt_bias, None, cu_seqlens, 1, h, g, True, (0.0, math.inf), config
     )  # fmt: skip
     parts = {}
     with record_launches(run=False) as parts["ssd forward"]:
@@ -69,6 +79,8 @@ def record_shipped(arch: int, gate: bool = False) -> dict[str, list]:
     with record_launches(run=False) as parts["ssd backward"]:
         grads = ssd.SsdGradients(empty(length, d_inner), dt, B, C, z if gate else None)
         ssd.run_backward(inputs, empty(length, d_inner), grads)
+    if size != SHIPPED:
+        return parts
     with record_launches(run=False) as parts["conv forward"]:
         table = make_chunk_table(cu_seqlens, conv.FORWARD_RUN)
         conv.run_forward(xBC, weight, bias, None, empty(length, d_inner + 2 * shared), table, True)
@@ -138,25 +150,25 @@ def name_matrix_unit(ptx: str) -> str:
     return "-"
 
 
-def compile_launch(job: tuple[int, str, int]) -> dict:
-    """One row of the report; `job` names the architecture, the part and the launch in it."""
+def compile_launch(job: tuple[int, tuple[int, int], str, int]) -> dict:
+    """One row of the report; `job` names the architecture, the size, the part and the launch in it."""
     import triton
     from triton.backends.compiler import GPUTarget
 
-    arch, part, index = job
-    launch = record_shipped(arch)[part][index]
+    arch, size, part, index = job
+    launch = record_shipped(arch, size)[part][index]
     options = {name: launch.kwargs[name] for name in ("num_warps", "num_stages") if name in launch.kwargs}
     compiled = triton.compile(make_source(launch), target=GPUTarget("cuda", arch, 32), options=options)
     return {
-        "kernel": launch.name, "part": part, "arch": arch, **read_resources(compiled.asm["cubin"]),
-        "shared": compiled.metadata.shared, "warps": compiled.metadata.num_warps,
-        "programs": math.prod(launch.grid), "matrix_unit": name_matrix_unit(compiled.asm["ptx"]),
-        "bytes": count_bytes(launch),
+        "kernel": launch.name, "part": part, "arch": arch, "p": size[0], "n": size[1],
+        **read_resources(compiled.asm["cubin"]), "shared": compiled.metadata.shared,
+        "warps": compiled.metadata.num_warps, "programs": math.prod(launch.grid),
+        "matrix_unit": name_matrix_unit(compiled.asm["ptx"]), "bytes": count_bytes(launch),
     }  # fmt: skip
 
 
 def make_table(rows: list[dict]) -> RecordTable:
-    """One row a launch and architecture."""
+    """One row a launch and architecture at the shipped size."""
     header = [
         *("kernel", "part", "arch", "registers", "stack B", "shared KiB", "warps", "programs", "matrix unit"),
         "moved MB",
@@ -172,15 +184,30 @@ def make_table(rows: list[dict]) -> RecordTable:
             f"{row['bytes'] / 1e6:.1f}",
         ]
         for row in rows
+        if (row["p"], row["n"]) == SHIPPED
     ]
     sizes = " ".join(f"{name}={value}" for name, value in SHAPES.items())
     return RecordTable(f"Shipped configurations, bf16, {sizes}. Bytes by arithmetic; nothing was run.", header, cells)
 
 
+def make_size_table(rows: list[dict], archs: list[int], sizes: list[tuple[int, int]]) -> RecordTable:
+    """One row a size: on each architecture the SSD kernels' most registers, stack and shared memory."""
+    cells = []
+    for size in sizes:
+        line = [f"{size[0]} x {size[1]}"]
+        for arch in archs:
+            found = [row for row in rows if (row["arch"], row["p"], row["n"]) == (arch, *size) and "ssd" in row["part"]]
+            most = [max((row[name] for row in found), default=0) for name in ("registers", "stack", "shared")]
+            line.append(f"{most[0]} / {most[1]} / {most[2] / 1024:.1f}" if found else TORCH_FORM)
+        cells.append(line)
+    caption = "The SSD at other sizes: most registers a thread / stack B / shared KiB of its launches."
+    return RecordTable(caption, ["head width x state", *(f"sm_{arch}" for arch in archs)], cells)
+
+
 def find_faults(rows: list[dict]) -> list[str]:
     faults = []
     for row in rows:
-        where = f"{row['kernel']} ({row['part']}, sm_{row['arch']})"
+        where = f"{row['kernel']} ({row['part']}, sm_{row['arch']}, {row['p']} x {row['n']})"
         if row["stack"]:
             faults.append(f"{where}: {row['stack']} bytes of stack")
         if row["shared"] > SHARED_MEMORY[row["arch"]]:
@@ -188,35 +215,42 @@ def find_faults(rows: list[dict]) -> list[str]:
     return faults
 
 
+def read_list(flag: str, text: str, known: dict[str, object]) -> list:
+    """The values of a flag such as `80,90`, all where empty. Raises InputError for one that is not known."""
+    names = list(filter(None, text.split(","))) or list(known)
+    for name in names:
+        if name not in known:
+            raise InputError(f"{flag}: {name!r} is not one of {', '.join(known)}")
+    return [known[name] for name in names]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--archs", default="80,90,100", help="compute capabilities, as 80,90,100")
+    parser.add_argument("--archs", default="", help="compute capabilities, as 80,90,100; all where empty")
+    parser.add_argument("--sizes", default="", help="head width x state, as 64x128,80x128; all where empty")
     parser.add_argument("--kernels", default="", help="names as in the first column; all where empty")
     parser.add_argument("--workers", type=int, default=2, help="processes that compile")
     parser.add_argument("--record", default=RECORD, help="JSON file to write; none where empty")
     args = parser.parse_args()
-    try:
-        archs = [int(arch) for arch in args.archs.split(",")]
-    except ValueError:
-        raise InputError(f"--archs: expected numbers such as 80,90,100, found {args.archs!r}") from None
-    unknown = [arch for arch in archs if arch not in SHARED_MEMORY]
-    if unknown:
-        raise InputError(f"--archs: {unknown[0]} is not one of {', '.join(map(str, SHARED_MEMORY))}")
-    wanted = set(filter(None, args.kernels.split(",")))
-    jobs, known = [], set()
-    for arch in archs:
-        for part, launches in record_shipped(arch).items():
-            known |= {launch.name for launch in launches}
-            jobs += [(arch, part, i) for i, launch in enumerate(launches) if not wanted or launch.name in wanted]
-    if wanted - known:
-        raise InputError(f"--kernels: {min(wanted - known)!r} is not one of {', '.join(sorted(known))}")
+    archs = read_list("--archs", args.archs, {str(arch): arch for arch in ARCHS})
+    sizes = read_list("--sizes", args.sizes, {f"{p}x{n}": (p, n) for p, n in SIZES})
+    shipped = {launch.name for launches in record_shipped(archs[0]).values() for launch in launches}
+    wanted = read_list("--kernels", args.kernels, {name: name for name in sorted(shipped)})
+    jobs = [
+        (arch, size, part, index)
+        for arch in archs
+        for size in sizes
+        for part, launches in record_shipped(arch, size).items()
+        for index, launch in enumerate(launches)
+        if launch.name in wanted
+    ]
     with ProcessPoolExecutor(args.workers) as pool:
         rows = list(pool.map(compile_launch, jobs))
-    table = make_table(rows)
-    print(render_record_table(table))
+    tables = [make_table(rows), make_size_table(rows, archs, sizes)]
+    print("\n\n".join(map(render_record_table, tables)))
     if args.record:
         title = "Triton kernels compiled without a device"
-        write_record(args.record, title=title, config=vars(args), tables=[table], results=rows)
+        write_record(args.record, title=title, config=vars(args), tables=tables, results=rows)
     faults = find_faults(rows)
     for fault in faults:
         print(fault, file=sys.stderr)

@@ -9,10 +9,10 @@ from typing import get_args
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.math import paper as math_paper
 from promptcot_mamba.grading.math import strict as math_strict
-from promptcot_mamba.grading.math.answers import Extraction, extract_answer, extract_boxed
+from promptcot_mamba.grading.math.answers import Extraction, extract_answer, extract_boxed, find_boxes
 from promptcot_mamba.grading.math.gold import AnswerRules, AnswerType, Gold
 from promptcot_mamba.grading.math.strict import Verdict
-from promptcot_mamba.grading.math.tables import PLAIN_WORDS
+from promptcot_mamba.grading.math.tables import CHANGING, PLAIN_WORDS
 from promptcot_mamba.grading.math.units import is_unit_word
 from promptcot_mamba.jsonl import Row
 
@@ -22,6 +22,9 @@ PUBLISHED_TYPES = ("Numerical", "Expression", "Tuple", "Interval")
 OLYMPIAD_TOLERANCE = 1e-8
 MODES = ("answer", "text")
 MAX_PROSE = 4000
+MAX_HEDGE = 60  # a longer text is a solution, in which "not" and "or" say nothing of its answer
+_MORE = re.compile(r"\d|\\(?:ne|pm|mp|not)")
+_DENIES = re.compile(r"^\s*\\(?:neq?|not)(?![A-Za-z])")
 _WORD = re.compile(r"[^\W\d_]+")
 _MACRO = re.compile(r"\\[A-Za-z]+(?:\s*\{[^{}]*\})?")
 _NUMERAL = re.compile(r"(?<![\w.,])[-−]?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?")
@@ -88,19 +91,30 @@ def grade_pair(pair: Pair, grader: str = "strict") -> Verdict:
 
 
 def _bare(text: str) -> Extraction:
-    """The answer a caller hands over: the content of a box, or the box itself."""
+    """The answer a caller hands over: the content of a box, or the box itself.
+
+    A short text that says more beside its box (`\\boxed{42} or 43`) is the answer as it stands.
+    """
     found = extract_boxed(text)
-    return found if found.answer is not None else Extraction(text, (text,))
+    if found.answer is None:
+        return Extraction(text, (text,))
+    boxes = find_boxes(text)
+    outside = text[: boxes[0][0]] + text[boxes[-1][1] :]
+    if len(text) < MAX_HEDGE and (_MORE.search(outside) or CHANGING & set(re.findall(r"[a-z']+", outside.lower()))):
+        return Extraction(text, (text,))
+    return found
 
 
 def answer_in_prose(text: str) -> str | None:
     """What a sentence gives as its answer: its last formula or numeral, after "answer is" where that is said.
 
-    None for a text that is no sentence, which is then an answer itself. Completions are never read like this: there
-    only a box counts.
+    None for a text that is no sentence, which is then an answer itself, and for one that hedges or denies ("7 or
+    something else", "not 7"). Completions are never read like this: there only a box counts.
     """
     text = text[-MAX_PROSE:]
     plain = _MACRO.sub(" ", _SPAN.sub(" ", text))
+    if len(text) < MAX_HEDGE and (_DENIES.search(text) or CHANGING & set(re.findall(r"[a-z']+", text.lower()))):
+        return None
     if not any(len(word) > 2 and not is_known_word(word) for word in _WORD.findall(plain)):
         return None
     tail = _CLOSING.split(_OPENING.split(text)[-1])[0]

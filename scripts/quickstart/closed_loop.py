@@ -17,11 +17,12 @@ from dataclasses import asdict
 from promptcot_mamba.bench_record import render_record_table, write_record
 from promptcot_mamba.cli import parse_args, run_program
 from promptcot_mamba.quickstart.closed_loop import Arguments, close
-from promptcot_mamba.quickstart.closed_loop_report import TITLE, make_tables, read_results, write_report
 
 
 def main() -> None:
     args = parse_args(Arguments, description=__doc__)
+    from promptcot_mamba.quickstart.closed_loop_report import TITLE, make_tables, read_results, write_report
+
     started = time.monotonic()
     loop, verdicts = close(args)
     results = read_results(loop.work, verdicts, loop.times, args.threshold)

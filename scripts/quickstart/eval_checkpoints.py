@@ -35,12 +35,14 @@ from promptcot_mamba.training.run_folder import find_checkpoints
 
 @dataclass
 class Args:
-    run_dir: str = field(metadata={"help": "output folder of train.py"})
-    data_path: str = field(metadata={"help": "problems, as for infer_longcot.py"})
-    sampling: str = field(metadata={"help": "recipe with infer_longcot.py's flags"})
-    output_dir: str | None = field(default=None, metadata={"help": "default: <run_dir>/accuracy"})
-    tests_dir: str | None = field(default=None, metadata={"help": "tests of code problems, as for calc_acc_lcb.py"})
-    n: int = field(default=1, metadata={"help": "samples a problem"})
+    run_dir: str = field(metadata={"reads": "folder", "help": "output folder of train.py"})
+    data_path: str = field(metadata={"reads": "file", "help": "problems, as for infer_longcot.py"})
+    sampling: str = field(metadata={"reads": "file", "help": "recipe with infer_longcot.py's flags"})
+    output_dir: str | None = field(default=None, metadata={"writes": "folder", "help": "default: <run_dir>/accuracy"})
+    tests_dir: str | None = field(
+        default=None, metadata={"reads": "folder", "help": "tests of code problems, as for calc_acc_lcb.py"}
+    )
+    n: int = field(default=1, metadata={"least": 1, "help": "samples a problem"})
 
 
 def evaluate_step(args: Args, checkpoint: Path, predictions: Path) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.cli import flag, parse_args, run_program
 from promptcot_mamba.jsonl import read_jsonl, write_json, write_jsonl
 from promptcot_mamba.quickstart.base import make_base
 from promptcot_mamba.quickstart.splits import draw_test_rows, draw_training_rows, read_counts
@@ -25,20 +25,20 @@ SHAPE = ("vocab_size", "hidden_size", "num_hidden_layers", "head_dim", "state_si
 class Args:
     """Counts are JSON objects `{"source": rows}`."""
 
-    phase1: str
-    phase2: str
-    control: str
-    test: str
-    output_dir: str = "outputs/quickstart/data"
-    seed: int = 20
-    tokenizer_rows: str | None = None  # more rows `prompt, completion` for the tokenizer to learn its words from
-    vocab_size: int = 640
-    hidden_size: int = 128
-    num_hidden_layers: int = 4
-    head_dim: int = 64
-    state_size: int = 32
-    n_groups: int = 1
-    chunk_size: int = 64
+    phase1: str = flag("exercises of phase 1")
+    phase2: str = flag("of phase 2")
+    control: str = flag("of the control")
+    test: str = flag("problems of the test")
+    output_dir: str = flag("where everything goes", default="outputs/quickstart/data", writes="folder")
+    seed: int = flag("of exercises and weights", default=20)
+    tokenizer_rows: str | None = flag("more rows for the tokenizer to learn its words from", default=None, reads="file")
+    vocab_size: int = flag("tokens", default=640, least=300)
+    hidden_size: int = flag("width", default=128, least=1)
+    num_hidden_layers: int = flag("depth", default=4, least=1)
+    head_dim: int = flag("of the SSM", default=64, least=1)
+    state_size: int = flag("of the SSM", default=32, least=1)
+    n_groups: int = flag("of the SSM", default=1, least=1)
+    chunk_size: int = flag("of transformers' torch form", default=64, least=1)
 
 
 def main() -> None:

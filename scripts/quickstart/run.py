@@ -31,11 +31,15 @@ MODELS = ("phase1", "phase2", "control")
 
 @dataclass
 class Args:
-    recipes: str = field(default="configs/quickstart", metadata={"help": "folder of the recipes"})
-    output_dir: str = field(default="outputs/quickstart", metadata={"help": "where everything goes"})
-    record: str | None = field(default=None, metadata={"help": "also write the record here (docs/records/X.json)"})
+    recipes: str = field(default="configs/quickstart", metadata={"reads": "folder", "help": "folder of the recipes"})
+    output_dir: str = field(
+        default="outputs/quickstart", metadata={"writes": "folder", "help": "where everything goes"}
+    )
+    record: str | None = field(
+        default=None, metadata={"writes": "file", "help": "also write the record here (docs/records/X.json)"}
+    )
     processes: int | None = field(
-        default=None, metadata={"help": "training processes; default: 2, or 1 where there is one GPU"}
+        default=None, metadata={"least": 1, "help": "training processes; default: 2, or 1 where there is one GPU"}
     )
 
 

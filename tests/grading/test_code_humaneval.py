@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from promptcot_mamba.errors import InputError
+from promptcot_mamba.grading.code.extract import Wanted, extract_program
 from promptcot_mamba.grading.code.grading import SandboxPool
 from promptcot_mamba.grading.code.humaneval import (
     FunctionProblem,
@@ -49,10 +50,28 @@ def test_all_references_pass_their_checks(pool, benchmark_rows):
     assert [row["task_id"] for row, verdict in zip(rows, verdicts, strict=True) if not verdict.passed] == []
 
 
-def test_references_as_bare_bodies_pass(pool, benchmark_rows):
-    rows = benchmark_rows("HumanEval.jsonl.gz")[32:40]
-    verdicts = grade_all(pool, [(read_problem(row, "row"), row["canonical_solution"]) for row in rows])
-    assert all(verdict.passed for verdict in verdicts)
+SHAPES = {
+    "fenced": "Here:\n```python\n{head}{body}```",
+    "unfenced": "{head}{body}",
+    "in prose": "Sure, here is it:\n\n{head}{body}\nThis works in O(n) time.\n",
+    "body": "{body}",
+    "body fenced": "```python\n{body}```",
+    "body and more": "{body}\n\nif __name__ == '__main__':\n    print(1)\n\n\nIt is fast.",
+    "with an example": "```python\n{head}{body}```\nUsage:\n```python\nprint({entry}(input()))\n```",
+    "never closed": "```python\n{head}{body}",
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_references_pass_in_any_shape_of_answer(pool, benchmark_rows, shape):
+    work = []
+    for row in benchmark_rows("HumanEval.jsonl.gz")[::6]:
+        problem = read_problem(row, "row")
+        parts = {"head": row["prompt"], "body": row["canonical_solution"], "entry": problem.entry}
+        found = extract_program(SHAPES[shape].format(**parts), "stop", Wanted(problem.entry, problem.head))
+        work.append((problem, found.code or ""))
+    verdicts = grade_all(pool, work)
+    assert [one.task_id for (one, _), verdict in zip(work, verdicts, strict=True) if not verdict.passed] == []
 
 
 def test_references_pass_the_first_plus_inputs(pool, benchmark_rows):

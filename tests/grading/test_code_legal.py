@@ -142,3 +142,11 @@ def test_a_time_out_says_whether_the_program_computed(sandbox, busy, code, block
     outcome = sandbox.run({"mode": "stdin", "code": code, "prelude": True}, limits=limits)
     assert (outcome.reason, outcome.settled) == ("timeout", not blocked)
     assert outcome.wall_seconds >= 0.6
+
+
+def test_a_machine_too_busy_to_judge_settles_nothing(sandbox, monkeypatch):
+    monkeypatch.setattr("promptcot_mamba.grading.sandbox.outcome.PATIENCE", 0.05)
+    job = {"mode": "stdin", "code": "while True: pass", "prelude": True}
+    outcome = sandbox.run(job, limits=Limits(cpu_seconds=10, wall_seconds=0.1))
+    assert (outcome.reason, outcome.settled) == ("timeout", False)
+    assert outcome.detail.startswith("this busy machine gave it")

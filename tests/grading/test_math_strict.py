@@ -207,6 +207,24 @@ def test_no_text_raises_and_equality_is_reflexive(text: str, gold: str):
     assert grade(Gold(text), f" {text} ").equal is has_content(text.strip())
 
 
+HEDGES = (
+    *(r"{} \text{{ or }} 987654", r"{} or 987654", r"{}, 987654", r"{}; 987654", r"{} \text{{ and }} 987654"),
+    *(r"987654 \text{{ or }} {}", r"{} \text{{ (or }} 987654)", r"{} \text{{ or maybe }} 987654", r"{} = 987654"),
+    *(r"\text{{not }} {}", r"{} \text{{ if }} q", r"\ne {}", r"{} \text{{ or something else}}"),
+)
+
+
+@pytest.mark.parametrize("hedge", HEDGES)
+def test_no_hedged_answer_passes(hedge: str):
+    """Every right answer of SAME with another beside it, denied or made conditional; a choice stays chosen."""
+    accepted = [
+        (gold, hedge.format(answer))
+        for gold, answer in read(SAME)
+        if "(C)" not in answer and grade(Gold(gold), hedge.format(answer)).equal
+    ]
+    assert accepted == []
+
+
 NOTHING = st.lists(
     st.sampled_from(
         [

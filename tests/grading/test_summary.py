@@ -12,6 +12,7 @@ from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.predictions import Prediction
 from promptcot_mamba.grading.summary import detail_lines, summarize
 from promptcot_mamba.records import Grade
+from promptcot_mamba.report.evaluations import Evaluation, find_mixtures
 
 MATH500 = BENCHMARKS["math500"]
 
@@ -54,3 +55,16 @@ def test_grades_of_two_versions_are_refused():
     assert summarize([first, second], "MATH-500")["grader_version"] == first.extra["grader_version"]
     with pytest.raises(InputError, match="strict-2 and strict-3 together"):
         summarize([first, older], "MATH-500")
+
+
+def test_a_table_of_two_versions_says_so():
+    figures = summarize(grades_of("7", ["7"]), "MATH-500")
+    rows = [
+        Evaluation("new", {"math500": figures}),
+        Evaluation("old", {"math500": {**figures, "grader_version": None}}),
+    ]
+    for row in rows:
+        row.settings["math500"] = {}
+    (note,) = find_mixtures(rows, ["math500"])
+    assert note.startswith("math500: graded by an unnamed version and strict-3")
+    assert find_mixtures(rows[:1], ["math500"]) == []

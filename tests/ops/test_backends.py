@@ -196,6 +196,27 @@ def test_a_line_that_leads_nowhere_is_named(monkeypatch, line, message):
         choose_ops(["ssd=lost"])
 
 
+def test_sizes_without_tiles_run_in_torch_with_a_line_that_says_so(monkeypatch):
+    lines = []
+    monkeypatch.setattr(backends, "default_backend", lambda *_: "triton")  # as on a CUDA device
+    monkeypatch.setattr(backends, "log_once", lines.append)
+    x, dt, B = torch.randn(1, 9, 2, 16), torch.randn(1, 9, 2), torch.randn(1, 9, 1, 24)
+    got = ssd(x, dt, -torch.ones(2), B, B, dt_softplus=True)
+    torch.testing.assert_close(got, ssd(x, dt, -torch.ones(2), B, B, dt_softplus=True, backend="reference"))
+    assert len(lines) == 1
+    assert (
+        "ssd: chunked backend on cpu, several times slower: no tiles for p (headdim) 16 and n (dstate) 24" in lines[0]
+    )
+
+
+@pytest.mark.parametrize(("found", "runs"), [((7, 0), False), ((7, 5), False), ((8, 0), True), ((12, 0), True)])
+def test_devices_below_the_floor_run_no_kernel(monkeypatch, found, runs):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: found)
+    reason = backends.kernel_floor(torch.device("cuda:0"))
+    assert (reason is None) == runs
+    assert runs or reason.endswith(f"cuda:0 has {found[0]}.{found[1]}")
+
+
 def test_every_line_can_be_read_and_has_a_definition():
     for op in OPS:
         table = get_table(op)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
+from dataclasses import replace
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
@@ -106,6 +107,18 @@ def compare_ssd(finals=True, softplus=True, **shape) -> dict:
     b, length = inputs["x"].shape[:2]
     chunk_table(b, length, inputs.get("cu_seqlens"), 16, inputs["x"].device)  # made once a batch, not once a call
     return compare(functools.partial(ssd, dt_softplus=softplus, return_final_states=finals, chunk_size=16), inputs)
+
+
+def compare_other_order() -> dict:
+    """The backward's two products the other way round, as on sm_90."""
+    from promptcot_mamba.ops.ssd import triton_configs
+
+    (tiles,) = triton_configs.SINGLE
+    other = replace(tiles.config, grad_pairs_first=not tiles.config.grad_pairs_first)
+    triton_configs.SINGLE = (replace(tiles, config=other),)
+    found = compare_ssd(lengths=[3, 18])
+    triton_configs.SINGLE = (tiles,)
+    return found
 
 
 def compare_strong_decays() -> dict:
@@ -227,6 +240,8 @@ CASES = {
         "8 groups": lambda: compare_ssd(lengths=[3, 18], h=8, g=8, gate=False),
         "2 heads a group": lambda: compare_ssd(length=20, h=4, g=2, n=32, p=32, gate=False, skip=False, bias=False),
         "steps as given, negative ones too": lambda: compare_ssd(length=20, h=2, softplus=False, bias=False),
+        "heads in 3 slices of channels": lambda: compare_ssd(lengths=[3, 18], h=2, p=48),
+        "products in the other order": compare_other_order,
         "decays from weak to total": compare_strong_decays,
     },
 }

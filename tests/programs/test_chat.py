@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import os
+import pty
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from promptcot_mamba.chat_format import render_prompt
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.model import load_causal_lm
 from promptcot_mamba.sampling.stream import TextStream, TokenStream
 from scripts import chat
+from tests.sampling.conftest import ROOT
 from tests.tiny import make_checkpoint, make_tokenizer
 
 
@@ -67,3 +74,73 @@ def test_characters_come_whole():
 def test_bad_flags(checkpoint: Path, flag: str):
     with pytest.raises(InputError, match=flag.split("=")[0]):
         chat.main(["--model_path", str(checkpoint), "--prompt", "?", flag])
+
+
+def run_talk(checkpoint: Path, monkeypatch, *lines: str) -> None:
+    """The chat with these lines typed, then the end of input."""
+    typed = iter(lines)
+
+    def type_next(_: str) -> str:
+        try:
+            return next(typed)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setattr("builtins.input", type_next)
+    assert chat.main(["--model_path", str(checkpoint), "--max_len", "12"]) == 0
+
+
+def test_several_turns_reset_and_save(checkpoint: Path, tmp_path: Path, monkeypatch, capsys):
+    prompts = []
+    ask = chat.Talk.ask
+    monkeypatch.setattr(chat.Talk, "ask", lambda talk, question: prompts.append(ask(talk, question)) or prompts[-1])
+    saved = tmp_path / "talk.json"
+    run_talk(
+        checkpoint, monkeypatch, "1 + 1?", "and 2 more?", f"/save {saved}", "/reset", "1 + 1?", "/what", "/save /proc/x"
+    )
+    assert [turn["role"] for turn in json.loads(saved.read_text())["turns"]] == ["user", "assistant"] * 2
+    first, second, third = prompts
+    assert first == third == render_prompt("1 + 1?")
+    assert second.startswith(first.removesuffix("<think>\n"))
+    assert second.count("<think>") == 1  # the earlier answer without its thought
+    assert second.endswith(render_prompt("and 2 more?"))
+    out = capsys.readouterr().out
+    assert "4 turns in" in out
+    assert "Begun anew." in out
+    assert "forget the turns so far" in out
+    assert "cannot write here" in out
+
+
+def test_turns_are_the_same_with_and_without_a_template():
+    with_template, without = (chat.Talk(make_tokenizer(), "Say {question}") for _ in range(2))
+    without.tokenizer.chat_template = None
+    for talk in (with_template, without):
+        talk.answered(talk.ask("one"), "thought\n</think>\n\nanswer")
+    assert with_template.ask("two") == without.ask("two")
+    assert with_template.turns == without.turns
+
+
+def test_lines_are_edited_and_kept_in_a_terminal(checkpoint: Path, tmp_path: Path):
+    """In a pseudo-terminal: the arrow key brings the last question back."""
+    pytest.importorskip("readline")
+    parent, child = pty.openpty()
+    environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "TERM": "xterm"}
+    command = [sys.executable, "-m", "scripts.chat", "--model_path", str(checkpoint), "--max_len", "3"]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=child, stdout=child, stderr=child)
+    os.close(child)
+    seen = b""
+
+    def wait_for(text: bytes, times: int) -> None:
+        nonlocal seen
+        while seen.count(text) < times:
+            seen += os.read(parent, 4096)
+
+    wait_for(b"> ", 1)
+    os.write(parent, b"1 + 2?\r")
+    wait_for(b"tok/s", 1)
+    os.write(parent, b"\x1b[A\r")  # up, enter
+    wait_for(b"tok/s", 2)
+    os.write(parent, b"\x04")
+    assert process.wait(30) == 0
+    os.close(parent)
+    assert (tmp_path / "promptcot_mamba" / "chat_history").read_text().splitlines()[-1] == "1 + 2?"

@@ -155,6 +155,16 @@ def test_missing_files_and_names_are_explained(flags, message, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(("number", "said"), [(7, "id 'aime2026/7' 30 times"), (None, "a problem without an id")])
+def test_problems_that_cannot_be_told_apart_are_not_written(tmp_path, number, said):
+    rows = ({"problem_idx": number, "problem": f"Problem {n}?", "answer": n} for n in range(30))
+    write_jsonl(tmp_path / "aime_2026.jsonl", rows)
+    done = run("--benchmark", "aime26", "--source_dir", tmp_path, "--output_dir", tmp_path / "out")
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert not (tmp_path / "out/aime26_test.jsonl").exists()
+
+
 def test_a_wrong_count_and_a_changed_schema_are_refused(tmp_path):
     write_jsonl(
         tmp_path / "gsm8k.jsonl", [{"idx": 0, "prompt": "q", "reference_solution": "#### 1", "source": "gsm8k"}]

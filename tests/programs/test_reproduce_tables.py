@@ -94,7 +94,7 @@ def test_a_row_of_the_tables_is_sampled_by_its_own_recipe(tmp_path: Path):
         "text": True,
         "timeout": 60,
     }
-    done = subprocess.run([*command, "--model", "s1.1-7b"], **how)
+    done = subprocess.run([*command, "--model", "S1.1-7B"], **how)
     assert done.returncode == 0, done.stderr
     sampled = next(line for line in done.stdout.splitlines() if "infer_longcot.py" in line)
     assert "--config configs/models/s1.1-7b.yaml --benchmark paper" in sampled
@@ -103,6 +103,7 @@ def test_a_row_of_the_tables_is_sampled_by_its_own_recipe(tmp_path: Path):
     for flags, complaint in (
         (["--model", "gpt"], "no configs/models/gpt.yaml; known: bespoke-stratos-7b"),
         (["--model", "qwq-32b", "--math_model_path", "m"], "drop --model"),
+        (["--benchmarks", "--quick"], "--benchmarks: expected names"),
     ):
         done = subprocess.run([*command, *flags], **how)
         assert done.returncode == 2

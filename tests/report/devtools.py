@@ -70,6 +70,13 @@ class Page:
             raise RuntimeError(result["exceptionDetails"])
         return result["result"].get("value")
 
+    def show(self, width: int, scheme: str, height: int = 900) -> None:
+        """The page on a screen of this width, by a reader who prefers `light` or `dark`."""
+        screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self._call("Emulation.setDeviceMetricsOverride", screen)
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self._call("Emulation.setEmulatedMedia", {"features": features})
+
     def screenshot(self, path: Path) -> None:
         import base64
 

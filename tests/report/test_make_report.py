@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +97,7 @@ def test_numbers_are_the_metrics(made):
 
 
 def test_an_edited_grade_file_is_refused(made, tmp_path):
+    (tmp_path / "records").mkdir()
     make_predictions(tmp_path / "seven", runs=1)
     make_predictions(tmp_path / "other", runs=1)
     grades = tmp_path / "seven" / "aime.grades.jsonl"
@@ -166,6 +168,46 @@ def test_the_page_in_a_browser(made, tmp_path):
         page.screenshot(made / "screenshot.png")
         assert page.evaluate("window.hacked") is None
         assert page.evaluate("document.querySelectorAll('img').length") == 0
+        assert page.errors == []
+    finally:
+        page.close()
+
+
+def test_the_reader_sees_the_own_results_first_and_the_right_answer_beside_the_given(made):
+    text = (made / "report.html").read_text()
+    headings = re.findall(r'<h2 id="([^"]+)">([^<]+)</h2>', text)
+    names = [name for _, name in headings]
+    assert names[0] == "Everything graded"
+    assert names.index("Samples") < names.index("General performance")
+    assert names[-1] == "Record: A stopwatch"
+    linked = re.findall(r'<a href="#([^"]+)">', text)
+    assert linked == [anchor for anchor, _ in headings]
+    ids = re.findall(r'\sid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+    assert text.count("<svg") == len(re.findall(r'<svg role="img"[^>]*><title>[^<]+</title>', text)) > 0
+    data = json.loads(re.search(r'<script type="application/json" id="samples">(.*?)</script>', text, re.DOTALL)[1])
+    wrong = next(sample for sample in data["samples"] if sample["verdict"] == "wrong")
+    assert wrong["gold"]
+    assert wrong["gold"] != wrong["extracted"]
+    assert wrong["graders"].startswith("strict: wrong, paper: wrong")
+    ablation = text[text.index(">Ablation</h2>") : text.index(">PromptCoT-DS and PromptCoT-QwQ</h2>")]
+    assert "nothing of it was measured here" in ablation
+
+
+@pytest.mark.skipif(find_chromium() is None, reason="no Chromium on this machine")
+@pytest.mark.parametrize("width", [360, 768, 1280])
+def test_the_page_fits_every_screen_by_day_and_by_night(made, tmp_path, width: int):
+    page = Page(made / "report.html", tmp_path / "profile")
+    try:
+        grounds = []
+        for scheme in ("light", "dark"):
+            page.show(width, scheme)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            assert page.evaluate("document.querySelector('.beside .gold') !== null")
+            grounds.append(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+            page.screenshot(tmp_path / f"{scheme}.png")
+        assert grounds[0] != grounds[1]
+        assert page.evaluate("[...document.querySelectorAll('.scroll svg')].every(svg => svg.clientWidth >= 560)")
         assert page.errors == []
     finally:
         page.close()

@@ -61,6 +61,9 @@ def test_rows_go_round():
     assert new.to_row(problem)["prompt"] == "sent"
     for sample in (old, new):
         assert Sample.from_row(sample.to_row(problem)) == sample
+    assert new.to_row(problem)["question"] == "p"  # what the sent prompt took the place of
+    same = Sample("s/1", *old_sample(1, 1).values(), prompt="p", thinking="think", sent={"template": "file"})
+    assert "question" not in same.to_row(problem)
     row = grouped_row(problem, [new, new])
     assert (row["prompt"], row["sent"], row["thinkings"]) == ("sent", {"template": "own"}, ["none", "none"])
     assert row["seconds"] == [1.5, 1.5]

@@ -10,6 +10,7 @@ from promptcot_mamba.benchmarks import BENCHMARKS
 from promptcot_mamba.checkpoint import Checkpoint, read_checkpoint
 from promptcot_mamba.cli import parse_args
 from promptcot_mamba.errors import InputError
+from promptcot_mamba.gpus import Gpu
 from promptcot_mamba.sampling import capacity
 from promptcot_mamba.sampling.arguments import SamplingArguments
 from promptcot_mamba.sampling.capacity import GIB, Device, free_memory, plan_capacity
@@ -82,17 +83,20 @@ def test_free_memory_is_what_this_machine_has():
 
 
 def test_gpus_are_counted_as_they_are_visible(monkeypatch):
-    class Printed:
-        stdout = "81559\n81559\n81559\n"
-
-    monkeypatch.setattr(capacity.subprocess, "run", lambda *_, **__: Printed)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert capacity._gpu_memories() == [81559 << 20] * 3
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2")
-    assert len(capacity._gpu_memories()) == 2
+    h100 = Gpu(0, "GPU-0", "NVIDIA H100 80GB HBM3", 81559 << 20, (9, 0), "580.82.07")
+    monkeypatch.setattr(capacity, "list_gpus", lambda: [h100, h100])
     monkeypatch.setattr("torch.version.cuda", "13.0")
+    assert capacity.find_device(2).memory == 81559 << 20
     with pytest.raises(InputError, match="--n_gpus 4: this machine has 2"):
         capacity.find_device(4)
+
+
+def test_a_device_that_shares_the_hosts_memory_is_no_cpu(monkeypatch):
+    monkeypatch.setattr(capacity, "list_gpus", lambda: [Gpu(0, "GPU-0", "NVIDIA GB10", None, (12, 1), "580.95.05")])
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+    device = capacity.find_device()
+    assert device.kind == "cuda"
+    assert device.memory > 0
 
 
 def test_chains_stop_at_the_tokenizers_end_of_text(checkpoint: Path, tmp_path: Path):

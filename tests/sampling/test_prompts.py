@@ -45,6 +45,11 @@ FOREIGN = (
     "<\uff5cbegin\u2581of\u2581sentence\uff5c>Please reason step by step, and put your final answer within \\boxed{{}}."
     "<\uff5cUser\uff5c>What is $1+1$?<\uff5cAssistant\uff5c>"
 )
+LLAMA = (
+    "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|><|start_header_id|>user"
+    f"<|end_header_id|>\n\nWhat is $1+1$?\n{MATH_INSTRUCTION}<|eot_id|>"
+    "<|start_header_id|>assistant<|end_header_id|>\n\n"
+)
 
 
 @pytest.mark.parametrize(
@@ -55,6 +60,8 @@ FOREIGN = (
         (MATHS, "prompt", f"What is $1+1$?\n{MATH_INSTRUCTION}"),
         (problem(prompt=render_prompt("What is $1+1$?")), "auto", f"What is $1+1$?\n{MATH_INSTRUCTION}"),
         (problem(prompt=FOREIGN), "auto", f"What is $1+1$?\n{MATH_INSTRUCTION}"),
+        (problem(prompt=LLAMA), "auto", f"What is $1+1$?\n{MATH_INSTRUCTION}"),
+        (problem(prompt="<s>[INST] Say hello. [/INST]"), "auto", "Say hello."),
         (problem(question="What is $1+1$?"), "auto", f"What is $1+1$?\n{MATH_INSTRUCTION}"),
         (problem(question="1+1", instruction="Say only the number."), "auto", "1+1\nSay only the number."),
         (problem(prompt="Say hello."), "auto", "Say hello."),

@@ -215,9 +215,8 @@ def test_a_certificate_of_ones_own(start_troubled, tmp_path: Path):
     certificate = tmp_path / "own.pem"
     subprocess.run(
         [
-            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", certificate),
-            *("-out", tmp_path / "c.pem", "-days", "2", "-subj", "/CN=127.0.0.1"),
-            *("-addext", "subjectAltName=IP:127.0.0.1"),
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", certificate, "-days", "2"),
+            *("-out", tmp_path / "c.pem", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"),
         ],
         check=True,
         capture_output=True,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import infer_longcot
 from promptcot_mamba.benchmarks import BENCHMARKS
@@ -16,7 +19,7 @@ from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import read_jsonl, write_jsonl
 from promptcot_mamba.sampling.arguments import SamplingArguments
 from promptcot_mamba.sampling.plan import Plan
-from promptcot_mamba.sampling.recipes import read_problems
+from promptcot_mamba.sampling.recipes import read_problems, values_of, without
 from tests.sampling.conftest import comparable, write_problems
 from tests.sampling.scripted import ScriptedBackend
 
@@ -141,3 +144,19 @@ def test_one_of_two_benchmarks_in_a_file_and_a_look_at_the_first(tmp_path: Path)
     write_jsonl(tmp_path / "aime_test.jsonl", rows[:3])
     with pytest.raises(InputError, match="the file is empty"):
         read_problems(path, ["aime25"])
+
+
+@given(st.lists(st.sampled_from(["--benchmark", "--benchmark=c", "--other", "--other=x", "a", "b", "a,b"]), max_size=8))
+def test_values_are_those_that_argparse_takes(flags: list[str]):
+    parser = argparse.ArgumentParser(allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--benchmark", nargs="+", default=[])
+    parser.add_argument("--other", nargs="+")
+    try:
+        args, loose = parser.parse_known_args(flags)
+    except argparse.ArgumentError:
+        return  # a flag without a value: the program's own parser refuses it
+    if not loose:
+        assert values_of(flags, "--benchmark") == [part for value in args.benchmark for part in value.split(",")]
+        kept = without(flags, "--benchmark")
+        assert parser.parse_args(kept).other == args.other
+        assert not values_of(kept, "--benchmark")

@@ -44,6 +44,13 @@ def test_a_prompt_is_read_to_the_same_bits_whatever_is_read_beside_it(checked: d
     assert checked["read_together"] == checked["read_alone"]
 
 
+def test_a_continued_chain_is_penalised_as_if_uncut(checked: dict):
+    """The penalty counts kept tokens, which are read as part of the prompt, like those it has drawn itself."""
+    assert len(checked["continued"]) == 7
+    for whole, again in checked["continued"]:
+        assert again == whole
+
+
 def test_loops_end_with_the_text_they_had(checked: dict):
     for reason, tokens, is_prefix in checked["loops"]:
         assert reason == "loop"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import random
 import sys
+from dataclasses import replace
 
 from promptcot_mamba.checkpoint import load_tokenizer
 from promptcot_mamba.sampling.backend import Generated, Request, SamplingSettings
@@ -40,6 +41,18 @@ def same(one: dict[int, Generated], other: dict[int, Generated]) -> bool:
     return one.keys() == other.keys() and all(shown(one[unit]) == shown(other[unit]) for unit in one)
 
 
+def continued(engine: VllmEngine, requests: list[Request], stop: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
+    """Greedy chains under a strong penalty, whole and continued from their middle: their ids, pair by pair."""
+    engine.set_sampling(SamplingSettings(0.0, 1.0, 1.3, stop, ignore_eos=True))
+    whole = generate(engine, requests)
+    halves = []
+    for request in requests:
+        kept = whole[request.unit].token_ids[: request.max_tokens // 2]
+        halves.append(replace(request, kept=kept, max_tokens=request.max_tokens - len(kept)))
+    again = generate(engine, halves)
+    return [(list(whole[unit].token_ids), list(again[unit].token_ids)) for unit in whole]
+
+
 def readable(each: Generated) -> str:
     """The text without the marks of broken characters, of which a random model writes many."""
     return each.text.replace("\ufffd", "")
@@ -63,6 +76,8 @@ def main(checkpoint: str) -> dict[str, object]:
         results[f"{name}_together_as_alone"] = same({unit: together[unit] for unit in alone}, alone)
         results[f"{name}_in_another_order"] = same(together, generate(engine, shuffled))
         results[f"{name}_texts"] = len({each.text for each in together.values()})
+
+    results["continued"] = continued(engine, requests[5:12], seeded.stop_token_ids)
 
     # To the last bit: a difference of 1e-6 in a logit changes a word in a thousand samples, too few to be seen above.
     read = [(request.prompt_ids, 1) for request in requests if 1 < len(request.prompt_ids) < 100]

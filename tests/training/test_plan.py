@@ -35,7 +35,11 @@ def test_figures_of_both_machines():
     text = plan("--gradient_accumulation_steps", "8")
     eight, one = section(text, "8 x H100 (80 GB)"), section(text, "1 x H200 (141 GB)")
     parts = next(line for line in eight.splitlines() if "ZeRO-2, checkpointing" in line).split()[2:8]
-    assert parts[:3] == ["14.6", "1.8", "10.9"]  # 2 bytes, 2 / 8, 12 / 8
+    assert parts[:3] == ["14.6", "3.6", "10.9"]  # 2 bytes, 4 / 8 (micro-batches are summed in fp32), 12 / 8
+    assert "fits, gradients summed in fp32" in eight
+    narrow = section(plan("--gradient_accumulation_steps", "8", "--grad_accum_dtype", "bf16"), "8 x H100 (80 GB)")
+    parts = next(line for line in narrow.splitlines() if "ZeRO-2, checkpointing" in line).split()[2:8]
+    assert parts[:3] == ["14.6", "1.8", "10.9"]  # 2 / 8 of them
     assert parts[4] == "3.0"
     parts = next(line for line in one.splitlines() if "split masters, checkpointing" in line).split()[3:9]
     assert parts[:3] == ["14.6", "14.6", "72.9"]  # 2, 2 and 10 bytes

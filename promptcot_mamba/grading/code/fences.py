@@ -11,6 +11,7 @@ import re
 import textwrap
 import warnings
 from dataclasses import dataclass
+from itertools import islice
 
 LEAD = re.compile(r"(?:[ \t]|>|[-*+][ \t]|\d{1,9}[.)][ \t])*")  # blanks, quote marks and list marks
 FENCE = re.compile(r"`{3,}|~{3,}")
@@ -107,7 +108,7 @@ def find_blocks(text: str) -> tuple[list[Block], bool]:
 def find_closing(lines: list[str], marks: list[Mark], place: int) -> int | None:
     """Which mark closes the block that `marks[place]` opens: the first bare one, unless only another leaves Python."""
     opening = marks[place]
-    able = [other for other in range(place + 1, len(marks)) if marks[other].closes(opening)][:MAX_TRIED]
+    able = list(islice((n for n in range(place + 1, len(marks)) if marks[n].closes(opening)), MAX_TRIED))
     bare = next((other for other in able if marks[other].is_bare), None)
     tried = able if bare is None else [bare, *(other for other in able if other != bare)]
     for other in tried:

@@ -72,7 +72,7 @@ def find_function(text: str, head: str, entry: str) -> str | None:
     start, end = longest_program([*above, *lines])
     tree = parse_python("\n".join([*above, *lines][start:end]))
     written = [node for node in tree.body if getattr(node, "name", None) == entry] if tree else []
-    if start == 0 and written and written[-1].end_lineno > len(above):
+    if written and start + written[-1].end_lineno > len(above):
         return only_definitions(tree)
     return None
 

@@ -30,8 +30,9 @@ APPLIED = frozenset("fghFGHPQW")
 class Atoms(Cursor):
     """The rules below `factor`. `math_parse` adds those above, which these call: listing, sum, union, factor."""
 
-    def __init__(self, tokens: list[Token]):
+    def __init__(self, tokens: list[Token], tolerant: bool = False):
         super().__init__(tokens)
+        self.tolerant = tolerant
         self.depth = 0
         self.bars = 0
         self.colons = True  # whether ":" is a ratio; in a set it may begin the condition
@@ -165,7 +166,7 @@ class Atoms(Cursor):
             inner = self._braced()
         elif sign in ("|", "\\|"):
             self.bars = 1
-            inner = Node("function", ("abs", (self.sum(),)))
+            inner = Node("function", ("abs", (self.union(),)))
             self.expect(sign)
         else:
             raise UnreadableError(f"unexpected {sign}")
@@ -228,7 +229,7 @@ class Atoms(Cursor):
             return self._symbol("\\" + name if name != "l" else "l")
         if name in ("sum", "prod"):
             return self._series(name)
-        if name in UNCOVERED:
+        if name in UNCOVERED or (name in RELATIONS and not self.tolerant):
             raise UnreadableError(f"\\{name} is not covered")
         return Node("sym", ("\\" + name,))  # a macro of the model's own: a name, equal only to itself
 

@@ -13,7 +13,7 @@ from fractions import Fraction
 from promptcot_mamba.grading.math.evaluate import Budget
 from promptcot_mamba.grading.math.families import same_family
 from promptcot_mamba.grading.math.gold import AnswerRules
-from promptcot_mamba.grading.math.labels import Statement, read_statement, same_label
+from promptcot_mamba.grading.math.labels import Statement, is_label, read_statement, same_label
 from promptcot_mamba.grading.math.prepare import MAX_ITEMS, is_qualifier, prepare
 from promptcot_mamba.grading.math.regions import same_region
 from promptcot_mamba.grading.math.sets import FLIPPED, as_set, has_mixed_brackets, is_interval, union_parts
@@ -313,7 +313,7 @@ def _label(node: Node) -> Node | None:
 
 def _residue(node: Node) -> tuple[Node | None, Node]:
     """Label and value of what is taken by a modulus."""
-    if node.kind == "relation" and set(node.args[0]) <= {"equiv", "="}:
+    if node.kind == "relation" and set(node.args[0]) <= {"equiv", "="} and is_label(node.args[1][0]):
         return node.args[1][0], node.args[1][-1]
     return None, node
 
@@ -353,7 +353,7 @@ def _in_radians(node: Node) -> bool:
     return any(part == Node("const", ("pi",)) for part in walk(node))
 
 
-_KINDS = re.compile(r"\s+(?:functions?|numbers?|integers?)$")  # "even" and "even function"
+_KINDS = re.compile(r"\s+(?:functions?|numbers?|integers?|triangles?)$")  # "even" and "even function"
 
 
 def _words(text: str) -> str:

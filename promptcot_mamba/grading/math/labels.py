@@ -8,10 +8,14 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import NamedTuple
 
+from promptcot_mamba.grading.math.tables import CHANGING
 from promptcot_mamba.grading.math.tree import Node, symbols, walk
 
 COORDINATES = frozenset(["x", "y", "z", "r", "\\theta", "\\rho"])
 ZERO = Node("num", (Fraction(0),))
+APPLIED_GREEK = [
+    Node("sym", (name,)) for name in ("\\sigma", "\\phi", "\\tau", "\\mu", "\\psi", "\\zeta")
+]  # of integers
 EXACT_PLACES = 2  # `7/2 = 3.6` is false, `7/3 = 2.33` a rounding
 
 
@@ -78,8 +82,10 @@ def is_constant(node: Node) -> bool:
 
 def is_label(node: Node) -> bool:
     """Letters, products of letters, an applied function, a ratio or tuple of those, or words."""
-    if node.kind in ("sym", "text", "apply"):
+    if node.kind in ("sym", "apply"):
         return True
+    if node.kind == "text":
+        return not CHANGING & set(node.args[0].lower().split())
     if node.kind == "const":
         return node.args[0] in ("e", "i")
     if node.kind in ("mul", "div", "ratio"):
@@ -96,9 +102,13 @@ def _names_value(node: Node, is_gold: bool) -> bool:
     if is_label(node):
         return True
     letters = symbols(node)
+    if any(part.kind == "text" and not is_label(part) for part in walk(node)):
+        return False
     if is_gold and letters & COORDINATES:
         return False
     if node.kind in ("function", "apply") or any(part.kind in ("apply", "text") for part in walk(node)):
+        return True
+    if node.kind == "mul" and node.args[0] in APPLIED_GREEK:
         return True
     return len(letters) > 1 or any(name[0].isupper() for name in letters)
 

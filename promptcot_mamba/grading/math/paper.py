@@ -208,7 +208,7 @@ def _equal_equations(answer: str, reference: str, budget: Budget) -> bool:
 def _equal_symbolic(answer: str, reference: str, budget: Budget) -> bool:
     """Equal trees, equal expressions, or numbers within 1e-4; False where either cannot be read or evaluated."""
     try:
-        first, second = (parse(clean(text)) for text in (answer, reference))
+        first, second = (parse(clean(text), tolerant=True) for text in (answer, reference))
         return _equal_trees(first, second, budget)
     except (UnreadableError, UndecidedError, RecursionError):
         return False
@@ -236,7 +236,7 @@ def _equal_minerva(answer: str, reference: str) -> bool:
     if len(answer) > MAX_CHARS:
         return False
     try:
-        first, second = (parse(clean(_normalize_minerva(text))) for text in (answer, reference))
+        first, second = (parse(clean(_normalize_minerva(text)), tolerant=True) for text in (answer, reference))
         return first == second or same_expression(first, second, budget=Budget())
     except (UnreadableError, UndecidedError, RecursionError):
         return False

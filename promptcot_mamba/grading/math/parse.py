@@ -24,18 +24,23 @@ from promptcot_mamba.grading.math.units import is_unit_word
 
 MAX_TOKENS = 1500
 MAX_POSTFIXES = 8
+MAX_UNIT_POWER = 6
 INEQUALITIES = frozenset(["<", ">", "le", "ge", "ne"])
 ONE = Node("num", (Fraction(1),))
 
 
-def parse(text: str) -> Node:
-    """The tree of one cleaned answer. Raises UnreadableError where the grammar does not cover it."""
+def parse(text: str, tolerant: bool = False) -> Node:
+    """The tree of one cleaned answer. Raises UnreadableError where the grammar does not cover it.
+
+    `tolerant`: two numerals side by side are a product, a leading "or" is skipped, and a lone relation sign is a name,
+    for what the published rules leave of an answer.
+    """
     tokens = tokenize(text)
     if len(tokens) > MAX_TOKENS:
         raise UnreadableError(f"more than {MAX_TOKENS} signs")
     if not tokens:
         raise UnreadableError("empty")
-    return _Parser(tokens).statement()
+    return _Parser(tokens, tolerant).statement()
 
 
 class _Parser(Atoms):
@@ -59,6 +64,8 @@ class _Parser(Atoms):
                 groups.append([])
                 continue
             if (sign := self._connector()) is not None:
+                if sign in ("and", "or") and not any(groups) and not self.tolerant:
+                    raise UnreadableError(f"begins with {sign}")
                 joined.add(sign)
                 continue
             groups[-1].append(self.item())
@@ -89,8 +96,11 @@ class _Parser(Atoms):
         while self.value() in RELATIONS:
             relations.append(self.next().value)
             sides.append(self.union())
+        modular = self.take("pmod") is not None
+        if not modular:
+            relations = ["=" if sign == "equiv" else sign for sign in relations]  # f(x) is identically 0
         node = Node("relation", (tuple(relations), tuple(sides))) if relations else sides[0]
-        return Node("mod", (node, self.argument())) if self.take("pmod") else node
+        return Node("mod", (node, self.argument())) if modular else node
 
     def union(self) -> Node:
         node = self.ratio()
@@ -143,6 +153,8 @@ class _Parser(Atoms):
                 if self.starts_factor():
                     raise UnreadableError("a number after a unit")
             elif self.starts_factor():
+                if not self.tolerant and self.peek().kind == self.tokens[self.at - 1].kind == "num":
+                    raise UnreadableError("two numbers side by side")
                 factors.append(self.factor())
             else:
                 return product(factors)
@@ -194,7 +206,7 @@ class _Parser(Atoms):
         """The words of a unit with its powers and slashes: `cm^2`, `km / h`, `dollars per hour`."""
         words: list[str] = []
         while (token := self.peek()) is not None:
-            if self._starts_unit() or (token.kind in ("word", "sym") and words and words[-1] in ("/", "per")):
+            if self._starts_unit() or (token.kind in ("word", "sym") and words and words[-1] in ("/", "*", "per")):
                 if token.value.lower().strip(" ,") in ("and", "or"):
                     break
                 words.append(self.next().value)
@@ -205,7 +217,9 @@ class _Parser(Atoms):
                 power = self.argument()
                 sign = "-" if power.kind == "neg" else ""
                 power = power.args[0] if sign else power
-                words.append(f"^{sign}{power.args[0]}" if power.kind == "num" else "^?")
+                if power.kind != "num" or power.args[0] > MAX_UNIT_POWER:
+                    raise UnreadableError("a unit to no small power")
+                words.append(f"^{sign}{power.args[0]}")
             elif (
                 token.value in ("/", "cdot") and self.peek(1) and self.peek(1).kind in ("text", "word", "sym") and words
             ):

@@ -36,7 +36,8 @@ _OPENING_WORDS = re.compile(
     r"\s*(?=[\s}:\\\d(-])(\}?)"
 )
 _OPENING_ADVERB = re.compile(
-    rf"^\s*{TEXT}\{{\s*(?:so|thus|hence|therefore|finally|we get|we have|we find|that is|only|exactly)\s*,?\s*\}}",
+    rf"^\s*{TEXT}\{{\s*(?:so|thus|hence|therefore|finally|we get|we have|we find|that is|only|exactly|ans(?:wer)?[.:]?)"
+    r"\s*,?\s*\}",
     re.IGNORECASE,
 )
 
@@ -46,16 +47,22 @@ def read_phrases(text: str) -> str:
     if not any(sign.isalpha() for sign in text):
         return text
     if not text.isascii():
-        text = _CONNECTING.sub(", ", text)
+        text = _CONNECTING.sub(", ", _FOREIGN_OPENING.sub("", text))
         text = _FOREIGN.sub(r"\\text{pieces}", _FOREIGN_GROUP.sub(r"\\text{pieces}", text))
-    text = _drop_opening(_ALL_LETTER.sub(r"\1}", _wrap_bare_words(text)))
+    text = _drop_opening(_IS.sub(" = ", _ALL_LETTER.sub(r"\1}", _wrap_bare_words(text))))
     return _GROUP.sub(_read_group, text) if "\\" in text else text
 
 
 _ALL_LETTER = re.compile(
     rf"({TEXT}\{{[^{{}}]*\b(?:real|integer|rational)s?(?: numbers?)?)\s*\}}\s*[a-z]\s*$"
 )  # `all real x`
+_IS = re.compile(
+    rf"(?<=[A-Za-z)\]])\s*{TEXT}\{{\s*(?:is|equals|is equal to)\s*\}}\s*(?=[-\d({{]|\\(?:frac|sqrt|pi|boxed)\b)"
+)
 _FOREIGN_GROUP = re.compile(rf"{TEXT}\{{\s*[\u3040-\u9fff\uac00-\ud7af]+\s*\}}")
+_FOREIGN_OPENING = re.compile(
+    rf"^\s*(?:{TEXT}\{{\s*)?(?![^:]*[不非无没])[\u3040-\u9fff]+\s*:\s*\}}?"
+)  # `答案：`, the answer
 _FOREIGN = re.compile(r"[\u3040-\u9fff\uac00-\ud7af]+")
 _CONNECTING = re.compile(r"或者|或|和|与|及")  # or, and
 
@@ -160,8 +167,15 @@ class Qualified:
 _TAIL = re.compile(
     rf"(?<![\s,;:])[\s,;:]*(?:\\q?quad)?\s*[,(\[]?\s*(?:{TEXT}\{{[\s,;(]*(?:{_QUALIFIERS})\b|\\forall\b|(?<![\\A-Za-z])(?:{_QUALIFIERS})\s)"
 )
-_TAIL_CHANGES = re.compile(r"\b(?:or|otherwise|else|odd|even|not|but|if|and then)\b", re.IGNORECASE)
+_TAIL_CHANGES = re.compile(
+    r"\b(?:or|otherwise|else|odd|even|not|but|if|and then)\b|[;^+*/]|\\(?:[dt]?frac|sqrt|pm|mp)", re.I
+)
+_TAIL_NUMBER = re.compile(
+    r"(?<![<>=\d.])(?<!\\ge)(?<!\\le)(?<!\\ne)(?<!\\geq)(?<!\\leq)(?<!\\neq)(?<!lant)(?<!-)\s\d|[A-Za-z)}]\d|\d\s\d"
+)
+_TAIL_ORDERS = re.compile(r"[<>]|\\(?:ge|le|ne)")
 _TAIL_FIXES = re.compile(r"(?<![<>!])=")
+_TAIL_EQUATION = re.compile(r"[A-Za-z]\s*=")
 _REASON = re.compile(r"\b(?:since|because|as)\b")
 _INTEGER = re.compile(r"integer|\\mathbb\s*\{?\s*Z")
 
@@ -173,11 +187,16 @@ def split_qualifier(text: str) -> Qualified:
         return Qualified(text)
     tail = text[match.start() :]
     reason = _REASON.search(match.group()) is not None
-    if _TAIL_CHANGES.search(tail) or (not reason and _TAIL_FIXES.search(tail)) or len(_TAIL.findall(tail)) > 1:
+    if _TAIL_CHANGES.search(tail) or _TAIL_NUMBER.search(tail) or len(_TAIL.findall(tail)) > 1:
+        return Qualified(text)
+    if _TAIL_FIXES.search(tail) and not (reason and _TAIL_EQUATION.search(tail) and not _TAIL_ORDERS.search(tail)):
+        return Qualified(text)
+    if "(" in match.group() and not tail.rstrip(" }").endswith(")"):
         return Qualified(text)
     return Qualified(text[: match.start()].rstrip(" ,;:"), _INTEGER.search(tail) is not None)
 
 
+_HEDGED = re.compile(r"\b(?:or|and|maybe|if|not)\b|^\s*(?:[,;=+*/-]|\\(?:pm|mp))", re.IGNORECASE)
 OTHER_CHOICE = re.compile(r"\([A-J]\)|\b(?:or|and)\s+[A-J]\b")
 _CHOICE_PREFIX = re.compile(
     rf"^\s*(?:{TEXT}\{{\s*\(?([A-J])(?:\)[.:]?|[.:])\s*\}}?|\(([A-J])\)(?!\s*[-+=*^(/_,)\\cdot])|([A-J])\)\s)\s*"
@@ -192,6 +211,6 @@ def split_choice(text: str) -> tuple[str | None, str]:
     rest = text[match.end() :]
     if rest.count("}") > rest.count("{"):
         rest = rest[: rest.rindex("}")] + rest[rest.rindex("}") + 1 :]
-    if OTHER_CHOICE.search(rest):
+    if OTHER_CHOICE.search(rest) or _HEDGED.search(rest):
         return None, text
     return match.group(1) or match.group(2) or match.group(3), rest.strip()

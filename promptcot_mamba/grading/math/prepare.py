@@ -6,7 +6,7 @@ from promptcot_mamba.grading.math.labels import read_statement
 from promptcot_mamba.grading.math.parse import INEQUALITIES
 from promptcot_mamba.grading.math.regions import INTEGERS
 from promptcot_mamba.grading.math.sets import REALS, as_set
-from promptcot_mamba.grading.math.tree import Node, rebuild, walk
+from promptcot_mamba.grading.math.tree import Node, rebuild, symbols, walk
 from promptcot_mamba.grading.math.value import UndecidedError
 
 MAX_ITEMS = 60
@@ -22,11 +22,21 @@ def prepare(node: Node, whole: bool = False) -> Node:
     kept = [part for part in items if not is_qualifier(part)] or items
     if any(part.kind == "relation" and set(part.args[0]) <= INEQUALITIES for part in kept):
         kept = [part for part in kept if not is_qualifier(part, REALS)]  # `x \\in \\mathbb{R}, x \\ne 2`
+    kept = _without_conditions(kept)
     items = _share_label([_limited(part, domains) for part in kept])
     spread = [as_set(choice) for item in items for choice in _spell_signs(item)]
     if len(spread) > MAX_ITEMS:
         raise UndecidedError(f"more than {MAX_ITEMS} answers")
     return spread[0] if len(spread) == 1 else Node("list", tuple(spread))
+
+
+def _without_conditions(items: list[Node]) -> list[Node]:
+    """`\\frac{1}{x-1}, x \\ne 1`: a condition on a letter of the one expression beside it is no second answer."""
+    if len(items) != 2 or items[1].kind != "relation" or not set(items[1].args[0]) <= INEQUALITIES:
+        return items
+    answer = items[0].args[1][-1] if items[0].kind == "relation" and items[0].args[0] == ("=",) else items[0]
+    letters = set().union(*(symbols(side) for side in items[1].args[1]))
+    return items[:1] if answer.kind != "relation" and letters and letters <= symbols(answer) else items
 
 
 def _limited(node: Node, domains: list[Node]) -> Node:

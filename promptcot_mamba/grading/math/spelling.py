@@ -74,6 +74,14 @@ def _progression(match: re.Match[str]) -> str:
     return ", ".join(map(str, full)) if full[: len(first)] == first and full[-len(last) :] == last else match.group()
 
 
+def _system(match: re.Match[str]) -> str:
+    """Lines of a `cases` environment without conditions: a system's solution, as a list. Pieces stay unreadable."""
+    lines = match.group(1)
+    return (
+        match.group() if "&" in lines or "text" in lines else lines.strip().removesuffix("\\cr").replace("\\cr", ", ")
+    )
+
+
 def _base(match: re.Match[str]) -> str:
     """Digits with a base: capitals, no leading zeros. `2a_1` is a term of a sequence, not a numeral."""
     if not match.group(1).isdigit() and int(match.group(2)) < 11:
@@ -149,7 +157,7 @@ _STYLING: _Rules = (
         "\\",
         re.compile(
             r"\\(?:tiny|scriptsize|footnotesize|small|normalsize|large|Large|LARGE|huge|Huge|bfseries|itshape|normalfont"
-            r"|nonumber|notag|boldmath|unboldmath|strut|null|relax)(?![A-Za-z])"
+            r"|nonumber|notag|boldmath|unboldmath|ensuremath|strut|null|relax)(?![A-Za-z])"
         ),
         " ",
     ),
@@ -157,6 +165,9 @@ _STYLING: _Rules = (
 _RULES: _Rules = (
     ("\\", re.compile(r"\s*\\(?:blacksquare|checkmark|qed|qedsymbol|qedhere|Box)\s*$"), ""),
     ("\\underline", re.compile(r"\\underline\s*\{(?=\s*[\d\\-])"), "{"),
+    ("\\", re.compile(r"^\s*\\(?:therefore|Rightarrow|Longrightarrow|implies)(?![A-Za-z])"), ""),
+    ("cases", re.compile(r"\\begin\{cases\}(.*?)\\end\{cases\}"), _system),
+    ("\\", re.compile(r"(?:\s*\\(?:cr)?)+\s*$"), ""),
     ("US", re.compile(r"\bUS\s*(?=\\usd)"), ""),
     ("\\#", re.compile(r"\\#\s*(?=\d)"), ""),
     ("`", re.compile(r"^\s*`+|`+\s*$"), ""),

@@ -73,6 +73,8 @@ def _compare(gold: Gold, answer: str) -> Verdict:
         words = _words(left)
         if words is not None and words == _words(right, loose=True):
             return Verdict(True, "words")
+        if words is not None and _opening_verdict(right) == words:
+            return Verdict(True, "words")
         if not gold.rules.multiple and _same_decimal(left, right):
             return Verdict(True, "value")
         return _compare_cleaned(gold, left, right)
@@ -195,6 +197,16 @@ _SPACING = re.compile(r"\\[,;: ]")
 def _plain(text: str) -> str:
     """A short text without macros, brackets of macros and spaces."""
     return "".join(_MACRO.sub("", text).replace("{", " ").replace("}", " ").split()).strip(_ENDS)
+
+
+_VERDICT = re.compile(r"(yes|no|true|false)\s*[,.;:]\s*([A-Za-z].*)", re.IGNORECASE | re.DOTALL)
+_OTHER_VERDICT = re.compile(r"\b(?:yes|no|true|false|or|and|maybe|but|if)\b", re.IGNORECASE)
+
+
+def _opening_verdict(text: str) -> tuple[str, ...] | None:
+    """`Yes, because x > 0` says yes; a reason that names another verdict leaves none."""
+    match = _VERDICT.match(_MACRO.sub("", text).replace("{", " ").replace("}", " ").strip())
+    return (match.group(1).lower(),) if match and not _OTHER_VERDICT.search(match.group(2)) else None
 
 
 _CHOICE = re.compile(r"[(\[]?([A-J])[)\]]?\.?")

@@ -15,6 +15,14 @@ CAUSAL_CONV1D_BACKENDS = {
     "causal_conv1d": "promptcot_mamba.ops.causal_conv1d.causal_conv1d_adapter:causal_conv1d_upstream@cuda",
 }
 ACTIVATIONS = (None, "silu")
+MOST_TAPS = 4  # of the Triton kernels
+
+
+def find_width_misfit(width: int) -> str | None:
+    """Why the Triton kernels cannot take a weight of this width, None where they can."""
+    return (
+        None if 2 <= width <= MOST_TAPS else f"the triton backend takes a weight 2 to {MOST_TAPS} wide, found {width}"
+    )
 
 
 def causal_conv1d(
@@ -58,7 +66,14 @@ def causal_conv1d(
     if initial_states is not None:
         shape = (sequences, d, width - 1)
         check_float_shape("causal_conv1d", "initial_states", initial_states, x, shape, "(b or docs, d, w-1)")
-    run = choose_backend("causal_conv1d", CAUSAL_CONV1D_BACKENDS, backend, x, torch_form="shifted")
+    run = choose_backend(
+        "causal_conv1d",
+        CAUSAL_CONV1D_BACKENDS,
+        backend,
+        x,
+        torch_form="shifted",
+        misfit=lambda: find_width_misfit(width),
+    )
     return run(
         x, weight, bias, activation=activation, initial_states=initial_states, cu_seqlens=cu_seqlens,
         return_final_states=return_final_states,

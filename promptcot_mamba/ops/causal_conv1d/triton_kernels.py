@@ -13,6 +13,7 @@ import triton.language as tl
 from torch.autograd.function import once_differentiable
 
 from promptcot_mamba.errors import InputError
+from promptcot_mamba.ops.causal_conv1d import find_width_misfit
 from promptcot_mamba.ops.triton_common import (
     arrival_counters,
     arrives_last,
@@ -24,7 +25,6 @@ from promptcot_mamba.ops.triton_common import (
 
 FORWARD_RUN, FORWARD_CHANNELS, FORWARD_WARPS = 32, 128, 4
 BACKWARD_RUN, BACKWARD_CHANNELS, BACKWARD_WARPS = 128, 256, 4
-MOST_TAPS = 4
 
 
 @triton.jit
@@ -283,8 +283,8 @@ class _Conv(torch.autograd.Function):
 
 def check_width(width: int) -> None:
     """Raise InputError for a filter wider than the kernels' four taps."""
-    if not 2 <= width <= MOST_TAPS:
-        raise InputError(f"causal_conv1d: the triton backend takes a weight 2 to {MOST_TAPS} wide, found {width}")
+    if misfit := find_width_misfit(width):
+        raise InputError(f"causal_conv1d: {misfit}")
 
 
 def causal_conv1d_triton(

@@ -19,8 +19,10 @@ import torch
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.ops.backends import COMPOSED, MIXER_OPS, choose_backend, get_table, wanted_backend
+from promptcot_mamba.ops.causal_conv1d import find_width_misfit
 from promptcot_mamba.ops.checks import check_documents, check_float, check_float_shape, check_shape
 from promptcot_mamba.ops.native import runs_native
+from promptcot_mamba.ops.ssd.triton_configs import find_misfit
 
 FUSED_MIXER_BACKENDS = {
     "reference": "promptcot_mamba.ops.fused_mixer.composed:fused_mixer_reference",
@@ -92,7 +94,13 @@ def fused_mixer(
     asked = backend or wanted_backend(op, FUSED_MIXER_BACKENDS)
     if asked is None and any(wanted_backend(inner, get_table(inner)) for inner in MIXER_OPS):
         backend = COMPOSED
-    run = choose_backend(op, FUSED_MIXER_BACKENDS, backend, zxbcdt, torch_form=torch_form)
+    run = choose_backend(
+        op, FUSED_MIXER_BACKENDS, backend, zxbcdt, torch_form=torch_form,
+        misfit=lambda: (
+            find_width_misfit(conv_weight.shape[1])
+            or find_misfit(zxbcdt.dtype, zxbcdt.device, head_dim, state_size)
+        ),
+    )  # fmt: skip
     return run(
         zxbcdt, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight, n_groups=n_groups, head_dim=head_dim,
         state_size=state_size, chunk_size=chunk_size, eps=eps, cu_seqlens=cu_seqlens, dt_limit=tuple(dt_limit),

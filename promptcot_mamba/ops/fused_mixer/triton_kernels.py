@@ -17,8 +17,7 @@ from promptcot_mamba.errors import InputError
 from promptcot_mamba.ops.causal_conv1d import triton_kernels as conv
 from promptcot_mamba.ops.gated_rms_norm import triton_kernels as norm
 from promptcot_mamba.ops.ssd import triton_kernels as ssd
-from promptcot_mamba.ops.ssd.triton_configs import choose_config
-from promptcot_mamba.ops.triton_common import as_rows, capability, chunk_table
+from promptcot_mamba.ops.triton_common import as_rows, chunk_table
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class _Mixer:
         _, _, dt = self.split(self.zxbcdt)
         x, B, C = convolved.split([self.d_inner, self.shared, self.shared], dim=1)
         settings = self.settings
-        config = choose_config(x.dtype, capability(x.device)).capped(settings.chunk_size)
+        config = ssd.choose_config(x, settings.head_dim, settings.state_size, settings.chunk_size)
         return ssd.SsdInputs(
             x, dt, self.A, B, C, self.D, None, self.dt_bias, None, self.cu_seqlens, self.batch, self.heads,
             settings.n_groups, dt_softplus=True, dt_limit=settings.dt_limit, config=config,
@@ -134,7 +133,7 @@ def fused_mixer_triton(
     """
     if zxbcdt.dtype == torch.float64:
         raise InputError("fused_mixer: the triton backend takes float16, bfloat16 or float32, found zxbcdt of float64")
-    ssd.check_sizes(head_dim, state_size, chunk_size)
+    ssd.choose_config(zxbcdt, head_dim, state_size, chunk_size)
     conv.check_width(conv_weight.shape[1])
     settings = _Settings(n_groups, head_dim, state_size, chunk_size, eps, tuple(dt_limit))
     return _FusedMixer.apply(

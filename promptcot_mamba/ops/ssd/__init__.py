@@ -13,6 +13,7 @@ import torch
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.ops.backends import choose_backend
 from promptcot_mamba.ops.checks import check_documents, check_float, check_float_shape, check_shape
+from promptcot_mamba.ops.ssd.triton_configs import find_misfit
 
 SSD_BACKENDS = {
     "reference": "promptcot_mamba.ops.ssd.reference:ssd_reference",
@@ -81,7 +82,9 @@ def ssd(
         check_float_shape("ssd", "initial_states", initial_states, x, (sequences, h, p, n), "(b or docs, h, p, n)")
     if chunk_size is not None and chunk_size < 1:
         raise InputError(f"ssd: chunk_size must be at least 1, found {chunk_size}")
-    run = choose_backend("ssd", SSD_BACKENDS, backend, x, torch_form="chunked")
+    run = choose_backend(
+        "ssd", SSD_BACKENDS, backend, x, torch_form="chunked", misfit=lambda: find_misfit(x.dtype, x.device, p, n)
+    )
     return run(
         x, dt, A, B, C, D=D, z=z, dt_bias=dt_bias, dt_softplus=dt_softplus, chunk_size=chunk_size,
         initial_states=initial_states, cu_seqlens=cu_seqlens, return_final_states=return_final_states,

@@ -83,12 +83,15 @@ def _gradient_of_x(
 def _gradient_of_B_or_C(
     x, other, z, dy, states, steps, sums, out,
     slot, group, first_head, start, length, x_row, other_row, z_row, dy_row, out_row, n_tokens, n_heads,
-    OF_B: tl.constexpr, HEADS: tl.constexpr, P: tl.constexpr, BLOCK_P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr,
+    OF_B: tl.constexpr, PAIRS_FIRST: tl.constexpr,
+    HEADS: tl.constexpr, P: tl.constexpr, BLOCK_P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr,
 ):  # fmt: skip
     """dB from pairs with later tokens and the outgoing state's gradient; dC from earlier ones and the entering state.
 
     `other` is C for dB and B for dC, `states` the outgoing states' gradients for dB and the entering states for dC.
-    Rows of the (q, q) tiles are the tokens whose gradient it is.
+    Rows of the (q, q) tiles are the tokens whose gradient it is. The two products of the inner loop do not depend on
+    one another, but the compiler gives one's layout of warps to the other. On mma.sync the square one (q, q) must not
+    be the one: each warp would hold a whole row of (q, n), four times over.
     """
     tokens = tl.arange(0, Q)
     dscores = tl.zeros([Q, Q], tl.float32)
@@ -104,13 +107,19 @@ def _gradient_of_B_or_C(
             dy_tile = load_dy(dy, z, start, first, dy_row, z_row, length, BLOCK_P, Q)
             state = load_state(states, slot * n_heads + head, part, N, P, BLOCK_P)
             if OF_B:
+                if PAIRS_FIRST:
+                    products = tl.dot(x_tile, tl.trans(dy_tile), acc=products, input_precision="ieee")
                 kept = (x_tile.to(tl.float32) * (tl.exp2(last - running) * step)[:, None]).to(x_tile.dtype)
                 total = tl.dot(kept, tl.trans(state), acc=total, input_precision="ieee")
-                products = tl.dot(x_tile, tl.trans(dy_tile), acc=products, input_precision="ieee")
+                if not PAIRS_FIRST:
+                    products = tl.dot(x_tile, tl.trans(dy_tile), acc=products, input_precision="ieee")
             else:
+                if PAIRS_FIRST:
+                    products = tl.dot(dy_tile, tl.trans(x_tile), acc=products, input_precision="ieee")
                 entering = (dy_tile.to(tl.float32) * tl.exp2(running_i)[:, None]).to(dy_tile.dtype)
                 total = tl.dot(entering, tl.trans(state), acc=total, input_precision="ieee")
-                products = tl.dot(dy_tile, tl.trans(x_tile), acc=products, input_precision="ieee")
+                if not PAIRS_FIRST:
+                    products = tl.dot(dy_tile, tl.trans(x_tile), acc=products, input_precision="ieee")
         if OF_B:
             decays = decay_matrix(running_i[None, :], running[:, None], not_after(tokens, tokens, k))
             dscores += products * (decays * step[:, None])
@@ -144,7 +153,7 @@ def _gradient_from_state(
         if z is not None:
             decays = decay_matrix(running_i[:, None], running[None, :], not_before(tokens, tokens, k)) * step[None, :]
             weights = (scores_ij * decays).to(x.dtype.element_ty)
-        for part in tl.static_range(P // BLOCK_P):
+        for part in range(P // BLOCK_P):
             first = head * P + part * BLOCK_P
             dy_tile = load_dy(dy, z, start, first, dy_row, z_row, length, BLOCK_P, Q)
             state = load_state(states, slot * n_heads + head, part, N, P, BLOCK_P)  # entering the chunk
@@ -172,7 +181,7 @@ def chunk_gradients_kernel(
     dx, dB, dC, dz, direct, d_log, head_partials,
     x_row, B_row, C_row, z_row, dy_row, dx_row, dB_row, dC_row, dz_row, dBC_split, n_tokens, n_heads,
     HEADS_PER_GROUP: tl.constexpr, HEADS: tl.constexpr, P: tl.constexpr, BLOCK_P: tl.constexpr, N: tl.constexpr,
-    Q: tl.constexpr,
+    Q: tl.constexpr, PAIRS_FIRST: tl.constexpr,
 ):  # fmt: skip
     """Gradients of x, B, C, z, each chunk's share of D's, and what `step_gradients_kernel` needs for the rest.
 
@@ -197,13 +206,13 @@ def chunk_gradients_kernel(
         _gradient_of_B_or_C(
             x, C, z, dy, grads, steps, sums, dB + copy,
             slot, group, first_head, start, length, x_row, C_row, z_row, dy_row, dB_row, n_tokens, n_heads,
-            True, HEADS, P, BLOCK_P, N, Q,
+            True, PAIRS_FIRST, HEADS, P, BLOCK_P, N, Q,
         )  # fmt: skip
     elif role == 2:
         _gradient_of_B_or_C(
             x, B, z, dy, states, steps, sums, dC + copy,
             slot, group, first_head, start, length, x_row, B_row, z_row, dy_row, dC_row, n_tokens, n_heads,
-            False, HEADS, P, BLOCK_P, N, Q,
+            False, PAIRS_FIRST, HEADS, P, BLOCK_P, N, Q,
         )  # fmt: skip
     else:
         _gradient_from_state(

@@ -11,13 +11,12 @@ from torch.autograd.function import once_differentiable
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.ops.packing import ChunkTable
-from promptcot_mamba.ops.ssd.triton_configs import SsdConfig, choose_config
+from promptcot_mamba.ops.ssd.triton_configs import SsdConfig, capability, find_config, find_misfit, shared_memory
 from promptcot_mamba.ops.ssd.triton_gradients import chunk_gradients_kernel, step_gradients_kernel
 from promptcot_mamba.ops.ssd.triton_scan import chunk_scan_kernel
 from promptcot_mamba.ops.ssd.triton_walk import state_walk_kernel
 from promptcot_mamba.ops.triton_common import (
     as_rows,
-    capability,
     chunk_table,
     launch,
     multiprocessors,
@@ -169,7 +168,7 @@ def run_backward(
         _row(inputs.x), _row(inputs.B), _row(inputs.C), _row(inputs.z), _row(dy),
         _row(grads.x), _row(dB), _row(dC), _row(grads.z), dBC_split, inputs.tokens, h,
         HEADS=heads, BLOCK_P=inputs.block(config.grad_channels), Q=table.chunk_size, **inputs.shape_flags,
-        num_warps=config.grad_warps, num_stages=config.grad_stages,
+        PAIRS_FIRST=config.grad_pairs_first, num_warps=config.grad_warps, num_stages=config.grad_stages,
     )  # fmt: skip
     launch(
         step_gradients_kernel, (table.n_chunks, triton.cdiv(h, STEP_HEADS)),
@@ -225,12 +224,14 @@ def _make_inputs(x, dt, A, B, C, D, z, dt_bias, initial_states, cu_seqlens, dt_s
     )  # fmt: skip
 
 
-def check_sizes(headdim: int, dstate: int, chunk_size: int | None) -> None:
-    """Raise InputError for sizes the kernels have no tiles for."""
-    require_power_of_two("ssd", "p (headdim)", headdim, 16, 128)
-    require_power_of_two("ssd", "n (dstate)", dstate, 16, 128)
+def choose_config(x: torch.Tensor, headdim: int, dstate: int, chunk_size: int | None) -> SsdConfig:
+    """The tiles for these sizes on the device of `x`. Raises InputError for sizes the kernels have none for."""
     if chunk_size is not None:
         require_power_of_two("ssd", "chunk_size", chunk_size, 16, 1 << 20)
+    config = find_config(x.dtype, capability(x.device), shared_memory(x.device), headdim, dstate)
+    if config is None:
+        raise InputError(f"ssd: the triton backend has {find_misfit(x.dtype, x.device, headdim, dstate)}")
+    return config.capped(chunk_size)
 
 
 def ssd_triton(
@@ -249,8 +250,7 @@ def ssd_triton(
     for name, tensor in (("B", B), ("C", C), ("z", z)):
         if tensor is not None and tensor.dtype != x.dtype:
             raise InputError(f"ssd: the triton backend takes {name} in the dtype of x, {x.dtype}, found {tensor.dtype}")
-    check_sizes(x.shape[3], B.shape[3], chunk_size)
-    config = choose_config(x.dtype, capability(x.device)).capped(chunk_size)
+    config = choose_config(x, x.shape[3], B.shape[3], chunk_size)
     y, final_states = _Ssd.apply(
         x, dt, A, B, C, D, z, dt_bias, initial_states, cu_seqlens, dt_softplus, dt_limit, config
     )

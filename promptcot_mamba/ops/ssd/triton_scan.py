@@ -42,7 +42,7 @@ def chunk_scan_kernel(
         step, running, _, _ = load_decays(dt, sums, head.to(tl.int64) * n_tokens + start, length, Q)
         weights = scores * decay_matrix(running[:, None], running[None, :], not_before(tokens, tokens, k))
         weights = (weights * step[None, :]).to(x.dtype.element_ty)
-        for part in tl.static_range(P // BLOCK_P):
+        for part in range(P // BLOCK_P):
             first = head * P + part * BLOCK_P
             x_tile = load_rows(x + start * x_row + first, x_row, length, BLOCK_P, Q)
             state = load_state(states, slot * n_heads + head, part, N, P, BLOCK_P)

@@ -1,0 +1,114 @@
+"""What of train.py's flags can be refused before the seconds that torch and TrainingArguments take to load.
+
+Flag names and types are read from the sources' text; what passes here is parsed in full, and checked, later.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from glob import has_magic
+from importlib.util import find_spec
+from pathlib import Path
+
+from promptcot_mamba.cli import check_readable, check_writable, expand_recipes, leave, refuse_unknown
+from promptcot_mamba.errors import InputError
+
+HERE = Path(__file__).parent
+# Smallest and largest value of a number; "above" where the bound itself is out.
+LIMITS: dict[str, tuple[str, float, float]] = {
+    "per_device_train_batch_size": ("from", 1, 1 << 20), "per_device_eval_batch_size": ("from", 1, 1 << 20),
+    "gradient_accumulation_steps": ("from", 1, 1 << 30), "max_length": ("from", 2, 1 << 40),
+    "learning_rate": ("above", 0, 1e3), "num_train_epochs": ("above", 0, 1e6), "weight_decay": ("from", 0, 1e3),
+    "max_grad_norm": ("from", 0, 1e9), "warmup_steps": ("from", 0, 1 << 40), "adam_beta1": ("from", 0, 1),
+    "adam_beta2": ("from", 0, 1), "adam_epsilon": ("above", 0, 1), "save_steps": ("above", 0, 1 << 40),
+    "logging_steps": ("above", 0, 1 << 40), "eval_steps": ("above", 0, 1 << 40),
+    "save_total_limit": ("from", 1, 1 << 30), "seed": ("from", 0, (1 << 32) - 1),
+    "dataloader_num_workers": ("from", 0, 1 << 16),
+    "plan_examples": ("above", 0, 1e15), "plan_tokens_per_example": ("above", 0, 1e9),
+}  # fmt: skip
+
+
+def refuse_at_once(argv: Sequence[str]) -> None:
+    """Say what is wrong and exit with 2, or return."""
+    try:
+        look(argv)
+    except InputError as error:
+        leave(str(error))
+
+
+def look(argv: Sequence[str]) -> None:
+    """Raises InputError for an unknown flag, a number outside its limits, a missing or unreadable path."""
+    flags = expand_recipes(argv)
+    if {"-h", "--help"} & set(flags):
+        return
+    types = read_types()
+    spellings = {name for one in types for name in (one, f"no_{one}")}
+    refuse_unknown(flags, [f"--{word}" for name in spellings for word in (name, name.replace("_", "-"))])
+    values = split_flags(flags)
+    for name, given in values.items():
+        for text in given:
+            check_number(name, text, types.get(name, ""))
+    check_paths(values)
+
+
+def read_types() -> dict[str, str]:
+    """{flag: its annotation's text} of TrainingArguments and of this project's three groups."""
+    spec = find_spec("transformers")
+    assert spec is not None, "transformers is installed with the project"
+    assert spec.submodule_search_locations
+    files = [Path(spec.submodule_search_locations[0]) / "training_args.py", HERE / "arguments.py", HERE / "plan.py"]
+    found = {}
+    for file in files:
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and node.name.endswith("Arguments"):
+                for line in node.body:
+                    if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
+                        found[line.target.id] = ast.unparse(line.annotation)
+    return found
+
+
+def split_flags(flags: Sequence[str]) -> dict[str, list[str]]:
+    """{flag: its words}; of a flag given twice the later words."""
+    values: dict[str, list[str]] = {}
+    name = ""
+    for word in flags:
+        if word.startswith("--"):
+            name, equals, text = word.removeprefix("--").partition("=")
+            name = name.replace("-", "_")
+            values[name] = [text] if equals else []
+        elif name:
+            values[name].append(word)
+    return values
+
+
+def check_number(name: str, text: str, annotation: str) -> None:
+    kind = annotation.removesuffix(" | None").removeprefix("list[").removesuffix("]")
+    if kind not in ("int", "float"):
+        return
+    try:
+        value = int(text) if kind == "int" else float(text)
+    except ValueError:
+        raise InputError(f"--{name} {text}: expected {'a whole number' if kind == 'int' else 'a number'}") from None
+    if name == "max_steps" and value != -1 and value < 1:
+        raise InputError(f"--max_steps {text}: must be at least 1, or -1 to go by --num_train_epochs")
+    if name not in LIMITS:
+        return
+    word, low, high = LIMITS[name]
+    if not (value > low or (word == "from" and value == low)):
+        raise InputError(f"--{name} {text}: must be {'above' if word == 'above' else 'at least'} {low:g}")
+    if not value <= high:
+        raise InputError(f"--{name} {text}: must be at most {high:g}")
+
+
+def check_paths(values: dict[str, list[str]]) -> None:
+    if values.get("plan", ["False"])[:1] in ([], ["True"], ["true"], ["1"]):
+        return
+    for name in ("model_name_or_path", "data_path", "output_dir"):
+        if not any(text.strip() for text in values.get(name, [])):
+            raise InputError(f"--{name} is required")
+    for name, kind in (("data_path", "any"), ("eval_data_path", "any"), ("deepspeed", "file")):
+        for text in values.get(name, []):
+            if text and not has_magic(text):
+                check_readable(f"--{name} {text}", Path(text), {"reads": kind})
+    check_writable(f"--output_dir {values['output_dir'][0]}", Path(values["output_dir"][0]), {"writes": "folder"})

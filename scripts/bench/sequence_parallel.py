@@ -1,0 +1,181 @@
+"""What slices cost and save: one row on one process against the same row in slices on several, on this machine's CPU.
+
+    python -m scripts.bench.sequence_parallel --lengths 16384 65536 --sizes 2 4
+
+A step is a forward and backward pass of a small Mamba-2 over one row of a few documents, one thread a process. Arms
+take turns, each in processes of its own, so that a busy minute meets all of them. Memory is what a process's
+resident set rises by during a step; cost is CPU time, all processes together. The peer is the same model on the whole
+row; losses are compared too.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+from dataclasses import asdict, dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from transformers import Mamba2Config
+
+from promptcot_mamba.bench_record import RecordTable, render_record_table, write_record
+from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.log import get_logger
+from promptcot_mamba.model import Mamba2ForCausalLM
+from promptcot_mamba.model.causal_lm import next_token_labels
+from promptcot_mamba.ops.sequence_parallel import RowSlice, make_slice_groups, slice_bounds, slice_documents
+
+logger = get_logger("bench_sequence_parallel")
+WHOLE = 1
+
+
+@dataclass
+class Arguments:
+    """Flags of scripts.bench.sequence_parallel."""
+
+    lengths: list[int] = field(default_factory=lambda: [16384, 65536], metadata={"help": "tokens of the row"})
+    sizes: list[int] = field(default_factory=lambda: [2, 4], metadata={"help": "slices, a process each"})
+    rounds: int = field(default=3, metadata={"help": "steps of every arm that count, in turn"})
+    hidden_size: int = 128
+    layers: int = 4
+    record: str | None = field(default=None, metadata={"help": "also write the record here"})
+
+
+@dataclass(frozen=True)
+class Step:
+    """One process's step."""
+
+    loss: float
+    seconds: float  # CPU time
+    peak_bytes: int  # above what was resident before the step
+    sent_bytes: int
+
+
+def make_model(args: Arguments) -> Mamba2ForCausalLM:
+    torch.manual_seed(0)
+    config = Mamba2Config(
+        vocab_size=512, hidden_size=args.hidden_size, num_hidden_layers=args.layers, state_size=64, head_dim=64,
+        num_heads=2 * args.hidden_size // 64, n_groups=1, expand=2, conv_kernel=4, residual_in_fp32=True,
+    )  # fmt: skip
+    model = Mamba2ForCausalLM(config).train()
+    model.gradient_checkpointing_enable()
+    return model
+
+
+def resident_bytes(peak: bool) -> int:
+    """This process's resident set now, or its peak since the last reset."""
+    name = "VmHWM" if peak else "VmRSS"
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(name))
+
+
+def run_step(model: Mamba2ForCausalLM, length: int, slices) -> Step:
+    """One forward and backward pass over this process's part of the row."""
+    ids = torch.randint(0, 512, (1, length), generator=torch.Generator().manual_seed(length))
+    marks = [0, length // 7, length // 2 + 3, length]
+    targets = next_token_labels(ids, torch.tensor(marks))
+    start, end, place = 0, length, None
+    if slices is not None:
+        start, end = slice_bounds(length, slices.size)[slices.index : slices.index + 2]
+        marks, continued, continues = slice_documents(marks, start, end)
+        place = RowSlice(slices, continued, continues)
+        slices.bytes_sent = 0
+    inputs = {
+        "input_ids": ids[:, start:end].contiguous(), "shift_labels": targets[:, start:end].contiguous(),
+        "cu_seqlens": torch.tensor(marks, dtype=torch.int32), "place": place,
+    }  # fmt: skip
+    model.zero_grad()
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the kernel's peak starts anew
+    before, started = resident_bytes(peak=False), time.process_time()
+    loss = model(**inputs, num_items_in_batch=length).loss
+    loss.backward()
+    seconds = time.process_time() - started
+    sent = slices.bytes_sent if slices is not None else 0
+    return Step(float(loss.detach()), seconds, resident_bytes(peak=True) - before, sent)
+
+
+def work(rank: int, size: int, args: Arguments, length: int, store: str, answers: str) -> None:
+    """One process of an arm: a step to warm up, then one that counts, written to `answers`."""
+    torch.set_num_threads(1)
+    slices = None
+    if size > WHOLE:
+        dist.init_process_group(
+            "gloo", init_method=f"file://{store}", rank=rank, world_size=size, timeout=timedelta(minutes=30)
+        )
+        slices = make_slice_groups(size)
+    model = make_model(args)
+    run_step(model, length, slices)
+    torch.save(asdict(run_step(model, length, slices)), f"{answers}.{rank}")
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def measure(args: Arguments, length: int, size: int) -> list[Step]:
+    """One arm's step, a `Step` for every process."""
+    with tempfile.TemporaryDirectory() as folder:
+        answers = str(Path(folder) / "step")
+        mp.spawn(work, (size, args, length, str(Path(folder) / "store"), answers), nprocs=size)
+        return [Step(**torch.load(f"{answers}.{rank}", weights_only=True)) for rank in range(size)]
+
+
+def make_table(results: list[dict]) -> RecordTable:
+    rows = [
+        [
+            f"{one['length']:,}", str(one["size"]), f"{one['peak_mib']:.0f}", f"{one['memory_ratio']:.2f}",
+            f"{one['cpu_seconds']:.2f}", f"{one['cost_ratio']:.2f}", f"{one['sent_kib']:.0f}",
+            f"{one['loss_error']:.0e}",
+        ]
+        for one in results
+    ]  # fmt: skip
+    header = ["row", "slices", "MiB a process", "of whole", "CPU s", "of whole", "KiB sent", "loss off by"]
+    caption = (
+        "One row held by several processes, against the same row on one (with the mixer in its compiled form): what a "
+        "step adds to a process's memory (the largest of them), CPU time of all processes, bytes each sends a step "
+        "(the most), and the loss's relative error. Medians over rounds in which the arms took turns."
+    )
+    return RecordTable(caption, header, rows)
+
+
+def main() -> int:
+    args = parse_args(Arguments, description=__doc__)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    results = []
+    for length in args.lengths:
+        sizes = [WHOLE, *args.sizes]
+        rounds = [{size: measure(args, length, size) for size in sizes} for _ in range(args.rounds)]
+        whole = [one[WHOLE][0] for one in rounds]
+        for size in sizes:
+            peaks = [max(step.peak_bytes for step in one[size]) for one in rounds]
+            seconds = [sum(step.seconds for step in one[size]) for one in rounds]
+            loss = sum(step.loss for step in rounds[0][size])
+            results.append(
+                {
+                    "length": length,
+                    "size": size,
+                    "peak_mib": statistics.median(peaks) / 2**20,
+                    "memory_ratio": statistics.median(
+                        peak / base.peak_bytes for peak, base in zip(peaks, whole, strict=True)
+                    ),
+                    "cpu_seconds": statistics.median(seconds),
+                    "cost_ratio": statistics.median(
+                        second / base.seconds for second, base in zip(seconds, whole, strict=True)
+                    ),
+                    "sent_kib": max(step.sent_bytes for step in rounds[0][size]) / 1024,
+                    "loss_error": abs(loss - whole[0].loss) / abs(whole[0].loss),
+                }
+            )
+            logger.info("%s", results[-1])
+    table = make_table(results)
+    print(render_record_table(table))
+    title = "Sequence parallelism on CPU"
+    write_record(args.record, title=title, config=asdict(args), tables=[table], results=results)
+    return 0
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,84 @@
+"""What a chain holds in the cache, family by family: by hand for the tables' models, by vLLM's count for tiny ones."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from promptcot_mamba.sampling.cache_cost import cache_cost, is_hybrid, layer_kinds
+from tests.sampling.conftest import ROOT
+from tests.sampling.kv_spec import FAMILIES
+
+MIB = 1 << 20
+CONTEXT = 69632
+GEMMA3_27B = {
+    "model_type": "gemma3",
+    "text_config": {
+        "model_type": "gemma3_text", "num_hidden_layers": 62, "num_attention_heads": 32, "num_key_value_heads": 16,
+        "head_dim": 128, "hidden_size": 5376, "sliding_window": 1024, "sliding_window_pattern": 6,
+    },
+    "vision_config": {"num_hidden_layers": 27, "hidden_size": 1152, "num_attention_heads": 16},
+}  # fmt: skip
+NEMOTRON_H_8B = {
+    "model_type": "nemotron_h", "num_hidden_layers": 52, "num_attention_heads": 32, "num_key_value_heads": 8,
+    "head_dim": 128, "hidden_size": 4096, "mamba_num_heads": 128, "mamba_head_dim": 64, "ssm_state_size": 128,
+    "n_groups": 8, "conv_kernel": 4,
+    "hybrid_override_pattern": "M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M-",
+}  # fmt: skip
+
+
+def test_a_multimodal_model_holds_what_its_language_model_holds():
+    cost = cache_cost(GEMMA3_27B, "bfloat16", "float32")
+    a_layer = 2 * 16 * 128 * 2  # keys and values of 16 heads of 128, two bytes each
+    assert (cost.a_token, cost.a_window_token, cost.window) == (10 * a_layer, 52 * a_layer, 1024)
+    assert cost.bytes(CONTEXT) == CONTEXT * 10 * a_layer + 1024 * 52 * a_layer
+    assert cost.bytes(500) == 500 * 62 * a_layer
+    assert cost.bytes(CONTEXT) > 5000 * MIB
+
+
+def test_a_hybrid_counts_its_few_attention_layers_and_its_states():
+    kinds = layer_kinds(NEMOTRON_H_8B)
+    assert (kinds.count("state"), kinds.count("attention"), kinds.count("nothing")) == (24, 4, 24)
+    cost = cache_cost(NEMOTRON_H_8B, "bfloat16", "float32")
+    assert cost.a_token == 4 * 2 * 8 * 128 * 2
+    assert cost.state == 24 * (128 * 64 * 128 * 4 + (128 * 64 + 2 * 8 * 128) * 3 * 2)
+    assert cost.state - cache_cost(NEMOTRON_H_8B, "bfloat16", "bfloat16").state == 24 * 128 * 64 * 128 * 2
+    assert is_hybrid(NEMOTRON_H_8B)
+    assert not is_hybrid(GEMMA3_27B)
+
+
+@pytest.mark.parametrize(
+    ("config", "kinds"),
+    [
+        ({"num_hidden_layers": 3, "sliding_window": 4096}, ["window"] * 3),  # Mistral 7B v0.1
+        ({"num_hidden_layers": 3, "sliding_window": 131072, "use_sliding_window": False}, ["attention"] * 3),  # Qwen2.5
+        ({"num_hidden_layers": 3, "sliding_window": 9, "use_sliding_window": True, "max_window_layers": 2},
+         ["attention", "attention", "window"]),
+        ({"num_hidden_layers": 3, "sliding_window": None}, ["attention"] * 3),
+        ({"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]}, ["window", "attention"]),
+        ({"num_hidden_layers": 2, "model_type": "mamba2"}, ["state"] * 2),
+        ({"n_layer": 2, "ssm_cfg": {}}, ["state"] * 2),
+        ({"num_hidden_layers": 2, "model_type": "falcon_h1"}, ["both"] * 2),
+        ({"num_hidden_layers": 3, "attn_layer_indices": [1]}, ["state", "attention", "state"]),  # Bamba
+        ({"num_hidden_layers": 2, "layers_block_type": ["mamba", "attention"]}, ["state", "attention"]),
+    ],
+)  # fmt: skip
+def test_layers_are_told_apart_as_configs_name_them(config: dict, kinds: list[str]):
+    assert layer_kinds(config) == kinds
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_vllm_counts_the_same(family: str):
+    pytest.importorskip("vllm")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.sampling.kv_spec", family], cwd=ROOT, capture_output=True, text=True, timeout=500,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    counted = json.loads(done.stdout.splitlines()[-1])
+    # vLLM rounds to whole blocks, keeps one block more of a window, and pads a hybrid's pages to one size.
+    assert counted["ours"] <= counted["vllm"] <= counted["most"], counted
+    assert counted["tokens"] == 8

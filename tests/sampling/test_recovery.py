@@ -1,0 +1,145 @@
+"""Files that were damaged, edited, lost or made for other problems: named, healed, never thrown away."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+import infer_longcot
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.jsonl import read_jsonl, write_jsonl
+from promptcot_mamba.run_info import side_path
+from tests.sampling.conftest import comparable, write_problems
+from tests.sampling.scripted import ScriptedBackend
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    return tmp_path / "x.jsonl"
+
+
+@pytest.fixture
+def flags(checkpoint: Path, tmp_path: Path, output: Path):
+    problems = write_problems(tmp_path / "problems.jsonl", 8)
+
+    def make(**changed: object) -> list[str]:
+        values = {"data_path": problems, "output_path": output, "model_path": checkpoint, "n": 4, "max_retries": 3}
+        return [f"--{name}={value}" for name, value in (values | changed).items()]
+
+    return make
+
+
+def run(flags: list[str]) -> ScriptedBackend:
+    backend = ScriptedBackend(8)
+    assert infer_longcot.main(flags, make_backend=lambda plan: backend) == 0
+    return backend
+
+
+DAMAGE = {
+    "torn": lambda line, _: line[: len(line) // 2] + b"\n",
+    "blank": lambda line, _: b"\n",
+    "spaces": lambda line, _: b"   \n",
+    "zeros": lambda line, _: b"\x00" * (len(line) - 1) + b"\n",  # what a file system may leave after a power cut
+    "not UTF-8": lambda line, _: line[:20] + b"\xff\xfe" + line[20:],
+    "a list": lambda line, _: b"[1, 2]\n",
+    "two in one": lambda line, _: line.rstrip(b"\n") + line,
+    "binary": lambda line, numbers: numbers.randbytes(50).replace(b"\n", b" ") + b"\n",
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+@pytest.mark.parametrize("file", ["samples", "journal"])
+def test_a_damaged_line_is_named_moved_aside_and_healed(flags, output: Path, file: str, kind: str, caplog):
+    run(flags())
+    whole = comparable(output)
+    attempts = len(read_jsonl(side_path(output, "attempts.jsonl")))
+    path = output if file == "samples" else side_path(output, "attempts.jsonl")
+    lines = path.read_bytes().splitlines(keepends=True)
+    settled = [place for place, line in enumerate(lines) if json.loads(line)["format_valid"]]
+    place = settled[len(settled) // 2]
+    lines[place] = DAMAGE[kind](lines[place], random.Random(kind))
+    path.write_bytes(b"".join(lines))
+    backend = run(flags())
+    assert f"{path}:{place + 1}: unreadable" in caplog.text
+    assert backend.submitted == (1 if file == "samples" else 0)  # a lost text is drawn again, a lost note is not
+    assert comparable(output) == whole
+    assert len(read_jsonl(side_path(output, "attempts.jsonl"))) == attempts
+    assert side_path(path, "damaged.jsonl").read_bytes() == lines[place].rstrip(b"\n") + b"\n"
+    assert run(flags()).submitted == 0
+
+
+def test_problems_may_be_reordered_and_added(flags, output: Path, tmp_path: Path):
+    run(flags())
+    before = {(row["run"], row["idx"]): row for row in comparable(output)}
+    rows = read_jsonl(tmp_path / "problems.jsonl")
+    random.Random(3).shuffle(rows)
+    rows.insert(2, {"idx": 99, "source": "made", "prompt": "Find 99.\n<think>\n", "answer": 99})
+    write_jsonl(tmp_path / "problems.jsonl", rows)
+    backend = run(flags())
+    after = comparable(output)
+    assert [row["idx"] for row in after] == [row["idx"] for row in rows] * 4
+    assert {(row["run"], row["idx"]): row for row in after if row["idx"] != 99} == before
+    assert backend.submitted < 4 * 3 + 1
+    run(flags(output_path=tmp_path / "y.jsonl"))
+    assert comparable(tmp_path / "y.jsonl") == after  # seeds follow ids
+
+
+def test_problems_may_gain_keys_but_not_lose_or_change(flags, output: Path, tmp_path: Path):
+    run(flags())
+    rows = read_jsonl(tmp_path / "problems.jsonl")
+    write_jsonl(tmp_path / "problems.jsonl", [row | {"level": 5} for row in rows])
+    assert run(flags()).submitted == 0
+    write_jsonl(tmp_path / "problems.jsonl", [rows[0] | {"prompt": "Find 1.\n<think>\n"}, *rows[1:]])
+    with pytest.raises(InputError, match=r"x\.jsonl:1: problem 'made/0' had another 'prompt' when it was sampled"):
+        run(flags())
+    write_jsonl(tmp_path / "problems.jsonl", rows[1:])
+    with pytest.raises(InputError, match=r"run \d of problem 'made/0', which --data_path no longer holds; put it back"):
+        run(flags())
+
+
+def test_an_edited_completion_is_noticed(flags, output: Path):
+    run(flags())
+    rows = read_jsonl(output)
+    rows[4]["completion"] = rows[4]["completion"].replace("boxed", "fbox")
+    write_jsonl(output, rows)
+    with pytest.raises(InputError, match=r"x\.jsonl:5: its completion is not the one that was sampled"):
+        run(flags())
+    write_jsonl(output, rows[:4] + rows[5:])  # what the message advises
+    assert run(flags()).submitted == 1
+
+
+def test_no_advice_throws_samples_away(flags, output: Path, tmp_path: Path):
+    run(flags())
+    side_path(output, "run.json").rename(tmp_path / "away.json")
+    with pytest.raises(InputError) as caught:
+        run(flags())
+    assert "put that back" in str(caught.value)
+    assert "overwrite" not in str(caught.value)
+    (tmp_path / "away.json").rename(side_path(output, "run.json"))
+    for changed in ({"temperature": 0.1}, {"n": 2}, {"seed": 4}, {"max_len": 5}):
+        with pytest.raises(InputError) as caught:
+            run(flags(**changed))
+        assert "overwrite" not in str(caught.value)
+
+
+@pytest.mark.parametrize("format", ["rows", "grouped"])
+def test_a_repeated_row_is_dropped(flags, output: Path, format: str):
+    run(flags())
+    whole = comparable(output)
+    lines = output.read_bytes().splitlines(keepends=True)
+    output.write_bytes(b"".join([*lines, lines[3]]))
+    assert run(flags(format=format)).submitted == 0
+    assert run(flags()).submitted == 0
+    assert comparable(output) == whole
+
+
+def test_a_text_stands_once_on_disk(flags, output: Path):
+    def long_chain(request):
+        return f"{request.seed} " * 20_000 + "\n</think>\nThe answer is \\boxed{1}.", "stop", 40_000
+
+    assert infer_longcot.main(flags(), make_backend=lambda plan: ScriptedBackend(8, write=long_chain)) == 0
+    text = sum(len(row["completion"]) for row in read_jsonl(output))
+    assert sum(path.stat().st_size for path in output.parent.glob("x.*")) < 1.01 * text
