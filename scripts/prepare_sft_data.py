@@ -74,8 +74,12 @@ class PrepareArguments:
         default=None,
         metadata={"least": 1, "help": "Examples of a mixture by weights. Default: the most that repeats none."},
     )
-    total_tokens: int | None = field(default=None, metadata={"help": "The same in tokens: weights are shares of them."})
-    max_passes: float = field(default=4.0, metadata={"help": "Passes over a source that a mixture may ask for."})
+    total_tokens: int | None = field(
+        default=None, metadata={"least": 1, "help": "The same in tokens: weights are shares of them."}
+    )
+    max_passes: float = field(
+        default=4.0, metadata={"above": 0, "help": "Passes over a source that a mixture may ask for."}
+    )
     order: str = field(
         default="shuffled", metadata={"help": "shuffled, or short_first: in each pass from short to long."}
     )
