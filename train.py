@@ -169,8 +169,6 @@ def load_model(args: SftArguments, data_args: DataArguments, tokenizer: Any) -> 
     model = load_causal_lm(data_args.model_name_or_path, dtype=torch.bfloat16 if narrow else torch.float32)
     tokenizer_path = data_args.tokenizer_path or data_args.model_name_or_path
     check_tokenizer(tokenizer, model.config.vocab_size, tokenizer_path, data_args.model_name_or_path)
-    if args.split_master_weights and args.grad_accum_dtype == "fp32":
-        widen_gradients(model)
     if args.lora_rank:
         trained = add_adapters(
             model, args.lora_rank, args.lora_alpha or 2 * args.lora_rank, args.lora_target, args.seed
@@ -187,11 +185,13 @@ def make_trainer(
 ) -> SftTrainer:  # fmt: skip
     """Join the model with rows, collation, logs and signals."""
     shapes = shapes_from_config(model.config.to_dict())
+    wide_gradients = args.split_master_weights and args.grad_accum_dtype == "fp32"
     if args.gradient_checkpointing and args.checkpoint_policy == "auto" and isinstance(model, Mamba2ForCausalLM):
         args.gradient_checkpointing = False  # or the Trainer would turn it on for every layer again
         tokens = args.per_device_train_batch_size * rows.max_length // args.sequence_parallel_size
         parts = training_memory(shapes, tokens=tokens, devices=args.world_size, zero_stage=zero_stage(args))
-        model.choose_activations_from_memory(reserved_bytes=int(parts["buckets"]))
+        wider = 2 * shapes.parameters if wide_gradients else 0  # the model counts them as narrow as its weights
+        model.choose_activations_from_memory(reserved_bytes=int(parts["buckets"]) + wider)
     if args.checkpoint_every > 1 and isinstance(model, Mamba2ForCausalLM):
         model.backbone.segment_layers = args.checkpoint_every
     stop = StopCallback()
@@ -213,6 +213,8 @@ def make_trainer(
         slices=make_slice_groups(args.sequence_parallel_size) if args.sequence_parallel_size > 1 else None,
         should_stop=StopSignal(signal.SIGTERM, signal.SIGUSR1, message="will save after this step and stop"),
     )
+    if wide_gradients:  # once the weights are where they stay
+        widen_gradients(model)
     trainer.remove_callback(PrinterCallback)
     stop.trainer = trainer
     return trainer

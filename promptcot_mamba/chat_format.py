@@ -68,7 +68,8 @@ def drop_thought(answer: str) -> str:
 
 def render_turns(turns: Sequence[Turn]) -> Parts:
     """The prompt of a conversation that ends in a user's turn, in parts, up to and including the opened thought."""
-    parts, markup = [], ""
+    parts: list[Part] = []
+    markup = ""
     for role, text in turns:
         parts.append(Part(f"{markup}<|im_start|>{role}\n", placed=True))
         text = drop_thought(text) if role == "assistant" else text

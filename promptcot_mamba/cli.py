@@ -13,7 +13,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -110,8 +110,15 @@ def suggest(name: str, known: Sequence[str]) -> str | None:
     return f"--{close[0]}" if close else None
 
 
-def parse_args(types: Any, argv: Sequence[str] | None = None, description: str | None = None) -> Any:
+def parse_args(
+    types: Any,
+    argv: Sequence[str] | None = None,
+    description: str | None = None,
+    groups: Mapping[str, Sequence[str]] | None = None,
+) -> Any:
     """Parse flags into one dataclass, or a tuple of them where `types` is a sequence.
+
+    `groups`: the flags that `--help` shows, by heading; default: all.
 
     A dataclass may have `expand_flags(flags)`, which puts what some of its flags stand for before the others.
     Abbreviated flags are refused: a mistyped `--n_gpu` must not become `--n_gpus`.
@@ -119,7 +126,7 @@ def parse_args(types: Any, argv: Sequence[str] | None = None, description: str |
     """
     single = is_dataclass(types)
     kinds = [types] if single else list(types)
-    parser = Parser(kinds, description)
+    parser = Parser(kinds, description, groups)
     flags = expand_recipes(sys.argv[1:] if argv is None else argv)
     refuse_unknown(flags, parser.known)
     for kind in kinds:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from enum import Enum
 from inspect import get_annotations
@@ -34,15 +34,13 @@ def to_bool(text: str) -> bool:
 
 
 def plain_type(hint: Any) -> Any:
-    """What a word becomes: `X` of `X | None`; an Enum or Literal goes before `str`, `str` before others."""
+    """What a word becomes: `X` of `X | None`; an Enum goes before `str`, `str` before others."""
     if get_origin(hint) not in (Union, types.UnionType):
         return hint
     parts = [part for part in get_args(hint) if part is not type(None)]
-    named = [
-        part for part in parts if get_origin(part) is Literal or (isinstance(part, type) and issubclass(part, Enum))
-    ]
-    if named:
-        return named[0]
+    enums = [part for part in parts if isinstance(part, type) and issubclass(part, Enum)]
+    if enums:
+        return enums[0]
     return str if str in parts else parts[0]
 
 
@@ -79,27 +77,38 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 class Parser(argparse.ArgumentParser):
     """Reports bad flags as InputError, in one line, like every other bad input."""
 
-    def __init__(self, kinds: Sequence[type], description: str | None):
+    def __init__(
+        self, kinds: Sequence[type], description: str | None, groups: Mapping[str, Sequence[str]] | None = None
+    ):
+        """`groups`: the flags that help shows, by heading; else a heading a dataclass, transformers' by name alone."""
         program = name_program()
         super().__init__(prog=program, description=description, allow_abbrev=False, formatter_class=_Formatter)
-        theirs: list[str] = []
-        required: list[str] = []
-        for kind in kinds:
-            hints = get_type_hints(kind)
-            own = self.add_argument_group(name_group(kind))
-            for one in sorted((one for one in fields(kind) if one.init), key=lambda one: not is_required(one)):
-                is_ours = not _owner(kind, one.name).startswith(THEIRS)
-                self._add_field(own if is_ours else self, one, hints[one.name], is_ours)
-                theirs += [] if is_ours else [one.name]
-                required += [f"--{one.name} ..."] if is_required(one) else []
         recipes = self.add_argument_group("recipes")
         recipes.add_argument(
             "--config", metavar="RECIPE.yaml", help="flags from a file; typed flags win; may be repeated"
         )
+        headings: dict[str, Any] = {}
+        for title, names in (groups or {}).items():
+            headings |= dict.fromkeys(names, self.add_argument_group(title))
+        theirs: list[str] = []
+        required: list[str] = []
+        for kind in kinds:
+            hints, own = get_type_hints(kind), None
+            for one in sorted((one for one in fields(kind) if one.init), key=lambda one: not is_required(one)):
+                is_theirs = _owner(kind, one.name).startswith(THEIRS)
+                is_shown = one.name in headings if groups else not is_theirs
+                if is_shown and not groups:
+                    own = own or self.add_argument_group(name_group(kind))
+                self._add_field(headings.get(one.name, own) if is_shown else self, one, hints[one.name], is_shown)
+                theirs += [one.name] if is_theirs and not groups else []
+                required += [f"--{one.name} ..."] if is_required(one) else []
+        for names in (groups or {}).values():
+            headings[names[0]]._group_actions.sort(key=lambda action: names.index(action.dest))
+        self._action_groups.sort(key=lambda group: group is recipes)
         self.usage = " ".join([program, *required, "[flags]"])
         if theirs:
-            names = fill(", ".join(f"--{name}" for name in sorted(theirs)), WIDTH - 2, break_on_hyphens=False)
-            self.epilog = f"and every field of transformers' TrainingArguments:\n{names}"
+            listed = fill(", ".join(f"--{name}" for name in sorted(theirs)), WIDTH - 2, break_on_hyphens=False)
+            self.epilog = f"and every field of transformers' TrainingArguments:\n{listed}"
 
     @property
     def known(self) -> list[str]:

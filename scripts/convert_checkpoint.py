@@ -23,6 +23,7 @@ from promptcot_mamba.errors import InputError
 LEFT_BEHIND = (
     *("*.safetensors", "*.bin", "*.index.json", "params.json", "config.json", "*.pt", "*.pth", "optimizer*"),
     *(".lock", "*.lock", "run.json", "*.log", "*_log.jsonl", "trainer_state.json", "training_args.bin"),
+    *("README.md", "modeling_*.py"),
 )
 
 

@@ -74,8 +74,12 @@ class PrepareArguments:
         default=None,
         metadata={"least": 1, "help": "Examples of a mixture by weights. Default: the most that repeats none."},
     )
-    total_tokens: int | None = field(default=None, metadata={"help": "The same in tokens: weights are shares of them."})
-    max_passes: float = field(default=4.0, metadata={"help": "Passes over a source that a mixture may ask for."})
+    total_tokens: int | None = field(
+        default=None, metadata={"least": 1, "help": "The same in tokens: weights are shares of them."}
+    )
+    max_passes: float = field(
+        default=4.0, metadata={"above": 0, "help": "Passes over a source that a mixture may ask for."}
+    )
     order: str = field(
         default="shuffled", metadata={"help": "shuffled, or short_first: in each pass from short to long."}
     )
@@ -209,8 +213,7 @@ def main() -> None:
     from promptcot_mamba.cli import parse_args
 
     args = parse_args(PrepareArguments, description=__doc__)
-    from transformers import AutoTokenizer
-
+    from promptcot_mamba.checkpoint import load_tokenizer
     from promptcot_mamba.data.card import push_to_hub, write_card
     from promptcot_mamba.data.prepare import Recipe, prepare_shards, remove_work
     from promptcot_mamba.data.report import write_report
@@ -219,11 +222,7 @@ def main() -> None:
     from promptcot_mamba.run_info import describe_run
 
     sources = choose_sources(args)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(args.tokenizer_path)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"--tokenizer_path {args.tokenizer_path}: no tokenizer here ({reason})") from None
+    tokenizer = load_tokenizer(args.tokenizer_path, "--tokenizer_path")
     recipe = Recipe(
         sources=sources,
         max_length=args.max_length,

@@ -15,12 +15,13 @@ LISTS = ("requirements.txt", "requirements-cpu.txt")
 TRANSITIVE = "# What the packages above need"  # what stands below it is there because --no-deps installs the list
 OWN = {"promptcot_mamba", "scripts", "tests", "train", "infer_longcot"}
 # Imported where they happen to be installed, inside a function that says so when they are not.
-OPTIONAL = {"sentence_transformers", "liger_kernel"}
+OPTIONAL = {"sentence_transformers", "liger_kernel", "wandb"}
 CUDA_ONLY = {"mamba_ssm", "causal_conv1d"}
 # Declared and never imported by name, and why.
 REASONS = {
     "accelerate": "transformers' Trainer asks for it",
     "datasets": "hub loading",
+    "sympy": "what LiveCodeBench's programs may import", "networkx": "the same",
     "tensorboard": "the published line's --report_to tensorboard",
     "setuptools": "builds", "wheel": "builds", "packaging": "builds", "ninja": "builds", "py-cpuinfo": "builds",
     "pytest-timeout": "pyproject's timeout", "pytest-xdist": "scripts/test.sh -n", "execnet": "pytest-xdist",

@@ -131,7 +131,7 @@ def grade_sample(prediction: Prediction, benchmark: Benchmark, gold: Gold, grade
 
 def _strict_verdict(found: Extraction, gold: Gold, cut_short: bool) -> tuple[math_strict.Verdict, str]:
     if found.answer is None:
-        reason = "truncated" if cut_short else found.reason
+        reason = "truncated" if cut_short else found.reason or "no_answer"
         return math_strict.Verdict(False, reason), reason
     verdict = math_strict.grade(gold, found.answer, found.listed)
     return verdict, "right" if verdict.equal else "wrong"

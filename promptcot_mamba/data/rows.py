@@ -155,6 +155,15 @@ def iter_rows_of(
         )
 
 
+def has_lone_surrogates(text: str) -> bool:
+    """Whether a text has code points that no encoding writes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
 def stem(file: Path) -> str:
     """A row file's name without its endings."""
     suffix = max((suffix for suffix in SUFFIXES if file.name.endswith(suffix)), key=len, default=file.suffix)
@@ -174,8 +183,12 @@ def iter_examples(
     """
     reading = reading or Reading()
     for file in files:
-        for _, identity, source, row in iter_rows_of(file, reading):
+        for where, identity, source, row in iter_rows_of(file, reading):
             prompt, completion = render_row(row)
+            if has_lone_surrogates(whole_text(prompt)) or has_lone_surrogates(completion):
+                raise InputError(
+                    f"{where}: holds lone surrogates (\\ud800 to \\udfff), which are no text; mend the row"
+                )
             if formats is not None:
                 formats.add(row, prompt)
             yield Example(id=identity, source=source, parts=prompt, completion=completion)

@@ -20,7 +20,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from promptcot_mamba.data.conversation import Reading, own_template
+from promptcot_mamba.data.conversation import OURS, OWN, UNKNOWN, Reading, own_template
 from promptcot_mamba.data.encode import encode_examples
 from promptcot_mamba.data.rows import Example, Formats, iter_examples
 from promptcot_mamba.errors import InputError
@@ -127,7 +127,9 @@ def build_store(folder: Path, files: Sequence[Path], tokenizer: Any, reading: Re
         if written.spelled:
             done = "dropped" if reading.control_text == "drop" else "kept as text"
             logger.info("%s examples spell control tokens of the tokenizer: %s", f"{written.spelled:,}", done)
-        logger.info("prompts: %s", ", ".join(f"{count:,} {name}" for name, count in formats.counts.items()))
+        told = {OURS: "in our chat format", OWN: "in the tokenizer's own", UNKNOWN: "kept as they are"}
+        kinds = (f"{count:,} {told.get(name, f'in {name}')}" for name, count in formats.counts.items())
+        logger.info("prompts: %s", ", ".join(kinds))
         np.savez(
             temporary / "index.npz",
             starts=np.asarray(written.starts, dtype=np.int64),

@@ -142,7 +142,7 @@ def maj_at_k(answers: Sequence[str | None], right: Sequence[bool], k: int) -> Vo
     sizes = Counter(answer for answer in answers if answer is not None)
     groups = [[size for answer, size in sizes.items() if verdicts[answer] is ok] for ok in (True, False)]
     silent = np.array([math.comb(n - sizes.total(), chosen) for chosen in range(k + 1)], dtype=object)
-    correct = tied = 0
+    correct, tied = Fraction(0), 0
     for most in range(1, k + 1):
         good, bad = (_leaders(sizes, most, k) for sizes in groups)
         for a, ways in enumerate(good):
@@ -152,7 +152,7 @@ def maj_at_k(answers: Sequence[str | None], right: Sequence[bool], k: int) -> Vo
                     correct += Fraction(a * count, a + b)
                     tied += count * (a + b > 1)
     subsets = math.comb(n, k)
-    return Vote(float(Fraction(correct) / subsets), tied / subsets)
+    return Vote(float(correct / subsets), tied / subsets)
 
 
 def _leaders(sizes: Sequence[int], most: int, k: int) -> list[np.ndarray]:
@@ -160,6 +160,7 @@ def _leaders(sizes: Sequence[int], most: int, k: int) -> list[np.ndarray]:
 
     Entry [a][m]: the ways to draw m votes (up to k) such that exactly `a` classes have `most` of them.
     """
+    nothing = np.zeros(k + 1, dtype=object)
     table = [np.array([1] + [0] * k, dtype=object)]
     for size in sizes:
         below = np.array([math.comb(size, chosen) for chosen in range(min(most, size + 1))], dtype=object)
@@ -169,7 +170,7 @@ def _leaders(sizes: Sequence[int], most: int, k: int) -> list[np.ndarray]:
             continue
         shifted = [np.concatenate([[0] * most, math.comb(size, most) * ways])[: k + 1] for ways in table]
         table = [
-            (fewer[a] if a < len(fewer) else 0) + (shifted[a - 1] if a else 0)
+            (fewer[a] if a < len(fewer) else nothing) + (shifted[a - 1] if a else nothing)
             for a in range(min(len(table), k // most) + 1)
         ]
     return table

@@ -43,6 +43,7 @@ class EndpointSettings:
     patience_seconds: float = 600.0  # how long all servers may be away
     api_key: str | None = None
     chat: bool = False  # ask for chat completions: the server renders prompts with its own chat template
+    template_kwargs: dict[str, Any] = field(default_factory=dict)  # of that template
     ca_file: str | None = None  # certificates to trust besides the system's
     token_ids: bool = False  # ask vLLM servers for token ids, and hand a chain back where its server goes away
     gives_up: bool = False  # hand a request back (FAILED) that alone cannot be answered, instead of ending the run
@@ -166,9 +167,7 @@ class EndpointPool:
         async with self._session.get(f"{endpoint.url}/models", timeout=timeout, headers=self._headers()) as response:
             body = await response.read()
             if response.status in NO_MODELS:
-                if not endpoint.model:
-                    logger.info("%s: has no /models; asked for %s as it stands", endpoint.url, self.settings.model)
-                endpoint.model = self.settings.model
+                self._take_at_its_word(endpoint, "has no /models")
                 return
             if response.status != 200:
                 raise_for_error(endpoint.url, response.status, body, response.headers)
@@ -179,7 +178,15 @@ class EndpointPool:
             models = list(parse_object(body, endpoint.url)["data"])
         except (KeyError, TypeError):
             raise InputError(f"--base_url {endpoint.url}: /models is not an OpenAI-compatible answer") from None
-        self._check_model(endpoint, models)
+        if models:
+            self._check_model(endpoint, models)
+        else:  # `transformers serve` lists a cache, not the folder it serves
+            self._take_at_its_word(endpoint, "lists no models")
+
+    def _take_at_its_word(self, endpoint: Endpoint, why: str) -> None:
+        if not endpoint.model:
+            logger.info("%s: %s; asked for %s as it stands", endpoint.url, why, self.settings.model)
+        endpoint.model = self.settings.model
 
     def _check_model(self, endpoint: Endpoint, models: list[dict[str, Any]]) -> None:
         card = find_model(models, self.settings.model)

@@ -69,6 +69,7 @@ def endpoint_settings(plan: Plan, urls: Sequence[str], concurrency: int) -> Endp
         patience_seconds=plan.args.patience,
         api_key=os.environ.get("OPENAI_API_KEY"),
         chat=plan.args.api == "chat",
+        template_kwargs=plan.args.template_kwargs,
         ca_file=plan.args.ca_file,
         token_ids=plan.args.save_partial or plan.args.segment_len is not None,
         gives_up=True,

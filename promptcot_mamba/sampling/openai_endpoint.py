@@ -209,6 +209,8 @@ class OpenAIEndpoints:
             request, self.sampling, endpoint.model, is_vllm=is_vllm, stream=stream, chat=chat,
             token_ids=tells_ids or stream,
         )  # fmt: skip
+        if chat and self.settings.template_kwargs:
+            body["chat_template_kwargs"] = self.settings.template_kwargs
         async with self._pool.post(endpoint, "chat/completions" if chat else "completions", body) as response:
             if not stream:
                 return read_completion(parse_object(await response.read(), endpoint.url), request.max_tokens), None

@@ -13,6 +13,7 @@ from promptcot_mamba.records import Problem, Sample
 from promptcot_mamba.sampling.backend import LENGTH, LOOP, REFUSED, Backend
 
 LONGEST_SHOWN = 3  # chains whose length the line tells
+COMPARED, COMPARED_TOKENS = 20, 16  # problems whose samples are compared with their first, and the least tokens of them
 
 
 @dataclass
@@ -77,9 +78,17 @@ class Report:
     def __init__(self, max_len: int) -> None:
         self.max_len = max_len
         self.by_source: dict[str, Tally] = {}
+        self._texts: dict[str, str] = {}  # the first sample of some problems
+        self._compared = self._same = 0  # with it
 
     def add(self, sample: Sample, problem: Problem) -> None:
         self.by_source.setdefault(problem.source or "all", Tally()).add(sample, self.max_len)
+        looked_at = problem.id in self._texts or len(self._texts) < COMPARED
+        if looked_at and sample.completion_tokens >= COMPARED_TOKENS:
+            first = self._texts.setdefault(problem.id, sample.completion)
+            if first is not sample.completion:
+                self._compared += 1
+                self._same += first == sample.completion
 
     def total(self) -> Tally:
         total = Tally()
@@ -108,6 +117,8 @@ class Report:
         total = self.total()
         if total.looped:
             notes += f"; ending {total.looped:,} loops saved up to {total.saved_tokens:,} tokens"
+        if self._compared >= 3 and self._same == self._compared:
+            notes += "; ALL SAMPLES OF A PROBLEM ARE THE SAME TEXT: greedy, or a server that does not sample"
         if total.refused:
             notes += f"; {total.refused:,} were refused by the server (finish_reason refused), which counts as invalid"
         if total.continued:

@@ -120,6 +120,7 @@ class VllmEngine:
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         # The CPU build warns about a dozen things that are as they should be.
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR" if settings.on_cpu else "WARNING")
+        from pydantic import ValidationError
         from vllm import EngineArgs, LLMEngine, SamplingParams
         from vllm.sampling_params import RequestOutputKind
         from vllm.v1.engine.exceptions import EngineDeadError
@@ -127,9 +128,13 @@ class VllmEngine:
         if settings.on_cpu:
             keep_prompts_apart()
         started = time.monotonic()
-        self._engine = LLMEngine.from_engine_args(
-            EngineArgs(**engine_arguments(settings, is_mamba2=is_mamba2), disable_log_stats=True)
-        )
+        try:
+            self._engine = LLMEngine.from_engine_args(
+                EngineArgs(**engine_arguments(settings, is_mamba2=is_mamba2), disable_log_stats=True)
+            )
+        except ValidationError as error:  # of its settings, before anything is loaded
+            words = "; ".join(each["msg"] for each in error.errors())
+            raise InputError(f"--model_path {settings.model_path}: vLLM refuses its settings ({words})") from None
         logger.info("vLLM engine ready in %.1f s", time.monotonic() - started)
         # In one process a free place is filled between two steps; an engine of its own needs requests at the door.
         self.window = settings.max_num_seqs if settings.on_cpu else settings.max_num_seqs * 5 // 4 + 8

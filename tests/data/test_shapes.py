@@ -151,6 +151,8 @@ BAD = [
     ({"messages": "hello"}, "'messages' must be a list of"),
     ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "turn 1 holds something else than text"),
     ({"instruction": "Q", "output": None}, "turn 2, assistant's, is empty"),
+    ({"prompt": "q\ud800", "completion": "a"}, "holds lone surrogates"),
+    ({"prompt": 5, "completion": "a"}, "'prompt' must be a text or a list of messages, found int"),
     ({"text": "x", "label": 1}, "found text, label; expected {prompt, completion}"),
 ]
 

@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from promptcot_mamba.benchmarks import BENCHMARKS
@@ -74,6 +74,8 @@ def test_the_audit_set():
         ("\\sqrt{2}", "1.414213562", AnswerRules(tolerance=1e-8), True),
         ("\\sqrt{2}", "1.41421", AnswerRules(tolerance=1e-8), False),
         ("7", "8", AnswerRules(tolerance=1.0), False),
+        ("4.2\\%", "0.0425", AnswerRules(tolerance=0.1, percent=True), True),
+        ("4.2\\%", "0", AnswerRules(tolerance=0.1, percent=True), False),  # 0.1 is a tenth of a percent
     ],
 )
 def test_what_a_benchmark_defines(gold: str, answer: str, rules: AnswerRules, equal: bool):
@@ -240,7 +242,7 @@ ANY_GOLD = st.sampled_from(
 )
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(NOTHING, ANY_GOLD)
 def test_nothing_without_content_equals_anything(text: str, gold: str):
     assert not grade(Gold(gold), text).equal

@@ -9,7 +9,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.special import betaincinv, betaln
@@ -127,7 +127,7 @@ def test_majority_of_one_is_the_mean():
     assert maj_at_k(["right", "=7", "=8", "right"], [True, False, False, True], 1).accuracy == 0.5
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.sampled_from(["right", "also right", "=1", "=2", "=3", None]), min_size=1, max_size=9), st.data())
 def test_majority_is_the_average_over_all_subsets(answers: list[str | None], data: st.DataObject):
     k = data.draw(st.integers(1, len(answers)))

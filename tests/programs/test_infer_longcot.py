@@ -147,6 +147,14 @@ def test_greedy_with_many_samples_warns(caplog, flags):
     assert "all samples of a problem will be identical" in caplog.text
 
 
+def test_a_server_that_does_not_sample_is_noticed(flags, capsys, tmp_path: Path):
+    """`transformers serve` decodes greedily, whatever temperature is sent, unless the model's own config samples."""
+    run(flags(n=4), write=lambda request: (f"always this after {request.prompt}", "stop", 30))
+    assert "ALL SAMPLES OF A PROBLEM ARE THE SAME TEXT" in capsys.readouterr().out
+    run(flags(n=4, output_path=tmp_path / "y.jsonl"))
+    assert "THE SAME TEXT" not in capsys.readouterr().out
+
+
 def test_a_prompt_beyond_the_context_is_reported_and_not_lost(flags, tmp_path: Path, capsys, caplog):
     arguments = flags(n=2, max_retries=3, max_len=100)
     with (tmp_path / "problems.jsonl").open("a") as file:

@@ -11,6 +11,7 @@ import pytest
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.sampling import endpoint_pool
 from promptcot_mamba.sampling.backend import LENGTH, LOOP, BackendFailedError, Request, SamplingSettings
+from promptcot_mamba.sampling.endpoint_pool import EndpointPool
 from promptcot_mamba.sampling.endpoint_protocol import find_model, normal_url, payload
 from promptcot_mamba.sampling.openai_endpoint import EndpointSettings, OpenAIEndpoints
 from tests.sampling.scripted import write_chain
@@ -181,9 +182,20 @@ def test_only_vllm_is_sent_its_own_fields():
     assert (full["prompt"], full["stop_token_ids"], full["seed"], full["top_k"]) == ([1, 2], [2], 5, 0)
 
 
-def test_chat_completions_are_asked_for_with_messages(start_server):
-    server = start_server()
-    assert_each_once_and_right(sample(connect(server.url, chat=True), 10), 10)
+def test_chat_completions_are_asked_for_with_messages(start_server, monkeypatch):
+    server, bodies = start_server(), []
+    post = EndpointPool.post
+
+    def remember(pool, endpoint, path, body):
+        bodies.append((path, body))
+        return post(pool, endpoint, path, body)
+
+    monkeypatch.setattr(EndpointPool, "post", remember)
+    backend = connect(server.url, chat=True, template_kwargs={"enable_thinking": False})
+    assert_each_once_and_right(sample(backend, 10), 10)
+    assert {path for path, _ in bodies} == {"chat/completions"}
+    assert bodies[3][1]["messages"] == [{"role": "user", "content": "prompt 3"}]
+    assert bodies[3][1]["chat_template_kwargs"] == {"enable_thinking": False}
 
 
 def test_likelihoods_come_in_order_and_survive_trouble(start_server):

@@ -108,6 +108,7 @@ PASSING = {
     "redirect_307": None,
     "redirect_308": None,
     "no_models": "has no /models",
+    "lists_nothing": "lists no models",
 }
 
 

@@ -105,6 +105,8 @@ class TroubledServer:
         trouble = http.match_info["trouble"]
         if trouble == "no_models":
             return web.Response(status=404, text="Not Found")
+        if trouble == "lists_nothing":  # as `transformers serve` does of a local folder
+            return web.json_response({"object": "list", "data": []})
         if trouble == "moved":
             raise web.HTTPMovedPermanently("/none/0/v1/models")
         return web.json_response({"data": [{"id": "tiny", "owned_by": "someone"}]})

@@ -72,7 +72,8 @@ class Atoms(Cursor):
         """A subscript as text: it is part of a name, not arithmetic. `_2`, `_{max}`, `_\\max`."""
         if not self.take("{"):
             return self.next().value
-        parts, depth = [], 1
+        parts: list[str] = []
+        depth = 1
         while True:
             value = self.next().value
             depth += (value == "{") - (value == "}")
@@ -131,7 +132,7 @@ class Atoms(Cursor):
         if "." not in text or self.value() != "overline" or self.value(1) != "{" or self.value(3) != "}":
             return None
         token = self.peek(2)
-        if token.kind != "num" or not token.value.isdigit() or len(token.value) > 50:
+        if token is None or token.kind != "num" or not token.value.isdigit() or len(token.value) > 50:
             return None
         self.at += 4
         fixed = number(text + "0")
@@ -259,7 +260,7 @@ class Atoms(Cursor):
         power = self.argument() if self.take("^") else None
         if self.value() in ("(", "[", "\\{") or self.value() == "{":
             bracketed = self._bracketed()
-            arguments = (bracketed,)
+            arguments: tuple[Node, ...] = (bracketed,)
             if bracketed.kind in ("tuple", "set"):
                 arguments = bracketed.args[2] if bracketed.kind == "tuple" else bracketed.args
             if self.value() == "^" and not self.degree_follows():

@@ -18,12 +18,14 @@ from promptcot_mamba.grading.math.prepare import MAX_ITEMS, is_qualifier, prepar
 from promptcot_mamba.grading.math.regions import same_region
 from promptcot_mamba.grading.math.sets import FLIPPED, as_set, has_mixed_brackets, is_interval, union_parts
 from promptcot_mamba.grading.math.tree import Node, rebuild, symbols, walk
-from promptcot_mamba.grading.math.units import measure
+from promptcot_mamba.grading.math.units import Dimension, measure
 from promptcot_mamba.grading.math.value import is_near, same_expression, same_number
 
 ZERO, ONE, TEN = (Node("num", (Fraction(value),)) for value in (0, 1, 10))
 UNIT_VECTORS = ("hat i", "hat j", "hat k")
-TEMPERATURES = [{(("angle", 1),), ((scale, 1),)} for scale in ("celsius", "fahrenheit")]  # "degrees" says either
+TEMPERATURES: list[set[Dimension]] = [
+    {(("angle", 1),), ((scale, 1),)} for scale in ("celsius", "fahrenheit")
+]  # "degrees" says either
 COMPOSED = {"cup", "cap", "setminus", "both"}
 CONTAINERS = frozenset(
     ["list", "set", "tuple", "matrix", "cup", "cap", "setminus", "ratio", "clock", "both", "relation"]
@@ -87,7 +89,7 @@ class _Comparison:
 
     def _same_relation(self, gold: Node, answer: Node, said: Statement | None, claimed: Statement | None) -> bool:
         if said and claimed:
-            if None in (said.label, claimed.label):
+            if said.label is None or claimed.label is None:
                 return self._claims(said.values[-1], claimed)
             if same_label(said.label, claimed.label):
                 if said.label.kind == claimed.label.kind == "apply":
@@ -105,7 +107,7 @@ class _Comparison:
         if gold.kind != "mod":
             return self.same(gold, value)
         (own_label, own), own_modulus = _residue(gold.args[0]), gold.args[1]
-        if None not in (label, own_label) and not same_label(own_label, label):
+        if label is not None and own_label is not None and not same_label(own_label, label):
             return False
         turns = Node("div", (Node("add", (own, Node("neg", (value,)))), modulus))
         constant = not symbols(own) and not symbols(value) and not symbols(modulus)
@@ -243,53 +245,52 @@ class _Comparison:
         (gold, gold_unit), (answer, unit) = _quantity(gold), _quantity(_combination(answer))
         gold_unit = gold_unit or self.unit
         gold_unit, unit = (
-            None if own and _is_radian(own, part) else own for own, part in ((gold_unit, gold), (unit, answer))
+            None if name and _is_radian(name, part) else name for name, part in ((gold_unit, gold), (unit, answer))
         )
         if gold_unit and unit:
-            sizes = (measure(gold_unit), measure(unit))
-            if None not in sizes:
-                if sizes[0][0] != sizes[1][0] and {sizes[0][0], sizes[1][0]} not in TEMPERATURES:
-                    return False
-                if sizes[0][1] != sizes[1][1]:
-                    answer = Node("mul", (answer, Node("num", (sizes[1][1] / sizes[0][1],))))
-            elif None in sizes and sizes != (None, None):
+            own, other = measure(gold_unit), measure(unit)
+            if (own is None) != (other is None):
                 return False
+            if own is not None and other is not None:
+                if own[0] != other[0] and {own[0], other[0]} not in TEMPERATURES:
+                    return False
+                if own[1] != other[1]:
+                    answer = Node("mul", (answer, Node("num", (other[1] / own[1],))))
         if {gold.kind, answer.kind} & CONTAINERS:
             return self._same_container(gold, answer)
         if self._same_value(gold, answer):
             return True
         if self.rules.percent and (gold_unit == "%") != (unit == "%"):
             hundredth = Node("div", (answer if unit == "%" else gold, Node("num", (Fraction(100),))))
-            return self._same_value(*((gold, hundredth) if unit == "%" else (hundredth, answer)))
+            if unit == "%":
+                return self._same_value(gold, hundredth)
+            return self._same_value(hundredth, answer, self.rules.tolerance / 100)  # it was stated in percent
         if "degree" in (gold_unit, unit) and _in_radians(gold if unit == "degree" else answer):
-            degrees = [
-                Node("degrees", (part,)) if own == "degree" else part
-                for part, own in ((gold, gold_unit), (answer, unit))
-            ]
-            return gold_unit != unit and same_number(*degrees, radians=True, budget=self.budget)
+            first, second = (
+                Node("degrees", (part,)) if name == "degree" else part
+                for part, name in ((gold, gold_unit), (answer, unit))
+            )
+            return gold_unit != unit and same_number(first, second, radians=True, budget=self.budget)
         return False
 
-    def _same_value(self, gold: Node, answer: Node) -> bool:
+    def _same_value(self, gold: Node, answer: Node, tolerance: float | None = None) -> bool:
         if any(_is_log(part, 2) for part in walk(gold)):
             answer = rebuild(answer, _with_base_10)  # where the gold says log_10, a bare log means that too
         if symbols(gold) or symbols(answer) or any(part.kind == "apply" for part in (*walk(gold), *walk(answer))):
             return same_expression(gold, answer, budget=self.budget) or same_family(
                 gold, answer, self.whole, self.budget
             )
-        return same_number(gold, answer, self.rules.tolerance, budget=self.budget)
+        allowed = self.rules.tolerance if tolerance is None else tolerance
+        return same_number(gold, answer, allowed, budget=self.budget)
 
 
 def _by_label(items: tuple[Node, ...]) -> tuple[Node, ...]:
     """`y = 2, x = 1` in the order of its letters, as a point (x, y) lists them; unlabelled items stay."""
-    labels = [_label(item) for item in items]
-    if all(label is not None and label.kind == "sym" for label in labels):
-        return tuple(
-            item
-            for _, item in sorted(
-                zip([label.args[0] for label in labels], items, strict=True), key=lambda pair: pair[0]
-            )
-        )
-    return items
+    labels = [label for label in map(_label, items) if label is not None and label.kind == "sym"]
+    if len(labels) < len(items):
+        return items
+    named = zip([label.args[0] for label in labels], items, strict=True)
+    return tuple(item for _, item in sorted(named, key=lambda pair: pair[0]))
 
 
 def _quantity(node: Node) -> tuple[Node, str | None]:

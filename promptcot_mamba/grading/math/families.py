@@ -43,13 +43,13 @@ def _is_periodic(node: Node) -> bool:
 def _same_progression(gold: Node, answer: Node, letter: str, budget: Budget) -> bool:
     """Whether both are linear in the letter with one step, up to sign, and starts that are whole steps apart."""
     try:
-        lines = [_line(node, letter, budget) for node in (gold, answer)]
+        own, other_line = (_line(node, letter, budget) for node in (gold, answer))
     except (NoValueError, TooBigError):
         return False
-    if None in lines:
+    if own is None or other_line is None:
         return False
     at = Evaluator({}, budget=budget)
-    (start, step), (other, width) = lines
+    (start, step), (other, width) = own, other_line
     if abs(abs(step) - abs(width)) > at.tiny * abs(step):
         return False
     shift = (start - other) / step

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row
@@ -35,7 +35,7 @@ class Gold:
     rules: AnswerRules = field(default_factory=AnswerRules)
     unit: str | None = None
 
-    def typed(self, **changes: object) -> Gold:
+    def typed(self, **changes: Any) -> Gold:
         """The same answer under changed rules."""
         return replace(self, rules=replace(self.rules, **changes))
 

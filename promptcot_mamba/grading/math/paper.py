@@ -154,11 +154,11 @@ def equal_published(answer: str, reference: str, budget: Budget | None = None) -
         parts, others = answer[1:-1].split(","), reference[1:-1].split(",")
         if len(parts) > 1 and len(parts) == len(others):
             return all(equal_published(x, y, budget) for x, y in zip(parts, others, strict=True))
-    rows, others = _matrix_rows(answer), _matrix_rows(reference)
-    if rows is not None and others is not None:
-        if [len(row) for row in rows] != [len(row) for row in others]:
+    rows, reference_rows = _matrix_rows(answer), _matrix_rows(reference)
+    if rows is not None and reference_rows is not None:
+        if [len(row) for row in rows] != [len(row) for row in reference_rows]:
             return False
-        cells = zip(chain.from_iterable(rows), chain.from_iterable(others), strict=True)
+        cells = zip(chain.from_iterable(rows), chain.from_iterable(reference_rows), strict=True)
         return all(equal_published(x, y, budget) for x, y in cells)
     return _equal_equations(answer, reference, budget) or _equal_symbolic(answer, reference, budget)
 

@@ -48,8 +48,8 @@ class _Parser(Atoms):
 
     def statement(self) -> Node:
         node = self.listing(())
-        if self.peek() is not None:
-            raise UnreadableError(f"unexpected {self.peek().value}")
+        if (token := self.peek()) is not None:
+            raise UnreadableError(f"unexpected {token.value}")
         return node
 
     def listing(self, closers: tuple[str, ...]) -> Node:
@@ -69,11 +69,12 @@ class _Parser(Atoms):
                 joined.add(sign)
                 continue
             groups[-1].append(self.item())
-            if self.peek() is None or self.value() in closers:
+            token = self.peek()
+            if token is None or self.value() in closers:
                 break
             if self.value() != ";":
                 if (sign := self._connector()) is None:
-                    raise UnreadableError(f"unexpected {self.peek().value}")
+                    raise UnreadableError(f"unexpected {token.value}")
                 joined.add(sign)
         if not any(groups):
             raise UnreadableError("nothing stands here")
@@ -153,7 +154,7 @@ class _Parser(Atoms):
                 if self.starts_factor():
                     raise UnreadableError("a number after a unit")
             elif self.starts_factor():
-                if not self.tolerant and self.peek().kind == self.tokens[self.at - 1].kind == "num":
+                if not self.tolerant and self.tokens[self.at].kind == self.tokens[self.at - 1].kind == "num":
                     raise UnreadableError("two numbers side by side")
                 factors.append(self.factor())
             else:
@@ -189,7 +190,7 @@ class _Parser(Atoms):
         if whole and part.args[0].args[0] < part.args[1].args[0]:
             return Node("add", (node, part))
         self.at = start
-        if token.kind == "num":
+        if token and token.kind == "num":
             raise UnreadableError("two numbers side by side")
         return None
 
@@ -221,7 +222,10 @@ class _Parser(Atoms):
                     raise UnreadableError("a unit to no small power")
                 words.append(f"^{sign}{power.args[0]}")
             elif (
-                token.value in ("/", "cdot") and self.peek(1) and self.peek(1).kind in ("text", "word", "sym") and words
+                token.value in ("/", "cdot")
+                and (after := self.peek(1))
+                and after.kind in ("text", "word", "sym")
+                and words
             ):
                 words.append("/" if self.next().value == "/" else "*")
             else:

@@ -123,8 +123,9 @@ def tokenize(text: str) -> list[Token]:
     at = 0
     while at < len(text):
         match = _TOKEN.match(text, at)
+        assert match is not None  # its last alternative takes any sign
         at = match.end()
-        kind, value = match.lastgroup, match.group(match.lastgroup)
+        kind, value = match.lastgroup, match.group(match.lastgroup or 0)
         if kind == "cmd" and value in TEXT_COMMANDS:
             content, at = _group(text, at, value)
             tokens += _text_tokens(content)
