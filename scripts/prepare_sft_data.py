@@ -205,26 +205,11 @@ def _answer_check(sources: list):
     return agrees
 
 
-def main() -> None:
-    from promptcot_mamba.cli import parse_args
+def make_recipe(args: PrepareArguments, sources: list):
+    """The flags as what the shards depend on."""
+    from promptcot_mamba.data.prepare import Recipe
 
-    args = parse_args(PrepareArguments, description=__doc__)
-    from transformers import AutoTokenizer
-
-    from promptcot_mamba.data.card import push_to_hub, write_card
-    from promptcot_mamba.data.prepare import Recipe, prepare_shards, remove_work
-    from promptcot_mamba.data.report import write_report
-    from promptcot_mamba.jsonl import write_json
-    from promptcot_mamba.log import get_logger
-    from promptcot_mamba.run_info import describe_run
-
-    sources = choose_sources(args)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(args.tokenizer_path)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"--tokenizer_path {args.tokenizer_path}: no tokenizer here ({reason})") from None
-    recipe = Recipe(
+    return Recipe(
         sources=sources,
         max_length=args.max_length,
         min_tokens=args.min_tokens,
@@ -241,6 +226,28 @@ def main() -> None:
         control_text=args.control_text,
         allowed=read_kept_ids(args.keep_rows),
     )
+
+
+def main() -> None:
+    from promptcot_mamba.cli import parse_args
+
+    args = parse_args(PrepareArguments, description=__doc__)
+    from transformers import AutoTokenizer
+
+    from promptcot_mamba.data.card import push_to_hub, write_card
+    from promptcot_mamba.data.prepare import prepare_shards, remove_work
+    from promptcot_mamba.data.report import write_report
+    from promptcot_mamba.jsonl import write_json
+    from promptcot_mamba.log import get_logger
+    from promptcot_mamba.run_info import describe_run
+
+    sources = choose_sources(args)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(args.tokenizer_path)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"--tokenizer_path {args.tokenizer_path}: no tokenizer here ({reason})") from None
+    recipe = make_recipe(args, sources)
     output = Path(args.output_dir)
     result = prepare_shards(
         recipe,
