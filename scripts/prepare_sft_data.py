@@ -109,8 +109,6 @@ class PrepareArguments:
             self.max_tokens = self.max_length
         if not 2 <= self.max_tokens <= self.max_length:
             raise ValueError(f"--max_tokens {self.max_tokens}: expected 2 to --max_length ({self.max_length})")
-        if self.workers < 0:
-            raise ValueError(f"--workers {self.workers}: expected 1 or more, or 0 for one a core")
         if self.order not in ORDERS:
             raise ValueError(f"--order {self.order}: expected one of {', '.join(ORDERS)}")
         if self.max_passes <= 0:
