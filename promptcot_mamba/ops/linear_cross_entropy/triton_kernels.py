@@ -18,7 +18,7 @@ from promptcot_mamba.ops.triton_common import LOG2E, launch
 
 IGNORE_INDEX = -100
 LOGITS_BYTES = 256 * 2**20  # of one slice: large products, and 1/5 of the 1.3 GB that 20,480 x 32,768 would take
-BLOCK, WARPS = 4096, 8
+BLOCK, WARPS = 2048, 8
 
 
 @triton.jit
