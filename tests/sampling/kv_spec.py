@@ -33,7 +33,7 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {  # config class, archit
     ),
     "mamba2": (
         "Mamba2Config", "Mamba2ForCausalLM",
-        {"state_size": 16, "head_dim": 16, "num_heads": 16, "n_groups": 1, "expand": 2, "conv_kernel": 4,
+        {"intermediate_size": 256, "state_size": 16, "head_dim": 16, "num_heads": 16, "n_groups": 1, "expand": 2,
          "chunk_size": 32},
     ),
 }  # fmt: skip
