@@ -150,12 +150,16 @@ def kinds_table(figures: Figures, graders: list[str]) -> RecordTable:
     for kind in kinds:
         counts = {name: [part[name]["right_by_kind"].get(kind, [0, 0]) for part in parts] for name in graders}
         pairs = sum(count[1] for count in counts[graders[0]])
-        rows.append([kind, str(pairs), *(str(sum(count[0] for count in counts[name])) for name in graders)])
-    totals = [str(sum(int(row[column]) for row in rows)) for column in range(1, len(graders) + 2)]
-    rows.append(["all", *totals])
+        cells = [_right_of(sum(c[0] for c in counts[name]), sum(c[1] for c in counts[name]), pairs) for name in graders]
+        rows.append([kind, str(pairs), *cells])
     return RecordTable(
         "The audit set by kind: pairs, and right verdicts of each grader.", ["kind", "pairs", *graders], rows
     )
+
+
+def _right_of(right: int, asked: int, pairs: int) -> str:
+    """Right verdicts, with their number where a grader was asked only some of the pairs."""
+    return str(right) if asked == pairs else f"{right} of {asked}"
 
 
 def main() -> int:
