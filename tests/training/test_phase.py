@@ -136,7 +136,9 @@ ASKING = {
 
 
 # The three left out are Python objects: the parser refuses any text for them.
-@pytest.mark.parametrize("name", sorted(REFUSED.keys() - {"parallelism_config", "liger_kernel_config", "trackio_static_space_id"}))
+@pytest.mark.parametrize(
+    "name", sorted(REFUSED.keys() - {"parallelism_config", "liger_kernel_config", "trackio_static_space_id"})
+)
 def test_refused_flags_say_what_to_use(flags, name: str):
     message = complaint(flags, **{name: ASKING.get(name, True)})
     assert message.startswith(f"--{name} ")
