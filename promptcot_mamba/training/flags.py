@@ -12,7 +12,7 @@ from typing import Any
 FOLLOWED = {
     "model and data": (
         "model_name_or_path", "data_path", "tokenizer_path", "eval_data_path", "max_length", "packing", "overlong",
-        "token_cache", "ops",
+        "token_cache", "ops", "prompt_format", "control_text", "loss_on",
     ),
     "optimisation": (
         "num_train_epochs", "max_steps", "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps",
