@@ -69,7 +69,7 @@ def test_a_command_is_accepted(command: str, monkeypatch: pytest.MonkeyPatch):
     else:
         assert words[:2] == ["pip", "install"], f"neither a program, a script nor an installation: {command}"
         for word in words[2:]:
-            assert word.startswith(("torch==", "-r", "--")) or word in BUILD_TOOLS or (ROOT / word).is_file()
+            assert word.startswith(("torch==", "-r", "-c", "--")) or word in BUILD_TOOLS or (ROOT / word).is_file()
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", README))))
@@ -81,5 +81,5 @@ def test_a_link_leads_somewhere(target: str):
     "name", sorted(set(re.findall(r"`((?:configs|docs|scripts|promptcot_mamba|tests)/[\w./]+)`", README)))
 )
 def test_a_named_path_exists(name: str):
-    examples = ("brumo.py", "limo.py", "cute_kernels.py", "dedupe.py")  # files the reader is to add
+    examples = ("brumo.py", "mine.yaml", "limo.py", "cute_kernels.py", "dedupe.py")  # files the reader is to add
     assert (ROOT / name).exists() or name.endswith(examples), name
