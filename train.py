@@ -18,7 +18,6 @@ import signal
 import sys
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import IO, Any
 
 from promptcot_mamba.training.first_look import refuse_at_once
@@ -95,14 +94,14 @@ def train(args: SftArguments, data_args: DataArguments) -> int | None:
     logger.info("data: %s", describe_rows(rows))
 
     # Claim the folder: a run is what it trains on and how; another one's folder is refused, a finished one is left.
-    output_dir = Path(args.output_dir)
+    output_dir = args.output_path
     known = (identity, checkpoint.is_recorded_as)
     together(lambda: run_folder.check_owner(output_dir, *known))
     if finished := run_folder.finished_step(output_dir):
         logger.info("%s: this run finished at step %d; nothing to do", output_dir, finished)
         return None
-    place = (args.resume_from_checkpoint, args.world_size, bool(args.deepspeed))
-    step, resumed = together(lambda: run_folder.find_resume_point(output_dir, *known, *place))
+    start, devices, sharded = args.resume_from_checkpoint, args.world_size, bool(args.deepspeed)
+    step, resumed = together(lambda: run_folder.find_resume_point(output_dir, *known, start, devices, sharded))
     if resumed and run_folder.is_last_step(resumed):  # killed between its last checkpoint and its end
         best = run_folder.best_step(resumed) if args.load_best_model_at_end else None
         first_does(lambda: run_folder.finish(output_dir, step, best))
@@ -149,7 +148,7 @@ def encode(
     args: SftArguments, data_args: DataArguments, checkpoint: Checkpoint, tokenizer: Any, packing: bool
 ) -> tuple[Rows, dict[str, Any], Identity]:
     """Training rows, validation rows by source, and what the run is told by: all that changes samples or gradients."""
-    recorded = (run_folder.read_run(Path(args.output_dir)) or {}).get("identity")
+    recorded = (run_folder.read_run(args.output_path) or {}).get("identity")
     tokens = args.per_device_train_batch_size * data_args.max_length // args.sequence_parallel_size
     settle_accumulation(args, checkpoint.config, tokens, recorded)
     seed = args.seed if args.data_seed is None else args.data_seed
@@ -199,7 +198,7 @@ def make_trainer(
     if "tensorboard" in args.report_to:
         args.report_to = [name for name in args.report_to if name != "tensorboard"]
         if rank() == 0:
-            callbacks.append(make_tensorboard_callback(Path(args.output_dir), resumed_step))
+            callbacks.append(make_tensorboard_callback(args.output_path, resumed_step))
     pad_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     trainer = SftTrainer(
         model=model,

@@ -10,7 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
+from os import PathLike
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -82,8 +84,8 @@ class Mamba2Model(Mamba2PreTrainedModel):
     def get_input_embeddings(self) -> nn.Embedding:
         return self.embeddings
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
-        self.embeddings = value
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.embeddings = cast(nn.Embedding, value)
 
     @can_return_tuple
     def forward(
@@ -131,9 +133,9 @@ class Mamba2Model(Mamba2PreTrainedModel):
             seen = [restore_padding(state, tokens, shape) for state in (seen if output_hidden_states else seen[-1:])]
             hidden = seen[-1]
         return Mamba2Output(
-            last_hidden_state=hidden,
+            last_hidden_state=cast("torch.FloatTensor", hidden),  # as transformers annotates any floating dtype
             cache_params=cache_params,
-            hidden_states=tuple(seen) if output_hidden_states else None,
+            hidden_states=cast("tuple[torch.FloatTensor]", tuple(seen)) if output_hidden_states else None,
         )
 
     def _segments(self) -> Iterable[Callable[..., torch.Tensor]]:
@@ -163,7 +165,7 @@ class Mamba2Model(Mamba2PreTrainedModel):
         free -= sum(p.numel() * p.element_size() for p in self.parameters() if p.requires_grad and p.grad is None)
         kept = count_kept_layers(self.config, tokens, self.dtype.itemsize, free)
         for index, layer in enumerate(self.layers):
-            layer.gradient_checkpointing = index >= kept
+            cast(Mamba2Block, layer).gradient_checkpointing = index >= kept
         log_once(f"activations: {kept} of {len(self.layers)} layers kept for {tokens} tokens, the others recomputed")
 
 
@@ -238,13 +240,15 @@ class Mamba2ForCausalLM(Mamba2PreTrainedModel, GenerationMixin):
     def get_input_embeddings(self) -> nn.Embedding:
         return self.backbone.embeddings
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
-        self.backbone.embeddings = value
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.backbone.embeddings = cast(nn.Embedding, value)
 
-    def save_pretrained(self, save_directory: str | Path, *args, is_main_process: bool = True, **kwargs) -> None:
+    def save_pretrained(
+        self, save_directory: str | PathLike[str], is_main_process: bool = True, *args: Any, **kwargs: Any
+    ) -> None:
         """As transformers', with a model card and the code that gives plain transformers this model's maths."""
         self.config.auto_map = AUTO_MAP
-        super().save_pretrained(save_directory, *args, is_main_process=is_main_process, **kwargs)
+        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
         if is_main_process:
             write_card(Path(save_directory), self.config)
             write_code(Path(save_directory))
@@ -307,7 +311,9 @@ class Mamba2ForCausalLM(Mamba2PreTrainedModel, GenerationMixin):
         hidden = outputs.last_hidden_state
         loss = logits = None
         if labels is not None or shift_labels is not None:
-            targets = next_token_labels(labels, cu_seqlens) if shift_labels is None else shift_labels
+            targets = (
+                next_token_labels(cast(torch.Tensor, labels), cu_seqlens) if shift_labels is None else shift_labels
+            )
             if attention_mask is not None:  # neither is padding predicted, nor does it predict the first token
                 padding = attention_mask == 0
                 targets = targets.masked_fill(padding | padding.roll(-1, 1), IGNORE_INDEX)
@@ -322,12 +328,12 @@ class Mamba2ForCausalLM(Mamba2PreTrainedModel, GenerationMixin):
             loss=loss, logits=logits, cache_params=outputs.cache_params, hidden_states=outputs.hidden_states
         )
 
-    def prepare_inputs_for_generation(
+    def prepare_inputs_for_generation(  # type: ignore[override]  # generate passes names, and asks for these
         self, input_ids, inputs_embeds=None, cache_params=None, attention_mask=None, use_cache=None,
         is_first_iteration=False, **kwargs,
     ):  # fmt: skip
         """The first step reads the prompt with its mask; later ones read one token, never padding."""
-        inputs = super().prepare_inputs_for_generation(
+        inputs = super().prepare_inputs_for_generation(  # type: ignore[misc]  # transformers' self is a wider protocol
             input_ids, inputs_embeds=inputs_embeds, cache_params=cache_params, attention_mask=attention_mask,
             use_cache=use_cache, is_first_iteration=is_first_iteration, **kwargs,
         )  # fmt: skip

@@ -7,12 +7,13 @@ Parameter names are transformers' own. `b` batch, `l` length, `h` heads of `p` c
 from __future__ import annotations
 
 from functools import partial
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import Mamba2Config
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, LinearAttentionCacheLayerMixin
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.ops.causal_conv1d import causal_conv1d
@@ -98,12 +99,19 @@ class Mamba2Mixer(nn.Module):
         group_size = self.d_inner // self.config.n_groups
         return gated_rms_norm(y, z, self.norm.weight, eps=self.norm.eps, group_size=group_size)
 
+    def _states(self, cache: Cache) -> tuple[torch.Tensor, torch.Tensor]:
+        """What an earlier call left: the convolution's inputs (b, d, w-1) and the state (b, h, p, n) in fp32."""
+        layer = cast(LinearAttentionCacheLayerMixin, cache.layers[self.layer_idx])
+        conv_state, ssm_state = layer.conv_states[0], layer.recurrent_states[0]
+        assert conv_state is not None
+        assert ssm_state is not None
+        return conv_state, ssm_state
+
     def _continue(self, zxbcdt: torch.Tensor, cu_seqlens: torch.Tensor | None, cache: Cache) -> torch.Tensor:
         """Many tokens, from the cache's states where it has any, leaving the new ones there."""
         conv_state = ssm_state = None
         if cache.has_previous_state(self.layer_idx):
-            layer = cache.layers[self.layer_idx]
-            conv_state, ssm_state = layer.conv_states[0], layer.recurrent_states[0]
+            conv_state, ssm_state = self._states(cache)
         z, xBC, dt = self._split(zxbcdt)
         xBC, conv_state = causal_conv1d(
             xBC, self.conv1d.weight[:, 0], self.conv1d.bias, initial_states=conv_state, cu_seqlens=cu_seqlens,
@@ -120,9 +128,8 @@ class Mamba2Mixer(nn.Module):
 
     def _step(self, zxbcdt: torch.Tensor, cache: Cache) -> torch.Tensor:
         """One token of every row, (b, ...) -> (b, d_inner): the recurrence itself."""
-        ssm_state = cache.layers[self.layer_idx].recurrent_states[0]  # (b, h, p, n) fp32
+        conv_state, ssm_state = self._states(cache)
         z, xBC, dt = self._split(zxbcdt)
-        conv_state = cache.layers[self.layer_idx].conv_states[0]  # (b, d, w-1)
         window = torch.cat([conv_state, xBC[..., None].to(conv_state.dtype)], dim=-1)  # (b, d, w)
         xBC = (window.float() * self.conv1d.weight[:, 0].float()).sum(-1)
         if self.conv1d.bias is not None:

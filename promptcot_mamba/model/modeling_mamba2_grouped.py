@@ -8,6 +8,8 @@ computes what the model was trained with. It needs torch and transformers alone.
 over all channels at once, which is another function wherever `n_groups` is more than one.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers.models.mamba2 import modeling_mamba2
@@ -37,6 +39,7 @@ class Mamba2ForCausalLM(modeling_mamba2.Mamba2ForCausalLM):
     def __init__(self, config):
         super().__init__(config)
         for layer in self.backbone.layers:
-            width = layer.mixer.norm.weight.numel()
-            layer.mixer.norm = GroupedGatedRMSNorm(width, width // config.n_groups, config.layer_norm_epsilon)
+            mixer: Any = layer.mixer
+            width = mixer.norm.weight.numel()
+            mixer.norm = GroupedGatedRMSNorm(width, width // config.n_groups, config.layer_norm_epsilon)
         self.post_init()

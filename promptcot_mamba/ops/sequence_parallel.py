@@ -18,7 +18,7 @@ nothing of this: they take initial states. The definition is `fused_mixer` on th
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -144,12 +144,18 @@ class _Part:
         rows = xBC[0, max(self.last_start, self.length - self.halo_rows) :].T  # (d, at most w - 1)
         missing = self.halo_rows - rows.shape[1]
         if missing:
-            before = halo[:, -missing:] if self.spanning else rows.new_zeros(rows.shape[0], missing)
+            if self.spanning:
+                assert halo is not None  # a spanning slice is a continued one
+                before = halo[:, -missing:]
+            else:
+                before = rows.new_zeros(rows.shape[0], missing)
             rows = torch.cat([before, rows], dim=1)
         return rows
 
     def convolve(self, xBC, weight, bias, halo) -> torch.Tensor:
-        return causal_conv1d(xBC, weight, bias, initial_states=self._first_of(halo), cu_seqlens=self.cu_seqlens)
+        initial = self._first_of(halo)
+        out = causal_conv1d(xBC, weight, bias, initial_states=initial, cu_seqlens=self.cu_seqlens)
+        return cast(torch.Tensor, out)  # no final states were asked for
 
     def _inputs(self, convolved, dt, A_log, dt_bias):
         wide = torch.float64 if convolved.dtype == torch.float64 else torch.float32
@@ -176,7 +182,8 @@ class _Part:
             cu_seqlens=self.cu_seqlens,
         )  # fmt: skip
         group_size = self.d_inner // self.settings.n_groups
-        return gated_rms_norm(y.flatten(2), z, norm_weight, eps=self.settings.eps, group_size=group_size).to(z.dtype)
+        y = cast(torch.Tensor, y).flatten(2)
+        return gated_rms_norm(y, z, norm_weight, eps=self.settings.eps, group_size=group_size).to(z.dtype)
 
 
 def _exchange_halos(part: _Part, xBC: torch.Tensor) -> torch.Tensor | None:
@@ -208,7 +215,11 @@ def _exchange_states(part: _Part, convolved, dt, A_log, dt_bias) -> torch.Tensor
         )
         state = group.receive(like, -1)
     if made is not None:
-        group.send(made + decay[:, None, None] * state if part.spanning else made, 1)
+        if part.spanning:
+            assert decay is not None
+            assert state is not None  # a spanning slice is a continued one
+            made = made + decay[:, None, None] * state
+        group.send(made, 1)
     return state
 
 
@@ -232,9 +243,10 @@ class _SlicedMixer(torch.autograd.Function):
     def backward(ctx, dout):
         part: _Part = ctx.part
         place, group = part.place, part.place.group
-        zxbcdt, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight, halo, state = (
+        saved: list[Any] = [
             None if tensor is None else tensor.detach().requires_grad_() for tensor in ctx.saved_tensors
-        )
+        ]
+        zxbcdt, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight, halo, state = saved
         with torch.enable_grad():
             z, xBC, dt = (piece.detach().requires_grad_() for piece in part.split(zxbcdt))
             convolved = part.convolve(xBC, conv_weight, conv_bias, halo)
@@ -246,13 +258,13 @@ class _SlicedMixer(torch.autograd.Function):
             out, wanted + ([state] if place.continued else []), dout
         )
         # The scan, from the last slice to the first.
-        later = group.receive(made[0], 1) if place.continues else None
+        later = group.receive(made[0], 1) if made is not None else None
         if place.continued:
             own = dstate[0]
-            group.send(
-                own + made[1].detach()[:, None, None] * later if part.spanning and later is not None else own, -1
-            )
-        if later is not None:
+            if part.spanning and made is not None and later is not None:
+                own = own + made[1].detach()[:, None, None] * later
+            group.send(own, -1)
+        if made is not None and later is not None:
             ddecay = (state.detach() * later).sum((1, 2)) if part.spanning else torch.zeros_like(made[1])
             through = torch.autograd.grad(made, [leaf, dt, A_log, dt_bias], [later, ddecay])
             dleaf, ddt, dA_log, ddt_bias = (
@@ -282,10 +294,12 @@ def _return_halos(part: _Part, dxBC: torch.Tensor, dhalo: torch.Tensor | None) -
         own = min(part.length - part.last_start, part.halo_rows)
         dxBC[0, part.length - own :] += dtail[:, part.halo_rows - own :].T
         if waits:
+            assert dhalo is not None  # a spanning slice is a continued one
             passed = part.halo_rows - own
             dhalo = dhalo.clone()
             dhalo[:, -passed:] += dtail[:, :passed]
     if waits:
+        assert dhalo is not None
         group.send(dhalo, -1)
     return dxBC
 
@@ -317,6 +331,7 @@ def sliced_mixer(
     Returns:
         (1, l, d_inner), this slice's part of the row's result; gradients of shared parameters are its part too.
     """
-    settings = _Settings(n_groups, head_dim, state_size, chunk_size, eps, tuple(dt_limit))
+    low, high = dt_limit
+    settings = _Settings(n_groups, head_dim, state_size, chunk_size, eps, (low, high))
     part = _Part(settings, cu_seqlens, place, A_log.shape[0], conv_weight.shape[1])
     return _SlicedMixer.apply(part, zxbcdt, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight)

@@ -256,6 +256,12 @@ class SftArguments(TrainingArguments):
             join_deepspeed_on_cpu(self.ddp_timeout)
 
     @property
+    def output_path(self) -> Path:
+        """`output_dir`, which all but a plan have."""
+        assert self.output_dir is not None
+        return Path(self.output_dir)
+
+    @property
     def validates(self) -> bool:
         """Whether validation was asked for."""
         return self.eval_strategy != IntervalStrategy.NO

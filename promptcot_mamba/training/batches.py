@@ -8,6 +8,7 @@ without rows there gets an empty micro-batch.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import cast
 
 import numpy as np
 from torch.utils.data import DataLoader, Sampler
@@ -56,4 +57,4 @@ class StepLoader(DataLoader):
     """A DataLoader over a StepSampler that hands the epoch's number on to it, as the Trainer expects."""
 
     def set_epoch(self, epoch: int) -> None:
-        self.batch_sampler.set_epoch(epoch)
+        cast(StepSampler, self.batch_sampler).set_epoch(epoch)

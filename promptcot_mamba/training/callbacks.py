@@ -76,6 +76,7 @@ class ConsoleCallback(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero:
+            assert args.output_dir is not None
             self._print(f"saved {Path(args.output_dir) / f'checkpoint-{state.global_step}'}")
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -92,6 +93,7 @@ class LogFileCallback(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if not state.is_world_process_zero:
             return
+        assert args.output_dir is not None
         path = Path(args.output_dir) / LOG_FILE
         if path.exists():
             with DurableAppender(path):  # mends a torn last line

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
-from pathlib import Path
 
-from transformers import Trainer
+from transformers import IntervalStrategy, Trainer
+from transformers.training_args import OptimizerNames
 
 from promptcot_mamba.data.rows import find_row_files
 from promptcot_mamba.data.shards import is_shard_folder
@@ -41,7 +42,7 @@ def check_flags(args: SftArguments, data_args: DataArguments) -> None:
     check_optimizer(args)
     check_reporters(args)
     # Both checked again once the data is known.
-    run_folder.check_writable(Path(args.output_dir))
+    run_folder.check_writable(args.output_path)
     find_row_files([path for path in data_args.data_path if not is_shard_folder(path)])
     find_row_files(data_args.eval_data_path)
 
@@ -69,7 +70,7 @@ def check_validation(args: SftArguments, data_args: DataArguments) -> None:
         if getattr(args, name) == value:
             raise InputError(f"--{name} {value}: needs --eval_data_path")
     if args.validates:
-        raise InputError(f"--eval_strategy {args.eval_strategy.value}: needs --eval_data_path")
+        raise InputError(f"--eval_strategy {IntervalStrategy(args.eval_strategy).value}: needs --eval_data_path")
 
 
 def check_metric(args: SftArguments, sources: list[str]) -> None:
@@ -83,11 +84,13 @@ def check_metric(args: SftArguments, sources: list[str]) -> None:
 def check_optimizer(args: SftArguments) -> None:
     """Raise InputError for an optimizer that is not installed, or that another flag replaces."""
     if args.split_master_weights and args.optim not in ("adamw_torch", "adamw_torch_fused"):
-        raise InputError(f"--optim {args.optim.value}: --split_master_weights is AdamW; leave one of them out")
+        raise InputError(
+            f"--optim {OptimizerNames(args.optim).value}: --split_master_weights is AdamW; leave one of them out"
+        )
     try:
         Trainer.get_optimizer_cls_and_kwargs(args)
     except (ImportError, ValueError, RuntimeError) as error:
-        raise InputError(f"--optim {args.optim.value}: {' '.join(str(error).split())}") from None
+        raise InputError(f"--optim {OptimizerNames(args.optim).value}: {' '.join(str(error).split())}") from None
 
 
 def check_reporters(args: SftArguments) -> None:
@@ -98,7 +101,7 @@ def check_reporters(args: SftArguments) -> None:
         if importlib.util.find_spec(name) is None:
             raise InputError(f"--report_to {name}: {name} is not installed; install it, or pass none")
     if "wandb" in args.report_to and "WANDB_MODE" not in os.environ:
-        import wandb
+        wandb = importlib.import_module("wandb")  # without types here, for it is nowhere required
 
         if not wandb.api.api_key:
             os.environ["WANDB_MODE"] = "offline"

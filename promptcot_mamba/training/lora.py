@@ -38,7 +38,11 @@ def add_adapters(model: PreTrainedModel, rank: int, alpha: float, targets: list[
     model.requires_grad_(False)
     # peft refuses Mamba's out_proj, for transformers' fused kernel reads its weight past the module; ours calls it.
     root = model.backbone.layers if isinstance(model, Mamba2ForCausalLM) else model
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets)
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # peft says int; it only divides it by the rank
+        target_modules=targets,
+    )
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # the same command draws the same adapters
         inject_adapter_in_model(config, root, adapter_name=NAME)

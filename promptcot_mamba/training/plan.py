@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 from promptcot_mamba.checkpoint import read_config
 from promptcot_mamba.errors import InputError
@@ -25,7 +26,7 @@ from promptcot_mamba.training.arguments import DataArguments, SftArguments
 DEFAULT_SHAPES = Mamba2Shapes(
     hidden=4096, layers=64, heads=128, head_dim=64, n_groups=8, state=128, conv=4, vocab=32_768
 )  # fmt: skip
-SHARDINGS = (
+SHARDINGS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("ZeRO-2", {"zero_stage": 2}),
     ("ZeRO-2 + offload", {"zero_stage": 2, "offload_optimizer": True}),
     ("ZeRO-3", {"zero_stage": 3}),
@@ -95,8 +96,10 @@ def _machine_lines(
             offload = settings.get("offload_optimizer", False)
             wide = load.accumulating and not offload and load.sums != "bf16"
             for fp32_sums in (True, False) if wide else (False,):  # as `--grad_accum_dtype auto` chooses
-                shape = {"tokens": load.tokens, "devices": count, "recompute": recompute, "segment": load.segment}
-                parts = training_memory(shapes, **shape, fp32_sums=fp32_sums, **settings)
+                parts = training_memory(
+                    shapes, tokens=load.tokens, devices=count, recompute=recompute, segment=load.segment,
+                    fp32_sums=fp32_sums, **settings,
+                )  # fmt: skip
                 total = sum(parts.values()) / 1e9
                 fits = total <= device.memory_gb
                 if fits or load.sums == "fp32":

@@ -9,7 +9,7 @@ import pickle
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import torch
 import torch.distributed as dist
@@ -53,7 +53,8 @@ def _exchange(mine: object, *, from_all: bool) -> list[Any]:
     store, turn = dist.distributed_c10d._get_default_store(), next(_turns)
     keys = [f"promptcot/{turn}/{number}" for number in range(dist.get_world_size() if from_all else 1)]
     if from_all or rank() == 0:
-        store.set(keys[rank() if from_all else 0], pickle.dumps(mine))
+        key = keys[rank() if from_all else 0]
+        store.set(key, pickle.dumps(mine))  # type: ignore[arg-type]  # torch's stub says str; bytes are what it keeps
     while not store.check(keys):
         time.sleep(POLL_SECONDS)
     found = [pickle.loads(store.get(key)) for key in keys]
@@ -66,6 +67,14 @@ def agree(error: str | None) -> None:
     for message in _exchange(error, from_all=True):
         if message is not None:
             raise InputError(message)
+
+
+@overload
+def together(work: Callable[[], T]) -> T: ...
+
+
+@overload
+def together(work: Callable[[], T], *, only_if: bool) -> T | None: ...
 
 
 def together(work: Callable[[], T], *, only_if: bool = True) -> T | None:

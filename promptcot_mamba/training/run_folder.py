@@ -273,4 +273,6 @@ def finish(output_dir: Path, step: int, exported: int | None = None) -> None:
         for file in checkpoint.iterdir():
             if file.suffix in MODEL_SUFFIXES and file.name not in (RUN_FILE, SEAL_FILE, TRAINER_STATE_FILE):
                 shutil.copyfile(file, output_dir / file.name)
-    write_json(output_dir / RUN_FILE, {**read_run(output_dir), "finished": step, "exported": exported})
+    run = read_run(output_dir)
+    assert run is not None  # claimed by this run
+    write_json(output_dir / RUN_FILE, {**run, "finished": step, "exported": exported})

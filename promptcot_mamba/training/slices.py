@@ -20,12 +20,12 @@ Batch = dict[str, Any]
 class SliceCollator:
     """`collate`, and of its packed row the part of slice `index` of `size`. Picklable: data workers run it."""
 
-    collate: Callable[[Sequence[Any]], Batch]
+    collate: Callable[[list[Any]], Batch]
     size: int
     index: int
     by_examples: bool  # --loss_average examples: weights are those of whole documents
 
-    def __call__(self, rows: Sequence[Any]) -> Batch:
+    def __call__(self, rows: list[Any]) -> Batch:
         batch = self.collate(rows)
         if batch["input_ids"].shape[1] < self.size:  # a few tokens that are not worth cutting: the first rank has them
             return (

@@ -10,7 +10,7 @@ optimizer of a 7B model and a 20,480-token row's activations.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, overload
 
 import torch
 
@@ -56,8 +56,14 @@ class SplitAdamW(torch.optim.Optimizer):
         low = self.state[parameter].get("low")
         return parameter.detach() if low is None else join_halves(parameter.detach(), low)
 
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
     @torch.no_grad()
-    def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One update of every parameter that has a gradient, one parameter's fp32 copies at a time."""
         loss = None
         if closure is not None:

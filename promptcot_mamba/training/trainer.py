@@ -8,14 +8,14 @@ counts as written.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch.utils.data import Dataset
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 
 from promptcot_mamba.checkpoint import writing_weights
 from promptcot_mamba.model import Mamba2ForCausalLM
@@ -52,6 +52,9 @@ class SftTrainer(Trainer):
     """
 
     args: SftArguments
+    model: PreTrainedModel
+    train_dataset: Dataset
+    eval_dataset: dict[str, Dataset]  # None where nothing is validated, and then never read
 
     def __init__(
         self,
@@ -83,7 +86,7 @@ class SftTrainer(Trainer):
             share = self.slices.size
             collate = SliceCollator(collate, share, self.slices.index, self.args.loss_average == "examples")
         sampler = StepSampler(
-            len(rows),
+            len(cast(Sized, rows)),
             rows_per_device,
             world_size=self.args.world_size // share,
             rank=self.args.process_index // share,
@@ -120,7 +123,11 @@ class SftTrainer(Trainer):
     # ---- loss -------------------------------------------------------------------------------------------------
 
     def compute_loss(
-        self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: int | None = None
+        self,
+        model: Any,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
         """The micro-batch's part of the step's mean loss, times the number of processes.
 
@@ -134,12 +141,15 @@ class SftTrainer(Trainer):
             loss = model(**inputs, place=place, use_cache=False, num_items_in_batch=num_items_in_batch)["loss"]
         elif self.args.loss_average == "examples":
             loss = weighted_loss(model, inputs, example_weights(inputs["labels"], inputs.get("cu_seqlens")))
+            assert num_items_in_batch is not None  # `get_batch_samples` counts them
             loss = loss / num_items_in_batch
         else:
             loss = model(**inputs, use_cache=False, num_items_in_batch=num_items_in_batch)["loss"]
         return loss * self.args.world_size
 
-    def training_step(self, model: Any, inputs: Batch, num_items_in_batch: int | None = None) -> torch.Tensor:
+    def training_step(
+        self, model: Any, inputs: Batch, num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
         self.loss_is_scaled_for_ga = True  # the loss is already its share of the step's: nothing is left to divide
         loss = super().training_step(model, inputs, num_items_in_batch)
         self._losses.append((loss, inputs["example_ids"]))  # read at the step's end: no device sync here
@@ -224,7 +234,7 @@ class SftTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
         """Write a checkpoint beside its name, and move it there once every process has written its part."""
-        output_dir = Path(self.args.output_dir)
+        output_dir = self.args.output_path
         writing = run_folder.writing_folder(output_dir, self.state.global_step)
         self.save_model(str(writing), _internal_call=True)
         if not self.args.save_only_model:
@@ -246,7 +256,7 @@ class SftTrainer(Trainer):
             state_dict = merged_weights(self.model)
         super()._save(output_dir, state_dict)
         if self.args.lora_rank:
-            save_adapters(self.model, Path(output_dir or self.args.output_dir))
+            save_adapters(self.model, Path(output_dir or self.args.output_path))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """The weights, or the adapters alone: what they stand beside was loaded from where the run began."""
@@ -260,7 +270,7 @@ class SftTrainer(Trainer):
         if not self.args.should_save:  # takes part in gathering the weights, and writes none
             super().save_model(output_dir, _internal_call)
             return
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(output_dir or self.args.output_path)
         with writing_weights(folder):
             super().save_model(output_dir, _internal_call)
         if not isinstance(self.model, Mamba2ForCausalLM):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
@@ -22,8 +24,8 @@ def _compose(
     d_inner, shared = h * head_dim, n_groups * state_size
     dtype = torch.float64 if zxbcdt.dtype == torch.float64 else torch.float32
     z, xBC, dt = zxbcdt.split([d_inner, d_inner + 2 * shared, h], dim=-1)
-    xBC = causal_conv1d(xBC, conv_weight, conv_bias, cu_seqlens=cu_seqlens, backend=backends["causal_conv1d"])
-    x, B, C = xBC.split([d_inner, shared, shared], dim=-1)
+    convolved = causal_conv1d(xBC, conv_weight, conv_bias, cu_seqlens=cu_seqlens, backend=backends["causal_conv1d"])
+    x, B, C = cast(torch.Tensor, convolved).split([d_inner, shared, shared], dim=-1)
     dt = F.softplus(dt.to(dtype) + dt_bias.to(dtype)).clamp(*dt_limit)
     y = ssd(
         x.unflatten(-1, (h, head_dim)), dt, -torch.exp(A_log.to(dtype)), B.unflatten(-1, (n_groups, state_size)),
@@ -31,8 +33,9 @@ def _compose(
         backend=backends["ssd"],
     )  # fmt: skip
     normed = gated_rms_norm(
-        y.flatten(2), z, norm_weight, eps=eps, group_size=d_inner // n_groups, backend=backends["gated_rms_norm"]
-    )
+        cast(torch.Tensor, y).flatten(2), z, norm_weight, eps=eps, group_size=d_inner // n_groups,
+        backend=backends["gated_rms_norm"],
+    )  # fmt: skip
     return normed.to(zxbcdt.dtype)
 
 

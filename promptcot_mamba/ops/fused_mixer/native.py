@@ -59,6 +59,11 @@ class _Pass:
     """One evaluation: inputs in fp32 where small, intermediate results by their names in `chunk_math`."""
 
     MADE = ("raw", "dt", "sums", "keep", "xbc", "scores", "states", "read", "y")  # by the forward, for the backward
+    xbc: torch.Tensor  # these five as `large_shapes` says
+    scores: torch.Tensor
+    states: torch.Tensor
+    read: torch.Tensor
+    y: torch.Tensor
 
     def __init__(self, layout: Layout, tensors, n_groups, head_dim, state_size, eps, dt_limit):
         self.layout, self.eps, self.dt_limit = layout, eps, dt_limit

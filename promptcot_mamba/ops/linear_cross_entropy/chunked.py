@@ -52,7 +52,7 @@ class _SummedLoss(torch.autograd.Function):
             seen, targets = hidden[part], labels[part]
             losses, probabilities = _slice_loss(seen, weight, targets, dtype)
             loss += losses.sum()
-            if wanted:
+            if dhidden is not None and dweight is not None:
                 dseen, dpart = _slice_gradients(probabilities, seen, weight, targets, None)
                 dhidden[part] = dseen
                 dweight += dpart

@@ -172,7 +172,7 @@ class ChunkedSSD:
         for group in range(self.g):
             torch.bmm(self.C[:, :, group].mT, self._stacked(entering, group), out=dstates[group])
         dfinals = None if dfinals is None else _group_states(dfinals, self.g)
-        dinitial = _pass_gradients(dstates, self.state_decay, dfinals, self.table)
+        dentered = _pass_gradients(dstates, self.state_decay, dfinals, self.table)
 
         dxdt = torch.empty_like(dy)  # (c, q, h, p)
         dB, dC = torch.empty_like(self.B), torch.empty_like(self.C)
@@ -215,5 +215,5 @@ class ChunkedSSD:
         if self.D is not None:
             dx += self.D[:, None] * dy
             dD = (dy * self.x).sum((0, 1, 3))
-        dinitial = None if self.initial_states is None else _ungroup_states(dinitial, self.h)
+        dinitial = None if self.initial_states is None else _ungroup_states(dentered, self.h)
         return Gradients(dx, ddt, (da * self.dt).sum((0, 1)), dB, dC, dD, dinitial)

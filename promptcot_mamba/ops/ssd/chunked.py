@@ -17,7 +17,7 @@ def _to(tensor: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
 def _evaluate(layout: Layout, dtype: torch.dtype, x, dt, A, B, C, D, initial_states) -> ChunkedSSD:
     cut = [layout.split(tensor.to(dtype)) for tensor in (x, B, C)]
     dt = layout.split_zeroed(dt.to(dtype))
-    return ChunkedSSD(cut[0], dt, A.to(dtype), *cut[1:], _to(D, dtype), _to(initial_states, dtype), layout.table)
+    return ChunkedSSD(cut[0], dt, A.to(dtype), cut[1], cut[2], _to(D, dtype), _to(initial_states, dtype), layout.table)
 
 
 class _ChunkedSSD(torch.autograd.Function):

@@ -205,11 +205,13 @@ class _Ssd(torch.autograd.Function):
         inputs = _make_inputs(*saved, *ctx.settings)
         dy = torch.zeros_like(x) if dy is None else dy
         dfinal_states = None if dfinal_states is None else dfinal_states.contiguous()
-        like = [None if t is None else torch.empty(t.shape, dtype=t.dtype, device=t.device)
-                for t in (x, dt, B, C, z, initial_states)]  # fmt: skip
-        rows = [None if t is None else as_rows(t) for t in like[:5]]
-        dA, dD, dbias = run_backward(inputs, as_rows(dy), SsdGradients(*rows, like[5]), dfinal_states)
-        dx, ddt, dB, dC, dz, dinitial = like
+        dx, ddt, dB, dC = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (x, dt, B, C))
+        dz, dinitial = (None if t is None else torch.empty(t.shape, dtype=t.dtype, device=t.device)
+                        for t in (z, initial_states))  # fmt: skip
+        grads = SsdGradients(
+            as_rows(dx), as_rows(ddt), as_rows(dB), as_rows(dC), None if dz is None else as_rows(dz), dinitial
+        )
+        dA, dD, dbias = run_backward(inputs, as_rows(dy), grads, dfinal_states)
         dD = None if D is None else dD.to(D.dtype)
         dbias = None if dt_bias is None else dbias.to(dt_bias.dtype)
         return dx, ddt, dA.to(A.dtype), dB, dC, dD, dz, dbias, dinitial, None, None, None, None
