@@ -63,7 +63,7 @@ _EARLIER = (
 )
 
 
-def _template(system: str, user: str, assistant: str, opened: str, begin: str = "") -> str:
+def _template(system: str, user: str, assistant: str, *, opened: str, begin: str = "") -> str:
     """A template from what is written for each role; `{t}` is the turn's text."""
 
     def write(form: str) -> str:
@@ -94,7 +94,7 @@ FAMILIES: dict[str, Family] = {
             r"(?:<\|im_end\|>\s*)?<\|im_start\|>user\n", r"<\|im_end\|>\s*<\|im_start\|>assistant\s*",
             r"<\|im_end\|>\s*<\|im_start\|>user\n", r"<\|im_end\|>",
             _template(*("<|im_start|>" + role + "\\n{t}<|im_end|>\\n" for role in ("system", "user", "assistant")),
-                      "<|im_start|>assistant\\n"),
+                      opened="<|im_start|>assistant\\n"),
         ),
         Family(
             "deepseek", "(?:<\uff5cbegin\u2581of\u2581sentence\uff5c>)?", "", "<\uff5cUser\uff5c>",
@@ -102,19 +102,21 @@ FAMILIES: dict[str, Family] = {
             "<\uff5cend\u2581of\u2581sentence\uff5c>",
             _template("{t}", "<\uff5cUser\uff5c>{t}",
                       "<\uff5cAssistant\uff5c>{t}<\uff5cend\u2581of\u2581sentence\uff5c>",
-                      "<\uff5cAssistant\uff5c>", "<\uff5cbegin\u2581of\u2581sentence\uff5c>"),
+                      opened="<\uff5cAssistant\uff5c>", begin="<\uff5cbegin\u2581of\u2581sentence\uff5c>"),
         ),
         Family(
             "llama3", r"(?:<\|begin_of_text\|>)?\s*", _headers("system"), rf"(?:<\|eot_id\|>)?{_headers('user')}",
             rf"<\|eot_id\|>{_headers('assistant')}", rf"<\|eot_id\|>{_headers('user')}", r"<\|eot_id\|>",
             _template(*("<|start_header_id|>" + role + "<|end_header_id|>\\n\\n{t}<|eot_id|>"
                         for role in ("system", "user", "assistant")),
-                      "<|start_header_id|>assistant<|end_header_id|>\\n\\n", "<|begin_of_text|>"),
+                      opened="<|start_header_id|>assistant<|end_header_id|>\\n\\n", begin="<|begin_of_text|>"),
         ),
         Family(
             "llama2", r"(?:<s>)?\s*", r"\[INST\]\s*<<SYS>>\s*", r"\s*<</SYS>>\s*", r"\s*\[/INST\]\s*",
             r"\s*</s>\s*(?:<s>)?\s*\[INST\]\s*", r"</s>",
-            _template("[INST] <<SYS>>\\n{t}\\n<</SYS>>\\n\\n", "{t} [/INST]", " {t} </s><s>", "", "<s>").replace(
+            _template(
+                "[INST] <<SYS>>\\n{t}\\n<</SYS>>\\n\\n", "{t} [/INST]", " {t} </s><s>", opened="", begin="<s>"
+            ).replace(
                 "{{ text + ' [/INST]' }}",
                 "{{ '' if loop.index0 == 1 and messages[0]['role'] == 'system' else '[INST] ' }}"
                 "{{ text + ' [/INST]' }}",
@@ -123,28 +125,29 @@ FAMILIES: dict[str, Family] = {
         Family(
             "mistral", r"(?:<s>)?\s*", r"\[SYSTEM_PROMPT\]\s*", r"(?:\s*\[/SYSTEM_PROMPT\])?\s*\[INST\]\s*",
             r"\s*\[/INST\]\s*", r"\s*</s>\s*(?:<s>)?\s*\[INST\]\s*", r"</s>",
-            _template("[SYSTEM_PROMPT]{t}[/SYSTEM_PROMPT]", "[INST] {t}[/INST]", " {t}</s>", "", "<s>"),
+            _template("[SYSTEM_PROMPT]{t}[/SYSTEM_PROMPT]", "[INST] {t}[/INST]", " {t}</s>", opened="", begin="<s>"),
         ),
         Family(
             "gemma", r"(?:<bos>)?\s*", r"<start_of_turn>system\n", r"(?:<end_of_turn>\s*)?<start_of_turn>user\n",
             r"<end_of_turn>\s*<start_of_turn>model\n", r"<end_of_turn>\s*<start_of_turn>user\n", r"<end_of_turn>",
             _template(*("<start_of_turn>" + role + "\\n{t}<end_of_turn>\\n" for role in ("system", "user", "model")),
-                      "<start_of_turn>model\\n", "<bos>"),
+                      opened="<start_of_turn>model\\n", begin="<bos>"),
         ),
         Family(
             "zephyr", r"(?:<s>)?\s*", r"<\|system\|>\s*", r"(?:(?:<\|end\|>|</s>)\s*)?<\|user\|>\s*",
             r"\s*(?:<\|end\|>|</s>|<\|endoftext\|>)?\s*<\|assistant\|>\s*",
             r"\s*(?:<\|end\|>|</s>|<\|endoftext\|>)\s*<\|user\|>\s*", r"<\|end\|>|</s>|<\|endoftext\|>",
             _template(*("<|" + role + "|>\\n{t}</s>\\n" for role in ("system", "user", "assistant")),
-                      "<|assistant|>\\n"),
+                      opened="<|assistant|>\\n"),
         ),
         Family(
             "alpaca", "", "", r"### (?:Instruction|Input):\n", r"\n+### Response:\s*", r"\n+### Instruction:\n", r"\Z",
-            _template("{t}\\n\\n", "### Instruction:\\n{t}\\n\\n", "### Response:\\n{t}\\n\\n", "### Response:\\n"),
+            _template("{t}\\n\\n", "### Instruction:\\n{t}\\n\\n", "### Response:\\n{t}\\n\\n",
+                      opened="### Response:\\n"),
         ),
         Family(
             "vicuna", r"(?:<s>)?", "", r"USER: ", r"\s*ASSISTANT:\s*", r"\s*</s>\s*USER: ", r"</s>",
-            _template("{t} ", "USER: {t} ", "ASSISTANT: {t}</s>", "ASSISTANT:"),
+            _template("{t} ", "USER: {t} ", "ASSISTANT: {t}</s>", opened="ASSISTANT:"),
         ),
     )
 }  # fmt: skip

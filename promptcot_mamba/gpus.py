@@ -107,9 +107,8 @@ def read_gpus(query: str, listing: str = "") -> list[Gpu]:
             if current and not current.mig_mode:
                 found.append(current)
         elif (match := MIG_LINE.match(line)) and current:
-            memory = int(match["gb"]) << 30
             name = f"{current.name} MIG {match['profile']}"
-            found.append(replace(current, uuid=match["uuid"], name=name, memory=memory))
+            found.append(replace(current, uuid=match["uuid"], name=name, memory=int(match["gb"]) << 30))
     return found
 
 

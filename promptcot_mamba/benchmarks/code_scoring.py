@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from promptcot_mamba.benchmarks import BENCHMARKS, Benchmark
 from promptcot_mamba.errors import InputError
@@ -200,7 +201,7 @@ def score_code_file(
 
 
 def to_grade(one: Prediction, job: CodeJob, row: Row) -> Grade:
-    extra = {
+    extra: dict[str, Any] = {
         key: row[key]
         for key in ("tests", "total_tests", "failed", "details", "sandbox", "grader_version", "key")
         if key in row

@@ -89,6 +89,7 @@ def is_readable(gold: Gold) -> bool:
 
 
 def _read_gold(prediction: Prediction, benchmark: Benchmark, path: str | Path) -> Gold:
+    assert benchmark.read_gold is not None  # maths has one
     try:
         return benchmark.read_gold(prediction.row)
     except InputError as error:

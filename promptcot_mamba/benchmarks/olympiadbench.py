@@ -7,9 +7,11 @@ lets percentages equal fractions (github.com/OpenBMB/OlympiadBench).
 
 from __future__ import annotations
 
+from typing import cast
+
 from promptcot_mamba.benchmarks.benchmark import Benchmark, Form, Publisher, asked, text
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.grading.math.gold import AnswerRules, Gold, gold_after_mark
+from promptcot_mamba.grading.math.gold import AnswerRules, AnswerType, Gold, gold_after_mark
 from promptcot_mamba.jsonl import Row
 
 RULES = AnswerRules(tolerance=1e-8, percent=True)
@@ -29,7 +31,9 @@ def read_gold(row: Row) -> Gold:
         tolerance = float(row.get("error") or RULES.tolerance)
     except (TypeError, ValueError):
         raise InputError(f"'error' must be a number, found {row['error']!r}") from None
-    rules = AnswerRules(answer_type, tolerance, percent=True, multiple=bool(row.get("is_multiple_answer")))
+    rules = AnswerRules(
+        cast(AnswerType, answer_type), tolerance, percent=True, multiple=bool(row.get("is_multiple_answer"))
+    )
     answers = row.get("final_answer")
     if answers is None:
         return Gold(gold_after_mark(row).answer, rules, row.get("unit"))

@@ -27,7 +27,7 @@ NOTES = {
 
 def sum_tallies(names: Sequence[str], parts: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Chunk tallies added up by source, in chunk order."""
-    totals = {
+    totals: dict[str, dict[str, Any]] = {
         name: {"rows": 0, "kept": 0, "tokens": 0, "dropped": Counter(), "notes": Counter(), "samples": {}}
         for name in names
     }

@@ -48,7 +48,7 @@ def collate_padded(rows: Sequence[dict[str, Any]], pad_id: int) -> Batch:
     """
     width = max((len(row["input_ids"]) for row in rows), default=1)
     shape = (max(len(rows), 1), width)
-    batch = {
+    batch: Batch = {
         "input_ids": torch.full(shape, pad_id, dtype=torch.int64),
         "attention_mask": torch.zeros(shape, dtype=torch.int64),
         "labels": torch.full(shape, IGNORE_INDEX, dtype=torch.int64),

@@ -67,7 +67,7 @@ class TokenRows:
 
     store: TokenStore
     selection: Selection
-    rows: Sequence[np.ndarray]  # row -> positions in `selection`
+    rows: Sequence[np.ndarray] | np.ndarray  # row -> positions in `selection`
     max_length: int
     packed: bool
     label_counts: np.ndarray = field(init=False)  # (usable) tokens under the loss
@@ -127,7 +127,7 @@ def make_rows(store: TokenStore, max_length: int, *, packing: bool, overlong: st
     """
     chosen = select_documents(store, max_length, overlong)
     if packing:
-        rows: Sequence[np.ndarray] = pack_lengths(chosen.lengths, max_length, seed)
+        rows: Sequence[np.ndarray] | np.ndarray = pack_lengths(chosen.lengths, max_length, seed)
     else:
         rows = np.arange(len(chosen.documents))[:, None]
     return TokenRows(store, chosen, rows, max_length, packing)

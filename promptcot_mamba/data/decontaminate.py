@@ -267,7 +267,8 @@ def _compare(problem: list[str], text: list[str]) -> tuple[float, int, int, list
         stretch = theirs[found.dest_start : found.dest_end]
     else:
         stretch, ours, begin = theirs, ours[found.src_start : found.src_end], found.src_start
-    replaced, contradicted, same = 0, 0, []
+    replaced = contradicted = 0
+    same: list[int] = []
     digits = {numbers[word] for word in numbers if word.isdigit()}
     for step in Levenshtein.opcodes(ours, stretch):
         if step.tag == "replace":

@@ -137,7 +137,9 @@ def read_fences(answer: str) -> tuple[list[str], bool]:
     A fence is a line of its own; one that a program prints is not. A bare fence at the very end closes whatever it
     stands under: text that was cut ends in the middle of something.
     """
-    programs, held, width = [], None, 0
+    programs: list[str] = []
+    held: list[str] | None = None
+    width = 0
     lines = answer.rstrip().split("\n")
     for number, line in enumerate(lines):
         found = _FENCE.match(line)

@@ -36,9 +36,11 @@ class MixturePlan:
         return "tokens" if self.total_tokens is not None else "examples"
 
 
-def _draw(ids: np.ndarray, *address: str | int) -> np.ndarray:
-    """(rows) uint64: one random number a row, independent for every address (its first part is the seed)."""
-    return mix(mix(ids + np.uint64(derive_seed(*address))) ^ np.uint64(derive_seed(*address, "again") << 31))
+def _draw(ids: np.ndarray, seed: int, *address: str | int) -> np.ndarray:
+    """(rows) uint64: one random number a row, independent for every seed and address."""
+    return mix(
+        mix(ids + np.uint64(derive_seed(seed, *address))) ^ np.uint64(derive_seed(seed, *address, "again") << 31)
+    )
 
 
 def _of_tokens(ids: np.ndarray, lengths: np.ndarray, tokens: int, source: str, seed: int) -> int:
@@ -69,10 +71,10 @@ def _weighted(
             _of_tokens(own, length, share, spec.name, plan.seed)
             for spec, length, own, share in zip(specs, lengths, ids, shares, strict=True)
         ]
-    total = plan.total_examples
-    if total is None:
-        total = int(min(len(length) / weight for length, weight in zip(lengths, weights, strict=True)))
-    return _shares(weights, total).tolist()
+    examples = plan.total_examples
+    if examples is None:
+        examples = int(min(len(length) / weight for length, weight in zip(lengths, weights, strict=True)))
+    return _shares(weights, examples).tolist()
 
 
 def _check_passes(spec: SourceSpec, count: int, target: int, plan: MixturePlan) -> None:

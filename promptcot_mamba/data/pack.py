@@ -62,12 +62,11 @@ def pack_lengths(lengths: Sequence[int] | np.ndarray, capacity: int, seed: int =
     for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), lengths.size], strict=True):
         length = int(lengths[order[start]])
         while start < stop:
-            space = open_rows.tightest_space(length)
-            is_new = space is None
-            space = capacity if is_new else space
+            tightest = open_rows.tightest_space(length)
+            space = capacity if tightest is None else tightest
             per_row = space // length
             wanted = -(-(stop - start) // per_row)
-            if is_new:
+            if tightest is None:
                 rows = list(range(row_count, row_count + wanted))
                 row_count += wanted
             else:
@@ -82,6 +81,6 @@ def pack_lengths(lengths: Sequence[int] | np.ndarray, capacity: int, seed: int =
     return np.split(order[by_row], np.flatnonzero(np.diff(row_of[by_row])) + 1)
 
 
-def fill_share(lengths: Sequence[int] | np.ndarray, rows: Sequence[np.ndarray], capacity: int) -> float:
+def fill_share(lengths: Sequence[int] | np.ndarray, rows: Sequence[np.ndarray] | np.ndarray, capacity: int) -> float:
     """The share of the rows' capacity that holds tokens, 0..1."""
     return float(np.sum(np.asarray(lengths, dtype=np.int64))) / (len(rows) * capacity)

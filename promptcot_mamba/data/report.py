@@ -144,7 +144,7 @@ def _sections(result: Result, output: Path) -> list[str]:
         dropped = [counts["sources"][name]["dropped"].get(reason, 0) for name in names]
         line += [*map(number_text, dropped), number_text(sum(dropped))]
     parts.append(table(("reason", *names, "all"), [line for line in reasons if line[-1] != "0"]))
-    samples = {}
+    samples: dict[str, str] = {}
     for name, tally in result.tallies.items():
         for reason, places in tally["samples"].items():
             samples.setdefault(reason, f"- `{reason}`: {name}, {', '.join(f'`{place}`' for place in places)}")

@@ -59,7 +59,7 @@ def open_stream(path: Path) -> IO[bytes]:
     if path.name.endswith(".gz"):
         return gzip.open(path, "rb")  # type: ignore[return-value]
     if path.name.endswith(".zst"):
-        return io.BufferedReader(pa.input_stream(str(path), compression="zstd"), READ_BUFFER)  # type: ignore[type-var]
+        return io.BufferedReader(pa.input_stream(str(path), compression="zstd"), READ_BUFFER)
     return path.open("rb", buffering=READ_BUFFER)
 
 

@@ -126,7 +126,7 @@ def hash_files(files: Sequence[Path]) -> str:
 
 def iter_rows_of(
     file: Path, reading: Reading, *, announce: bool = True
-) -> Iterator[tuple[str, str | None, str, CanonicalRow]]:
+) -> Iterator[tuple[str, str, str, CanonicalRow]]:
     """`(place, id, source, row)` of every example in a file, by the shape of its columns.
 
     Raises InputError naming the place for a row that breaks its shape, and the file if it holds no row.

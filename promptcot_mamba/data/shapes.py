@@ -51,7 +51,9 @@ def _content(message: Mapping[str, Any], key: str, number: int) -> str:
     """A message's text; lists of `{type: text}` parts are joined."""
     content = message.get(key)
     if isinstance(content, list):
-        texts = [part.get("text") for part in content if isinstance(part, Mapping) and part.get("type") == "text"]
+        texts: list[Any] = [
+            part.get("text") for part in content if isinstance(part, Mapping) and part.get("type") == "text"
+        ]
         if len(texts) != len(content):
             raise UnusableRowError("not_text", f"turn {number} holds something else than text")
         content = "".join(texts)
@@ -165,7 +167,7 @@ def _text(raw: Row, column: str, reason: str) -> str:
 
 def _extra(raw: Row, column: Mapping[str, str]) -> dict[str, Any]:
     """What a row says beside its turns."""
-    found = {}
+    found: dict[str, Any] = {}
     for name in ("gold", "finish_reason"):
         value = raw.get(column.get(name, name))
         if value is not None and value != "":

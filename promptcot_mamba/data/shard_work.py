@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,10 @@ def _read_tokens(context: ShardContext, chunk: np.ndarray, offset: np.ndarray, l
     item = np.dtype(context.dtype).itemsize
     starts = np.cumsum(length, dtype=np.int64) - length
     tokens = np.empty(int(length.sum()), dtype=context.dtype)
-    view = memoryview(tokens).cast("B")
+    view = tokens.data.cast("B")
     order = np.lexsort((offset, chunk))
-    current, file = -1, None
+    current = -1
+    file: FileIO | None = None
     try:
         for document in order.tolist():
             if chunk[document] != current:
@@ -63,6 +65,7 @@ def _read_tokens(context: ShardContext, chunk: np.ndarray, offset: np.ndarray, l
                 file = chunk_path(context.chunks, current, "tokens").open("rb", buffering=0)
             begin = int(starts[document]) * item
             size = int(length[document]) * item
+            assert file is not None  # opened by the first document
             file.seek(int(offset[document]) * item)
             if file.readinto(view[begin : begin + size]) != size:
                 raise RuntimeError(f"{file.name}: shorter than its rows say; delete it and run again")

@@ -65,7 +65,7 @@ class SourceSpec:
         return adapter.keeps_rendered if self.published_prompt is None else self.published_prompt
 
 
-_TYPES: dict[str, tuple[type, ...]] = {
+_TYPES: dict[str, tuple[type[Any], ...]] = {
     "epochs": (int, float), "weight": (int, float), "examples": (int,),
     "max_answers_per_prompt": (int,), "files": (list,), "domains": (list,), "columns": (dict,),
     "published_prompt": (bool,), "require_thought": (bool,), "tokens": (int,), "max_passes": (int, float),

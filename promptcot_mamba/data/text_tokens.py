@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -135,6 +135,6 @@ class TextTokenizer:
                 for content, name in names.items()
             ]  # fmt: skip
             derived.add_tokens(tokens)
-            back = {derived.token_to_id(name): self.control[content] for content, name in names.items()}
+            back = {cast(int, derived.token_to_id(name)): self.control[content] for content, name in names.items()}
             self._derived[mark] = derived, names, back
         return self._derived[mark]

@@ -24,6 +24,7 @@ def _start(make: Callable[[], Callable[..., Any]]) -> None:
 
 
 def _do(job: tuple[Any, ...]) -> Any:
+    assert _run is not None  # `_start` ran first
     return _run(*job)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any, cast
 
 import torch
 
@@ -19,7 +20,7 @@ from promptcot_mamba.ops.ssd import ssd
 TOLERANCE = {"cpu": 1e-4, "cuda": 5e-3}
 HEADS, HEAD_DIM, GROUPS, STATES, WIDTH, LENGTH = 4, 64, 2, 64, 4, 200
 INNER, SHARED = HEADS * HEAD_DIM, GROUPS * STATES
-Case = tuple[Callable[..., torch.Tensor], dict[str, torch.Tensor]]
+Case = tuple[Callable[..., Any], dict[str, torch.Tensor]]  # each op returns one tensor as it is called here
 
 
 def draw_cases(seed: int = 0) -> dict[str, Case]:
@@ -67,7 +68,7 @@ def evaluate(case: Case, device: str, backend: str | None) -> dict[str, torch.Te
     leaves = {name: value.to(device, copy=True).requires_grad_() for name, value in inputs.items()}
     result = op(**leaves, **bound, backend=backend)
     (result * torch.linspace(-1, 1, result.numel(), device=device).view_as(result)).sum().backward()
-    found = {"result": result} | {f"d{name}": leaf.grad for name, leaf in leaves.items()}
+    found = {"result": result} | {f"d{name}": cast(torch.Tensor, leaf.grad) for name, leaf in leaves.items()}
     return {name: value.detach().float().cpu() for name, value in found.items()}
 
 

@@ -79,8 +79,8 @@ def find_nvcc() -> str | None:
     """The CUDA compiler's path: on PATH, or under CUDA_HOME."""
     if path := shutil.which("nvcc"):
         return path
-    path = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "bin/nvcc"
-    return str(path) if path.is_file() else None
+    under_home = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "bin/nvcc"
+    return str(under_home) if under_home.is_file() else None
 
 
 def nvcc_version(nvcc: str) -> str | None:

@@ -98,6 +98,8 @@ def _our_rows(model: str, published: PublishedTable, evaluation: Evaluation | No
         figures = evaluation.figures.get(column)
         scores.append(NOT_MEASURED if figures is None else format_score(figures))
         value = published.value(model, column)
-        comparable = value is not None and figures is not None and is_whole(figures)  # a part compares with nothing
-        differences.append(f"{100 * figures['avg_at_n']['mean'] - value:+.1f}" if comparable else "–")
+        if value is not None and figures is not None and is_whole(figures):  # a part compares with nothing
+            differences.append(f"{100 * figures['avg_at_n']['mean'] - value:+.1f}")
+        else:
+            differences.append("–")
     return [scores, differences]

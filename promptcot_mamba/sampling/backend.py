@@ -70,7 +70,10 @@ class Backend(Protocol):
     """A generator of text. Order of completion is free; each request's text depends on that request alone."""
 
     window: int  # how many requests keep it busy; the scheduler never has more in flight
-    generated_tokens: int  # completion tokens seen so far, finished or not
+
+    @property
+    def generated_tokens(self) -> int:
+        """Completion tokens seen so far, finished or not."""
 
     def submit(self, request: Request) -> None:
         """Take one request; returns at once."""

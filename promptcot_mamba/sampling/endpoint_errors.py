@@ -107,8 +107,8 @@ def error_words(body: bytes) -> tuple[str, int | None]:
         *(error.get(key) for key in ("type", "code")),
         inner.get("code") if isinstance(inner, dict) else None,
     ]
-    code = error.get("code")
-    status = int(code) if str(code).isdigit() and 400 <= int(code) < 600 else None
+    code = str(error.get("code"))
+    status = int(code) if code.isdigit() and 400 <= int(code) < 600 else None
     return "; ".join(_one_line(part) for part in parts if part)[:MOST_WORDS], status
 
 

@@ -135,6 +135,7 @@ class EndpointPool:
         the first host alone.
         """
         url, home = URL(f"{endpoint.url}/{path}"), URL(endpoint.url).host
+        assert self._session is not None
         for _ in range(MOST_REDIRECTS + 1):
             headers = self._headers() if url.host == home else {}
             async with self._session.post(url, json=body, headers=headers, allow_redirects=False) as response:
@@ -163,6 +164,7 @@ class EndpointPool:
 
     async def _identify(self, endpoint: Endpoint) -> None:
         """Learn the server's name for the model; raises InputError if it serves another or too short a context."""
+        assert self._session is not None
         timeout = aiohttp.ClientTimeout(total=CONNECT_SECONDS)
         async with self._session.get(f"{endpoint.url}/models", timeout=timeout, headers=self._headers()) as response:
             body = await response.read()

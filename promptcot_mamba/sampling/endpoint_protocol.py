@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -180,7 +180,7 @@ def read_score(answer: dict[str, Any], ids: Sequence[int], start: int, url: str)
 
 
 async def read_stream(
-    lines: AsyncIterator[bytes], ids: array, max_tokens: int, url: str, *, stop_on_loop: bool
+    lines: AsyncIterable[bytes], ids: array, max_tokens: int, url: str, *, stop_on_loop: bool
 ) -> Answer:
     """Follow a streamed completion; `ids` grows by its tokens, and holds those kept from before.
 
@@ -188,7 +188,8 @@ async def read_stream(
     any, by the caller.
     """
     pieces: list[str] = []
-    reason, usage, before = None, {}, len(ids)
+    usage: dict[str, Any] = {}
+    reason, before = None, len(ids)
     async for line in lines:
         data = line.removeprefix(b"data:").strip()
         if not line.startswith(b"data:") or not data or data == b"[DONE]":

@@ -21,6 +21,7 @@ def make_backend(plan: Plan) -> Backend:
         return OpenAIEndpoints(
             endpoint_settings(plan, args.base_url, args.concurrency), plan.sampling(), plan.tokenizer
         )
+    assert plan.checkpoint is not None  # only servers do without
     settings = engine_settings(plan)
     is_mamba2 = plan.checkpoint.is_mamba2
     if args.replicas == 1:
@@ -43,6 +44,8 @@ def make_backend(plan: Plan) -> Backend:
 
 
 def engine_settings(plan: Plan) -> EngineSettings:
+    assert plan.capacity is not None  # `place` decided it
+    assert plan.device is not None
     return EngineSettings(
         model_path=plan.args.model_path,
         dtype=plan.dtype,

@@ -123,7 +123,7 @@ class Ledger:
                 damaged.add(line.number)
                 logger.warning("%s:%d: unreadable (%s)", self._journal.path, line.number, line.trouble)
                 continue
-            sample = self._parse_attempt(line)
+            sample = self._parse_attempt(line.row, line.number)
             unit = self._unit_asked(sample, f"{self._journal.path}:{line.number}")
             if is_settled(sample, self.max_retries):
                 settled.setdefault(unit, _without_text(line.row, sample))
@@ -157,7 +157,8 @@ class Ledger:
     def _take_row(self, line: Line, journal: dict[int, Row], offset: int) -> str:
         """Settle one unit by its row; returns what is wrong with a row that must go."""
         where = f"{self.output}:{line.number}"
-        sample = self._parse_row(line)
+        assert line.row is not None  # it has no trouble
+        sample = self._parse_row(line.row, where)
         unit = self._unit_asked(sample, where)
         problem = self.problems[unit % len(self.problems)]
         if self._offsets[unit] != MISSING:
@@ -180,7 +181,8 @@ class Ledger:
         stale = set()
         if lost:
             for line in read_lines(self._journal.path):
-                sample = self._parse_attempt(line)
+                assert line.row is not None  # `_read_journal` took the others out
+                sample = self._parse_attempt(line.row, line.number)
                 unit = self._unit_asked(sample, self._journal.path)
                 if unit not in lost or not is_settled(sample, self.max_retries):
                     continue
@@ -193,18 +195,18 @@ class Ledger:
             logger.warning("%s: %d sample(s) are lost; they are drawn again from their seeds", self.output, len(stale))
             self._rewrite_journal(stale, keep=False)
 
-    def _parse_attempt(self, line: Line) -> Sample:
+    def _parse_attempt(self, row: Row, number: int) -> Sample:
         try:
-            return attempt_from(line.row)
+            return attempt_from(row)
         except TypeError as error:
             missing = str(error).partition(":")[2].strip() or error
-            raise InputError(f"{self._journal.path}:{line.number}: no {missing}; not written by this program") from None
+            raise InputError(f"{self._journal.path}:{number}: no {missing}; not written by this program") from None
 
-    def _parse_row(self, line: Line) -> Sample:
+    def _parse_row(self, row: Row, where: str) -> Sample:
         try:
-            return Sample.from_row(line.row)
+            return Sample.from_row(row)
         except InputError as error:
-            raise InputError(f"{self.output}:{line.number}: {error}; move the line out of the file") from None
+            raise InputError(f"{where}: {error}; move the line out of the file") from None
 
     def unit_of(self, identity: str, run: int) -> int | None:
         """The unit of a sample, or None where it is not asked for."""
@@ -273,6 +275,7 @@ class Ledger:
 
     def _write_row(self, unit: int, sample: Sample) -> None:
         row = sample.to_row(self.problems[unit % len(self.problems)])
+        assert self._rows is not None
         self._note(unit, sample, self._rows.append(row))
 
     def sync_if_due(self) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import get_logger, log_once
@@ -150,7 +150,7 @@ class OpenAIEndpoints:
                 done[each.unit] = each.log_likelihood
                 flying -= 1
             while following in done:
-                yield done.pop(following)
+                yield cast(float, done.pop(following))  # whatever was scored has one
                 following += 1
 
     @property

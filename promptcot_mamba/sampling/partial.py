@@ -104,6 +104,7 @@ class PartialFile:
 
     def _compact(self) -> None:
         """Write the file anew with the living chains alone, one line each."""
+        assert self._file is not None
         self._file.close()
         self._file = None
         with replace_atomically(self.path, "wb") as file:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from promptcot_mamba.checkpoint import CONTEXT_KEYS, Checkpoint, load_tokenizer, read_checkpoint, require_served
 from promptcot_mamba.errors import InputError
@@ -189,6 +189,7 @@ def place(plan: Plan, samples: int) -> None:
     args = plan.args
     if args.base_url:
         return
+    assert plan.checkpoint is not None  # only servers do without
     plan.device = find_device(args.n_gpus)
     plan.capacity = plan_capacity(
         plan.checkpoint,
@@ -220,6 +221,7 @@ def describe(plan: Plan, settled: int, mean_tokens: float | None, measured_rate:
         lines.append(f"cost        at most {missing * args.max_len:,} tokens")
         return "\n".join(lines)
     capacity, device = plan.capacity, plan.device
+    assert device is not None  # `place` decides both
     chains = capacity.max_num_seqs
     where = "in this process" if args.replicas == 1 else f"{args.replicas} replicas behind vllm serve"
     lines += [
@@ -238,7 +240,7 @@ def describe(plan: Plan, settled: int, mean_tokens: float | None, measured_rate:
     if measured_rate:
         rate = measured_rate
         lines.append(f"            {rate:,.0f} tokens/s in the runs so far, which the cost goes by")
-    lengths = [("every chain reaches --max_len", args.max_len)]
+    lengths: list[tuple[str, float]] = [("every chain reaches --max_len", args.max_len)]
     if mean_tokens:
         lengths.insert(0, ("chains stay as long as those done", mean_tokens))
     for case, length in lengths:
@@ -255,7 +257,8 @@ def _describe_prompts(plan: Plan) -> str:
     if plan.tokenizer is None:
         return "not counted: no tokenizer here"
     looked_at = min(len(plan.problems), MOST_PROMPTS)
-    lengths = [len(plan.prompts.get(index)[1]) for index in range(looked_at)]
+    # A tokenizer is here, so that every prompt has its ids.
+    lengths = [len(cast("list[int]", plan.prompts.get(index)[1])) for index in range(looked_at)]
     too_long = sum(length >= plan.context for length in lengths)
     said = f"{sum(lengths) / len(lengths):,.0f} tokens on average, {max(lengths):,} at most"
     if looked_at < len(plan.problems):

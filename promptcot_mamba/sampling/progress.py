@@ -103,7 +103,7 @@ class Report:
     def table(self) -> str:
         """The closing table, one row a source."""
         header = ("source", "samples", "invalid", "truncated", "looped", "retried", "mean", "median", "p95", "max")
-        rows = [header]
+        rows: list[tuple[str, ...]] = [header]
         for source, row in self.summaries().items():
             count = max(1, row["samples"])
             shares = [

@@ -102,7 +102,8 @@ def read_problems(path: str, names: Sequence[str], limit: int | None = None) -> 
     files = {member.problem_file for member in members}
     neighbours = [other for other in BENCHMARKS.values() if other.problem_file in files and other not in members]
     left_out = {source for other in neighbours for source in other.sources}
-    problems, taken = [], Counter()
+    problems = []
+    taken: Counter[str | None] = Counter()  # by source
     for problem in iter_problems(path):
         if problem.source in left_out or (limit is not None and taken[problem.source] >= limit):
             continue

@@ -148,6 +148,7 @@ class Scheduler:
         while len(self.in_flight) < self.backend.window and (chain := next(todo)) is not None:
             if chain.limit < 1:
                 self._report_too_long(chain)
+                assert chain.prompt_ids is not None  # by their number it is too long
                 self._settle(chain, Generated(chain.unit, "", LENGTH, len(chain.prompt_ids), 0, 0.0))
                 continue
             if self.cuts.spent(chain) and self._is_thinking(chain):
@@ -161,18 +162,23 @@ class Scheduler:
             self.backend.submit(chain.request(stop))
 
     def _is_thinking(self, chain: Chain) -> bool:
+        assert self.cuts.text_of is not None
+        assert chain.prompt_ids is not None  # a budget needs the tokenizer
         text = self.cuts.text_of(chain.prompt_ids, chain.kept)
         completion, thinking = read_completion(chain.prompt, text, self.thinking)
         return thinking == "think" and split(completion).closed is False
 
     def _as_generated(self, chain: Chain) -> Generated:
         """A chain that ends where it is, for want of room."""
+        assert self.cuts.text_of is not None
+        assert chain.prompt_ids is not None  # as above
         text = self.cuts.text_of(chain.prompt_ids, chain.kept)
         return Generated(chain.unit, text, LENGTH, len(chain.prompt_ids), len(chain.kept), 0.0)
 
     def _report_too_long(self, chain: Chain) -> None:
         if chain.problem_id not in self.too_long:
             self.too_long.add(chain.problem_id)
+            assert chain.prompt_ids is not None
             tokens = len(chain.prompt_ids)
             logger.warning(
                 "problem %s: its prompt of %d tokens exceeds the context; not sampled", chain.problem_id, tokens
@@ -191,6 +197,7 @@ class Scheduler:
             # In segments, and where the chain was too young to be saved, it begins again where it began: with the same
             # seed, so to the same letters.
             if self.cuts.segment_len is None and (chain.grew or chain.continued):
+                assert ids is not None  # of a chain that grew
                 chain.continue_from(ids, planned=False)
                 self._save(chain)
             chain.grew = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 from promptcot_mamba.cli import parse_args
 from promptcot_mamba.sampling.arguments import SamplingArguments
@@ -43,20 +44,24 @@ class SharedEngine:
     def __init__(self, samples: int, make: Callable[[Plan], Backend] = make_backend):
         self._samples = samples
         self._make = make
-        self._engine: Backend | None = None
+        self._engine: VllmEngine | None = None
         self._layout: tuple | None = None
 
     def __call__(self, plan: Plan) -> Backend:
         if plan.args.base_url or plan.args.replicas > 1:
             return self._make(plan)
-        layout = (plan.args.model_path, plan.checkpoint.fingerprint(), plan.dtype, plan.args.state_dtype)
-        layout += (plan.context, plan.args.tensor_parallel_size, plan.args.max_num_seqs)
-        layout += (plan.args.quantization, plan.args.rope_scaling, plan.args.segment_len is None)
+        assert plan.checkpoint is not None  # only servers do without
+        layout = (
+            *(plan.args.model_path, plan.checkpoint.fingerprint(), plan.dtype, plan.args.state_dtype),
+            *(plan.context, plan.args.tensor_parallel_size, plan.args.max_num_seqs),
+            *(plan.args.quantization, plan.args.rope_scaling, plan.args.segment_len is None),
+        )
         if layout != self._layout:
             self.close()
             place(plan, self._samples)
-            self._engine, self._layout = self._make(plan), layout
+            self._engine, self._layout = cast(VllmEngine, self._make(plan)), layout
         else:
+            assert self._engine is not None  # its layout is known
             self._engine.set_sampling(plan.sampling())
         return _Lease(self._engine)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import LogitsProcessorList
@@ -46,7 +46,7 @@ class TokenStream:
         self.cache = None
         for _ in range(max_tokens):
             logits = self._forward(fresh)
-            scores = self._warpers(seen, logits)  # (1, v)
+            scores = self._warpers(cast(torch.LongTensor, seen), cast(torch.FloatTensor, logits))  # (1, v)
             if self._greedy:
                 fresh = scores.argmax(-1, keepdim=True)
             else:

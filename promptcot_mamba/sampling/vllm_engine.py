@@ -168,6 +168,7 @@ class VllmEngine:
             output_kind=self._output_kind,
             detokenize=False,  # ours, once, at the end
         )
+        assert request.prompt_ids is not None  # whoever has the checkpoint has its tokenizer
         prompt = [*request.prompt_ids, *request.kept]
         self._engine.add_request(str(request.unit), {"prompt_token_ids": prompt}, params)
         self._running[str(request.unit)] = _Running(request, time.monotonic(), array("i", request.kept))
@@ -201,6 +202,7 @@ class VllmEngine:
         if reason not in (STOP, LENGTH, LOOP):
             raise BackendFailedError(f"vLLM ended a request with {reason!r}; see its log above")
         request = running.request
+        assert request.prompt_ids is not None
         del self._running[str(request.unit)]
         return Generated(
             request.unit,

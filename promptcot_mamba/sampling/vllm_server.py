@@ -130,6 +130,7 @@ class VllmServer:
         started = time.monotonic()
         self._spawn()
         while not self._healthy():
+            assert self._process is not None
             if self._process.poll() is not None:
                 raise BackendFailedError(f"vllm serve ended with {self._process.returncode}; {self._last_words()}")
             if time.monotonic() - started > START_SECONDS:
@@ -162,6 +163,7 @@ class VllmServer:
     def kill(self) -> None:
         """End everything at once, as a machine that fails would."""
         self._end_group(signal.SIGKILL)
+        assert self._process is not None
         self._process.wait()
 
     def _spawn(self) -> None:
@@ -177,6 +179,7 @@ class VllmServer:
             )
 
     def _end_group(self, number: int) -> None:
+        assert self._process is not None
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
 

@@ -8,14 +8,18 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from promptcot_mamba.checkpoint import load_tokenizer, read_checkpoint, require_served
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.sampling.backend import Backend, SamplingSettings
+from promptcot_mamba.sampling.backend import SamplingSettings
 from promptcot_mamba.sampling.capacity import find_device, plan_capacity
 from promptcot_mamba.sampling.plan import THINK_TAGS
 from promptcot_mamba.synthesis.stage import Model, settings_from
+
+if TYPE_CHECKING:
+    from promptcot_mamba.sampling.openai_endpoint import OpenAIEndpoints
+    from promptcot_mamba.sampling.vllm_engine import VllmEngine
 
 # What changes speed or patience, never a reply.
 PLACEMENT = (
@@ -79,12 +83,12 @@ class TextModel(ABC):
         self.identity = {name: value for name, value in asdict(settings).items() if name not in PLACEMENT}
 
     @cached_property
-    def backend(self) -> Backend:
+    def backend(self) -> VllmEngine | OpenAIEndpoints:
         """The engine or the connections; slow to start."""
         return self._start()
 
     @abstractmethod
-    def _start(self) -> Backend: ...
+    def _start(self) -> VllmEngine | OpenAIEndpoints: ...
 
     def close(self) -> None:
         """Free the engine or the connections, if they were started."""
@@ -129,6 +133,8 @@ class TextModel(ABC):
 
     def _sequence(self, prompt: str, continuation: str) -> tuple[list[int], int]:
         start = self.encode(self.render(prompt))
+        assert self.tokenizer is not None  # `score` looked
+        assert start is not None
         rest = self.tokenizer(continuation, add_special_tokens=False)["input_ids"]
         return [*start, *rest, self.tokenizer.eos_token_id], len(start)
 
@@ -137,16 +143,18 @@ class VllmModel(TextModel):
     """A checkpoint served by vLLM in this process."""
 
     def __init__(self, name: str, settings: ModelSettings):
+        assert settings.model_path is not None  # else it has servers
         self.checkpoint = read_checkpoint(settings.model_path)
         require_served(self.checkpoint)
         super().__init__(name, settings)
         del self.identity["served_model_name"]
         self.identity["fingerprint"] = self.checkpoint.fingerprint()
 
-    def _start(self) -> Backend:
+    def _start(self) -> VllmEngine:
         from promptcot_mamba.sampling.vllm_engine import EngineSettings, VllmEngine
 
         settings, device = self.settings, find_device()
+        assert settings.model_path is not None
         dtype = self.checkpoint.dtype(settings.dtype)
         capacity = plan_capacity(
             self.checkpoint,
@@ -180,7 +188,7 @@ class EndpointModel(TextModel):
         self.identity["served_model_name"] = settings.served_model_name or settings.model_path
         del self.identity["dtype"]  # the server's own
 
-    def _start(self) -> Backend:
+    def _start(self) -> OpenAIEndpoints:
         from promptcot_mamba.sampling.openai_endpoint import EndpointSettings, OpenAIEndpoints
 
         settings = self.settings

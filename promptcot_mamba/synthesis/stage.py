@@ -51,8 +51,14 @@ class Model(Protocol):
     """A text model as the stages use it; `identity` is what of it changes replies."""
 
     identity: dict[str, Any]
-    backend: Backend
-    context: int | None  # tokens of prompt and reply together; None where only the server knows
+
+    @property
+    def backend(self) -> Backend:
+        """The engine or the connections; slow to start."""
+
+    @property
+    def context(self) -> int | None:
+        """Tokens of prompt and reply together; None where only the server knows."""
 
     def render(self, prompt: str) -> str:
         """The text to send: the prompt, or the prompt within the model's chat template."""

@@ -32,10 +32,9 @@ def read_turns(raw: Row) -> tuple[tuple[Turn, ...], str, str]:
     Raises InputError if `conversations` is not a list of {from, value}, UnusableRowError if it is not one exchange.
     """
     turns = raw.get("conversations")
-    shaped = isinstance(turns, list) and all(
+    if not isinstance(turns, list) or not all(
         isinstance(turn, dict) and {"from", "value"} <= set(turn) for turn in turns
-    )
-    if not shaped:
+    ):
         raise InputError("column 'conversations' must be a list of {from, value}; did the schema change?")
     spoken = [turn for turn in turns if turn["from"] in QUESTION_SPEAKERS + ANSWER_SPEAKERS]
     if len(spoken) != 2 or spoken[0]["from"] not in QUESTION_SPEAKERS or spoken[1]["from"] not in ANSWER_SPEAKERS:

@@ -76,7 +76,9 @@ def find_marks(lines: list[str]) -> list[Mark]:
     for number, line in enumerate(lines):
         if "```" not in line and "~~~" not in line:
             continue
-        lead = LEAD.match(line)[0]
+        leading = LEAD.match(line)
+        assert leading is not None  # it matches nothing too
+        lead = leading[0]
         fences = list(FENCE.finditer(line, len(lead)))
         before, after = line[len(lead) : fences[0].start()] if fences else "", line[fences[0].end() :] if fences else ""
         tildes_in_text = fences and fences[0][0][0] == "~" and before

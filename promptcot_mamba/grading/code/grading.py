@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.code.tests import GRADER_VERSION, CodeVerdict
@@ -22,6 +23,7 @@ from promptcot_mamba.log import get_logger
 
 logger = get_logger(__name__)
 
+Result = TypeVar("Result")
 FIRST_VERSION = "code-1"  # whose rows do not say so
 
 
@@ -105,7 +107,7 @@ class SandboxPool:
         for _ in range(self.workers - 1):
             self._idle.put(None)  # made when first needed
 
-    def run(self, grade: Callable[[Sandbox], CodeVerdict]) -> CodeVerdict:
+    def run(self, grade: Callable[[Sandbox], Result]) -> Result:
         """Grade in a free sandbox; one whose server broke is replaced, and the work done once more."""
         sandbox = self._idle.get()
         try:

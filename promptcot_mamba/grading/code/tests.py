@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.code import compare as code_compare
@@ -125,7 +125,8 @@ def inline_tests(tests: list[Any], where: str) -> TestSet:
     if not pairs or not all(isinstance(text, str) for pair in pairs for text in pair):
         raise InputError(f"{where}: 'tests' must list objects with texts 'input' and 'output'")
     md5 = hashlib.md5(json.dumps(pairs).encode()).hexdigest()
-    return TestSet(tuple(given for given, _ in pairs), tuple(out for _, out in pairs), None, md5, kind="inline")
+    texts = cast("list[tuple[str, str]]", pairs)
+    return TestSet(tuple(given for given, _ in texts), tuple(out for _, out in texts), None, md5, kind="inline")
 
 
 def parse_tests(parsed: Any, md5: str, where: str) -> TestSet:

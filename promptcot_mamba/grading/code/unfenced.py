@@ -66,13 +66,13 @@ def find_function(text: str, head: str, entry: str) -> str | None:
     lines = text.replace("\r", "").split("\n")[:MAX_LINES]
     start, end = longest_program(lines)
     tree = parse_python("\n".join(lines[start:end]))
-    if defines(tree, entry):
+    if tree is not None and defines(tree, entry):
         return only_definitions(tree)
     above = head.rstrip().split("\n")
     start, end = longest_program([*above, *lines])
     tree = parse_python("\n".join([*above, *lines][start:end]))
     written = [node for node in tree.body if getattr(node, "name", None) == entry] if tree else []
-    if written and start + written[-1].end_lineno > len(above):
+    if tree and written and start + (written[-1].end_lineno or 0) > len(above):  # a parsed node has its lines
         return only_definitions(tree)
     return None
 

@@ -14,7 +14,7 @@ import sys
 import types
 from array import array
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -26,8 +26,17 @@ MAX_DEPTH = 200
 MAX_FOREIGN_ITEMS = 100_000  # of a deque, an array or a generator; one that goes on is sent without its items
 
 PLAIN = frozenset((int, str, float, bool, type(None)))
-SEQUENCES = (deque, range, array, type({}.keys()), type({}.values()), type({}.items()))
-ITERATORS = (types.GeneratorType, map, filter, zip, enumerate, reversed, type(iter([])), type(iter(())))
+SEQUENCES: tuple[type, ...] = (deque, range, array, type({}.keys()), type({}.values()), type({}.items()))
+ITERATORS: tuple[type, ...] = (
+    types.GeneratorType,
+    map,
+    filter,
+    zip,
+    enumerate,
+    reversed,
+    type(iter([])),
+    type(iter(())),
+)
 
 
 class ValueRefusedError(Exception):
@@ -159,7 +168,7 @@ def _decode_tag(pairs: list[tuple[str, Any]]) -> Any:
         raise ValueRefusedError(f"malformed value ({type(error).__name__})") from None
 
 
-DECODERS = {
+DECODERS: dict[str, Callable[[Any], Any]] = {
     "int": lambda body: int(body, 16),
     "tuple": tuple,
     "dict": lambda body: {key: value for key, value in body},  # noqa: C416 - exactly two of each

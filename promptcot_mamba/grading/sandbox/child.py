@@ -23,7 +23,7 @@ import sys
 import threading
 import traceback
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from promptcot_mamba.grading.code import values as code_values
 from promptcot_mamba.grading.sandbox.source import MAIN_FUNCTION, compile_program, compile_source
@@ -108,12 +108,17 @@ def open_streams() -> None:
         buffered = io.BufferedReader(raw) if mode == "r" else io.BufferedWriter(raw)
         text = io.TextIOWrapper(buffered, encoding="utf-8", errors=errors, line_buffering=fd == 2)
         raw.name = name
-        text.mode = mode
+        cast(Any, text).mode = mode  # the interpreter sets it too
         return text
 
-    sys.stdin = sys.__stdin__ = stream(0, "r", "<stdin>", "surrogateescape")
-    sys.stdout = sys.__stdout__ = stream(1, "w", "<stdout>", "surrogateescape")
-    sys.stderr = sys.__stderr__ = stream(2, "w", "<stderr>", "backslashreplace")
+    made = {
+        "stdin": stream(0, "r", "<stdin>", "surrogateescape"),
+        "stdout": stream(1, "w", "<stdout>", "surrogateescape"),
+        "stderr": stream(2, "w", "<stderr>", "backslashreplace"),
+    }
+    for name, text in made.items():
+        setattr(sys, name, text)
+        setattr(sys, f"__{name}__", text)
 
 
 def new_namespace(name: str, prelude: bool) -> dict[str, Any]:
@@ -211,7 +216,7 @@ def run_and_exit(job_bytes: bytes) -> None:
     except BaseException as error:  # noqa: BLE001 - whatever a program raises ends it, and is told by the status
         status = _report(error)
     try:
-        threading._shutdown()
+        threading._shutdown()  # type: ignore[attr-defined]  # private: what the interpreter itself calls at its end
         atexit._run_exitfuncs()
         flush_streams(sys.stdout, sys.stderr)
         forget_names()
@@ -251,7 +256,8 @@ def _report(error: BaseException) -> int:
         while frames is not None and frames.tb_frame.f_code.co_filename.startswith(OWN_FOLDER):
             frames = frames.tb_next
         traceback.print_exception(error.with_traceback(frames), limit=-5, file=sys.__stderr__)
-        sys.__stderr__.flush()
+        if sys.__stderr__ is not None:
+            sys.__stderr__.flush()
     if issubclass(type(error), MemoryError):
         return STATUS_MEMORY
     return STATUS_SYNTAX if issubclass(type(error), SyntaxError) else STATUS_EXCEPTION

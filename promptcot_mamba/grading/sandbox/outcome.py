@@ -87,6 +87,7 @@ def judge_ending(reply: dict[str, Any], stdout: bytes, result: bytes, stderr: by
         "blocked": f"neither ran nor wanted to for {limits.wall_seconds:g} s",
         "starved": f"this busy machine gave it {reply['cpu_seconds']:.1f} CPU s in {reply['wall_seconds']:.0f} s",
     }
+    reason: str | None
     if killed in unsettled:
         reason, detail = "timeout", unsettled[killed]
     elif killed:

@@ -161,8 +161,9 @@ class Server:
         blocked = 0.0
         killed = None
         pidfd = os.pidfd_open(pid)
+        sources: list[int | socket.socket] = [pidfd, self.socket]
         while killed is None:
-            heard = select.select([pidfd, self.socket], [], [], WATCH_SECONDS)[0]
+            heard = select.select(sources, [], [], WATCH_SECONDS)[0]
             if pidfd in heard:
                 break
             if heard:  # the grader is gone: nothing else comes while a program runs

@@ -41,6 +41,8 @@ def compile_as_function(source: str) -> CodeType:
     wrapped = ast.parse(
         f"def {MAIN_FUNCTION}():\n    {'global ' + ', '.join(bound) if bound else 'pass'}\n{MAIN_FUNCTION}()\n"
     )
-    wrapped.body[0].body += body
+    function = wrapped.body[0]
+    assert isinstance(function, ast.FunctionDef)
+    function.body += body
     wrapped.body[:0] = imports
     return compile(wrapped, PROGRAM_FILE, "exec", dont_inherit=True)
