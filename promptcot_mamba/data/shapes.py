@@ -51,8 +51,10 @@ def _content(message: Mapping[str, Any], key: str, number: int) -> str:
     """A message's text; lists of `{type: text}` parts are joined."""
     content = message.get(key)
     if isinstance(content, list):
-        texts: list[Any] = [
-            part.get("text") for part in content if isinstance(part, Mapping) and part.get("type") == "text"
+        texts = [
+            part["text"]
+            for part in content
+            if isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
         ]
         if len(texts) != len(content):
             raise UnusableRowError("not_text", f"turn {number} holds something else than text")
