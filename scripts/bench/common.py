@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from tqdm import tqdm
+from transformers import Mamba2ForCausalLM as TransformersMamba2
 
 from promptcot_mamba.bench_record import RecordTable
 from promptcot_mamba.ops.gated_rms_norm.reference import gated_rms_norm_reference
@@ -50,18 +51,17 @@ def summarize(seconds: list[float]) -> dict[str, Any]:
     }
 
 
-def group_transformers_norm(model: torch.nn.Module) -> torch.nn.Module:
+def group_transformers_norm(model: TransformersMamba2) -> None:
     """Make transformers' gated norm grouped, in place, as the released weights need (its own is over all channels)."""
     for layer in model.backbone.layers:
-        norm, config = layer.mixer.norm, model.config
-        group_size = layer.mixer.intermediate_size // config.n_groups
+        mixer: Any = layer.mixer
+        norm, group_size = mixer.norm, mixer.intermediate_size // model.config.n_groups
 
         def grouped(hidden, gate=None, norm=norm, group_size=group_size):
             gate = None if gate is None else gate.to(hidden.dtype)
             return gated_rms_norm_reference(hidden, gate, norm.weight, eps=norm.variance_epsilon, group_size=group_size)
 
         norm.forward = grouped
-    return model
 
 
 def make_table(caption: str, header: list[str], rows: list[list[Any]]) -> RecordTable:
