@@ -58,7 +58,6 @@ from scripts.bench.kernel_tables import TITLES, describe_row, list_tables
 
 PARTS = ("correctness", "step", "sanitizer", "speed", "profile")
 FLOORS = {"float32": 5e-5, "bfloat16": 2e-2}  # of an error relative to the norm of what it is an error of
-SIDES = ("forward", "backward", "forward_backward")
 TOOLS = ("memcheck", "racecheck")  # of compute-sanitizer
 SANITIZER_SECONDS = 240  # for one op under one tool
 

@@ -28,9 +28,10 @@ from promptcot_mamba.cli import parse_args, run_program
 from promptcot_mamba.data.pack import fill_share, pack_lengths
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.model import Mamba2ForCausalLM
+from promptcot_mamba.ops.gated_rms_norm.reference import gated_rms_norm_reference
 from promptcot_mamba.ops.linear_cross_entropy import IGNORE_INDEX
 from promptcot_mamba.ops.packing import cu_seqlens_from_lengths
-from scripts.bench.common import DTYPES, group_transformers_norm, make_table, time_interleaved
+from scripts.bench.common import DTYPES, make_table, time_interleaved
 
 RECORD = "docs/records/bench_train.json"
 HEAD_DIM = 64
@@ -73,6 +74,19 @@ def make_config(args: Arguments, hidden_size: int, n_groups: int) -> Mamba2Confi
         state_size=128,
         use_cache=False,
     )
+
+
+def group_transformers_norm(model: TransformersMamba2) -> None:
+    """Make transformers' gated norm grouped, in place, as the released weights need (its own is over all channels)."""
+    for layer in model.backbone.layers:
+        mixer: Any = layer.mixer
+        norm, group_size = mixer.norm, mixer.intermediate_size // model.config.n_groups
+
+        def grouped(hidden, gate=None, norm=norm, group_size=group_size):
+            gate = None if gate is None else gate.to(hidden.dtype)
+            return gated_rms_norm_reference(hidden, gate, norm.weight, eps=norm.variance_epsilon, group_size=group_size)
+
+        norm.forward = grouped
 
 
 def make_model(kind: str, config: Mamba2Config, dtype: torch.dtype, device: str) -> AnyMamba2:
