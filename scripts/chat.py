@@ -11,12 +11,14 @@ stops an answer, an empty line or Ctrl-D ends. Lines can be edited and recalled 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 import os
 import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from promptcot_mamba.chat_format import (
     ASSISTANT_START,
@@ -69,7 +71,7 @@ class ChatArguments:
 class Talk:
     """The turns of a conversation, and the prompt of the next answer."""
 
-    tokenizer: object
+    tokenizer: Any  # as transformers gives it
     instruction: str
     turns: list[dict[str, str]] = field(default_factory=list)  # role, content and, of an answer, its thought
 
@@ -212,13 +214,11 @@ def main(argv: list[str] | None = None) -> int:
 @contextlib.contextmanager
 def line_editing():
     """Arrow keys, and questions of earlier talks, where Python has readline and standard input is a terminal."""
-    try:
-        import readline
-    except ImportError:  # not on Windows
-        readline = None
-    if readline is None or not sys.stdin.isatty():
+    if importlib.util.find_spec("readline") is None or not sys.stdin.isatty():  # Windows has none
         yield
         return
+    import readline
+
     file = Path(os.environ.get("XDG_STATE_HOME", "~/.local/state")).expanduser() / "promptcot_mamba" / "chat_history"
     with contextlib.suppress(OSError):
         readline.read_history_file(file)

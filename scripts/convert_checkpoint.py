@@ -60,6 +60,7 @@ def main() -> None:
     args = parse_args(Arguments, description=__doc__)
     # Seconds of imports, after all that can be refused without them.
     from promptcot_mamba.checkpoint import TRANSFORMERS, read_checkpoint, writing_weights
+    from promptcot_mamba.model.causal_lm import Mamba2ForCausalLM
     from promptcot_mamba.model.layouts import write_mamba_ssm_names
     from promptcot_mamba.model.weights import load_causal_lm
 
@@ -69,6 +70,7 @@ def main() -> None:
     if read_checkpoint(source, "--input_path").layout is None:
         raise InputError(f"--input_path {source}: holds no Mamba-2 weights in a layout known here")
     model = load_causal_lm(source)
+    assert isinstance(model, Mamba2ForCausalLM)
     with new_folder(target) as writing, writing_weights(writing):
         if args.layout == TRANSFORMERS:
             model.save_pretrained(writing)

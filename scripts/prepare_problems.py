@@ -59,21 +59,21 @@ def find_files(name: str, publisher: Publisher, source_dir: str | None) -> tuple
 
     Raises NotAtHandError if none is, saying which files to download and where to put them.
     """
+    form = publisher.forms[0]
+    assert form.repo is not None, name  # the first form is the hub's
     if source_dir is None:
-        form = publisher.forms[0]
         try:
             return form, [path for part in form.parts for path in find_repo_files(form.repo, part, None)]
         except InputError as error:
             raise NotAtHandError(f"{name}: {error}") from None
-    for form in publisher.forms:
-        named = [Path(source_dir) / file for file in form.names if (Path(source_dir) / file).is_file()]
+    for other in publisher.forms:
+        named = [Path(source_dir) / file for file in other.names if (Path(source_dir) / file).is_file()]
         if named:
-            return form, named[:1]
-        if form.repo is not None and (Path(source_dir) / form.repo).is_dir():
-            return form, [path for part in form.parts for path in find_repo_files(form.repo, part, source_dir)]
-    names = [name for form in publisher.forms for name in form.names]
+            return other, named[:1]
+        if other.repo is not None and (Path(source_dir) / other.repo).is_dir():
+            return other, [path for part in other.parts for path in find_repo_files(other.repo, part, source_dir)]
+    names = [file for other in publisher.forms for file in other.names]
     local = f", or put {' or '.join(names)} into {source_dir}/" if names else ""
-    form = publisher.forms[0]
     wanted = ", ".join(part[0] for part in form.parts)
     raise NotAtHandError(
         f"{name}: nothing of it in --source_dir {source_dir}; download {wanted} of {publisher.origin} "
@@ -121,16 +121,18 @@ def prepare(name: str, args: ProblemArguments) -> dict[str, Any]:
     """Write one benchmark's problems (and tests) and return its line of the manifest."""
     benchmark = BENCHMARKS[name]
     publisher = benchmark.publisher
+    assert publisher is not None, name  # see chosen_names
     form, files = find_files(name, publisher, args.source_dir)
     output = Path(args.output_dir)
     path = output / benchmark.problem_file
-    has_tests = publisher.make_tests is not None and form is publisher.forms[0]
+    tests_dir = output / (publisher.tests_folder or "")
+    make_tests = publisher.make_tests if form is publisher.forms[0] else None
     problems, tests = [], 0
     for raw, problem in convert_rows(name, form, files):
         problems.append(problem)
-        if has_tests:
-            content = publisher.make_tests(raw)
-            with replace_atomically(output / publisher.tests_folder / problem["tests"]["fname"]) as file:
+        if make_tests is not None:
+            content = make_tests(raw)
+            with replace_atomically(tests_dir / problem["tests"]["fname"]) as file:
                 json.dump(content, file)
             tests += 1
     if len(problems) != form.expected and not args.allow_other_count:
@@ -145,9 +147,9 @@ def prepare(name: str, args: ProblemArguments) -> dict[str, Any]:
             raise InputError(f"{name}: {', '.join(file.name for file in files)}: {found}; did the schema change?")
     with replace_atomically(path, "wb") as file:
         file.writelines(map(dump_row, rows))
-    kept = f", tests in {output / publisher.tests_folder}" if tests else ""
+    kept = f", tests in {tests_dir}" if tests else ""
     logger.info("%s: %d problems in %s%s", benchmark.title, len(problems), path, kept)
-    if publisher.make_tests is not None and not has_tests:
+    if publisher.make_tests is not None and make_tests is None:
         logger.warning("%s: %s holds no tests; grading needs the publisher's files", benchmark.title, files[0].name)
     return {
         "title": benchmark.title,

@@ -176,7 +176,7 @@ def read_benchmarks(args: PrepareArguments) -> list:
             continue
         for problem in iter_problems(path):
             if problem.source is None or problem.source in benchmark.sources:
-                text = problem.question or extract_question(problem.prompt)
+                text = problem.question or extract_question(problem.prompt or "")
                 problems.append(BenchmarkText(benchmark.name, problem.id, text))
     return problems
 

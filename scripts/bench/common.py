@@ -1,4 +1,4 @@
-"""What the training benchmarks share: an interleaved stopwatch, transformers' Mamba-2 as a fair peer, records."""
+"""What the training benchmarks share: an interleaved stopwatch, records."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import torch
 from tqdm import tqdm
 
 from promptcot_mamba.bench_record import RecordTable
-from promptcot_mamba.ops.gated_rms_norm.reference import gated_rms_norm_reference
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -48,20 +47,6 @@ def summarize(seconds: list[float]) -> dict[str, Any]:
         "min_ms": min(seconds) * 1e3,
         "n": len(seconds),
     }
-
-
-def group_transformers_norm(model: torch.nn.Module) -> torch.nn.Module:
-    """Make transformers' gated norm grouped, in place, as the released weights need (its own is over all channels)."""
-    for layer in model.backbone.layers:
-        norm, config = layer.mixer.norm, model.config
-        group_size = layer.mixer.intermediate_size // config.n_groups
-
-        def grouped(hidden, gate=None, norm=norm, group_size=group_size):
-            gate = None if gate is None else gate.to(hidden.dtype)
-            return gated_rms_norm_reference(hidden, gate, norm.weight, eps=norm.variance_epsilon, group_size=group_size)
-
-        norm.forward = grouped
-    return model
 
 
 def make_table(caption: str, header: list[str], rows: list[list[Any]]) -> RecordTable:

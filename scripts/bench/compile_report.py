@@ -137,9 +137,10 @@ def read_resources(cubin: bytes) -> dict[str, int]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        command = [tool, "--dump-resource-usage", file.name]
+        command = [str(tool), "--dump-resource-usage", file.name]
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", text)
+    assert found is not None, text
     return {"registers": int(found[1]), "stack": int(found[2]) + int(found[3])}
 
 
@@ -248,9 +249,8 @@ def main() -> int:
         rows = list(pool.map(compile_launch, jobs))
     tables = [make_table(rows), make_size_table(rows, archs, sizes)]
     print("\n\n".join(map(render_record_table, tables)))
-    if args.record:
-        title = "Triton kernels compiled without a device"
-        write_record(args.record, title=title, config=vars(args), tables=tables, results=rows)
+    title = "Triton kernels compiled without a device"
+    write_record(args.record, title=title, config=vars(args), tables=tables, results=rows)
     faults = find_faults(rows)
     for fault in faults:
         print(fault, file=sys.stderr)

@@ -102,22 +102,18 @@ def main() -> int:
     rows = []
     for spread in SPREADS:
         name = f"{spread[0]} {spread[1]:g}"
-        both = headline_row(spread, args, rng)
-        results[f"mean, {name}"] = dict(zip(("ours", "t"), both, strict=True))
-        rows += [
-            [name, kind, *(f"{value:.1f}" for value in row)] for kind, row in zip(("ours", "t"), both, strict=True)
-        ]
+        both = dict(zip(("ours", "t"), headline_row(spread, args, rng), strict=True))
+        results[f"mean, {name}"] = both
+        rows += [[name, kind, *(f"{value:.1f}" for value in row)] for kind, row in both.items()]
     tables.append(RecordTable(f"Coverage of avg@n's 95 % interval, {args.problems} problems x {args.n}.", header, rows))
     header = ["spread, correlation", "interval", *(f"{100 * a:g} / {100 * b:g} %" for a, b in PAIRS)]
     rows = []
     for spread in PAIRED_SPREADS:
         for correlation in CORRELATIONS:
             name = f"{spread[0]} {spread[1]:g}, {correlation:g}"
-            both = paired_row(spread, correlation, args, rng)
-            results[f"difference, {name}"] = dict(zip(("ours", "t"), both, strict=True))
-            rows += [
-                [name, kind, *(f"{value:.1f}" for value in row)] for kind, row in zip(("ours", "t"), both, strict=True)
-            ]
+            both = dict(zip(("ours", "t"), paired_row(spread, correlation, args, rng), strict=True))
+            results[f"difference, {name}"] = both
+            rows += [[name, kind, *(f"{value:.1f}" for value in row)] for kind, row in both.items()]
     tables.append(RecordTable("Coverage of a paired difference's 95 % interval.", header, rows))
     print("\n\n".join(render_record_table(table) for table in tables))
     config = {"problems": args.problems, "n": args.n, "draws": args.draws}

@@ -162,8 +162,7 @@ def main() -> None:
     caption = f"Shares of {min(args.planted, len(problems))} planted problems found, and of clean questions lost."
     table = RecordTable(caption, ["kind", *RULES], rows)
     print(render_record_table(table))
-    if args.record:
-        write_record(args.record, title="Decontamination", config=vars(args), tables=[table], results=rows)
+    write_record(args.record, title="Decontamination", config=vars(args), tables=[table], results=rows)
 
 
 if __name__ == "__main__":

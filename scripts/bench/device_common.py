@@ -67,7 +67,7 @@ class PartRecord:
         self.rows: dict[str, Row] = {}
         self.path = self._find_path(part, path, dry_run, overwrite)
         if self.path is not None and self.path.exists() and not overwrite:
-            self.rows = self._read()
+            self.rows = self._read(self.path)
 
     @staticmethod
     def _find_path(part: str, path: str | None, dry_run: bool, overwrite: bool) -> Path | None:
@@ -80,13 +80,14 @@ class PartRecord:
             return earlier[-1]
         return folder / f"{slug}-{time.strftime('%Y-%m-%d')}-{part}.json"
 
-    def _read(self) -> dict[str, Row]:
-        found = json.loads(self.path.read_text(encoding="utf-8"))
+    @staticmethod
+    def _read(path: Path) -> dict[str, Row]:
+        found = json.loads(path.read_text(encoding="utf-8"))
         here = {"device": device_name(), "versions": installed_versions(), "commit": git_commit()}
         for name, value in here.items():
             if _clean(found.get(name)) != _clean(value):
                 raise InputError(
-                    f"{self.path}: was measured with another {name} ({found.get(name)}, here {value}); "
+                    f"{path}: was measured with another {name} ({found.get(name)}, here {value}); "
                     "pass --overwrite True to measure anew, or --record for another file"
                 )
         return found["results"]

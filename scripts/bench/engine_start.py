@@ -52,15 +52,16 @@ def start_ours(args: StartArguments) -> None:
     from promptcot_mamba.sampling.vllm_engine import EngineSettings, VllmEngine
 
     checkpoint, tokenizer = read_checkpoint(args.model_path), load_tokenizer(args.model_path)
-    how = {"dtype": "float32", "state_dtype": "float32", "context": args.context}
-    device = find_device()
-    capacity = plan_capacity(checkpoint, device, samples=960, **how)
+    device, dtype = find_device(), "float32"
+    capacity = plan_capacity(checkpoint, device, dtype=dtype, state_dtype=dtype, context=args.context, samples=960)
     settings = EngineSettings(
         args.model_path,
+        dtype=dtype,
+        state_dtype=dtype,
+        context=args.context,
         max_num_seqs=capacity.max_num_seqs,
         cache_bytes=capacity.cache_bytes,
         on_cpu=device.kind == "cpu",
-        **how,
     )
     sampling = SamplingSettings(0.0, 1.0, 1.0, ())
     engine = VllmEngine(settings, sampling, is_mamba2=checkpoint.is_mamba2, tokenizer=tokenizer)

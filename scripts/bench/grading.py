@@ -55,8 +55,10 @@ class Arguments:
 
 def benchmark_cases(path: Path, name: str) -> Iterator[Case]:
     """Variants and negatives of every gold of one benchmark file."""
+    read_gold = BENCHMARKS[name].read_gold
+    assert read_gold is not None, name
     for _, row in iter_jsonl(path):
-        gold = BENCHMARKS[name].read_gold(row)
+        gold = read_gold(row)
         for kind, text in variants(gold.answer, gold.rules.multiple):
             yield Case(kind, Pair(gold, unbox(text)), True)
         for kind, text in negatives(gold.answer, gold.rules.multiple):
@@ -98,7 +100,7 @@ def measure(cases: list[Case], grade: Callable[[Pair], bool]) -> Figures:
     missed: Counter[str] = Counter()
     accepted: Counter[str] = Counter()
     by_kind: dict[str, Counter[bool]] = defaultdict(Counter)
-    examples = []
+    examples: list[dict[str, str]] = []
     slowest, started = 0.0, time.process_time()
     for case in cases:
         before = time.process_time()
@@ -177,6 +179,7 @@ def main() -> int:
     header = ["set", "grader", "pairs", "accuracy %", "missed", "accepted", "CPU s / 1000", "slowest s"]
     rows: list[list[str]] = []
     for title, cases in sets.items():
+        graders: dict[str, tuple[Callable[[Pair], bool], list[Case]]]
         graders = {"strict": (strict, cases), "paper": (paper, cases)}
         if peer is not None:
             graders["math-verify"] = (peer, draw(cases, args.math_verify_pairs))

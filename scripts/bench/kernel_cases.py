@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -76,9 +77,11 @@ def evaluate(op: Op, leaves: Inputs, seed: torch.Tensor | None = None) -> tuple[
     output = op(**leaves)
     seed = torch.randn_like(output) if seed is None else seed.to(output)
     output.backward(seed)
-    found = {"output": output.detach()} | {
-        f"d{name}": leaf.grad for name, leaf in leaves.items() if leaf.is_floating_point()
-    }
+    found = {"output": output.detach()}
+    for name, leaf in leaves.items():
+        if leaf.is_floating_point():
+            assert leaf.grad is not None, name
+            found[f"d{name}"] = leaf.grad
     return found, seed
 
 
@@ -93,7 +96,7 @@ def get_op(op: str, shape: dict[str, int]) -> Op:
     """The public function with this shape's settings filled in; it still takes `backend`."""
     function = getattr(importlib.import_module(f"promptcot_mamba.ops.{op}"), op)
     h, p, g, n = (shape[letter] for letter in "hpgn")
-    settings = {
+    settings: dict[str, dict[str, Any]] = {
         "ssd": {"dt_softplus": True},
         "gated_rms_norm": {"eps": EPS, "group_size": h * p // g},
         "fused_mixer": {"n_groups": g, "head_dim": p, "state_size": n, "eps": EPS},
@@ -103,7 +106,7 @@ def get_op(op: str, shape: dict[str, int]) -> Op:
 
 def get_peer(op: str, peer: str, shape: dict[str, int]) -> Op:
     """A peer behind the op's signature, less `backend`; what is missing shows when it is called."""
-    special = {
+    special: dict[tuple[str, str], Op] = {
         ("linear_cross_entropy", "liger"): lose_with_liger,
         ("gated_rms_norm", "mamba_ssm"): functools.partial(norm_with_upstream, shape=shape),
         ("fused_mixer", "mamba_ssm"): functools.partial(mix_with_upstream, shape=shape),

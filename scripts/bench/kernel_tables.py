@@ -23,7 +23,7 @@ def list_tables(part: str, rows: dict[str, Row]) -> list[RecordTable]:
     if part in ("correctness", "step"):
         return [_errors_table(part, rows)]
     if part == "sanitizer":
-        cells = [[key, row.get("summary", row.get("failed", "")), _verdict(row)] for key, row in rows.items()]
+        cells = [[key, _summary(row), _verdict(row)] for key, row in rows.items()]
         return [RecordTable("Every kernel once, at 130 tokens, fp32 and bf16, packed and not.",
                             ["tool and op", "what it said", "passed"], cells)]  # fmt: skip
     if part == "speed":
@@ -38,7 +38,7 @@ def describe_row(part: str, row: Row) -> str:
         plain = max(row["plain_torch_errors"].values())
         return f"worst {name} {error:.1e}, plain torch {plain:.1e}, floor {row['floor']:.0e}"
     if part == "sanitizer":
-        return row.get("summary", row.get("failed", ""))
+        return _summary(row)
     if part == "profile":
         return row.get("failed") or f"{row['total_ms']:.2f} ms in {row['launches']} launches"
     if "ours" not in row:
@@ -50,8 +50,11 @@ def describe_row(part: str, row: Row) -> str:
 
 def worst(errors: dict[str, float]) -> tuple[str, float]:
     """The largest error and whose it is."""
-    name = max(errors, key=errors.get)
-    return name, errors[name]
+    return max(errors.items(), key=lambda item: item[1])
+
+
+def _summary(row: Row) -> str:
+    return row["summary"] if "summary" in row else row.get("failed", "")
 
 
 def _verdict(row: Row) -> str:

@@ -58,7 +58,6 @@ from scripts.bench.kernel_tables import TITLES, describe_row, list_tables
 
 PARTS = ("correctness", "step", "sanitizer", "speed", "profile")
 FLOORS = {"float32": 5e-5, "bfloat16": 2e-2}  # of an error relative to the norm of what it is an error of
-SIDES = ("forward", "backward", "forward_backward")
 TOOLS = ("memcheck", "racecheck")  # of compute-sanitizer
 SANITIZER_SECONDS = 240  # for one op under one tool
 
@@ -132,7 +131,7 @@ def sanitize(tool: str, op: str, dry_run: bool) -> Row:
         return {"failed": say_not_measured("compute-sanitizer is not on the PATH")}
     command = [sys.executable, "-m", "scripts.bench.kernels", "--part", "exercise", "--ops", op]
     command += ["--dry_run", str(dry_run)]
-    if not dry_run:
+    if checker is not None and not dry_run:
         command = [checker, "--tool", tool, "--error-exitcode", "9", *command]
     # Without torch's caching every tensor is an allocation of its own, whose ends the checker knows.
     environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
@@ -179,12 +178,12 @@ def count_moved(op: Op, inputs: Inputs, device: str) -> dict[str, int]:
     from scripts.bench.compile_report import count_bytes
 
     leaves = as_leaves(inputs, torch.bfloat16 if device == "cuda" else torch.float32)
-    with record_launches() as forward:
+    with record_launches() as launches:
         output = op(**leaves)
-    forward = sum(map(count_bytes, forward))
-    with record_launches() as backward:
+    forward = sum(map(count_bytes, launches))
+    with record_launches() as launches:
         output.backward(torch.ones_like(output))
-    backward = sum(map(count_bytes, backward))
+    backward = sum(map(count_bytes, launches))
     return {"forward": forward, "backward": backward, "forward_backward": forward + backward}
 
 

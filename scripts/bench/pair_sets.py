@@ -74,7 +74,7 @@ def _number_variants(text: str) -> Iterator[tuple[str, str]]:
         yield "power of ten", f"{value / 10 ** (len(str(abs(value))) - 1)!r} \\times 10^{{{len(str(abs(value))) - 1}}}"
     if (match := _FRACTION.fullmatch(text)) is not None:
         sign, upper, lower = match.groups()
-        value = Fraction(int(upper), int(lower)) * (-1 if sign else 1)
+        fraction = Fraction(int(upper), int(lower)) * (-1 if sign else 1)
         yield "slash", f"{sign}{upper}/{lower}"
         yield "doubled", f"{sign}\\frac{{{2 * int(upper)}}}{{{2 * int(lower)}}}"
         if sign:
@@ -82,14 +82,14 @@ def _number_variants(text: str) -> Iterator[tuple[str, str]]:
         if len(upper) == len(lower) == 1:
             yield "braceless", f"{sign}\\frac{upper}{lower}"
         if (
-            re.fullmatch(r"[25]*", "".join(str(prime) for prime in _primes(value.denominator)))
-            and value.denominator < 2000
+            re.fullmatch(r"[25]*", "".join(str(prime) for prime in _primes(fraction.denominator)))
+            and fraction.denominator < 2000
         ):
-            yield "decimal", str(float(value))
+            yield "decimal", str(float(fraction))
     if re.fullmatch(r"-?\d*\.\d+", text):
         yield "trailing zero", f"{text}0"
-        value = Fraction(text)
-        yield "as fraction", f"\\frac{{{value.numerator}}}{{{value.denominator}}}"
+        fraction = Fraction(text)
+        yield "as fraction", f"\\frac{{{fraction.numerator}}}{{{fraction.denominator}}}"
         yield "other zero", text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text
     if "^\\circ" in text and "(" not in text:
         yield "degree sign", text.replace("^\\circ", "°")
@@ -160,10 +160,10 @@ def negatives(gold: str, multiple: bool = False) -> Iterator[tuple[str, str]]:
             yield "wrong digit group", f"{value}{value}"
             yield "reciprocal", f"\\frac{{1}}{{{value}}}" if abs(value) > 1 else str(value + 7)
     else:
-        for place, match in enumerate(_NUMERAL.finditer(text)):
-            if place < 6 and not re.search(r"\{pmatrix|array\}\{$", text[: match.start()][-7:]):
-                changed = str(int(match.group()) + 1).zfill(len(match.group()))
-                yield "entry plus one", text[: match.start()] + changed + text[match.end() :]
+        for place, entry in enumerate(_NUMERAL.finditer(text)):
+            if place < 6 and not re.search(r"\{pmatrix|array\}\{$", text[: entry.start()][-7:]):
+                changed = str(int(entry.group()) + 1).zfill(len(entry.group()))
+                yield "entry plus one", text[: entry.start()] + changed + text[entry.end() :]
         if not re.search(r"[=,<>]|\\(?:text|pm|in|cup|le|ge|begin)|[A-Za-z]\)$", text) and re.search(
             r"\d|\\pi|[a-z]", text
         ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import get_args
+from typing import cast, get_args
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.math import paper as math_paper
@@ -53,7 +53,7 @@ def read_pair(row: Row) -> Pair:
     mode = row.get("mode") or "answer"
     if mode not in MODES:
         raise InputError(f"'mode' must be {' or '.join(MODES)}, found {mode!r}")
-    kind = str(row.get("answer_type") or "any").lower()
+    kind = cast(AnswerType, str(row.get("answer_type") or "any").lower())
     if kind not in get_args(AnswerType):
         raise InputError(f"unknown 'answer_type' {row['answer_type']!r}; known: {', '.join(get_args(AnswerType))}")
     published = row.get("answer_type") in PUBLISHED_TYPES
@@ -80,7 +80,7 @@ def grade_pair(pair: Pair, grader: str = "strict") -> Verdict:
     if grader == "paper":
         if pair.mode == "text":
             return math_paper.grade_completion(pair.gold, pair.prediction)[0]
-        return math_paper.grade_answer(pair.gold, _bare(pair.prediction).answer)
+        return math_paper.grade_answer(pair.gold, _bare(pair.prediction).answer or "")
     found = extract_answer(pair.prediction) if pair.mode == "text" else _bare(pair.prediction)
     if found.answer is None:
         return Verdict(False, found.reason or "no_answer")

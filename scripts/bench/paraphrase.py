@@ -48,7 +48,7 @@ def latex_respelled(text: str, rng: random.Random) -> str:
     )  # fmt: skip
     for old, new in swaps:
         if rng.random() < 0.8:
-            text = re.sub(re.escape(old) + r"(?![a-z])", lambda _, new=new: new, text)
+            text = re.sub(re.escape(old) + r"(?![a-z])", new.replace("\\", r"\\"), text)
     text = re.sub(r"([_^])(\w)(?!\w)", r"\1{\2}", text)
     text = re.sub(
         r"\$([^$]+)\$", lambda match: f"\\( {match.group(1)} \\)" if rng.random() < 0.5 else match.group(), text
@@ -66,7 +66,7 @@ def plain_maths(text: str, rng: random.Random) -> str:
         ("\\pi", "pi"), ("\\circ", "deg"), ("\\alpha", "alpha"), ("\\theta", "theta"), ("\\in", "in"), ("\\quad", " "),
         ("\\left", ""), ("\\right", ""),
     ):  # fmt: skip
-        text = re.sub(re.escape(old) + r"(?![a-zA-Z])", lambda _, new=new: new, text)
+        text = re.sub(re.escape(old) + r"(?![a-zA-Z])", new.replace("\\", r"\\"), text)
     text = re.sub(r"\\(?:text|mathrm|mathbb|mathbf|operatorname|textbf)\s*\{([^{}]*)\}", r"\1", text)
     text = re.sub(r"\\([a-zA-Z]+)", r"\1", text)
     return re.sub(r"[${}]|\\[,;!\[\]()]", "", text)

@@ -122,8 +122,8 @@ def tree_memory(pid: int) -> int:
     return total
 
 
-def watch(command: list[str]) -> tuple[float, int, str]:
-    """Run a command; return seconds, peak bytes of its process tree, and what it logged."""
+def watch(command: list[str]) -> tuple[float, int]:
+    """Run a command; return seconds and peak bytes of its process tree."""
     started = time.monotonic()
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
@@ -142,10 +142,10 @@ def watch(command: list[str]) -> tuple[float, int, str]:
     thread.join()
     if process.returncode:
         raise InputError(f"{' '.join(command[:4])}: exit {process.returncode}\n{log}")
-    return time.monotonic() - started, peak, log
+    return time.monotonic() - started, peak
 
 
-def time_tokenizer(corpus: Path, tokenizer: Path, workers: int) -> tuple[float, int]:
+def time_tokenizer(corpus: Path, tokenizer: Path, workers: int) -> float:
     """Tokens per second of the tokenizers library's `encode_batch` alone, on rows of the corpus, on all cores."""
     script = (
         "import sys, time, pyarrow.parquet as pq\n"
@@ -159,13 +159,12 @@ def time_tokenizer(corpus: Path, tokenizer: Path, workers: int) -> tuple[float, 
         "for start in range(0, len(rows), 256):\n"
         "    batch = tokenizer.encode_batch(rows[start:start + 256], add_special_tokens=False)\n"
         "    tokens += sum(len(encoding.ids) for encoding in batch)\n"
-        "print(tokens / (time.perf_counter() - started), tokens)\n"
+        "print(tokens / (time.perf_counter() - started))\n"
     )
     groups = str(max(1, PROBE_ROWS // ROWS_PER_GROUP))
     environment = {**os.environ, "RAYON_NUM_THREADS": str(workers), "TOKENIZERS_PARALLELISM": "true"}
     command = [sys.executable, "-c", script, str(corpus), str(tokenizer / "tokenizer.json"), groups]
-    speed, tokens = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
-    return float(speed), int(tokens)
+    return float(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
 
 
 def measure(gigabytes: float, args: BenchArguments, paragraphs: list[str], tokenizer: Path) -> dict:
@@ -174,15 +173,15 @@ def measure(gigabytes: float, args: BenchArguments, paragraphs: list[str], token
     workers = args.workers or len(os.sched_getaffinity(0))
     shutil.rmtree(output, ignore_errors=True)  # finished shards would be kept, and their making not be timed
     rows = make_corpus(corpus, paragraphs, gigabytes * 1e9, args.seed)
-    alone_before, _ = time_tokenizer(corpus, tokenizer, workers)
+    alone_before = time_tokenizer(corpus, tokenizer, workers)
     sources = json.dumps({"made": {"adapter": "opencodereasoning_0", "path": str(corpus)}})
     command = [
         sys.executable, "-m", "scripts.prepare_sft_data", "--sources", sources, "--tokenizer_path", str(tokenizer),
         "--output_dir", str(output), "--max_length", str(args.max_length), "--workers", str(workers),
         "--benchmarks", "none", "--overwrite", "True",
     ]  # fmt: skip
-    seconds, peak, _ = watch(command)
-    alone_after, _ = time_tokenizer(corpus, tokenizer, workers)
+    seconds, peak = watch(command)
+    alone_after = time_tokenizer(corpus, tokenizer, workers)
     manifest = json.loads((output / "manifest.json").read_text())
     steps = json.loads((output / "run.json").read_text())["seconds"]
     counts = manifest["counts"]
@@ -231,9 +230,8 @@ def main() -> None:
         )
     table = make_table(results)
     print(render_record_table(table))
-    if args.record:
-        title = "Preparing SFT data"
-        write_record(args.record, title=title, config=vars(args), tables=[table], results=results)
+    title = "Preparing SFT data"
+    write_record(args.record, title=title, config=vars(args), tables=[table], results=results)
 
 
 def make_table(results: list[dict]) -> RecordTable:

@@ -21,7 +21,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from promptcot_mamba.bench_record import RecordTable, device_name, render_record
 from promptcot_mamba.chat_format import is_format_valid, render_prompt, with_open_thought
 from promptcot_mamba.cli import parse_args, run_program
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.jsonl import read_jsonl
+from promptcot_mamba.jsonl import Row, read_jsonl
 from promptcot_mamba.records import Problem, derive_seed
 from promptcot_mamba.sampling.arguments import SamplingArguments
 from promptcot_mamba.sampling.backend import Backend, Generated, Request
@@ -78,16 +78,12 @@ class ShapedBackend:
 
     def __init__(self, inner: Backend, max_len: int, median_len: float, invalid: float):
         self.inner = inner
-        self.window = inner.window
+        self.window, self.generated_tokens = inner.window, inner.generated_tokens
         self.steps = 0
         self._max_len = max_len
         self._mean_log = math.log(median_len)
         self._invalid = invalid
         self._seeds: dict[int, int] = {}
-
-    @property
-    def generated_tokens(self) -> int:
-        return self.inner.generated_tokens
 
     def submit(self, request: Request) -> None:
         self._seeds[request.unit] = request.seed
@@ -96,7 +92,9 @@ class ShapedBackend:
 
     def poll(self, timeout: float) -> list[Generated]:
         self.steps += 1
-        return [self._shape(generated) for generated in self.inner.poll(timeout)]
+        finished = self.inner.poll(timeout)
+        self.generated_tokens = self.inner.generated_tokens
+        return [self._shape(generated) for generated in finished]
 
     def _shape(self, generated: Generated) -> Generated:
         invalid = random.Random(~self._seeds.pop(generated.unit)).random() < self._invalid
@@ -106,7 +104,7 @@ class ShapedBackend:
     def running(self) -> int:
         return self.inner.running()
 
-    def growing(self) -> dict:
+    def growing(self) -> Mapping[int, Sequence[int]]:
         return self.inner.growing()
 
     def close(self) -> None:
@@ -174,6 +172,7 @@ def load_engine(args: BenchArguments) -> tuple[Plan, Backend]:
         plan = plan_dummy(args.dummy, Path(folder), flags, []) if args.dummy else make_plan(flags)
         place(plan, args.problems * args.n)
         settings = replace(engine_settings(plan), dummy_weights=bool(args.dummy))
+        assert plan.checkpoint is not None  # --base_url is not given
         is_mamba2 = plan.checkpoint.is_mamba2
         engine = VllmEngine(settings, plan.sampling(), is_mamba2=is_mamba2, tokenizer=plan.tokenizer)
     engine.set_sampling(replace(plan.sampling(), stop_token_ids=(), ignore_eos=True))
@@ -183,7 +182,7 @@ def load_engine(args: BenchArguments) -> tuple[Plan, Backend]:
 MEASURES = ("seconds", "cpu_seconds", "steps")
 
 
-def ratios(pairs: list[dict[str, dict]]) -> dict[str, float]:
+def ratios(pairs: list[Row]) -> dict[str, float]:
     """Median over pairs of published / ours, by measure."""
     return {
         name: round(statistics.median(pair["published"][name] / pair["ours"][name] for pair in pairs), 3)
@@ -191,7 +190,7 @@ def ratios(pairs: list[dict[str, dict]]) -> dict[str, float]:
     }
 
 
-def make_table(pairs: list[dict[str, dict]], max_num_seqs: int) -> RecordTable:
+def make_table(pairs: list[Row], max_num_seqs: int) -> RecordTable:
     """Medians of both loops and of their ratios."""
     rows = []
     for loop in ("published", "ours"):
@@ -206,7 +205,7 @@ def make_table(pairs: list[dict[str, dict]], max_num_seqs: int) -> RecordTable:
     return RecordTable(caption, ["loop", "seconds", "CPU seconds", "engine steps", "tokens"], rows)
 
 
-def earlier_pairs(path: Path, config: dict[str, Any]) -> list[dict[str, dict]]:
+def earlier_pairs(path: Path, config: dict[str, Any]) -> list[Row]:
     """The pairs of an unfinished record. Raises InputError if they were measured with other flags."""
     if not path.exists():
         return []

@@ -6,6 +6,8 @@ definition takes seconds. Loss and every parameter's gradient are compared.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from transformers import Mamba2Config
 
@@ -13,6 +15,7 @@ from promptcot_mamba.model import Mamba2ForCausalLM
 from promptcot_mamba.ops.backends import prefer_backend
 from promptcot_mamba.ops.packing import cu_seqlens_from_lengths
 from scripts.bench.device_common import Row
+from scripts.bench.kernel_cases import relative_errors
 
 FLOORS = {"float32": 1e-4, "bfloat16": 3e-2}
 DOCUMENTS = [1, 37, 200, 5, 131, 64, 74]
@@ -21,7 +24,7 @@ DOCUMENTS_OF_A_REHEARSAL = [1, 9, 5]
 
 def make_config(rehearsal: bool) -> Mamba2Config:
     """A few layers with the 7B model's tiles, or of tiny ones where Triton's interpreter runs them."""
-    sizes = (
+    sizes: dict[str, Any] = (
         {"hidden_size": 16, "num_heads": 2, "head_dim": 16, "n_groups": 1, "state_size": 16, "vocab_size": 40}
         if rehearsal
         else {"hidden_size": 256, "num_heads": 8, "head_dim": 64, "n_groups": 2, "state_size": 128, "vocab_size": 1024}
@@ -33,17 +36,20 @@ def take_step(
     model: Mamba2ForCausalLM, weights: dict, dtype: torch.dtype, device: str, backend: str, lengths: list[int]
 ) -> dict[str, torch.Tensor]:
     """Loss and every gradient, on the CPU in fp32, of one packed row."""
-    model = model.to("cpu", torch.float32)
+    torch.nn.Module.to(model, "cpu", torch.float32)
     model.load_state_dict(weights)
-    model = model.to(device, dtype).train()
+    torch.nn.Module.to(model, device, dtype).train()
     model.zero_grad(set_to_none=True)
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(0, model.config.vocab_size, (1, sum(lengths)), generator=generator).to(device)
     with prefer_backend(backend):
         loss = model(input_ids=ids, labels=ids, cu_seqlens=cu_seqlens_from_lengths(lengths).to(device)).loss
         loss.backward()
-    found = {"loss": loss.detach()} | {name: parameter.grad for name, parameter in model.named_parameters()}
-    return {name: value.float().cpu() for name, value in found.items()}
+    found = {"loss": loss.detach().float().cpu()}
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        found[name] = parameter.grad.float().cpu()
+    return found
 
 
 def check_step(dtype_name: str, device: str) -> Row:
@@ -61,13 +67,7 @@ def check_step(dtype_name: str, device: str) -> Row:
     want = take_step(model, weights, torch.float32, "cpu", "reference", lengths)
     plain = take_step(model, weights, dtype, "cpu", "chunked", lengths)
     got = take_step(model, weights, dtype, device, "triton", lengths)
-    errors, plain_errors = (
-        {
-            name: float((found[name].double() - value.double()).norm() / value.double().norm().clamp(min=1e-30))
-            for name, value in want.items()
-        }
-        for found in (got, plain)
-    )
+    errors, plain_errors = relative_errors(want, got), relative_errors(want, plain)
     floor = FLOORS[dtype_name]
     return {
         "errors": errors, "plain_torch_errors": plain_errors, "floor": floor,

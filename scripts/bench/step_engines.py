@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import torch
 from transformers import Mamba2Config
+from transformers import Mamba2ForCausalLM as TransformersMamba2
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.memory_budget import Mamba2Shapes, offloaded_bytes
@@ -18,9 +19,10 @@ from promptcot_mamba.ops.packing import cu_seqlens_from_lengths
 from promptcot_mamba.sampling.capacity import free_memory
 from promptcot_mamba.training.arguments import LONE_PROCESS
 from promptcot_mamba.training.split_adamw import SplitAdamW
-from scripts.bench.train import draw_lengths
+from scripts.bench.train import AnyMamba2, draw_lengths
 
-ADAMW = {"lr": 5e-6, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.01}  # the paper's training set-up
+# The paper's training set-up.
+ADAMW: dict[str, Any] = {"lr": 5e-6, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.01}
 CLIP = 1.0
 OFFLOAD_CONFIG = Path("configs/deepspeed_zero2_offload.json")
 DEEPSPEED_BUCKETS = 3_000_000_000  # bytes on the device that the first backward pass takes: 3 of 500 M bf16 numbers
@@ -39,7 +41,7 @@ class Engine(Protocol):
 
 def make_config(layers: int, rehearsal: bool) -> Mamba2Config:
     """Mamba-Codestral-7B's shapes at this depth, or tiny ones."""
-    sizes = (
+    sizes: dict[str, Any] = (
         {"vocab_size": 64, "hidden_size": 32, "num_heads": 4, "head_dim": 16, "n_groups": 2, "state_size": 16}
         if rehearsal
         else {"vocab_size": 32_768, "hidden_size": 4096, "num_heads": 128, "head_dim": 64, "n_groups": 8,
@@ -48,29 +50,27 @@ def make_config(layers: int, rehearsal: bool) -> Mamba2Config:
     return Mamba2Config(num_hidden_layers=layers, use_cache=False, **sizes)
 
 
-def make_model(theirs: bool, config: Mamba2Config, device: str) -> torch.nn.Module:
+def make_model(theirs: bool, config: Mamba2Config, device: str) -> AnyMamba2:
     """Random bf16 weights, drawn on the device; `theirs` is transformers' class, as the published recipe trains it."""
-    from transformers import Mamba2ForCausalLM as TransformersMamba2
-
     torch.manual_seed(0)
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:
         with torch.device(device):
-            model = (TransformersMamba2 if theirs else Mamba2ForCausalLM)(config)
+            model = TransformersMamba2(config) if theirs else Mamba2ForCausalLM(config)
     finally:
         torch.set_default_dtype(before)
-    return model.to(torch.bfloat16).train()
+    return torch.nn.Module.to(model, torch.bfloat16).train()
 
 
-def make_batch(theirs: bool, config: Mamba2Config, length: int, device: str) -> dict[str, torch.Tensor]:
+def make_batch(theirs: bool, config: Mamba2Config, length: int, device: str) -> dict[str, torch.Tensor | bool]:
     """One row of random tokens, all of them labelled: for ours packed of documents, for transformers (which would
     let packed documents see one another) one document."""
     ids = torch.randint(0, config.vocab_size, (1, length), device=device)
-    batch = {"input_ids": ids, "labels": ids, "use_cache": False}
+    batch: dict[str, torch.Tensor | bool] = {"input_ids": ids, "labels": ids, "use_cache": False}
     if not theirs:
         drawn = [int(one) for one in draw_lengths(256, min(length, 20_480))]
-        documents = []
+        documents: list[int] = []
         while sum(documents) < length:
             documents.append(min(drawn[len(documents) % len(drawn)], length - sum(documents)))
         batch["cu_seqlens"] = cu_seqlens_from_lengths(documents, device=torch.device(device))
@@ -99,7 +99,7 @@ def count_upstream_calls() -> list[int]:
 class Passes:
     """Forward and backward only; gradients add up in place."""
 
-    def __init__(self, model: torch.nn.Module, batch: dict[str, torch.Tensor]):
+    def __init__(self, model: torch.nn.Module, batch: dict[str, torch.Tensor | bool]):
         self.model, self.batch = model, batch
 
     def micro_batch(self) -> torch.Tensor:
@@ -114,7 +114,7 @@ class Passes:
 class OnDevice(Passes):
     """Everything on the device: bf16 weights and gradients, split fp32 masters, fp32 moments."""
 
-    def __init__(self, model: torch.nn.Module, batch: dict[str, torch.Tensor]):
+    def __init__(self, model: torch.nn.Module, batch: dict[str, torch.Tensor | bool]):
         super().__init__(model, batch)
         self.optimizer = SplitAdamW(model.parameters(), **ADAMW)
 
@@ -127,7 +127,7 @@ class OnDevice(Passes):
 class Offloaded:
     """DeepSpeed ZeRO-2 with the optimizer on the host, from the shipped config."""
 
-    def __init__(self, model: torch.nn.Module, batch: dict[str, torch.Tensor], device: str, pinned: bool):
+    def __init__(self, model: torch.nn.Module, batch: dict[str, torch.Tensor | bool], device: str, pinned: bool):
         os.environ.update({name: os.environ.get(name, value) for name, value in LONE_PROCESS.items()})
         import deepspeed
 
@@ -204,12 +204,13 @@ def make_engine(variant: str, layers: int, length: int, device: str, pinned: boo
         engine = Offloaded(model, batch, device, pinned)
     else:
         engine = Passes(model, batch)
-    if not theirs:
+    if isinstance(model, Mamba2ForCausalLM):
         # After the optimizer's states are made: what is free now is free for activations.
         buckets = DEEPSPEED_BUCKETS if variant.endswith("offload") and not rehearsal else 0
         model.choose_activations_from_memory(reserved_bytes=buckets)
 
     def kept() -> int:
-        return 0 if theirs else sum(not layer.gradient_checkpointing for layer in model.backbone.layers)
+        layers = model.backbone.layers if isinstance(model, Mamba2ForCausalLM) else ()
+        return sum(not layer.gradient_checkpointing for layer in layers)
 
     return engine, kept

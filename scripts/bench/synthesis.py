@@ -102,8 +102,7 @@ def main() -> None:
     header = ["concepts", "embedding", "pairs", "sets", "processes", "s", "sets/s", "different %"]
     summary = RecordTable(f"Draw sets of {args.size} concepts at temperature {args.temperature:g}.", header, rows)
     print(render_record_table(summary))
-    if args.record:
-        write_record(args.record, title="Concept sampling", config=vars(args), tables=[summary], results=results)
+    write_record(args.record, title="Concept sampling", config=vars(args), tables=[summary], results=results)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ is each model's own, in a process of its own. Writes docs/records/bench_train.js
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
@@ -27,17 +28,14 @@ from promptcot_mamba.cli import parse_args, run_program
 from promptcot_mamba.data.pack import fill_share, pack_lengths
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.model import Mamba2ForCausalLM
+from promptcot_mamba.ops.gated_rms_norm.reference import gated_rms_norm_reference
 from promptcot_mamba.ops.linear_cross_entropy import IGNORE_INDEX
 from promptcot_mamba.ops.packing import cu_seqlens_from_lengths
-from scripts.bench.common import (
-    DTYPES,
-    group_transformers_norm,
-    make_table,
-    time_interleaved,
-)
+from scripts.bench.common import DTYPES, make_table, time_interleaved
 
 RECORD = "docs/records/bench_train.json"
 HEAD_DIM = 64
+AnyMamba2 = Mamba2ForCausalLM | TransformersMamba2
 CPU_SHAPES = ((256, 1), (512, 8))  # hidden size, groups
 PHASE_2_LENGTH = 20_480
 CUDA_ONLY = ("transformers + mamba-ssm", "transformers + mamba-ssm, full checkpointing")
@@ -78,27 +76,40 @@ def make_config(args: Arguments, hidden_size: int, n_groups: int) -> Mamba2Confi
     )
 
 
-def make_model(kind: str, config: Mamba2Config, dtype: torch.dtype, device: str) -> torch.nn.Module:
+def group_transformers_norm(model: TransformersMamba2) -> None:
+    """Make transformers' gated norm grouped, in place, as the released weights need (its own is over all channels)."""
+    for layer in model.backbone.layers:
+        mixer: Any = layer.mixer
+        norm, group_size = mixer.norm, mixer.intermediate_size // model.config.n_groups
+
+        def grouped(hidden, gate=None, norm=norm, group_size=group_size):
+            gate = None if gate is None else gate.to(hidden.dtype)
+            return gated_rms_norm_reference(hidden, gate, norm.weight, eps=norm.variance_epsilon, group_size=group_size)
+
+        norm.forward = grouped
+
+
+def make_model(kind: str, config: Mamba2Config, dtype: torch.dtype, device: str) -> AnyMamba2:
     """The same random weights in our class or in transformers'."""
     torch.manual_seed(0)
-    model = TransformersMamba2(config)
+    theirs = TransformersMamba2(config)
+    model: AnyMamba2 = theirs
     if kind == "ours":
-        ours = Mamba2ForCausalLM(config)
-        ours.load_state_dict(model.state_dict())
-        model = ours
+        model = Mamba2ForCausalLM(config)
+        model.load_state_dict(theirs.state_dict())
     else:
-        group_transformers_norm(model)
+        group_transformers_norm(theirs)
     if "checkpointing" in kind:
         model.gradient_checkpointing_enable()
-    return model.to(device, dtype).train()
+    return torch.nn.Module.to(model, device, dtype).train()
 
 
-def make_step(model: torch.nn.Module, length: int, device: str):
+def make_step(model: AnyMamba2, length: int, device: str) -> Callable[[], torch.Tensor]:
     """One training step on random tokens, every one of them labelled."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     ids = torch.randint(0, model.config.vocab_size, (1, length), device=device)
 
-    def step() -> float:
+    def step() -> torch.Tensor:
         loss = model(input_ids=ids, labels=ids, use_cache=False).loss
         loss.backward()
         optimizer.step()
@@ -131,9 +142,9 @@ def measure_peak(kind: str, config: Mamba2Config, dtype_name: str, length: int, 
     step = make_step(model, length, device)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+        allocated = torch.cuda.memory_allocated()
         step()
-        return float(torch.cuda.max_memory_allocated() - before)
+        return float(torch.cuda.max_memory_allocated() - allocated)
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
     before = read_status("VmRSS")
     step()
@@ -189,7 +200,7 @@ def bench_packing(args: Arguments, device: str) -> dict[str, Any]:
 
     def run_packed() -> None:
         for row in rows:
-            cu_seqlens = cu_seqlens_from_lengths(lengths[row], device=device)
+            cu_seqlens = cu_seqlens_from_lengths(lengths[row], device=torch.device(device))
             ids = torch.randint(0, vocabulary, (1, int(cu_seqlens[-1])), device=device)
             model(input_ids=ids, labels=ids, cu_seqlens=cu_seqlens).loss.backward()
 
@@ -274,8 +285,8 @@ def main() -> None:
     args = parse_args(Arguments, description=__doc__)
     torch.set_num_threads(args.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    shapes = [(args.hidden_size, args.n_groups)] if args.hidden_size else CPU_SHAPES
-    rows = [row for shape in shapes for row in bench_shape(args, *shape, device)]
+    shapes = ((args.hidden_size, args.n_groups),) if args.hidden_size else CPU_SHAPES
+    rows = [row for hidden_size, n_groups in shapes for row in bench_shape(args, hidden_size, n_groups, device)]
     add_ratios(rows, peers(device)[-1])
     packing = bench_packing(args, device)
     tables = [describe_rows(rows, args.length), describe_packing(packing)]
