@@ -73,6 +73,7 @@ def test_one_engine_samples_what_is_asked_and_all_of_it_is_graded(tmp_path: Path
             f"{tmp_path}/out/{name}/hmmt25.jsonl",
         )
         assert (args.model_path, args.n, args.limit, args.seed, args.max_len) == (path, 1, 2, 3, 128)
+        (tmp_path / "out" / name).mkdir(parents=True, exist_ok=True)  # as sampling would
         wanted, code = parse_args([Arguments, CodeOptions], grade)
         assert (wanted.benchmark, wanted.input_path) == (["aime24", "hmmt25"], f"{tmp_path}/out/{name}")
         assert (code.data_dir, code.sample_tests) == (data, True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import collections
+import logging
 import subprocess
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from promptcot_mamba import log
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.sampling import endpoint_pool
 from promptcot_mamba.sampling.backend import FAILED, LENGTH, REFUSED, BackendFailedError, Generated, SamplingSettings
@@ -114,7 +116,6 @@ PASSING = {
 
 @pytest.mark.parametrize("trouble", PASSING)
 def test_what_passes_leaves_every_answer_right(at, trouble: str, caplog):
-    promptcot_log(caplog)
     finished = ask(at(trouble))
     if trouble in ("reason_eos", "reason_eos_token", "reason_end_turn", "reason_upper"):  # said of truncated ones too
         finished = [each for each in finished if right(each.unit)[1] == "stop"]
@@ -125,10 +126,12 @@ def test_what_passes_leaves_every_answer_right(at, trouble: str, caplog):
     assert all(len(line) < 500 for line in caplog.text.splitlines())
 
 
-def promptcot_log(caplog) -> None:
-    from promptcot_mamba import log
-
+@pytest.fixture(autouse=True)
+def heard(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What our logger says reaches `caplog`, also where an earlier test has said it or configured the logger."""
+    log.get_logger(log.ROOT)
     log.log_once.cache_clear()
+    monkeypatch.setattr(logging.getLogger(log.ROOT), "propagate", True)
     caplog.set_level("INFO")
 
 
