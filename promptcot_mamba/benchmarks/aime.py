@@ -6,25 +6,25 @@ opencompass/AIME2025, I then II, whose answers stand alone. It writes one of the
 
 from __future__ import annotations
 
+from functools import partial
+
 from promptcot_mamba.benchmarks.benchmark import Benchmark, Form, Publisher
 from promptcot_mamba.benchmarks.maths_rows import from_columns, released
 from promptcot_mamba.grading.math.gold import AnswerRules
 
 LICENCE = "problems by the Mathematical Association of America; data set MIT"
-RULES = AnswerRules(type="integer")
 PROBLEM_FILE = "aime_test.jsonl"
-N = 16  # arXiv 2505.22425: 16 samples a problem
 
-AIME24 = Benchmark(
+# 16 samples a problem: arXiv 2505.22425.
+_AIME = partial(
+    Benchmark, kind="math", expected_problems=30, n=16, published=True, problem_file=PROBLEM_FILE,
+    rules=AnswerRules(type="integer"),
+)  # fmt: skip
+
+AIME24 = _AIME(
     name="aime24",
     title="AIME 2024",
-    kind="math",
     sources=("aime2024",),
-    expected_problems=30,
-    n=N,
-    published=True,
-    problem_file=PROBLEM_FILE,
-    rules=RULES,
     publisher=Publisher(
         LICENCE,
         "https://huggingface.co/datasets/Maxwell-Jia/AIME_2024",
@@ -42,16 +42,10 @@ AIME24 = Benchmark(
     ),
 )  # fmt: skip
 
-AIME25 = Benchmark(
+AIME25 = _AIME(
     name="aime25",
     title="AIME 2025",
-    kind="math",
     sources=("aime2025",),
-    expected_problems=30,
-    n=N,
-    published=True,
-    problem_file=PROBLEM_FILE,
-    rules=RULES,
     publisher=Publisher(
         LICENCE,
         "https://huggingface.co/datasets/opencompass/AIME2025",

@@ -28,6 +28,7 @@ from torch.autograd.function import once_differentiable
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.ops.causal_conv1d import causal_conv1d
 from promptcot_mamba.ops.gated_rms_norm import gated_rms_norm
+from promptcot_mamba.ops.mixer_settings import MixerSettings
 from promptcot_mamba.ops.packing import boundaries
 from promptcot_mamba.ops.ssd import ssd
 
@@ -105,20 +106,10 @@ def slice_documents(marks: list[int], start: int, end: int) -> tuple[list[int], 
     return [0, *inside, end - start], start not in marks, end not in marks
 
 
-@dataclass(frozen=True)
-class _Settings:
-    n_groups: int
-    head_dim: int
-    state_size: int
-    chunk_size: int | None
-    eps: float
-    dt_limit: tuple[float, float]
-
-
 class _Part:
     """One slice of one mixer: its stages, each a plain function of tensors that autograd can take alone."""
 
-    def __init__(self, settings: _Settings, cu_seqlens: torch.Tensor, place: RowSlice, heads: int, width: int):
+    def __init__(self, settings: MixerSettings, cu_seqlens: torch.Tensor, place: RowSlice, heads: int, width: int):
         self.settings, self.cu_seqlens, self.place = settings, cu_seqlens, place
         self.heads, self.halo_rows = heads, width - 1
         self.d_inner, self.shared = heads * settings.head_dim, settings.n_groups * settings.state_size
@@ -332,6 +323,6 @@ def sliced_mixer(
         (1, l, d_inner), this slice's part of the row's result; gradients of shared parameters are its part too.
     """
     low, high = dt_limit
-    settings = _Settings(n_groups, head_dim, state_size, chunk_size, eps, (low, high))
+    settings = MixerSettings(n_groups, head_dim, state_size, chunk_size, eps, (low, high))
     part = _Part(settings, cu_seqlens, place, A_log.shape[0], conv_weight.shape[1])
     return _SlicedMixer.apply(part, zxbcdt, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight)

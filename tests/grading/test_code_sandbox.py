@@ -71,7 +71,7 @@ def test_an_unknown_level_is_bad_input():
         ("x = 'sympy'\nimport torch", []),
         ("# import sympy", []),
         ("import networkx; import sympy", ["networkx", "sympy"]),
-        ("try: import numpy\nexcept: pass", ["numpy"]),
+        ("try: import numpy\nexcept ImportError: pass", ["numpy"]),
     ],
 )
 def test_what_a_server_imports_for_a_program(code, modules):

@@ -8,32 +8,23 @@ places of the gradient of zxbcdt.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch.autograd.function import once_differentiable
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.ops.causal_conv1d import triton_kernels as conv
 from promptcot_mamba.ops.gated_rms_norm import triton_kernels as norm
+from promptcot_mamba.ops.mixer_settings import MixerSettings
 from promptcot_mamba.ops.ssd import triton_kernels as ssd
 from promptcot_mamba.ops.triton_common import as_rows, chunk_table
-
-
-@dataclass(frozen=True)
-class _Settings:
-    n_groups: int
-    head_dim: int
-    state_size: int
-    chunk_size: int | None
-    eps: float
-    dt_limit: tuple[float, float]
 
 
 class _Mixer:
     """One forward evaluation: what the backward needs again."""
 
-    def __init__(self, settings: _Settings, zxbcdt, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight, cu_seqlens):
+    def __init__(
+        self, settings: MixerSettings, zxbcdt, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight, cu_seqlens
+    ):
         self.settings, self.cu_seqlens = settings, cu_seqlens
         self.batch, self.length = zxbcdt.shape[:2]
         self.heads = A_log.shape[0]
@@ -135,7 +126,7 @@ def fused_mixer_triton(
         raise InputError("fused_mixer: the triton backend takes float16, bfloat16 or float32, found zxbcdt of float64")
     ssd.choose_config(zxbcdt, head_dim, state_size, chunk_size)
     conv.check_width(conv_weight.shape[1])
-    settings = _Settings(n_groups, head_dim, state_size, chunk_size, eps, tuple(dt_limit))
+    settings = MixerSettings(n_groups, head_dim, state_size, chunk_size, eps, tuple(dt_limit))
     return _FusedMixer.apply(
         settings, keep, zxbcdt, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight, cu_seqlens
     )  # fmt: skip
