@@ -16,21 +16,18 @@ from tests.programs.train_helpers import (
     ZERO2,
     flags_for,
     losses,
+    make_work,
     read_curve,
     run_train,
     start_train,
     wait_for_step,
-    write_examples,
 )
 from tests.tiny import make_checkpoint
 
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("train")
-    make_checkpoint(folder / "model")
-    write_examples(folder / "sums.jsonl", 40, sources=("add", "sum"))
-    return folder
+    return make_work(tmp_path_factory.mktemp("train"))
 
 
 def published_line(work: Path, output: Path) -> dict[str, object]:

@@ -17,13 +17,13 @@ from tests.programs.train_helpers import (
     flags_for,
     free_port,
     losses,
+    make_work,
     read_curve,
+    run_alone,
     run_train,
     start_train,
     wait_for_step,
-    write_examples,
 )
-from tests.tiny import make_checkpoint
 
 pytestmark = pytest.mark.slow
 CONFIGS = [ZERO2, "configs/deepspeed_zero2_offload.json", "configs/deepspeed_zero3.json"]
@@ -31,18 +31,12 @@ CONFIGS = [ZERO2, "configs/deepspeed_zero2_offload.json", "configs/deepspeed_zer
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("many")
-    make_checkpoint(folder / "model")
-    write_examples(folder / "sums.jsonl", 40, sources=("add", "sum"))
-    return folder
+    return make_work(tmp_path_factory.mktemp("many"))
 
 
 @pytest.fixture(scope="module")
 def alone(work: Path) -> Path:
-    """The run that all others must equal: one process, no DeepSpeed."""
-    result = run_train(flags_for(work, "alone"))
-    assert result.returncode == 0, result.stderr[-3000:]
-    return work / "alone"
+    return run_alone(work)
 
 
 @pytest.mark.parametrize("config", CONFIGS)

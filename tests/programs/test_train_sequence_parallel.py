@@ -17,28 +17,23 @@ from tests.programs.train_helpers import (
     child_environment,
     flags_for,
     free_port,
+    make_work,
     read_curve,
+    run_alone,
     run_train,
     start_train,
     wait_for_step,
-    write_examples,
 )
-from tests.tiny import make_checkpoint
 
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("slices")
-    make_checkpoint(folder / "model", n_groups=2)
-    write_examples(folder / "sums.jsonl", 40, sources=("add", "sum"))
-    return folder
+    return make_work(tmp_path_factory.mktemp("slices"), n_groups=2)
 
 
 @pytest.fixture(scope="module")
 def alone(work: Path) -> Path:
-    result = run_train(flags_for(work, "alone"))
-    assert result.returncode == 0, result.stderr[-3000:]
-    return work / "alone"
+    return run_alone(work)
 
 
 def torchrun(flags: dict[str, object], processes: int) -> subprocess.CompletedProcess[str]:

@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+from tests.tiny import make_checkpoint
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 ZERO2 = "configs/promptcot_mamba_7b_config.json"
 HANG_SECONDS = 500
@@ -32,6 +34,20 @@ def write_examples(path: Path, count: int, seed: int = 0, sources: tuple[str, ..
             }
             file.write(json.dumps(row) + "\n")
     return path
+
+
+def make_work(folder: Path, **config_fields: int) -> Path:
+    """A folder with a tiny checkpoint (`model`) and sums of two sources (`sums.jsonl`)."""
+    make_checkpoint(folder / "model", **config_fields)
+    write_examples(folder / "sums.jsonl", 40, sources=("add", "sum"))
+    return folder
+
+
+def run_alone(work: Path) -> Path:
+    """The run that all others must equal: one process, no DeepSpeed."""
+    result = run_train(flags_for(work, "alone"))
+    assert result.returncode == 0, result.stderr[-3000:]
+    return work / "alone"
 
 
 def free_port() -> int:
