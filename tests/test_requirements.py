@@ -94,7 +94,9 @@ def test_both_lists_agree_on_versions():
 
 def test_the_environment_is_the_list():
     """The versions that tests run with are those that users get."""
-    here = {normalize(one.metadata["Name"]): one.version.partition("+")[0] for one in metadata.distributions()}
+    here: dict[str, str] = {}
+    for one in metadata.distributions():  # the first found is imported; setuptools' own copies join the path later
+        here.setdefault(normalize(one.metadata["Name"]), one.version.partition("+")[0])
     name = LISTS[0] if "mamba-ssm" in here else LISTS[1]
     wrong = {one: (here.get(one), version) for one, (version, is_own) in read_list(name).items()
              if is_own and here.get(one) != version}  # fmt: skip

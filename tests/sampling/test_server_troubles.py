@@ -132,7 +132,7 @@ def heard(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> 
     log.get_logger(log.ROOT)
     log.log_once.cache_clear()
     monkeypatch.setattr(logging.getLogger(log.ROOT), "propagate", True)
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger=log.ROOT)
 
 
 @pytest.mark.parametrize("chat", [False, True])
