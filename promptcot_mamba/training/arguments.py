@@ -240,7 +240,8 @@ class SftArguments(TrainingArguments):
             self.deepspeed = find_deepspeed_config(self.deepspeed)
         if self.deepspeed and "RANK" not in os.environ:
             os.environ.update(LONE_PROCESS)
-        if self.load_best_model_at_end and self.eval_strategy == "no":
+        needs_losses = self.load_best_model_at_end or self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy")
+        if needs_losses and self.eval_strategy == "no":
             self._validate_as_saved()
         if self.save_strategy == "best" and self.metric_for_best_model is None:
             self.metric_for_best_model = "loss"
@@ -273,5 +274,6 @@ class SftArguments(TrainingArguments):
 
     def _validate_as_saved(self) -> None:
         saves = SaveStrategy(self.save_strategy)
-        self.eval_strategy = "steps" if saves == SaveStrategy.STEPS else "epoch"
-        self.eval_steps = self.save_steps
+        self.eval_strategy = "steps" if saves == SaveStrategy.STEPS or self.eval_steps is not None else "epoch"
+        if self.eval_strategy == "steps" and self.eval_steps is None:
+            self.eval_steps = self.save_steps

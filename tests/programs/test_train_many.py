@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from tests.programs.train_helpers import (
     HANG_SECONDS,
     ROOT,
+    STEPS,
     ZERO2,
     child_environment,
     flags_for,
@@ -23,6 +25,7 @@ from tests.programs.train_helpers import (
     run_train,
     start_train,
     wait_for_step,
+    write_examples,
 )
 
 pytestmark = pytest.mark.slow
@@ -52,6 +55,45 @@ def test_sharding_trains_alike_and_survives_a_kill(work: Path, alone: Path, conf
     for one, two in zip(read_curve(alone), read_curve(work / output), strict=True):
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
         assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_in_a_terminal_reaches_launcher_and_processes(work: Path, alone: Path, times: int):
+    """Once: both processes save one checkpoint, and one says so. Twice: nothing is saved. No process is left."""
+    output = work / f"interrupted-{times}"
+    many = {1: {}, 2: {"data_path": write_examples(work / "many.jsonl", 4000), "gradient_accumulation_steps": 200}}
+    settings = {"deepspeed": ZERO2, "gradient_accumulation_steps": 1, "save_steps": 1000, **many[times]}
+    process = start_train(flags_for(work, output.name, **settings), processes=2)
+    wait_for_step(output, 1, process)
+    for _ in range(times):
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.3)
+    said, _ = process.communicate(timeout=60)  # until every process that holds the pipe has ended
+    saved = list(output.glob("*checkpoint-*"))
+    if times == 2:
+        assert saved == []
+        return
+    done = losses(output)
+    assert len(done) < STEPS
+    assert saved == [output / f"checkpoint-{done[-1][0]}"]
+    assert said.count("the same command goes on") == said.count("saving after this step") == 1
+    assert run_train(flags_for(work, output.name, **settings), processes=2).returncode == 0
+    for (_, one), (_, two) in zip(losses(alone), losses(output), strict=True):
+        assert two == pytest.approx(one, rel=1e-5)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: Path(path).stem)
+def test_a_full_disk_ends_all_processes_with_one_line(work: Path, config: str):
+    """The optimizer's shards are longer than a file may be; both processes write one."""
+    output = work / f"full-{Path(config).stem}"
+    flags = flags_for(work, output.name, deepspeed=config, gradient_accumulation_steps=1)
+    done = run_train(flags, processes=2, most_bytes=500_000)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stdout + done.stderr
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert ("File too large" in line) or ("No space left" in line)
+    assert not list(output.glob("*checkpoint-*"))
+    assert run_train(flags, processes=2).returncode == 0
 
 
 def test_other_number_of_devices_is_refused(work: Path):
