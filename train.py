@@ -69,6 +69,7 @@ def main() -> int | None:
     if args.plan:
         print(render_plan(args, data_args, plan_args))
         return None
+    plan_args.refuse_idle()
     try:
         stopped_at = train(args, data_args)
     except TrainingDivergedError as error:
@@ -161,9 +162,14 @@ def encode(
     settle_accumulation(args, checkpoint.config, tokens, recorded)
     seed = args.seed if args.data_seed is None else args.data_seed
     data_hash, rows = make_training_rows(data_args, tokenizer, packing, seed)
-    eval_rows = make_eval_rows(data_args, tokenizer)
+    eval_hash, eval_rows = make_eval_rows(data_args, tokenizer)
     tokenizer.chat_template = choose_template(rows, tokenizer)  # what every checkpoint carries on to sampling
-    hashes = {"data": data_hash, "tokenizer": hash_tokenizer(tokenizer), "model": checkpoint.fingerprint()}
+    hashes = {
+        "data": data_hash,
+        "eval_data": eval_hash,
+        "tokenizer": hash_tokenizer(tokenizer),
+        "model": checkpoint.fingerprint(),
+    }
     identity = describe_identity(args, data_args, **hashes, packing=packing)
     return rows, eval_rows, identity
 

@@ -240,8 +240,7 @@ class SftArguments(TrainingArguments):
             self.deepspeed = find_deepspeed_config(self.deepspeed)
         if self.deepspeed and "RANK" not in os.environ:
             os.environ.update(LONE_PROCESS)
-        needs_losses = self.load_best_model_at_end or self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy")
-        if needs_losses and self.eval_strategy == "no":
+        if self.follows_validation and self.save_strategy != "best" and self.eval_strategy == "no":
             self._validate_as_saved()
         if self.save_strategy == "best" and self.metric_for_best_model is None:
             self.metric_for_best_model = "loss"
@@ -266,6 +265,12 @@ class SftArguments(TrainingArguments):
     def validates(self) -> bool:
         """Whether validation was asked for."""
         return self.eval_strategy != IntervalStrategy.NO
+
+    @property
+    def follows_validation(self) -> bool:
+        """Whether validation losses decide what is kept, exported or learned."""
+        by_loss = self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy")
+        return self.load_best_model_at_end or self.save_strategy == "best" or by_loss
 
     def validate_with_checkpoints(self) -> None:
         """Validate whenever a checkpoint is saved; every epoch where none is."""

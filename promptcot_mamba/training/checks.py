@@ -76,9 +76,7 @@ def check_validation(args: SftArguments, data_args: DataArguments) -> None:
             args.validate_with_checkpoints()
         if args.eval_steps is not None and args.eval_strategy != IntervalStrategy.STEPS:
             raise InputError(f"--eval_steps {args.eval_steps:g}: needs --eval_strategy steps")
-        keeps_best = args.load_best_model_at_end or args.save_strategy == SaveStrategy.BEST
-        by_loss = args.lr_scheduler_type in (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
-        if args.metric_for_best_model and not (keeps_best or by_loss):
+        if args.metric_for_best_model and not args.follows_validation:
             raise InputError(
                 f"--metric_for_best_model {args.metric_for_best_model}: needs --load_best_model_at_end True"
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from promptcot_mamba.checkpoint import read_config
@@ -53,6 +53,13 @@ class PlanArguments:
     plan_tokens_per_example: float = field(
         default=6000, metadata={"help": "Mean tokens per example: an assumption; measure yours when data is prepared."}
     )
+
+    def refuse_idle(self) -> None:
+        """Raise InputError for an assumption where no plan is asked for."""
+        for one in fields(self):
+            default = one.default_factory() if callable(one.default_factory) else one.default
+            if getattr(self, one.name) != default:
+                raise InputError(f"--{one.name}: needs --plan")
 
 
 def parse_machine(text: str) -> tuple[int, Device]:

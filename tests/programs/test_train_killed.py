@@ -21,12 +21,13 @@ from tests.programs.train_helpers import (
     HANG_SECONDS,
     ROOT,
     ZERO2,
+    child_environment,
     flags_for,
+    free_port,
     losses,
-    run_train,
-    start_train,
+    train_command,
     write_examples,
-)  # fmt: skip
+)
 from tests.tiny import make_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -57,10 +58,27 @@ def count_losses(output: Path) -> int:
     return log.read_text().count('"loss"') if log.exists() else 0
 
 
+def start_two(flags: dict[str, object]) -> subprocess.Popen[str]:
+    """Two processes as the launcher starts them, without its own two, whose start would be half of the test."""
+    one, other = (f'RANK={rank} LOCAL_RANK={rank} "$@"' for rank in range(2))
+    both = f"{other} & other=$!; {one}; status=$?; wait $other || status=$?; exit $status"
+    place = {"WORLD_SIZE": "2", "LOCAL_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    return subprocess.Popen(
+        ["sh", "-c", both, "sh", *train_command(flags)], cwd=ROOT, env=child_environment() | place, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+
+
+def run_two(flags: dict[str, object]) -> None:
+    process = start_two(flags)
+    said, _ = process.communicate(timeout=HANG_SECONDS)
+    assert process.returncode == 0, said[-3000:]
+
+
 def kill_once(flags: dict[str, object], work: Path, output: Path, kind: str, draw: random.Random) -> bool:
-    """Start the command and kill all its processes at a moment of this kind; False if it ended before one came."""
+    """Start the command and kill both processes at a moment of this kind; False if they ended before one came."""
     seen, longest = moments(work, output)[kind]
-    process = start_train(flags, processes=2)
+    process = start_two(flags)
     deadline = time.monotonic() + HANG_SECONDS
     while not seen() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
@@ -84,8 +102,7 @@ def test_killed_anywhere_ends_the_same(tmp_path: Path, config: str):
         "deepspeed": config, "gradient_accumulation_steps": 1, "save_steps": 2, "save_total_limit": 2,
         "max_steps": STEPS,
     }  # fmt: skip
-    whole = run_train(flags_for(tmp_path, "whole", **settings), processes=2)
-    assert whole.returncode == 0, whole.stderr[-3000:]
+    run_two(flags_for(tmp_path, "whole", **settings))
 
     draw, output, killed, reached = random.Random(7), tmp_path / "killed", Counter(), []
     flags = flags_for(tmp_path, "killed", **settings, token_cache=tmp_path / "cold")  # encodes anew
@@ -95,8 +112,7 @@ def test_killed_anywhere_ends_the_same(tmp_path: Path, config: str):
                 unfinish(output)
             killed[kind] += kill_once(flags, tmp_path, output, kind, draw)
             reached.append(count_losses(output))
-    last = run_train(flags, processes=2)
-    assert last.returncode == 0, last.stderr[-3000:]
+    run_two(flags)
     print(f"\n{Path(config).stem}: killed {dict(killed)}, at steps {reached}")
     assert losses(output) == losses(tmp_path / "whole"), reached
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (output, tmp_path / "whole"))

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tests.programs.train_helpers import (
     HANG_SECONDS,
@@ -94,6 +96,39 @@ def test_a_full_disk_ends_all_processes_with_one_line(work: Path, config: str):
     assert ("File too large" in line) or ("No space left" in line)
     assert not list(output.glob("*checkpoint-*"))
     assert run_train(flags, processes=2).returncode == 0
+
+
+@pytest.mark.parametrize("config", CONFIGS[:2], ids=lambda path: Path(path).stem)
+def test_adapters_are_sharded_resumed_and_merged(work: Path, config: str):
+    """Killed and continued under ZeRO-2 with two processes: the losses and merged weights of one without DeepSpeed."""
+    output, alone = work / f"adapters-{Path(config).stem}", work / "adapters-alone"
+    lora = {"lora_rank": 4, "learning_rate": 1e-2, "output_dir": alone}
+    if not alone.exists():
+        assert run_train(flags_for(work, alone.name, **lora)).returncode == 0
+    flags = flags_for(
+        work, output.name, **lora | {"output_dir": output}, deepspeed=config, gradient_accumulation_steps=1
+    )
+    process = start_train(flags, processes=2)
+    wait_for_step(output, 4, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    done = run_train(flags, processes=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for (_, one), (_, two) in zip(losses(alone), losses(output), strict=True):
+        assert two == pytest.approx(one, rel=1e-5)
+    start, ours, theirs = (load_file(folder / "model.safetensors") for folder in (work / "model", output, alone))
+    assert start.keys() == ours.keys() == theirs.keys()
+    for name, weight in theirs.items():
+        torch.testing.assert_close(ours[name], weight, rtol=1e-3, atol=1e-5)
+    changed = "backbone.layers.0.mixer.in_proj.weight"
+    assert not torch.equal(start[changed], ours[changed])
+
+
+def test_adapters_under_zero3_are_refused(work: Path):
+    result = run_train(flags_for(work, "zero3", deepspeed=CONFIGS[2], lora_rank=4))
+    assert result.returncode == 2
+    assert "error: --lora_rank: frozen weights are merged whole, which ZeRO-3 shards" in result.stderr
+    assert not (work / "zero3").exists()
 
 
 def test_other_number_of_devices_is_refused(work: Path):

@@ -87,3 +87,9 @@ def test_adapters_are_counted():
     assert "30.1 GFLOP" in text  # 4 a frozen weight instead of 6, and 6 a trained number
     with pytest.raises(InputError, match="--lora_target q_proj: the model's linear layers are in_proj, out_proj"):
         plan("--lora_rank", "4", "--lora_target", "q_proj")
+
+
+def test_an_assumption_without_a_plan_is_refused():
+    PlanArguments().refuse_idle()
+    with pytest.raises(InputError, match="--plan_machines: needs --plan"):
+        PlanArguments(plan_machines=["1xA100"]).refuse_idle()
