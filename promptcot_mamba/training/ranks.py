@@ -133,8 +133,9 @@ def fail_as_one() -> Iterator[None]:
         if rank() == 0:  # it holds the store
             time.sleep(LAST_WORD_SECONDS)
         sys.exit(EXIT_BAD_INPUT)
-    except RuntimeError:
-        if not dist.is_initialized() or not _has_failed():
+    except RuntimeError as error:
+        lost = type(error) is RuntimeError or isinstance(error, dist.DistError)  # as gloo, or as NCCL
+        if not (lost and dist.is_initialized() and _has_failed()):
             raise
         sys.exit(EXIT_BAD_INPUT)
 
