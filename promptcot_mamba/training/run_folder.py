@@ -207,10 +207,12 @@ def writing_folder(output_dir: Path, step: int) -> Path:
 
 
 def remove_unfinished(output_dir: Path) -> None:
-    """Remove what a killed process left of a checkpoint that it was writing."""
+    """Remove what a killed process left of a checkpoint, an export or a description that it was writing."""
     for folder in output_dir.glob(f"{WRITING_PREFIX}*"):
         logger.warning("%s: removed what was unfinished", folder)
         shutil.rmtree(folder)
+    for torn in output_dir.glob(f".{RUN_FILE}.*.tmp"):
+        torn.unlink()
 
 
 def seal(writing: Path, step: int, devices: int) -> Path:
