@@ -142,7 +142,11 @@ class SftArguments(TrainingArguments):
         metadata={"help": "Begin at this checkpoint of a run with the same settings. Default: at --output_dir's last."},
     )
     eval_strategy: str = field(
-        default="no", metadata={"help": "When to validate: no, steps, epoch. Default with --eval_data_path: as saving."}
+        default="no",
+        metadata={
+            "help": "When to validate. Default with --eval_data_path: as saving.",
+            "choices": ("no", "steps", "epoch"),
+        },
     )
     save_only_model: bool = field(
         default=False, metadata={"help": "Checkpoints without optimizer: half the bytes or less, but none to resume."}
@@ -246,6 +250,8 @@ class SftArguments(TrainingArguments):
             self.metric_for_best_model = "loss"
         self.greater_is_better = False  # validation computes losses
         self.disable_tqdm = True  # callbacks.ConsoleCallback prints instead
+        if self.load_best_model_at_end and self.save_strategy == "no":
+            raise ValueError("--load_best_model_at_end True: needs checkpoints; leave --save_strategy no out")
         super().__post_init__()
         if self.n_gpu > 1:
             raise ValueError(

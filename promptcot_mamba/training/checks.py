@@ -42,6 +42,8 @@ def check_flags(args: SftArguments, data_args: DataArguments) -> None:
         )
     if args.checkpoint_every < 1 or (args.checkpoint_every > 1 and not args.gradient_checkpointing):
         raise InputError(f"--checkpoint_every {args.checkpoint_every}: at least 1, with --gradient_checkpointing True")
+    if args.checkpoint_policy == "auto" and not args.gradient_checkpointing:
+        raise InputError("--checkpoint_policy auto: needs --gradient_checkpointing True")
     if args.checkpoint_every > 1 and args.checkpoint_policy == "auto":
         raise InputError("--checkpoint_policy auto: keeps whole layers where they fit; leave --checkpoint_every out")
     check_validation(args, data_args)
@@ -81,13 +83,19 @@ def check_validation(args: SftArguments, data_args: DataArguments) -> None:
                 f"--metric_for_best_model {args.metric_for_best_model}: needs --load_best_model_at_end True"
             )
         return
-    if args.validates:
-        raise InputError(f"--eval_strategy {IntervalStrategy(args.eval_strategy).value}: needs --eval_data_path")
-    if args.save_strategy == SaveStrategy.BEST:
-        raise InputError("--save_strategy best: needs --eval_data_path")
-    for name in ("load_best_model_at_end", "eval_on_start", "eval_steps", "eval_delay", "metric_for_best_model"):
-        if value := getattr(args, name):
-            raise InputError(f"--{name} {value}: needs --eval_data_path")
+    schedule = SchedulerType(args.lr_scheduler_type)
+    asked = {
+        "save_strategy best": args.save_strategy == SaveStrategy.BEST,
+        f"lr_scheduler_type {schedule.value}": schedule in (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY),
+        "load_best_model_at_end True": args.load_best_model_at_end,
+        "eval_on_start True": args.eval_on_start,
+        f"eval_strategy {IntervalStrategy(args.eval_strategy).value}": args.validates,
+        f"eval_steps {args.eval_steps}": args.eval_steps is not None,
+        f"eval_delay {args.eval_delay}": args.eval_delay,
+        f"metric_for_best_model {args.metric_for_best_model}": args.metric_for_best_model,
+    }
+    if first := next((flag for flag, given in asked.items() if given), None):
+        raise InputError(f"--{first}: needs --eval_data_path")
 
 
 def check_adapters(args: SftArguments) -> None:

@@ -21,7 +21,6 @@ from promptcot_mamba.training.flags import FOLLOWED
 from tests.programs.train_helpers import ROOT, write_examples
 from train import train
 
-pytestmark = pytest.mark.slow
 TIMES = ("tokens_per_second_per_device", "peak_memory_gb", "seconds_per_step", "eta_seconds", "train_runtime",
          "train_samples_per_second", "train_steps_per_second", "total_flos")  # fmt: skip
 EVAL = {"eval_data_path": "DATA"}
@@ -159,12 +158,14 @@ def observe(places, tmp_path_factory):
     return observe_flags
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flag", CHANGES)
 def test_a_followed_flag_changes_what_is_seen(observe, flag: str):
     value, beside = CHANGES[flag]
     assert observe(beside) != observe(beside | {flag: value})
 
 
+@pytest.mark.slow
 def test_the_same_flags_leave_the_same(observe):
     """Or the tests above would see a difference wherever they look."""
     assert observe({}) == observe({"seed": 42})  # the default, spelled out: another run
@@ -180,6 +181,12 @@ def test_the_same_flags_leave_the_same(observe):
         ({"metric_for_best_model": "loss"}, "--metric_for_best_model loss: needs --eval_data_path"),
         ({**EVAL, "metric_for_best_model": "loss"}, "--metric_for_best_model loss: needs --load_best_model_at_end"),
         ({**EVAL, "eval_steps": 2, "eval_strategy": "epoch"}, "--eval_steps 2: needs --eval_strategy steps"),
+        ({**EVAL, "load_best_model_at_end": True, "save_strategy": "no"}, "--load_best_model_at_end True: needs check"),
+        ({"lr_scheduler_type": "reduce_lr_on_plateau"}, "--lr_scheduler_type reduce_lr_on_plateau: needs --eval_data"),
+        (
+            {"lora_rank": 4, "lora_target": "lm_head"},
+            "--lora_target lm_head: no such linear layer in the model; it has",
+        ),
         ({"run_name": "x"}, "--run_name x: only wandb shows it"),
         ({"optim_args": "a=1"}, "--optim_args a=1: --optim adamw_torch_fused takes none of them"),
         ({"lr_scheduler_kwargs": '{"a": 1}'}, "--lr_scheduler_type constant_with_warmup takes none"),

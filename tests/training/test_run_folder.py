@@ -103,6 +103,25 @@ def test_only_the_latest_are_kept(output_dir: Path):
     assert [step for step, _ in run_folder.find_checkpoints(output_dir)] == [9, 10]
 
 
+def test_a_removal_that_is_killed_leaves_no_torn_checkpoint(output_dir: Path, monkeypatch, caplog):
+    for step in (2, 4, 6):
+        write_checkpoint(output_dir, step)
+
+    def killed(folder: Path) -> None:
+        (folder / "model.safetensors").unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_folder.shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_folder.keep_latest(output_dir, 2)
+    monkeypatch.undo()
+    assert [step for step, _ in run_folder.find_checkpoints(output_dir)] == [4, 6]
+    assert "torn" not in caplog.text
+    run_folder.remove_unfinished(output_dir)
+    names = sorted(path.name for path in output_dir.iterdir() if not path.name.startswith("."))
+    assert names == ["checkpoint-4", "checkpoint-6", "run.json"]
+
+
 def test_an_export_that_does_not_fit_leaves_what_was_there(output_dir: Path, monkeypatch):
     """Weights by weights an export is whole or absent; the checkpoint that it is made of stays."""
     checkpoint = write_checkpoint(output_dir, 30)
@@ -112,9 +131,10 @@ def test_an_export_that_does_not_fit_leaves_what_was_there(output_dir: Path, mon
         target.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "full", str(target))
 
-    with monkeypatch.context() as patched, pytest.raises(OSError, match="full"):
-        patched.setattr(run_folder.shutil, "copyfile", copy)
+    monkeypatch.setattr(run_folder.shutil, "copyfile", copy)
+    with pytest.raises(OSError, match="full"):
         run_folder.finish(output_dir, 30)
+    monkeypatch.undo()
     assert sorted(path.name for path in output_dir.iterdir()) == [".lock", "checkpoint-30", "run.json"]
     run_folder.finish(output_dir, 30)
     assert (output_dir / "model.safetensors").read_bytes() == b"w" * 100
