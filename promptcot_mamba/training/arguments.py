@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
@@ -56,6 +57,16 @@ def find_deepspeed_config(path: str) -> str:
     except ValueError as error:
         raise ValueError(f"--deepspeed {path}: malformed JSON ({error})") from None
     return path
+
+
+def read_object(flag: str, text: str) -> dict[str, Any]:
+    """A flag's JSON object. Raises ValueError, as argument classes do, for anything else."""
+    try:
+        if isinstance(found := json.loads(text), dict):
+            return found
+    except ValueError:
+        pass
+    raise ValueError(f"{flag} {text}: expected a JSON object")
 
 
 def require_no_gpu(use_cpu: bool) -> None:
@@ -250,6 +261,8 @@ class SftArguments(TrainingArguments):
             self.metric_for_best_model = "loss"
         self.greater_is_better = False  # validation computes losses
         self.disable_tqdm = True  # callbacks.ConsoleCallback prints instead
+        if isinstance(self.lr_scheduler_kwargs, str):
+            self.lr_scheduler_kwargs = read_object("--lr_scheduler_kwargs", self.lr_scheduler_kwargs)
         if self.load_best_model_at_end and self.save_strategy == "no":
             raise ValueError("--load_best_model_at_end True: needs checkpoints; leave --save_strategy no out")
         super().__post_init__()

@@ -8,6 +8,7 @@ import os
 from copy import copy
 
 import torch
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import IntervalStrategy, SchedulerType, Trainer, get_scheduler
 from transformers.trainer_utils import SaveStrategy
 from transformers.training_args import OptimizerNames
@@ -129,8 +130,7 @@ def check_optimizer(args: SftArguments) -> None:
     try:
         kind, settings = Trainer.get_optimizer_cls_and_kwargs(args)
         _, without = Trainer.get_optimizer_cls_and_kwargs(replace_quietly(args, optim_args=None))
-        if name != "adamw_torch_fused":  # which wants to be where its weights are
-            kind([torch.nn.Parameter(torch.zeros(2, 2))], **settings)
+        kind([torch.nn.Parameter(torch.zeros(2, 2))], **settings)
     except (ImportError, ValueError, RuntimeError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"--optim {name}: {' '.join(str(error).split())}") from None
     if args.optim_args and settings == without:
@@ -148,13 +148,16 @@ def replace_quietly(args: SftArguments, **changes: object) -> SftArguments:
 def check_schedule(args: SftArguments) -> None:
     """Raise InputError for a schedule that its arguments do not make."""
     name, settings = SchedulerType(args.lr_scheduler_type).value, args.lr_scheduler_kwargs
-    if settings and not isinstance(settings, dict):
-        raise InputError(f"--lr_scheduler_kwargs {settings}: expected a JSON object")
     if settings and name in ("constant", "constant_with_warmup"):
         raise InputError(f"--lr_scheduler_kwargs {settings}: --lr_scheduler_type {name} takes none; leave it out")
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=args.learning_rate)
     try:
-        get_scheduler(name, optimizer, num_warmup_steps=1, num_training_steps=2, scheduler_specific_kwargs=settings)
+        made = get_scheduler(
+            name, optimizer, num_warmup_steps=1, num_training_steps=3, scheduler_specific_kwargs=settings
+        )
+        for _ in range(3 if isinstance(made, LambdaLR) else 0):
+            optimizer.step()
+            made.step()
     except (ValueError, TypeError, KeyError) as error:
         wanted = " ".join(str(error).split())
         raise InputError(f"--lr_scheduler_type {name}: {wanted} (--lr_scheduler_kwargs, a JSON object)") from None
