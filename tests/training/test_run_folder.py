@@ -111,7 +111,7 @@ def test_a_removal_that_is_killed_leaves_no_torn_checkpoint(output_dir: Path, mo
         (folder / "model.safetensors").unlink()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_folder.shutil, "rmtree", killed)
+    monkeypatch.setattr("shutil.rmtree", killed)
     with pytest.raises(KeyboardInterrupt):
         run_folder.keep_latest(output_dir, 2)
     monkeypatch.undo()
@@ -131,7 +131,7 @@ def test_an_export_that_does_not_fit_leaves_what_was_there(output_dir: Path, mon
         target.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "full", str(target))
 
-    monkeypatch.setattr(run_folder.shutil, "copyfile", copy)
+    monkeypatch.setattr("shutil.copyfile", copy)
     with pytest.raises(OSError, match="full"):
         run_folder.finish(output_dir, 30)
     monkeypatch.undo()
