@@ -45,11 +45,12 @@ from promptcot_mamba.training import run_folder
 from promptcot_mamba.training.accumulation import settle_accumulation, widen_gradients
 from promptcot_mamba.training.arguments import DataArguments, SftArguments
 from promptcot_mamba.training.callbacks import ConsoleCallback, LogFileCallback, StopCallback, make_tensorboard_callback
-from promptcot_mamba.training.checks import check_flags, check_metric, check_slices
+from promptcot_mamba.training.checks import check_flags, check_metric, check_objective, check_slices
 from promptcot_mamba.training.flags import FOLLOWED
 from promptcot_mamba.training.identity import describe_identity, zero_stage
 from promptcot_mamba.training.lora import add_adapters
 from promptcot_mamba.training.plan import PlanArguments, render_plan
+from promptcot_mamba.training.preference import PreferenceTrainer
 from promptcot_mamba.training.ranks import first_does, part, rank, speak_once, together
 from promptcot_mamba.training.rows import Rows, decide_packing, make_eval_rows, make_training_rows
 from promptcot_mamba.training.run_folder import Identity
@@ -115,7 +116,7 @@ def train(args: SftArguments, data_args: DataArguments) -> int | None:
     # Train, from the last whole checkpoint where there is one.
     if resumed:
         logger.info("continuing from %s", resumed)
-    trainer = make_trainer(args, model, tokenizer, rows, eval_rows, packing, resumed_step=step)
+    trainer = make_trainer(args, model, tokenizer, rows, eval_rows, packing, step, identity)
     trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     if trainer.stopped_at is not None:
         return trainer.stopped_at
@@ -138,6 +139,7 @@ def check(args: SftArguments, data_args: DataArguments) -> tuple[Checkpoint, Any
         raise InputError(f"--ops {data_args.ops[0]}: {checkpoint.path}'s model is not made of these ops; leave it out")
     packing = decide_packing(data_args.packing, checkpoint.is_mamba2, data_args.model_name_or_path)
     check_slices(args, data_args, packing, checkpoint.is_mamba2)
+    check_objective(args, data_args, packing, checkpoint.is_mamba2)
     tokenizer_path = data_args.tokenizer_path or data_args.model_name_or_path
     tokenizer = load_tokenizer(tokenizer_path, "--tokenizer_path")
     check_tokenizer(tokenizer, checkpoint.config.get("vocab_size"), tokenizer_path, data_args.model_name_or_path)
@@ -152,7 +154,7 @@ def encode(
     tokens = args.per_device_train_batch_size * data_args.max_length // args.sequence_parallel_size
     settle_accumulation(args, checkpoint.config, tokens, recorded)
     seed = args.seed if args.data_seed is None else args.data_seed
-    data_hash, rows = make_training_rows(data_args, tokenizer, packing, seed)
+    data_hash, rows = make_training_rows(data_args, tokenizer, packing, seed, pairs=args.objective == "dpo")
     eval_rows = make_eval_rows(data_args, tokenizer)
     tokenizer.chat_template = choose_template(rows, tokenizer)  # what every checkpoint carries on to sampling
     hashes = {"data": data_hash, "tokenizer": hash_tokenizer(tokenizer), "model": checkpoint.fingerprint()}
@@ -180,7 +182,7 @@ def load_model(args: SftArguments, data_args: DataArguments, tokenizer: Any) -> 
 
 def make_trainer(
     args: SftArguments, model: PreTrainedModel, tokenizer: Any, rows: Rows, eval_rows: dict[str, Any], packing: bool,
-    resumed_step: int,
+    resumed_step: int, identity: Identity,
 ) -> SftTrainer:  # fmt: skip
     """Join the model with rows, collation, logs and signals."""
     shapes = shapes_from_config(model.config.to_dict())
@@ -200,7 +202,8 @@ def make_trainer(
         if rank() == 0:
             callbacks.append(make_tensorboard_callback(args.output_path, resumed_step))
     pad_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    trainer = SftTrainer(
+    kind = partial(PreferenceTrainer, identity=identity) if args.objective == "dpo" else SftTrainer
+    trainer = kind(
         model=model,
         args=args,
         collate=partial(collate_packed if packing else collate_padded, pad_id=pad_id),

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -108,8 +108,13 @@ def _write_documents(
     return written
 
 
-def build_store(folder: Path, files: Sequence[Path], tokenizer: Any, reading: Reading | None = None) -> None:
-    """Encode every example of `files` into a new store at `folder`, unless it is already there.
+Reader = Callable[[Sequence[Path], Reading, Formats], Iterator[Example]]
+
+
+def build_store(
+    folder: Path, files: Sequence[Path], tokenizer: Any, reading: Reading | None = None, read: Reader = iter_examples
+) -> None:
+    """Encode every example that `read` finds in `files` into a new store at `folder`, unless it is already there.
 
     `reading` says how rows are read; a store of another reading belongs in another folder (`Reading.key`). Prompts
     that the tokenizer's own chat template rendered are recognised too.
@@ -121,7 +126,7 @@ def build_store(folder: Path, files: Sequence[Path], tokenizer: Any, reading: Re
     reading = replace(reading or Reading(), own=own_template(tokenizer))
     formats = Formats()
     with _moved_when_done(folder) as temporary:
-        examples = iter_examples(files, reading, formats)
+        examples = read(files, reading, formats)
         with (temporary / "tokens.bin").open("wb") as tokens, (temporary / "documents.jsonl").open("w") as documents:
             written = _write_documents(examples, tokenizer, reading.control_text, tokens, documents)
         if written.spelled:

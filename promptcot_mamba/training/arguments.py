@@ -17,6 +17,7 @@ from promptcot_mamba.training.flags import refuse_unfollowed
 
 GRAD_ACCUM_DTYPES = ("auto", "fp32", "bf16")
 LOSS_AVERAGES = ("tokens", "examples")
+OBJECTIVES = ("sft", "dpo")
 NVIDIA_DEVICES = Path("/proc/driver/nvidia/gpus")  # one entry a device that the driver knows
 CHECKPOINT_POLICIES = ("all", "auto")
 # A launcher sets these; without one a lone process is its own world, on any free port.
@@ -168,6 +169,26 @@ class SftArguments(TrainingArguments):
         metadata={
             "help": "Mean over the step's labelled tokens, or over its examples' own means as published.",
             "choices": LOSS_AVERAGES,
+        },
+    )
+    objective: str = field(
+        default="sft",
+        metadata={
+            "help": "What is learned: completions (sft), or to prefer `chosen` to `rejected` answers (dpo).",
+            "choices": OBJECTIVES,
+        },
+    )
+    beta: float = field(
+        default=0.1, metadata={"help": "With --objective dpo: how closely the reference, the first model, is kept."}
+    )
+    length_normalised: bool = field(
+        default=False, metadata={"help": "With --objective dpo: log-probabilities a token instead of an answer."}
+    )
+    reference_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "With --objective dpo: reference.npz of an earlier run over the same data from the same model. "
+            "Default: computed before the first step, into --output_dir."
         },
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+from dataclasses import fields
 
 from transformers import IntervalStrategy, Trainer
 from transformers.training_args import OptimizerNames
@@ -58,6 +59,28 @@ def check_slices(args: SftArguments, data_args: DataArguments, packing: bool, is
         raise InputError(f"--sequence_parallel_size {size}: rows must be packed; leave --packing False out")
     if data_args.max_length < size:
         raise InputError(f"--sequence_parallel_size {size}: more slices than --max_length {data_args.max_length}")
+
+
+def check_objective(args: SftArguments, data_args: DataArguments, packing: bool, is_mamba2: bool) -> None:
+    """Raise InputError for what does not go with preferences, and for their flags without them."""
+    if args.objective != "dpo":
+        defaults = {one.name: one.default for one in fields(args)}
+        for name in ("beta", "length_normalised", "reference_path"):
+            if getattr(args, name) != defaults[name]:
+                raise InputError(f"--{name} {getattr(args, name)}: needs --objective dpo")
+        return
+    if not (is_mamba2 and packing):
+        raise InputError("--objective dpo: pairs are rows of a packed Mamba-2; leave --packing False out")
+    refused = {
+        "sequence_parallel_size": (args.sequence_parallel_size, 1, "an answer's log-probability is one device's"),
+        "loss_average": (args.loss_average, "tokens", "the loss is the mean over pairs"),
+        "overlong": (data_args.overlong, "drop", "an answer that is cut short is another answer"),
+    }
+    for name, (value, plain, why) in refused.items():
+        if value != plain:
+            raise InputError(f"--{name} {value}: does not go with --objective dpo: {why}")
+    if folder := next(filter(is_shard_folder, data_args.data_path), None):
+        raise InputError(f"--data_path {folder}: prepared shards hold no preferences; name JSONL or Parquet files")
 
 
 def check_validation(args: SftArguments, data_args: DataArguments) -> None:

@@ -117,8 +117,11 @@ class SftTrainer(Trainer):
         *counts, stop = sum_over_ranks(total).tolist()
         self.stop_requested = stop > 0
         self.meter.add(counts)
-        labelled, documents = counts[0], counts[3]
-        return batches, labelled if self.args.loss_average == "tokens" else documents
+        return batches, self.count_items(labelled=counts[0], documents=counts[3])
+
+    def count_items(self, labelled: int, documents: int) -> int:
+        """What a step's loss is the mean over, of its labelled tokens and documents on all processes."""
+        return labelled if self.args.loss_average == "tokens" else documents
 
     # ---- loss -------------------------------------------------------------------------------------------------
 
