@@ -12,12 +12,12 @@ all; an interrupted run keeps the waves it has measured: delete `--output_dir` t
 from __future__ import annotations
 
 import statistics
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from promptcot_mamba.bench_record import RecordTable, render_record_table, write_record
-from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.cli import flag, parse_args, run_program
 from promptcot_mamba.efficiency.calibrate import fit_pair, median_wave
 from promptcot_mamba.efficiency.engine import Load
 from promptcot_mamba.efficiency.measure import Measured, measure_all
@@ -33,14 +33,12 @@ SHOWN = ("tokens_per_second", "running", "preemptions", "steps", "seconds", "fir
 class Arguments:
     """Flags of scripts.bench.efficiency."""
 
-    budget_gib: list[float] = field(default_factory=lambda: [24, 72], metadata={"help": "memory budgets, 7B units"})
-    lengths: list[int] = field(
-        default_factory=lambda: [1 << k for k in range(10, 17)], metadata={"help": "tokens a chain, 7B units"}
-    )
-    prompt: int = field(default=128, metadata={"help": "tokens of a prompt, 7B units; a competition problem's"})
-    max_num_seqs: int = field(default=32, metadata={"help": "chains at once, and chains a wave, for both models"})
-    output_dir: str = field(default="outputs/efficiency", metadata={"help": "measurements and the record"})
-    record: str | None = field(default=None, metadata={"help": "also write the record here (docs/records/X.json)"})
+    budget_gib: list[float] = flag("memory budgets, 7B units", factory=lambda: [24, 72])
+    lengths: list[int] = flag("tokens a chain, 7B units", factory=lambda: [1 << k for k in range(10, 17)])
+    prompt: int = flag("tokens of a prompt, 7B units; a competition problem's", default=128)
+    max_num_seqs: int = flag("chains at once, and chains a wave, for both models", default=32)
+    output_dir: str = flag("measurements and the record", default="outputs/efficiency")
+    record: str | None = flag("also write the record here (docs/records/X.json)", default=None)
 
     def __post_init__(self) -> None:
         if self.max_num_seqs < 1 or self.prompt < 1 or min(self.lengths) < 1:

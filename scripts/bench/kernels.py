@@ -20,12 +20,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 
 import torch
 
 from promptcot_mamba.bench_record import RecordTable
-from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.cli import flag, parse_args, run_program
 from scripts.bench.device_common import (
     PartRecord,
     Row,
@@ -64,15 +64,13 @@ SANITIZER_SECONDS = 240  # for one op under one tool
 
 @dataclass
 class BenchArguments:
-    part: str = field(default="correctness", metadata={"help": f"of {', '.join(PARTS)}"})
-    ops: list[str] = field(default_factory=lambda: list(OPS), metadata={"help": f"of {', '.join(OPS)}"})
-    lengths: list[int] = field(
-        default_factory=lambda: [2048, 8192, 20480, 65536], metadata={"help": "tokens of the timed rows"}
-    )
-    repeats: int = field(default=9, metadata={"help": "timings a row, at least 5"})
-    record: str | None = field(default=None, metadata={"help": "JSON file; see above where unset"})
-    overwrite: bool = field(default=False, metadata={"help": "measure what is recorded again"})
-    dry_run: bool = field(default=False, metadata={"help": "tiny shapes on the CPU; recorded only with --record"})
+    part: str = flag(f"of {', '.join(PARTS)}", default="correctness")
+    ops: list[str] = flag(f"of {', '.join(OPS)}", factory=lambda: list(OPS))
+    lengths: list[int] = flag("tokens of the timed rows", factory=lambda: [2048, 8192, 20480, 65536])
+    repeats: int = flag("timings a row, at least 5", default=9)
+    record: str | None = flag("JSON file; see above where unset", default=None)
+    overwrite: bool = flag("measure what is recorded again", default=False)
+    dry_run: bool = flag("tiny shapes on the CPU; recorded only with --record", default=False)
 
     def __post_init__(self):
         if self.part not in (*PARTS, "exercise"):

@@ -10,7 +10,7 @@ scripts.bench.kernels). Writes docs/records/bench_ssd.json, prints the table.
 from __future__ import annotations
 
 import functools
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from transformers.models.mamba2 import modeling_mamba2
 
 from promptcot_mamba.bench_record import render_record_table, write_record
-from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.cli import flag, parse_args, run_program
 from promptcot_mamba.ops.backends import get_table, read_entry
 from scripts.bench.common import DTYPES, make_table, time_interleaved
 from scripts.bench.kernel_cases import MODEL, Op, as_leaves, evaluate, get_op, make_inputs, relative_errors
@@ -32,13 +32,13 @@ PEER = "transformers (torch)"
 class Arguments:
     """Flags of scripts.bench.ssd."""
 
-    length: int = field(default=2048, metadata={"help": "tokens"})
-    heads: int = field(default=16, metadata={"help": "heads"})
-    groups: int = field(default=8, metadata={"help": "groups"})
-    dtype: str = field(default="fp32", metadata={"help": "fp32 or bf16"})
-    repeats: int = field(default=7, metadata={"help": "timed calls of each, after two untimed ones"})
-    threads: int = field(default=2, metadata={"help": "CPU threads"})
-    record: str | None = field(default=None, metadata={"help": "where to write the record"})
+    length: int = flag("tokens", default=2048)
+    heads: int = flag("heads", default=16)
+    groups: int = flag("groups", default=8)
+    dtype: str = flag("fp32 or bf16", default="fp32")
+    repeats: int = flag("timed calls of each, after two untimed ones", default=7)
+    threads: int = flag("CPU threads", default=2)
+    record: str | None = flag("where to write the record", default=None)
 
     def __post_init__(self) -> None:
         if self.repeats < 5:

@@ -9,11 +9,11 @@ long as its command and the files it reads stay the same, so a rerun continues w
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from promptcot_mamba.bench_record import RecordTable, time_table, write_record
-from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.cli import flag, parse_args, run_program
 from promptcot_mamba.quickstart.report import Results, claim_table, share_table, write_report
 from promptcot_mamba.quickstart.road import (
     Stage,
@@ -31,16 +31,10 @@ MODELS = ("phase1", "phase2", "control")
 
 @dataclass
 class Args:
-    recipes: str = field(default="configs/quickstart", metadata={"reads": "folder", "help": "folder of the recipes"})
-    output_dir: str = field(
-        default="outputs/quickstart", metadata={"writes": "folder", "help": "where everything goes"}
-    )
-    record: str | None = field(
-        default=None, metadata={"writes": "file", "help": "also write the record here (docs/records/X.json)"}
-    )
-    processes: int | None = field(
-        default=None, metadata={"least": 1, "help": "training processes; default: 2, or 1 where there is one GPU"}
-    )
+    recipes: str = flag("folder of the recipes", default="configs/quickstart", reads="folder")
+    output_dir: str = flag("where everything goes", default="outputs/quickstart", writes="folder")
+    record: str | None = flag("also write the record here (docs/records/X.json)", default=None, writes="file")
+    processes: int | None = flag("training processes; default: 2, or 1 where there is one GPU", default=None, least=1)
 
 
 def count_processes(wanted: int | None) -> int:
