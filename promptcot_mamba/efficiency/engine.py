@@ -17,24 +17,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from promptcot_mamba.efficiency.models import Shape
-from promptcot_mamba.efficiency.predict import BLOCK
+from promptcot_mamba.efficiency.predict import BLOCK, Load
 
 WARM_UP_TOKENS = 16
 TURN_SECONDS = 0.1  # shorter ones cost more: the first steps of a turn find cold caches
-
-
-@dataclass(frozen=True)
-class Load:
-    """A wave of equal chains: how many, and the tokens each reads and generates."""
-
-    chains: int
-    prompt: int
-    length: int
-
-    @property
-    def tokens(self) -> int:
-        """Generated ones."""
-        return self.chains * self.length
 
 
 @dataclass(frozen=True)
@@ -86,7 +72,7 @@ class Stopwatch:
             "model": str(folder),
             "load_format": "dummy",
             "skip_tokenizer_init": True,
-            "dtype": {2: "bfloat16", 4: "float32"}[shape.weight_width],
+            "dtype": shape.dtype,
             "max_model_len": context,
             "max_num_seqs": max_num_seqs,
             "kv_cache_memory_bytes": cache_bytes,
