@@ -12,11 +12,11 @@ all; an interrupted run keeps the waves it has measured: delete `--output_dir` t
 from __future__ import annotations
 
 import statistics
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from promptcot_mamba.bench_record import RecordTable, render_record_table, write_record
+from promptcot_mamba.bench_record import RecordTable, render_record_table, report_record, tabulate
 from promptcot_mamba.cli import flag, parse_args, run_program
 from promptcot_mamba.efficiency.calibrate import fit_pair, median_wave
 from promptcot_mamba.efficiency.measure import Measured, measure_all
@@ -25,6 +25,16 @@ from promptcot_mamba.efficiency.predict import Load, count_seconds, find_crossov
 from promptcot_mamba.efficiency.setup import Setup
 from promptcot_mamba.report.paper import THROUGHPUT_RATIOS
 
+COLUMNS = (
+    ("length", "{length:,}"),
+    ("Mamba-2 tok/s", "{mamba2_tokens_per_second:,.0f}"),
+    ("chains at once", "{mamba2_running:.1f}"),
+    ("attention tok/s", "{attention_tokens_per_second:,.0f}"),
+    ("chains at once", "{attention_running:.1f}"),
+    ("preempted", "{attention_preemptions:.0f}"),
+    ("ratio", "{ratio:.2f}x"),
+    ("ratio by arithmetic", "{ratio_predicted:.2f}x"),
+)
 SHOWN = ("tokens_per_second", "running", "preemptions", "steps", "seconds", "first_seconds")
 
 
@@ -83,23 +93,6 @@ def compare(setup: Setup, done: Measured, budget: float) -> dict[str, Any]:
 
 def budget_table(comparison: dict[str, Any]) -> RecordTable:
     """One budget's comparison."""
-    header = (
-        *("length", "Mamba-2 tok/s", "chains at once", "attention tok/s", "chains at once", "preempted"),
-        *("ratio", "ratio by arithmetic"),
-    )
-    rows = [
-        [
-            f"{row['length']:,}",
-            f"{row['mamba2_tokens_per_second']:,.0f}",
-            f"{row['mamba2_running']:.1f}",
-            f"{row['attention_tokens_per_second']:,.0f}",
-            f"{row['attention_running']:.1f}",
-            f"{row['attention_preemptions']:.0f}",
-            f"{row['ratio']:.2f}x",
-            f"{row['ratio_predicted']:.2f}x",
-        ]
-        for row in comparison["rows"]
-    ]
     ahead = {kind: "nowhere" if value is None else f"{value:,.0f}" for kind, value in comparison["crossover"].items()}
     caption = (
         f"Budget {comparison['budget_gib']:g} GiB. Mamba-2 is ahead from a length of {ahead['measured']} tokens as "
@@ -108,7 +101,7 @@ def budget_table(comparison: dict[str, Any]) -> RecordTable:
     )
     if comparison["paper_ratio"]:
         caption += f" The paper reports {comparison['paper_ratio']}x (7B, its own hardware and lengths)."
-    return RecordTable(caption, header, rows)
+    return tabulate(caption, COLUMNS, comparison["rows"])
 
 
 def single_table(setup: Setup, done: Measured) -> RecordTable:
@@ -135,16 +128,14 @@ def main() -> None:
     # One device holds one engine of 7B at a time; and nothing drifts there, so nothing is measured twice.
     done = measure_all(setup, folder, at_once=pair is not LARGE_PAIR)
     comparisons = [compare(setup, done, budget) for budget in args.budget_gib]
-    measured = [*map(budget_table, comparisons), single_table(setup, done)]
-    print("\n\n".join(map(render_record_table, measured)))
-    tables = [derivation, *measured]
+    tables = [derivation, *map(budget_table, comparisons), single_table(setup, done)]
     speeds = {
         stage: {engine: [round(wave["tokens_per_second"], 1) for wave in waves] for engine, waves in engines.items()}
         for stage, engines in done.items()
     }
     results = {"pair": "7B" if pair is LARGE_PAIR else "small", "comparisons": comparisons, "tokens_per_second": speeds}
-    title, paths = "Throughput under a memory budget", (folder / "efficiency.json", args.record)
-    write_record(*paths, title=title, config=asdict(args), tables=tables, results=results)
+    title = "Throughput under a memory budget"
+    report_record(args, folder / "efficiency.json", title=title, tables=tables, results=results)
 
 
 if __name__ == "__main__":

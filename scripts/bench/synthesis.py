@@ -14,13 +14,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from promptcot_mamba.bench_record import RecordTable, render_record_table, write_record
+from promptcot_mamba.bench_record import report_record, tabulate
 from promptcot_mamba.cli import flag, parse_args, run_program
 from promptcot_mamba.log import get_logger
 from promptcot_mamba.synthesis.concept_sampling import ConceptTable, Weights, draw_sets, make_concept_table
 
 logger = get_logger("bench_synthesis")
 
+COLUMNS = (
+    ("concepts", "{concepts:,}"),
+    ("embedding", "{embedding}"),
+    ("pairs", "{pairs:,}"),
+    ("sets", "{sets:,}"),
+    ("processes", "{workers}"),
+    ("s", "{seconds:.0f}"),
+    ("sets/s", "{rate:,.0f}"),
+    ("different %", "{share:.1f}"),
+)
 PER_PROBLEM = 5
 TOPICS = 200
 
@@ -86,23 +96,14 @@ def main() -> None:
         table = make_concept_table(lists, embeddings)
         results.append(measure(table, args, workers))
         logger.info("%s", results[-1])
+    caption = f"Draw sets of {args.size} concepts at temperature {args.temperature:g}."
     rows = [
-        [
-            f"{result['concepts']:,}",
-            f"{result['width']}" if result["width"] else "none",
-            f"{result['pairs']:,}",
-            f"{result['sets']:,}",
-            str(result["workers"]),
-            f"{result['seconds']:.0f}",
-            f"{result['sets'] / result['seconds']:,.0f}",
-            f"{100 * result['different'] / result['sets']:.1f}",
-        ]
-        for result in results
-    ]
-    header = ["concepts", "embedding", "pairs", "sets", "processes", "s", "sets/s", "different %"]
-    summary = RecordTable(f"Draw sets of {args.size} concepts at temperature {args.temperature:g}.", header, rows)
-    print(render_record_table(summary))
-    write_record(args.record, title="Concept sampling", config=vars(args), tables=[summary], results=results)
+        row | {"embedding": row["width"] or "none", "rate": row["sets"] / row["seconds"],
+               "share": 100 * row["different"] / row["sets"]}
+        for row in results
+    ]  # fmt: skip
+    table = tabulate(caption, COLUMNS, rows)
+    report_record(args, title="Concept sampling", tables=[table], results=results)
 
 
 if __name__ == "__main__":
