@@ -14,7 +14,7 @@ from pathlib import Path
 
 from promptcot_mamba.bench_record import RecordTable, time_table, write_record
 from promptcot_mamba.cli import flag, parse_args, run_program
-from promptcot_mamba.quickstart.report import Results, claim_table, share_table, write_report
+from promptcot_mamba.quickstart.report import claim_table, share_table, write_report
 from promptcot_mamba.quickstart.road import (
     Stage,
     data_stage,
@@ -61,13 +61,6 @@ def make_stages(args: Args) -> list[Stage]:
     return stages
 
 
-def make_record_tables(results: Results, times: dict[str, float]) -> list[RecordTable]:
-    """What the report shows, in the common form."""
-    captions = {"What each model solves": share_table(results), "What phase 2 adds": claim_table(results)}
-    tables = [RecordTable(caption, table.header, table.rows) for caption, table in captions.items()]
-    return [*tables, time_table(times, "Times, set-up apart")]
-
-
 def main() -> None:
     args = parse_args(Args, description=__doc__)
     started = time.monotonic()
@@ -81,8 +74,11 @@ def main() -> None:
     print(f"\n{render_markdown(share_table(results))}\n\n{render_markdown(claim_table(results))}\n")
     print("\n".join(f"{seconds:7.0f} s  {title}" for title, seconds in times.items()))
     print(f"{time.monotonic() - started:7.0f} s  in all, this time")
-    tables, title = make_record_tables(results, times), "Quickstart: two phases, one control"
-    write_record(args.record, title=title, config=asdict(args), tables=tables, results={"seconds": times})
+    captions = {"What each model solves": share_table(results), "What phase 2 adds": claim_table(results)}
+    tables = [RecordTable(caption, table.header, table.rows) for caption, table in captions.items()]
+    tables.append(time_table(times, "Times, set-up apart"))
+    title, figures = "Quickstart: two phases, one control", {"seconds": times}
+    write_record(args.record, title=title, config=asdict(args), tables=tables, results=figures)
     print(f"report: {output / 'report.html'} and {output / 'report.md'}")
 
 
