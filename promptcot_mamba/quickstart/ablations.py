@@ -110,10 +110,6 @@ class Road:
         """One checkpoint for all arms that begin with these exercises."""
         return self._train("phase1", name_parts(parts), parts, self.data / "base", self.args.phase1_steps)
 
-    def train_phase2(self, arm: Arm) -> Path:
-        start = self.folder / "phase1" / name_parts(arm.phase1)
-        return self._train("phase2", arm.slug, arm.phase2, start, self.args.phase2_steps)
-
     def _train(self, phase: str, name: str, parts: dict[str, int], start: Path, steps: int) -> Path:
         rows = self.folder / "rows" / phase / f"{name_parts(parts)}.jsonl"
         with ROWS_LOCK:  # two arms of one seed may share a phase's exercises
@@ -128,7 +124,8 @@ class Road:
 
     def evaluate(self, arm: Arm) -> dict[str, dict[str, bool]]:
         """Train, sample and grade one arm: {family: {problem id: right}} on composed problems."""
-        checkpoint, recipe = self.train_phase2(arm), self.recipes / "sampling.yaml"
+        start, recipe = self.folder / "phase1" / name_parts(arm.phase1), self.recipes / "sampling.yaml"
+        checkpoint = self._train("phase2", arm.slug, arm.phase2, start, self.args.phase2_steps)
         predictions = self.folder / "samples" / arm.slug / "predictions.jsonl"
         sample = sample_stage(arm.slug, recipe, checkpoint, self.data / "problems.jsonl", predictions)
         return evaluate(self.run, sample, self.data, FAMILIES)
