@@ -152,5 +152,4 @@ def find_crossover(lengths: Sequence[float], ratios: Sequence[float]) -> float |
     if not len(below):
         return float(lengths[0])
     i = int(below[-1])
-    share = ratio[i] / (ratio[i] - ratio[i + 1])
-    return float(np.exp(np.log(lengths[i]) + share * (np.log(lengths[i + 1]) - np.log(lengths[i]))))
+    return float(np.exp(np.interp(0, ratio[i : i + 2], np.log(lengths[i : i + 2]))))
