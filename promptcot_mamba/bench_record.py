@@ -73,7 +73,7 @@ def time_table(times: Mapping[str, float], caption: str = "Times") -> RecordTabl
 def report_record(args: Any, *more: str | Path, title: str, tables: Sequence[RecordTable], results: Any) -> None:
     """Print what a program measured, and write its record where its flags (`--record`) and the program want it."""
     print("\n\n".join(map(render_record_table, tables)))
-    write_record(args.record, *more, title=title, config=asdict(args), tables=tables, results=results)
+    write_record(getattr(args, "record", None), *more, title=title, config=asdict(args), tables=tables, results=results)
 
 
 def write_record(
