@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -31,6 +32,7 @@ logger = get_logger(__name__)
 
 STORE_VERSION = 2  # raise whenever the tokens of an unchanged file would change
 FORMATS_FILE = "formats.json"
+STALE_SECONDS = 3600
 ENCODE_BATCH = 512  # examples per tokenizer call
 
 
@@ -64,6 +66,7 @@ def _batches(examples: Iterator[Example], size: int) -> Iterator[list[Example]]:
 @contextmanager
 def _moved_when_done(folder: Path) -> Iterator[Path]:
     """A temporary neighbour folder that becomes `folder` if the block ends well, and vanishes otherwise."""
+    _remove_stale(folder)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True, exist_ok=False)
@@ -75,6 +78,15 @@ def _moved_when_done(folder: Path) -> Iterator[Path]:
             temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove what killed processes left of a store: whatever nobody has written to for an hour."""
+    for left in folder.parent.glob(f".{folder.name}.*.tmp"):
+        with suppress(FileNotFoundError):  # its writer ends just now
+            written = max(entry.stat().st_mtime for entry in (left, *left.iterdir()))
+            if time.time() - written > STALE_SECONDS:
+                shutil.rmtree(left)
 
 
 @dataclass

@@ -261,7 +261,7 @@ class SftArguments(TrainingArguments):
             self.deepspeed = find_deepspeed_config(self.deepspeed)
         if self.deepspeed and "RANK" not in os.environ:
             os.environ.update(LONE_PROCESS)
-        if self.load_best_model_at_end and self.eval_strategy == "no":
+        if self.follows_validation and self.save_strategy != "best" and self.eval_strategy == "no":
             self._validate_as_saved()
         if self.save_strategy == "best" and self.metric_for_best_model is None:
             self.metric_for_best_model = "loss"
@@ -287,6 +287,12 @@ class SftArguments(TrainingArguments):
         """Whether validation was asked for."""
         return self.eval_strategy != IntervalStrategy.NO
 
+    @property
+    def follows_validation(self) -> bool:
+        """Whether validation losses decide what is kept, exported or learned."""
+        by_loss = self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy")
+        return self.load_best_model_at_end or self.save_strategy == "best" or by_loss
+
     def validate_with_checkpoints(self) -> None:
         """Validate whenever a checkpoint is saved; every epoch where none is."""
         self._validate_as_saved()
@@ -294,5 +300,6 @@ class SftArguments(TrainingArguments):
 
     def _validate_as_saved(self) -> None:
         saves = SaveStrategy(self.save_strategy)
-        self.eval_strategy = "steps" if saves == SaveStrategy.STEPS else "epoch"
-        self.eval_steps = self.save_steps
+        self.eval_strategy = "steps" if saves == SaveStrategy.STEPS or self.eval_steps is not None else "epoch"
+        if self.eval_strategy == "steps" and self.eval_steps is None:
+            self.eval_steps = self.save_steps

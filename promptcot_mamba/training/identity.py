@@ -42,7 +42,14 @@ def accumulates_narrow_gradients(args: SftArguments) -> bool:
 
 
 def describe_identity(
-    args: SftArguments, data_args: DataArguments, *, data: str, tokenizer: str, model: str, packing: bool
+    args: SftArguments,
+    data_args: DataArguments,
+    *,
+    data: str,
+    eval_data: str,
+    tokenizer: str,
+    model: str,
+    packing: bool,
 ) -> Identity:
     """Everything that a resumed run must share with the one it continues, as JSON values keyed by flag."""
     rows_per_step = (
@@ -59,6 +66,9 @@ def describe_identity(
         flags |= {"--objective": "dpo", "--beta": args.beta, "--length_normalised": args.length_normalised}
     if accumulates_narrow_gradients(args) and args.grad_accum_dtype == "fp32":  # before there were bf16 sums only
         flags[GRAD_ACCUM_KEY] = args.grad_accum_dtype
+    if args.follows_validation:  # another loss would be compared with the best so far
+        flags |= {"--eval_data_path (contents)": eval_data, "--metric_for_best_model": args.metric_for_best_model}
+        flags |= {"--eval_strategy": args.eval_strategy, "--eval_steps": args.eval_steps}
     plain = (int, float, dict, type(None))  # anything else (an enum) is told by its text
     return {
         **{name: value if isinstance(value, plain) else str(value) for name, value in flags.items()},

@@ -45,12 +45,13 @@ def make_training_rows(
     return contents, make_rows(store, data_args.max_length, packing=packing, overlong=data_args.overlong, seed=seed)
 
 
-def make_eval_rows(data_args: DataArguments, tokenizer: Any) -> dict[str, TokenRows]:
-    """Source -> its rows of `--eval_data_path`, one document each; empty where nothing is to be validated."""
+def make_eval_rows(data_args: DataArguments, tokenizer: Any) -> tuple[str, dict[str, TokenRows]]:
+    """The contents' hash of `--eval_data_path`, and source -> its rows, one document each; empty without such data."""
     if not data_args.eval_data_path:
-        return {}
-    _, store = _encode(data_args.eval_data_path, tokenizer, data_args)
-    return make_rows(store, data_args.max_length, packing=False).split_by_source()
+        return "", {}
+    contents, store = _encode(data_args.eval_data_path, tokenizer, data_args)
+    rows = make_rows(store, data_args.max_length, packing=False, overlong=data_args.overlong)
+    return contents, rows.split_by_source()
 
 
 def _encode(
