@@ -151,7 +151,8 @@ def run_scan(inputs: SsdInputs, walked: Walked, y: torch.Tensor) -> None:
     heads = inputs.heads_per_program(table.n_chunks)
     launch(
         chunk_scan_kernel, (table.n_chunks, inputs.heads // heads),
-        inputs.x, walked.steps, walked.sums, inputs.B, inputs.C, walked.states, inputs.D, inputs.z, y, table.starts, table.lengths,
+        inputs.x, walked.steps, walked.sums, inputs.B, inputs.C, walked.states, inputs.D, inputs.z, y,
+        table.starts, table.lengths,
         _row(inputs.x), _row(inputs.B), _row(inputs.C), _row(inputs.z), _row(y), inputs.tokens, inputs.heads,
         HEADS=heads, BLOCK_P=inputs.block(config.scan_channels), Q=table.chunk_size, **inputs.shape_flags,
         num_warps=config.scan_warps, num_stages=config.scan_stages,
