@@ -53,6 +53,8 @@ def describe_identity(
     if args.lora_rank:  # settings that runs before them did not have are in the identity where they are used
         flags |= {"--lora_rank": args.lora_rank, "--lora_alpha": args.lora_alpha or 2 * args.lora_rank}
         flags["--lora_target"] = " ".join(sorted(args.lora_target))
+    if args.residual_in_fp32 is not None:
+        flags["--residual_in_fp32"] = args.residual_in_fp32
     if accumulates_narrow_gradients(args) and args.grad_accum_dtype == "fp32":  # before there were bf16 sums only
         flags[GRAD_ACCUM_KEY] = args.grad_accum_dtype
     plain = (int, float, dict, type(None))  # anything else (an enum) is told by its text
