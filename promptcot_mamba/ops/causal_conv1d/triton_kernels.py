@@ -65,7 +65,8 @@ def conv_forward_kernel(
         rows = x + (start - back) * x_row + tokens[:, None] * x_row + channels[None, :]
         tile = tl.load(rows, mask=inside & (place >= 0)[:, None], other=0.0).to(tl.float32)
         total += tap[None, :] * tile
-    if initial is not None:  # row by row, for a tile of pointers more would spill registers
+    # Row by row: a tile of pointers more would spill registers.
+    if initial is not None:  # noqa: SIM102
         if start == doc_start:
             for k in tl.static_range(WIDTH - 1):
                 earlier = tl.load(initial + (document * d + channels) * (WIDTH - 1) + k, mask=known, other=0.0)
