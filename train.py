@@ -45,7 +45,7 @@ from promptcot_mamba.training import run_folder
 from promptcot_mamba.training.accumulation import settle_accumulation, widen_gradients
 from promptcot_mamba.training.arguments import DataArguments, SftArguments
 from promptcot_mamba.training.callbacks import ConsoleCallback, LogFileCallback, StopCallback, make_tensorboard_callback
-from promptcot_mamba.training.checks import check_flags, check_metric, check_objective, check_slices
+from promptcot_mamba.training.checks import check_flags, check_metric, check_objective, check_residual, check_slices
 from promptcot_mamba.training.flags import FOLLOWED
 from promptcot_mamba.training.identity import describe_identity, zero_stage
 from promptcot_mamba.training.lora import add_adapters
@@ -149,6 +149,7 @@ def check(args: SftArguments, data_args: DataArguments) -> tuple[Checkpoint, Any
     packing = decide_packing(data_args.packing, checkpoint.is_mamba2, data_args.model_name_or_path)
     check_slices(args, data_args, packing, checkpoint.is_mamba2)
     check_objective(args, data_args, packing, checkpoint.is_mamba2)
+    check_residual(args, checkpoint.is_mamba2)
     tokenizer_path = data_args.tokenizer_path or data_args.model_name_or_path
     tokenizer = load_tokenizer(tokenizer_path, "--tokenizer_path")
     check_tokenizer(tokenizer, checkpoint.config.get("vocab_size"), tokenizer_path, data_args.model_name_or_path)
@@ -178,12 +179,12 @@ def encode(
 
 def load_model(args: SftArguments, data_args: DataArguments, tokenizer: Any) -> PreTrainedModel:
     """The model to train. Raises InputError if it cannot be loaded or does not fit the tokenizer."""
-    # DeepSpeed and split_adamw keep fp32 master weights themselves; without them the weights must be them.
-    # Frozen weights have no masters.
-    narrow = (args.bf16 and (args.deepspeed or args.lora_rank)) or args.split_master_weights
-    model = load_causal_lm(data_args.model_name_or_path, dtype=torch.bfloat16 if narrow else torch.float32)
+    dtype = torch.bfloat16 if args.narrow_weights else torch.float32
+    model = load_causal_lm(data_args.model_name_or_path, dtype=dtype)
     tokenizer_path = data_args.tokenizer_path or data_args.model_name_or_path
     check_tokenizer(tokenizer, model.config.vocab_size, tokenizer_path, data_args.model_name_or_path)
+    if args.residual_in_fp32 is not None and isinstance(model, Mamba2ForCausalLM):
+        model.keep_residual_in_fp32(args.residual_in_fp32)
     if args.lora_rank:
         trained = add_adapters(
             model, args.lora_rank, args.lora_alpha or 2 * args.lora_rank, args.lora_target, args.seed
@@ -210,8 +211,9 @@ def make_trainer(
         )
         wider = 2 * shapes.parameters if wide_gradients else 0  # the model counts them as narrow as its weights
         model.choose_activations_from_memory(reserved_bytes=int(parts["buckets"]) + wider)
-    if args.checkpoint_every > 1 and isinstance(model, Mamba2ForCausalLM):
+    if isinstance(model, Mamba2ForCausalLM):
         model.backbone.segment_layers = args.checkpoint_every
+        model.backbone.offload_checkpoints = args.offload_checkpoints
     stop = StopCallback()
     callbacks = [ConsoleCallback(), LogFileCallback(), stop]
     if "tensorboard" in args.report_to:

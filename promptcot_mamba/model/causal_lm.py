@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -77,6 +78,7 @@ class Mamba2Model(Mamba2PreTrainedModel):
         self.gradient_checkpointing = False
         self.activation_policy = "fixed"  # as gradient_checkpointing_enable/disable left it
         self.segment_layers = 1  # layers whose input alone is kept (--checkpoint_every)
+        self.offload_checkpoints = False  # keep those inputs in the host's memory
         self.reserved_bytes = 0
         self._planned_tokens = 0
         self.post_init()
@@ -124,10 +126,11 @@ class Mamba2Model(Mamba2PreTrainedModel):
         if self.activation_policy == "auto" and self.training and torch.is_grad_enabled():
             self._choose_kept_layers(hidden)
         seen = [hidden]
-        for layers in self._segments():
-            hidden = layers(hidden, cu_seqlens=cu_seqlens, cache=cache_params, place=place)
-            if output_hidden_states:
-                seen.append(hidden)
+        with self._keeping(hidden.device):
+            for layers in self._segments():
+                hidden = layers(hidden, cu_seqlens=cu_seqlens, cache=cache_params, place=place)
+                if output_hidden_states:
+                    seen.append(hidden)
         seen[-1] = hidden = self.norm_f(hidden)
         if tokens is not None:
             seen = [restore_padding(state, tokens, shape) for state in (seen if output_hidden_states else seen[-1:])]
@@ -137,6 +140,12 @@ class Mamba2Model(Mamba2PreTrainedModel):
             cache_params=cache_params,
             hidden_states=cast("tuple[torch.FloatTensor]", tuple(seen)) if output_hidden_states else None,
         )
+
+    def _keeping(self, device: torch.device) -> AbstractContextManager:
+        """Where what layers or segments keep for the backward pass lies: on the device, or with the host."""
+        if not (self.offload_checkpoints and self.training and torch.is_grad_enabled()):
+            return nullcontext()
+        return torch.autograd.graph.save_on_cpu(pin_memory=device.type == "cuda")
 
     def _segments(self) -> Iterable[Callable[..., torch.Tensor]]:
         """What the residual stream passes through, one after the other: layers, or segments of them that keep only
@@ -234,6 +243,12 @@ class Mamba2ForCausalLM(Mamba2PreTrainedModel, GenerationMixin):
         self.gradient_checkpointing_enable()
         self.backbone.activation_policy = "auto"
         self.backbone.reserved_bytes, self.backbone._planned_tokens = reserved_bytes, 0
+
+    def keep_residual_in_fp32(self, wide: bool) -> None:
+        """Widen the residual stream to fp32, or leave it as narrow as the weights; the config says so from now on."""
+        self.config.residual_in_fp32 = wide
+        for layer in self.backbone.layers:
+            cast(Mamba2Block, layer).residual_in_fp32 = wide
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.backbone.embeddings

@@ -206,6 +206,17 @@ class SftArguments(TrainingArguments):
             "layers once more: for rows whose residual stream alone is too long."
         },
     )
+    offload_checkpoints: bool = field(
+        default=False,
+        metadata={"help": "With gradient_checkpointing: what is kept of the residual stream waits in host memory."},
+    )
+    residual_in_fp32: bool | None = field(
+        default=None,
+        metadata={
+            "help": "False keeps the residual stream as narrow as bf16 weights, at half its memory, and says so in the "
+            "model's config. Default: as that config says."
+        },
+    )
     sequence_parallel_size: int = field(
         default=1,
         metadata={
@@ -281,6 +292,12 @@ class SftArguments(TrainingArguments):
         """`output_dir`, which all but a plan have."""
         assert self.output_dir is not None
         return Path(self.output_dir)
+
+    @property
+    def narrow_weights(self) -> bool:
+        """Whether the weights are bf16: DeepSpeed and split_adamw keep fp32 masters themselves, frozen ones need none;
+        elsewhere the weights must be their own masters."""
+        return bool(self.bf16 and (self.deepspeed or self.lora_rank)) or self.split_master_weights
 
     @property
     def validates(self) -> bool:

@@ -23,8 +23,8 @@ FOLLOWED = {
     ),
     "batches": (
         "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps",
-        "gradient_checkpointing", "checkpoint_policy", "checkpoint_every", "dataloader_num_workers",
-        "dataloader_prefetch_factor", "dataloader_pin_memory",
+        "gradient_checkpointing", "checkpoint_policy", "checkpoint_every", "offload_checkpoints",
+        "residual_in_fp32", "dataloader_num_workers", "dataloader_prefetch_factor", "dataloader_pin_memory",
     ),
     "checkpoints and validation": (
         "output_dir", "save_strategy", "save_steps", "save_total_limit", "save_only_model", "resume_from_checkpoint",

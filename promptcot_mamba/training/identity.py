@@ -64,6 +64,8 @@ def describe_identity(
         flags["--lora_target"] = " ".join(sorted(args.lora_target))
     if args.objective == "dpo":
         flags |= {"--objective": "dpo", "--beta": args.beta, "--length_normalised": args.length_normalised}
+    if args.residual_in_fp32 is not None:
+        flags["--residual_in_fp32"] = args.residual_in_fp32
     if accumulates_narrow_gradients(args) and args.grad_accum_dtype == "fp32":  # before there were bf16 sums only
         flags[GRAD_ACCUM_KEY] = args.grad_accum_dtype
     if args.follows_validation:  # another loss would be compared with the best so far
