@@ -32,6 +32,7 @@ STAGES = {
     "generator_data": Stage("synthesis.problem", "generator_sft", "DataSettings", "run_data"),
     "concept_sampling": Stage("synthesis.concept_sets", "concept_sets"),
     "problems": Stage("synthesis.problem", "problems"),
+    "calibrate": Stage("synthesis.calibrate", "calibration"),
     "judge": Stage("synthesis.judge", "judgements"),
     "filter": Stage("synthesis.filter", "kept_problems"),
     "code_inputs": Stage("synthesis.code_inputs", "code_inputs"),

@@ -50,7 +50,7 @@ CONCEPTS: list[tuple[str, list[str] | str]] = [
     ("1. gcd\n2. modular inverse<|im_end|>", GCD),
     ("1. gcd\n2. modular inverse</s>", GCD),
     (
-        "1. **gcd**\n   - reduces the fraction\n   - is needed at the start\n2. **modular inverse**\n   - solves ax = b",
+        "1. **gcd**\n   - reduces the fraction\n   - comes first\n2. **modular inverse**\n   - solves ax = b",
         GCD,
     ),
     ("1. **gcd**\n   It reduces the fraction.\n\n2. **modular inverse**\n   It solves ax = b.", GCD),
@@ -164,7 +164,7 @@ JUDGEMENTS: list[tuple[str, str | None, bool, int]] = [
     (judged(P, A, P, P, P, final=P), A, True, 5),
     (judged(A, P, A, A, P, final=P), A, True, 5),
     (judged(A, P, P, P, P, final=P), P, False, 5),
-    (judged(A, P, A, P, P, final=P), P, False, 5),
+    (judged(A, P, A, P, P, final=P), A, True, 5),
     (judged(P, P, P, P, A, final=A), A, False, 5),
     (judged(A, A, A, A, A, final=A), A, False, 5),
     (judged(*ALL, final=A), A, True, 5),
@@ -210,15 +210,16 @@ JUDGEMENTS: list[tuple[str, str | None, bool, int]] = [
     ("**Final Judgement:** bad", B, False, 0),
     ("Final Judgment: acceptable", A, False, 0),
     (
-        '{"format": "perfect", "factual_accuracy": "bad", "difficulty_alignment": "perfect", "concept_coverage": "perfect", '
+        '{"format": "perfect", "factual_accuracy": "bad", "difficulty_alignment": "perfect", '
+        '"concept_coverage": "perfect", '
         '"solvability": "perfect", "final_judgement": "perfect"}',
         B,
         True,
         5,
     ),
     (
-        '```json\n{"format": {"rating": "perfect"}, "factual accuracy": {"rating": "perfect"}, "difficulty": {"rating": '
-        '"perfect"}, "concept coverage": {"rating": "acceptable"}, "solvability": {"rating": "perfect"}, '
+        '```json\n{"format": {"rating": "perfect"}, "factual accuracy": {"rating": "perfect"}, "difficulty": '
+        '{"rating": "perfect"}, "concept coverage": {"rating": "acceptable"}, "solvability": {"rating": "perfect"}, '
         '"final judgement": "perfect"}\n```',
         P,
         False,

@@ -24,8 +24,8 @@ BODIES = [
         "possible perimeter of the polygon formed by the intersection?",
     ),
     (
-        "Nested loops over pairs are too slow, so the digit-wise view is what the solver has to find; I fix 10^5 as the "
-        "bound to rule the loops out.",
+        "Nested loops over pairs are too slow, so the digit-wise view is what the solver has to find; I fix 10^5 as "
+        "the bound to rule the loops out.",
         "Tot adds numbers digit by digit without carrying. Given an array, compute the total over all pairs i <= j.\n\n"
         "Input\nThe first line holds n (1 <= n <= 100000), the second n integers.\n\nOutput\nPrint one integer.\n\n"
         "Example\n```\n3\n8 5 7\n```\n```\n41\n```",
@@ -143,8 +143,8 @@ RIGHT: dict[str, Pair] = {
     "released, bold": lambda r, p: released(f"**Rationale:** {r}", f"**Problem:** {p}"),
     "released, end token": lambda r, p: f"{released(r, p)}<|end_of_text|>",
     "released, prompt repeated": lambda r, p: (
-        "Given foundational concepts and difficulty level, identify connections.\n\nFoundational Concepts:\n1. Parity\n\n"
-        f"Difficulty Level: HMMT-Feb{released(r, p)}"
+        "Given foundational concepts and difficulty level, identify connections.\n\nFoundational Concepts:\n1. Parity"
+        f"\n\nDifficulty Level: HMMT-Feb{released(r, p)}"
     ),
     "bold labels": lambda r, p: f"**Rationale:**\n{r}\n\n**Problem:**\n{p}",
     "bold labels, colon outside": lambda r, p: f"**Rationale**: {r}\n\n**Problem**: {p}",
