@@ -39,6 +39,7 @@ STAGES = {
     "teacher_problems": Stage("synthesis.teacher", "teacher_problems", "ProblemSettings", "run_problems"),
     "chains": Stage("synthesis.teacher", "chains", "ChainSettings", "run_chains"),
     "distill": Stage("synthesis.distill", "distilled"),
+    "difficulty": Stage("synthesis.difficulty", "in_band"),
     "report": Stage("synthesis.report", ""),
     # the quickstart's family, whose exact solver stands in for the writer and the judges
     "quickstart_seeds": Stage("quickstart.synthesis", "chosen_rationales", "SeedSettings", "run_seeds"),

@@ -34,8 +34,8 @@ _VERBS = (
     "write print output count estimate decide state list construct describe explain verify factor convert graph "
     "sketch draw choose select name identify derive minimi[sz]e maximi[sz]e return implement design report answer "
     "enter obtain rationali[sz]e expand complete fill order arrange round classify characteri[sz]e trouve[rz]? "
-    "calcule[rz]? détermine[rz]? montre[rz]? bestimmen? berechnen? finde[nt]? zeigen? beweisen? hallar? calculad? calcular? "
-    "determinar? encuentr[ae] encontrar demuestra найти найдите докажите вычислите"
+    "calcule[rz]? détermine[rz]? montre[rz]? bestimmen? berechnen? finde[nt]? zeigen? beweisen? hallar? calculad? "
+    "calcular? determinar? encuentr[ae] encontrar demuestra найти найдите докажите вычислите"
 )
 _ASKS = _any(r"[?？]", rf"\b(?:{'|'.join(_VERBS.split())})\b", "求|证明|計算|计算|确定|多少|几|何|いくつ|구하")
 _EMPTY = (

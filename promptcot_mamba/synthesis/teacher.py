@@ -6,32 +6,26 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
 
-from promptcot_mamba.chat_format import MATH_INSTRUCTION, render_prompt
+from promptcot_mamba.chat_format import render_prompt
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row
 from promptcot_mamba.log import get_logger
 from promptcot_mamba.run_info import ROOT
+from promptcot_mamba.synthesis.domains import find_domain
 from promptcot_mamba.synthesis.stage import Context
 
 logger = get_logger(__name__)
 
-CODE_INSTRUCTION = (
-    "Write a Python program that reads from standard input and prints to standard output. "
-    "Give the whole program in one ```python block."
-)
-INSTRUCTIONS = {"math": MATH_INSTRUCTION, "code": CODE_INSTRUCTION}
-
 
 @dataclass(frozen=True)
 class ProblemSettings:
-    """domain: math or code; instruction: what is asked beside the problem, by default the domain's own."""
+    """domain: one of `domains/`; instruction: what is asked beside the problem, by default the domain's own."""
 
     domain: str = "math"
     instruction: str | None = None
 
     def __post_init__(self) -> None:
-        if self.domain not in INSTRUCTIONS:
-            raise InputError(f"domain {self.domain!r}: expected one of {', '.join(INSTRUCTIONS)}")
+        find_domain(self.domain)
 
 
 @dataclass(frozen=True)
@@ -47,7 +41,7 @@ class ChainSettings:
 
 def run_problems(settings: ProblemSettings, context: Context) -> None:
     """kept_problems.jsonl (code_inputs.jsonl for code) -> teacher_problems.jsonl, as the sampling program reads it."""
-    source = "code_inputs" if settings.domain == "code" else "kept_problems"
+    source = find_domain(settings.domain).source
     rows = context.read(source)
     output = context.output("teacher_problems", settings, **{source: context.path(source)})
     if not output.complete:
@@ -55,9 +49,10 @@ def run_problems(settings: ProblemSettings, context: Context) -> None:
 
 
 def make_teacher_problem(row: Row, settings: ProblemSettings) -> Row:
-    """One line of a problem file; a code problem keeps its `inputs`."""
-    instruction = INSTRUCTIONS[settings.domain] if settings.instruction is None else settings.instruction
-    problem = {
+    """One line of a problem file, with what its domain carries along: a code problem keeps its `inputs`."""
+    domain = find_domain(settings.domain)
+    instruction = domain.instruction if settings.instruction is None else settings.instruction
+    return {
         "id": row["key"],
         "question": row["problem"],
         "prompt": render_prompt(row["problem"], instruction),
@@ -65,8 +60,8 @@ def make_teacher_problem(row: Row, settings: ProblemSettings) -> Row:
         "level": row["level"],
         "domain": settings.domain,
         "source": "synthesis",
+        **{name: row[name] for name in domain.carries},
     }
-    return {**problem, "inputs": row["inputs"]} if settings.domain == "code" else problem
 
 
 def run_chains(settings: ChainSettings, context: Context) -> None:
