@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 from promptcot_mamba.jsonl import DurableAppender, Row, iter_jsonl
 from promptcot_mamba.synthesis.replies import Rejected, read_rationale
-from promptcot_mamba.synthesis.stage import Context, Task, ask_model, content_key
+from promptcot_mamba.synthesis.spending import USED, estimate_tokens
+from promptcot_mamba.synthesis.stage import Context, Model, Task, ask_model, content_key
 from promptcot_mamba.synthesis.templates import Format, number_lines
 
 
@@ -90,11 +91,22 @@ def run_choice(settings: ChoiceSettings, context: Context) -> None:
             for row in todo
         )
         scores = model.score(pairs)
-        for row, score in zip(todo, tqdm(scores, total=len(todo), desc="likelihoods", unit="rationale"), strict=True):
-            file.append({**row, "log_likelihood": score})
+        with context.spending.open(context.work_dir, "chosen_rationales") as usage:
+            for row, score in zip(todo, tqdm(scores, total=len(todo), desc="likelihoods", unit="pair"), strict=True):
+                file.append({**row, "log_likelihood": score})
+                context.spending.settle(usage, 0, count_scored(row, settings.model, model, form))
     place = {row["key"]: i for i, row in enumerate(rows)}
     scored_rows = sorted((row for _, row in iter_jsonl(output.path)), key=lambda row: place[row["key"]])
     output.finish(choose_best(scored_rows), candidates=len(rows))
+
+
+def count_scored(row: Row, name: str, model: Model, form: Format) -> Row:
+    """Usage of one likelihood: all its tokens are the prompt's; nothing is drawn."""
+    text = form.render_problem(row["concepts"], row["level"]) + form.write(row["rationale"], row["problem"])
+    ids = model.encode(text)
+    tokens = estimate_tokens(text) if ids is None else len(ids)
+    said = {"model": name, "prompt_tokens": tokens, "completion_tokens": 0, "outcome": USED}
+    return {"key": row["key"], "attempt": 0, **said}
 
 
 def choose_best(rows: Sequence[Row]) -> list[Row]:

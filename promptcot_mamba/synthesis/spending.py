@@ -122,14 +122,18 @@ class Spending:
     """
 
     def __init__(self, work_dir: Path, budget: int | None = None):
-        self.folder, self.budget = work_dir / "usage", budget
-        self.spent = sum(used.tokens for models in read_usage(work_dir).values() for used in models.values())
-        self.under_way = 0
+        self.work_dir, self.budget = work_dir, budget
+        self.spent = self.under_way = 0
         self._asked = False
+        self.count_again()
 
-    def open(self, output: str) -> DurableAppender:
-        """The usage file of one output."""
-        return DurableAppender(self.folder / f"{output}.jsonl")
+    def count_again(self) -> None:
+        """Read what is spent from the folder: a stage's own program may have spent some."""
+        self.spent = sum(used.tokens for models in read_usage(self.work_dir).values() for used in models.values())
+
+    def open(self, work_dir: Path, output: str) -> DurableAppender:
+        """The usage file of one output, in the work folder or that of a round."""
+        return DurableAppender(work_dir / "usage" / f"{output}.jsonl")
 
     def fits(self, tokens: int) -> bool:
         """Whether a request of at most so many tokens can go out now.
@@ -154,8 +158,5 @@ class Spending:
     def settle(self, file: DurableAppender, taken: int, row: Row) -> None:
         """It is answered."""
         self.under_way -= taken
-        self.spend(row["prompt_tokens"] + row["completion_tokens"])
+        self.spent += row["prompt_tokens"] + row["completion_tokens"]
         file.append(row)
-
-    def spend(self, tokens: int) -> None:
-        self.spent += tokens

@@ -13,7 +13,6 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -185,7 +184,7 @@ def ask_model(
     with (
         DurableAppender(output.path) as file,
         DurableAppender(rejected_path) as rejected_file,
-        context.spending.open(name) as usage,
+        context.spending.open(context.work_dir, name) as usage,
     ):
         answered = {row["key"] for path in (output.path, rejected_path) for _, row in iter_jsonl(path)}
         todo = [task for task in tasks if task.key not in answered]
@@ -227,20 +226,18 @@ class Context:
     """What a run of the pipeline gives each stage: where files live, the base seed, and models by name.
 
     `recipe`: for each output what its stage would be set to now; an input made with other settings is refused.
-    `budget_tokens`: all that may be spent on models in this folder; `prices` by model.
+    `spending`: what is asked and may be, by default of this folder alone and without a budget; `prices` by model.
     """
 
     work_dir: Path
     seed: int
     open_model: Callable[[str], Model]
     recipe: dict[str, Any] = field(default_factory=dict)
-    budget_tokens: int | None = None
+    spending: Spending = None  # type: ignore[assignment]
     prices: Mapping[str, Price] = field(default_factory=dict)
 
-    @cached_property
-    def spending(self) -> Spending:
-        """What this folder's stages have asked, and the budget for more."""
-        return Spending(self.work_dir, self.budget_tokens)
+    def __post_init__(self) -> None:
+        self.spending = self.spending or Spending(self.work_dir)
 
     def format(self, name: str) -> Format:
         """How a model is asked and answers; ours where whoever opens models knows no other."""

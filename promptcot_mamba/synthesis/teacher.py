@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import cast
 
 from promptcot_mamba.chat_format import render_prompt
 from promptcot_mamba.errors import InputError
@@ -12,9 +15,12 @@ from promptcot_mamba.jsonl import Row
 from promptcot_mamba.log import get_logger
 from promptcot_mamba.run_info import ROOT
 from promptcot_mamba.synthesis.domains import find_domain
-from promptcot_mamba.synthesis.stage import Context
+from promptcot_mamba.synthesis.spending import BudgetSpentError
+from promptcot_mamba.synthesis.stage import Context, read_run_info
 
 logger = get_logger(__name__)
+
+WATCH_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,39 @@ def run_chains(settings: ChainSettings, context: Context) -> None:
     command = [sys.executable, str(ROOT / "infer_longcot.py")]
     for name, value in flags.items():
         command += [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
-    done = subprocess.run(command, check=False)
-    if done.returncode:
-        raise InputError(f"infer_longcot.py ended with exit code {done.returncode}; mend what it says and run again")
+    spending = context.spending
+    if spending.budget is not None and not is_complete(context.path("chains")):
+        spending.fits(settings.max_len)
+    process = subprocess.Popen(command)
+    try:
+        watch_budget(process, context)
+    finally:
+        spending.count_again()
+    if process.returncode:
+        raise InputError(f"infer_longcot.py ended with exit code {process.returncode}; mend what it says and run again")
+
+
+def is_complete(output: Path) -> bool:
+    return bool((read_run_info(output) or {}).get("complete"))
+
+
+def watch_budget(process: subprocess.Popen, context: Context) -> None:
+    """Wait for the sampling program; once its chains have spent the budget, have it stop, as Ctrl-C would.
+
+    Chains are counted as they end, so those under way at the end may exceed the budget by what they have said.
+    Raises BudgetSpentError where it was stopped.
+    """
+    spending = context.spending
+    while True:
+        try:
+            process.wait(None if spending.budget is None else WATCH_SECONDS)
+            return
+        except subprocess.TimeoutExpired:
+            spending.count_again()
+        except KeyboardInterrupt:
+            process.wait()
+            raise
+        if spending.spent >= cast(int, spending.budget):
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+            raise BudgetSpentError(f"--budget_tokens {spending.budget}: {spending.spent:,} tokens are spent")
