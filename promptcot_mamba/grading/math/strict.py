@@ -20,7 +20,7 @@ from promptcot_mamba.grading.math.tokens import UnreadableError, clean, join_tho
 from promptcot_mamba.grading.math.tree import Node
 from promptcot_mamba.grading.math.value import UndecidedError
 
-VERSION = "strict-3"
+VERSION = "strict-4"
 MAX_ANSWER_CHARS = 100_000
 _WHOLE = re.compile(r"-?\d{1,18}")
 _ENDS = " \t\n.,;:"
