@@ -22,6 +22,7 @@ LATER_FILES = {
     "afterwards": Path(__file__).with_name("audit_afterwards.txt"),
     "blind 1": Path(__file__).with_name("audit_blind_1.txt"),
     "blind 2": Path(__file__).with_name("audit_blind_2.txt"),
+    "odd ones": Path(__file__).with_name("audit_odd.txt"),
 }
 HELD_OUT_ONE_IN = 3
 LINE_BREAK = "⏎"

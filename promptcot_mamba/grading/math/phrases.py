@@ -54,11 +54,20 @@ def read_phrases(text: str) -> str:
     if not text.isascii():
         text = _CONNECTING.sub(", ", _FOREIGN_OPENING.sub("", text))
         text = _FOREIGN.sub(r"\\text{pieces}", _FOREIGN_GROUP.sub(r"\\text{pieces}", text))
+    text = _EACH.sub(" per ", _EVERY.sub("", text))
     text = _APPOSED.sub("", _MINUS.sub("-", text))
     text = _drop_opening(_IS.sub(" = ", _ALL_LETTER.sub(r"\1}", _wrap_bare_words(text))))
     return _GROUP.sub(_read_group, text) if "\\" in text else text
 
 
+# `\\text{all integers } n \\ge 3`, where the letter by custom stands for them
+_EVERY = re.compile(
+    rf"^\s*{TEXT}\{{\s*(?:for )?(?:all|every|any)\s*(?:(?:positive |natural )?(?:integers?|numbers?)|(?:values? of))?"
+    r"\s*\}\s*(?=[ijklmnpqrsNMK]\s*(?:[<>]|\\g|\\l))"
+)
+_EACH = re.compile(
+    r"(?<=[a-z])\s+(?:an?|each|every)\s+(?=(?:second|minute|hour|day|night|week|month|year|person)\b)"
+)  # `18 dollars a day`
 _MINUS = re.compile(rf"{TEXT}\{{\s*(?:negative|minus)\s*\}}\s*(?=[\d({{]|\\(?:[dt]?frac|sqrt|pi)\b)", re.IGNORECASE)
 _APPOSED = re.compile(  # `113, \\text{ a prime}`: says more of the answer before it
     rf"(?<=[\w)}}\]])\s*,\s*{TEXT}\{{\s*(?:which is )?(?:an?|the) (?!.*\b(?:{'|'.join(sorted(CHANGING))})\b)"

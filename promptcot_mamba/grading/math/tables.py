@@ -35,7 +35,7 @@ UNICODE = str.maketrans(
     {
         **dict.fromkeys("−–—‐‑‒﹣－", "-"),
         **dict.fromkeys("\u00a0\u2009\u202f\u2007\u3000\u200a\u2002\u2003", " "),
-        **dict.fromkeys("\u200b\u200c\u200d\ufeff\u2060", ""),
+        **dict.fromkeys("✓✔☑✅\u200b\u200c\u200d\ufeff\u2060", ""),
         **{sign: f"\\{macro} " for sign, macro in _MACROS.items()},
         **{sign: "\\frac{" + value.replace("/", "}{") + "}" for sign, value in _FRACTIONS.items()},
         **{sign: f"\\mathbb{{{letter}}}" for sign, letter in zip("ℝℤℕℚℂ", "RZNQC", strict=True)},
@@ -58,7 +58,7 @@ RENAMED = pairs(
     land=and infin=infty infinity=infty inf=infty oo=infty Infinity=infty arctg=arctan tg=tan ctg=cot asin=arcsin
     acos=arccos atan=arctan R=reals varphi=phi vartheta=theta varepsilon=epsilon ell=l cdots=dots ldots=dots dotsc=dots
     dotsb=dots mathit=font mathbf=font boldsymbol=font bm=font mathcal=font mathnormal=font boxed=font fbox=font
-    smash=font choose=choose
+    framebox=font smash=font choose=choose
     """
 )
 # Words that plain text spells out, as whole words only: `sqrt(2)`, `2pi`, `3 or 4`.
