@@ -41,25 +41,25 @@ class Posterior:
             self.parameters = (0.5 + right, 0.5 + len(counts) - right)
             return
         angles = np.linspace(0, np.pi / 2, COARSE + 2)[1:-1]
-        kept = np.flatnonzero(self._density(angles) > NEGLIGIBLE)
+        density = self._density(angles, CORRELATIONS, WEIGHTS)
+        kept = np.flatnonzero(density.max(axis=1) > NEGLIGIBLE)
+        likely = density.max(axis=0) > NEGLIGIBLE
         first, last = kept[0] - 1, kept[-1] + 1
         ends = (angles[first] if first >= 0 else 0.0, angles[last] if last < COARSE else np.pi / 2)
         angles = np.linspace(*ends, POINTS + 2)[1:-1]
-        weights = self._density(angles)
+        weights = self._density(angles, CORRELATIONS[likely], WEIGHTS[likely]).sum(axis=1)
         self.means = np.sin(angles) ** 2
         self.cumulative = (np.cumsum(weights) - weights / 2) / weights.sum()
 
-    def _density(self, angles: np.ndarray) -> np.ndarray:
-        """Posterior density of the angle of the mean at these angles, up to a factor. (points)"""
+    def _density(self, angles: np.ndarray, correlations: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Posterior density of the mean's angle and the correlation, relative to its peak. (points, correlations)"""
         mean = np.sin(angles)[:, None] ** 2  # (points, 1)
-        spread = 1 / CORRELATIONS - 1  # (correlations)
-        alpha, beta = mean * spread, (1 - mean) * spread  # (points, correlations)
-        total = np.log(WEIGHTS)  # uniform in the angle
-        rising = _Rising(alpha, beta)
+        spread = 1 / correlations - 1  # (correlations)
+        total = np.log(weights)  # uniform in the angle
+        rising = _Rising(mean * spread, (1 - mean) * spread, spread)
         for (right, samples), times in self.counts.items():
             total = total + times * rising.log_ratio(right, samples)
-        density = np.exp(total - total.max()).sum(axis=1)
-        return density / density.max()
+        return np.exp(total - total.max())
 
     def quantile(self, shares: np.ndarray) -> np.ndarray:
         """The means below which these shares of the posterior lie."""
@@ -75,8 +75,8 @@ class _Rising:
     i < samples: a third of the time of log-beta functions.
     """
 
-    def __init__(self, alpha: np.ndarray, beta: np.ndarray):
-        self.parts = (alpha, beta, alpha + beta)
+    def __init__(self, alpha: np.ndarray, beta: np.ndarray, both: np.ndarray):
+        self.parts = (alpha, beta, both)  # `both` is their sum, which depends on the correlation alone
         self.sums = tuple([np.zeros_like(part)] for part in self.parts)
 
     def log_ratio(self, right: float, samples: int) -> np.ndarray:
