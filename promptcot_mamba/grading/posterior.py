@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from scipy.special import betaincinv, betaln, ndtr, ndtri
@@ -23,6 +24,7 @@ CORRELATIONS = np.concatenate(
 WEIGHTS = np.gradient(CORRELATIONS)
 POINTS = 257  # of the mean; equal steps of its angle (the mean is its sine squared) are finer near 0 and 1
 COARSE = 63  # points of the first look, which finds where the posterior lies
+STRIDE = 4  # its steps between the ends that a fine grid may have, so that posteriors share grids
 GRID = 100  # points of each mean in a difference
 KNOTS = np.linspace(-5, 5, 401)  # normals, between which a posterior's quantiles are straight enough
 CHANCES = 5  # values that stand for what a correlation may be
@@ -40,26 +42,21 @@ class Posterior:
             right = sum(right * times for (right, _), times in self.counts.items())
             self.parameters = (0.5 + right, 0.5 + len(counts) - right)
             return
-        angles = np.linspace(0, np.pi / 2, COARSE + 2)[1:-1]
-        density = self._density(angles, CORRELATIONS, WEIGHTS)
-        kept = np.flatnonzero(density.max(axis=1) > NEGLIGIBLE)
-        likely = density.max(axis=0) > NEGLIGIBLE
-        first, last = kept[0] - 1, kept[-1] + 1
-        ends = (angles[first] if first >= 0 else 0.0, angles[last] if last < COARSE else np.pi / 2)
-        angles = np.linspace(*ends, POINTS + 2)[1:-1]
-        weights = self._density(angles, CORRELATIONS[likely], WEIGHTS[likely]).sum(axis=1)
-        self.means = np.sin(angles) ** 2
+        kept = np.flatnonzero(self._density(0, COARSE + 1, COARSE) > NEGLIGIBLE)
+        first = kept[0] // STRIDE * STRIDE
+        last = min(-((-kept[-1] - 2) // STRIDE) * STRIDE, COARSE + 1)
+        weights = self._density(first, last, POINTS)
+        self.means = np.sin(_rising(first, last, POINTS).angles) ** 2
         self.cumulative = (np.cumsum(weights) - weights / 2) / weights.sum()
 
-    def _density(self, angles: np.ndarray, correlations: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Posterior density of the mean's angle and the correlation, relative to its peak. (points, correlations)"""
-        mean = np.sin(angles)[:, None] ** 2  # (points, 1)
-        spread = 1 / correlations - 1  # (correlations)
-        total = np.log(weights)  # uniform in the angle
-        rising = _Rising(mean * spread, (1 - mean) * spread, spread)
+    def _density(self, first: int, last: int, points: int) -> np.ndarray:
+        """Posterior density of the mean's angle between two steps of the coarse grid, up to a factor. (points)"""
+        rising = _rising(first, last, points)
+        total = np.log(WEIGHTS)  # uniform in the angle
         for (right, samples), times in self.counts.items():
-            total = total + times * rising.log_ratio(right, samples)
-        return np.exp(total - total.max())
+            total = total + times * rising.log_ratio(right, samples)  # (points, correlations)
+        density = np.exp(total - total.max()).sum(axis=1)
+        return density / density.max()
 
     def quantile(self, shares: np.ndarray) -> np.ndarray:
         """The means below which these shares of the posterior lie."""
@@ -69,27 +66,39 @@ class Posterior:
 
 
 class _Rising:
-    """log B(alpha + right, beta + wrong) - log B(alpha, beta), by sums of logarithms that all counts share.
+    """log B(alpha + right, beta + wrong) - log B(alpha, beta) on a grid of angles and correlations.
 
     For whole numbers it is a sum of log(alpha + i), i < right, of log(beta + i), i < wrong, less log(alpha + beta + i),
-    i < samples: a third of the time of log-beta functions.
+    i < samples: a third of the time of log-beta functions. Problems share these tables, and posteriors share grids.
     """
 
-    def __init__(self, alpha: np.ndarray, beta: np.ndarray, both: np.ndarray):
-        self.parts = (alpha, beta, both)  # `both` is their sum, which depends on the correlation alone
+    def __init__(self, angles: np.ndarray):
+        self.angles = angles
+        mean, spread = np.sin(angles)[:, None] ** 2, 1 / CORRELATIONS - 1  # (points, 1), (correlations)
+        self.parts = (mean * spread, (1 - mean) * spread, spread)  # alpha, beta, and their sum
         self.sums = tuple([np.zeros_like(part)] for part in self.parts)
+        self.ratios: dict[tuple[float, int], np.ndarray] = {}
 
     def log_ratio(self, right: float, samples: int) -> np.ndarray:
         if right != int(right):
             return betaln(self.parts[0] + right, self.parts[1] + samples - right) - betaln(*self.parts[:2])
-        a, b, both = (self._sum(place, int(count)) for place, count in enumerate((right, samples - right, samples)))
-        return a + b - both
+        if (right, samples) not in self.ratios:
+            a, b, both = (self._sum(place, int(count)) for place, count in enumerate((right, samples - right, samples)))
+            self.ratios[right, samples] = a + b - both
+        return self.ratios[right, samples]
 
     def _sum(self, place: int, count: int) -> np.ndarray:
         sums, part = self.sums[place], self.parts[place]
         while len(sums) <= count:
             sums.append(sums[-1] + np.log(part + (len(sums) - 1)))
         return sums[count]
+
+
+@lru_cache(maxsize=16)
+def _rising(first: int, last: int, points: int) -> _Rising:
+    """The tables between two steps of the coarse grid, whose ends are none of its points."""
+    step = np.pi / 2 / (COARSE + 1)
+    return _Rising(np.linspace(first * step, last * step, points + 2)[1:-1])
 
 
 def difference_points(first: Posterior, second: Posterior, correlations: np.ndarray) -> np.ndarray:
