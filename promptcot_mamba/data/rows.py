@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,15 +16,19 @@ from promptcot_mamba.data.canonical import CanonicalRow, UnusableRowError
 from promptcot_mamba.data.conversation import OURS, Reading, format_of, render_row
 from promptcot_mamba.data.row_files import SUFFIXES, Chunk, iter_rows
 from promptcot_mamba.data.shapes import read_row, recognise
-from promptcot_mamba.data.sources import find_repo_files
 from promptcot_mamba.errors import InputError
+from promptcot_mamba.hub import DATASET, fetch, hint, is_hub_name, match_first
 from promptcot_mamba.log import get_logger
 from promptcot_mamba.records import problem_id
 
 logger = get_logger(__name__)
 HASH_BLOCK = 1 << 22  # bytes
-HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-HUB_FILES = ("data/train-*.parquet", "data/*.parquet", "*/train-*.parquet", *(f"*{suffix}" for suffix in SUFFIXES))
+# Of a data set named on the hub, the first of these that it has: its training split, else what lies at its top.
+HUB_FILES = (
+    *("data/train-*.parquet", "*/train-*.parquet"),
+    *(f"{folder}train*{suffix}" for folder in ("", "data/") for suffix in SUFFIXES),
+    *("data/*.parquet", *(f"*{suffix}" for suffix in SUFFIXES)),
+)
 SAMPLES = 64  # rendered prompts kept to tell their template by
 
 
@@ -77,6 +80,18 @@ def _saved_files(folder: Path) -> list[Path] | None:
     return [Path(file["filename"]) for file in found.cache_files]
 
 
+def _find_on_hub(repo: str) -> list[Path]:
+    """A data set's files by its name; raises InputError saying how to go on from a folder."""
+    try:
+        files = fetch(repo, DATASET, lambda names: match_first(names, HUB_FILES))
+    except InputError as error:
+        mend = f"{hint(repo, DATASET, 'DIR')} and pass --data_path DIR"
+        raise InputError(f"--data_path {repo}: no such file, folder or glob; on the hub: {error}; {mend}") from None
+    if not files:
+        raise InputError(f"--data_path {repo}: the hub has no {', '.join(SUFFIXES)} file of it")
+    return files
+
+
 def find_row_files(data_path: str | Path | Sequence[str | Path]) -> list[Path]:
     """The files that a `--data_path` names, in sorted order: a file, a folder's row files, a glob, or several of these.
 
@@ -99,11 +114,8 @@ def find_row_files(data_path: str | Path | Sequence[str | Path]) -> list[Path]:
         return files
     names = [path] if path.is_file() else glob.glob(str(data_path), recursive=True)  # noqa: PTH207 (may be absolute)
     files = sorted(Path(name) for name in names)
-    if not files and HUB_NAME.fullmatch(str(data_path)) and not path.suffix:
-        try:
-            return find_repo_files(str(data_path), HUB_FILES, None)
-        except InputError as error:
-            raise InputError(f"--data_path {data_path}: no such file, folder or glob; on the hub: {error}") from None
+    if not files and is_hub_name(data_path) and not path.name.endswith(SUFFIXES):
+        return _find_on_hub(str(data_path))
     if not files:
         raise InputError(f"--data_path {data_path}: no such file, folder or glob")
     for file in files:
