@@ -91,9 +91,7 @@ class Sieve:
         self._bits[_slot(self._codes)] = True
 
     def suspects(self, text: str) -> bool:
-        if not text.isascii():
-            text = fold_letters(text)
-        found = _SIEVE_WORDS.findall(text.casefold())
+        found = _SIEVE_WORDS.findall(fold_letters(text))
         ids = np.fromiter(map(self._ids.get, found, repeat(0)), dtype=np.int64, count=len(found))
         codes = _triples(ids[ids != _SILENT_ID])
         codes = np.unique(codes[self._bits[_slot(codes)]])

@@ -34,6 +34,7 @@ _LOOK_ALIKES = {
     "w": "\u0461\u051d\u03c9", "x": "\u0445\u03c7", "y": "\u0443\u03b3\u04af", "z": "\u03b6",
 }  # fmt: skip
 _FOLD = {ord(other): latin for latin, others in _LOOK_ALIKES.items() for other in others}
+_FOLD |= {ord(upper): latin.upper() for other, latin in _FOLD.items() if len(upper := chr(other).upper()) == 1}
 _FOLD |= dict.fromkeys(map(ord, "\u2264\u2265\u2260\u00d7\u00b7\u00f7\u221a\u221e\u03c0\u00b0"), " ")  # as SILENT
 _FOLD |= dict.fromkeys(map(ord, "\u2212\u2013\u2014"), "-")
 _FOLD |= {0x2220: " angle ", 0x25B3: " triangle ", 0x2211: " sum ", 0x2225: " parallel ", 0x22A5: " perp "}
@@ -44,6 +45,10 @@ _UNSEEN = re.compile(
 )
 
 _THOUSANDS = re.compile(r"(?<=\d)(?:,|\{,\}|\\,|\\!)(?=\d{3}(?!\d))")
+_POINTS = re.compile(r"(?<![A-Za-z\\])[A-Z]{2,5}(?![A-Za-z])")
+_UPPER, _LOWER = "AEIOSTNR", "aeiostnr"  # enough to see which case a text is in
+CASE_CHARACTERS = 2000
+_VOWELLESS = re.compile(r"(?<![a-z\\])[b-df-hj-np-tv-xz]{2,5}(?![a-z])", re.IGNORECASE)
 _TAG = re.compile(r"</?[a-z][a-z0-9]*\s*/?>")  # of HTML, without attributes
 _DRAWING = re.compile(r"\[asy\].*?\[/asy\]", re.DOTALL)
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[a-z*]+\}(?:\{[lcr|]*\})?")
@@ -92,10 +97,18 @@ def _simplify(text: str) -> str:
 
 
 def fold_letters(text: str) -> str:
-    """Lower case, with look-alike letters and typographic signs as their plain ones, accents off."""
-    if text.isascii():
-        return text.casefold()
-    return _UNSEEN.sub("", unicodedata.normalize("NFKD", text)).casefold().translate(_FOLD)
+    """Lower case, with look-alike letters and typographic signs as their plain ones, accents off, points apart.
+
+    `ABC` is three points whose names say nothing. In a text whose capitals tell nothing, words without vowels are.
+    """
+    if not text.isascii():
+        text = _UNSEEN.sub("", unicodedata.normalize("NFKD", text)).translate(_FOLD)
+    capitals, small = (sum(map(text[:CASE_CHARACTERS].count, letters)) for letters in (_UPPER, _LOWER))
+    return (_POINTS if 0 < 2 * capitals < small else _VOWELLESS).sub(_part, text).casefold()
+
+
+def _part(found: re.Match[str]) -> str:
+    return f" {' '.join(found.group())} "
 
 
 def _fold(text: str) -> str:
