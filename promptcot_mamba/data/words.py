@@ -45,7 +45,11 @@ _UNSEEN = re.compile(
 )
 
 _THOUSANDS = re.compile(r"(?<=\d)(?:,|\{,\}|\\,|\\!)(?=\d{3}(?!\d))")
-_POINTS = re.compile(r"(?<![A-Za-z\\])[A-Z]{2,5}(?![A-Za-z])")
+# Names of points, where maths stands around them: a word in capitals may be an emphasis.
+_POINTS = re.compile(
+    r"(?:(?<=[$({=+])|(?<=[$({=+] )|(?<=\bto )|(?<=\b(?:of|on|at) )|(?<=\band )|(?<=(?:from|line|side) )|(?<=angle )"
+    r"|(?<=median )|(?<=segment )|(?<=through ))[A-Z]{2,5}(?![A-Za-z])|(?<![A-Za-z\\])[A-Z]{2,5}(?= ?[=$)}+])"
+)
 _UPPER, _LOWER = "AEIOSTNR", "aeiostnr"  # enough to see which case a text is in
 CASE_CHARACTERS = 2000
 _VOWELLESS = re.compile(r"(?<![a-z\\])[b-df-hj-np-tv-xz]{2,5}(?![a-z])", re.IGNORECASE)
