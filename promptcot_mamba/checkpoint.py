@@ -148,7 +148,7 @@ def find_folder(path: str | Path, flag: str = "--model_path", *, weights: bool =
     if Path(path).is_dir():
         return Path(path)
     if not hub.is_hub_name(path):
-        expected = "expected a checkpoint (config.json and weights)" if weights else "so no tokenizer here"
+        expected = "so no tokenizer here" if "tokenizer" in flag else "expected a checkpoint (config.json and weights)"
         raise InputError(f"{where}: no such folder, {expected}")
 
     def choose(names: list[str]) -> list[str]:
@@ -250,7 +250,10 @@ def require_served(checkpoint: Checkpoint, flag: str = "--model_path") -> None:
 
 
 def load_tokenizer(path: str | Path, flag: str = "--model_path") -> Any:
-    """The tokenizer of a folder, or of a name on the hub, as it is: no token is added. Raises InputError if there is none or it has no end of text."""
+    """The tokenizer of a folder, or of a name on the hub, as it is: no token is added.
+
+    Raises InputError if there is none or it has no end of text.
+    """
     where, path = f"{flag} {path}", find_folder(path, flag, weights=False)
     if not any(any(path.glob(form)) for form in TOKENIZER_FORMS):  # transformers would make an empty one up
         raise InputError(f"{where}: no tokenizer here (tokenizer.json or the like)")

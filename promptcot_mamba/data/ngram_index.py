@@ -9,7 +9,7 @@ from itertools import repeat
 
 import numpy as np
 
-from promptcot_mamba.data.words import NUMBER_WORDS, SILENT, fold_letters, hash_ngrams, hash_words, mix
+from promptcot_mamba.data.words import NUMBER_WORDS, SILENT, fold_quickly, hash_ngrams, hash_words, mix
 
 SIZES = (2, 3)  # words of an n-gram
 MAX_DOCUMENT_SHARE = 0.02  # of all texts: a more frequent n-gram is boilerplate
@@ -91,7 +91,7 @@ class Sieve:
         self._bits[_slot(self._codes)] = True
 
     def suspects(self, text: str) -> bool:
-        found = _SIEVE_WORDS.findall(fold_letters(text))
+        found = _SIEVE_WORDS.findall(fold_quickly(text))
         ids = np.fromiter(map(self._ids.get, found, repeat(0)), dtype=np.int64, count=len(found))
         codes = _triples(ids[ids != _SILENT_ID])
         codes = np.unique(codes[self._bits[_slot(codes)]])

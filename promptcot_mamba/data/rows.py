@@ -80,7 +80,7 @@ def _saved_files(folder: Path) -> list[Path] | None:
     return [Path(file["filename"]) for file in found.cache_files]
 
 
-def _find_on_hub(repo: str) -> list[Path]:
+def find_on_hub(repo: str) -> list[Path]:
     """A data set's files by its name; raises InputError saying how to go on from a folder."""
     try:
         files = fetch(repo, DATASET, lambda names: match_first(names, HUB_FILES))
@@ -115,7 +115,7 @@ def find_row_files(data_path: str | Path | Sequence[str | Path]) -> list[Path]:
     names = [path] if path.is_file() else glob.glob(str(data_path), recursive=True)  # noqa: PTH207 (may be absolute)
     files = sorted(Path(name) for name in names)
     if not files and is_hub_name(data_path) and not path.name.endswith(SUFFIXES):
-        return _find_on_hub(str(data_path))
+        return find_on_hub(str(data_path))
     if not files:
         raise InputError(f"--data_path {data_path}: no such file, folder or glob")
     for file in files:

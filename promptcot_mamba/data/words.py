@@ -50,6 +50,7 @@ _POINTS = re.compile(
     r"(?:(?<=[$({=+])|(?<=[$({=+] )|(?<=\bto )|(?<=\b(?:of|on|at) )|(?<=\band )|(?<=(?:from|line|side) )|(?<=angle )"
     r"|(?<=median )|(?<=segment )|(?<=through ))[A-Z]{2,5}(?![A-Za-z])|(?<![A-Za-z\\])[A-Z]{2,5}(?= ?[=$)}+])"
 )
+_CAPITALS = re.compile(r"\b[A-Z]{2,5}\b")
 _UPPER, _LOWER = "AEIOSTNR", "aeiostnr"  # enough to see which case a text is in
 CASE_CHARACTERS = 2000
 _VOWELLESS = re.compile(r"(?<![a-z\\])[b-df-hj-np-tv-xz]{2,5}(?![a-z])", re.IGNORECASE)
@@ -100,13 +101,22 @@ def _simplify(text: str) -> str:
     return text
 
 
+def fold_quickly(text: str) -> str:
+    """`fold_letters` of a long text, with every short word in capitals taken for points."""
+    return _CAPITALS.sub(" ", _plain_letters(text)).casefold()
+
+
+def _plain_letters(text: str) -> str:
+    """Look-alike letters and typographic signs as their plain ones, accents off."""
+    return text if text.isascii() else _UNSEEN.sub("", unicodedata.normalize("NFKD", text)).translate(_FOLD)
+
+
 def fold_letters(text: str) -> str:
-    """Lower case, with look-alike letters and typographic signs as their plain ones, accents off, points apart.
+    """Lower case, letters plain, and points apart.
 
     `ABC` is three points whose names say nothing. In a text whose capitals tell nothing, words without vowels are.
     """
-    if not text.isascii():
-        text = _UNSEEN.sub("", unicodedata.normalize("NFKD", text)).translate(_FOLD)
+    text = _plain_letters(text)
     capitals, small = (sum(map(text[:CASE_CHARACTERS].count, letters)) for letters in (_UPPER, _LOWER))
     return (_POINTS if 0 < 2 * capitals < small else _VOWELLESS).sub(_part, text).casefold()
 

@@ -82,7 +82,8 @@ class DataArguments:
     """Where the model and the examples are, and how examples become rows."""
 
     model_name_or_path: str = field(
-        default="", metadata={"help": "Folder of a causal language model, or its name on the hub. Mamba-2 runs on this project's own model."}
+        default="",
+        metadata={"help": "Folder or hub name of a causal language model. Mamba-2 runs on this project's own model."},
     )
     data_path: list[str] = field(
         default_factory=list,
@@ -91,7 +92,7 @@ class DataArguments:
             "owner/name on the hub; or prepared shards."
         },
     )
-    tokenizer_path: str | None = field(default=None, metadata={"help": "Folder, or name on the hub. Default: the model's."})
+    tokenizer_path: str | None = field(default=None, metadata={"help": "Folder or hub name. Default: the model's."})
     eval_data_path: list[str] = field(
         default_factory=list,
         metadata={
