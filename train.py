@@ -143,6 +143,7 @@ def check(args: SftArguments, data_args: DataArguments) -> tuple[Checkpoint, Any
     """The checkpoint's facts, the tokenizer, and whether rows are packed. Raises InputError for what does not fit."""
     check_flags(args, data_args)
     checkpoint = read_checkpoint(data_args.model_name_or_path, "--model_name_or_path")
+    data_args.model_name_or_path = str(checkpoint.path)  # where a name of the hub lies
     require_causal_lm(checkpoint, "--model_name_or_path")
     if data_args.ops and not checkpoint.is_mamba2:
         raise InputError(f"--ops {data_args.ops[0]}: {checkpoint.path}'s model is not made of these ops; leave it out")

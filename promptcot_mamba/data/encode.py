@@ -20,7 +20,7 @@ from promptcot_mamba.chat_format import join, opens_thought, split_completion
 from promptcot_mamba.chat_markup import Part, Parts, find_rendered, whole_text
 from promptcot_mamba.data.text_tokens import TextTokenizer
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.ops.linear_cross_entropy import IGNORE_INDEX
+from promptcot_mamba.records import IGNORE_INDEX
 
 
 @dataclass(frozen=True)

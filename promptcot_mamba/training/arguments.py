@@ -83,7 +83,8 @@ class DataArguments:
     """Where the model and the examples are, and how examples become rows."""
 
     model_name_or_path: str = field(
-        default="", metadata={"help": "Folder of a causal language model. Mamba-2 runs on this project's own model."}
+        default="",
+        metadata={"help": "Folder or hub name of a causal language model. Mamba-2 runs on this project's own model."},
     )
     data_path: list[str] = field(
         default_factory=list,
@@ -92,7 +93,7 @@ class DataArguments:
             "owner/name on the hub; or prepared shards."
         },
     )
-    tokenizer_path: str | None = field(default=None, metadata={"help": "Default: the model's folder."})
+    tokenizer_path: str | None = field(default=None, metadata={"help": "Folder or hub name. Default: the model's."})
     eval_data_path: list[str] = field(
         default_factory=list,
         metadata={
