@@ -22,10 +22,13 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from promptcot_mamba.cli import EXIT_INTERRUPTED, parse_args, run_program
+from promptcot_mamba.jsonl import DurableAppender
 from promptcot_mamba.log import get_logger
+from promptcot_mamba.records import Problem, Sample
 from promptcot_mamba.run_info import side_path, write_run_info
 from promptcot_mamba.sampling.arguments import SamplingArguments
 from promptcot_mamba.sampling.backend import Backend, BackendFailedError
+from promptcot_mamba.sampling.decisions import Decisions
 from promptcot_mamba.sampling.engines import make_backend
 from promptcot_mamba.sampling.ledger import Ledger, count_settled
 from promptcot_mamba.sampling.partial import PartialFile
@@ -56,17 +59,24 @@ def main(argv: list[str] | None = None, make_backend: Callable[[Plan], Backend] 
     if args.dry_run:
         return show_plan(plan)
     report = Report(args.max_len)
+    decisions = Decisions(plan.problems, args.n) if args.stop_when_decided else None
+
+    def on_settled(sample: Sample, problem: Problem) -> None:
+        report.add(sample, problem)
+        if decisions is not None:
+            decisions.add(sample, problem)
+
     with Ledger(
         args.output_path,
         plan.problems,
         args.n,
         args.max_retries,
         grouped=args.format == "grouped",
-        on_settled=report.add,
+        on_settled=on_settled,
         prompt_of=plan.prompt_text,
     ) as ledger:
         try:
-            return run(plan, ledger, report, make_backend)
+            return run(plan, ledger, report, decisions, make_backend)
         except BackendFailedError as error:
             return stopped(plan, ledger, str(error))
         except OSError as error:
@@ -87,7 +97,9 @@ def show_plan(plan: Plan) -> int:
     return 0
 
 
-def run(plan: Plan, ledger: Ledger, report: Report, make_backend: Callable[[Plan], Backend]) -> int:
+def run(
+    plan: Plan, ledger: Ledger, report: Report, decisions: Decisions | None, make_backend: Callable[[Plan], Backend]
+) -> int:
     """Sample what is missing, put the files in order, say how it went."""
     output = plan.args.output_path
     sessions = read_sessions(output)
@@ -98,17 +110,21 @@ def run(plan: Plan, ledger: Ledger, report: Report, make_backend: Callable[[Plan
 
     write_info(complete=False)
     ledger.resume()
+    while decisions is not None and decisions.decided:
+        ledger.spare(decisions.decided.pop())
     if not ledger.complete:
         before, began, day = ledger.settled, time.monotonic(), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        tokens = sample(plan, ledger, report, make_backend)
+        tokens = sample(plan, ledger, report, decisions, make_backend)
         seconds = round(time.monotonic() - began, 3)
         sessions.append({"began": day, "seconds": seconds, "tokens": tokens, "samples": ledger.settled - before})
     ledger.finish()
-    write_info(complete=ledger.complete, results=report.summaries())
+    write_info(complete=ledger.complete, results=report.summaries(), spared=ledger.spared)
     if not ledger.complete:
         return stopped(plan, ledger, "interrupted", EXIT_INTERRUPTED)
     seconds, tokens = (sum(session[name] for session in sessions) for name in ("seconds", "tokens"))
     print(report.table())
+    if ledger.spared:
+        print(f"{ledger.spared:,} samples were not made: their problems' majorities were decided without them")
     print(
         f"{tokens:,} tokens in {clock(seconds)} ({tokens / max(seconds, 1e-9):,.0f} tok/s, engine start included)"
         f" -> {output}"
@@ -116,14 +132,17 @@ def run(plan: Plan, ledger: Ledger, report: Report, make_backend: Callable[[Plan
     return 0
 
 
-def sample(plan: Plan, ledger: Ledger, report: Report, make_backend: Callable[[Plan], Backend]) -> int:
+def sample(
+    plan: Plan, ledger: Ledger, report: Report, decisions: Decisions | None, make_backend: Callable[[Plan], Backend]
+) -> int:
     """Sample what the ledger lacks, until done or asked to stop; return the number of tokens generated."""
-    place(plan, ledger.units - ledger.settled)
+    place(plan, ledger.units - ledger.settled - ledger.spared)
     backend = make_backend(plan)
     progress = Progress(ledger.units, report)
     stop = StopSignal(signal.SIGINT, signal.SIGTERM, message="stopping; what is finished is kept", insist=True)
     keeps = plan.args.save_partial or plan.args.segment_len is not None
     partial = PartialFile(side_path(plan.args.output_path, "partial.jsonl")) if keeps else None
+    scores = DurableAppender(side_path(plan.args.output_path, "logprobs.jsonl")) if plan.args.save_logprobs else None
     scheduler = Scheduler(
         ledger,
         backend,
@@ -133,20 +152,24 @@ def sample(plan: Plan, ledger: Ledger, report: Report, make_backend: Callable[[P
         context=plan.context,
         cuts=plan.cuts(),
         partial=partial,
+        scores=scores,
+        decisions=decisions,
         sent=plan.sent(),
         thinking=plan.args.thinking,
         chat=plan.args.api == "chat",
-        tick=lambda: progress.show(backend, scheduler.longest),
+        tick=lambda: progress.show(backend, scheduler.longest, spared=ledger.spared),
         should_stop=stop,
     )
     try:
         scheduler.run()
-        progress.show(backend, scheduler.longest, now=True)
+        progress.show(backend, scheduler.longest, now=True, spared=ledger.spared)
     finally:
         progress.end()
         stop.restore()
         if partial is not None:
             partial.close(complete=ledger.complete)
+        if scores is not None:
+            scores.close()
         backend.close()
     if scheduler.failed:
         raise BackendFailedError(scheduler.describe_failed())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from array import array
 from collections.abc import AsyncIterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from promptcot_mamba.sampling.endpoint_errors import (
     raise_for_error,
 )
 from promptcot_mamba.sampling.loops import find_loop
+from promptcot_mamba.token_scores import TOP, TokenScores, entropy_of
 
 # What servers call the same three ends: TGI "eos_token", Anthropic-likes "end_turn", Gemini "MAX_TOKENS" ...
 _REASONS = {
@@ -27,6 +29,7 @@ _REASONS = {
     **dict.fromkeys(("content_filter", "safety", "refusal", "prohibited_content", "blocklist", "recitation"), REFUSED),
 }
 _PASSING = ("abort", "cancelled", "error", "insufficient_system_resource", "network_error", "load", "repetition")
+MOST_ALTERNATIVES = 5  # that OpenAI-like completions tell of a token; vLLM and chat tell more
 THOUGHT_KEYS = ("reasoning_content", "reasoning")  # DeepSeek, SGLang and llama.cpp; vLLM since 0.12 and OpenRouter
 
 
@@ -101,9 +104,44 @@ def payload(
         body["messages"] = list(request.messages or [{"role": "user", "content": prompt}])
     if token_ids:
         body["return_token_ids"] = True
+    if request.scores is not None:
+        body |= _ask_for_scores(is_vllm=is_vllm, chat=chat)
     if stream:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
     return body
+
+
+def _ask_for_scores(*, is_vllm: bool, chat: bool) -> dict[str, Any]:
+    """The fields that ask for log-probabilities; vLLM names tokens by id, since different ones may look alike."""
+    ids = {"return_tokens_as_token_ids": True} if is_vllm else {}
+    return {
+        **({"logprobs": True, "top_logprobs": TOP} if chat else {"logprobs": TOP if is_vllm else MOST_ALTERNATIVES}),
+        **ids,
+    }
+
+
+def add_scores(scores: TokenScores, choice: dict[str, Any]) -> None:
+    """Add what a choice tells of its tokens: lists beside one another (completions), or a list of objects (chat).
+
+    What is null or of another form is unknown: NaN for a token, nothing for a choice.
+    """
+    given = choice.get("logprobs")
+    if not isinstance(given, dict):
+        return
+    if isinstance(given.get("content"), list):
+        drawn = [(one.get("token"), one.get("logprob")) for one in given["content"]]
+        tops = [{each.get("token"): each.get("logprob") for each in one.get("top_logprobs") or ()}
+                for one in given["content"]]  # fmt: skip
+    else:
+        logprobs = given.get("token_logprobs") or []
+        names = given.get("tokens") or [None] * len(logprobs)
+        drawn = list(zip(names, logprobs, strict=False))
+        tops = list(given.get("top_logprobs") or [])
+        tops += [{}] * (len(drawn) - len(tops))
+    for (name, logprob), top in zip(drawn, tops, strict=False):
+        known = {key: float(value) for key, value in ({name: logprob} | (top or {})).items() if value is not None}
+        scores.logprobs.append(math.nan if logprob is None else float(logprob))
+        scores.entropies.append(entropy_of(list(known.values())) if top else math.nan)
 
 
 def score_payload(request: Request, model: str) -> dict[str, Any]:
@@ -141,7 +179,7 @@ def finish_reason(said: Any, completion_tokens: int | None, max_tokens: int) -> 
     raise (ServerTroubleError if word in _PASSING else BadAnswerError)(f"finish_reason {said!r}")
 
 
-def read_completion(answer: dict[str, Any], max_tokens: int) -> Answer:
+def read_completion(answer: dict[str, Any], max_tokens: int, scores: TokenScores | None = None) -> Answer:
     """The whole answer to a request that was not streamed; text that is null or not there is an empty text."""
     try:
         choice = answer["choices"][0]
@@ -152,6 +190,8 @@ def read_completion(answer: dict[str, Any], max_tokens: int) -> Answer:
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise BadAnswerError(f"answer without {error}") from None
     ids = choice.get("token_ids")
+    if scores is not None:
+        add_scores(scores, choice)
     reason = finish_reason(choice.get("finish_reason"), tokens, max_tokens)
     note = str(message.get("refusal") or choice.get("finish_reason")) if reason == REFUSED else ""
     thought = next((message[key] for key in THOUGHT_KEYS if message.get(key)), None)
@@ -180,9 +220,10 @@ def read_score(answer: dict[str, Any], ids: Sequence[int], start: int, url: str)
 
 
 async def read_stream(
-    lines: AsyncIterable[bytes], ids: array, max_tokens: int, url: str, *, stop_on_loop: bool
-) -> Answer:
-    """Follow a streamed completion; `ids` grows by its tokens, and holds those kept from before.
+    lines: AsyncIterable[bytes], ids: array, max_tokens: int, url: str, *, stop_on_loop: bool,
+    scores: TokenScores | None = None,
+) -> Answer:  # fmt: skip
+    """Follow a streamed completion; `ids` grows by its tokens (and `scores` likewise) and holds those kept from before.
 
     Left where the chain starts to loop; the server then drops the request. Text is made from `ids` where there are
     any, by the caller.
@@ -203,9 +244,13 @@ async def read_stream(
             reason = choice.get("finish_reason") or reason
             looked_at = len(ids)
             ids.extend(choice.get("token_ids") or ())
+            if scores is not None:
+                add_scores(scores, choice)
             cut = find_loop(ids, looked_at) if stop_on_loop else None
             if cut is not None:
                 del ids[cut:]
+                if scores is not None:
+                    scores.fit(cut)
                 return Answer("", LOOP, usage.get("prompt_tokens"), cut - before, ids)
     if reason is None:
         raise ServerTroubleError("the stream ended without a finish_reason")

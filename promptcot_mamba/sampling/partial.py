@@ -17,6 +17,7 @@ from typing import Any
 from promptcot_mamba.jsonl import DurableAppender, dump_row, replace_atomically
 from promptcot_mamba.log import get_logger
 from promptcot_mamba.sampling.chain import Chain, Key
+from promptcot_mamba.token_scores import TokenScores
 
 logger = get_logger(__name__)
 
@@ -34,11 +35,18 @@ class Saved:
     seconds: float = 0.0
     continued: tuple[int, ...] = ()
     closed: int | None = None
+    scores: TokenScores | None = None  # of `ids`, where they are saved
 
     def add(self, row: dict[str, Any]) -> bool:
         """Take one more line; False where lines before it are missing."""
         if row["at"] > len(self.ids):
             return False
+        fresh = TokenScores.unpack(row) if "logprobs" in row else None
+        if fresh is not None or self.scores is not None:
+            self.scores = self.scores or TokenScores()
+            self.scores.fit(row["at"])
+            self.scores.add(*((fresh.logprobs, fresh.entropies) if fresh is not None else ((), ())))
+            self.scores.fit(row["at"] + len(row["ids"]))
         del self.ids[row["at"] :]
         self.ids.extend(row["ids"])
         self.seconds, self.continued, self.closed = row["seconds"], tuple(row["continued"]), row["closed"]
@@ -84,6 +92,8 @@ class PartialFile:
             "prompt_crc": chain.prompt_crc, "at": before, "ids": list(ids[before:]), "seconds": round(seconds, 3),
             "continued": chain.continued, "closed": chain.closed,
         }  # fmt: skip
+        if chain.scores is not None:
+            row |= chain.scores.after(before).pack()
         if self._file is None:
             self._file = DurableAppender(self.path, sync_seconds=float("inf"))
         self._file.append(row)
@@ -111,10 +121,9 @@ class PartialFile:
             for (problem_id, run, attempt), saved in read_partial(self.path).items():
                 key = (problem_id, run, attempt)
                 if key in self._lengths:
-                    line = dump_row(
-                        {"problem_id": problem_id, "run": run, "attempt": attempt, **vars(saved),
-                         "at": 0, "ids": list(saved.ids)}
-                    )  # fmt: skip
+                    row = {"problem_id": problem_id, "run": run, "attempt": attempt, **vars(saved), "at": 0}
+                    scores = row.pop("scores")
+                    line = dump_row(row | {"ids": list(saved.ids)} | (scores.pack() if scores is not None else {}))
                     self._bytes[key] = len(line)
                     file.write(line)
 
