@@ -67,7 +67,7 @@ class Endpoint:
 
     url: str
     model: str = ""  # its own name for the model; empty until it has been asked
-    is_vllm: bool = False
+    owner: str = ""  # as the model's card names it
     failures: int = 0  # in a row
     bad_answers: int = 0  # in a row
     away: bool = False  # gets no requests until it has answered `/models` again
@@ -76,6 +76,10 @@ class Endpoint:
     served: int = 0
     quiet_until: float = 0.0  # no line about its being busy before this time
     tasks: set[asyncio.Task] = field(default_factory=set)
+
+    @property
+    def is_vllm(self) -> bool:
+        return self.owner == "vllm"
 
 
 class EndpointPool:
@@ -204,7 +208,7 @@ class EndpointPool:
                 f"--base_url {endpoint.url}: its context is {most} tokens, {needed} are needed (--max_len plus 4,096); "
                 f"start it with --max-model-len {needed}, or give --max_len {max(1, most - 4096)}"
             )
-        endpoint.model, endpoint.is_vllm = card["id"], card.get("owned_by") == "vllm"
+        endpoint.model, endpoint.owner = card["id"], str(card.get("owned_by"))
 
     async def _try_identify(self, endpoint: Endpoint) -> str | None:
         """`_identify`, returning what is wrong with the connection, if anything."""

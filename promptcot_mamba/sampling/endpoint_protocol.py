@@ -29,6 +29,10 @@ _REASONS = {
     **dict.fromkeys(("content_filter", "safety", "refusal", "prohibited_content", "blocklist", "recitation"), REFUSED),
 }
 _PASSING = ("abort", "cancelled", "error", "insufficient_system_resource", "network_error", "load", "repetition")
+# `owned_by` of a model's card: whose names for settings are known, and whose own defaults would else change samples
+# (llama-cpp-python draws with repeat_penalty 1.1, top_k 40 and min_p 0.05 unless told).
+LLAMA_CPP = ("llamacpp", "me")  # llama-server, llama-cpp-python
+SGLANG = "sglang"
 MOST_ALTERNATIVES = 5  # that OpenAI-like completions tell of a token; vLLM and chat tell more
 THOUGHT_KEYS = ("reasoning_content", "reasoning")  # DeepSeek, SGLang and llama.cpp; vLLM since 0.12 and OpenRouter
 
@@ -72,13 +76,15 @@ def payload(
     *,
     is_vllm: bool,
     stream: bool,
+    owner: str = "",
     chat: bool = False,
     token_ids: bool = False,
 ) -> dict[str, Any]:
     """The body of one completion request, or of a chat completion; `token_ids` asks for those of the answer.
 
     vLLM is told everything, and given token ids, so that a checkpoint's generation defaults and the server's view of
-    special tokens change nothing. Other servers get the fields that most understand.
+    special tokens change nothing. SGLang and llama.cpp (`owner`) are told how to draw in their own words; other servers
+    get the fields that most understand.
     """
     body: dict[str, Any] = {
         "model": model,
@@ -89,8 +95,12 @@ def payload(
         "seed": request.seed,
     }
     for name, none in (("repetition_penalty", 1.0), ("top_k", 0), ("min_p", 0.0)):
-        if is_vllm or getattr(sampling, name) != none:
+        if is_vllm or owner in (SGLANG, *LLAMA_CPP) or getattr(sampling, name) != none:
             body[name] = getattr(sampling, name)
+    if owner == SGLANG:
+        body["top_k"] = sampling.top_k or -1
+    if owner in LLAMA_CPP:
+        body |= {"repeat_penalty": body.pop("repetition_penalty"), "repeat_last_n": -1}  # the whole context
     if is_vllm:
         body |= {
             "stop_token_ids": list(sampling.stop_token_ids),

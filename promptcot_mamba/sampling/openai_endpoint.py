@@ -220,8 +220,8 @@ class OpenAIEndpoints:
         tells_ids = self.settings.token_ids and is_vllm and not chat and request.prompt_ids is not None
         stream = self.sampling.stop_on_loop or (self.settings.stream and tells_ids)
         body = payload(
-            request, self.sampling, endpoint.model, is_vllm=is_vllm, stream=stream, chat=chat,
-            token_ids=tells_ids or stream,
+            request, self.sampling, endpoint.model, is_vllm=is_vllm, stream=stream, owner=endpoint.owner,
+            chat=chat, token_ids=tells_ids or stream,
         )  # fmt: skip
         if chat and self.settings.template_kwargs:
             body["chat_template_kwargs"] = self.settings.template_kwargs

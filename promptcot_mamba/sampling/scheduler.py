@@ -91,6 +91,8 @@ class Scheduler:
                 for generated in self.backend.poll(POLL_SECONDS):
                     self._take(self.in_flight.pop(generated.unit), generated)
                 self._spare_decided()
+                if self._partial is not None:
+                    self._partial.flush()
                 self.ledger.sync_if_due()
                 if self._scores is not None:
                     self._scores.sync_if_due()
