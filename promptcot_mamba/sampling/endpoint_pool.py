@@ -26,6 +26,7 @@ MISSED_PROBES = 3  # in a row until its requests are taken away
 FIRST_PAUSE = 0.5  # after a failure; doubles with each further one
 LONGEST_PAUSE = 60.0
 MOST_REDIRECTS = 5
+MOST_HEADER = 1 << 20  # bytes of one header
 REDIRECTS = (301, 302, 303, 307, 308)
 NO_MODELS = (404, 405, 501)  # of `/models`: a server that has no such path
 TROUBLE = (ServerTroubleError, aiohttp.ClientError, asyncio.TimeoutError, ConnectionError)
@@ -104,6 +105,8 @@ class EndpointPool:
             connector=aiohttp.TCPConnector(limit=0, ssl=settings.tls()),
             timeout=aiohttp.ClientTimeout(total=settings.request_seconds, sock_connect=CONNECT_SECONDS),
             read_bufsize=1 << 20,
+            max_line_size=MOST_HEADER,  # gateways send policies, cookies and limits by the kilobyte
+            max_field_size=MOST_HEADER,
         )
         troubles = await asyncio.gather(*(self._try_identify(endpoint) for endpoint in self.endpoints))
         if all(troubles):
@@ -197,7 +200,7 @@ class EndpointPool:
     def _check_model(self, endpoint: Endpoint, models: list[dict[str, Any]]) -> None:
         card = find_model(models, self.settings.model)
         if card is None:
-            serves = ", ".join(str(model.get("id")) for model in models)
+            serves = ", ".join(str(model.get("id") if isinstance(model, dict) else model) for model in models)
             raise InputError(
                 f"--base_url {endpoint.url}: serves {serves[:300]}, not {self.settings.model}; is it the right server? "
                 "(--served_model_name gives the name it uses)"

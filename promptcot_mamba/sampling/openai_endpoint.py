@@ -36,6 +36,7 @@ from promptcot_mamba.sampling.decode import completion_text
 from promptcot_mamba.sampling.endpoint_errors import (
     BadAnswerError,
     BusyError,
+    PathMissingError,
     PromptTooLongError,
     RefusedError,
     RejectedError,
@@ -319,6 +320,10 @@ class OpenAIEndpoints:
             self._answered_badly(endpoint, pending, words)
         elif type(error) is asyncio.TimeoutError:  # the whole request's; those of a connection are of another type
             self._timed_out(pending)
+        elif isinstance(error, PathMissingError) and endpoint.served and pending.bad_answers < MOST_BAD_ANSWERS:
+            pending.bad_answers += 1  # it loads its model anew, or a proxy lost it for a while
+            self._pool.back_off(endpoint, words)
+            self._take_back(pending)
         elif isinstance(error, TROUBLE):
             self._pool.back_off(endpoint, words, getattr(error, "retry_after", None) or 0.0)
             self._take_back(pending)
