@@ -98,6 +98,11 @@ def encode_examples(tokenizer: Any, pairs: Sequence[tuple[str | Parts, str]]) ->
     return get_encoder(tokenizer).encode(pairs)
 
 
+def encode_prompt(tokenizer: Any, prompt: str | Parts) -> list[int]:
+    """The ids that sampling starts from: those that training put before the loss."""
+    return get_encoder(tokenizer).text.encode([as_parts(prompt)], add_special_tokens=True)[0][0].tolist()
+
+
 def check_tokenizer(tokenizer: Any, vocab_size: int | None, tokenizer_path: str, model_path: str) -> None:
     """Raise InputError if the tokeniser has no end-of-text token or can emit ids that the embedding lacks.
 

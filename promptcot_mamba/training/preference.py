@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from zipfile import BadZipFile
 
 import numpy as np
@@ -82,8 +82,6 @@ class _BeforeTheFirstStep(TrainerCallback):
 class PreferenceTrainer(SftTrainer):
     """Trains on `PairRows`; what is logged has TRL's names: rewards are beta times the log-ratios."""
 
-    train_dataset: PairRows
-
     def __init__(self, *, identity: Identity, **kwargs: Any):
         super().__init__(**kwargs)
         self._identity = identity
@@ -92,12 +90,16 @@ class PreferenceTrainer(SftTrainer):
         self.add_callback(_BeforeTheFirstStep(self))
 
     @property
+    def pairs(self) -> PairRows:
+        return cast(PairRows, self.train_dataset)
+
+    @property
     def reference_path(self) -> Path:
         return Path(self.args.reference_path or self.args.output_path / REFERENCE_FILE)
 
     def find_reference(self) -> None:
         """Read the reference's log-probabilities, or compute and keep them where nothing has been trained yet."""
-        path, documents = self.reference_path, len(self.train_dataset.store)
+        path, documents = self.reference_path, len(self.pairs.store)
         if self.args.reference_path is None and not first_does(path.exists):
             if self.state.global_step:
                 raise InputError(f"{path}: gone, and a trained model cannot compute it; start another --output_dir")
@@ -114,7 +116,7 @@ class PreferenceTrainer(SftTrainer):
     @torch.no_grad()
     def _score_reference(self, documents: int) -> np.ndarray:
         """Every process scores its share of the rows; (documents) on all of them."""
-        logger.info("reference: log-probabilities of %s answers", f"{len(self.train_dataset.selection.documents):,}")
+        logger.info("reference: log-probabilities of %s answers", f"{len(self.pairs.selection.documents):,}")
         self.model_wrapped.eval()
         logps = torch.zeros(documents, dtype=torch.float64, device=self.args.device)
         for batch in self._loader(self.train_dataset, self.args.per_device_train_batch_size, shuffle=False):

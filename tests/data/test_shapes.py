@@ -12,6 +12,7 @@ from promptcot_mamba.chat_format import CHAT_TEMPLATE, MATH_INSTRUCTION, render_
 from promptcot_mamba.chat_markup import FAMILIES
 from promptcot_mamba.data.conversation import Reading, own_template
 from promptcot_mamba.data.dataset import make_rows
+from promptcot_mamba.data.encode import encode_prompt
 from promptcot_mamba.data.prepare import prepare_shards
 from promptcot_mamba.data.rows import find_row_files, iter_examples
 from promptcot_mamba.data.shards import ShardRows
@@ -20,7 +21,7 @@ from promptcot_mamba.data.template import choose_template
 from promptcot_mamba.data.tokens import build_store, open_store
 from promptcot_mamba.errors import InputError
 from tests.data.test_prepare import make_recipe
-from tests.tiny import encode_prompt, make_tokenizer
+from tests.tiny import make_tokenizer
 
 THOUGHT = "<think>\n2 + 2 = 4\n</think>\n\nIt is 4."
 CHAT = [("user", "2+2?"), ("assistant", THOUGHT), ("user", "Times ten?"), ("assistant", "<think>\n40\n</think>\n\n40")]
