@@ -45,11 +45,12 @@ from promptcot_mamba.training import run_folder
 from promptcot_mamba.training.accumulation import settle_accumulation, widen_gradients
 from promptcot_mamba.training.arguments import DataArguments, SftArguments
 from promptcot_mamba.training.callbacks import ConsoleCallback, LogFileCallback, StopCallback, make_tensorboard_callback
-from promptcot_mamba.training.checks import check_flags, check_metric, check_slices
+from promptcot_mamba.training.checks import check_flags, check_metric, check_objective, check_residual, check_slices
 from promptcot_mamba.training.flags import FOLLOWED
 from promptcot_mamba.training.identity import describe_identity, zero_stage
 from promptcot_mamba.training.lora import add_adapters
 from promptcot_mamba.training.plan import PlanArguments, render_plan
+from promptcot_mamba.training.preference import PreferenceTrainer
 from promptcot_mamba.training.ranks import fail_as_one, first_does, part, rank, speak_once, together
 from promptcot_mamba.training.rows import Rows, decide_packing, make_eval_rows, make_training_rows
 from promptcot_mamba.training.run_folder import Identity
@@ -123,7 +124,7 @@ def train(args: SftArguments, data_args: DataArguments) -> int | None:
     # Train, from the last whole checkpoint where there is one.
     if resumed:
         logger.info("continuing from %s", resumed)
-    trainer = make_trainer(args, model, tokenizer, rows, eval_rows, packing, resumed_step=step)
+    trainer = make_trainer(args, model, tokenizer, rows, eval_rows, packing, step, identity)
     with fail_as_one():
         trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
         if trainer.stopped_at is not None:
@@ -144,11 +145,14 @@ def check(args: SftArguments, data_args: DataArguments) -> tuple[Checkpoint, Any
     """The checkpoint's facts, the tokenizer, and whether rows are packed. Raises InputError for what does not fit."""
     check_flags(args, data_args)
     checkpoint = read_checkpoint(data_args.model_name_or_path, "--model_name_or_path")
+    data_args.model_name_or_path = str(checkpoint.path)  # where a name of the hub lies
     require_causal_lm(checkpoint, "--model_name_or_path")
     if data_args.ops and not checkpoint.is_mamba2:
         raise InputError(f"--ops {data_args.ops[0]}: {checkpoint.path}'s model is not made of these ops; leave it out")
     packing = decide_packing(data_args.packing, checkpoint.is_mamba2, data_args.model_name_or_path)
     check_slices(args, data_args, packing, checkpoint.is_mamba2)
+    check_objective(args, data_args, packing, checkpoint.is_mamba2)
+    check_residual(args, checkpoint.is_mamba2)
     tokenizer_path = data_args.tokenizer_path or data_args.model_name_or_path
     tokenizer = load_tokenizer(tokenizer_path, "--tokenizer_path")
     check_tokenizer(tokenizer, checkpoint.config.get("vocab_size"), tokenizer_path, data_args.model_name_or_path)
@@ -163,7 +167,7 @@ def encode(
     tokens = args.per_device_train_batch_size * data_args.max_length // args.sequence_parallel_size
     settle_accumulation(args, checkpoint.config, tokens, recorded)
     seed = args.seed if args.data_seed is None else args.data_seed
-    data_hash, rows = make_training_rows(data_args, tokenizer, packing, seed)
+    data_hash, rows = make_training_rows(data_args, tokenizer, packing, seed, pairs=args.objective == "dpo")
     eval_hash, eval_rows = make_eval_rows(data_args, tokenizer)
     tokenizer.chat_template = choose_template(rows, tokenizer)  # what every checkpoint carries on to sampling
     hashes = {
@@ -178,12 +182,12 @@ def encode(
 
 def load_model(args: SftArguments, data_args: DataArguments, tokenizer: Any) -> PreTrainedModel:
     """The model to train. Raises InputError if it cannot be loaded or does not fit the tokenizer."""
-    # DeepSpeed and split_adamw keep fp32 master weights themselves; without them the weights must be them.
-    # Frozen weights have no masters.
-    narrow = (args.bf16 and (args.deepspeed or args.lora_rank)) or args.split_master_weights
-    model = load_causal_lm(data_args.model_name_or_path, dtype=torch.bfloat16 if narrow else torch.float32)
+    dtype = torch.bfloat16 if args.narrow_weights else torch.float32
+    model = load_causal_lm(data_args.model_name_or_path, dtype=dtype)
     tokenizer_path = data_args.tokenizer_path or data_args.model_name_or_path
     check_tokenizer(tokenizer, model.config.vocab_size, tokenizer_path, data_args.model_name_or_path)
+    if args.residual_in_fp32 is not None and isinstance(model, Mamba2ForCausalLM):
+        model.keep_residual_in_fp32(args.residual_in_fp32)
     if args.lora_rank:
         trained = add_adapters(
             model, args.lora_rank, args.lora_alpha or 2 * args.lora_rank, args.lora_target, args.seed
@@ -196,7 +200,7 @@ def load_model(args: SftArguments, data_args: DataArguments, tokenizer: Any) -> 
 
 def make_trainer(
     args: SftArguments, model: PreTrainedModel, tokenizer: Any, rows: Rows, eval_rows: dict[str, Any], packing: bool,
-    resumed_step: int,
+    resumed_step: int, identity: Identity,
 ) -> SftTrainer:  # fmt: skip
     """Join the model with rows, collation, logs and signals."""
     shapes = shapes_from_config(model.config.to_dict())
@@ -210,8 +214,9 @@ def make_trainer(
         )
         wider = 2 * shapes.parameters if wide_gradients else 0  # the model counts them as narrow as its weights
         model.choose_activations_from_memory(reserved_bytes=int(parts["buckets"]) + wider)
-    if args.checkpoint_every > 1 and isinstance(model, Mamba2ForCausalLM):
+    if isinstance(model, Mamba2ForCausalLM):
         model.backbone.segment_layers = args.checkpoint_every
+        model.backbone.offload_checkpoints = args.offload_checkpoints
     stop = StopCallback()
     callbacks = [ConsoleCallback(), LogFileCallback(), stop]
     if "tensorboard" in args.report_to:
@@ -219,7 +224,8 @@ def make_trainer(
         if rank() == 0:
             callbacks.append(make_tensorboard_callback(args.output_path, resumed_step))
     pad_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    trainer = SftTrainer(
+    kind = partial(PreferenceTrainer, identity=identity) if args.objective == "dpo" else SftTrainer
+    trainer = kind(
         model=model,
         args=args,
         collate=partial(collate_packed if packing else collate_padded, pad_id=pad_id),

@@ -267,7 +267,6 @@ DEVICES = {
 # The backward of conv, SSD and norm reads values and gradients and writes gradients: 7.8 GB against the forward's
 # 4.4 GB per layer at 20,480 tokens, counted tensor by tensor.
 BACKWARD_BYTES_RATIO = 7.8 / 4.4
-RECOMPUTE = ("nothing", "mixer", "layer", "segments")
 
 
 def tokens_per_second_bound(shapes: Shapes, device: Device, recompute: str = "layer", adapters: int = 0) -> float:

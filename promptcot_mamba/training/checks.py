@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import os
 from copy import copy
+from dataclasses import fields
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
@@ -45,8 +46,11 @@ def check_flags(args: SftArguments, data_args: DataArguments) -> None:
         raise InputError(f"--checkpoint_every {args.checkpoint_every}: at least 1, with --gradient_checkpointing True")
     if args.checkpoint_policy == "auto" and not args.gradient_checkpointing:
         raise InputError("--checkpoint_policy auto: needs --gradient_checkpointing True")
-    if args.checkpoint_every > 1 and args.checkpoint_policy == "auto":
-        raise InputError("--checkpoint_policy auto: keeps whole layers where they fit; leave --checkpoint_every out")
+    if args.offload_checkpoints and not args.gradient_checkpointing:
+        raise InputError("--offload_checkpoints True: needs --gradient_checkpointing True, whose checkpoints it moves")
+    if args.checkpoint_policy == "auto" and (args.checkpoint_every > 1 or args.offload_checkpoints):
+        name = "checkpoint_every" if args.checkpoint_every > 1 else "offload_checkpoints"
+        raise InputError(f"--checkpoint_policy auto: keeps whole layers where they fit; leave --{name} out")
     check_validation(args, data_args)
     check_adapters(args)
     check_optimizer(args)
@@ -70,6 +74,40 @@ def check_slices(args: SftArguments, data_args: DataArguments, packing: bool, is
         raise InputError(f"--sequence_parallel_size {size}: rows must be packed; leave --packing False out")
     if data_args.max_length < size:
         raise InputError(f"--sequence_parallel_size {size}: more slices than --max_length {data_args.max_length}")
+
+
+def check_objective(args: SftArguments, data_args: DataArguments, packing: bool, is_mamba2: bool) -> None:
+    """Raise InputError for what does not go with preferences, and for their flags without them."""
+    if args.objective != "dpo":
+        defaults = {one.name: one.default for one in fields(args)}
+        for name in ("beta", "length_normalised", "reference_path"):
+            if getattr(args, name) != defaults[name]:
+                raise InputError(f"--{name} {getattr(args, name)}: needs --objective dpo")
+        return
+    if not (is_mamba2 and packing):
+        raise InputError("--objective dpo: pairs are rows of a packed Mamba-2; leave --packing False out")
+    refused = {
+        "sequence_parallel_size": (args.sequence_parallel_size, 1, "an answer's log-probability is one device's"),
+        "loss_average": (args.loss_average, "tokens", "the loss is the mean over pairs"),
+        "overlong": (data_args.overlong, "drop", "an answer that is cut short is another answer"),
+    }
+    for name, (value, plain, why) in refused.items():
+        if value != plain:
+            raise InputError(f"--{name} {value}: does not go with --objective dpo: {why}")
+    if folder := next(filter(is_shard_folder, data_args.data_path), None):
+        raise InputError(f"--data_path {folder}: prepared shards hold no preferences; name JSONL or Parquet files")
+
+
+def check_residual(args: SftArguments, is_mamba2: bool) -> None:
+    """Raise InputError for flags about the residual stream that this model or precision has no use for."""
+    for name, unset in (("checkpoint_every", 1), ("offload_checkpoints", False), ("residual_in_fp32", None)):
+        if not is_mamba2 and getattr(args, name) != unset:
+            raise InputError(f"--{name} {getattr(args, name)}: for Mamba-2 models only; leave the flag out")
+    if args.residual_in_fp32 is False and not args.narrow_weights:
+        raise InputError(
+            "--residual_in_fp32 False: needs bf16 weights (--bf16 True with --deepspeed, --split_master_weights or "
+            "--lora_rank)"
+        )
 
 
 def check_validation(args: SftArguments, data_args: DataArguments) -> None:

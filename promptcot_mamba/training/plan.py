@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from promptcot_mamba.checkpoint import read_config
+from promptcot_mamba.checkpoint import find_folder, read_config
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.memory_budget import (
     DEVICES,
@@ -151,7 +151,7 @@ def render_plan(args: SftArguments, data_args: DataArguments, plan_args: PlanArg
     """The plan as text. Raises InputError for an unreadable config or an unknown machine."""
     if data_args.model_name_or_path:
         name = data_args.model_name_or_path
-        shapes = shapes_from_config(read_config(name, "--model_name_or_path"))
+        shapes = shapes_from_config(read_config(find_folder(name, "--model_name_or_path", weights=False)))
     else:
         shapes, name = DEFAULT_SHAPES, "PromptCoT-Mamba-7B's shapes (no --model_name_or_path given)"
     slices = args.sequence_parallel_size

@@ -8,13 +8,13 @@ is done.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from promptcot_mamba.bench_record import RecordTable, render_record_table, time_table, write_record
-from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.cli import flag, parse_args, run_program
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.grading.metrics import difference_of_shares, share_interval
+from promptcot_mamba.grading.metrics import compare_paired, share_interval
 from promptcot_mamba.quickstart.road import (
     GRADERS,
     Stage,
@@ -32,14 +32,10 @@ NAME = "adapters"
 
 @dataclass
 class Args:
-    quickstart: str = field(
-        default="outputs/quickstart", metadata={"reads": "folder", "help": "folder of a finished quickstart"}
-    )
-    recipes: str = field(default="configs/quickstart", metadata={"reads": "folder", "help": "folder of the recipes"})
-    record: str | None = field(
-        default=None, metadata={"writes": "file", "help": "also write the record here (docs/records/X.json)"}
-    )
-    processes: int = field(default=2, metadata={"least": 1, "help": "training processes"})
+    quickstart: str = flag("folder of a finished quickstart", default="outputs/quickstart", elsewhere=True)
+    recipes: str = flag("folder of the recipes", default="configs/quickstart", reads="folder")
+    record: str | None = flag("also write the record here (docs/records/X.json)", default=None, writes="file")
+    processes: int = flag("training processes", default=2, least=1)
 
 
 def compare(full: dict[str, dict[str, bool]], adapters: dict[str, dict[str, bool]]) -> RecordTable:
@@ -47,7 +43,9 @@ def compare(full: dict[str, dict[str, bool]], adapters: dict[str, dict[str, bool
     rows = []
     for family, ours in adapters.items():
         pair = [share_interval(sum(found.values()), len(found)) for found in (full[family], ours)]
-        rows.append([f"{family}, composed", *map(format_share, pair), format_difference(difference_of_shares(*pair))])
+        verdicts = ({name: [right] for name, right in found.items()} for found in (full[family], ours))
+        difference = compare_paired(*verdicts).difference
+        rows.append([f"{family}, composed", *map(format_share, pair), format_difference(difference)])
     return RecordTable("Composed problems solved", ["", "all weights", "adapters, merged", "points"], rows)
 
 

@@ -11,13 +11,12 @@ import torch
 
 from promptcot_mamba.data.collate import collate_packed, collate_padded
 from promptcot_mamba.data.dataset import UnpackedRows, make_rows
-from promptcot_mamba.data.encode import encode_example
 from promptcot_mamba.data.rows import find_row_files, iter_examples
 from promptcot_mamba.data.tokens import TokenStore, build_store, open_store
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.ops.linear_cross_entropy import IGNORE_INDEX
 from tests.programs.train_helpers import write_examples
-from tests.tiny import make_tokenizer
+from tests.tiny import encode_example, make_tokenizer
 
 TOKENIZER = make_tokenizer()
 MAX_LENGTH = 110

@@ -51,6 +51,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "neftune_noise_alpha": (5.0, {}),
     "loss_average": ("examples", {}),
     "bf16": (True, {}),
+    "residual_in_fp32": (False, {"bf16": True, "split_master_weights": True}),
     "split_master_weights": (True, {"bf16": True}),
     "grad_accum_dtype": ("bf16", {"bf16": True, "split_master_weights": True, "gradient_accumulation_steps": 4}),
     "lora_rank": (4, {}),
@@ -98,6 +99,8 @@ ELSEWHERE = {
     "torch_empty_cache_steps": "a GPU's memory",
     "ddp_timeout": "how long a process waits for one that hangs",
     "full_determinism": "torch's deterministic kernels",
+    "offload_checkpoints": "where the residual stream waits, and never results: tests/model/test_segments.py",
+    **dict.fromkeys(("objective", "beta", "length_normalised", "reference_path"), "tests/training/test_preference.py"),
     **dict.fromkeys(FOLLOWED["plan"], "tests/training/test_plan.py"),
 }
 
