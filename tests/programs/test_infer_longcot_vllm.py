@@ -259,9 +259,7 @@ def test_a_chain_of_16k_tokens_outlives_its_machine(endless: Path, tmp_path: Pat
     kept = saved()
     finish(start(data, killed, endless, *more))
     [row] = read_jsonl(killed)
-    print(
-        f"killed {LONG:,}: {kept:,} tokens kept, last saved {age:.1f} s before; {row['seconds']} s, {uncut['seconds']} s uncut"
-    )
+    print(f"{kept:,} tokens kept, saved {age:.1f} s before the kill; {row['seconds']} s, uncut {uncut['seconds']} s")
     assert (row["completion_tokens"], row["finish_reason"]) == (LONG, "length")
     if segment_len is not None:
         assert kept % segment_len == 0
@@ -269,5 +267,5 @@ def test_a_chain_of_16k_tokens_outlives_its_machine(endless: Path, tmp_path: Pat
     else:
         assert age < 10
         assert row["continued"] == [kept]
-        same = os.path.commonprefix([row["completion"], uncut["completion"]])
-        assert len(same) >= 0.9 * len(row["completion"]) * kept / LONG  # the kept tokens are the uncut chain's
+        third = len(row["completion"]) // 3  # of the letters: more than half of the tokens are the uncut chain's
+        assert row["completion"][:third] == uncut["completion"][:third]

@@ -54,6 +54,12 @@ def continued(engine: VllmEngine, requests: list[Request]) -> list[tuple[list[in
     return [(list(whole[unit].token_ids), list(again[unit].token_ids)) for unit in whole]
 
 
+def reread(engine: VllmEngine, request: Request, drawn: Generated) -> float:
+    """log p of a chain's tokens after its prompt, from reading them."""
+    [score] = engine.log_likelihoods([([*request.prompt_ids, *drawn.token_ids], len(request.prompt_ids))])
+    return score
+
+
 def readable(each: Generated) -> str:
     """The text without the marks of broken characters, of which a random model writes many."""
     return each.text.replace("\ufffd", "")
@@ -86,8 +92,7 @@ def main(checkpoint: str) -> dict[str, object]:
     results["scores_change_nothing"] = same(unscored, drawn)
     results["scores"] = [
         (len(request.scores), drawn[request.unit].completion_tokens, sum(request.scores.logprobs),
-         next(engine.log_likelihoods([([*request.prompt_ids, *drawn[request.unit].token_ids], len(request.prompt_ids))])),
-         min(request.scores.entropies), max(request.scores.entropies))
+         reread(engine, request, drawn[request.unit]), min(request.scores.entropies), max(request.scores.entropies))
         for request in scored
     ]  # fmt: skip
 
