@@ -182,6 +182,35 @@ def test_only_vllm_is_sent_its_own_fields():
     assert (full["prompt"], full["stop_token_ids"], full["seed"], full["top_k"]) == ([1, 2], [2], 5, 0)
 
 
+def test_servers_are_told_how_to_draw_in_their_own_words():
+    """llama.cpp's servers penalise, cut and filter by defaults of their own, under names of their own."""
+    request = Request(0, 0, 5, "text", [1, 2], 9)
+    none = SamplingSettings(0.8, 0.95, 1.0, (2,))
+    for owner in ("llamacpp", "me"):
+        body = payload(request, none, "m", is_vllm=False, stream=False, owner=owner)
+        drawn = {name: body.get(name) for name in ("repeat_penalty", "repeat_last_n", "top_k", "min_p")}
+        assert drawn == {"repeat_penalty": 1.0, "repeat_last_n": -1, "top_k": 0, "min_p": 0.0}
+        assert "repetition_penalty" not in body
+    body = payload(request, none, "m", is_vllm=False, stream=False, owner="sglang")
+    assert (body["repetition_penalty"], body["top_k"], body["min_p"]) == (1.0, -1, 0.0)
+    body = payload(request, none, "m", is_vllm=False, stream=False, owner="openai")  # refuses what it does not know
+    assert not body.keys() & {"repetition_penalty", "repeat_penalty", "top_k", "min_p"}
+
+
+@pytest.mark.parametrize(("owner", "penalty"), [("llamacpp", "repeat_penalty"), ("sglang", "repetition_penalty")])
+def test_whose_words_to_use_is_read_off_the_models_card(start_server, monkeypatch, owner: str, penalty: str):
+    bodies = []
+    post = EndpointPool.post
+
+    def remember(pool, endpoint, path, body):
+        bodies.append(body)
+        return post(pool, endpoint, path, body)
+
+    monkeypatch.setattr(EndpointPool, "post", remember)
+    assert_each_once_and_right(sample(connect(start_server(owner=owner).url), 3), 3)
+    assert all(penalty in body for body in bodies)
+
+
 def test_chat_completions_are_asked_for_with_messages(start_server, monkeypatch):
     server, bodies = start_server(), []
     post = EndpointPool.post
