@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from promptcot_mamba.errors import InputError
+from promptcot_mamba.sampling.endpoint_answers import Answer, parse_object, read_completion, read_stream
 from promptcot_mamba.sampling.endpoint_errors import (
     PromptTooLongError,
     RefusedError,
@@ -23,13 +24,7 @@ from promptcot_mamba.sampling.endpoint_errors import (
     raise_for_error,
     retry_after,
 )
-from promptcot_mamba.sampling.endpoint_protocol import (
-    Answer,
-    find_model,
-    parse_object,
-    read_completion,
-    read_stream,
-)
+from promptcot_mamba.sampling.endpoint_protocol import find_model
 from promptcot_mamba.token_scores import TokenScores
 
 KNOWN = (ServerTroubleError, RefusedError, RejectedError, PromptTooLongError, InputError)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import urllib.request
 from collections import Counter
 
@@ -180,6 +181,31 @@ def test_only_vllm_is_sent_its_own_fields():
     assert "stop_token_ids" not in plain
     full = payload(request, SAMPLING, "m", is_vllm=True, stream=False)
     assert (full["prompt"], full["stop_token_ids"], full["seed"], full["top_k"]) == ([1, 2], [2], 5, 0)
+
+
+def test_dropped_requests_never_come_back_wherever_they_are(start_server):
+    """Waiting, on a server, or asleep until a busy server may be asked again."""
+    backend = connect(start_server(seconds=0.2, busy_first=2).url, concurrency=3)
+    finished: list = []
+    try:
+        for unit in range(12):
+            backend.submit(Request(unit, 0, 1000 + unit, f"prompt {unit}", None, 4096))
+        backend.poll(0.05)
+        time.sleep(0.05)
+        finished += backend.poll(0.05)
+        early = {each.unit for each in finished}
+        for unit in range(0, 12, 2):
+            backend.drop(unit)
+        backend.drop(0)  # twice is once
+        while len({each.unit for each in finished} | set(range(0, 12, 2))) < 12:
+            finished += backend.poll(0.2)
+        assert backend.poll(0.3) == []
+        assert backend.running() == 0
+    finally:
+        backend.close()
+    units = [each.unit for each in finished]
+    assert sorted(set(units) - early) == sorted(set(range(1, 12, 2)) - early)
+    assert len(units) == len(set(units))
 
 
 def test_servers_are_told_how_to_draw_in_their_own_words():

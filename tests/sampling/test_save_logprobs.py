@@ -17,7 +17,8 @@ from promptcot_mamba.jsonl import read_jsonl, write_jsonl
 from promptcot_mamba.run_info import side_path
 from promptcot_mamba.sampling import scheduler
 from promptcot_mamba.sampling.backend import Request, SamplingSettings
-from promptcot_mamba.sampling.endpoint_protocol import add_scores, payload
+from promptcot_mamba.sampling.endpoint_answers import add_scores
+from promptcot_mamba.sampling.endpoint_protocol import payload
 from promptcot_mamba.token_scores import TOP, TokenScores, entropy_of, mean, read_scores
 from tests.sampling.conftest import comparable, write_problems
 from tests.sampling.scripted import TokenBackend, score_of
