@@ -8,7 +8,7 @@ r"""Sample long chains of thought: problems.jsonl -> n samples a problem, each w
 
 The second line takes each benchmark's own problem file and settings, and starts one engine for all of them.
 Whatever stops it, a rerun of the same command continues, chains under way included. Beside X.jsonl stand
-X.attempts.jsonl (every attempt), X.partial.jsonl (chains under way) and X.run.json (how it was made). See
+X.attempts.jsonl (every attempt), X.partial.jsonl (chains under way) and X.run.json (how it was made, at what cost). See
 docs/sampling.md for other models, for many GPUs and many nodes.
 """
 
@@ -115,7 +115,8 @@ def run(
     while decisions is not None and decisions.decided:
         ledger.spare(decisions.decided.pop())
     if not ledger.complete:
-        session = Session(plan.args, ledger.settled)
+        place(plan, ledger.units - ledger.settled - ledger.spared)
+        session = Session(plan.args, plan.device, ledger.settled)
         sessions.append(session.row)
 
         def note(tokens: int, *, now: bool = False) -> None:
@@ -147,7 +148,6 @@ def sample(
     note: Callable[..., None],
 ) -> None:
     """Sample what the ledger lacks, until done or asked to stop; `note` is told the number of tokens generated."""
-    place(plan, ledger.units - ledger.settled - ledger.spared)
     backend = make_backend(plan)
     progress = Progress(ledger.units, report)
     stop = StopSignal(signal.SIGINT, signal.SIGTERM, message="stopping; what is finished is kept", insist=True)
