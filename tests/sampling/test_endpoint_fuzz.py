@@ -92,7 +92,7 @@ def assert_well_formed(answer: Answer, ids_before: int = 0) -> None:
     assert answer.token_ids is None or isinstance(answer.token_ids, array)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(bent_answers())
 def test_any_answer_is_an_answer_or_a_known_trouble(body: bytes):
     scores = TokenScores()
@@ -104,7 +104,7 @@ def test_any_answer_is_an_answer_or_a_known_trouble(body: bytes):
     assert len(scores.logprobs) == len(scores.entropies)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(bent_answers(), max_size=4), st.booleans())
 def test_any_stream_is_an_answer_or_a_known_trouble(bodies: list[bytes], stop_on_loop: bool):
     async def lines() -> AsyncIterator[bytes]:
