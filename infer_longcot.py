@@ -107,8 +107,8 @@ def run(
     how = describe_run(asdict(plan.args)) | how
 
     def write_info(**results: object) -> None:
-        hours = {"sessions": sessions, "device_hours": device_hours(sessions)}
-        write_json(side_path(output, "run.json"), how | hours | results)
+        cost = {"sessions": sessions, "device_hours": device_hours(sessions), "spared": ledger.spared}
+        write_json(side_path(output, "run.json"), how | cost | results)
 
     write_info(complete=False)
     ledger.resume()
@@ -125,7 +125,7 @@ def run(
 
         sample(plan, ledger, report, decisions, make_backend, note)
     ledger.finish()
-    write_info(complete=ledger.complete, results=report.summaries(), spared=ledger.spared)
+    write_info(complete=ledger.complete, results=report.summaries())
     if not ledger.complete:
         return stopped(plan, ledger, "interrupted", EXIT_INTERRUPTED)
     seconds, tokens = (sum(session[name] for session in sessions) for name in ("seconds", "tokens"))
@@ -180,7 +180,7 @@ def sample(
         scheduler.run()
         progress.show(backend, scheduler.longest, now=True, spared=ledger.spared)
     finally:
-        note(backend.generated_tokens, now=True)
+        tokens = backend.generated_tokens
         progress.end()
         stop.restore()
         if partial is not None:
@@ -188,6 +188,7 @@ def sample(
         if scores is not None:
             scores.close()
         backend.close()
+        note(tokens, now=True)
     if scheduler.failed:
         raise BackendFailedError(scheduler.describe_failed())
 
