@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import infer_longcot
-from promptcot_mamba.benchmarks.score_file import score_math_file
+from promptcot_mamba.benchmarks.score_file import score_math_file, write_scores
 from promptcot_mamba.jsonl import read_jsonl, write_jsonl
+from promptcot_mamba.report.evaluations import load_evaluation
+from promptcot_mamba.report.figures import draw_figures
 from promptcot_mamba.run_info import side_path
 from promptcot_mamba.sampling import scheduler
 from promptcot_mamba.sampling.backend import Request, SamplingSettings
@@ -132,12 +134,13 @@ def test_grades_say_how_sure_the_model_was_and_a_damaged_line_is_left_out(flags,
         for i in range(2)
     ]
     write_jsonl(tmp_path / "maths.jsonl", problems)
-    how = flags(output, data_path=tmp_path / "maths.jsonl")
+    how = flags(output, data_path=tmp_path / "maths.jsonl", n=12)
     assert infer_longcot.main(how, make_backend=lambda plan: TokenBackend(TOKENIZER)) == 0
     path = side_path(output, "logprobs.jsonl")
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0][:40], *lines[1:]]) + "\n")
-    grades = score_math_file(output, None, "strict", 4).grades
+    scored = score_math_file(output, None, "strict", 12)
+    grades = scored.grades
     assert "logprobs.jsonl:1: unreadable" in caplog.text
     lost = json.loads(lines[0])
     for grade in grades:
@@ -145,6 +148,10 @@ def test_grades_say_how_sure_the_model_was_and_a_damaged_line_is_left_out(flags,
         assert (grade.extra.get("mean_logprob") is not None) == known
         assert not known or grade.extra["mean_entropy"] == -grade.extra["mean_logprob"]
     assert read_scores(tmp_path / "nowhere.jsonl") == {}
+
+    write_scores(scored, {})
+    sections = draw_figures([load_evaluation("m", tmp_path)])
+    assert "Confidence against correctness" in [section.title for section in sections]
 
 
 COMPLETIONS = {  # vLLM and OpenAI
