@@ -37,7 +37,8 @@ class SamplingArguments:
         "predictions, one row a sample; X.run.json and X.attempts.jsonl stand beside X.jsonl", writes="file"
     )
     model_path: str = _needed(
-        "a Hugging Face checkpoint folder; with --base_url a served model's name will do", elsewhere=True
+        "a Hugging Face checkpoint folder, or its name on the hub; with --base_url a served model's name will do",
+        elsewhere=True,
     )
 
     benchmark: list[str] = field(

@@ -24,6 +24,8 @@ def render_step(step: int, max_steps: int, logs: dict[str, Any]) -> str:
     parts = [f"step {step}/{max_steps}", f"loss {logs['loss']:.4f}", f"lr {logs['learning_rate']:.2e}"]
     if "grad_norm" in logs:
         parts.append(f"grad {logs['grad_norm']:.3f}")
+    if "rewards/margins" in logs:
+        parts.append(f"margin {logs['rewards/margins']:.3f}, {logs['rewards/accuracies']:.0%} right")
     parts.append(f"{logs['tokens_per_second_per_device']:,.0f} tok/s/device")
     if "mfu" in logs:
         parts.append(f"mfu {logs['mfu']:.1%}")
