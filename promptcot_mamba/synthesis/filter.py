@@ -108,7 +108,7 @@ def check_judges_of(rows: Sequence[Row], settings: Settings, weights: Mapping[st
     if settings.rule != WEIGHTED or not rows:
         return
     judges = rows[0]["verdicts"]
-    if unknown := sorted(set(weights) - set(judges)):
+    if settings.weights != CALIBRATED and (unknown := sorted(set(weights) - set(judges))):
         raise InputError(f"filter: weights: {unknown[0]!r} is none of the judges {', '.join(judges)}")
     if settings.weights == CALIBRATED and (missing := [name for name in judges if name not in weights]):
         raise InputError(f"filter: weights: calibration.jsonl has no judge {missing[0]!r}; calibrate the same models")
