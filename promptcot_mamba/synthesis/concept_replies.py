@@ -72,7 +72,8 @@ def _strings(value: Any) -> list[str] | None:
     if not isinstance(value, list):
         return None
     texts = [next(iter(each.values()), None) if isinstance(each, dict) else each for each in value]
-    return texts if all(isinstance(each, str) for each in texts) else None
+    strings = [each for each in texts if isinstance(each, str)]
+    return strings if len(strings) == len(texts) else None
 
 
 def _read_table(lines: list[str]) -> list[str]:
