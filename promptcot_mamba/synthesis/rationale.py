@@ -44,8 +44,8 @@ class ChoiceSettings:
 
 def run(settings: Settings, context: Context) -> None:
     """concepts.jsonl -> rationales.jsonl: `candidates` rows a problem, each with `rationale` and `candidate`."""
-    form = context.format(settings.model)
     rows = context.read("concepts")
+    form = context.format(settings.model)
     tasks = [make_task(row, candidate, form) for row in rows for candidate in range(settings.candidates)]
     inputs = {"concepts": context.path("concepts")}
     ask_model(
