@@ -17,6 +17,7 @@ from promptcot_mamba.synthesis.templates import Format, load_format
 
 RATIONALE, PROBLEM = "rationale", "problem"
 NO_MARKUP = "not one rationale and one problem"
+LEAST_THOUGHT = 100  # bytes before an unmarked problem that are a rationale
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 _OPENER = re.compile(
-    r"\A(?:(?:sure|certainly|of course|absolutely|okay|ok|great|understood)\b[^\n]*"
-    r"|(?:here(?:['’]s| is| are)|below is|let me)\b[^\n]*[:.])\s*\n+",
+    r"\A(?:(?:sure|certainly|of course|absolutely|okay|ok|great|understood)\b|here(?:['’]s| is| are)\b|below is\b)"
+    r"(?:[^\n]*:|(?:[^\s]*[ \t]+){0,12}[^\s]*)[ \t]*\n+",
     re.IGNORECASE,
 )
 _CLOSER = re.compile(
@@ -108,11 +109,15 @@ def read_answer(reply: str) -> str | Rejected:
 
 
 def trim(text: str) -> str:
-    """A text less openers and closers of a chat, rules, and a fence around all of it."""
+    """A text less rules and a fence around all of it."""
     text = _RULE.sub("", text.strip()).strip()
-    text = _CLOSER.sub("", _OPENER.sub("", text)).strip()
     fence = _FENCE.match(text)
     return _RULE.sub("", fence[2] if fence else text).strip()
+
+
+def trim_chat(text: str) -> str:
+    """A whole reply less what opens and closes a chat, too: within a section such lines are the model's own."""
+    return trim(_CLOSER.sub("", _OPENER.sub("", trim(text))))
 
 
 def is_refusal(text: str) -> bool:
@@ -135,7 +140,7 @@ def read_pair(reply: str, form: Format | None = None) -> tuple[str, str] | Rejec
     objects = [_fields(each) for each in find_objects(text, PROBLEM)]
     if objects:
         return _settle([r for r, _ in objects], [p for _, p in objects])
-    labelled = _read_labels(trim(text))
+    labelled = _read_labels(trim_chat(text))
     if labelled is not None:
         return labelled
     return Rejected("refused") if is_refusal(text) else Rejected(NO_MARKUP, reparable=True)
@@ -147,7 +152,14 @@ def _read_marks(text: str) -> tuple[str, str] | Rejected:
         if kind == PROBLEM and not is_closed:
             return Rejected("the problem is not closed", reparable=True)
         sections[kind].append(section)
-    return _settle(sections[RATIONALE], sections[PROBLEM])
+    before = text[: next(_MARK.finditer(text)).start()]
+    return _settle(sections[RATIONALE] or _thinking_aloud(before), sections[PROBLEM])
+
+
+def _thinking_aloud(before: str) -> list[str]:
+    """What stands before a problem is its rationale, if nothing is marked as one and it is more than an opener."""
+    before = trim_chat(before)
+    return [before] if len(before.encode("utf-8", "replace")) >= LEAST_THOUGHT else []
 
 
 def iter_sections(text: str) -> Iterator[tuple[str, str, bool]]:
@@ -181,7 +193,7 @@ def _read_labels(text: str) -> tuple[str, str] | Rejected | None:
     sections: dict[str, list[str]] = {RATIONALE: [], PROBLEM: []}
     for (_, start, kind), (end, *_) in zip(marks, [*marks[1:], (len(text), 0, "")], strict=True):
         sections[kind].append(text[start:end])
-    return _settle(sections[RATIONALE], sections[PROBLEM])
+    return _settle(sections[RATIONALE] or _thinking_aloud(text[: marks[0][0]]), sections[PROBLEM])
 
 
 def _fields(found: dict[str, Any]) -> tuple[str, str]:
@@ -237,7 +249,7 @@ def read_rationale(reply: str) -> str | Rejected:
         if isinstance(found.get(RATIONALE), str):
             return clean_rationale(found[RATIONALE])
     label = _LABELS[RATIONALE].search(text)
-    text = clean_rationale(text[label.end() :] if label else text)
+    text = clean_rationale(trim_chat(text[label.end() :] if label else text))
     return Rejected("refused") if is_refusal(text) else text
 
 

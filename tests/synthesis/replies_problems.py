@@ -125,6 +125,10 @@ RIGHT: dict[str, Pair] = {
     "deepseek's end token": lambda r, p: f"{in_tags(r, p)}<｜end▁of▁sentence｜>",
     "sentence tokens": lambda r, p: f"<s> {in_tags(r, p)} </s>",
     "header token first": lambda r, p: f"<|start_header_id|>assistant<|end_header_id|>\n\n{in_tags(r, p)}",
+    "thinking aloud": lambda r, p: (
+        f"{r} And that is how the author came to ask what follows.\n\n<problem>\n{p}\n</problem>"
+    ),
+    "own words kept": lambda r, p: in_tags(f"Okay, let us begin.\n{r}\n\nThis problem requires all of it.", p),
     "released": released,
     "released, lines": lambda r, p: released(f"\n{r}\n", f"\n{p}\n"),
     "released, lines between": lambda r, p: released(r, p).replace("--><!--", "-->\n\n<!--"),
@@ -253,12 +257,25 @@ WRONG: dict[str, dict[str, Pair]] = {
 }
 
 
+# Shapes whose rationale is more than the body's: what stands before and after it.
+ADDED = {
+    "thinking aloud": ("", " And that is how the author came to ask what follows."),
+    "own words kept": ("Okay, let us begin.\n", "\n\nThis problem requires all of it."),
+}
+
+
 def all_replies() -> Iterator[tuple[str, str, tuple[str, str] | str]]:
     """(what it is, reply, the pair it holds or the words of why it holds none)."""
     for number, (name, shape) in enumerate(RIGHT.items()):
         for step in range(3):
             body = BODIES[(number + 2 * step) % len(BODIES)]
-            yield f"{name}, body {(number + 2 * step) % len(BODIES)}", shape(*body), body
+            r, p = body
+            r += ADDED.get(name, ("", ""))[1]
+            yield (
+                f"{name}, body {(number + 2 * step) % len(BODIES)}",
+                shape(*body),
+                (ADDED.get(name, ("", ""))[0] + r, p),
+            )
     for reason, shapes in WRONG.items():
         for number, (name, shape) in enumerate(shapes.items()):
             for step in range(2):
