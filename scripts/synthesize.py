@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.cli import flag, parse_args, run_program
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import get_logger
 from promptcot_mamba.sampling.backend import BackendFailedError
@@ -39,27 +39,23 @@ ROUND_STAGES = ("rationales", "choose_rationales", "generator_data")
 class Arguments:
     """Flags of scripts.synthesize; a recipe holds most of them."""
 
-    work_dir: str = field(metadata={"writes": "folder", "help": "folder of every stage's JSONL"})
-    models: str = field(metadata={"help": "in a recipe a mapping: name -> model_path, temperature, ..."})
-    stages: str = field(metadata={"help": "in a recipe a mapping: stage -> its settings, in the order they run"})
-    seed: int = field(default=0, metadata={"help": "base of every draw's and every reply's own seed"})
-    stage: str | None = field(default=None, metadata={"help": "run only this stage"})
-    rounds: int = field(
-        default=1, metadata={"least": 1, "help": "rounds of choosing rationales and training the generator on them"}
+    work_dir: str = flag("folder of every stage's JSONL", writes="folder")
+    models: str = flag("in a recipe a mapping: name -> model_path, temperature, ...")
+    stages: str = flag("in a recipe a mapping: stage -> its settings, in the order they run")
+    seed: int = flag("base of every draw's and every reply's own seed", default=0)
+    stage: str | None = flag("run only this stage", default=None)
+    rounds: int = flag("rounds of choosing rationales and training the generator on them", default=1, least=1)
+    train_generator: str | None = flag(
+        "command that trains the generator; {data}, {output}, {round} are filled in", default=None
     )
-    train_generator: str | None = field(
-        default=None, metadata={"help": "command that trains the generator; {data}, {output}, {round} are filled in"}
+    dry_run: bool = flag("print requests, tokens and money by stage; ask nothing", default=False)
+    budget_tokens: int | None = flag(
+        "tokens that all models together may take, earlier runs in work_dir included", default=None, least=1
     )
-    dry_run: bool = field(default=False, metadata={"help": "print requests, tokens and money by stage; ask nothing"})
-    budget_tokens: int | None = field(
-        default=None,
-        metadata={"least": 1, "help": "tokens that all models together may take, earlier runs in work_dir included"},
+    prices: str = flag(
+        "in a recipe a mapping: model (or teacher) -> {prompt, completion}, money a million tokens", default="{}"
     )
-    prices: str = field(
-        default="{}",
-        metadata={"help": "in a recipe a mapping: model (or teacher) -> {prompt, completion}, money a million tokens"},
-    )
-    generator: str = field(default="generator", metadata={"help": "the model that later rounds replace by their own"})
+    generator: str = flag("the model that later rounds replace by their own", default="generator")
 
 
 @dataclass(frozen=True)

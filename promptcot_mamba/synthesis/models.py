@@ -167,7 +167,6 @@ class VllmModel(TextModel):
         from promptcot_mamba.sampling.vllm_engine import EngineSettings, VllmEngine
 
         settings, device = self.settings, find_device()
-        assert settings.model_path is not None
         dtype = self.checkpoint.dtype(settings.dtype)
         capacity = plan_capacity(
             self.checkpoint,
@@ -180,7 +179,7 @@ class VllmModel(TextModel):
             max_num_seqs=settings.max_num_seqs,
         )
         engine = EngineSettings(
-            model_path=settings.model_path,
+            model_path=str(self.checkpoint.path),
             dtype=dtype,
             state_dtype="float32",
             context=settings.context,
