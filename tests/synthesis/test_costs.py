@@ -168,6 +168,17 @@ def test_chains_are_counted_from_their_journal(tmp_path):
     assert Spending(tmp_path, 1000).spent == 150
 
 
+def test_a_torn_line_of_a_killed_run_does_not_stop_the_next(tmp_path, seeds):
+    work = tmp_path / "work"
+    run(work, seeds, stages=("concepts",))
+    spent = Spending(work).spent
+    with (work / "usage" / "concepts.jsonl").open("ab") as file:
+        file.write(b'{"key": "x", "attem')
+    (work / "chains.attempts.jsonl").write_bytes(b'{"broken\n{"id": "p", "run": 0, "prompt_tokens": 5}\n{"id"')
+    assert Spending(work).spent == spent + 5
+    run(work, seeds, stages=("concepts", "rationales"))
+
+
 @pytest.mark.parametrize(
     ("table", "said"),
     [

@@ -135,7 +135,7 @@ def test_a_band_of_agreement_drops_what_is_too_easy_and_too_hard():
 @pytest.mark.parametrize(
     "values",
     [{"keep": [0.8, 0.1]}, {"keep": [0.1]}, {"keep": [0.1, 1.2]}, {"keep": ["a", "b"]}, {"keep": [0.1, 0.8, 0.9]},
-     {"keep": [0.1, 0.3]}, {"chains": 2}, {"keep": [0.1, 0.9], "chains": 0}],
+     {"keep": [0.1, 0.3]}, {"keep": "0.1-0.8"}, {"keep": 1.5}, {"keep": True}, {"chains": 2}, {"keep": [0.1, 0.9], "chains": 0}],
 )  # fmt: skip
 def test_wrong_bands_are_refused(values):
     with pytest.raises(InputError, match=r"keep|chains"):
@@ -209,6 +209,8 @@ def test_difficulty_of_code_and_physics_is_checked_as_their_domains_do(tmp_path)
     [
         ({"keep": [0.9, 0.1]}, r"difficulty: keep \[0.9, 0.1\]: expected two rates"),
         ({"samples": 0}, "samples 0"),
+        ({"keep": 0.5}, "keep 0.5: expected two rates"),
+        ({"models": "student"}, "expected a list of one or more"),
         ({"by": "other"}, "by 'other': is none of the models student"),
         ({}, r"distilled\.jsonl: no such file"),
     ],

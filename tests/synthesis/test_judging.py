@@ -91,7 +91,11 @@ def test_criteria_are_weighed(tmp_path):
     run_stage(context, "judge", models=["a"], weights={"format": 0, "difficulty": 3})
     (row,) = context.read("judgements")
     assert row["scores"]["a"] == pytest.approx(min((3 * 0.5 + 3) / 6, 0.5))
-    for weights, said in [({"taste": 1}, "unknown criterion 'taste'"), ({"format": -1}, "format: -1 is no weight")]:
+    for weights, said in [
+        ({"taste": 1}, "unknown criterion 'taste'"),
+        ([1], "expected a mapping of criteria"),
+        ({"format": -1}, "format: -1 is no weight"),
+    ]:
         with pytest.raises(InputError, match=said):
             run_stage(context, "judge", models=["a"], weights=weights)
 
@@ -154,6 +158,7 @@ def test_wrong_known_problems_are_named(tmp_path, lines, said):
         ({"rule": "weighted", "weights": {"b": 1}}, "'b' is none of the judges a"),
         ({"rule": "weighted", "weights": {"a": 0}}, "every judge weighs 0"),
         ({"rule": "weighted", "least": 0}, "least 0"),
+        ({"rule": "weighted", "weights": [1]}, r"weights \[1\]: expected a mapping"),
         ({"rule": "weighted", "weights": "calibrated"}, r"calibration\.jsonl: no such file"),
         ({"allow_faults": ["rude"]}, "unknown 'rude'; known: states its answer"),
     ],
