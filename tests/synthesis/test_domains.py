@@ -135,7 +135,8 @@ def test_a_band_of_agreement_drops_what_is_too_easy_and_too_hard():
 @pytest.mark.parametrize(
     "values",
     [{"keep": [0.8, 0.1]}, {"keep": [0.1]}, {"keep": [0.1, 1.2]}, {"keep": ["a", "b"]}, {"keep": [0.1, 0.8, 0.9]},
-     {"keep": [0.1, 0.3]}, {"keep": "0.1-0.8"}, {"keep": 1.5}, {"keep": True}, {"chains": 2}, {"keep": [0.1, 0.9], "chains": 0}],
+     {"keep": [0.1, 0.3]}, {"keep": "0.1-0.8"}, {"keep": 1.5}, {"keep": True}, {"chains": 2},
+     {"keep": [0.1, 0.9], "chains": 0}],
 )  # fmt: skip
 def test_wrong_bands_are_refused(values):
     with pytest.raises(InputError, match=r"keep|chains"):
