@@ -259,7 +259,7 @@ def test_a_repair_that_does_not_fit_keeps_the_first_reason(tmp_path: Path):
     from dataclasses import replace
 
     book = Book(lambda prompt, seed: "nothing here", replace(load_format(), repairs=True))
-    book.model.context, book.model.encode = 220, lambda text: list(range(len(text) // 4))
+    book.model.context, book.model.encode = 180, lambda text: list(range(len(text) // 4))
     with pytest.raises(InputError, match="no rows survived"):
         run_problems(tmp_path, book)
     assert len(book.model.backend.asked) == 1
