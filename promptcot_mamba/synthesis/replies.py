@@ -55,7 +55,7 @@ _RULE = re.compile(r"\A(?:\s*(?:-{3,}|\*{3,}|_{3,})\s*(?:\n|\Z))+|(?:\n\s*(?:-{3
 
 # A mark: <rationale>, </ problem >, [PROBLEM], <!-- END RATIONALE -->, as they are or escaped, bold or ticked.
 _MARK = re.compile(
-    r"(?P<around>\*\*|`|)(?:(?:\\?<|&lt;)\s*(?P<close>/?)\s*(?P<angle>rationale|problem)\b[^<>\n]{0,80}?(?:\\?>|&gt;)"
+    r"(?P<around>\*\*|`|)(?:(?:\\?<|&lt;)\s*(?P<close>/?)\s*(?P<angle>rationale|problem)(?:_statement)?\b[^<>\n]{0,80}?(?:\\?>|&gt;)"
     r"|\[(?P<close2>/?)(?P<square>rationale|problem)\]"
     r"|(?:<|&lt;)!?-{1,3}\s*(?P<word>begin|end)\s+(?P<comment>rationale|problem)\s*-{1,3}(?:>|&gt;):?)(?P=around)",
     re.IGNORECASE,
@@ -70,13 +70,13 @@ _NAMES = {
         r"answer|solution|final answer|correct answer|reference answer|答案|解答|lösung|réponse|solución|respuesta"
     ),
 }
-_NUMBER = r"(?:(?:\d{1,2}|[A-D])[.)][ \t]*)?"
+_NUMBER = r"(?:[^\w\s*#`<>|:$\\\[\](){}.,-]{1,2}[ \t]*)?(?:(?:\d{1,2}|[A-D])[.)][ \t]*)?"
 _WORDS = r"(?:(?:the|final|new|proposed|design|complete)[ \t]+)*"
 
 
 def _label(names: str) -> re.Pattern[str]:
     """A line that begins with one of these names as a label: with a colon; or as a heading, bold or lettered, alone."""
-    name = rf"{_NUMBER}{_WORDS}(?:{names})(?:[ \t]+\d+)?[ \t]*"
+    name = rf"{_NUMBER}{_WORDS}(?:{names})(?:[ \t]+\d+)?[ \t]*(?:\([^()\n]{{0,40}}\)[ \t]*)?"
     colon = (
         rf"[ \t]*(?:#{{1,6}}[ \t]*)?{_NUMBER}(?P<bold>\*\*|__)?[ \t]*{name}"
         r"(?(bold)(?:[:：][ \t]*(?P=bold)|(?P=bold)[ \t]*[:：])|[:：])[ \t]*\|?"
@@ -137,7 +137,7 @@ def read_pair(reply: str, form: Format | None = None) -> tuple[str, str] | Rejec
         return _settle([found[RATIONALE]], [found[PROBLEM]])
     if _MARK.search(text):
         return _read_marks(text)
-    objects = [_fields(each) for each in find_objects(text, PROBLEM)]
+    objects = [_fields(each) for each in find_objects(text, _NAMES[PROBLEM])]
     if objects:
         return _settle([r for r, _ in objects], [p for _, p in objects])
     labelled = _read_labels(trim_chat(text))
@@ -198,8 +198,11 @@ def _read_labels(text: str) -> tuple[str, str] | Rejected | None:
 
 def _fields(found: dict[str, Any]) -> tuple[str, str]:
     values = {str(key).lower().replace("_", " "): value for key, value in found.items()}
-    rationale = next((values[key] for key in values if re.fullmatch(_NAMES[RATIONALE], key)), "")
-    return tuple(each if isinstance(each, str) else "" for each in (rationale, values[PROBLEM]))  # type: ignore[return-value]
+    found = (
+        next((values[key] for key in values if re.fullmatch(_NAMES[kind], key)), "") for kind in (RATIONALE, PROBLEM)
+    )
+    rationale, problem = (each if isinstance(each, str) else "" for each in found)
+    return rationale, problem
 
 
 def _settle(rationales: list[str], problems: list[str]) -> tuple[str, str] | Rejected:

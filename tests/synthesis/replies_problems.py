@@ -129,6 +129,11 @@ RIGHT: dict[str, Pair] = {
         f"{r} And that is how the author came to ask what follows.\n\n<problem>\n{p}\n</problem>"
     ),
     "own words kept": lambda r, p: in_tags(f"Okay, let us begin.\n{r}\n\nThis problem requires all of it.", p),
+    "longer tags": lambda r, p: f"<rationale>{r}</rationale>\n<problem_statement>\n{p}\n</problem_statement>",
+    "signs before labels": lambda r, p: f"🧠 **Rationale:**\n{r}\n\n📝 **Problem:**\n{p}\n\n✅ **Answer:** 42",
+    "levels beside labels": lambda r, p: f"### Rationale\n{r}\n\n### Problem (AIME level)\n{p}",
+    "json, other keys": lambda r, p: json.dumps({"reasoning": r, "problem_statement": p, "difficulty": "AIME"}),
+    "channels": lambda r, p: f"<|channel|>final<|message|>{in_tags(r, p)}<|return|>",
     "released": released,
     "released, lines": lambda r, p: released(f"\n{r}\n", f"\n{p}\n"),
     "released, lines between": lambda r, p: released(r, p).replace("--><!--", "-->\n\n<!--"),
