@@ -42,8 +42,8 @@ class Settings:
     def __post_init__(self) -> None:
         check_judges("difficulty", self.models)
         check_band(self.keep)
-        if self.samples < 1:
-            raise InputError(f"samples {self.samples}: must be at least 1")
+        if not isinstance(self.samples, int) or self.samples < 1:
+            raise InputError(f"samples {self.samples}: expected a whole number, at least 1")
         if self.by is not None and self.by not in self.models:
             raise InputError(f"by {self.by!r}: is none of the models {', '.join(self.models)}")
 

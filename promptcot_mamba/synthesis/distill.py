@@ -43,7 +43,8 @@ class Settings:
     chains: int = field(default=1, metadata=LATER)
 
     def __post_init__(self) -> None:
-        if not 0 < self.threshold <= 1 or (not isinstance(self.keep, list) and self.keep < 1):
+        whole = isinstance(self.keep, int) and not isinstance(self.keep, bool)
+        if not 0 < self.threshold <= 1 or not (isinstance(self.keep, list) or (whole and self.keep >= 1)):
             raise InputError(f"threshold {self.threshold} must be in (0, 1] and keep {self.keep} positive")
         check_band(self.band)
         if self.chains < 1 or (self.chains > 1 and not isinstance(self.keep, list)):
@@ -64,6 +65,8 @@ class Settings:
 
 def check_band(band: list[float]) -> None:
     """Raises InputError unless it is two rates in order."""
+    if not isinstance(band, list):
+        raise InputError(f"keep {band!r}: expected two rates in order, from 0 to 1, as in [0.1, 0.8]")
     numbers = [each for each in band if isinstance(each, int | float) and not isinstance(each, bool)]
     if len(numbers) != 2 or len(band) != 2 or not 0 <= numbers[0] < numbers[1] <= 1:
         raise InputError(f"keep {band}: expected two rates in order, from 0 to 1, as in [0.1, 0.8]")

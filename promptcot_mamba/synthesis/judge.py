@@ -66,8 +66,8 @@ def run(settings: Settings, context: Context) -> None:
 
 
 def check_judges(stage: str, models: list[str]) -> None:
-    if not models or len(set(models)) != len(models):
-        raise InputError(f"{stage}: models {models}: expected one or more different judges")
+    if not isinstance(models, list) or not models or len(set(models)) != len(models):
+        raise InputError(f"{stage}: models {models}: expected a list of one or more different models")
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,8 @@ class Judgement:
 
 def check_weights(weights: Mapping[str, float]) -> None:
     """Raises InputError for a criterion that there is not, or a weight that is none."""
+    if not isinstance(weights, dict):
+        raise InputError(f"weights {weights!r}: expected a mapping of criteria to weights")
     for name, weight in weights.items():
         if name not in CRITERIA:
             raise InputError(f"weights: unknown criterion {name!r}; known: {', '.join(CRITERIA)}")
