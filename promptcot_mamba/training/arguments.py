@@ -172,9 +172,10 @@ class SftArguments(TrainingArguments):
     )
 
     checkpoint_policy: str = field(
-        default="all",
+        default="auto",
         metadata={
-            "help": "With gradient_checkpointing: recompute all layers, or (auto, Mamba-2) only those that must be.",
+            "help": "With gradient_checkpointing: recompute all layers, or (auto, Mamba-2) only those whose "
+            "activations do not fit. With --checkpoint_every above 1 all are.",
             "choices": CHECKPOINT_POLICIES,
         },
     )
@@ -219,7 +220,7 @@ class SftArguments(TrainingArguments):
         default=False, metadata={"help": "Stop at the first module or op that makes a number that is none; slow."}
     )
     plan: bool = field(
-        default=False, metadata={"help": "Print memory, speed bound and days from shapes; train nothing."}
+        default=False, metadata={"help": "Print memory, speed by part and days from shapes; train nothing."}
     )
 
     def __post_init__(self) -> None:

@@ -36,8 +36,6 @@ def check_flags(args: SftArguments, data_args: DataArguments) -> None:
         )
     if args.checkpoint_every < 1 or (args.checkpoint_every > 1 and not args.gradient_checkpointing):
         raise InputError(f"--checkpoint_every {args.checkpoint_every}: at least 1, with --gradient_checkpointing True")
-    if args.checkpoint_every > 1 and args.checkpoint_policy == "auto":
-        raise InputError("--checkpoint_policy auto: keeps whole layers where they fit; leave --checkpoint_every out")
     check_validation(args, data_args)
     check_optimizer(args)
     check_reporters(args)
