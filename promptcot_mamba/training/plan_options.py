@@ -76,7 +76,7 @@ class Option:
 
 
 def list_options(shapes: Shapes, machine: Machine, load: Load) -> Iterator[Option]:
-    """Every sharding, with all layers recomputed, with as many kept as fit, in segments, and with all kept."""
+    """Every sharding, with as many layers kept as fit, with all recomputed, in segments, and with all kept."""
     shardings = ADAPTERS if load.trained else SHARDINGS if machine.count > 1 else SHARDINGS_OF_ONE
     for sharding, settings in shardings:
         wide = load.micro_batches > 1 and not settings.get("offload_optimizer") and load.sums != "bf16"
@@ -86,7 +86,7 @@ def list_options(shapes: Shapes, machine: Machine, load: Load) -> Iterator[Optio
         if isinstance(shapes, Mamba2Shapes):  # transformers' own models know no other policy
             room = machine.usable - held_memory(training_memory(shapes, **all_recomputed))
             kept = count_kept_layers(shapes, load.tokens, room)
-            kinds.append((f"auto ({kept} of {shapes.layers} kept)", {**all_recomputed, "kept_layers": kept}))
+            kinds.insert(0, (f"auto ({kept} of {shapes.layers} kept)", {**all_recomputed, "kept_layers": kept}))
             kinds.append((f"every {load.segment} layers", {**all_recomputed, "segment": load.segment}))
         kinds.append(("no checkpointing", {**all_recomputed, "kept_layers": shapes.layers}))
         for kind, chosen in kinds:

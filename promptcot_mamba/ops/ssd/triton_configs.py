@@ -70,7 +70,8 @@ HALF = {
         Tiles(64, 128, 99 * 1024, _AMPERE),
         Tiles(128, 128, 99 * 1024, replace(_AMPERE, scan_channels=32)),
         Tiles(128, 256, 99 * 1024, replace(
-            _AMPERE, walk_channels=16, scan_channels=32, grad_channels=16, grad_warps=8, grad_diagonal=False)),
+            _AMPERE, scan_channels=32, walk_channels=16, backward_walk_stages=3, grad_channels=16, grad_warps=8,
+            grad_diagonal=False)),
     ),
     90: (
         Tiles(64, 128, 227 * 1024, _HOPPER),
@@ -82,7 +83,8 @@ HALF = {
         Tiles(64, 128, 227 * 1024, _BLACKWELL),
         Tiles(128, 128, 227 * 1024, replace(_BLACKWELL, grad_channels=32)),
         Tiles(128, 256, 227 * 1024, replace(
-            _BLACKWELL, scan_channels=32, walk_channels=32, backward_walk_channels=32, grad_channels=32)),
+            _BLACKWELL, scan_channels=32, walk_channels=32, backward_walk_channels=32, grad_channels=32,
+            grad_stages=1)),
     ),
 }  # fmt: skip
 SINGLE = (Tiles(128, 128, 99 * 1024, _SINGLE),)
