@@ -56,10 +56,6 @@ def record_shipped(
     `z`; the models leave the gate to the norm. "carried" are the forms that take and give states, as a slice of a row
     does (docs/sequence_parallel.md).
     """
-    from promptcot_mamba.ops.causal_conv1d import triton_kernels as conv
-    from promptcot_mamba.ops.gated_rms_norm import triton_kernels as norm
-    from promptcot_mamba.ops.linear_cross_entropy import triton_kernels as loss
-    from promptcot_mamba.ops.packing import make_chunk_table
     from promptcot_mamba.ops.ssd import triton_kernels as ssd
     from promptcot_mamba.ops.triton_common import record_launches
 
@@ -77,7 +73,6 @@ def record_shipped(
     z, xBC, dt = empty(length, 2 * d_inner + 2 * shared + h).split([d_inner, d_inner + 2 * shared, h], dim=1)
     x, B, C = empty(length, d_inner + 2 * shared).split([d_inner, shared, shared], dim=1)
     A, D, dt_bias = (empty(h, dtype=torch.float32) for _ in range(3))
-    weight, bias = empty(d_inner + 2 * shared, 4), empty(d_inner + 2 * shared)
     cu_seqlens = torch.tensor([0, length])
     inputs = ssd.SsdInputs(
         x, dt, A, B, C, D, z if gate else None, dt_bias, None, cu_seqlens, 1, h, g, True, (0.0, math.inf), config
@@ -88,23 +83,50 @@ def record_shipped(
     with record_launches(run=False) as parts["ssd backward"]:
         grads = ssd.SsdGradients(empty(length, d_inner), dt, B, C, z if gate else None)
         ssd.run_backward(inputs, empty(length, d_inner), grads)
-    if size != SHIPPED:
-        return parts
-    entering, leaving = (empty(1, h, p, n, dtype=torch.float32) for _ in range(2))
-    carried = replace(inputs, initial_states=entering)
+    if size == SHIPPED:
+        parts |= _record_carried(inputs) | _record_other_ops(xBC, z, dtype)
+    return parts
+
+
+def _record_carried(inputs: Any) -> dict[str, list]:
+    """The walks that take and give states; the SSD's other launches are the same as without."""
+    from promptcot_mamba.ops.ssd import triton_kernels as ssd
+    from promptcot_mamba.ops.triton_common import record_launches
+
+    entering, leaving = (
+        torch.empty(1, inputs.heads, inputs.headdim, inputs.dstate, dtype=torch.float32, device="meta")
+        for _ in range(2)
+    )
+    carried, y = replace(inputs, initial_states=entering), torch.empty_like(inputs.x)
+    grads = ssd.SsdGradients(inputs.x, inputs.dt, inputs.B, inputs.C, initial_states=entering)
+    parts = {}
     with record_launches(run=False) as parts["ssd forward, carried"]:
-        ssd.run_forward(carried, empty(length, d_inner), leaving)
+        ssd.run_forward(carried, y, leaving)
     with record_launches(run=False) as parts["ssd backward, carried"]:
-        grads = replace(grads, initial_states=entering)
-        ssd.run_backward(carried, empty(length, d_inner), grads, leaving)
-    for part in ("ssd forward, carried", "ssd backward, carried"):
-        parts[part] = [launch for launch in parts[part] if launch.name == "state_walk"]  # the others are the same
+        ssd.run_backward(carried, y, grads, leaving)
+    return {part: [one for one in launches if one.name == "state_walk"] for part, launches in parts.items()}
+
+
+def _record_other_ops(xBC: torch.Tensor, z: torch.Tensor, dtype: torch.dtype) -> dict[str, list]:
+    """Convolution, norm and loss at SHAPES, on slices of the projection's output."""
+    from promptcot_mamba.ops.causal_conv1d import triton_kernels as conv
+    from promptcot_mamba.ops.gated_rms_norm import triton_kernels as norm
+    from promptcot_mamba.ops.linear_cross_entropy import triton_kernels as loss
+    from promptcot_mamba.ops.packing import make_chunk_table
+    from promptcot_mamba.ops.triton_common import record_launches
+
+    (length, channels), d_inner, g = xBC.shape, z.shape[1], SHAPES["g"]
+
+    def empty(*shape, dtype=dtype):
+        return torch.empty(*shape, dtype=dtype, device="meta")
+
+    cu_seqlens, weight, bias, parts = torch.tensor([0, length]), empty(channels, 4), empty(channels), {}
     with record_launches(run=False) as parts["conv forward"]:
         table = make_chunk_table(cu_seqlens, conv.FORWARD_RUN)
-        conv.run_forward(xBC, weight, bias, None, empty(length, d_inner + 2 * shared), table, True)
+        conv.run_forward(xBC, weight, bias, None, empty(length, channels), table, True)
     with record_launches(run=False) as parts["conv backward"]:
         table = make_chunk_table(cu_seqlens, conv.BACKWARD_RUN)
-        conv.run_backward(xBC, weight, bias, None, empty(length, d_inner + 2 * shared), xBC, table, True)
+        conv.run_backward(xBC, weight, bias, None, empty(length, channels), xBC, table, True)
     y, norm_weight = empty(length, d_inner), empty(d_inner)
     with record_launches(run=False) as parts["norm forward"]:
         norm.run_forward(y, z, norm_weight, y, 1e-5, d_inner // g)

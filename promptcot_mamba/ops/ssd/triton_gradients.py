@@ -34,8 +34,7 @@ def _gradient_of_x(
 ):  # fmt: skip
     """dx; of the decays, what pairs of tokens and the outgoing state say; D's gradient.
 
-    `DIAGONAL`: the last is read off the pairs' products, which takes fewest registers on Hopper; triton 3.7.1 does not
-    compile that for sm_100 (a sum of sums of what lies in tensor memory), where it is summed beside.
+    `DIAGONAL`: the last off the pairs' products, in fewest registers; triton 3.7.1 does not compile that for sm_100.
     """
     tokens = tl.arange(0, Q)
     inside = tokens < length
