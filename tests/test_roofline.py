@@ -20,7 +20,7 @@ H100 = DATA_SHEETS["H100"]
 @pytest.mark.parametrize("arch", sorted(CHUNKS))
 def test_traffic_is_that_of_the_recorded_launches(arch: int):
     """Every tensor that a launch is given, once: the formulas know no more than the kernels' arguments."""
-    from scripts.bench.compile_report import SHAPES, count_bytes, record_shipped
+    from scripts.bench.kernel_launches import SHAPES, count_bytes, record_shipped
 
     assert (SHAPES["l"], SHAPES["h"], SHAPES["p"], SHAPES["n"]) == (TOKENS, 128, 64, 128)
     moved: Counter[str] = Counter()
