@@ -6,7 +6,6 @@ algorithm must do; what a library adds (fragmentation, CUDA context) is not in t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,9 +69,9 @@ class Mamba2Shapes:
         return FP32 * self.hidden + element * (self.hidden + self.in_proj_width + self.inner)
 
     @property
-    def linear_layers(self) -> dict[str, int]:
-        """In and out widths of one layer's projections, added up: an adapter of rank r has r times as many numbers."""
-        return {"in_proj": self.hidden + self.in_proj_width, "out_proj": self.inner + self.hidden}
+    def linear_layers(self) -> dict[str, tuple[int, int]]:
+        """A layer's matrices by name: inputs, outputs."""
+        return {"in_proj": (self.hidden, self.in_proj_width), "out_proj": (self.inner, self.hidden)}
 
     @property
     def state_bytes(self) -> int:
@@ -121,13 +120,13 @@ class AttentionShapes:
         return element * (4 * self.hidden + attention + 3 * self.feed_forward)
 
     @property
-    def linear_layers(self) -> dict[str, int]:
-        """In and out widths of one layer's projections, added up."""
-        queries, keys = self.hidden + self.heads * self.head_dim, self.hidden + self.kv_heads * self.head_dim
-        wide = self.hidden + self.feed_forward
+    def linear_layers(self) -> dict[str, tuple[int, int]]:
+        """A layer's matrices by name: inputs, outputs."""
+        queries, keys = self.head_dim * self.heads, self.head_dim * self.kv_heads
         return {
-            "q_proj": queries, "k_proj": keys, "v_proj": keys, "o_proj": queries, "gate_proj": wide, "up_proj": wide,
-            "down_proj": wide,
+            "q_proj": (self.hidden, queries), "k_proj": (self.hidden, keys), "v_proj": (self.hidden, keys),
+            "o_proj": (queries, self.hidden), "gate_proj": (self.hidden, self.feed_forward),
+            "up_proj": (self.hidden, self.feed_forward), "down_proj": (self.feed_forward, self.hidden),
         }  # fmt: skip
 
     def cache_bytes(self, tokens: int) -> int:
@@ -203,18 +202,21 @@ def matrix_parameters(shapes: Shapes) -> int:
     return shapes.layers * shapes.layer_matrix_parameters + shapes.vocab * shapes.hidden
 
 
-def training_flops_per_token(shapes: Shapes) -> float:
-    """Forward and backward (twice the forward), without recomputation: the numerator of MFU."""
-    return 3 * forward_flops_per_token(shapes)
-
-
-def lora_parameters(shapes: Shapes, rank: int, targets: Iterable[str]) -> int:
-    """Trained numbers of adapters. Raises InputError for a layer that such a model does not have."""
-    known = shapes.linear_layers
+def adapter_parameters(shapes: Shapes, rank: int, targets: list[str]) -> int:
+    """Trained numbers of low-rank adapters. Raises InputError for a target that is no matrix of these shapes."""
     for target in targets:
-        if target not in known:
-            raise InputError(f"--lora_target {target}: a plan knows {', '.join(known)}")
-    return shapes.layers * rank * sum(known[target] for target in targets)
+        if target not in shapes.linear_layers:
+            raise InputError(f"--lora_target {target}: the model's linear layers are {', '.join(shapes.linear_layers)}")
+    return shapes.layers * rank * sum(sum(shapes.linear_layers[target]) for target in set(targets))
+
+
+def training_flops_per_token(shapes: Shapes, adapters: int = 0) -> float:
+    """Forward and backward (twice the forward), without recomputation: the numerator of MFU.
+
+    `adapters`: trained numbers beside frozen weights, which have no gradient of their own to be computed.
+    """
+    frozen = 2 * matrix_parameters(shapes) if adapters else 0
+    return 3 * (forward_flops_per_token(shapes) + 2 * adapters) - frozen
 
 
 def count_kept_layers(shapes: Shapes, tokens: int, free_bytes: float, element: int = BF16) -> int:
@@ -241,7 +243,7 @@ def training_memory(
     fp32_sums: bool = False,
     kept_layers: int = 0,
     segment: int = 1,
-    trained: int | None = None,
+    adapters: int = 0,
     element: int = BF16,
     bucket_elements: int = 500_000_000,
     logits_bytes: int = 64 * 2**20,
@@ -251,15 +253,14 @@ def training_memory(
     `tokens` per micro-batch. `split_masters`: no DeepSpeed, but `training.split_adamw` on one device.
     `fp32_sums`: gradients of several micro-batches are summed in fp32 (`--grad_accum_dtype`).
     `kept_layers` keep their activations, the others their input; `segment`: only every `segment`-th layer's input is.
-    `trained`: parameters that get gradients, where not all do: adapters, in fp32 beside the others. `element`: bytes
-    of a weight; without ZeRO fp32 ones are their own masters.
+    `adapters`: trained numbers in fp32 beside frozen weights (`--lora_rank`).
+    `element`: bytes of a weight; without ZeRO fp32 ones are their own masters.
     `bucket_elements` and `logits_bytes` are those of the shipped DeepSpeed configs and of `linear_cross_entropy`.
     "update" is what the optimizer step needs above the activations that are gone by then.
     """
-    p = shapes.parameters if trained is None else trained
+    p = adapters or shapes.parameters
     shard = {name: devices if zero_stage >= stage else 1 for name, stage in (("os", 1), ("g", 2), ("w", 3))}
-    adapters = 0 if trained is None else FP32 * trained
-    weights = (element * shapes.parameters + adapters) / shard["w"]
+    weights = (element * shapes.parameters + FP32 * adapters) / shard["w"]
     gradients = (FP32 if fp32_sums or adapters else element) * p / shard["g"]
     own_masters = not zero_stage and (element == FP32 or adapters)
     masters = BF16 if split_masters else 0 if own_masters else FP32

@@ -53,7 +53,7 @@ class Step:
     """A step as one device meets it.
 
     `tokens` of a micro-batch; `kept_layers` keep their activations, of the others the input, or every `segment`-th
-    layer's; `trained` parameters get gradients (None: all).
+    layer's; `adapters`: trained numbers beside frozen weights (0: all are trained).
     """
 
     tokens: int
@@ -63,7 +63,7 @@ class Step:
     offload_optimizer: bool = False
     kept_layers: int = 0
     segment: int = 1
-    trained: int | None = None
+    adapters: int = 0
 
 
 def mamba2_traffic(shapes: Mamba2Shapes, capability: int = 90) -> dict[str, float]:
@@ -119,8 +119,8 @@ def step_seconds(shapes: Shapes, sheet: DataSheet, step: Step, rates: Rates | No
     """Seconds by part of one step of one device; what a reduction can hide behind a backward pass is left out."""
     rates = rates or Rates()
     flops, bandwidth, tokens = rates.flops(sheet), rates.bandwidth(sheet), step.tokens
-    trained = shapes.parameters if step.trained is None else step.trained
-    passes = 3 if step.trained is None else 2  # frozen weights have no gradients to make
+    trained = step.adapters or shapes.parameters
+    passes = 2 if step.adapters else 3  # frozen weights have no gradients to make
     recomputed = (shapes.layers - step.kept_layers) * (2 if step.segment > 1 else 1)
     layer_flops = 2 * shapes.layer_matrix_parameters + shapes.mixing_flops
     products = (passes * shapes.layers + recomputed) * layer_flops * tokens / flops

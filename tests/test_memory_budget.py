@@ -11,10 +11,10 @@ from promptcot_mamba.memory_budget import (
     FP32,
     RESERVE,
     Mamba2Shapes,
+    adapter_parameters,
     count_kept_layers,
     forward_flops_per_token,
     held_memory,
-    lora_parameters,
     offloaded_bytes,
     shapes_from_config,
     training_memory,
@@ -74,13 +74,13 @@ def test_gradients_are_counted_by_their_shard(stage: int, gradients: int):
 
 
 def test_adapters_alone_are_trained():
-    trained = lora_parameters(SEVEN_B, 16, ["in_proj", "out_proj"])
+    trained = adapter_parameters(SEVEN_B, 16, ["in_proj", "out_proj"])
     assert trained == 64 * 16 * (4096 + 18_560 + 8192 + 4096)
-    parts = training_memory(SEVEN_B, tokens=4096, devices=1, zero_stage=0, trained=trained)
+    parts = training_memory(SEVEN_B, tokens=4096, devices=1, zero_stage=0, adapters=trained)
     assert parts["weights"] == 2 * SEVEN_B.parameters + 4 * trained
     assert (parts["gradients"], parts["optimizer"]) == (4 * trained, 8 * trained)  # fp32, their own masters
-    with pytest.raises(InputError, match="--lora_target q_proj: a plan knows in_proj, out_proj"):
-        lora_parameters(SEVEN_B, 16, ["q_proj"])
+    with pytest.raises(InputError, match="--lora_target q_proj: the model's linear layers are in_proj, out_proj"):
+        adapter_parameters(SEVEN_B, 16, ["q_proj"])
     single = training_memory(SEVEN_B, tokens=0, devices=1, zero_stage=0, element=4)
     assert held_memory(single) == 16 * SEVEN_B.parameters  # weights, gradients, two moments
 

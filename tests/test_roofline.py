@@ -50,7 +50,7 @@ def test_what_a_policy_saves():
     seconds = {
         name: step_seconds(SEVEN_B, H100, Step(TOKENS, **how))["matrix products"]
         for name, how in {
-            "all": {}, "kept": {"kept_layers": 64}, "segments": {"segment": 8}, "adapters": {"trained": 10**7},
+            "all": {}, "kept": {"kept_layers": 64}, "segments": {"segment": 8}, "adapters": {"adapters": 10**7},
         }.items()
     }  # fmt: skip
     assert seconds["kept"] / seconds["all"] == pytest.approx(3 / 4)

@@ -46,7 +46,7 @@ def bytes_held(args: SftArguments, model: PreTrainedModel) -> float:
         shapes, tokens=0, devices=args.world_size, zero_stage=zero_stage(args), offload_optimizer=offload,
         split_masters=args.split_master_weights, element=model.dtype.itemsize,
         fp32_sums=accumulates_narrow_gradients(args) and args.grad_accum_dtype == "fp32",
-        trained=count_trained(model) if args.lora_rank else None,
+        adapters=count_trained(model) if args.lora_rank else 0,
         **({"bucket_elements": buckets} if isinstance(buckets, int) else {}),
     )  # fmt: skip
     return held_memory(parts)

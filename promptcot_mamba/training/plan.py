@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
-from promptcot_mamba.checkpoint import read_config
+from promptcot_mamba.checkpoint import find_folder, read_config
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.memory_budget import (
     Mamba2Shapes,
     Shapes,
-    lora_parameters,
+    adapter_parameters,
     offloaded_bytes,
     shapes_from_config,
     training_flops_per_token,
@@ -71,6 +71,13 @@ class PlanArguments:
             raise InputError(f"--plan_network_gbs {self.plan_network_gbs}: expected more than 0")
         return Rates(self.plan_product_share, self.plan_bandwidth_share, network_gbs=self.plan_network_gbs)
 
+    def refuse_idle(self) -> None:
+        """Raise InputError for an assumption where no plan is asked for."""
+        for one in fields(self):
+            default = one.default_factory() if callable(one.default_factory) else one.default
+            if getattr(self, one.name) != default:
+                raise InputError(f"--{one.name}: needs --plan")
+
 
 def _machine_lines(shapes: Shapes, machine: Machine, load: Load, phases: list[tuple[str, float]]) -> list[str]:
     count = machine.count
@@ -116,7 +123,7 @@ def _speed_lines(shapes: Shapes, machine: Machine, load: Load, best: Option) -> 
     seconds = step_seconds(shapes, sheet, best.step, rates)
     rate = tokens_per_second(shapes, machine.sheet, best.step, rates)
     most = tokens_per_second(shapes, machine.sheet, best.step, at_best(rates))
-    mfu = rate * training_flops_per_token(shapes) / (sheet.bf16_tflops * 1e12)
+    mfu = rate * training_flops_per_token(shapes, load.adapters) / (sheet.bf16_tflops * 1e12)
     mixing = "conv, SSD and norms" if isinstance(shapes, Mamba2Shapes) else "attention and norms"
     names = {name: mixing if name == "mixing" else name for name in seconds}
     whole = sum(seconds.values())
@@ -147,7 +154,7 @@ def render_plan(args: SftArguments, data_args: DataArguments, plan_args: PlanArg
     """The plan as text. Raises InputError for an unreadable config or an unknown machine."""
     if data_args.model_name_or_path:
         name = data_args.model_name_or_path
-        shapes = shapes_from_config(read_config(name, "--model_name_or_path"))
+        shapes = shapes_from_config(read_config(find_folder(name, "--model_name_or_path", weights=False)))
     else:
         shapes, name = DEFAULT_SHAPES, "PromptCoT-Mamba-7B's shapes (no --model_name_or_path given)"
     slices = args.sequence_parallel_size
@@ -157,10 +164,11 @@ def render_plan(args: SftArguments, data_args: DataArguments, plan_args: PlanArg
         for number, examples in enumerate(plan_args.plan_examples, start=1)
     ]
     rates = plan_args.rates
-    trained = lora_parameters(shapes, args.lora_rank, args.lora_target) if args.lora_rank else None
+    adapters = adapter_parameters(shapes, args.lora_rank, args.lora_target) if args.lora_rank else 0
     lines = [
         f"{name}: {shapes.parameters / 1e9:.3f} B parameters, "
-        f"{training_flops_per_token(shapes) / 1e9:.1f} GFLOP per trained token",
+        + (f"{adapters / 1e6:.1f} M more trained as adapters, " if adapters else "")
+        + f"{training_flops_per_token(shapes, adapters) / 1e9:.1f} GFLOP per trained token",
         f"assumed: {plan_args.plan_tokens_per_example:,.0f} tokens per example on average "
         "(--plan_tokens_per_example), rows full (packed)",
         f"speed by arithmetic, not measured: what each part computes at {rates.product_share:.0%} of the data sheet's "
@@ -169,7 +177,7 @@ def render_plan(args: SftArguments, data_args: DataArguments, plan_args: PlanArg
     ]
     # Where a user names no segment, the one that keeps least: k segments of k layers.
     segment = args.checkpoint_every if args.checkpoint_every > 1 else math.isqrt(shapes.layers)
-    load = Load(tokens, args.gradient_accumulation_steps, slices, segment, args.grad_accum_dtype, trained, rates)
+    load = Load(tokens, args.gradient_accumulation_steps, slices, segment, args.grad_accum_dtype, adapters, rates)
     for text in plan_args.plan_machines:
         machine = parse_machine(text)
         if machine.count % slices:

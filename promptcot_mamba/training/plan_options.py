@@ -56,7 +56,7 @@ class Load:
     slices: int  # --sequence_parallel_size
     segment: int  # --checkpoint_every
     sums: str  # --grad_accum_dtype
-    trained: int | None  # parameters, where not all are
+    adapters: int  # numbers that --lora_rank and --lora_target train
     rates: Rates
 
 
@@ -77,11 +77,11 @@ class Option:
 
 def list_options(shapes: Shapes, machine: Machine, load: Load) -> Iterator[Option]:
     """Every sharding, with as many layers kept as fit, with all recomputed, in segments, and with all kept."""
-    shardings = ADAPTERS if load.trained else SHARDINGS if machine.count > 1 else SHARDINGS_OF_ONE
+    shardings = ADAPTERS if load.adapters else SHARDINGS if machine.count > 1 else SHARDINGS_OF_ONE
     for sharding, settings in shardings:
         wide = load.micro_batches > 1 and not settings.get("offload_optimizer") and load.sums != "bf16"
-        base = {"tokens": load.tokens, "devices": machine.count, "trained": load.trained, **settings}
-        all_recomputed = _settle_sums(shapes, machine, base, wide and not load.trained, load.sums)
+        base = {"tokens": load.tokens, "devices": machine.count, "adapters": load.adapters, **settings}
+        all_recomputed = _settle_sums(shapes, machine, base, wide and not load.adapters, load.sums)
         kinds = [("recompute all", all_recomputed)]
         if isinstance(shapes, Mamba2Shapes):  # transformers' own models know no other policy
             room = machine.usable - held_memory(training_memory(shapes, **all_recomputed))
@@ -94,7 +94,7 @@ def list_options(shapes: Shapes, machine: Machine, load: Load) -> Iterator[Optio
             step = Step(
                 load.tokens, load.micro_batches, machine.count, settings["zero_stage"],
                 bool(settings.get("offload_optimizer")), chosen.get("kept_layers", 0), chosen.get("segment", 1),
-                load.trained,
+                load.adapters,
             )  # fmt: skip
             yield Option(f"{sharding}, {kind}", chosen, parts, sum(parts.values()) <= machine.usable, step)
 

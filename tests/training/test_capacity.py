@@ -13,6 +13,7 @@ from transformers import Mamba2Config
 from promptcot_mamba.model import Mamba2ForCausalLM, load_causal_lm
 from promptcot_mamba.ops.fused_mixer import native
 from promptcot_mamba.training import capacity
+from promptcot_mamba.training.arguments import SftArguments
 from promptcot_mamba.training.capacity import bytes_held, settle_kept_layers, usable_bytes
 from tests.tiny import make_checkpoint
 
@@ -100,8 +101,8 @@ def test_memory_is_read_from_the_machine(monkeypatch):
 def test_a_mixer_s_forward_runs_twice_a_step(tmp_path, monkeypatch, checkpointing, reentrant):
     """However short memory is: a layer that is recomputed leaves its mixer nothing to make again."""
     runs = []
-    forward = native._Pass.run
-    monkeypatch.setattr(native._Pass, "run", lambda self, keep: runs.append(keep) or forward(self, keep))
+    forward = native.NativeStages.finish
+    monkeypatch.setattr(native.NativeStages, "finish", lambda self: runs.append(1) or forward(self))
     monkeypatch.setattr(native, "free_memory", lambda: 0)
     monkeypatch.setattr(native, "_kept", WeakKeyDictionary())  # what other tests found to fit
     model = load_causal_lm(make_checkpoint(tmp_path), dtype=torch.float32).train()
@@ -111,3 +112,16 @@ def test_a_mixer_s_forward_runs_twice_a_step(tmp_path, monkeypatch, checkpointin
     ids = torch.randint(3, 384, (1, 80))
     model(ids, labels=ids).loss.backward()
     assert len(runs) == 2 * len(model.backbone.layers)
+
+
+@pytest.mark.parametrize(
+    ("changes", "keeps"),
+    [
+        ({}, True), ({"checkpoint_every": 8}, False), ({"offload_checkpoints": True}, False),
+        ({"checkpoint_policy": "all"}, False), ({"gradient_checkpointing": False}, False),
+    ],
+)  # fmt: skip
+def test_segments_and_checkpoints_with_the_host_recompute_every_layer(changes: dict[str, Any], keeps: bool):
+    plain = {"gradient_checkpointing": True, "checkpoint_policy": "auto", "checkpoint_every": 1}
+    args = SimpleNamespace(**{**plain, "offload_checkpoints": False, **changes})
+    assert SftArguments.keeps_what_fits.fget(args) is keeps
