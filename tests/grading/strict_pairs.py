@@ -136,6 +136,14 @@ e^{i\pi} | -1
 7 | \#\{\text{solutions}\} = 7
 112 | n = 113 \Rightarrow \text{answer } 112
 113 | p = 113, \text{ a prime}
+30 | \angle CAD = 30^\circ
+5 | 5\text{,}
+18 | 18 dollars a day
+36 | \framebox{36}
+18 | \text{\textdollar}18
+\text{all odd } n | n \text{ odd}
+n \geq 3 | \text{all integers } n \ge 3
+(1,2),(2,1) | (1, 2) \quad (2, 1)
 5 | \text{a total of } 5
 7 | 7\text{ (since } 7 \text{ is prime)}
 \emptyset | \text{empty set}
@@ -403,7 +411,12 @@ DIFFERENT = r"""
 5 | \text{the square of } 5
 5 | \text{one third of the total of } 5
 113 | n = 113 \Rightarrow 112
-113 | 113, \text{ an upper bound but not tight}
+113 | 113, \text{ a lower bound}
+113 | 113, \text{ an estimate}
+\text{odd} | \text{odd or even}
+\text{odd} | \text{no odd } n
+x \ge 3 | \text{all integers } x \ge 3
+5 | 5\text{;} 6
 7 | 7\text{ (since } 8\text{ is not)}
 \frac{1}{4} | 25
 (3,4) | (4,3)

@@ -69,8 +69,9 @@ _EACH = re.compile(
     r"(?<=[a-z])\s+(?:an?|each|every)\s+(?=(?:second|minute|hour|day|night|week|month|year|person)\b)"
 )  # `18 dollars a day`
 _MINUS = re.compile(rf"{TEXT}\{{\s*(?:negative|minus)\s*\}}\s*(?=[\d({{]|\\(?:[dt]?frac|sqrt|pi)\b)", re.IGNORECASE)
+_GUESSES = names("bound guess estimate approximation candidate candidates typo mistake conjecture possibility")
 _APPOSED = re.compile(  # `113, \\text{ a prime}`: says more of the answer before it
-    rf"(?<=[\w)}}\]])\s*,\s*{TEXT}\{{\s*(?:which is )?(?:an?|the) (?!.*\b(?:{'|'.join(sorted(CHANGING))})\b)"
+    rf"(?<=[\w)}}\]])\s*,\s*{TEXT}\{{\s*(?:which is )?(?:an?|the) (?!.*\b(?:{'|'.join(sorted(CHANGING | _GUESSES))})\b)"
     r"[A-Za-z -]+\.?\s*\}\s*$"
 )
 _ALL_LETTER = re.compile(
