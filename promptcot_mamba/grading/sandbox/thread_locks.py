@@ -6,7 +6,7 @@ tree, and a lock that its threads share is the same lock.
 
 from __future__ import annotations
 
-import _multiprocessing
+import importlib
 import threading
 from types import TracebackType
 
@@ -69,4 +69,4 @@ class SemLock:
 def install() -> None:
     """Let `multiprocessing.synchronize`, which is imported later if at all, find this class."""
     SemLock.__module__ = "_multiprocessing"
-    _multiprocessing.SemLock = SemLock  # type: ignore[misc,assignment]
+    importlib.import_module("_multiprocessing").__dict__["SemLock"] = SemLock
