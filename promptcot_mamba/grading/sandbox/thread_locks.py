@@ -10,6 +10,7 @@ import importlib
 import threading
 from types import TracebackType
 
+OWN = importlib.import_module("_multiprocessing")  # loaded before the fork: what a test loads, it pays for
 RECURSIVE_MUTEX = 0  # multiprocessing.synchronize's kinds; the other one is 1, a semaphore
 
 
@@ -69,4 +70,4 @@ class SemLock:
 def install() -> None:
     """Let `multiprocessing.synchronize`, which is imported later if at all, find this class."""
     SemLock.__module__ = "_multiprocessing"
-    importlib.import_module("_multiprocessing").__dict__["SemLock"] = SemLock
+    OWN.__dict__["SemLock"] = SemLock
