@@ -137,6 +137,15 @@ e^{i\pi} | -1
 112 | n = 113 \Rightarrow \text{answer } 112
 113 | p = 113, \text{ a prime}
 30 | \angle CAD = 30^\circ
+f(x)=cx | f(x)=kx
+f(x)=cx | f(t) = at \text{ for any real constant } a
+f(x)=cx | f(x)=cx, c\in\mathbb{R}
+n = 3k | n = 3m
+a_n = 2^n+1 | a_k = 2^k+1
+x = y = z = 1 | (1,1,1)
+(1,1,1) | x = y = z = 1
+\text{all positive integers except } 1, 2 | n \in \mathbb{Z}^+ \setminus \{1,2\}
+\text{all positive integers except } 1, 2 | \text{All positive integers except 1 and 2}
 5 | 5\text{,}
 18 | 18 dollars a day
 36 | \framebox{36}
@@ -411,6 +420,17 @@ DIFFERENT = r"""
 5 | \text{the square of } 5
 5 | \text{one third of the total of } 5
 113 | n = 113 \Rightarrow 112
+f(x)=cx | f(x)=c
+f(x)=cx | f(x)=kx+1
+f(x)=2x+c | f(x)=2c+x
+n = 3k | n = 3m+1
+n = 3k | m = 3k
+x = 3a | x = 3b
+a = 3b | a = 3c
+a_n = 2^n | b_k = 2^k
+(1,1,1) | x = y = 1
+x = y = z = 1 | (1,1,0)
+\text{all positive integers except } 1, 2 | \text{all positive integers except } 1
 113 | 113, \text{ a lower bound}
 113 | 113, \text{ an estimate}
 \text{odd} | \text{odd or even}
