@@ -97,7 +97,7 @@ class _Comparison:
             if said.label is None or claimed.label is None:
                 return self._claims(said.values[-1], claimed)
             claimed = with_letters_of(said, claimed)
-            if same_label(said.label, claimed.label):
+            if claimed.label is not None and same_label(said.label, claimed.label):
                 if self._claims(said.values[-1], claimed):
                     return True
                 renamed = with_parameter_of(said, claimed)
