@@ -97,11 +97,11 @@ def test_chains_are_chosen_by_rule(results_folder: Path):
     chosen = dict(choose_chains(read_results(results_folder)))
     assert list(chosen) == list(CHAIN_RULES)
     first, alone, program, wrong = chosen.values()
-    assert first["phase2"].grade["problem_id"] == "quickstart_unseen/0"
+    assert first["phase2"]["grade"]["problem_id"] == "quickstart_unseen/0"
     # the control solves the first one too, phase 2 the first six
-    assert alone["phase2"].grade["problem_id"] == "quickstart_unseen/1"
-    assert program["phase2"].grade["problem_id"] == "quickstart_code_unseen/0"
-    assert wrong["phase2"].grade["problem_id"] == "quickstart_single/9"
+    assert alone["phase2"]["grade"]["problem_id"] == "quickstart_unseen/1"
+    assert program["phase2"]["grade"]["problem_id"] == "quickstart_code_unseen/0"
+    assert wrong["phase2"]["grade"]["problem_id"] == "quickstart_single/9"
 
 
 def test_second_phases_continue_the_first_ones_steps(results_folder: Path):
