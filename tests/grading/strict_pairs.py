@@ -130,6 +130,8 @@ e^{i\pi} | -1
 9.8 | 9.8\,\frac{\text{m}}{\text{s}^2}
 10,000 | 10\text{,}000
 113 | 113\text{.}
+# a gold that cannot be read, spaced otherwise
+$f(x)=a x+b$, where $b$ is an arbitrary integer with $\mho(a)=0$ | \displaystyle f(x)=a x+b, where b is an arbitrary integer with \mho(a)=0
 # signs, labels and words
 -7 | {-}7
 -7 | \text{negative } 7
