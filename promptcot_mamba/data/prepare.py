@@ -34,6 +34,7 @@ from promptcot_mamba.data.row_files import Chunk
 from promptcot_mamba.data.selection import RowTable, Selection, load_rows, select_rows
 from promptcot_mamba.data.shard_work import PLAN_FILE, ShardContext, make_shard, write_plan
 from promptcot_mamba.data.shards import INDEX_FILE, MANIFEST_FILE, shard_name
+from promptcot_mamba.data.similar import SIMILAR_FILE, find_similar, iter_questions, load_embedder
 from promptcot_mamba.data.sources import FoundSource, SourceSpec, find_repo_files, find_source
 from promptcot_mamba.data.workers import do_all, one_thread_each
 from promptcot_mamba.errors import InputError
@@ -136,10 +137,12 @@ def prepare_shards(
     workers: int = 1,
     overwrite: bool = False,
     agrees: Callable[[str, str], bool] | None = None,
+    embedding_model: str | None = None,
 ) -> Result | None:
     """Make the shards of a recipe under `output`; None if they are already there.
 
-    `agrees(gold, answer)` serves sources with `check_gold`; it must be importable by workers.
+    `agrees(gold, answer)` serves sources with `check_gold`; it must be importable by workers. `embedding_model` is a
+    folder that sentence-transformers reads: questions that mean what a problem means are reported.
 
     Raises InputError for sources, rows or tokenizers that do not fit, if a source is empty after filtering, or if
     `output` holds other shards and `overwrite` is false.
@@ -209,6 +212,9 @@ def prepare_shards(
 
     write_jsonl(output / CONTAMINATED_FILE, read_hits(chunks_folder, len(jobs), "contaminated"))
     write_jsonl(output / NEAR_FILE, read_hits(chunks_folder, len(jobs), "reported"))
+    if embedding_model is not None:
+        questions = iter_questions(sources, jobs, contexts, recipe.reading)
+        write_jsonl(output / SIMILAR_FILE, find_similar(questions, problems, load_embedder(embedding_model)))
     write_dropped(output / DROPPED_FILE, chunks_folder, jobs, table, selection)
     counts = {
         **count_rows(tallies, selection, shards),

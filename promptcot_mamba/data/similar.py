@@ -1,0 +1,97 @@
+"""Questions that mean what a benchmark problem means, by sentence embeddings: reported to readers, never removed.
+
+Words can all be others where the meaning is the same (translations, full rewrites), which no comparison of words finds;
+and embeddings call two problems of one topic alike, so that they must not decide. The model is a folder that
+sentence-transformers reads; the package is optional.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from promptcot_mamba.data.canonical import CanonicalRow, UnusableRowError, hash_text
+from promptcot_mamba.data.conversation import Reading
+from promptcot_mamba.data.decontaminate import BenchmarkText
+from promptcot_mamba.data.row_files import Chunk, iter_rows
+from promptcot_mamba.data.sources import FoundSource
+from promptcot_mamba.errors import InputError
+
+SIMILAR_FILE = "similar_benchmark.jsonl"
+SIMILAR = 0.85  # cosine from which a pair is reported
+BATCH = 512
+Embed = Callable[[Sequence[str]], np.ndarray]  # texts -> (texts, d), of length 1
+
+
+def require_package() -> None:
+    """Raise InputError unless sentence-transformers is installed."""
+    if find_spec("sentence_transformers") is None:
+        raise InputError(
+            "--embedding_model: needs the package sentence-transformers (pip install sentence-transformers); "
+            "without the flag nothing else changes, it only reports"
+        )
+
+
+def load_embedder(folder: str) -> Embed:
+    """Raises InputError if the package is missing or the folder holds no model it reads."""
+    require_package()
+    from sentence_transformers import SentenceTransformer
+
+    try:
+        model = SentenceTransformer(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"--embedding_model {folder}: sentence-transformers cannot read it ({reason})") from None
+
+    def embed(texts: Sequence[str]) -> np.ndarray:
+        return np.asarray(model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False))
+
+    return embed
+
+
+def iter_questions(
+    sources: Sequence[FoundSource],
+    jobs: Sequence[tuple[int, str, Chunk]],
+    contexts: dict[str, Any],
+    reading: Reading,
+) -> Iterator[tuple[str, str, str]]:
+    """`(source, place, question)` of every different question, read again; rows that hold none were counted before."""
+    seen: set[bytes] = set()
+    for source in sources:
+        adapter = source.spec.make_adapter(reading)
+        context = adapter.load_context(contexts[source.spec.name]) if adapter.load_context else None
+        columns = (*adapter.columns, *adapter.optional)
+        for chunk in (chunk for _, name, chunk in jobs if name == source.spec.name):
+            for place, raw in iter_rows(chunk, columns, on_bad_line=lambda _: None):
+                try:
+                    found = adapter.convert(raw, context)
+                except UnusableRowError:
+                    continue
+                for row in [found] if isinstance(found, CanonicalRow) else found:
+                    key = hash_text(row.topic)
+                    if key not in seen:
+                        seen.add(key)
+                        yield source.spec.name, place.replace(chunk.shown, Path(chunk.shown).name, 1), row.topic
+
+
+def find_similar(
+    questions: Iterable[tuple[str, str, str]], problems: Sequence[BenchmarkText], embed: Embed
+) -> Iterator[dict[str, Any]]:
+    """A row for each question whose nearest problem is SIMILAR or more, the cosine beside it."""
+    known = embed([problem.text for problem in problems])  # (problems, d)
+    questions = iter(questions)
+    while batch := list(islice(questions, BATCH)):
+        cosines = embed([text for _, _, text in batch]) @ known.T  # (batch, problems)
+        nearest = cosines.argmax(axis=1)
+        for (source, place, text), number, row in zip(batch, nearest.tolist(), cosines, strict=True):
+            if row[number] >= SIMILAR:
+                problem = problems[number]
+                yield {
+                    "source": source, "row": place, "benchmark": problem.benchmark, "problem": problem.problem,
+                    "cosine": round(float(row[number]), 4), "question": text[:300],
+                }  # fmt: skip
