@@ -37,9 +37,8 @@ class FakeModel:
 
     def encode(self, texts: list[str], *, normalize_embeddings: bool, show_progress_bar: bool) -> np.ndarray:
         topics = [ASKED.get(text) or next(p.problem for p in PROBLEMS if p.text == text) for text in texts]
-        return np.array(
-            [[1.0, 0.1] if one == "cats" else [0.1, 1.0] if one == "sum" else [-1.0, -1.0] for one in topics]
-        )
+        axes = {"cats": [1.0, 0.1], "sum": [0.1, 1.0], "else": [-1.0, -1.0]}
+        return np.array([axes[one] for one in topics])
 
 
 @pytest.fixture
