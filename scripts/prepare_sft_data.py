@@ -105,8 +105,12 @@ class PrepareArguments:
     seed: int = field(default=0, metadata={"help": "Of the mixture, its order and the packing."})
     workers: int = field(default=0, metadata={"least": 0, "help": "Processes. Default: one a core."})
     overwrite: bool = field(default=False, metadata={"help": "Replace shards of another recipe in output_dir."})
+    jsonl: bool = field(
+        default=False, metadata={"help": "Also write the mixture's rows as text, rows.jsonl, which train.py reads."}
+    )
     push_to_hub: str | None = field(
-        default=None, metadata={"help": "owner/name of a private data set on the hub that the shards are uploaded to."}
+        default=None,
+        metadata={"help": "owner/name of a private data set on the hub that all of the folder is uploaded to."},
     )
     keep_work: bool = field(
         default=False, metadata={"help": "Keep the tokenised rows, so that another mixture of them is quick."}
@@ -262,6 +266,7 @@ def main() -> None:
         overwrite=args.overwrite,
         agrees=_answer_check(sources),
         embedding_model=args.embedding_model,
+        jsonl=args.jsonl,
     )
     if result is None:
         return

@@ -10,16 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from promptcot_mamba.data.canonical import CanonicalRow, UnusableRowError, hash_text
-from promptcot_mamba.data.conversation import Reading
+from promptcot_mamba.data.adapters import Adapter
+from promptcot_mamba.data.canonical import CanonicalRow, hash_text
 from promptcot_mamba.data.decontaminate import BenchmarkText
-from promptcot_mamba.data.row_files import Chunk, iter_rows
-from promptcot_mamba.data.sources import FoundSource
+from promptcot_mamba.data.sources import SourceSpec
 from promptcot_mamba.errors import InputError
 
 SIMILAR_FILE = "similar_benchmark.jsonl"
@@ -55,28 +53,15 @@ def load_embedder(folder: str) -> Embed:
 
 
 def iter_questions(
-    sources: Sequence[FoundSource],
-    jobs: Sequence[tuple[int, str, Chunk]],
-    contexts: dict[str, Any],
-    reading: Reading,
+    rows: Iterable[tuple[SourceSpec, Adapter, str, CanonicalRow]],
 ) -> Iterator[tuple[str, str, str]]:
-    """`(source, place, question)` of every different question, read again; rows that hold none were counted before."""
+    """`(source, place, question)` of every different question."""
     seen: set[bytes] = set()
-    for source in sources:
-        adapter = source.spec.make_adapter(reading)
-        context = adapter.load_context(contexts[source.spec.name]) if adapter.load_context else None
-        columns = (*adapter.columns, *adapter.optional)
-        for chunk in (chunk for _, name, chunk in jobs if name == source.spec.name):
-            for place, raw in iter_rows(chunk, columns, on_bad_line=lambda _: None):
-                try:
-                    found = adapter.convert(raw, context)
-                except UnusableRowError:
-                    continue
-                for row in [found] if isinstance(found, CanonicalRow) else found:
-                    key = hash_text(row.topic)
-                    if key not in seen:
-                        seen.add(key)
-                        yield source.spec.name, place.replace(chunk.shown, Path(chunk.shown).name, 1), row.topic
+    for spec, _, place, row in rows:
+        key = hash_text(row.topic)
+        if key not in seen:
+            seen.add(key)
+            yield spec.name, place, row.topic
 
 
 def find_similar(
