@@ -247,6 +247,8 @@ def require_served(checkpoint: Checkpoint, flag: str = "--model_path") -> None:
             f"{where}: time_step_limit {limit} clamps the time steps, which vLLM's Mamba-2 does not do: it would "
             "sample other text; evaluate with transformers, or retrain with time_step_limit [0.0, Infinity]"
         )
+    if checkpoint.is_mamba2 and (activation := config.get("hidden_act", "silu")) not in ("silu", "swish"):
+        raise InputError(f"{where}: hidden_act {activation}: a Mamba-2's is silu, in every engine")
 
 
 def load_tokenizer(path: str | Path, flag: str = "--model_path") -> Any:
@@ -273,8 +275,18 @@ def load_tokenizer(path: str | Path, flag: str = "--model_path") -> Any:
 def writing_weights(folder: Path) -> Iterator[None]:
     """Around what saves a model into `folder`: files get the user's umask, a full disk is an OSError like any other.
 
-    safetensors writes weights that nobody else may read (0600), and says what the system refused in its own kind of
-    error; torch.save says only that a write failed.
+    safetensors writes weights that nobody else may read (0600).
+    """
+    with refused_writes(folder):
+        yield
+    share_files(folder)
+
+
+@contextmanager
+def refused_writes(folder: Path) -> Iterator[None]:
+    """What the system refuses to what writes tensors, as the OSError that it was.
+
+    safetensors has its own kind of error for it; torch.save says only that a write failed.
     """
     from safetensors import SafetensorError
 
@@ -286,7 +298,6 @@ def writing_weights(folder: Path) -> Iterator[None]:
             raise
         number = int(found[1]) if found else errno.ENOSPC
         raise OSError(number, os.strerror(number), str(folder)) from None
-    share_files(folder)
 
 
 def share_files(folder: Path) -> None:

@@ -98,12 +98,6 @@ def encode_examples(tokenizer: Any, pairs: Sequence[tuple[str | Parts, str]]) ->
     return get_encoder(tokenizer).encode(pairs)
 
 
-def encode_example(tokenizer: Any, prompt: str | Parts, completion: str) -> tuple[list[int], list[int]]:
-    """`(input_ids, labels)` of one example."""
-    document = encode_examples(tokenizer, [(prompt, completion)])[0]
-    return document.input_ids, document.labels
-
-
 def encode_prompt(tokenizer: Any, prompt: str | Parts) -> list[int]:
     """The ids that sampling starts from: those that training put before the loss."""
     return get_encoder(tokenizer).text.encode([as_parts(prompt)], add_special_tokens=True)[0][0].tolist()

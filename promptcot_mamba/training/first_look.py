@@ -27,6 +27,7 @@ LIMITS: dict[str, tuple[str, float, float]] = {
     "logging_steps": ("above", 0, 1 << 40), "eval_steps": ("above", 0, 1 << 40),
     "save_total_limit": ("from", 1, 1 << 30), "seed": ("from", 0, (1 << 32) - 1),
     "dataloader_num_workers": ("from", 0, 1 << 16),
+    "beta": ("above", 0, 1e3),
     "plan_examples": ("above", 0, 1e15), "plan_tokens_per_example": ("above", 0, 1e9),
 }  # fmt: skip
 
@@ -116,7 +117,12 @@ def check_paths(values: dict[str, list[str]]) -> None:
     for name in ("model_name_or_path", "data_path", "output_dir"):
         if not any(text.strip() for text in values.get(name, [])):
             raise InputError(f"--{name} is required")
-    for name, kind in (("data_path", "any"), ("eval_data_path", "any"), ("deepspeed", "file")):
+    for name, kind in (
+        ("data_path", "any"),
+        ("eval_data_path", "any"),
+        ("deepspeed", "file"),
+        ("reference_path", "file"),
+    ):
         for text in values.get(name, []):
             if kind == "any" and is_hub_name(text):
                 check_on_hub(text)

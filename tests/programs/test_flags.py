@@ -20,7 +20,7 @@ PROGRAMS = [
     "infer_longcot", "calc_acc_aime", "calc_acc_lcb", "scripts.calc_acc", "scripts.chat", "scripts.convert_checkpoint",
     "scripts.make_report", "scripts.prepare_problems", "scripts.prepare_sft_data", "scripts.synthesize",
     "scripts.doctor", "scripts.quickstart.run", "scripts.quickstart.make_data", "scripts.quickstart.run_ablations",
-    "scripts.quickstart.closed_loop", "scripts.quickstart.eval_checkpoints",
+    "scripts.quickstart.closed_loop", "scripts.quickstart.eval_checkpoints", "scripts.quickstart.adapters",
 ]  # fmt: skip
 # Numbers that may be anything, and why.
 ANY_NUMBER = {"seed": "an address of random numbers", "temperature": "", "format_seed": ""}
