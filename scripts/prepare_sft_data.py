@@ -94,12 +94,23 @@ class PrepareArguments:
     allow_missing_benchmark: bool = field(
         default=False, metadata={"help": "Go on without a benchmark whose file is missing."}
     )
+    embedding_model: str | None = field(
+        default=None,
+        metadata={
+            "reads": "folder",
+            "help": "Folder of a sentence-transformers model: questions that mean what a problem means are reported.",
+        },
+    )
     shard_tokens: int = field(default=1 << 24, metadata={"least": 1, "help": "Tokens of one shard, about."})
     seed: int = field(default=0, metadata={"help": "Of the mixture, its order and the packing."})
     workers: int = field(default=0, metadata={"least": 0, "help": "Processes. Default: one a core."})
     overwrite: bool = field(default=False, metadata={"help": "Replace shards of another recipe in output_dir."})
+    jsonl: bool = field(
+        default=False, metadata={"help": "Also write the mixture's rows as text, rows.jsonl, which train.py reads."}
+    )
     push_to_hub: str | None = field(
-        default=None, metadata={"help": "owner/name of a private data set on the hub that the shards are uploaded to."}
+        default=None,
+        metadata={"help": "owner/name of a private data set on the hub that all of the folder is uploaded to."},
     )
     keep_work: bool = field(
         default=False, metadata={"help": "Keep the tokenised rows, so that another mixture of them is quick."}
@@ -217,10 +228,13 @@ def main() -> None:
     from promptcot_mamba.data.card import push_to_hub, write_card
     from promptcot_mamba.data.prepare import Recipe, prepare_shards, remove_work
     from promptcot_mamba.data.report import write_report
+    from promptcot_mamba.data.similar import require_package
     from promptcot_mamba.jsonl import write_json
     from promptcot_mamba.log import get_logger
     from promptcot_mamba.run_info import describe_run
 
+    if args.embedding_model:
+        require_package()
     sources = choose_sources(args)
     tokenizer = load_tokenizer(args.tokenizer_path, "--tokenizer_path")
     recipe = Recipe(
@@ -251,6 +265,8 @@ def main() -> None:
         workers=args.workers or len(os.sched_getaffinity(0)),
         overwrite=args.overwrite,
         agrees=_answer_check(sources),
+        embedding_model=args.embedding_model,
+        jsonl=args.jsonl,
     )
     if result is None:
         return
