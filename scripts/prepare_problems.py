@@ -10,8 +10,6 @@ Ids, texts and tests do not depend on where the files came from; the licence, or
 `problems.manifest.json`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections import Counter
@@ -27,10 +25,9 @@ from promptcot_mamba.data.row_files import iter_rows, whole_file
 from promptcot_mamba.data.sources import find_repo_files
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row, dump_row, iter_jsonl, replace_atomically, write_json
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 from promptcot_mamba.records import problem_id
 
-logger = get_logger(__name__)
 MANIFEST_FILE = "problems.manifest.json"
 
 

@@ -4,8 +4,6 @@ What `calc_acc_lcb.py` and `scripts.calc_acc` run. A row's benchmark is its `sou
 statement's own samples stand in for absent tests, the samples are a benchmark of their own in every table.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -32,11 +30,9 @@ from promptcot_mamba.grading.summary import (
     summarize,
 )
 from promptcot_mamba.jsonl import Row, write_json, write_jsonl
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 from promptcot_mamba.records import Grade
 from promptcot_mamba.run_info import describe_run, side_path
-
-logger = get_logger(__name__)
 
 TESTS_ENV = "LIVECODEBENCH_TESTS"
 SAMPLES = "samples"  # the kind, and the benchmark's suffix, of verdicts by a statement's samples

@@ -3,8 +3,6 @@
 Engines take turns, so short that a machine whose speed drifts is the same to all of them.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import random

@@ -5,8 +5,6 @@ write: one column or digit at a time, the result so far in brackets, so that no 
 one-digit fact and a copy. The result in brackets closes every chain. The methods work for numbers of any length.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 from dataclasses import dataclass

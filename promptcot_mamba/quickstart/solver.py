@@ -6,8 +6,6 @@ It reads text alone, so it also judges problems that a model wrote. What it read
 sentences; `Chain.is_linked` and `Chain.reach` say whether it is one the family itself would draw.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 

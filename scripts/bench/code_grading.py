@@ -9,8 +9,6 @@ program's process. Bare and each level take turns, so that a machine whose speed
 Writes docs/records/code_grading.json.
 """
 
-from __future__ import annotations
-
 import json
 import resource
 import subprocess

@@ -7,8 +7,6 @@ only (a quarter left out at a time; parts of one problem are not compared with o
 random numbers. The three other rules are those in use: any 13 words in a row, any 8, and 8-grams covering half.
 """
 
-from __future__ import annotations
-
 import random
 import re
 from collections import Counter, defaultdict

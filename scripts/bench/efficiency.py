@@ -9,8 +9,6 @@ Each engine runs in a process of its own. The small ones take turns, so that a m
 all; an interrupted run keeps the waves it has measured: delete `--output_dir` to measure them again.
 """
 
-from __future__ import annotations
-
 import statistics
 from dataclasses import dataclass
 from pathlib import Path

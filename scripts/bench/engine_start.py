@@ -7,8 +7,6 @@ default path is `LLM(model)` with the same dtype and context, and a share of mem
 (its default of 0.92 seldom is). Writes docs/records/engine_start.json.
 """
 
-from __future__ import annotations
-
 import statistics
 import subprocess
 import sys

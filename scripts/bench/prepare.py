@@ -6,8 +6,6 @@ Prints, and appends to the record, for each size: seconds of every step, tokens 
 batch call, and the peak memory of all processes together (sum of their proportional set sizes).
 """
 
-from __future__ import annotations
-
 import json
 import os
 import random
@@ -24,9 +22,8 @@ import numpy as np
 from promptcot_mamba.bench_record import report_record, tabulate
 from promptcot_mamba.cli import flag, parse_args, run_program
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 
-logger = get_logger(__name__)
 COLUMNS = (
     ("GB", "{gigabytes:g}"),
     ("rows", "{rows:,}"),

@@ -15,8 +15,6 @@ for 64 layers, the offloaded variants (and `ours` beside them) run at the deepes
 docs/records/<device>-<date>-<part>.json (train and train_lengths), written variant by variant and resumed.
 """
 
-from __future__ import annotations
-
 import functools
 import resource
 import statistics

@@ -8,8 +8,6 @@ installed, with and without full gradient checkpointing (the published recipe). 
 is each model's own, in a process of its own. Writes docs/records/bench_train.json and prints the table.
 """
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
