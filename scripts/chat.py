@@ -33,7 +33,7 @@ from promptcot_mamba.chat_format import (
     render_prompt,
     split,
 )
-from promptcot_mamba.checkpoint import load_tokenizer
+from promptcot_mamba.checkpoint import find_folder, load_tokenizer
 from promptcot_mamba.cli import flag, parse_args, run_program
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import write_json
@@ -48,7 +48,7 @@ HISTORY_LINES = 1000
 class ChatArguments:
     """Flags of the chat."""
 
-    model_path: str = flag("a checkpoint folder", elsewhere=True)
+    model_path: str = flag("a checkpoint folder, or its name on the hub", elsewhere=True)
     prompt: str | None = flag("ask this one question and end", default=None)
     instruction: str = flag("what is added below a question", default=MATH_INSTRUCTION)
     max_len: int = flag("most tokens of an answer", default=4096)
@@ -181,6 +181,7 @@ def describe_state(first: int, last: int) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(ChatArguments, argv, description=__doc__)
+    args.model_path = str(find_folder(args.model_path))
     tokenizer = load_tokenizer(args.model_path)
     import torch
     from transformers.utils.logging import disable_progress_bar

@@ -55,7 +55,7 @@ def main() -> None:
     losses = {name: folder / LOG_FILE for name, folder in parse_named("loss", args.loss).items()}
     evaluations = [load_evaluation(name, folder) for name, folder in folders.items()]
     records = load_records(Path(args.records))
-    document = render_results(evaluations, records)
+    document = render_results(evaluations, records, losses)
     page = render_report(evaluations, records, losses, args.samples)
     for path, text in ((args.results, document), (args.output, page)):
         with replace_atomically(path) as file:

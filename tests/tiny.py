@@ -43,13 +43,6 @@ def encode_example(tokenizer, prompt, completion: str) -> tuple[list[int], list[
     return document.input_ids, document.labels
 
 
-def encode_prompt(tokenizer, prompt) -> list[int]:
-    """The ids that training puts before the loss."""
-    from promptcot_mamba.data.encode import as_parts, get_encoder
-
-    return get_encoder(tokenizer).text.encode([as_parts(prompt)], add_special_tokens=True)[0][0].tolist()
-
-
 def make_checkpoint(folder: Path, *, n_groups: int = 1, n_layers: int = 2, seed: int = 0, **config_fields) -> Path:
     """Write config, random weights (transformers' own class) and tokenizer to `folder`, and return it."""
     import torch

@@ -14,7 +14,7 @@ import numpy as np
 from promptcot_mamba.data.pack import fill_share, pack_lengths
 from promptcot_mamba.data.tokens import TokenStore
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.ops.linear_cross_entropy import IGNORE_INDEX
+from promptcot_mamba.records import IGNORE_INDEX
 
 OVERLONG = ("drop", "truncate")
 TrainRow = dict[str, Any]

@@ -20,7 +20,7 @@ from promptcot_mamba.chat_format import join, opens_thought, split_completion
 from promptcot_mamba.chat_markup import Part, Parts, find_rendered, whole_text
 from promptcot_mamba.data.text_tokens import TextTokenizer
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.ops.linear_cross_entropy import IGNORE_INDEX
+from promptcot_mamba.records import IGNORE_INDEX
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,11 @@ def get_encoder(tokenizer: Any) -> Encoder:
 def encode_examples(tokenizer: Any, pairs: Sequence[tuple[str | Parts, str]]) -> list[Encoded]:
     """Encode `(prompt, completion)` pairs; see `Encoder.encode`."""
     return get_encoder(tokenizer).encode(pairs)
+
+
+def encode_prompt(tokenizer: Any, prompt: str | Parts) -> list[int]:
+    """The ids that sampling starts from: those that training put before the loss."""
+    return get_encoder(tokenizer).text.encode([as_parts(prompt)], add_special_tokens=True)[0][0].tolist()
 
 
 def check_tokenizer(tokenizer: Any, vocab_size: int | None, tokenizer_path: str, model_path: str) -> None:

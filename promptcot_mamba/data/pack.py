@@ -17,9 +17,9 @@ from promptcot_mamba.errors import InputError
 class _OpenRows:
     """Rows that still have space, by how much; finds the tightest that fits."""
 
-    def __init__(self, capacity: int):
-        self._rows: list[list[int]] = [[] for _ in range(capacity + 1)]  # [space] -> row numbers
-        self._spaces = 0  # bit s is set where _rows[s] is not empty
+    def __init__(self):
+        self._rows: dict[int, list[int]] = {}  # space -> row numbers; only spaces that there are
+        self._spaces = 0  # bit s is set where there is _rows[s]
 
     def tightest_space(self, length: int) -> int | None:
         """The smallest space of any open row that is at least `length`."""
@@ -32,12 +32,13 @@ class _OpenRows:
         taken = rows[-count:][::-1]
         del rows[-count:]
         if not rows:
-            self._spaces &= ~(1 << space)
+            del self._rows[space]
+            self._spaces ^= 1 << space
         return taken
 
     def put(self, space: int, rows: Sequence[int]) -> None:
         if space and rows:
-            self._rows[space].extend(rows)
+            self._rows.setdefault(space, []).extend(rows)
             self._spaces |= 1 << space
 
 
@@ -58,7 +59,7 @@ def pack_lengths(lengths: Sequence[int] | np.ndarray, capacity: int, seed: int =
     order = shuffled[np.argsort(-lengths[shuffled], kind="stable")]  # longest first, equals in seeded order
     row_of = np.empty(lengths.size, dtype=np.int64)  # [position in order]
     starts = np.flatnonzero(np.diff(lengths[order], prepend=-1))
-    open_rows, row_count = _OpenRows(capacity), 0
+    open_rows, row_count = _OpenRows(), 0
     for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), lengths.size], strict=True):
         length = int(lengths[order[start]])
         while start < stop:

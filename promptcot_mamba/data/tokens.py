@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,7 +31,10 @@ logger = get_logger(__name__)
 
 STORE_VERSION = 2  # raise whenever the tokens of an unchanged file would change
 FORMATS_FILE = "formats.json"
+STALE_SECONDS = 3600
 ENCODE_BATCH = 512  # examples per tokenizer call
+ENCODE_CHARACTERS = 1 << 22  # or this much text: a tokenizer's own results take about 100 bytes a token
+LOG_EVERY = 64 * ENCODE_BATCH  # examples
 
 
 @dataclass(frozen=True)
@@ -56,14 +59,24 @@ class TokenStore:
         return np.asarray(self.tokens[self.starts[document] : self.starts[document + 1]])
 
 
-def _batches(examples: Iterator[Example], size: int) -> Iterator[list[Example]]:
-    while batch := list(islice(examples, size)):
+def _batches(examples: Iterator[Example]) -> Iterator[list[Example]]:
+    """Examples for one call of the tokenizer each, few where they are long."""
+    batch: list[Example] = []
+    characters = 0
+    for example in examples:
+        batch.append(example)
+        characters += len(example.prompt) + len(example.completion)
+        if len(batch) == ENCODE_BATCH or characters >= ENCODE_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
         yield batch
 
 
 @contextmanager
 def _moved_when_done(folder: Path) -> Iterator[Path]:
     """A temporary neighbour folder that becomes `folder` if the block ends well, and vanishes otherwise."""
+    _remove_stale(folder)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True, exist_ok=False)
@@ -75,6 +88,15 @@ def _moved_when_done(folder: Path) -> Iterator[Path]:
             temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove what killed processes left of a store: whatever nobody has written to for an hour."""
+    for left in folder.parent.glob(f".{folder.name}.*.tmp"):
+        with suppress(FileNotFoundError):  # its writer ends just now
+            written = max(entry.stat().st_mtime for entry in (left, *left.iterdir()))
+            if time.time() - written > STALE_SECONDS:
+                shutil.rmtree(left)
 
 
 @dataclass
@@ -91,7 +113,7 @@ def _write_documents(
 ) -> _Written:
     """Stream every document out."""
     written = _Written()
-    for batch in _batches(examples, ENCODE_BATCH):
+    for batch in _batches(examples):
         encoded = encode_examples(tokenizer, [(example.parts, example.completion) for example in batch])
         for example, document in zip(batch, encoded, strict=True):
             written.spelled += document.spells_control
@@ -101,15 +123,20 @@ def _write_documents(
             documents.write(json.dumps([example.id, example.source]) + "\n")
             written.starts.append(written.starts[-1] + len(document.ids))
             written.prompt_lengths.append(document.prompt_length)
-        if len(written.prompt_lengths) % (64 * ENCODE_BATCH) == 0 and written.prompt_lengths:
+        if len(written.prompt_lengths) // LOG_EVERY > (len(written.prompt_lengths) - len(batch)) // LOG_EVERY:
             logger.info(
                 "tokenized %s examples, %s tokens", f"{len(written.prompt_lengths):,}", f"{written.starts[-1]:,}"
             )
     return written
 
 
-def build_store(folder: Path, files: Sequence[Path], tokenizer: Any, reading: Reading | None = None) -> None:
-    """Encode every example of `files` into a new store at `folder`, unless it is already there.
+Reader = Callable[[Sequence[Path], Reading, Formats], Iterator[Example]]
+
+
+def build_store(
+    folder: Path, files: Sequence[Path], tokenizer: Any, reading: Reading | None = None, read: Reader = iter_examples
+) -> None:
+    """Encode every example that `read` finds in `files` into a new store at `folder`, unless it is already there.
 
     `reading` says how rows are read; a store of another reading belongs in another folder (`Reading.key`). Prompts
     that the tokenizer's own chat template rendered are recognised too.
@@ -121,7 +148,7 @@ def build_store(folder: Path, files: Sequence[Path], tokenizer: Any, reading: Re
     reading = replace(reading or Reading(), own=own_template(tokenizer))
     formats = Formats()
     with _moved_when_done(folder) as temporary:
-        examples = iter_examples(files, reading, formats)
+        examples = read(files, reading, formats)
         with (temporary / "tokens.bin").open("wb") as tokens, (temporary / "documents.jsonl").open("w") as documents:
             written = _write_documents(examples, tokenizer, reading.control_text, tokens, documents)
         if written.spelled:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -77,6 +78,7 @@ class Mamba2Model(Mamba2PreTrainedModel):
         self.gradient_checkpointing = False
         self.activation_policy = "fixed"  # as gradient_checkpointing_enable/disable left it
         self.segment_layers = 1  # layers whose input alone is kept (--checkpoint_every)
+        self.offload_checkpoints = False  # keep those inputs in the host's memory
         self.reserved_bytes = 0
         self._planned_tokens = 0
         self.post_init()
@@ -124,10 +126,11 @@ class Mamba2Model(Mamba2PreTrainedModel):
         if self.activation_policy == "auto" and self.training and torch.is_grad_enabled():
             self._choose_kept_layers(hidden)
         seen = [hidden]
-        for layers in self._segments():
-            hidden = layers(hidden, cu_seqlens=cu_seqlens, cache=cache_params, place=place)
-            if output_hidden_states:
-                seen.append(hidden)
+        with self._keeping(hidden.device):
+            for layers in self._segments():
+                hidden = layers(hidden, cu_seqlens=cu_seqlens, cache=cache_params, place=place)
+                if output_hidden_states:
+                    seen.append(hidden)
         seen[-1] = hidden = self.norm_f(hidden)
         if tokens is not None:
             seen = [restore_padding(state, tokens, shape) for state in (seen if output_hidden_states else seen[-1:])]
@@ -137,6 +140,12 @@ class Mamba2Model(Mamba2PreTrainedModel):
             cache_params=cache_params,
             hidden_states=cast("tuple[torch.FloatTensor]", tuple(seen)) if output_hidden_states else None,
         )
+
+    def _keeping(self, device: torch.device) -> AbstractContextManager:
+        """Where what layers or segments keep for the backward pass lies: on the device, or with the host."""
+        if not (self.offload_checkpoints and self.training and torch.is_grad_enabled()):
+            return nullcontext()
+        return torch.autograd.graph.save_on_cpu(pin_memory=device.type == "cuda")
 
     def _segments(self) -> Iterable[Callable[..., torch.Tensor]]:
         """What the residual stream passes through, one after the other: layers, or segments of them that keep only
@@ -204,16 +213,14 @@ class LanguageHead(nn.Linear):
     """
 
     def forward(
-        self, hidden: torch.Tensor, targets: torch.Tensor | None = None, weights: torch.Tensor | None = None
+        self, hidden: torch.Tensor, targets: torch.Tensor | None = None, reduction: str = "sum"
     ) -> torch.Tensor:
-        """hidden (..., d) -> logits (..., v); with targets (...) the fp32 sum of the losses, each times its weight."""
+        """hidden (..., d) -> logits (..., v); with targets (...) the fp32 losses: their sum, or ("none") each (...)."""
         hidden = hidden.to(self.weight.dtype)
         if targets is None:
             return linear(hidden, self.weight)
-        hidden, targets = hidden.flatten(0, -2), targets.flatten()
-        if weights is None:
-            return linear_cross_entropy(hidden, self.weight, targets)
-        return (linear_cross_entropy(hidden, self.weight, targets, reduction="none") * weights.flatten()).sum()
+        losses = linear_cross_entropy(hidden.flatten(0, -2), self.weight, targets.flatten(), reduction=reduction)
+        return losses.view(targets.shape) if reduction == "none" else losses
 
 
 class Mamba2ForCausalLM(Mamba2PreTrainedModel, GenerationMixin):
@@ -236,6 +243,12 @@ class Mamba2ForCausalLM(Mamba2PreTrainedModel, GenerationMixin):
         self.gradient_checkpointing_enable()
         self.backbone.activation_policy = "auto"
         self.backbone.reserved_bytes, self.backbone._planned_tokens = reserved_bytes, 0
+
+    def keep_residual_in_fp32(self, wide: bool) -> None:
+        """Widen the residual stream to fp32, or leave it as narrow as the weights; the config says so from now on."""
+        self.config.residual_in_fp32 = wide
+        for layer in self.backbone.layers:
+            cast(Mamba2Block, layer).residual_in_fp32 = wide
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.backbone.embeddings
@@ -278,6 +291,7 @@ class Mamba2ForCausalLM(Mamba2PreTrainedModel, GenerationMixin):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         shift_labels: torch.Tensor | None = None,
+        token_losses: bool = False,
         place: RowSlice | None = None,
     ) -> Mamba2CausalLMOutput:
         """Run the model over padded rows or one packed row; a keyword that is not listed here raises TypeError.
@@ -294,6 +308,7 @@ class Mamba2ForCausalLM(Mamba2PreTrainedModel, GenerationMixin):
             output_hidden_states: also the residual stream before each layer and the final norm's result.
             output_attentions: what wrappers pass along; there are none to return.
             shift_labels: (b, l), before `labels`: already what each position should predict.
+            token_losses: the loss is that of each position, (b, l), undivided; 0 where nothing is predicted.
             place: the tokens are a slice of a packed row that several ranks hold (`ops.sequence_parallel`).
             return_dict: False for a tuple of what is not None.
 
@@ -320,7 +335,9 @@ class Mamba2ForCausalLM(Mamba2PreTrainedModel, GenerationMixin):
             items = (targets != IGNORE_INDEX).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
             if loss_weights is not None and shift_labels is None:
                 loss_weights = loss_weights.roll(-1, dims=1)  # as the labels; a row's last position has no target
-            loss = self.lm_head(hidden, targets, loss_weights) / items
+            loss = self.lm_head(hidden, targets, "sum" if loss_weights is None and not token_losses else "none")
+            if not token_losses:
+                loss = (loss if loss_weights is None else (loss * loss_weights).sum()) / items
         else:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = self.lm_head(hidden[:, kept]).float()

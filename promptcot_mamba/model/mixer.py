@@ -6,7 +6,6 @@ Parameter names are transformers' own. `b` batch, `l` length, `h` heads of `p` c
 
 from __future__ import annotations
 
-from functools import partial
 from typing import cast
 
 import torch
@@ -20,7 +19,7 @@ from promptcot_mamba.ops.causal_conv1d import causal_conv1d
 from promptcot_mamba.ops.fused_mixer import fused_mixer
 from promptcot_mamba.ops.gated_rms_norm import gated_rms_norm
 from promptcot_mamba.ops.products import Linear
-from promptcot_mamba.ops.sequence_parallel import RowSlice, sliced_mixer
+from promptcot_mamba.ops.sequence_parallel import RowSlice
 from promptcot_mamba.ops.ssd import ssd
 
 
@@ -65,16 +64,19 @@ class Mamba2Mixer(nn.Module):
     ) -> torch.Tensor:
         """(b, l, d_model) -> (b, l, d_model), each document or row by itself.
 
-        `keep`: see `fused_mixer`; `place`: see `sliced_mixer`.
+        `keep`: see `fused_mixer`; `place`: the tokens are a slice of a row (`ops.sequence_parallel`).
         """
         zxbcdt = self.in_proj(hidden)
         if cache is None:
-            mix = partial(fused_mixer, keep=keep) if place is None else partial(sliced_mixer, place=place)
-            y = mix(
+            neighbours = None
+            if place is not None:
+                assert cu_seqlens is not None  # a slice is one of a packed row
+                neighbours = place.neighbours(cu_seqlens, self.layer_idx)
+            y = fused_mixer(
                 zxbcdt, self.conv1d.weight[:, 0], self.conv1d.bias, self.A_log, self.D, self.dt_bias,
                 self.norm.weight, n_groups=self.config.n_groups, head_dim=self.config.head_dim,
                 state_size=self.config.state_size, eps=self.config.layer_norm_epsilon, cu_seqlens=cu_seqlens,
-                dt_limit=self.config.time_step_limit,
+                dt_limit=self.config.time_step_limit, keep=keep, neighbours=neighbours,
             )  # fmt: skip
         elif cache.has_previous_state(self.layer_idx) and zxbcdt.shape[1] == 1 and cu_seqlens is None:
             y = self._step(zxbcdt[:, 0], cache)[:, None]

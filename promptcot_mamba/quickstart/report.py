@@ -10,7 +10,7 @@ from typing import Any
 
 from promptcot_mamba.chat_format import TURN_END, USER_START, split
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.grading.metrics import Estimate, difference_of_shares, share_interval
+from promptcot_mamba.grading.metrics import Estimate, compare_paired, share_interval
 from promptcot_mamba.jsonl import Row, read_jsonl
 from promptcot_mamba.report.document import (
     Chain,
@@ -86,11 +86,17 @@ class Results:
     stages: list[dict[str, Any]]
 
     def share(self, model: str, group: Group) -> Estimate:
-        sampled = [row for row in self.sampled[model] if row["source"] in group.sources]
-        return share_interval(sum(row["grade"]["correct"] for row in sampled), len(sampled))
+        verdicts = self.verdicts(model, group).values()
+        return share_interval(sum(right for (right,) in verdicts), len(verdicts))
 
     def difference(self, claim: Claim) -> Estimate:
-        return difference_of_shares(self.share(claim.first, claim.group), self.share(claim.second, claim.group))
+        """Second minus first, paired: both models answered the same problems."""
+        return compare_paired(*(self.verdicts(model, claim.group) for model in (claim.first, claim.second))).difference
+
+    def verdicts(self, model: str, group: Group) -> dict[str, list[bool]]:
+        """The one verdict on each problem of a group, by the problem's name."""
+        sampled = [row for row in self.sampled[model] if row["source"] in group.sources]
+        return {f"{row['source']}/{row['idx']}": [row["grade"]["correct"]] for row in sampled}
 
 
 def read_results(folder: Path) -> Results:

@@ -17,13 +17,14 @@ FOLLOWED = {
     "optimisation": (
         "num_train_epochs", "max_steps", "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps",
         "optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay", "max_grad_norm",
-        "neftune_noise_alpha", "loss_average", "bf16", "split_master_weights", "grad_accum_dtype",
+        "neftune_noise_alpha", "loss_average", "objective", "beta", "length_normalised", "reference_path",
+        "bf16", "split_master_weights", "grad_accum_dtype",
         "lora_rank", "lora_alpha", "lora_target", "seed", "data_seed",
     ),
     "batches": (
         "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps",
-        "gradient_checkpointing", "checkpoint_policy", "checkpoint_every", "dataloader_num_workers",
-        "dataloader_prefetch_factor", "dataloader_pin_memory",
+        "gradient_checkpointing", "checkpoint_policy", "checkpoint_every", "offload_checkpoints",
+        "residual_in_fp32", "dataloader_num_workers", "dataloader_prefetch_factor", "dataloader_pin_memory",
     ),
     "checkpoints and validation": (
         "output_dir", "save_strategy", "save_steps", "save_total_limit", "save_only_model", "resume_from_checkpoint",

@@ -8,6 +8,7 @@ counts as written.
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Iterator, Sized
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +18,7 @@ import torch.distributed as dist
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, Trainer
 
-from promptcot_mamba.checkpoint import writing_weights
+from promptcot_mamba.checkpoint import refused_writes, writing_weights
 from promptcot_mamba.model import Mamba2ForCausalLM
 from promptcot_mamba.model.card import write_card
 from promptcot_mamba.ops.linear_cross_entropy import IGNORE_INDEX
@@ -80,11 +81,12 @@ class SftTrainer(Trainer):
     # ---- rows -------------------------------------------------------------------------------------------------
 
     def _loader(self, rows: Dataset, rows_per_device: int, *, shuffle: bool) -> StepLoader:
-        """Shuffled rows are training's, which the ranks of a slice group share; validation's documents are whole."""
+        """Shuffled rows are training's. The ranks of a slice group share each batch, a slice for each."""
         collate, share = self.data_collator, 1
-        if self.slices is not None and shuffle:
+        if self.slices is not None:
             share = self.slices.size
-            collate = SliceCollator(collate, share, self.slices.index, self.args.loss_average == "examples")
+            weighted = shuffle and self.args.loss_average == "examples"
+            collate = SliceCollator(collate, share, self.slices.index, weighted)
         sampler = StepSampler(
             len(cast(Sized, rows)),
             rows_per_device,
@@ -117,8 +119,11 @@ class SftTrainer(Trainer):
         *counts, stop = sum_over_ranks(total).tolist()
         self.stop_requested = stop > 0
         self.meter.add(counts)
-        labelled, documents = counts[0], counts[3]
-        return batches, labelled if self.args.loss_average == "tokens" else documents
+        return batches, self.count_items(labelled=counts[0], documents=counts[3])
+
+    def count_items(self, labelled: int, documents: int) -> int:
+        """What a step's loss is the mean over, of its labelled tokens and documents on all processes."""
+        return labelled if self.args.loss_average == "tokens" else documents
 
     # ---- loss -------------------------------------------------------------------------------------------------
 
@@ -136,9 +141,7 @@ class SftTrainer(Trainer):
         """
         inputs = {key: value for key, value in inputs.items() if key != "example_ids"}
         if self.slices is not None:
-            place = RowSlice(self.slices, inputs.pop("continued"), inputs.pop("continues"))
-            inputs = {key: value for key, value in inputs.items() if key not in ("labels", "documents")}
-            loss = model(**inputs, place=place, use_cache=False, num_items_in_batch=num_items_in_batch)["loss"]
+            loss = model(**self._placed(inputs), use_cache=False, num_items_in_batch=num_items_in_batch)["loss"]
         elif self.args.loss_average == "examples":
             loss = weighted_loss(model, inputs, example_weights(inputs["labels"], inputs.get("cu_seqlens")))
             assert num_items_in_batch is not None  # `get_batch_samples` counts them
@@ -146,6 +149,14 @@ class SftTrainer(Trainer):
         else:
             loss = model(**inputs, use_cache=False, num_items_in_batch=num_items_in_batch)["loss"]
         return loss * self.args.world_size
+
+    def _placed(self, inputs: Batch) -> Batch:
+        """What the model takes of a batch: of a slice its place in the row, and labels shifted before it was cut."""
+        if self.slices is None:
+            return inputs
+        place = RowSlice(self.slices, inputs["continued"], inputs["continues"])
+        left_out = ("labels", "documents", "continued", "continues")
+        return {key: value for key, value in inputs.items() if key not in left_out} | {"place": place}
 
     def training_step(
         self, model: Any, inputs: Batch, num_items_in_batch: torch.Tensor | int | None = None
@@ -226,7 +237,7 @@ class SftTrainer(Trainer):
         for batch in self._loader(rows, self.args.per_device_eval_batch_size, shuffle=False):
             labelled = int((batch["labels"] != IGNORE_INDEX).sum())
             inputs = self._prepare_inputs({key: value for key, value in batch.items() if key != "example_ids"})
-            loss = self.model_wrapped(**inputs, use_cache=False, num_items_in_batch=1)["loss"]
+            loss = self.model_wrapped(**self._placed(inputs), use_cache=False, num_items_in_batch=1)["loss"]
             totals += torch.stack([loss.double(), torch.tensor(float(labelled), device=totals.device).double()])
         return sum_over_ranks(totals).cpu()
 
@@ -236,11 +247,16 @@ class SftTrainer(Trainer):
         """Write a checkpoint beside its name, and move it there once every process has written its part."""
         output_dir = self.args.output_path
         writing = run_folder.writing_folder(output_dir, self.state.global_step)
-        self.save_model(str(writing), _internal_call=True)
-        if not self.args.save_only_model:
-            self._save_optimizer_and_scheduler(str(writing))
-            self._save_scaler(str(writing))
-            self._save_rng_state(str(writing))
+        try:
+            self.save_model(str(writing), _internal_call=True)
+            if not self.args.save_only_model:
+                with refused_writes(writing):
+                    self._save_optimizer_and_scheduler(str(writing))
+                    self._save_scaler(str(writing))
+                    self._save_rng_state(str(writing))
+        except OSError:  # a full disk: what was written would fill it still
+            shutil.rmtree(writing, ignore_errors=True)
+            raise
         self._barrier()
         if self.args.should_save:
             self.state.save_to_json(str(writing / run_folder.TRAINER_STATE_FILE))

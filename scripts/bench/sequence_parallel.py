@@ -1,15 +1,17 @@
-"""What slices cost and save: one row on one process against the same row in slices on several, on this machine's CPU.
+"""What slices cost and save: a row held by several processes, against the same row on one, on this machine's CPU.
 
     python -m scripts.bench.sequence_parallel --lengths 16384 65536 --sizes 2 4
 
-A step is a forward and backward pass of a small Mamba-2 over one row of a few documents, one thread a process. Arms
-take turns, each in processes of its own, so that a busy minute meets all of them. Memory is what a process's
-resident set rises by during a step; cost is CPU time, all processes together. The peer is the same model on the whole
-row; losses are compared too.
+A step is a forward and backward pass of a small Mamba-2 under gradient checkpointing over one row of three documents,
+one thread a process. Memory is what the largest process's resident set rises by during its first step, against the
+whole row's on one process. Cost is CPU time of all processes, against as many processes that each take a row of
+their own as long as a slice: the same tokens on the same cores, unsliced. The two take turns within the same
+processes, so that a busy minute meets both.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 import tempfile
@@ -28,7 +30,13 @@ from promptcot_mamba.cli import parse_args, run_program
 from promptcot_mamba.log import get_logger
 from promptcot_mamba.model import Mamba2ForCausalLM
 from promptcot_mamba.model.causal_lm import next_token_labels
-from promptcot_mamba.ops.sequence_parallel import RowSlice, make_slice_groups, slice_bounds, slice_documents
+from promptcot_mamba.ops.sequence_parallel import (
+    RowSlice,
+    SliceGroup,
+    make_slice_groups,
+    slice_bounds,
+    slice_documents,
+)
 
 logger = get_logger("bench_sequence_parallel")
 WHOLE = 1
@@ -40,7 +48,7 @@ class Arguments:
 
     lengths: list[int] = field(default_factory=lambda: [16384, 65536], metadata={"help": "tokens of the row"})
     sizes: list[int] = field(default_factory=lambda: [2, 4], metadata={"help": "slices, a process each"})
-    rounds: int = field(default=3, metadata={"help": "steps of every arm that count, in turn"})
+    rounds: int = field(default=5, metadata={"help": "pairs of steps whose times count"})
     hidden_size: int = 128
     layers: int = 4
     record: str | None = field(default=None, metadata={"help": "also write the record here"})
@@ -74,8 +82,8 @@ def resident_bytes(peak: bool) -> int:
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(name))
 
 
-def run_step(model: Mamba2ForCausalLM, length: int, slices) -> Step:
-    """One forward and backward pass over this process's part of the row."""
+def run_step(model: Mamba2ForCausalLM, length: int, slices: SliceGroup | None) -> Step:
+    """One forward and backward pass over this process's slice of the row, or over a whole one of its own."""
     ids = torch.randint(0, 512, (1, length), generator=torch.Generator().manual_seed(length))
     marks = [0, length // 7, length // 2 + 3, length]
     targets = next_token_labels(ids, torch.tensor(marks))
@@ -100,7 +108,7 @@ def run_step(model: Mamba2ForCausalLM, length: int, slices) -> Step:
 
 
 def work(rank: int, size: int, args: Arguments, length: int, store: str, answers: str) -> None:
-    """One process of an arm: a step to warm up, then one that counts, written to `answers`."""
+    """One process: a short step to warm up, one whose memory counts, then pairs of steps, sliced and apart."""
     torch.set_num_threads(1)
     slices = None
     if size > WHOLE:
@@ -109,34 +117,61 @@ def work(rank: int, size: int, args: Arguments, length: int, store: str, answers
         )
         slices = make_slice_groups(size)
     model = make_model(args)
-    run_step(model, length, slices)
-    torch.save(asdict(run_step(model, length, slices)), f"{answers}.{rank}")
+    run_step(model, 64 * size, slices)
+    found = {"first": asdict(run_step(model, length, slices)), "pairs": []}
+    for _ in range(args.rounds if slices is not None else 0):
+        seconds = []
+        for arm, tokens in ((slices, length), (None, length // size)):
+            dist.barrier()
+            seconds.append(run_step(model, tokens, arm).seconds)
+        found["pairs"].append(seconds)
+    Path(f"{answers}.{rank}").write_text(json.dumps(found), encoding="utf-8")
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
-def measure(args: Arguments, length: int, size: int) -> list[Step]:
-    """One arm's step, a `Step` for every process."""
+def measure(args: Arguments, length: int, size: int) -> dict:
+    """A row of `length` tokens on `size` processes: its figures, ratios to the whole row still missing."""
     with tempfile.TemporaryDirectory() as folder:
         answers = str(Path(folder) / "step")
         mp.spawn(work, (size, args, length, str(Path(folder) / "store"), answers), nprocs=size)
-        return [Step(**torch.load(f"{answers}.{rank}", weights_only=True)) for rank in range(size)]
+        found = [json.loads(Path(f"{answers}.{rank}").read_text(encoding="utf-8")) for rank in range(size)]
+    first = [Step(**one["first"]) for one in found]
+    pairs = [
+        [sum(times) for times in zip(*pair, strict=True)] for pair in zip(*(one["pairs"] for one in found), strict=True)
+    ]
+    return {
+        "length": length, "size": size, "loss": sum(step.loss for step in first),
+        "peak_mib": max(step.peak_bytes for step in first) / 2**20,
+        "sent_kib": max(step.sent_bytes for step in first) / 1024,
+        "cpu_seconds": statistics.median(sliced for sliced, _ in pairs) if pairs else None,
+        "cost_ratios": [sliced / apart for sliced, apart in pairs],
+    }  # fmt: skip
 
 
 def make_table(results: list[dict]) -> RecordTable:
-    rows = [
-        [
-            f"{one['length']:,}", str(one["size"]), f"{one['peak_mib']:.0f}", f"{one['memory_ratio']:.2f}",
-            f"{one['cpu_seconds']:.2f}", f"{one['cost_ratio']:.2f}", f"{one['sent_kib']:.0f}",
-            f"{one['loss_error']:.0e}",
-        ]
-        for one in results
-    ]  # fmt: skip
-    header = ["row", "slices", "MiB a process", "of whole", "CPU s", "of whole", "KiB sent", "loss off by"]
+    rows = []
+    for one in results:
+        ratios = one["cost_ratios"]
+        cost = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else ""
+        rows.append([
+            f"{one['length']:,}", str(one["size"]), f"{one['peak_mib']:.0f}", f"{one['memory_ratio']:.2f}", cost,
+            f"{one['sent_kib']:.0f}", f"{one['loss_error']:.0e}",
+        ])  # fmt: skip
+    header = [
+        "row",
+        "slices",
+        "MiB a process",
+        "of the whole row's",
+        "CPU time, of unsliced",
+        "KiB sent",
+        "loss off by",
+    ]
     caption = (
-        "One row held by several processes, against the same row on one (with the mixer in its compiled form): what a "
-        "step adds to a process's memory (the largest of them), CPU time of all processes, bytes each sends a step "
-        "(the most), and the loss's relative error. Medians over rounds in which the arms took turns."
+        "One row held by several processes, against the same row on one: what a step adds to a process's memory (the "
+        "largest of them), the loss's relative error, and the bytes that a process sends (the most). CPU time: of all "
+        "processes, against as many unsliced rows of a slice's length on as many processes; the median of pairs taken "
+        "in turn, and their range."
     )
     return RecordTable(caption, header, rows)
 
@@ -146,30 +181,12 @@ def main() -> int:
     os.environ["OMP_NUM_THREADS"] = "1"
     results = []
     for length in args.lengths:
-        sizes = [WHOLE, *args.sizes]
-        rounds = [{size: measure(args, length, size) for size in sizes} for _ in range(args.rounds)]
-        whole = [one[WHOLE][0] for one in rounds]
-        for size in sizes:
-            peaks = [max(step.peak_bytes for step in one[size]) for one in rounds]
-            seconds = [sum(step.seconds for step in one[size]) for one in rounds]
-            loss = sum(step.loss for step in rounds[0][size])
-            results.append(
-                {
-                    "length": length,
-                    "size": size,
-                    "peak_mib": statistics.median(peaks) / 2**20,
-                    "memory_ratio": statistics.median(
-                        peak / base.peak_bytes for peak, base in zip(peaks, whole, strict=True)
-                    ),
-                    "cpu_seconds": statistics.median(seconds),
-                    "cost_ratio": statistics.median(
-                        second / base.seconds for second, base in zip(seconds, whole, strict=True)
-                    ),
-                    "sent_kib": max(step.sent_bytes for step in rounds[0][size]) / 1024,
-                    "loss_error": abs(loss - whole[0].loss) / abs(whole[0].loss),
-                }
-            )
-            logger.info("%s", results[-1])
+        whole = measure(args, length, WHOLE)
+        for one in [whole, *(measure(args, length, size) for size in args.sizes)]:
+            one["memory_ratio"] = one["peak_mib"] / whole["peak_mib"]
+            one["loss_error"] = abs(one["loss"] - whole["loss"]) / abs(whole["loss"])
+            results.append(one)
+            logger.info("%s", one)
     table = make_table(results)
     print(render_record_table(table))
     title = "Sequence parallelism on CPU"

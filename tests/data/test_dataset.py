@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,18 @@ def test_store_is_whole_or_absent(tmp_path: Path):
     with pytest.raises(InputError, match=r"bad\.jsonl:2"):
         build_store(tmp_path / "cache" / "store", [bad], TOKENIZER)
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_what_a_killed_process_left_goes_once_nobody_can_be_writing_it(data: Path, tmp_path: Path):
+    """An hour is longer than any pause between two batches; a younger one may be another process's."""
+    old, young = tmp_path / ".store.1.tmp", tmp_path / ".store.2.tmp"
+    for folder in (old, young):
+        folder.mkdir()
+        (folder / "tokens.bin").write_bytes(b"half")
+    for path in (old / "tokens.bin", old):
+        os.utime(path, (0, 0))
+    build_store(tmp_path / "store", find_row_files(data), TOKENIZER)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".store.2.tmp", "store"]
 
 
 def test_packed_batch(store: TokenStore):

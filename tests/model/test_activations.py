@@ -49,8 +49,8 @@ def test_free_memory_is_read_from_the_machine():
 def test_a_mixer_s_forward_runs_twice_a_step(tmp_path, monkeypatch, checkpointing, reentrant):
     """However short memory is: a layer that is recomputed leaves its mixer nothing to make again."""
     runs = []
-    forward = native._Pass.run
-    monkeypatch.setattr(native._Pass, "run", lambda self, keep: runs.append(keep) or forward(self, keep))
+    forward = native.NativeStages.finish
+    monkeypatch.setattr(native.NativeStages, "finish", lambda self: runs.append(1) or forward(self))
     monkeypatch.setattr(native, "free_memory", lambda: 0)
     monkeypatch.setattr(native, "_kept", WeakKeyDictionary())  # what other tests found to fit
     model = load_causal_lm(make_checkpoint(tmp_path), dtype=torch.float32).train()

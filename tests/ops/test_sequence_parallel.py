@@ -18,11 +18,9 @@ from promptcot_mamba.ops.sequence_parallel import (
     make_slice_groups,
     slice_bounds,
     slice_documents,
-    sliced_mixer,
 )
 
 H, P, N, W = 4, 8, 8, 4
-NO_LIMIT = (0.0, float("inf"))
 NAMES = ("zxbcdt", "conv_weight", "conv_bias", "A_log", "D", "dt_bias", "norm_weight")
 # Rows by their documents' lengths: whole, cut at every kind of place, of one token, shorter than the convolution.
 ROWS = [
@@ -70,9 +68,10 @@ def slice_row(lengths: list[int], groups: int, seed: int, slices, dtype=torch.fl
     marks, continued, continues = slice_documents(as_marks(lengths), start, end)
     inputs["zxbcdt"] = inputs["zxbcdt"][:, start:end].contiguous()
     inputs = {name: value.to(dtype).requires_grad_() for name, value in inputs.items()}
-    out = sliced_mixer(
-        **inputs, place=RowSlice(slices, continued, continues), cu_seqlens=torch.tensor(marks, dtype=torch.int32),
-        n_groups=groups, head_dim=P, state_size=N, dt_limit=NO_LIMIT,
+    documents = torch.tensor(marks, dtype=torch.int32)
+    out = fused_mixer(
+        **inputs, neighbours=RowSlice(slices, continued, continues).neighbours(documents, layer=0),
+        cu_seqlens=documents, n_groups=groups, head_dim=P, state_size=N,
     )  # fmt: skip
     weights = torch.linspace(-1, 1, sum(lengths) * H * P, dtype=torch.float64).view(1, -1, H * P)[:, start:end]
     (out * weights.to(out)).sum().backward()

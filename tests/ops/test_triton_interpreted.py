@@ -58,3 +58,10 @@ def test_a_mixer_runs_its_forward_twice_and_no_more():
     assert "recomputed as a whole" in results, stderr
     for case, result in results.items():
         assert [side.count("chunk_scan") for side in result["launches"]] == [1, 1], (case, result["launches"])
+
+
+def test_a_slice_s_mixer_runs_its_forward_twice_and_no_more():
+    results, stderr = interpreted("sliced_mixer")
+    assert "recomputed as a whole" in results, stderr
+    for case, result in results.items():
+        assert result["launches"].count("chunk_scan") == 2 * result["slices"], (case, result["launches"])

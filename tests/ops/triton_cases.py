@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
+import threading
 from dataclasses import replace
 
 import torch
@@ -204,7 +205,41 @@ def compare_mixer(lengths=None, length=None, b=1, h=4, p=16, g=2, n=16, bias=Tru
     return compare(op, inputs)
 
 
+def compare_slices(lengths, slices, h=4, p=16, g=2, n=16, checkpointed=False) -> dict:
+    """The mixer of a row on threads that hold a slice each; launches of all of them."""
+    from torch.utils.checkpoint import checkpoint
+
+    from promptcot_mamba.ops.triton_common import arrival_counters, record_launches
+    from tests.ops.slices_in_threads import make_groups, sliced_row, whole_row
+    from tests.ops.test_fused_mixer import make_inputs
+
+    inputs = make_inputs(1, sum(lengths), h, p, g, n)
+    arrival_counters(inputs["D"])
+    settings = {"n_groups": g, "head_dim": p, "state_size": n, "chunk_size": 16}
+    reference = whole_row(inputs, lengths, settings | {"backend": "recompute"})
+    settings["backend"] = "triton"
+    call = None
+    if checkpointed:
+
+        def call(op, **arguments):
+            return checkpoint(functools.partial(op, keep=True), use_reentrant=False, **arguments)
+
+    torch.use_deterministic_algorithms(True, warn_only=True)  # fills what torch.empty hands out with NaN
+    with record_launches() as launches:
+        got = sliced_row(inputs, lengths, settings, make_groups(slices), torch.float32, call)
+    torch.use_deterministic_algorithms(False)
+    names = [launch.name for launch in launches]
+    return {"errors": relative_errors(reference, got), "launches": names, "slices": slices}
+
+
 CASES = {
+    "sliced_mixer": {
+        "one document": lambda: compare_slices([35], 3, h=2),
+        "documents across, at and beside borders": lambda: compare_slices([1, 18, 6, 1, 12], 2, g=1, h=2),
+        "slices shorter than the convolution": lambda: compare_slices([3, 2], 4, h=2, g=1),
+        "8 groups": lambda: compare_slices([5, 14], 2, h=8, g=8),
+        "recomputed as a whole": lambda: compare_slices([20], 2, h=2, g=1, checkpointed=True),
+    },
     "causal_conv1d": {
         "odd length, two rows": lambda: compare_conv(length=37, b=2, d=130),
         "documents": lambda: compare_conv(lengths=[1, 31, 2, 33, 3, 1]),
@@ -251,10 +286,10 @@ def main(op: str) -> None:
     from triton.runtime.interpreter import GridExecutor
 
     torch.set_num_threads(1)
-    interpret = GridExecutor.__call__
+    interpret, one_at_a_time = GridExecutor.__call__, threading.Lock()  # it patches triton's own module as it runs
 
     def uncounted(*args, **kwargs):  # the interpreter's own copies of a kernel's arguments
-        with _disable_current_modes():
+        with one_at_a_time, _disable_current_modes():
             return interpret(*args, **kwargs)
 
     GridExecutor.__call__ = uncounted

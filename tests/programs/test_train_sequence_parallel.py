@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -19,7 +20,6 @@ from tests.programs.train_helpers import (
     free_port,
     make_work,
     read_curve,
-    run_alone,
     run_train,
     start_train,
     wait_for_step,
@@ -33,7 +33,15 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def alone(work: Path) -> Path:
-    return run_alone(work)
+    result = run_train(flags_for(work, "alone", eval_data_path=work / "sums.jsonl"))
+    assert result.returncode == 0, result.stderr[-3000:]
+    return work / "alone"
+
+
+def read_validation(output_dir: Path) -> list[dict]:
+    """The log entries of validation."""
+    rows = [json.loads(line) for line in (output_dir / "train_log.jsonl").read_text().splitlines()]
+    return [row for row in rows if "eval_loss" in row]
 
 
 def torchrun(flags: dict[str, object], processes: int) -> subprocess.CompletedProcess[str]:
@@ -51,12 +59,16 @@ def assert_same_curve(one: Path, other: Path) -> None:
         assert got["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-5)
         assert got["documents"] == expected["documents"]
         assert got["labelled_tokens"] == expected["labelled_tokens"]
+    for expected, got in zip(read_validation(one), read_validation(other), strict=True):
+        losses = {name: value for name, value in expected.items() if name.endswith("_loss")}
+        assert losses == pytest.approx({name: got[name] for name in losses}, rel=1e-6)
 
 
 def test_two_processes_hold_each_row_and_learn_what_one_learns(work: Path, alone: Path):
-    result = torchrun(flags_for(work, "two", sequence_parallel_size=2), 2)
+    result = torchrun(flags_for(work, "two", sequence_parallel_size=2, eval_data_path=work / "sums.jsonl"), 2)
     assert result.returncode == 0, result.stderr[-3000:]
     assert_same_curve(alone, work / "two")
+    assert read_validation(work / "two")
 
 
 @pytest.mark.parametrize(
@@ -100,7 +112,7 @@ def test_sharded_slices_train_alike_and_survive_a_kill(work: Path, config: str, 
 
 @pytest.mark.slow
 def test_slices_beside_data_parallelism(work: Path, alone: Path):
-    flags = flags_for(work, "four", sequence_parallel_size=2)
+    flags = flags_for(work, "four", sequence_parallel_size=2, eval_data_path=work / "sums.jsonl")
     flags["gradient_accumulation_steps"] = int(flags["gradient_accumulation_steps"]) // 2
     result = torchrun(flags, 4)
     assert result.returncode == 0, result.stderr[-3000:]

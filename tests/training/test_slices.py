@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 import random
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from promptcot_mamba.data.collate import collate_packed
+from promptcot_mamba.errors import InputError
 from promptcot_mamba.model.causal_lm import next_token_labels
 from promptcot_mamba.ops.linear_cross_entropy import IGNORE_INDEX
+from promptcot_mamba.training.checks import check_residual, check_slices
 from promptcot_mamba.training.losses import example_weights
 from promptcot_mamba.training.meters import count_batch
 from promptcot_mamba.training.slices import SliceCollator
@@ -67,3 +70,40 @@ def test_a_rank_without_a_row_takes_part_with_nothing():
 def test_a_document_is_named_wherever_it_is_seen():
     names = [SliceCollator(COLLATE, 2, index, False)([draw_row([10, 30])])["example_ids"] for index in range(2)]
     assert names == [["ex0", "ex1"], ["ex1"]]
+
+
+def arguments(**changes) -> SimpleNamespace:
+    """What the checks read of the flags, at their defaults."""
+    flags = {
+        "sequence_parallel_size": 1, "checkpoint_every": 1, "offload_checkpoints": False, "residual_in_fp32": None,
+        "narrow_weights": False, "max_length": 64,
+    }  # fmt: skip
+    return SimpleNamespace(**flags | changes)
+
+
+def check(args: SimpleNamespace, packing: bool, is_mamba2: bool) -> None:
+    check_slices(args, args, packing, is_mamba2)
+    check_residual(args, is_mamba2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "packing", "is_mamba2", "message"),
+    [
+        ({"sequence_parallel_size": 2}, True, False, "--sequence_parallel_size 2: only Mamba-2 rows can be cut"),
+        ({"sequence_parallel_size": 2}, False, True, "--sequence_parallel_size 2: rows must be packed"),
+        ({"sequence_parallel_size": 4, "max_length": 3}, True, True, "4: more slices than --max_length 3"),
+        ({"checkpoint_every": 4}, True, False, "--checkpoint_every 4: for Mamba-2 models only"),
+        ({"offload_checkpoints": True}, True, False, "--offload_checkpoints True: for Mamba-2 models only"),
+        ({"residual_in_fp32": False}, True, True, "--residual_in_fp32 False: needs bf16 weights"),
+    ],
+)
+def test_what_cannot_be_is_told_in_a_line(changes: dict, packing: bool, is_mamba2: bool, message: str):
+    with pytest.raises(InputError, match=message):
+        check(arguments(**changes), packing, is_mamba2)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"residual_in_fp32": True}, {"residual_in_fp32": False, "narrow_weights": True}]
+)
+def test_what_can_be_is_let_through(changes: dict):
+    check(arguments(**changes), packing=True, is_mamba2=True)

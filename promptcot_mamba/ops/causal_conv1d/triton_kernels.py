@@ -64,10 +64,16 @@ def conv_forward_kernel(
         place = start - back - doc_start + tokens  # of the token read, in its document
         rows = x + (start - back) * x_row + tokens[:, None] * x_row + channels[None, :]
         tile = tl.load(rows, mask=inside & (place >= 0)[:, None], other=0.0).to(tl.float32)
-        if initial is not None:
-            earlier = initial + (document * d + channels)[None, :] * (WIDTH - 1) + (place + WIDTH - 1)[:, None]
-            tile += tl.load(earlier, mask=inside & (place < 0)[:, None], other=0.0).to(tl.float32)
         total += tap[None, :] * tile
+    # Row by row: a tile of pointers more would spill registers.
+    if initial is not None:  # noqa: SIM102
+        if start == doc_start:
+            for k in tl.static_range(WIDTH - 1):
+                earlier = tl.load(initial + (document * d + channels) * (WIDTH - 1) + k, mask=known, other=0.0)
+                for token in tl.static_range(k + 1):
+                    tap = tl.load(weight + channels * WIDTH + (k - token), mask=known, other=0.0).to(tl.float32)
+                    seen = (tap * earlier.to(tl.float32))[None, :]
+                    total += tl.where((tokens == token)[:, None], seen, 0.0)
     if SILU:
         total *= sigmoid(total)
     places = y + start * y_row + tokens[:, None] * y_row + channels[None, :]

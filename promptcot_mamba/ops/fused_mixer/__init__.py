@@ -21,6 +21,7 @@ from promptcot_mamba.errors import InputError
 from promptcot_mamba.ops.backends import COMPOSED, MIXER_OPS, choose_backend, get_table, wanted_backend
 from promptcot_mamba.ops.causal_conv1d import find_width_misfit
 from promptcot_mamba.ops.checks import check_documents, check_float, check_float_shape, check_shape
+from promptcot_mamba.ops.fused_mixer.staged import Neighbours
 from promptcot_mamba.ops.native import runs_native
 from promptcot_mamba.ops.ssd.triton_configs import find_misfit
 
@@ -50,6 +51,7 @@ def fused_mixer(
     cu_seqlens: torch.Tensor | None = None,
     dt_limit: tuple[float, float] = NO_LIMIT,
     keep: bool = False,
+    neighbours: Neighbours | None = None,
     backend: str | None = None,
 ) -> torch.Tensor:
     """From a mixer's input projection to its output projection.
@@ -62,6 +64,7 @@ def fused_mixer(
         cu_seqlens: (docs+1) int32 or int64, needs b == 1.
         dt_limit: dt is clamped to it after the softplus.
         keep: hold what lies between for the backward pass, for callers that recompute the whole layer themselves.
+        neighbours: where the row is one slice of a longer one (`ops.sequence_parallel`): how to reach the others.
 
     Returns:
         (b, l, d_inner) in the dtype of zxbcdt.
@@ -101,8 +104,11 @@ def fused_mixer(
             or find_misfit(zxbcdt.dtype, zxbcdt.device, head_dim, state_size)
         ),
     )  # fmt: skip
+    if neighbours is not None and cu_seqlens is None:
+        raise InputError(f"{op}: a slice of a row has neighbours only with cu_seqlens")
+    told = {} if neighbours is None else {"neighbours": neighbours}  # a form that knows of none serves whole rows
     return run(
         zxbcdt, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight, n_groups=n_groups, head_dim=head_dim,
         state_size=state_size, chunk_size=chunk_size, eps=eps, cu_seqlens=cu_seqlens, dt_limit=tuple(dt_limit),
-        keep=keep,
+        keep=keep, **told,
     )  # fmt: skip

@@ -20,6 +20,7 @@ struct Shape {
   const int64_t* start;         // (c) first token of each chunk
   const int64_t* length;        // (c) tokens in it
   const int64_t* position;      // (c) tokens of its document before it
+  const float* halo;            // (w - 1, conv) what stands before the first document; null: nothing does
   int64_t inner() const { return h * p; }
   int64_t conv() const { return h * p + 2 * g * n; }
 };

@@ -1,7 +1,7 @@
 // The mixer's causal convolution with its silu, forward chunk by chunk, backward over all chunks.
 //
 // A block of channels is copied with the tokens it needs into rows that stay in cache, zeros standing for what lies
-// before its document: the loops over them know no borders.
+// before its document, or the halo where another slice of the row holds it: the loops over them know no borders.
 
 #pragma once
 
@@ -34,6 +34,9 @@ inline void gather(const Shape& s, int64_t chunk, int64_t tokens, int64_t first,
     float* row = rows + (s.w - 1 + i) * BLOCK;
     for (int64_t v = 0; v < wide; ++v) row[v] = load(in[v]);
   }
+  if (s.halo == nullptr || s.start[chunk] != s.position[chunk]) return;  // only the first document has one
+  for (int64_t i = 0; i + s.position[chunk] < s.w - 1; ++i)  // the halo's last rows, up to the document's start
+    std::copy_n(s.halo + (i + s.position[chunk]) * s.conv() + first, wide, rows + i * BLOCK);
 }
 
 // taps (w, BLOCK) and, last, the bias.
@@ -77,10 +80,11 @@ void convolve(const Shape& s, int64_t chunk, const T* zxbcdt, const float* taps,
 }
 
 // Gradients of a chunk's tokens, to which the next w-1 tokens of its document contribute too: their gradients before
-// the activation are made again here rather than shared. dtaps (c, w, conv) and dbias (c, conv) are sums over a chunk.
+// the activation are made again here rather than shared. dtaps (c, w, conv) and dbias (c, conv) are sums over a chunk;
+// dhalo (w - 1, conv) is null where there is no halo.
 template <typename T>
 void convolve_backward(const Shape& s, const T* zxbcdt, const float* taps, const float* bias, const float* dxbc,
-                       T* dzxbcdt, float* dtaps, float* dbias) {
+                       T* dzxbcdt, float* dtaps, float* dbias, float* dhalo) {
   int64_t conv = s.conv(), blocks = (conv + BLOCK - 1) / BLOCK;
 #pragma omp parallel
   {
@@ -115,6 +119,12 @@ void convolve_backward(const Shape& s, const T* zxbcdt, const float* taps, const
                 sum += local[(w - 1 - back) * BLOCK + v] * felt[back * BLOCK + v];
               store(out + v, sum);
             }
+          }
+          for (int64_t r = 0; dhalo && chunk == 0 && r < w - 1; ++r) {  // row r is seen by tokens 0 to r, if there are
+            float* out = dhalo + r * conv + first;
+            std::fill(out, out + wide, 0.0f);
+            for (int64_t i = 0; i <= r && i < tokens; ++i)
+              for (int64_t v = 0; v < wide; ++v) out[v] += local[(r - i) * BLOCK + v] * dpre[i * BLOCK + v];
           }
           std::fill(local.begin(), local.end(), 0.0f);  // from here the sums of taps and bias
           for (int64_t i = 0; i < length; ++i) {

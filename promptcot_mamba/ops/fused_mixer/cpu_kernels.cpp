@@ -109,15 +109,38 @@ void enter_chunks(const Shape& s, const T* zxbcdt, const float* taps, const floa
   }
 }
 
-// Each chunk's own contribution -> the state entering it, in place, in the order of the chunks.
-void pass_states(const Shape& s, const float* sums, float* states) {
+// From no state at all through chunks `from` up to `to` (before it, downwards where step is -1): total (g, n, kp), of
+// each chunk's own contribution and what decays of the others across it.
+void fold(const Shape& s, int64_t from, int64_t to, int64_t step, const float* sums, const float* own, float* total) {
   int64_t k = s.h / s.g, kp = k * s.p;
 #pragma omp parallel for collapse(2) schedule(static)
   for (int64_t group = 0; group < s.g; ++group) {
     for (int64_t state = 0; state < s.n; ++state) {
+      float* sum = total + (group * s.n + state) * kp;
+      std::fill(sum, sum + kp, 0.0f);
+      for (int64_t chunk = from; chunk != to; chunk += step) {
+        const float* row = own + ((group * s.c + chunk) * s.n + state) * kp;
+        for (int64_t head = 0; head < k; ++head) {
+          float decay = decay_(sums[(chunk * s.q + s.q - 1) * s.h + group * k + head]);
+          for (int64_t v = head * s.p; v < (head + 1) * s.p; ++v) sum[v] = row[v] + decay * sum[v];
+        }
+      }
+    }
+  }
+}
+
+// Each chunk's own contribution -> the state entering it, in place, in the order of the chunks. The first document
+// begins from `initial`, the others from nothing; `final` is what the last one leaves, both (g, n, kp) or null.
+void pass_states(const Shape& s, const float* sums, const float* initial, float* states, float* final) {
+  int64_t k = s.h / s.g, kp = k * s.p;
+#pragma omp parallel for collapse(2) schedule(static)
+  for (int64_t group = 0; group < s.g; ++group) {
+    for (int64_t state = 0; state < s.n; ++state) {
+      int64_t line = (group * s.n + state) * kp;
       std::vector<float> running(kp);
       for (int64_t chunk = 0; chunk < s.c; ++chunk) {
         if (s.position[chunk] == 0) std::fill(running.begin(), running.end(), 0.0f);
+        if (chunk == 0 && initial) std::copy_n(initial + line, kp, running.begin());
         float* row = states + ((group * s.c + chunk) * s.n + state) * kp;
         for (int64_t head = 0; head < k; ++head) {
           float decay = decay_(sums[(chunk * s.q + s.q - 1) * s.h + group * k + head]);
@@ -130,20 +153,25 @@ void pass_states(const Shape& s, const float* sums, float* states) {
           }
         }
       }
+      if (final) std::copy(running.begin(), running.end(), final + line);
     }
   }
 }
 
-// The same backwards: what reads a chunk's incoming state -> the gradient of the state leaving it. What the decay
-// across each chunk receives, states . gradient, is summed on the way: crossing (g, n, c, k).
-void pass_gradients(const Shape& s, const float* sums, const float* states, float* dstates, float* crossing) {
+// The same backwards: what reads a chunk's incoming state -> the gradient of the state leaving it, from that of the
+// last document's final state to that of the first one's initial state. What the decay across each chunk receives,
+// states . gradient, is summed on the way: crossing (g, n, c, k).
+void pass_gradients(const Shape& s, const float* sums, const float* states, const float* dfinal, float* dstates,
+                    float* crossing, float* dinitial) {
   int64_t k = s.h / s.g, kp = k * s.p;
 #pragma omp parallel for collapse(2) schedule(static)
   for (int64_t group = 0; group < s.g; ++group) {
     for (int64_t state = 0; state < s.n; ++state) {
+      int64_t line = (group * s.n + state) * kp;
       std::vector<float> running(kp);
+      if (dfinal) std::copy_n(dfinal + line, kp, running.begin());
       for (int64_t chunk = s.c - 1; chunk >= 0; --chunk) {
-        if (chunk + 1 == s.c || s.position[chunk + 1] == 0) std::fill(running.begin(), running.end(), 0.0f);
+        if (chunk + 1 < s.c && s.position[chunk + 1] == 0) std::fill(running.begin(), running.end(), 0.0f);
         int64_t at = ((group * s.c + chunk) * s.n + state) * kp;
         for (int64_t head = 0; head < k; ++head) {
           float decay = decay_(sums[(chunk * s.q + s.q - 1) * s.h + group * k + head]), felt = 0.0f;
@@ -160,6 +188,7 @@ void pass_gradients(const Shape& s, const float* sums, const float* states, floa
           crossing[((group * s.n + state) * s.c + chunk) * k + head] = decay * felt;
         }
       }
+      if (dinitial) std::copy(running.begin(), running.end(), dinitial + line);
     }
   }
 }
@@ -401,8 +430,9 @@ using mixer::Shape;
     mixer::enter_chunks(*s, zxbcdt, taps, bias, keep, xbc, scores, states);                                         \
   }                                                                                                                  \
   extern "C" void convolve_backward_##name(const Shape* s, const T* zxbcdt, const float* taps, const float* bias,   \
-                                           const float* dxbc, T* dzxbcdt, float* dtaps, float* dbias) {             \
-    mixer::convolve_backward(*s, zxbcdt, taps, bias, dxbc, dzxbcdt, dtaps, dbias);                                  \
+                                           const float* dxbc, T* dzxbcdt, float* dtaps, float* dbias,               \
+                                           float* dhalo) {                                                          \
+    mixer::convolve_backward(*s, zxbcdt, taps, bias, dxbc, dzxbcdt, dtaps, dbias, dhalo);                           \
   }                                                                                                                  \
   extern "C" void finish_##name(const Shape* s, const T* zxbcdt, const float* sums, const float* dt,                \
                                 const float* scores, const float* xbc, const float* states, const float* D,         \
@@ -420,12 +450,19 @@ using mixer::Shape;
 
 FOR_EACH_TYPE(DEFINE)
 
-extern "C" void pass_states_forward(const Shape* s, const float* sums, float* states) {
-  mixer::pass_states(*s, sums, states);
+extern "C" void fold_forward(const Shape* s, int64_t first, const float* sums, const float* states, float* total) {
+  mixer::fold(*s, first, s->c, 1, sums, states, total);
 }
-extern "C" void pass_states_backward(const Shape* s, const float* sums, const float* states, float* dstates,
-                                     float* crossing) {
-  mixer::pass_gradients(*s, sums, states, dstates, crossing);
+extern "C" void fold_backward(const Shape* s, int64_t first, const float* sums, const float* dstates, float* total) {
+  mixer::fold(*s, first, -1, -1, sums, dstates, total);
+}
+extern "C" void pass_states_forward(const Shape* s, const float* sums, const float* initial, float* states,
+                                    float* final) {
+  mixer::pass_states(*s, sums, initial, states, final);
+}
+extern "C" void pass_states_backward(const Shape* s, const float* sums, const float* states, const float* dfinal,
+                                     float* dstates, float* crossing, float* dinitial) {
+  mixer::pass_gradients(*s, sums, states, dfinal, dstates, crossing, dinitial);
 }
 extern "C" void leave_chunks_backward(const Shape* s, const float* sums, const float* dt, const float* keep,
                                       const float* xbc, const float* dstates, float* dxbc, float* ddt, float* d_out) {

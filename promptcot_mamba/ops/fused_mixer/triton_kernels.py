@@ -3,120 +3,132 @@
 Forward: convolution, walk, scan, norm (4 launches). The parts of zxbcdt are read where they stand, and x, B and C
 where the convolution left them. Backward: the same up to the SSD's output (kept instead where the layer is recomputed
 as a whole), then norm, SSD and convolution backwards; the gradients of z, xBC and dt are written straight into their
-places of the gradient of zxbcdt.
+places of the gradient of zxbcdt. A slice of a row that others continue walks over its open document once more, from no
+state, so that nobody waits for it longer than that.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
-from torch.autograd.function import once_differentiable
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.ops.causal_conv1d import triton_kernels as conv
+from promptcot_mamba.ops.fused_mixer.staged import Stages, run_staged
 from promptcot_mamba.ops.gated_rms_norm import triton_kernels as norm
 from promptcot_mamba.ops.mixer_settings import MixerSettings
 from promptcot_mamba.ops.ssd import triton_kernels as ssd
 from promptcot_mamba.ops.triton_common import as_rows, chunk_table
 
 
-class _Mixer:
-    """One forward evaluation: what the backward needs again."""
-
-    def __init__(
-        self, settings: MixerSettings, zxbcdt, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight, cu_seqlens
-    ):
-        self.settings, self.cu_seqlens = settings, cu_seqlens
+class TritonStages(Stages):
+    def __init__(self, settings: MixerSettings, tensors, cu_seqlens: torch.Tensor | None):
+        super().__init__(settings, tensors, cu_seqlens)
+        zxbcdt, conv_weight, self.conv_bias, A_log, self.D, self.dt_bias, norm_weight = tensors
         self.batch, self.length = zxbcdt.shape[:2]
-        self.heads = A_log.shape[0]
-        self.d_inner = self.heads * settings.head_dim
-        self.shared = settings.n_groups * settings.state_size
-        self.zxbcdt = as_rows(zxbcdt)
-        self.conv_weight, self.conv_bias = conv_weight.contiguous(), conv_bias
-        self.norm_weight = norm_weight.contiguous()
+        self.rows = as_rows(zxbcdt)
+        self.z, self.xBC, self.dt = self.split(self.rows)
+        self.conv_weight, self.norm_weight = conv_weight.contiguous(), norm_weight.contiguous()
         self.A = -torch.exp(A_log.float())
-        self.D, self.dt_bias = D, dt_bias
-
-    def split(self, rows: torch.Tensor):
-        """z, xBC and dt of rows laid out like zxbcdt: views."""
-        return rows.split([self.d_inner, self.d_inner + 2 * self.shared, self.heads], dim=1)
+        self.norm_settings = settings.eps, self.d_inner // settings.n_groups
+        self.halo = self.state = None
 
     def table(self, size: int):
-        return chunk_table(self.batch, self.length, self.cu_seqlens, size, self.zxbcdt.device)
+        return chunk_table(self.batch, self.length, self.cu_seqlens, size, self.rows.device)
 
     def empty(self, width: int) -> torch.Tensor:
-        rows = self.zxbcdt
-        return torch.empty(rows.shape[0], width, dtype=rows.dtype, device=rows.device)
+        return torch.empty(self.rows.shape[0], width, dtype=self.rows.dtype, device=self.rows.device)
 
-    def convolve(self) -> torch.Tensor:
-        """x, B and C side by side: (tokens, d_inner + 2 * g * n)."""
-        _, xBC, _ = self.split(self.zxbcdt)
-        convolved = self.empty(xBC.shape[1])
-        conv.run_forward(
-            xBC, self.conv_weight, self.conv_bias, None, convolved, self.table(conv.FORWARD_RUN), silu=True
-        )
-        return convolved
-
-    def ssd_inputs(self, convolved: torch.Tensor) -> ssd.SsdInputs:
-        _, _, dt = self.split(self.zxbcdt)
-        x, B, C = convolved.split([self.d_inner, self.shared, self.shared], dim=1)
+    def inputs(self, first: int = 0, end: int | None = None) -> ssd.SsdInputs:
+        """The SSD's, of the whole row; or of one document's tokens, from no state."""
+        part = slice(first, end)
+        x, B, C = self.convolved[part].split([self.d_inner, self.shared, self.shared], dim=1)
         settings = self.settings
         config = ssd.choose_config(x, settings.head_dim, settings.state_size, settings.chunk_size)
         return ssd.SsdInputs(
-            x, dt, self.A, B, C, self.D, None, self.dt_bias, None, self.cu_seqlens, self.batch, self.heads,
-            settings.n_groups, dt_softplus=True, dt_limit=settings.dt_limit, config=config,
+            x, self.dt[part], self.A, B, C, self.D, None, self.dt_bias, None, None, 1, self.heads, settings.n_groups,
+            dt_softplus=True, dt_limit=settings.dt_limit, config=config,
         )  # fmt: skip
 
-    @property
-    def norm_settings(self) -> tuple[float, int]:
-        return self.settings.eps, self.d_inner // self.settings.n_groups
-
-
-class _FusedMixer(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, settings, keep, zxbcdt, *rest):
-        mixer = _Mixer(settings, zxbcdt, *rest)
-        convolved, y = mixer.convolve(), mixer.empty(mixer.d_inner)
-        ssd.run_forward(mixer.ssd_inputs(convolved), y)
-        out = torch.empty_like(y)
-        norm.run_forward(y, mixer.split(mixer.zxbcdt)[0], mixer.norm_weight, out, *mixer.norm_settings)
-        made = (convolved, y) if keep and any(ctx.needs_input_grad) else (None, None)
-        ctx.save_for_backward(zxbcdt, *rest, *made)
-        ctx.settings, ctx.y_is_whole = settings, True
-        return out.view(*zxbcdt.shape[:2], -1)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, dout):
-        zxbcdt, *rest, convolved, y = ctx.saved_tensors
-        mixer = _Mixer(ctx.settings, zxbcdt, *rest)
-        inputs = mixer.ssd_inputs(mixer.convolve() if convolved is None else convolved)
-        if y is None or not ctx.y_is_whole:  # a graph retained for a second backward: the first wrote dy over it
-            y = mixer.empty(mixer.d_inner)
-            ssd.run_forward(inputs, y)
-        ctx.y_is_whole = False
-        z, xBC, _ = mixer.split(mixer.zxbcdt)
-        dzxbcdt = torch.empty(zxbcdt.shape, dtype=zxbcdt.dtype, device=zxbcdt.device)
-        dz, dxBC, ddt = mixer.split(as_rows(dzxbcdt))
-        dy = y  # each of the norm's programs has read its rows of y when it writes them
-        dnorm_weight = norm.run_backward(y, z, mixer.norm_weight, as_rows(dout), dy, dz, *mixer.norm_settings)
-        dconvolved = mixer.empty(xBC.shape[1])
-        dx, dB, dC = dconvolved.split([mixer.d_inner, mixer.shared, mixer.shared], dim=1)
-        dA, dD, ddt_bias = ssd.run_backward(inputs, dy, ssd.SsdGradients(dx, ddt, dB, dC))
-        dconv_weight, dconv_bias = conv.run_backward(
-            xBC, mixer.conv_weight, mixer.conv_bias, None, dconvolved, dxBC, mixer.table(conv.BACKWARD_RUN), silu=True
+    def row_inputs(self) -> ssd.SsdInputs:
+        return replace(
+            self.inputs(), batch=self.batch, cu_seqlens=self.cu_seqlens, initial_states=self.of_first(self.state)
         )
-        _, _, A_log, D, dt_bias, _, _ = rest
-        dA_log = (dA * mixer.A).to(A_log.dtype)
-        return (
-            None, None, dzxbcdt, dconv_weight, dconv_bias, dA_log, dD.to(D.dtype), ddt_bias.to(dt_bias.dtype),
-            dnorm_weight, None,
+
+    def empty_states(self, documents: int) -> torch.Tensor:
+        shape = (documents, self.heads, self.settings.head_dim, self.settings.state_size)
+        return torch.empty(shape, dtype=torch.float32, device=self.rows.device)
+
+    def enter(self, halo: torch.Tensor | None, keep: bool) -> None:
+        self.halo = self.of_first(halo)
+        self.convolved = self.empty(self.xBC.shape[1])  # x, B and C side by side: (tokens, d_inner + 2 * g * n)
+        conv.run_forward(
+            self.xBC, self.conv_weight, self.conv_bias, self.halo, self.convolved, self.table(conv.FORWARD_RUN),
+            silu=True,
         )  # fmt: skip
 
+    def fold_states(self) -> tuple[torch.Tensor, torch.Tensor]:
+        inputs, left = self.inputs(first=self.marks[-2]), self.empty_states(1)
+        walked = ssd.walk(inputs, inputs.table(inputs.config.scan_chunk), final=left)
+        return left[0], torch.exp(self.A * walked.steps.sum(1))
 
-def fused_mixer_triton(
-    zxbcdt, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight, *, n_groups, head_dim, state_size, chunk_size,
-    eps, cu_seqlens, dt_limit, keep=False,
-):  # fmt: skip
+    def pass_states(self, state: torch.Tensor | None, final: bool = False) -> torch.Tensor | None:
+        self.state = state
+        inputs = self.row_inputs()
+        left = self.empty_states(len(self.marks) - 1) if final else None
+        self.walked = ssd.walk(inputs, inputs.table(inputs.config.scan_chunk), final=left)
+        return None if left is None else left[-1]
+
+    def finish(self) -> torch.Tensor:
+        self.y, out = self.empty(self.d_inner), self.empty(self.d_inner)
+        ssd.run_scan(self.row_inputs(), self.walked, self.y)
+        norm.run_forward(self.y, self.z, self.norm_weight, out, *self.norm_settings)
+        return out
+
+    def made(self) -> list[torch.Tensor]:
+        return [self.convolved, self.y]
+
+    def take_back(self, made, halo: torch.Tensor | None, state: torch.Tensor | None) -> None:
+        self.convolved, self.y = made
+        self.halo, self.state = self.of_first(halo), state
+
+    def finish_backward(self, dout: torch.Tensor) -> None:
+        self.drows = torch.empty(self.rows.shape, dtype=self.rows.dtype, device=self.rows.device)
+        self.dz, self.dxBC, self.ddt = self.split(self.drows)
+        self.dy = self.y  # each of the norm's programs has read its rows of y when it writes them
+        self.dnorm_weight = norm.run_backward(
+            self.y, self.z, self.norm_weight, dout, self.dy, self.dz, *self.norm_settings
+        )
+
+    def fold_gradients(self) -> tuple[torch.Tensor, torch.Tensor]:
+        inputs, asked = self.inputs(end=self.marks[1]), self.empty_states(1)
+        table = inputs.table(inputs.config.grad_chunk)
+        walked = ssd.walk(inputs, table, dy=self.dy[: self.marks[1]], dinitial=asked)
+        return asked[0], torch.exp(self.A * walked.steps.sum(1))
+
+    def pass_gradients(self, dfinal: torch.Tensor | None, initial: bool = False) -> torch.Tensor | None:
+        inputs = self.row_inputs()
+        asked = self.empty_states(len(self.marks) - 1) if initial else None
+        table = inputs.table(inputs.config.grad_chunk)
+        self.walked = ssd.walk(inputs, table, dy=self.dy, dfinal=self.of_last(dfinal), dinitial=asked)
+        return None if asked is None else asked[0]
+
+    def leave(self) -> tuple[list[torch.Tensor | None], torch.Tensor | None]:
+        dconvolved = self.empty(self.xBC.shape[1])
+        dx, dB, dC = dconvolved.split([self.d_inner, self.shared, self.shared], dim=1)
+        grads = ssd.SsdGradients(dx, self.ddt, dB, dC)
+        dA, dD, ddt_bias = ssd.run_gradients(self.row_inputs(), self.walked, self.dy, grads)
+        dhalo = None if self.halo is None else torch.empty_like(self.halo)
+        dconv_weight, dconv_bias = conv.run_backward(
+            self.xBC, self.conv_weight, self.conv_bias, self.halo, dconvolved, self.dxBC,
+            self.table(conv.BACKWARD_RUN), silu=True, dinitial=dhalo,
+        )  # fmt: skip
+        shared = [self.drows, dconv_weight, dconv_bias, dA * self.A, dD, ddt_bias, self.dnorm_weight]
+        return shared, None if dhalo is None else dhalo[0]
+
+
+def fused_mixer_triton(zxbcdt, conv_weight, *others, cu_seqlens, keep=False, neighbours=None, **settings):
     """See `promptcot_mamba.ops.fused_mixer.fused_mixer`.
 
     Raises:
@@ -124,9 +136,7 @@ def fused_mixer_triton(
     """
     if zxbcdt.dtype == torch.float64:
         raise InputError("fused_mixer: the triton backend takes float16, bfloat16 or float32, found zxbcdt of float64")
-    ssd.choose_config(zxbcdt, head_dim, state_size, chunk_size)
+    told = MixerSettings(**settings)
+    ssd.choose_config(zxbcdt, told.head_dim, told.state_size, told.chunk_size)
     conv.check_width(conv_weight.shape[1])
-    settings = MixerSettings(n_groups, head_dim, state_size, chunk_size, eps, tuple(dt_limit))
-    return _FusedMixer.apply(
-        settings, keep, zxbcdt, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight, cu_seqlens
-    )  # fmt: skip
+    return run_staged(TritonStages, told, (zxbcdt, conv_weight, *others), cu_seqlens, keep, neighbours)

@@ -104,8 +104,19 @@ def _row(tensor: torch.Tensor | None) -> int:
     return 0 if tensor is None else tensor.stride(0)
 
 
-def _walk(inputs: SsdInputs, table: ChunkTable, final=None, dy=None, dfinal=None, dinitial=None):
-    """Run the walk over both directions where `dy` is given: (states, grads, steps, sums)."""
+@dataclass(frozen=True, eq=False)
+class Walked:
+    """What a walk leaves: (c, h, n, p) states and, backwards, their gradients; (h, tokens) fp32 steps and sums."""
+
+    table: ChunkTable
+    states: torch.Tensor
+    grads: torch.Tensor | None
+    steps: torch.Tensor
+    sums: torch.Tensor
+
+
+def walk(inputs: SsdInputs, table: ChunkTable, final=None, dy=None, dfinal=None, dinitial=None) -> Walked:
+    """Run the walk over the chunks of `table`, over both directions where `dy` is given."""
     x, config = inputs.x, inputs.config
     h, p, n = inputs.heads, inputs.headdim, inputs.dstate
     channels, stages = config.walk_channels, config.walk_stages
@@ -126,18 +137,22 @@ def _walk(inputs: SsdInputs, table: ChunkTable, final=None, dy=None, dfinal=None
         BLOCK_P=channels, Q=table.chunk_size, **inputs.shape_flags, **inputs.flags,
         num_warps=config.walk_warps, num_stages=stages,
     )  # fmt: skip
-    return states, grads, steps, sums
+    return Walked(table, states, grads, steps, sums)
 
 
 def run_forward(inputs: SsdInputs, y: torch.Tensor, final_states: torch.Tensor | None = None) -> None:
     """Write y (b*l, h*p), and the final states (docs, h, p, n) where asked for."""
-    config = inputs.config
-    table = inputs.table(config.scan_chunk)
-    states, _, steps, sums = _walk(inputs, table, final=final_states)
+    run_scan(inputs, walk(inputs, inputs.table(inputs.config.scan_chunk), final=final_states), y)
+
+
+def run_scan(inputs: SsdInputs, walked: Walked, y: torch.Tensor) -> None:
+    """Write y (b*l, h*p), from a walk over chunks of `scan_chunk`."""
+    config, table = inputs.config, walked.table
     heads = inputs.heads_per_program(table.n_chunks)
     launch(
         chunk_scan_kernel, (table.n_chunks, inputs.heads // heads),
-        inputs.x, steps, sums, inputs.B, inputs.C, states, inputs.D, inputs.z, y, table.starts, table.lengths,
+        inputs.x, walked.steps, walked.sums, inputs.B, inputs.C, walked.states, inputs.D, inputs.z, y,
+        table.starts, table.lengths,
         _row(inputs.x), _row(inputs.B), _row(inputs.C), _row(inputs.z), _row(y), inputs.tokens, inputs.heads,
         HEADS=heads, BLOCK_P=inputs.block(config.scan_channels), Q=table.chunk_size, **inputs.shape_flags,
         num_warps=config.scan_warps, num_stages=config.scan_stages,
@@ -148,10 +163,14 @@ def run_backward(
     inputs: SsdInputs, dy: torch.Tensor, grads: SsdGradients, dfinal_states: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Fill `grads` from the gradient of y (b*l, h*p); returns those of A, D and dt_bias, fp32 (3, h)."""
-    config = inputs.config
-    table = inputs.table(config.grad_chunk)
-    states, dstates, steps, sums = _walk(inputs, table, dy=dy, dfinal=dfinal_states, dinitial=grads.initial_states)
-    h = inputs.heads
+    table = inputs.table(inputs.config.grad_chunk)
+    walked = walk(inputs, table, dy=dy, dfinal=dfinal_states, dinitial=grads.initial_states)
+    return run_gradients(inputs, walked, dy, grads)
+
+
+def run_gradients(inputs: SsdInputs, walked: Walked, dy: torch.Tensor, grads: SsdGradients) -> torch.Tensor:
+    """As `run_backward`, from a walk over chunks of `grad_chunk` in both directions."""
+    config, table, steps, h = inputs.config, walked.table, walked.steps, inputs.heads
     heads = inputs.heads_per_program(table.n_chunks)
     splits = h // inputs.groups // heads
     partials = torch.empty(table.n_chunks, 3, h, dtype=torch.float32, device=dy.device)
@@ -163,7 +182,8 @@ def run_backward(
         dB, dC, dBC_split = both[0, 0], both[0, 1], both.stride(0)
     launch(
         chunk_gradients_kernel, (4 * table.n_chunks, h // heads),
-        inputs.x, inputs.B, inputs.C, inputs.D, inputs.z, dy, states, dstates, steps, sums, table.starts, table.lengths,
+        inputs.x, inputs.B, inputs.C, inputs.D, inputs.z, dy, walked.states, walked.grads, steps, walked.sums,
+        table.starts, table.lengths,
         grads.x, dB, dC, grads.z, direct, d_log, partials,
         _row(inputs.x), _row(inputs.B), _row(inputs.C), _row(inputs.z), _row(dy),
         _row(grads.x), _row(dB), _row(dC), _row(grads.z), dBC_split, inputs.tokens, h,
