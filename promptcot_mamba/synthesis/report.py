@@ -3,8 +3,6 @@
 Uses whatever files the work folder holds, so that it can be rendered at any time; what is missing is not shown.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +12,7 @@ from typing import Any
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row, iter_jsonl
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 from promptcot_mamba.records import derive_seed
 from promptcot_mamba.report.document import Document, Excerpt, Paragraph, Plot, Section, write_document
 from promptcot_mamba.report.plots import COLORS, Curve, draw_bars, draw_curves, draw_stacks
@@ -25,8 +23,6 @@ from promptcot_mamba.synthesis.diversity import measure_diversity
 from promptcot_mamba.synthesis.judgement import UNPARSEABLE, VERDICTS
 from promptcot_mamba.synthesis.spending import read_usage
 from promptcot_mamba.synthesis.stage import Context, read_run_info
-
-logger = get_logger(__name__)
 
 # Output -> what one row of it is, and the count in its run.json that it was made from.
 STEPS = {
