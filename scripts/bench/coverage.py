@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import betaincinv, expit, ndtr
 
-from promptcot_mamba.bench_record import RecordTable
+from promptcot_mamba.bench_record import RecordTable, report_record
 from promptcot_mamba.cli import flag, parse_args, run_program
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.metrics import clustered_mean, compare_paired, t_interval
