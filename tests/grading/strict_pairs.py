@@ -131,7 +131,7 @@ e^{i\pi} | -1
 10,000 | 10\text{,}000
 113 | 113\text{.}
 # a gold that cannot be read, spaced otherwise
-$f(x)=a x+b$, where $b$ is an arbitrary integer with $\mho(a)=0$ | \displaystyle f(x)=a x+b, where b is an arbitrary integer with \mho(a)=0
+$f(x)=a x$, an arbitrary integer $a$ with $\mho(a)=0$ | \displaystyle f(x)=a x, an arbitrary integer a with \mho(a)=0
 # signs, labels and words
 -7 | {-}7
 -7 | \text{negative } 7
