@@ -11,13 +11,13 @@ through a Gaussian copula. Beside the intervals of `grading.metrics` stands the 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import betaincinv, expit, ndtr
 
-from promptcot_mamba.bench_record import RecordTable, render_record_table, write_record
-from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.bench_record import RecordTable, report_record
+from promptcot_mamba.cli import flag, parse_args, run_program
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.metrics import clustered_mean, compare_paired, t_interval
 
@@ -32,10 +32,10 @@ Spread = tuple[str, float]
 
 @dataclass
 class Arguments:
-    output: str = field(metadata={"help": "where the tables go, as JSON"})
-    problems: int = field(default=30, metadata={"help": "problems of a simulated benchmark"})
-    n: int = field(default=16, metadata={"help": "samples a problem"})
-    draws: int = field(default=800, metadata={"help": "simulated benchmarks a cell; half as many for pairs"})
+    output: str = flag("where the tables go, as JSON")
+    problems: int = flag("problems of a simulated benchmark", default=30)
+    n: int = flag("samples a problem", default=16)
+    draws: int = flag("simulated benchmarks a cell; half as many for pairs", default=800)
 
 
 def accuracies(normals: np.ndarray, mean: float, spread: Spread) -> np.ndarray:
@@ -129,9 +129,7 @@ def write(single: dict[str, list[Cell]], paired: dict[str, list[Cell]], args: Ar
         for kind, rows in (("mean", single), ("difference", paired))
         for name, row in rows.items()
     }
-    print("\n\n".join(render_record_table(table) for table in tables))
-    config = {"problems": args.problems, "n": args.n, "draws": args.draws}
-    write_record(args.output, title="Coverage of intervals", config=config, tables=tables, results=results)
+    report_record(args, args.output, title="Coverage of intervals", tables=tables, results=results)
 
 
 if __name__ == "__main__":

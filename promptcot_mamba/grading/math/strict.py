@@ -4,8 +4,6 @@ Text first, then words, then the parsed trees (`math_parse`, `math_compare`, `ma
 bounds in the calling thread: no signals, no processes, no global state, and nothing a model wrote is ever executed.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
