@@ -357,7 +357,7 @@ n^2 | n^2 \text{ for all } n
 C | \text{(C) }12
 12 | \text{(C) }12
 \text{no solution} | \emptyset
-"""  # noqa: E501 (a gold with its words)
+"""
 
 DIFFERENT = r"""
 5 | 6
