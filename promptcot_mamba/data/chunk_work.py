@@ -5,8 +5,6 @@ A finished chunk is `N.tokens` (all kept rows' tokens end to end), `N.rows.arrow
 row left out), and `N.json`, written last: its presence says that the chunk is done.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import time

@@ -1,7 +1,5 @@
 """Benchmark problems as they turn up in training data: copied, respelled, reworded a little; and clean look-alikes."""
 
-from __future__ import annotations
-
 import html
 import random
 import re

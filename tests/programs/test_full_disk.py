@@ -53,7 +53,10 @@ def test_a_conversion_that_does_not_fit_leaves_nothing_and_a_rerun_writes_it_rea
     assert ".lock" not in written
 
 
-@pytest.mark.parametrize("written", ["checkpoint", "optimizer", "export"])
+@pytest.mark.parametrize(
+    "written",
+    ["optimizer", pytest.param("checkpoint", marks=pytest.mark.slow), pytest.param("export", marks=pytest.mark.slow)],
+)
 def test_training_that_does_not_fit_leaves_nothing_torn_and_a_rerun_goes_on(tmp_path: Path, written: str):
     """Weights of 0.4 MB, an optimizer of twice that; what was saved before the disk was full is kept."""
     work = make_work(tmp_path)
