@@ -8,24 +8,20 @@ published rules disagree). `scripts.calc_acc` does the same for one named benchm
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from promptcot_mamba.benchmarks.score_file import Options, run_math
-from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.cli import flag, parse_args, run_program
 
 
 @dataclass
 class Arguments:
-    input_path: str = field(
-        metadata={"reads": "file", "help": "rows: completion (or completions), reference_solution, source"}
-    )
-    expected_runs: int = field(default=16, metadata={"least": 1, "help": "samples each problem should have"})
-    strict_runs: bool = field(default=False, metadata={"help": "exit with 1 where runs are missing"})
-    grader: str = field(default="strict", metadata={"help": "strict, or paper for the published rules"})
-    compare: str | None = field(
-        default=None, metadata={"reads": "file", "help": "a second file, compared problem by problem"}
-    )
-    markdown: bool = field(default=False, metadata={"help": "write X.metrics.md too"})
+    input_path: str = flag("rows: completion (or completions), reference_solution, source", reads="file")
+    expected_runs: int = flag("samples each problem should have", default=16, least=1)
+    strict_runs: bool = flag("exit with 1 where runs are missing", default=False)
+    grader: str = flag("strict, or paper for the published rules", default="strict")
+    compare: str | None = flag("a second file, compared problem by problem", default=None, reads="file")
+    markdown: bool = flag("write X.metrics.md too", default=False)
 
 
 def main() -> int:

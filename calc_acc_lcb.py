@@ -9,19 +9,19 @@ it writes X.grades.jsonl and X.metrics.json. `scripts.calc_acc` does the same fo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from promptcot_mamba.benchmarks import get_benchmark
 from promptcot_mamba.benchmarks.code_scoring import CodeOptions, run_code
-from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.cli import flag, parse_args, run_program
 
 
 @dataclass
 class Arguments:
-    input_path: str = field(metadata={"reads": "file", "help": "rows: completion (or completions), question_id, tests"})
-    expected_runs: int | None = field(default=None, metadata={"least": 1, "help": "samples each problem should have"})
-    strict_runs: bool = field(default=False, metadata={"help": "exit with 1 where runs are missing"})
-    markdown: bool = field(default=False, metadata={"help": "write X.metrics.md too"})
+    input_path: str = flag("rows: completion (or completions), question_id, tests", reads="file")
+    expected_runs: int | None = flag("samples each problem should have", default=None, least=1)
+    strict_runs: bool = flag("exit with 1 where runs are missing", default=False)
+    markdown: bool = flag("write X.metrics.md too", default=False)
 
 
 def main() -> int:

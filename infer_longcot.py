@@ -17,15 +17,17 @@ from __future__ import annotations
 import errno
 import signal
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 
 from promptcot_mamba.cli import EXIT_INTERRUPTED, parse_args, run_program
+from promptcot_mamba.jsonl import DurableAppender, write_json
 from promptcot_mamba.log import get_logger
-from promptcot_mamba.run_info import side_path, write_run_info
+from promptcot_mamba.records import Problem, Sample
+from promptcot_mamba.run_info import describe_run, side_path
 from promptcot_mamba.sampling.arguments import SamplingArguments
 from promptcot_mamba.sampling.backend import Backend, BackendFailedError
+from promptcot_mamba.sampling.decisions import Decisions
 from promptcot_mamba.sampling.engines import make_backend
 from promptcot_mamba.sampling.ledger import Ledger, count_settled
 from promptcot_mamba.sampling.partial import PartialFile
@@ -34,6 +36,7 @@ from promptcot_mamba.sampling.progress import Progress, Report, clock
 from promptcot_mamba.sampling.recipes import split_benchmarks
 from promptcot_mamba.sampling.run_settings import read_sessions, refuse_changed, set_aside
 from promptcot_mamba.sampling.scheduler import Scheduler
+from promptcot_mamba.sampling.sessions import Session, device_hours
 from promptcot_mamba.sampling.shared import sample_each
 from promptcot_mamba.stop_signal import StopSignal
 
@@ -56,17 +59,24 @@ def main(argv: list[str] | None = None, make_backend: Callable[[Plan], Backend] 
     if args.dry_run:
         return show_plan(plan)
     report = Report(args.max_len)
+    decisions = Decisions(plan.problems, args.n) if args.stop_when_decided else None
+
+    def on_settled(sample: Sample, problem: Problem) -> None:
+        report.add(sample, problem)
+        if decisions is not None:
+            decisions.add(sample, problem)
+
     with Ledger(
         args.output_path,
         plan.problems,
         args.n,
         args.max_retries,
         grouped=args.format == "grouped",
-        on_settled=report.add,
+        on_settled=on_settled,
         prompt_of=plan.prompt_text,
     ) as ledger:
         try:
-            return run(plan, ledger, report, make_backend)
+            return run(plan, ledger, report, decisions, make_backend)
         except BackendFailedError as error:
             return stopped(plan, ledger, str(error))
         except OSError as error:
@@ -87,28 +97,40 @@ def show_plan(plan: Plan) -> int:
     return 0
 
 
-def run(plan: Plan, ledger: Ledger, report: Report, make_backend: Callable[[Plan], Backend]) -> int:
+def run(
+    plan: Plan, ledger: Ledger, report: Report, decisions: Decisions | None, make_backend: Callable[[Plan], Backend]
+) -> int:
     """Sample what is missing, put the files in order, say how it went."""
     output = plan.args.output_path
     sessions = read_sessions(output)
+    how = {"samples": plan.sample_settings, "template_text": plan.prompts.template_text}
+    how = describe_run(asdict(plan.args)) | how
 
     def write_info(**results: object) -> None:
-        how = {"samples": plan.sample_settings, "template_text": plan.prompts.template_text, "sessions": sessions}
-        write_run_info(output, asdict(plan.args), **how, **results)
+        hours = {"sessions": sessions, "device_hours": device_hours(sessions)}
+        write_json(side_path(output, "run.json"), how | hours | results)
 
     write_info(complete=False)
     ledger.resume()
+    while decisions is not None and decisions.decided:
+        ledger.spare(decisions.decided.pop())
     if not ledger.complete:
-        before, began, day = ledger.settled, time.monotonic(), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        tokens = sample(plan, ledger, report, make_backend)
-        seconds = round(time.monotonic() - began, 3)
-        sessions.append({"began": day, "seconds": seconds, "tokens": tokens, "samples": ledger.settled - before})
+        session = Session(plan.args, ledger.settled)
+        sessions.append(session.row)
+
+        def note(tokens: int, *, now: bool = False) -> None:
+            if session.note(tokens, ledger.settled, now=now):  # what is killed has its hours on record
+                write_info(complete=False)
+
+        sample(plan, ledger, report, decisions, make_backend, note)
     ledger.finish()
-    write_info(complete=ledger.complete, results=report.summaries())
+    write_info(complete=ledger.complete, results=report.summaries(), spared=ledger.spared)
     if not ledger.complete:
         return stopped(plan, ledger, "interrupted", EXIT_INTERRUPTED)
     seconds, tokens = (sum(session[name] for session in sessions) for name in ("seconds", "tokens"))
     print(report.table())
+    if ledger.spared:
+        print(f"{ledger.spared:,} samples were not made: their problems' majorities were decided without them")
     print(
         f"{tokens:,} tokens in {clock(seconds)} ({tokens / max(seconds, 1e-9):,.0f} tok/s, engine start included)"
         f" -> {output}"
@@ -116,14 +138,27 @@ def run(plan: Plan, ledger: Ledger, report: Report, make_backend: Callable[[Plan
     return 0
 
 
-def sample(plan: Plan, ledger: Ledger, report: Report, make_backend: Callable[[Plan], Backend]) -> int:
-    """Sample what the ledger lacks, until done or asked to stop; return the number of tokens generated."""
-    place(plan, ledger.units - ledger.settled)
+def sample(
+    plan: Plan,
+    ledger: Ledger,
+    report: Report,
+    decisions: Decisions | None,
+    make_backend: Callable[[Plan], Backend],
+    note: Callable[..., None],
+) -> None:
+    """Sample what the ledger lacks, until done or asked to stop; `note` is told the number of tokens generated."""
+    place(plan, ledger.units - ledger.settled - ledger.spared)
     backend = make_backend(plan)
     progress = Progress(ledger.units, report)
     stop = StopSignal(signal.SIGINT, signal.SIGTERM, message="stopping; what is finished is kept", insist=True)
+
+    def tick() -> None:
+        progress.show(backend, scheduler.longest, spared=ledger.spared)
+        note(backend.generated_tokens)
+
     keeps = plan.args.save_partial or plan.args.segment_len is not None
     partial = PartialFile(side_path(plan.args.output_path, "partial.jsonl")) if keeps else None
+    scores = DurableAppender(side_path(plan.args.output_path, "logprobs.jsonl")) if plan.args.save_logprobs else None
     scheduler = Scheduler(
         ledger,
         backend,
@@ -133,24 +168,28 @@ def sample(plan: Plan, ledger: Ledger, report: Report, make_backend: Callable[[P
         context=plan.context,
         cuts=plan.cuts(),
         partial=partial,
+        scores=scores,
+        decisions=decisions,
         sent=plan.sent(),
         thinking=plan.args.thinking,
         chat=plan.args.api == "chat",
-        tick=lambda: progress.show(backend, scheduler.longest),
+        tick=tick,
         should_stop=stop,
     )
     try:
         scheduler.run()
-        progress.show(backend, scheduler.longest, now=True)
+        progress.show(backend, scheduler.longest, now=True, spared=ledger.spared)
     finally:
+        note(backend.generated_tokens, now=True)
         progress.end()
         stop.restore()
         if partial is not None:
             partial.close(complete=ledger.complete)
+        if scores is not None:
+            scores.close()
         backend.close()
     if scheduler.failed:
         raise BackendFailedError(scheduler.describe_failed())
-    return backend.generated_tokens
 
 
 def stopped(plan: Plan, ledger: Ledger, why: str, status: int = EXIT_FAILED) -> int:

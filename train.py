@@ -45,12 +45,13 @@ from promptcot_mamba.training import run_folder
 from promptcot_mamba.training.accumulation import settle_accumulation, widen_gradients
 from promptcot_mamba.training.arguments import DataArguments, SftArguments
 from promptcot_mamba.training.callbacks import ConsoleCallback, LogFileCallback, StopCallback, make_tensorboard_callback
-from promptcot_mamba.training.checks import check_flags, check_metric, check_residual, check_slices
+from promptcot_mamba.training.checks import check_flags, check_metric, check_objective, check_residual, check_slices
 from promptcot_mamba.training.flags import FOLLOWED
 from promptcot_mamba.training.identity import describe_identity, zero_stage
 from promptcot_mamba.training.lora import add_adapters
 from promptcot_mamba.training.plan import PlanArguments, render_plan
-from promptcot_mamba.training.ranks import first_does, part, rank, speak_once, together
+from promptcot_mamba.training.preference import PreferenceTrainer
+from promptcot_mamba.training.ranks import fail_as_one, first_does, part, rank, speak_once, together
 from promptcot_mamba.training.rows import Rows, decide_packing, make_eval_rows, make_training_rows
 from promptcot_mamba.training.run_folder import Identity
 from promptcot_mamba.training.trainer import SftTrainer, TrainingDivergedError
@@ -58,6 +59,7 @@ from promptcot_mamba.training.trainer import SftTrainer, TrainingDivergedError
 logger = get_logger("train")
 
 EXIT_DIVERGED = 1
+STOPPING = "saving after this step, then stopping (Ctrl-C again: at once, without saving)"
 EXIT_STOPPED = 75  # EX_TEMPFAIL: asked to stop, checkpointed; run the same command again
 
 
@@ -68,6 +70,7 @@ def main() -> int | None:
     if args.plan:
         print(render_plan(args, data_args, plan_args))
         return None
+    plan_args.refuse_idle()
     try:
         stopped_at = train(args, data_args)
     except TrainingDivergedError as error:
@@ -75,7 +78,13 @@ def main() -> int | None:
             print(f"stopped: {error}", file=sys.stderr)
         return EXIT_DIVERGED
     part()
-    return EXIT_STOPPED if stopped_at is not None else None
+    if stopped_at is None:
+        return None
+    if rank() == 0:
+        checkpoint = args.output_path / f"checkpoint-{stopped_at}"
+        go_on = "holds no optimizer, so the run cannot go on" if args.save_only_model else "the same command goes on"
+        print(f"stopped after step {stopped_at}: {checkpoint}; {go_on}", file=sys.stderr)
+    return EXIT_STOPPED
 
 
 def train(args: SftArguments, data_args: DataArguments) -> int | None:
@@ -115,16 +124,17 @@ def train(args: SftArguments, data_args: DataArguments) -> int | None:
     # Train, from the last whole checkpoint where there is one.
     if resumed:
         logger.info("continuing from %s", resumed)
-    trainer = make_trainer(args, model, tokenizer, rows, eval_rows, packing, resumed_step=step)
-    trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
-    if trainer.stopped_at is not None:
-        return trainer.stopped_at
+    trainer = make_trainer(args, model, tokenizer, rows, eval_rows, packing, step, identity)
+    with fail_as_one():
+        trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+        if trainer.stopped_at is not None:
+            return trainer.stopped_at
 
-    # Export: the last step's model, or the best one, at the top of the folder, where vLLM and the next phase look.
-    step = trainer.state.global_step
-    best = trainer.state.best_global_step if args.load_best_model_at_end else None
-    if not (output_dir / f"checkpoint-{best or step}").is_dir():  # --save_strategy no, or epoch within one
-        trainer.save_model(str(output_dir))
+        # Export: the last step's model, or the best one, at the top of the folder, where vLLM and the next phase look.
+        step = trainer.state.global_step
+        best = trainer.state.best_global_step if args.load_best_model_at_end else None
+        if not (output_dir / f"checkpoint-{best or step}").is_dir():  # --save_strategy no, or epoch within one
+            trainer.save_model(str(run_folder.writing_folder(output_dir, best or step)))
     first_does(lambda: run_folder.finish(output_dir, step, best))
     return None
 
@@ -133,11 +143,13 @@ def check(args: SftArguments, data_args: DataArguments) -> tuple[Checkpoint, Any
     """The checkpoint's facts, the tokenizer, and whether rows are packed. Raises InputError for what does not fit."""
     check_flags(args, data_args)
     checkpoint = read_checkpoint(data_args.model_name_or_path, "--model_name_or_path")
+    data_args.model_name_or_path = str(checkpoint.path)  # where a name of the hub lies
     require_causal_lm(checkpoint, "--model_name_or_path")
     if data_args.ops and not checkpoint.is_mamba2:
         raise InputError(f"--ops {data_args.ops[0]}: {checkpoint.path}'s model is not made of these ops; leave it out")
     packing = decide_packing(data_args.packing, checkpoint.is_mamba2, data_args.model_name_or_path)
     check_slices(args, data_args, packing, checkpoint.is_mamba2)
+    check_objective(args, data_args, packing, checkpoint.is_mamba2)
     check_residual(args, checkpoint.is_mamba2)
     tokenizer_path = data_args.tokenizer_path or data_args.model_name_or_path
     tokenizer = load_tokenizer(tokenizer_path, "--tokenizer_path")
@@ -153,10 +165,15 @@ def encode(
     tokens = args.per_device_train_batch_size * data_args.max_length // args.sequence_parallel_size
     settle_accumulation(args, checkpoint.config, tokens, recorded)
     seed = args.seed if args.data_seed is None else args.data_seed
-    data_hash, rows = make_training_rows(data_args, tokenizer, packing, seed)
-    eval_rows = make_eval_rows(data_args, tokenizer)
+    data_hash, rows = make_training_rows(data_args, tokenizer, packing, seed, pairs=args.objective == "dpo")
+    eval_hash, eval_rows = make_eval_rows(data_args, tokenizer)
     tokenizer.chat_template = choose_template(rows, tokenizer)  # what every checkpoint carries on to sampling
-    hashes = {"data": data_hash, "tokenizer": hash_tokenizer(tokenizer), "model": checkpoint.fingerprint()}
+    hashes = {
+        "data": data_hash,
+        "eval_data": eval_hash,
+        "tokenizer": hash_tokenizer(tokenizer),
+        "model": checkpoint.fingerprint(),
+    }
     identity = describe_identity(args, data_args, **hashes, packing=packing)
     return rows, eval_rows, identity
 
@@ -181,15 +198,18 @@ def load_model(args: SftArguments, data_args: DataArguments, tokenizer: Any) -> 
 
 def make_trainer(
     args: SftArguments, model: PreTrainedModel, tokenizer: Any, rows: Rows, eval_rows: dict[str, Any], packing: bool,
-    resumed_step: int,
+    resumed_step: int, identity: Identity,
 ) -> SftTrainer:  # fmt: skip
     """Join the model with rows, collation, logs and signals."""
     shapes = shapes_from_config(model.config.to_dict())
+    adapters = sum(p.numel() for p in model.parameters() if p.requires_grad) if args.lora_rank else 0
     wide_gradients = args.split_master_weights and args.grad_accum_dtype == "fp32"
     if args.gradient_checkpointing and args.checkpoint_policy == "auto" and isinstance(model, Mamba2ForCausalLM):
         args.gradient_checkpointing = False  # or the Trainer would turn it on for every layer again
         tokens = args.per_device_train_batch_size * rows.max_length // args.sequence_parallel_size
-        parts = training_memory(shapes, tokens=tokens, devices=args.world_size, zero_stage=zero_stage(args))
+        parts = training_memory(
+            shapes, tokens=tokens, devices=args.world_size, zero_stage=zero_stage(args), adapters=adapters
+        )
         wider = 2 * shapes.parameters if wide_gradients else 0  # the model counts them as narrow as its weights
         model.choose_activations_from_memory(reserved_bytes=int(parts["buckets"]) + wider)
     if isinstance(model, Mamba2ForCausalLM):
@@ -202,7 +222,8 @@ def make_trainer(
         if rank() == 0:
             callbacks.append(make_tensorboard_callback(args.output_path, resumed_step))
     pad_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    trainer = SftTrainer(
+    kind = partial(PreferenceTrainer, identity=identity) if args.objective == "dpo" else SftTrainer
+    trainer = kind(
         model=model,
         args=args,
         collate=partial(collate_packed if packing else collate_padded, pad_id=pad_id),
@@ -210,9 +231,11 @@ def make_trainer(
         eval_rows=eval_rows,
         processing_class=tokenizer,
         callbacks=callbacks,
-        flops_per_token=training_flops_per_token(shapes),
+        flops_per_token=training_flops_per_token(shapes, adapters),
         slices=make_slice_groups(args.sequence_parallel_size) if args.sequence_parallel_size > 1 else None,
-        should_stop=StopSignal(signal.SIGTERM, signal.SIGUSR1, message="will save after this step and stop"),
+        should_stop=StopSignal(
+            *(signal.SIGINT, signal.SIGTERM, signal.SIGUSR1), message=STOPPING if rank() == 0 else "", kill=True
+        ),
     )
     if wide_gradients:  # once the weights are where they stay
         widen_gradients(model)

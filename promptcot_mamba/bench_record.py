@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -53,10 +53,27 @@ def render_record_table(table: RecordTable) -> str:
     return "\n".join([f"{table.caption}\n", rows[0], rule, *rows[1:]])
 
 
+def tabulate(
+    caption: str, columns: Sequence[tuple[str, str]], rows: Iterable[Mapping[str, Any]], **shared: Any
+) -> RecordTable:
+    """A table of rows of figures: a column is its title and its cells' format, as in `("tokens", "{length:,}")`.
+
+    `shared` values may stand in any cell or title.
+    """
+    titles = [title.format(**shared) for title, _ in columns]
+    return RecordTable(caption, titles, [[cell.format(**shared, **row) for _, cell in columns] for row in rows])
+
+
 def time_table(times: Mapping[str, float], caption: str = "Times") -> RecordTable:
     """Seconds by stage, and in all."""
     rows = [[title, f"{seconds:.0f}"] for title, seconds in {**times, "in all": sum(times.values())}.items()]
     return RecordTable(caption, ["stage", "seconds"], rows)
+
+
+def report_record(args: Any, *more: str | Path, title: str, tables: Sequence[RecordTable], results: Any) -> None:
+    """Print what a program measured, and write its record where its flags (`--record`) and the program want it."""
+    print("\n\n".join(map(render_record_table, tables)))
+    write_record(getattr(args, "record", None), *more, title=title, config=asdict(args), tables=tables, results=results)
 
 
 def write_record(

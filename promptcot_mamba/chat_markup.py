@@ -36,11 +36,6 @@ def whole_text(parts: Parts) -> str:
     return "".join(part.text for part in parts)
 
 
-def data_text(parts: Parts) -> str:
-    """What of a document is data."""
-    return "\n".join(part.text for part in parts if not part.placed)
-
-
 @dataclass(frozen=True)
 class Family:
     """A chat format by the markup (regular expressions) between the turns, and a template that writes it."""

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from promptcot_mamba import hub
 from promptcot_mamba.errors import InputError
 
 TRANSFORMERS, CODESTRAL, MAMBA_SSM = "transformers", "codestral", "mamba_ssm"
@@ -35,6 +36,7 @@ WEIGHT_FORMS = ("model*.safetensors", "*.safetensors", "pytorch_model*.bin", "*.
 TRAINING_STATE = ("training_args.bin", "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt")
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 TOKENIZER_FORMS = ("tokenizer*", "*.model", "vocab.*", "tekken.json", "*.tiktoken")
+SMALL_FORMS = ("*.json", "*.jinja", "*.txt", "LICENSE*")  # beside weights and tokenizer: configs, templates, merges
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
 PROBES, PROBE_BYTES = 64, 1 << 16  # blocks of a tensor file that go into a fingerprint
 MIB = 1 << 20
@@ -123,19 +125,45 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | Path, flag: str = "--model_path") -> Checkpoint:
-    """Read a local model folder in any layout.
+    """Read a model folder in any layout, or a model of the hub by its name, which is fetched.
 
     Raises InputError, naming `flag` (or the folder alone, where it is empty) and what the folder lacks.
     """
-    folder = Path(path)
+    folder = find_folder(path, flag)
     where = f"{flag} {path}".strip()
-    if not folder.is_dir():
-        raise InputError(f"{where}: no such folder, expected a checkpoint (config.json and weights)")
     config, layout, files = read_config(folder, flag), find_layout(folder), weight_files(folder)
     if not files:
         kind = "a Mamba-2 config without weights" if config.get("model_type") == "mamba2" else "no weights"
         raise InputError(f"{where}: {kind} (model*.safetensors) beside its config")
     return Checkpoint(folder, config, sum(file.stat().st_size for file in files), layout)
+
+
+def find_folder(path: str | Path, flag: str = "--model_path", *, weights: bool = True) -> Path:
+    """The folder of a model: the path itself, or where `owner/name` of the hub lies once its files are fetched.
+
+    Fetched are configs, tokenizer and, with `weights`, one form of the weights. Raises InputError, saying how to go on
+    from a folder, for a path that is neither.
+    """
+    where = f"{flag} {path}".strip()
+    if Path(path).is_dir():
+        return Path(path)
+    if not hub.is_hub_name(path):
+        expected = "so no tokenizer here" if "tokenizer" in flag else "expected a checkpoint (config.json and weights)"
+        raise InputError(f"{where}: no such folder, {expected}")
+
+    def choose(names: list[str]) -> list[str]:
+        top = [name for name in names if "/" not in name and name not in TRAINING_STATE]
+        small = {name for form in (*TOKENIZER_FORMS, *SMALL_FORMS) for name in hub.match(top, form)}
+        return sorted({*small, *(hub.match_first(top, WEIGHT_FORMS) if weights else ())})
+
+    try:
+        files = hub.fetch(str(path), hub.MODEL, choose)
+    except InputError as error:
+        mend = f"{hub.hint(str(path), hub.MODEL, 'FOLDER')} and pass {flag or '--model_path'} FOLDER"
+        raise InputError(f"{where}: no such folder; as a name of the hub: {error}; {mend}") from None
+    if not files:
+        raise InputError(f"{where}: this repository of the hub holds no model")
+    return files[0].parent
 
 
 def read_config(folder: str | Path, flag: str = "") -> dict[str, Any]:
@@ -219,14 +247,17 @@ def require_served(checkpoint: Checkpoint, flag: str = "--model_path") -> None:
             f"{where}: time_step_limit {limit} clamps the time steps, which vLLM's Mamba-2 does not do: it would "
             "sample other text; evaluate with transformers, or retrain with time_step_limit [0.0, Infinity]"
         )
+    if checkpoint.is_mamba2 and (activation := config.get("hidden_act", "silu")) not in ("silu", "swish"):
+        raise InputError(f"{where}: hidden_act {activation}: a Mamba-2's is silu, in every engine")
 
 
 def load_tokenizer(path: str | Path, flag: str = "--model_path") -> Any:
-    """A folder's tokenizer as it is: no token is added. Raises InputError if there is none or it has no end of text."""
-    where = f"{flag} {path}"
-    if not Path(path).is_dir():  # or the hub would be asked for a model of that name
-        raise InputError(f"{where}: no such folder, so no tokenizer here")
-    if not any(any(Path(path).glob(form)) for form in TOKENIZER_FORMS):  # transformers would make an empty one up
+    """The tokenizer of a folder, or of a name on the hub, as it is: no token is added.
+
+    Raises InputError if there is none or it has no end of text.
+    """
+    where, path = f"{flag} {path}", find_folder(path, flag, weights=False)
+    if not any(any(path.glob(form)) for form in TOKENIZER_FORMS):  # transformers would make an empty one up
         raise InputError(f"{where}: no tokenizer here (tokenizer.json or the like)")
     from transformers import AutoTokenizer
 
@@ -244,8 +275,18 @@ def load_tokenizer(path: str | Path, flag: str = "--model_path") -> Any:
 def writing_weights(folder: Path) -> Iterator[None]:
     """Around what saves a model into `folder`: files get the user's umask, a full disk is an OSError like any other.
 
-    safetensors writes weights that nobody else may read (0600), and says what the system refused in its own kind of
-    error; torch.save says only that a write failed.
+    safetensors writes weights that nobody else may read (0600).
+    """
+    with refused_writes(folder):
+        yield
+    share_files(folder)
+
+
+@contextmanager
+def refused_writes(folder: Path) -> Iterator[None]:
+    """What the system refuses to what writes tensors, as the OSError that it was.
+
+    safetensors has its own kind of error for it; torch.save says only that a write failed.
     """
     from safetensors import SafetensorError
 
@@ -257,7 +298,6 @@ def writing_weights(folder: Path) -> Iterator[None]:
             raise
         number = int(found[1]) if found else errno.ENOSPC
         raise OSError(number, os.strerror(number), str(folder)) from None
-    share_files(folder)
 
 
 def share_files(folder: Path) -> None:

@@ -118,8 +118,12 @@ class DurableAppender:
 
     def append(self, row: Row) -> int:
         """Append one row and return the offset of its line; on a full disk the torn line is cut, OSError travels."""
+        return self.append_lines(dump_row(row))
+
+    def append_lines(self, lines: bytes) -> int:
+        """`append`, of rows that are dumped already: all of them or none."""
         start = self._file.seek(0, os.SEEK_END)
-        rest = memoryview(dump_row(row))
+        rest = memoryview(lines)
         try:
             while rest:
                 rest = rest[self._file.write(rest) :]
@@ -134,6 +138,9 @@ class DurableAppender:
         """Sync if the last sync is `sync_seconds` ago; to be called on idle ticks."""
         if self._dirty and time.monotonic() - self._synced >= self.sync_seconds:
             self.sync()
+
+    def fileno(self) -> int:
+        return self._file.fileno()
 
     def sync(self) -> None:
         """Force what was appended to disk."""

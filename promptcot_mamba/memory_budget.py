@@ -48,6 +48,11 @@ class Mamba2Shapes:
         return self.hidden * self.in_proj_width + self.inner * self.hidden
 
     @property
+    def linear_layers(self) -> dict[str, tuple[int, int]]:
+        """A layer's matrices by name: inputs, outputs."""
+        return {"in_proj": (self.hidden, self.in_proj_width), "out_proj": (self.inner, self.hidden)}
+
+    @property
     def parameters(self) -> int:
         small = self.conv_channels * (self.conv + 1) + 3 * self.heads + self.inner + self.hidden
         embeddings = self.vocab * self.hidden * (1 if self.tied else 2)
@@ -111,6 +116,16 @@ class AttentionShapes:
     def layer_matrix_parameters(self) -> int:
         attention = self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
         return attention + 3 * self.hidden * self.feed_forward
+
+    @property
+    def linear_layers(self) -> dict[str, tuple[int, int]]:
+        """A layer's matrices by name: inputs, outputs."""
+        queries, keys = self.head_dim * self.heads, self.head_dim * self.kv_heads
+        return {
+            "q_proj": (self.hidden, queries), "k_proj": (self.hidden, keys), "v_proj": (self.hidden, keys),
+            "o_proj": (queries, self.hidden), "gate_proj": (self.hidden, self.feed_forward),
+            "up_proj": (self.hidden, self.feed_forward), "down_proj": (self.feed_forward, self.hidden),
+        }  # fmt: skip
 
     @property
     def parameters(self) -> int:
@@ -212,9 +227,21 @@ def matrix_parameters(shapes: Shapes) -> int:
     return shapes.layers * shapes.layer_matrix_parameters + shapes.vocab * shapes.hidden
 
 
-def training_flops_per_token(shapes: Shapes) -> float:
-    """Forward and backward (twice the forward), without recomputation: the numerator of MFU."""
-    return 3 * forward_flops_per_token(shapes)
+def adapter_parameters(shapes: Shapes, rank: int, targets: list[str]) -> int:
+    """Trained numbers of low-rank adapters. Raises InputError for a target that is no matrix of these shapes."""
+    for target in targets:
+        if target not in shapes.linear_layers:
+            raise InputError(f"--lora_target {target}: the model's linear layers are {', '.join(shapes.linear_layers)}")
+    return shapes.layers * rank * sum(sum(shapes.linear_layers[target]) for target in set(targets))
+
+
+def training_flops_per_token(shapes: Shapes, adapters: int = 0) -> float:
+    """Forward and backward (twice the forward), without recomputation: the numerator of MFU.
+
+    `adapters`: trained numbers beside frozen weights, which have no gradient of their own to be computed.
+    """
+    frozen = 2 * matrix_parameters(shapes) if adapters else 0
+    return 3 * (forward_flops_per_token(shapes) + 2 * adapters) - frozen
 
 
 @dataclass(frozen=True)
@@ -235,24 +262,23 @@ DEVICES = {
     "H100": Device("H100", 80, 989, 790, 3.0),
     "A100": Device("A100", 80, 312, 250, 1.8),
     "B200": Device("B200", 180, 2250, 1800, 7.2),
+    "4090": Device("RTX 4090", 24, 165, 132, 0.91),
 }
 # The backward of conv, SSD and norm reads values and gradients and writes gradients: 7.8 GB against the forward's
 # 4.4 GB per layer at 20,480 tokens, counted tensor by tensor.
 BACKWARD_BYTES_RATIO = 7.8 / 4.4
-RECOMPUTE = ("nothing", "mixer", "layer", "segments")
 
 
-def tokens_per_second_bound(shapes: Shapes, device: Device, recompute: str = "layer") -> float:
+def tokens_per_second_bound(shapes: Shapes, device: Device, recompute: str = "layer", adapters: int = 0) -> float:
     """An upper bound for training on one device: products at their rate, then conv, SSD and norm at the bandwidth.
 
     `recompute`: "layer" repeats each layer's forward in the backward (full checkpointing), "segments" repeats it twice,
     "mixer" only conv, SSD and norm, "nothing" keeps all. Communication, the optimizer and the host are not in it.
     """
-    products = 2 * matrix_parameters(shapes)
     mixing = shapes.layers * shapes.mixing_flops
     moved = shapes.layers * shapes.mixing_bytes
     layer_products = 2 * shapes.layers * shapes.layer_matrix_parameters
-    flops = 3 * (products + mixing)
+    flops = training_flops_per_token(shapes, adapters)
     moved_bytes = moved * (1 + BACKWARD_BYTES_RATIO)
     if recompute != "nothing":
         times = 2 if recompute == "segments" else 1
@@ -270,6 +296,7 @@ def training_memory(
     offload_optimizer: bool = False,
     split_masters: bool = False,
     fp32_sums: bool = False,
+    adapters: int = 0,
     recompute: str = "layer",
     segment: int = 1,
     bucket_elements: int = 500_000_000,
@@ -279,6 +306,7 @@ def training_memory(
 
     `tokens` per micro-batch. `split_masters`: no DeepSpeed, but `training.split_adamw` on one device.
     `fp32_sums`: gradients of several micro-batches are summed in fp32 (`--grad_accum_dtype`).
+    `adapters`: trained numbers in fp32 beside frozen bf16 weights (`--lora_rank`), of which every device holds all.
     `bucket_elements` and `logits_bytes` are those of the shipped DeepSpeed configs and of `linear_cross_entropy`.
     `segment`: layers a segment, where `recompute` is "segments".
     "update" is what the optimizer step needs above the activations that are gone by then.
@@ -288,6 +316,8 @@ def training_memory(
     weights, gradients = BF16 * p / shard["w"], (FP32 if fp32_sums else BF16) * p / shard["g"]
     masters = BF16 if split_masters else FP32
     optimizer = 0 if offload_optimizer else (masters + 2 * FP32) * p / shard["os"]  # master weights, two moments
+    if adapters:
+        weights, gradients, optimizer = BF16 * p + FP32 * adapters, FP32 * adapters, 2 * FP32 * adapters
     live_layer = 2 * tokens * shapes.saved_for_backward  # one layer's forward again, and its gradients
     kept = {
         "nothing": shapes.layers * tokens * shapes.saved_whole,
@@ -297,10 +327,12 @@ def training_memory(
         "segments": (-(-shapes.layers // segment) + segment) * tokens * FP32 * shapes.hidden,
     }[recompute]
     head = 2 * logits_bytes + FP32 * shapes.vocab * shapes.hidden + 2 * BF16 * tokens * shapes.hidden
-    buckets = 3 * BF16 * min(bucket_elements, p) if devices > 1 else 0  # two reducing, one gathering
+    buckets = 3 * BF16 * min(bucket_elements, adapters or p) if devices > 1 else 0  # two reducing, one gathering
     activations = kept + live_layer + head
     # DeepSpeed flattens the shard's gradients and widens them to fp32 before the update.
     update = 0 if offload_optimizer else (FP32 if fp32_sums else BF16 + FP32) * p / shard["os"]
+    if adapters:
+        update = FP32 * adapters
     if split_masters:
         update = 4 * FP32 * shapes.vocab * shapes.hidden  # fp32 copies of one parameter at a time, the largest
     return {

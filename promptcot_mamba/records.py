@@ -16,6 +16,7 @@ from promptcot_mamba.chat_format import has_turns, user_question
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row, iter_jsonl
 
+IGNORE_INDEX = -100  # the label of a token without loss, torch's own default; here, so that data needs no torch
 ID_FIELDS = ("id", "question_id", "task_id", "idx")
 
 

@@ -15,31 +15,25 @@ disagree.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from promptcot_mamba.benchmarks import BENCHMARKS, Benchmark, problem_sets
 from promptcot_mamba.benchmarks.code_scoring import CodeOptions, run_code
 from promptcot_mamba.benchmarks.score_file import Options, run_math
-from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.cli import flag, parse_args, run_program
 from promptcot_mamba.errors import InputError
 
 
 @dataclass
 class Arguments:
-    benchmark: list[str] = field(metadata={"help": f"{', '.join(BENCHMARKS)}; of a folder several, paper or all"})
-    input_path: str = field(
-        metadata={"reads": "any", "help": "rows with completion (or completions) and the problem's own keys"}
-    )
-    expected_runs: int | None = field(default=None, metadata={"least": 1, "help": "samples each problem should have"})
-    strict_runs: bool = field(default=False, metadata={"help": "exit with 1 where runs are missing"})
-    markdown: bool = field(default=False, metadata={"help": "write X.metrics.md too"})
-    grader: str | None = field(
-        default=None, metadata={"help": "maths: strict (default), or paper: the published rules"}
-    )
-    compare: str | None = field(
-        default=None, metadata={"reads": "any", "help": "maths: a second file, compared problem by problem"}
-    )
+    benchmark: list[str] = flag(f"{', '.join(BENCHMARKS)}; of a folder several, paper or all")
+    input_path: str = flag("rows with completion (or completions) and the problem's own keys", reads="any")
+    expected_runs: int | None = flag("samples each problem should have", default=None, least=1)
+    strict_runs: bool = flag("exit with 1 where runs are missing", default=False)
+    markdown: bool = flag("write X.metrics.md too", default=False)
+    grader: str | None = flag("maths: strict (default), or paper: the published rules", default=None)
+    compare: str | None = flag("maths: a second file, compared problem by problem", default=None, reads="any")
 
 
 def score_file(args: Arguments, members: list[Benchmark], path: str, code: CodeOptions) -> int:
@@ -78,9 +72,9 @@ def main() -> int:
     [(name, members)] = sets.items()
     if members[0].kind == "math" and code != CodeOptions():
         raise InputError(f"--benchmark {name} is maths: the sandbox's flags do not apply")
-    for flag in ("grader", "compare"):
-        if members[0].kind == "code" and getattr(args, flag) is not None:
-            raise InputError(f"--{flag} is for maths; --benchmark {name} is code")
+    for option in ("grader", "compare"):
+        if members[0].kind == "code" and getattr(args, option) is not None:
+            raise InputError(f"--{option} is for maths; --benchmark {name} is code")
     return score_file(args, members, args.input_path, code)
 
 

@@ -33,8 +33,8 @@ from promptcot_mamba.chat_format import (
     render_prompt,
     split,
 )
-from promptcot_mamba.checkpoint import load_tokenizer
-from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.checkpoint import find_folder, load_tokenizer
+from promptcot_mamba.cli import flag, parse_args, run_program
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import write_json
 from promptcot_mamba.log import ROOT, get_logger
@@ -48,15 +48,15 @@ HISTORY_LINES = 1000
 class ChatArguments:
     """Flags of the chat."""
 
-    model_path: str = field(metadata={"elsewhere": True, "help": "a checkpoint folder"})
-    prompt: str | None = field(default=None, metadata={"help": "ask this one question and end"})
-    instruction: str = field(default=MATH_INSTRUCTION, metadata={"help": "what is added below a question"})
-    max_len: int = field(default=4096, metadata={"help": "most tokens of an answer"})
+    model_path: str = flag("a checkpoint folder, or its name on the hub", elsewhere=True)
+    prompt: str | None = flag("ask this one question and end", default=None)
+    instruction: str = flag("what is added below a question", default=MATH_INSTRUCTION)
+    max_len: int = flag("most tokens of an answer", default=4096)
     temperature: float = 0.8
     top_p: float = 0.95
     repetition_penalty: float = 1.1
     seed: int = 0
-    dtype: str = field(default="auto", metadata={"help": "auto, float32 or bfloat16"})
+    dtype: str = flag("auto, float32 or bfloat16", default="auto")
 
     def __post_init__(self) -> None:
         if self.max_len < 1:
@@ -181,6 +181,7 @@ def describe_state(first: int, last: int) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(ChatArguments, argv, description=__doc__)
+    args.model_path = str(find_folder(args.model_path))
     tokenizer = load_tokenizer(args.model_path)
     import torch
     from transformers.utils.logging import disable_progress_bar

@@ -12,10 +12,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.cli import flag, parse_args, run_program
 from promptcot_mamba.doctor import software, system
 from promptcot_mamba.doctor.finding import FAULT, WARNING, Finding, render
 
@@ -26,11 +26,9 @@ EXIT_NOT_READY = 1
 class Arguments:
     """Flags of scripts.doctor."""
 
-    quick: bool = field(default=False, metadata={"help": "leave out kernels and collectives, which take longest"})
-    output_dir: str = field(
-        default=".", metadata={"writes": "folder", "help": "where runs will be written: its disk is looked at"}
-    )
-    json: str | None = field(default=None, metadata={"writes": "file", "help": "also write the findings to this file"})
+    quick: bool = flag("leave out kernels and collectives, which take longest", default=False)
+    output_dir: str = flag("where runs will be written: its disk is looked at", default=".", writes="folder")
+    json: str | None = flag("also write the findings to this file", default=None, writes="file")
 
 
 def examine(args: Arguments) -> Iterator[Finding]:

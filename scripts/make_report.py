@@ -9,10 +9,10 @@ An evaluation is a model's name and the folder of its graded predictions (`X.jso
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.cli import flag, parse_args, run_program
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import replace_atomically
 from promptcot_mamba.report.evaluations import load_evaluation
@@ -26,14 +26,12 @@ LOG_FILE = "train_log.jsonl"
 class Arguments:
     """Flags of scripts.make_report."""
 
-    evaluation: list[str] = field(default_factory=list, metadata={"help": "NAME=FOLDER of graded predictions"})
-    loss: list[str] = field(default_factory=list, metadata={"help": "NAME=FOLDER of a training run"})
-    records: str = field(default="docs/records", metadata={"reads": "folder", "help": "folder of measured records"})
-    results: str = field(
-        default="docs/RESULTS.md", metadata={"writes": "file", "help": "the Markdown document to write"}
-    )
-    output: str = field(default="outputs/report/report.html", metadata={"writes": "file", "help": "the page to write"})
-    samples: int = field(default=1000, metadata={"least": 0, "help": "most samples in the page"})
+    evaluation: list[str] = flag("NAME=FOLDER of graded predictions", factory=list)
+    loss: list[str] = flag("NAME=FOLDER of a training run", factory=list)
+    records: str = flag("folder of measured records", default="docs/records", reads="folder")
+    results: str = flag("the Markdown document to write", default="docs/RESULTS.md", writes="file")
+    output: str = flag("the page to write", default="outputs/report/report.html", writes="file")
+    samples: int = flag("most samples in the page", default=1000, least=0)
 
 
 def parse_named(flag: str, values: list[str]) -> dict[str, Path]:
@@ -57,7 +55,7 @@ def main() -> None:
     losses = {name: folder / LOG_FILE for name, folder in parse_named("loss", args.loss).items()}
     evaluations = [load_evaluation(name, folder) for name, folder in folders.items()]
     records = load_records(Path(args.records))
-    document = render_results(evaluations, records)
+    document = render_results(evaluations, records, losses)
     page = render_report(evaluations, records, losses, args.samples)
     for path, text in ((args.results, document), (args.output, page)):
         with replace_atomically(path) as file:

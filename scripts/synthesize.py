@@ -3,6 +3,7 @@
     python -m scripts.synthesize --config configs/synthesis.yaml                  # every stage it lists, in order
     python -m scripts.synthesize --config configs/synthesis.yaml --stage judge    # one of them
     python -m scripts.synthesize --config configs/synthesis.yaml --rounds 2       # rationales and generator, again
+    python -m scripts.synthesize --config configs/synthesis.yaml --dry_run True   # what it will ask, and the cost
 
 A stage that is complete is skipped, one that was killed continues; changed settings are refused by name.
 """
@@ -17,12 +18,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.cli import flag, parse_args, run_program
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import get_logger
 from promptcot_mamba.sampling.backend import BackendFailedError
 from promptcot_mamba.synthesis import STAGES
+from promptcot_mamba.synthesis.dry_run import describe_plan, plan_run
 from promptcot_mamba.synthesis.models import ModelBook
+from promptcot_mamba.synthesis.spending import TEACHER, BudgetSpentError, Price, Spending, read_prices
 from promptcot_mamba.synthesis.stage import Context, settings_from
 
 logger = get_logger("synthesize")
@@ -36,18 +39,23 @@ ROUND_STAGES = ("rationales", "choose_rationales", "generator_data")
 class Arguments:
     """Flags of scripts.synthesize; a recipe holds most of them."""
 
-    work_dir: str = field(metadata={"writes": "folder", "help": "folder of every stage's JSONL"})
-    models: str = field(metadata={"help": "in a recipe a mapping: name -> model_path, temperature, ..."})
-    stages: str = field(metadata={"help": "in a recipe a mapping: stage -> its settings, in the order they run"})
-    seed: int = field(default=0, metadata={"help": "base of every draw's and every reply's own seed"})
-    stage: str | None = field(default=None, metadata={"help": "run only this stage"})
-    rounds: int = field(
-        default=1, metadata={"least": 1, "help": "rounds of choosing rationales and training the generator on them"}
+    work_dir: str = flag("folder of every stage's JSONL", writes="folder")
+    models: str = flag("in a recipe a mapping: name -> model_path, temperature, ...")
+    stages: str = flag("in a recipe a mapping: stage -> its settings, in the order they run")
+    seed: int = flag("base of every draw's and every reply's own seed", default=0)
+    stage: str | None = flag("run only this stage", default=None)
+    rounds: int = flag("rounds of choosing rationales and training the generator on them", default=1, least=1)
+    train_generator: str | None = flag(
+        "command that trains the generator; {data}, {output}, {round} are filled in", default=None
     )
-    train_generator: str | None = field(
-        default=None, metadata={"help": "command that trains the generator; {data}, {output}, {round} are filled in"}
+    dry_run: bool = flag("print requests, tokens and money by stage; ask nothing", default=False)
+    budget_tokens: int | None = flag(
+        "tokens that all models together may take, earlier runs in work_dir included", default=None, least=1
     )
-    generator: str = field(default="generator", metadata={"help": "the model that later rounds replace by their own"})
+    prices: str = flag(
+        "in a recipe a mapping: model (or teacher) -> {prompt, completion}, money a million tokens", default="{}"
+    )
+    generator: str = flag("the model that later rounds replace by their own", default="generator")
 
 
 @dataclass(frozen=True)
@@ -57,11 +65,16 @@ class Pipeline:
     models: dict[str, dict[str, Any]]
     stages: dict[str, dict[str, Any]]
     seed: int
+    prices: dict[str, Price] = field(default_factory=dict)
 
 
 def read_pipeline(args: Arguments) -> Pipeline:
     """Raises InputError naming what is malformed or unknown, before any stage runs."""
-    pipeline = Pipeline(parse_mapping("models", args.models), parse_mapping("stages", args.stages), args.seed)
+    models = parse_mapping("models", args.models)
+    prices = read_prices(parse_mapping("prices", args.prices))
+    if unknown := sorted(set(prices) - {*models, TEACHER}):
+        raise InputError(f"prices: {unknown[0]}: no such model; known: {', '.join([*models, TEACHER])}")
+    pipeline = Pipeline(models, parse_mapping("stages", args.stages), args.seed, prices)
     for name, settings in pipeline.stages.items():
         load_stage(name, settings)
     if args.stage is not None and args.stage not in pipeline.stages:
@@ -88,11 +101,11 @@ def load_stage(name: str, values: dict[str, Any]) -> tuple[Any, Any]:
     return settings_from(settings_class, values, f"stages: {name}"), function
 
 
-def run_stages(pipeline: Pipeline, names: list[str], work_dir: Path) -> None:
+def run_stages(pipeline: Pipeline, names: list[str], work_dir: Path, spending: Spending) -> None:
     """Run these stages in order; engines are started when a stage first asks its model."""
     models = ModelBook(pipeline.models)
     recipe = {STAGES[name].writes: load_stage(name, values)[0] for name, values in pipeline.stages.items()}
-    context = Context(work_dir, pipeline.seed, models, recipe)
+    context = Context(work_dir, pipeline.seed, models, recipe, spending, pipeline.prices)
     try:
         for name in names:
             logger.info("stage %s", name)
@@ -102,7 +115,14 @@ def run_stages(pipeline: Pipeline, names: list[str], work_dir: Path) -> None:
         models.close()
 
 
-def run_rounds(pipeline: Pipeline, args: Arguments) -> None:
+def show_plan(pipeline: Pipeline, names: list[str], args: Arguments) -> None:
+    """Print what these stages would ask."""
+    context = Context(Path(args.work_dir), pipeline.seed, ModelBook(pipeline.models), prices=pipeline.prices)
+    stages = {name: load_stage(name, pipeline.stages[name])[0] for name in names}
+    print(describe_plan(plan_run(stages, context), context, args.budget_tokens))
+
+
+def run_rounds(pipeline: Pipeline, args: Arguments, spending: Spending) -> None:
     """Choose rationales and train the generator on them, `rounds` times, each in a folder of its own.
 
     Round r's likelihoods come from the generator that round r - 1 trained (the recipe's own, in the first).
@@ -117,7 +137,7 @@ def run_rounds(pipeline: Pipeline, args: Arguments) -> None:
             "trains is loaded in this process for the next one (--generator names another entry)"
         )
     concepts = Path(args.work_dir) / "concepts.jsonl"
-    run_stages(pipeline, [name for name in ("concepts",) if name in pipeline.stages], concepts.parent)
+    run_stages(pipeline, [name for name in ("concepts",) if name in pipeline.stages], concepts.parent, spending)
     for number in range(1, args.rounds + 1):
         folder = Path(args.work_dir) / f"round_{number}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -125,7 +145,7 @@ def run_rounds(pipeline: Pipeline, args: Arguments) -> None:
             target = folder / name
             if not target.exists():
                 target.symlink_to((concepts.parent / name).resolve())
-        run_stages(pipeline, list(ROUND_STAGES), folder)
+        run_stages(pipeline, list(ROUND_STAGES), folder, spending)
         trained = folder / "generator"
         train_generator(args.train_generator, folder / "generator_sft.jsonl", trained, number)
         model = {**pipeline.models[args.generator], "model_path": str(trained)}
@@ -146,12 +166,17 @@ def train_generator(command: str, data: Path, output: Path, number: int) -> None
 def main() -> int:
     args = parse_args(Arguments, description=__doc__)
     pipeline = read_pipeline(args)
+    names = [args.stage] if args.stage else list(pipeline.stages)
+    if args.dry_run:
+        show_plan(pipeline, names, args)
+        return 0
+    spending = Spending(Path(args.work_dir), args.budget_tokens)
     try:
         if args.rounds > 1:
-            run_rounds(pipeline, args)
+            run_rounds(pipeline, args, spending)
         else:
-            run_stages(pipeline, [args.stage] if args.stage else list(pipeline.stages), Path(args.work_dir))
-    except BackendFailedError as error:
+            run_stages(pipeline, names, Path(args.work_dir), spending)
+    except (BackendFailedError, BudgetSpentError) as error:
         print(f"{error}\nwhat was answered is safe; run the same command again to continue", file=sys.stderr)
         return EXIT_FAILED
     return 0

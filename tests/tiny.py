@@ -35,6 +35,14 @@ def make_tokenizer(vocab_size: int = 384):
     return fast
 
 
+def encode_example(tokenizer, prompt, completion: str) -> tuple[list[int], list[int]]:
+    """`(input_ids, labels)` of one example."""
+    from promptcot_mamba.data.encode import encode_examples
+
+    document = encode_examples(tokenizer, [(prompt, completion)])[0]
+    return document.input_ids, document.labels
+
+
 def make_checkpoint(folder: Path, *, n_groups: int = 1, n_layers: int = 2, seed: int = 0, **config_fields) -> Path:
     """Write config, random weights (transformers' own class) and tokenizer to `folder`, and return it."""
     import torch

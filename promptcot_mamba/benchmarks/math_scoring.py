@@ -60,18 +60,21 @@ def cast_votes(grades: Sequence[Grade], golds: Mapping[str, Gold]) -> None:
     """
     classes: dict[str, list[str]] = {}
     for grade in grades:
-        if not grade.extracted:
-            grade.extra["vote"] = None
-        elif grade.correct and grade.grader == "strict":
-            grade.extra["vote"] = "right"
-        else:
-            found = classes.setdefault(grade.problem_id, [])
-            gold = golds[grade.problem_id]
-            name = next((name for name in found if _equal_votes(name, grade.extracted, gold)), None)
-            if name is None:
-                name = grade.extracted
-                found.append(name)
-            grade.extra["vote"] = f"={name}"
+        found = classes.setdefault(grade.problem_id, [])
+        grade.extra["vote"] = cast_vote(grade, found, golds[grade.problem_id])
+
+
+def cast_vote(grade: Grade, found: list[str], gold: Gold) -> str | None:
+    """The class that one grade votes for, None without an answer; `found`, the classes so far, grows by a new one."""
+    if not grade.extracted:
+        return None
+    if grade.correct and grade.grader == "strict":
+        return "right"
+    name = next((name for name in found if _equal_votes(name, grade.extracted, gold)), None)
+    if name is None:
+        name = grade.extracted
+        found.append(name)
+    return f"={name}"
 
 
 def _equal_votes(first: str, second: str, gold: Gold) -> bool:

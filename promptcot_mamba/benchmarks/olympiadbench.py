@@ -14,7 +14,7 @@ from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.math.gold import AnswerRules, AnswerType, Gold, gold_after_mark
 from promptcot_mamba.jsonl import Row
 
-RULES = AnswerRules(tolerance=1e-8, percent=True)
+RULES = AnswerRules(tolerance=1e-8)
 ANSWER_TYPES = {"Numerical": "numerical", "Expression": "expression", "Tuple": "tuple", "Interval": "interval"}
 
 
@@ -31,9 +31,7 @@ def read_gold(row: Row) -> Gold:
         tolerance = float(row.get("error") or RULES.tolerance)
     except (TypeError, ValueError):
         raise InputError(f"'error' must be a number, found {row['error']!r}") from None
-    rules = AnswerRules(
-        cast(AnswerType, answer_type), tolerance, percent=True, multiple=bool(row.get("is_multiple_answer"))
-    )
+    rules = AnswerRules(cast(AnswerType, answer_type), tolerance, multiple=bool(row.get("is_multiple_answer")))
     answers = row.get("final_answer")
     if answers is None:
         return Gold(gold_after_mark(row).answer, rules, row.get("unit"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from promptcot_mamba.jsonl import write_json, write_jsonl
 from promptcot_mamba.log import get_logger
 from promptcot_mamba.records import Grade
 from promptcot_mamba.run_info import describe_run, side_path
+from promptcot_mamba.token_scores import read_scores
 
 logger = get_logger(__name__)
 
@@ -36,6 +38,7 @@ class Scored:
     predictions: list[Prediction]
     grades: list[Grade]
     lacking: dict[str, list[int]]
+    spared: int = 0  # samples that were not made, since their problems' majorities were decided without them
 
     def by_title(self) -> dict[str, list[Grade]]:
         """Grades by benchmark, in the registry's order."""
@@ -93,8 +96,30 @@ def score_math_file(path: str | Path, chosen: Benchmark | None, grader: str, exp
     for benchmark in dict.fromkeys(b.name for b in benchmarks):
         own = [p for p, b in zip(predictions, benchmarks, strict=True) if b.name == benchmark]
         lacking |= missing_runs(own, expected_runs or BENCHMARKS[benchmark].n)
-    warn_of_missing(path, lacking)
-    return Scored(Path(path), predictions, grade_math(predictions, benchmarks, path, grader), lacking)
+    spared = count_spared(path)
+    if not spared:
+        warn_of_missing(path, lacking)
+    grades = grade_math(predictions, benchmarks, path, grader)
+    add_confidence(path, predictions, grades)
+    return Scored(Path(path), predictions, grades, lacking, spared)
+
+
+def count_spared(path: str | Path) -> int:
+    """How many samples `infer_longcot.py --stop_when_decided` left out of a file."""
+    run = side_path(path, "run.json")
+    try:
+        return int(json.loads(run.read_text(encoding="utf-8")).get("spared") or 0) if run.exists() else 0
+    except (ValueError, AttributeError, TypeError) as error:
+        raise InputError(f"{run}: not what infer_longcot.py wrote ({error}); put its own back") from None
+
+
+def add_confidence(path: str | Path, predictions: Sequence[Prediction], grades: Sequence[Grade]) -> None:
+    """Write into each grade how sure the model was of its tokens, where `--save_logprobs` saved it."""
+    saved = read_scores(side_path(path, "logprobs.jsonl"))
+    for prediction, grade in zip(predictions, grades, strict=True):
+        scores = saved.get((prediction.problem_id, prediction.run))
+        if scores is not None and scores["attempt"] == prediction.row.get("attempt", 0):
+            grade.extra.update((name, scores[name]) for name in ("mean_logprob", "mean_entropy"))
 
 
 def _sources(predictions: Sequence[Prediction]) -> list[str]:
@@ -106,6 +131,7 @@ def write_scores(scored: Scored, config: dict[str, object], markdown: bool = Fal
     summaries = []
     for title, grades in scored.by_title().items():
         figures = summarize(grades, title, BENCHMARKS[grades[0].benchmark].expected_problems)
+        figures["spared"] = scored.spared
         figures["by_grader"] = {name: sum(grade.extra[name] for grade in grades) / len(grades) for name in GRADERS}
         summaries.append(figures)
     write_jsonl(side_path(scored.path, "grades.jsonl"), (grade.to_row() for grade in scored.grades))
@@ -123,7 +149,7 @@ def _details(summaries: Sequence[Figures]) -> list[str]:
     lines = []
     for figures in summaries:
         graders = "  ".join(f"{name} {percent(share)}" for name, share in figures["by_grader"].items())
-        lines += [*detail_lines(figures), f"  graders  {graders}"]
+        lines += [*detail_lines(figures), *([] if figures["spared"] else [f"  graders  {graders}"])]
     return lines
 
 

@@ -10,6 +10,7 @@ from promptcot_mamba.data.filters import REASONS
 from promptcot_mamba.data.prepare import CONTAMINATED_FILE, DROPPED_FILE, WORK_FOLDER, Result
 from promptcot_mamba.data.report import REPORT_FILE, count_shared, number_text, table
 from promptcot_mamba.errors import InputError
+from promptcot_mamba.hub import describe, transport_error
 from promptcot_mamba.jsonl import replace_atomically
 
 CARD_FILE = "README.md"
@@ -88,18 +89,15 @@ def push_to_hub(output: Path, repo: str) -> str:
 
     Raises InputError if the hub cannot be reached or refuses, saying how to go on by hand.
     """
-    import httpx
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     api = HfApi()
     try:
         api.create_repo(repo, repo_type="dataset", private=True, exist_ok=True)
         api.upload_folder(repo_id=repo, repo_type="dataset", folder_path=output, ignore_patterns=[f"{WORK_FOLDER}/*"])
-    except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except (OSError, transport_error(), ValueError) as error:
         raise InputError(
-            f"--push_to_hub {repo}: {reason}; the shards are whole in {output}: upload them with "
+            f"--push_to_hub {repo}: {describe(error)}; the shards are whole in {output}: upload them with "
             f"hf upload {repo} {output} --repo-type dataset"
         ) from None
     return f"datasets/{repo}"

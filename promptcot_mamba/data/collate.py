@@ -18,7 +18,8 @@ def _concatenate(rows: Sequence[dict[str, Any]], key: str) -> torch.Tensor:
 
 
 def collate_packed(rows: Sequence[dict[str, Any]], pad_id: int) -> Batch:
-    """Rows end to end: `input_ids`, `labels` (1, l), `cu_seqlens` (docs + 1) int32, `example_ids` [docs].
+    """Rows end to end: `input_ids`, `labels` (1, l), `cu_seqlens` (docs + 1) int32, `example_ids` [docs], and of
+    preferences `store_documents` (docs).
 
     No row at all (a process's share of an epoch's last, incomplete step) gives one padding token without label:
     the process takes part in the step and adds nothing to it.
@@ -32,12 +33,15 @@ def collate_packed(rows: Sequence[dict[str, Any]], pad_id: int) -> Batch:
             "example_ids": [],
         }
     lengths = np.concatenate([np.asarray(row["lengths"], dtype=np.int64) for row in rows])  # (docs)
-    return {
+    batch: Batch = {
         "input_ids": _concatenate(rows, "input_ids")[None],
         "labels": _concatenate(rows, "labels")[None],
         "cu_seqlens": torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)])).to(torch.int32),
         "example_ids": [identity for row in rows for identity in row["example_ids"]],
     }
+    if "store_documents" in rows[0]:
+        batch["store_documents"] = _concatenate(rows, "store_documents")
+    return batch
 
 
 def collate_padded(rows: Sequence[dict[str, Any]], pad_id: int) -> Batch:

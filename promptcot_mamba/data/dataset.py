@@ -6,7 +6,7 @@ A row is `{"input_ids", "labels", "lengths", "example_ids"}`: documents end to e
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from promptcot_mamba.data.pack import fill_share, pack_lengths
 from promptcot_mamba.data.tokens import TokenStore
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.ops.linear_cross_entropy import IGNORE_INDEX
+from promptcot_mamba.records import IGNORE_INDEX
 
 OVERLONG = ("drop", "truncate")
 TrainRow = dict[str, Any]
@@ -70,12 +70,6 @@ class TokenRows:
     rows: Sequence[np.ndarray] | np.ndarray  # row -> positions in `selection`
     max_length: int
     packed: bool
-    label_counts: np.ndarray = field(init=False)  # (usable) tokens under the loss
-
-    def __post_init__(self) -> None:
-        store, chosen = self.store, self.selection
-        cut = store.lengths[chosen.documents] > chosen.lengths
-        self.label_counts = chosen.lengths - store.prompt_lengths[chosen.documents] - cut
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -21,7 +21,8 @@ import numpy as np
 from rapidfuzz import fuzz
 from rapidfuzz.distance import Levenshtein
 
-from promptcot_mamba.data.ngram_index import SIZES, GramIndex, Sieve, gram_places, make_grams
+from promptcot_mamba.chat_format import THINK_END, THINK_START
+from promptcot_mamba.data.ngram_index import SIZES, GramIndex, Sieve, common_from, gram_places, make_grams
 from promptcot_mamba.data.words import gist_signs, gist_words
 
 CANDIDATE_SHARE = 0.3  # of a problem's weighted n-grams, from which a text is aligned with it
@@ -45,12 +46,18 @@ WINDOW = 1.6  # lengths of the problem that its n-grams may lie apart in a long 
 SAME_ASK = 0.34  # of the sentence that asks: the same setting with another question is another problem
 MIN_ASK = 4
 SHOWN_WORDS = 60
+HEAD = 400  # characters of a thought, and of an answer, in which a short problem is looked for
 
 COPY_SHARE = 0.8  # of a problem's n-grams in a text of the sample: a copy, which makes nothing common
 _ASKS = re.compile(
     r"\s*(?:compute|find|determine|what|how|calculate|evaluate|solve|prove|show|express|give|in|for|if)\b|[^?]*\?\s*\Z",
     re.IGNORECASE,
 )
+# Where the samples of a programming problem begin: what stands before tells which problem it is.
+_SAMPLES = re.compile(
+    r"\n[ \t]*[-#*]*[ \t]*(?:sample[ \t]+(?:input|1)\b|example[ \t]*1\b|examples?[ \t]*:?[ \t*-]*\n)", re.IGNORECASE
+)
+FRAME = 12  # common words on end, from which on what stands before or after a problem is its frame, no part of it
 _SENTENCE_END = re.compile(r"(?:(?<=[.?!:;])(?=\s))|\n")
 
 
@@ -83,11 +90,16 @@ class Decontaminator:
 
     def __init__(self, problems: Iterable[BenchmarkText], sample: Iterable[str] = ()):
         self.problems = list(problems)
-        self._words = [gist_words(problem.text) for problem in self.problems]
-        self._signs = [gist_signs(problem.text) for problem in self.problems]
-        self._asks = [_ask_length(problem.text) for problem in self.problems]
+        statements = [_statement(problem.text) for problem in self.problems]
+        self._words = [gist_words(text) for text in statements]
+        self._signs = [gist_signs(text) for text in statements]
+        self._asks = [_ask_length(text) for text in statements]
         grams = [make_grams(words) for words in self._words]
         frequency, texts = self._count(grams, sample)
+        self._signs = [
+            _without_frame(words, signs, [frequency[gram] > common_from(texts) for gram in own.tolist()])
+            for words, signs, own in zip(self._words, self._signs, grams, strict=True)
+        ]
         self._index = GramIndex(grams, frequency, texts)
         self._sieve = Sieve(self._words, frequency, texts)
         self._short: dict[str, list[int]] = {}  # word -> the short problems that hold it
@@ -119,8 +131,12 @@ class Decontaminator:
         return self._check(prompt, "prompt")
 
     def check_completion(self, completion: str) -> Hit | None:
-        """The hit that removes an answer: a problem restated in it."""
-        return self._check(completion, "completion")[0] if self._sieve.suspects(completion) else None
+        """The hit that removes an answer: a problem restated in it; a short one where its thought or answer begins."""
+        found = self._check(completion, "completion")[0] if self._sieve.suspects(completion) else None
+        if found is not None or not self._short:
+            return found
+        heads = (part.lstrip()[:HEAD] for part in completion.removeprefix(THINK_START).partition(THINK_END)[::2])
+        return next((hit for head in heads if (hit := self._find_short(head, "completion"))), None)
 
     def _check(self, text: str, kind: str) -> tuple[Hit | None, list[Hit]]:
         words = gist_words(text)
@@ -148,7 +164,7 @@ class Decontaminator:
             return []
         index, found = self._index, []
         whole = np.bincount(index.owners[entries], weights=index.weights[entries], minlength=len(self.problems))
-        starts = gram_places(len(words))
+        starts, _ = gram_places(len(words))
         for owner in np.flatnonzero(whole >= CANDIDATE_SHARE * index.totals).tolist():
             if len(self._signs[owner]) < SHORT:
                 continue
@@ -239,6 +255,31 @@ def _cut(signs: list[str], words: list[str], window: tuple[int, int]) -> list[st
     scale = len(signs) / max(1, len(words))
     slack = (window[1] - window[0]) // 2 + 40
     return signs[max(0, int((window[0] - slack) * scale)) : int((window[1] + slack) * scale)]
+
+
+def _statement(text: str) -> str:
+    """A problem without its samples, unless little else is left."""
+    found = _SAMPLES.search(text)
+    return text[: found.start()] if found and len(text[: found.start()].split()) >= SHORT else text
+
+
+def _without_frame(words: list[str], signs: list[str], common: list[bool]) -> list[str]:
+    """`signs` without a long run of common words at either end; `common`: which of `make_grams(words)` are.
+
+    Benchmarks put the same frame around all of their problems; a training row has another or none.
+    """
+    places = [at for at, sign in enumerate(signs) if len(sign) > 1 or sign.isdigit()]  # of `words` in `signs`
+    told = np.zeros(len(words), bool)  # words that tell this problem from others
+    for start, size, is_common in zip(*gram_places(len(words)), common, strict=True):
+        if not is_common:
+            told[start : start + size] = True
+    own = np.flatnonzero(told)
+    if len(places) != len(words) or not len(own):
+        return signs
+    first, last = own[0], own[-1]
+    begin = places[first] if first >= FRAME else 0
+    end = places[last] + 1 if len(words) - 1 - last >= FRAME else len(signs)
+    return signs[begin:end]
 
 
 def _ask_length(text: str) -> int:

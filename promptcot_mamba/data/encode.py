@@ -20,7 +20,7 @@ from promptcot_mamba.chat_format import join, opens_thought, split_completion
 from promptcot_mamba.chat_markup import Part, Parts, find_rendered, whole_text
 from promptcot_mamba.data.text_tokens import TextTokenizer
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.ops.linear_cross_entropy import IGNORE_INDEX
+from promptcot_mamba.records import IGNORE_INDEX
 
 
 @dataclass(frozen=True)
@@ -96,12 +96,6 @@ def get_encoder(tokenizer: Any) -> Encoder:
 def encode_examples(tokenizer: Any, pairs: Sequence[tuple[str | Parts, str]]) -> list[Encoded]:
     """Encode `(prompt, completion)` pairs; see `Encoder.encode`."""
     return get_encoder(tokenizer).encode(pairs)
-
-
-def encode_example(tokenizer: Any, prompt: str | Parts, completion: str) -> tuple[list[int], list[int]]:
-    """`(input_ids, labels)` of one example."""
-    document = encode_examples(tokenizer, [(prompt, completion)])[0]
-    return document.input_ids, document.labels
 
 
 def encode_prompt(tokenizer: Any, prompt: str | Parts) -> list[int]:

@@ -9,7 +9,7 @@ from itertools import repeat
 
 import numpy as np
 
-from promptcot_mamba.data.words import NUMBER_WORDS, SILENT, fold_letters, hash_ngrams, hash_words, mix
+from promptcot_mamba.data.words import NUMBER_WORDS, SILENT, fold_quickly, hash_ngrams, hash_words, mix
 
 SIZES = (2, 3)  # words of an n-gram
 MAX_DOCUMENT_SHARE = 0.02  # of all texts: a more frequent n-gram is boilerplate
@@ -26,16 +26,22 @@ def make_grams(words: Sequence[str]) -> np.ndarray:
     return np.concatenate([hash_ngrams(hashed, size) for size in SIZES])
 
 
-def gram_places(count: int) -> np.ndarray:
-    """Where each of `make_grams` begins, in words."""
-    return np.concatenate([np.arange(max(0, count - size + 1)) for size in SIZES])
+def gram_places(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where each of `make_grams` begins, and how long it is, in words."""
+    counts = [max(0, count - size + 1) for size in SIZES]
+    return np.concatenate([np.arange(count) for count in counts]), np.repeat(SIZES, counts)
+
+
+def common_from(texts: int) -> float:
+    """In more texts than this an n-gram is boilerplate, which weighs nothing."""
+    return max(MIN_COMMON, MAX_DOCUMENT_SHARE * texts)
 
 
 class GramIndex:
     """n-gram -> the problems that hold it, as one sorted table."""
 
     def __init__(self, grams: Sequence[np.ndarray], frequency: Counter[int], texts: int):
-        limit = max(MIN_COMMON, MAX_DOCUMENT_SHARE * texts)
+        limit = common_from(texts)
         own = [np.unique(part) for part in grams]
         all_grams = np.concatenate([np.empty(0, np.uint64), *own])
         owners = np.repeat(np.arange(len(own)), [len(part) for part in own])
@@ -70,7 +76,7 @@ class Sieve:
         for name, value in NUMBER_WORDS.items():
             if str(value) in self._ids:
                 self._ids[name] = self._ids[str(value)]
-        limit = max(MIN_COMMON, MAX_DOCUMENT_SHARE * texts)
+        limit = common_from(texts)
         codes, owners = [], []
         for owner, own in enumerate(words):
             ids = np.array([self._ids[word] for word in own], dtype=np.int64)
@@ -85,9 +91,7 @@ class Sieve:
         self._bits[_slot(self._codes)] = True
 
     def suspects(self, text: str) -> bool:
-        if not text.isascii():
-            text = fold_letters(text)
-        found = _SIEVE_WORDS.findall(text.casefold())
+        found = _SIEVE_WORDS.findall(fold_quickly(text))
         ids = np.fromiter(map(self._ids.get, found, repeat(0)), dtype=np.int64, count=len(found))
         codes = _triples(ids[ids != _SILENT_ID])
         codes = np.unique(codes[self._bits[_slot(codes)]])

@@ -83,6 +83,26 @@ def _begins_as_array(path: Path) -> bool:
         return False
 
 
+def saved_files(folder: Path) -> list[Path] | None:
+    """The Arrow files of a folder that `datasets` saved, in the order of its rows; None for any other folder.
+
+    Raises InputError for several splits, of which none is called train, and for a folder that cannot be opened.
+    """
+    if not any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
+        return None
+    from datasets import DatasetDict, load_from_disk
+
+    try:
+        found = load_from_disk(str(folder))
+    except (OSError, ValueError, KeyError, pa.ArrowInvalid) as error:
+        raise InputError(f"{folder}: not a readable save_to_disk folder ({str(error).splitlines()[0]})") from None
+    if isinstance(found, DatasetDict):
+        if "train" not in found and len(found) != 1:
+            raise InputError(f"{folder}: has the splits {', '.join(found)}; name one of their folders")
+        found = found["train"] if "train" in found else next(iter(found.values()))
+    return [Path(file["filename"]) for file in found.cache_files]
+
+
 def open_parquet(path: Path) -> pq.ParquetFile:
     """Open a Parquet file for streaming; raises InputError if it is truncated or not Parquet."""
     try:

@@ -26,7 +26,7 @@ def first_line(error: Exception) -> str:
 def parse_line(line: bytes, where: str) -> Row:
     """One JSONL line; raises InputError if it is not UTF-8, not JSON or not an object."""
     try:
-        row = json.loads(line)
+        row = json.loads(line.decode("utf-8-sig"))  # of bytes json would take UTF-16, too, whose lines are cut wrongly
     except UnicodeDecodeError as error:
         raise InputError(f"{where}: not UTF-8 ({error.reason}); convert the file with iconv") from None
     except json.JSONDecodeError as error:
@@ -34,6 +34,8 @@ def parse_line(line: bytes, where: str) -> Row:
         if line.strip() == b"{":
             torn = "; one object over several lines: write one object a line, or an array of them"
         raise InputError(f"{where}: malformed JSON ({error.msg}){torn}") from None
+    except RecursionError:
+        raise InputError(f"{where}: nested too deeply to be a row") from None
     if not isinstance(row, dict):
         raise InputError(f"{where}: expected a JSON object, found {type(row).__name__}")
     return row

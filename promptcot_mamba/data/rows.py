@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pyarrow as pa
-
 from promptcot_mamba.chat_markup import Parts, whole_text
 from promptcot_mamba.data.canonical import CanonicalRow, UnusableRowError
 from promptcot_mamba.data.conversation import OURS, Reading, format_of, render_row
-from promptcot_mamba.data.row_files import SUFFIXES, Chunk, iter_rows
-from promptcot_mamba.data.shapes import read_row, recognise
-from promptcot_mamba.data.sources import find_repo_files
+from promptcot_mamba.data.row_files import SUFFIXES, Chunk, iter_rows, saved_files
+from promptcot_mamba.data.shapes import Shape, read_row, recognise
 from promptcot_mamba.errors import InputError
+from promptcot_mamba.hub import DATASET, fetch, hint, is_hub_name, match_first
 from promptcot_mamba.log import get_logger
 from promptcot_mamba.records import problem_id
 
 logger = get_logger(__name__)
 HASH_BLOCK = 1 << 22  # bytes
-HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-HUB_FILES = ("data/train-*.parquet", "data/*.parquet", "*/train-*.parquet", *(f"*{suffix}" for suffix in SUFFIXES))
+# Of a data set named on the hub, the first of these that it has: its training split, else what lies at its top.
+HUB_FILES = (
+    *("data/train-*.parquet", "*/train-*.parquet"),
+    *(f"{folder}train*{suffix}" for folder in ("", "data/") for suffix in SUFFIXES),
+    *("data/*.parquet", *(f"*{suffix}" for suffix in SUFFIXES)),
+)
 SAMPLES = 64  # rendered prompts kept to tell their template by
 
 
@@ -57,24 +58,16 @@ class Formats:
             self.samples.append(whole_text(prompt))
 
 
-def _saved_files(folder: Path) -> list[Path] | None:
-    """The Arrow files of a folder that `datasets` saved, in the order of its rows; None for any other folder.
-
-    Raises InputError for several splits, of which none is called train, and for a folder that cannot be opened.
-    """
-    if not any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
-        return None
-    from datasets import DatasetDict, load_from_disk
-
+def find_on_hub(repo: str) -> list[Path]:
+    """A data set's files by its name; raises InputError saying how to go on from a folder."""
     try:
-        found = load_from_disk(str(folder))
-    except (OSError, ValueError, KeyError, pa.ArrowInvalid) as error:
-        raise InputError(f"{folder}: not a readable save_to_disk folder ({str(error).splitlines()[0]})") from None
-    if isinstance(found, DatasetDict):
-        if "train" not in found and len(found) != 1:
-            raise InputError(f"{folder}: has the splits {', '.join(found)}; name one of their folders")
-        found = found["train"] if "train" in found else next(iter(found.values()))
-    return [Path(file["filename"]) for file in found.cache_files]
+        files = fetch(repo, DATASET, lambda names: match_first(names, HUB_FILES))
+    except InputError as error:
+        mend = f"{hint(repo, DATASET, 'DIR')} and pass --data_path DIR"
+        raise InputError(f"--data_path {repo}: no such file, folder or glob; {repo}: {error}; {mend}") from None
+    if not files:
+        raise InputError(f"--data_path {repo}: the hub has no {', '.join(SUFFIXES)} file of it")
+    return files
 
 
 def find_row_files(data_path: str | Path | Sequence[str | Path]) -> list[Path]:
@@ -88,7 +81,7 @@ def find_row_files(data_path: str | Path | Sequence[str | Path]) -> list[Path]:
         return [file for part in data_path for file in find_row_files(part)]
     path = Path(data_path)
     if path.is_dir():
-        saved = _saved_files(path)
+        saved = saved_files(path)
         if saved is not None:
             return saved
         files = sorted(file for file in path.rglob("*") if file.name.endswith(SUFFIXES) and file.is_file())
@@ -99,11 +92,8 @@ def find_row_files(data_path: str | Path | Sequence[str | Path]) -> list[Path]:
         return files
     names = [path] if path.is_file() else glob.glob(str(data_path), recursive=True)  # noqa: PTH207 (may be absolute)
     files = sorted(Path(name) for name in names)
-    if not files and HUB_NAME.fullmatch(str(data_path)) and not path.suffix:
-        try:
-            return find_repo_files(str(data_path), HUB_FILES, None)
-        except InputError as error:
-            raise InputError(f"--data_path {data_path}: no such file, folder or glob; on the hub: {error}") from None
+    if not files and is_hub_name(data_path) and not path.name.endswith(SUFFIXES):
+        return find_on_hub(str(data_path))
     if not files:
         raise InputError(f"--data_path {data_path}: no such file, folder or glob")
     for file in files:
@@ -131,15 +121,15 @@ def iter_rows_of(
 
     Raises InputError naming the place for a row that breaks its shape, and the file if it holds no row.
     """
-    shape, number = None, 0
+    known: dict[tuple[str, ...], Shape] = {}
+    number = 0
     for number, (where, raw) in enumerate(iter_rows(Chunk(file)), start=1):
+        shape = known.get(columns := tuple(raw))
         if shape is None:
             shape = recognise(raw, where)
-            if announce:
+            if announce and shape not in known.values():
                 logger.info("%s: recognised %s (%s)", file, shape.name, shape.looks)
-        for name in shape.marked:
-            if name not in raw:
-                raise InputError(f"{where}: missing key {name!r}; found {', '.join(raw) or 'nothing'}")
+            known[columns] = shape
         try:
             rows = read_row(raw, shape, reading)
         except (UnusableRowError, InputError) as error:

@@ -67,7 +67,12 @@ def _content(message: Mapping[str, Any], key: str, number: int) -> str:
 
 
 def read_messages(messages: Any, column: str, role_keys: Sequence[str] = ("role", "from")) -> list[Said]:
-    """A list of `{role, content}` or `{from, value}`. Raises InputError if it is none, UnusableRowError for a role."""
+    """A list of `{role, content}` or `{from, value}`, or such a struct of lists (what `datasets` made of a Sequence).
+
+    Raises InputError if it is none, UnusableRowError for an unknown role and for what is no text.
+    """
+    if isinstance(messages, Mapping) and all(isinstance(values, list) for values in messages.values()):
+        messages = [dict(zip(messages, turn, strict=False)) for turn in zip(*messages.values(), strict=False)]
     if not isinstance(messages, list) or not all(isinstance(message, Mapping) for message in messages):
         raise InputError(f"{column!r} must be a list of {{role, content}} or {{from, value}}")
     said = []
@@ -83,6 +88,8 @@ def read_messages(messages: Any, column: str, role_keys: Sequence[str] = ("role"
         if role is None:
             known = ", ".join(ROLES)
             raise UnusableRowError("unknown_role", f"turn {number}: unknown role {message[role_key]!r}; known: {known}")
+        if message.get("tool_calls") or message.get("function_call"):
+            raise UnusableRowError("not_text", f"turn {number} calls tools, which no chat format here writes")
         text = _content(message, text_key, number)
         thought = next((message[key] for key in THOUGHTS if message.get(key)), None)
         if role == "assistant" and isinstance(thought, str) and THINK_END not in text:
@@ -155,7 +162,11 @@ def recognise(columns: Iterable[str], where: str = "") -> Shape:
         f"missing key {name!r}; " for name in PAIR.marked if name not in columns and set(PAIR.marked) & set(columns)
     )
     place = f"{where}: " if where else ""
-    raise InputError(f"{place}{missing}found {', '.join(columns) or 'nothing'}; expected {known}")
+    raise InputError(
+        f"{place}{missing}found {', '.join(columns) or 'nothing'}; expected {known}; other columns are named in a "
+        "recipe of scripts.prepare_sft_data (columns: {prompt: ..., completion: ...}), which has adapters for "
+        "published sets, too"
+    )
 
 
 def _text(raw: Row, column: str, reason: str) -> str:

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from promptcot_mamba.data.adapters import Adapter, get_adapter
+from promptcot_mamba import hub
+from promptcot_mamba.data.adapters import ADAPTERS, Adapter, get_adapter
 from promptcot_mamba.data.canonical import DOMAINS
 from promptcot_mamba.data.conversation import Reading
 from promptcot_mamba.data.filters import FilterRules
-from promptcot_mamba.data.row_files import SUFFIXES, kind_of, read_columns
-from promptcot_mamba.data.shapes import recognise
+from promptcot_mamba.data.row_files import SUFFIXES, kind_of, read_columns, saved_files
+from promptcot_mamba.data.shapes import Shape, recognise
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import get_logger
 
@@ -136,43 +137,37 @@ def _match(root: Path, patterns: Sequence[str]) -> list[Path]:
     return []
 
 
-def _download_hint(repo: str, patterns: Sequence[str], source_dir: str | Path | None) -> str:
-    place = Path(source_dir or "DIR") / repo
-    wanted = " or ".join(patterns)
-    return (
-        f"download {wanted} of https://huggingface.co/datasets/{repo} to {place}/ "
-        f"(on a machine with internet: hf download {repo} --repo-type dataset --local-dir {place}) "
-        f"and pass --source_dir {source_dir or 'DIR'}"
-    )
-
-
 def find_repo_files(repo: str, patterns: Sequence[str], source_dir: str | Path | None) -> list[Path]:
     """A published data set's files: under `source_dir/<repo>` if a folder is given, else fetched from the hub.
 
-    Raises InputError saying which files to download and where to put them.
+    Of the hub only the files of the first pattern that names any are fetched. Raises InputError saying which files to
+    download and where to put them.
     """
+    place = Path(source_dir or "DIR") / repo
+    mend = f"{hub.hint(repo, hub.DATASET, place, patterns)} and pass --source_dir {source_dir or 'DIR'}"
     if source_dir is not None:
-        root = Path(source_dir) / repo
-        files = _match(root, patterns)
+        files = _match(place, patterns)
         if not files:
-            hint = _download_hint(repo, patterns, source_dir)
-            raise InputError(f"{root}: none of {', '.join(patterns)} is there; {hint}")
+            raise InputError(f"{place}: none of {', '.join(patterns)} is there; {mend}")
         return files
-    import httpx
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    logger.info("%s: fetching %s from the hub", repo, ", ".join(patterns))
     try:
-        root = Path(snapshot_download(repo, repo_type="dataset", allow_patterns=list(patterns)))
-    except (LocalEntryNotFoundError, HfHubHTTPError, httpx.HTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        hint = _download_hint(repo, patterns, None)
-        raise InputError(f"{repo}: the hub cannot be reached ({reason}); {hint}") from None
-    files = _match(root, patterns)
+        files = hub.fetch(repo, hub.DATASET, lambda names: hub.match_first(names, patterns))
+    except InputError as error:
+        raise InputError(f"{repo}: {error}; {mend}") from None
     if not files:
         raise InputError(f"{repo}: the hub has none of {', '.join(patterns)}; name the files with sources.NAME.files")
     return files
+
+
+def _recognise(file: Path) -> Shape:
+    """The shape of a file's rows; raises InputError, naming the adapter of published columns, where they have none."""
+    columns = read_columns(file)
+    try:
+        return recognise(columns, str(file))
+    except InputError as error:
+        own = [name for name, one in ADAPTERS.items() if len(one.columns) > 1 and set(one.columns) <= set(columns)]
+        mend = f"; adapter {' or '.join(own)} reads these columns" if own else ""
+        raise InputError(f"{error}{mend}") from None
 
 
 def find_source(spec: SourceSpec, source_dir: str | Path | None) -> FoundSource:
@@ -186,7 +181,7 @@ def find_source(spec: SourceSpec, source_dir: str | Path | None) -> FoundSource:
     if spec.path is not None:
         path = Path(spec.path)
         if path.is_dir():
-            files = _match(path, [*patterns, *(f"*{suffix}" for suffix in SUFFIXES)])
+            files = saved_files(path) or _match(path, [*patterns, *(f"*{suffix}" for suffix in SUFFIXES)])
         else:
             files = [path] if path.is_file() else _glob(spec.path)
         if not files:
@@ -198,7 +193,7 @@ def find_source(spec: SourceSpec, source_dir: str | Path | None) -> FoundSource:
     for file in files:
         kind_of(file)
         if spec.adapter == "generic" and not spec.columns:
-            shape = recognise(read_columns(file), str(file))
+            shape = _recognise(file)
             logger.info("sources.%s: %s: recognised %s (%s)", spec.name, file.name, shape.name, shape.looks)
         missing = [column for column in adapter.columns if column not in read_columns(file)]
         if missing:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
@@ -30,6 +31,7 @@ logger = get_logger(__name__)
 
 STORE_VERSION = 2  # raise whenever the tokens of an unchanged file would change
 FORMATS_FILE = "formats.json"
+STALE_SECONDS = 3600
 ENCODE_BATCH = 512  # examples per tokenizer call
 ENCODE_CHARACTERS = 1 << 22  # or this much text: a tokenizer's own results take about 100 bytes a token
 LOG_EVERY = 64 * ENCODE_BATCH  # examples
@@ -74,6 +76,7 @@ def _batches(examples: Iterator[Example]) -> Iterator[list[Example]]:
 @contextmanager
 def _moved_when_done(folder: Path) -> Iterator[Path]:
     """A temporary neighbour folder that becomes `folder` if the block ends well, and vanishes otherwise."""
+    _remove_stale(folder)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True, exist_ok=False)
@@ -85,6 +88,15 @@ def _moved_when_done(folder: Path) -> Iterator[Path]:
             temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove what killed processes left of a store: whatever nobody has written to for an hour."""
+    for left in folder.parent.glob(f".{folder.name}.*.tmp"):
+        with suppress(FileNotFoundError):  # its writer ends just now
+            written = max(entry.stat().st_mtime for entry in (left, *left.iterdir()))
+            if time.time() - written > STALE_SECONDS:
+                shutil.rmtree(left)
 
 
 @dataclass
@@ -118,8 +130,13 @@ def _write_documents(
     return written
 
 
-def build_store(folder: Path, files: Sequence[Path], tokenizer: Any, reading: Reading | None = None) -> None:
-    """Encode every example of `files` into a new store at `folder`, unless it is already there.
+Reader = Callable[[Sequence[Path], Reading, Formats], Iterator[Example]]
+
+
+def build_store(
+    folder: Path, files: Sequence[Path], tokenizer: Any, reading: Reading | None = None, read: Reader = iter_examples
+) -> None:
+    """Encode every example that `read` finds in `files` into a new store at `folder`, unless it is already there.
 
     `reading` says how rows are read; a store of another reading belongs in another folder (`Reading.key`). Prompts
     that the tokenizer's own chat template rendered are recognised too.
@@ -131,7 +148,7 @@ def build_store(folder: Path, files: Sequence[Path], tokenizer: Any, reading: Re
     reading = replace(reading or Reading(), own=own_template(tokenizer))
     formats = Formats()
     with _moved_when_done(folder) as temporary:
-        examples = iter_examples(files, reading, formats)
+        examples = read(files, reading, formats)
         with (temporary / "tokens.bin").open("wb") as tokens, (temporary / "documents.jsonl").open("w") as documents:
             written = _write_documents(examples, tokenizer, reading.control_text, tokens, documents)
         if written.spelled:

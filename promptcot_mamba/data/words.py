@@ -8,6 +8,7 @@ columns at a time.
 
 from __future__ import annotations
 
+import html
 import re
 import unicodedata
 from functools import lru_cache
@@ -33,10 +34,28 @@ _LOOK_ALIKES = {
     "w": "\u0461\u051d\u03c9", "x": "\u0445\u03c7", "y": "\u0443\u03b3\u04af", "z": "\u03b6",
 }  # fmt: skip
 _FOLD = {ord(other): latin for latin, others in _LOOK_ALIKES.items() for other in others}
+_FOLD |= {ord(upper): latin.upper() for other, latin in _FOLD.items() if len(upper := chr(other).upper()) == 1}
 _FOLD |= dict.fromkeys(map(ord, "\u2264\u2265\u2260\u00d7\u00b7\u00f7\u221a\u221e\u03c0\u00b0"), " ")  # as SILENT
 _FOLD |= dict.fromkeys(map(ord, "\u2212\u2013\u2014"), "-")
+_FOLD |= {0x2220: " angle ", 0x25B3: " triangle ", 0x2211: " sum ", 0x2225: " parallel ", 0x22A5: " perp "}
+_FOLD |= dict(zip(map(ord, "ᴀʙᴄᴅᴇꜰɢʜɪᴊᴋʟᴍɴᴏᴘʀꜱᴛᴜᴠᴡʏᴢ"), "abcdefghijklmnoprstuvwyz", strict=True))
+# What is read over: accents taken off their letters, joiners, marks of direction, soft hyphens.
+_UNSEEN = re.compile(
+    "[\u0300-\u036f\u1ab0-\u1aff\u20d0-\u20ff\ufe00-\ufe0f\u00ad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]"
+)
 
 _THOUSANDS = re.compile(r"(?<=\d)(?:,|\{,\}|\\,|\\!)(?=\d{3}(?!\d))")
+# Names of points, where maths stands around them: a word in capitals may be an emphasis.
+_POINTS = re.compile(
+    r"(?:(?<=[$({=+])|(?<=[$({=+] )|(?<=\bto )|(?<=\b(?:of|on|at) )|(?<=\band )|(?<=(?:from|line|side) )|(?<=angle )"
+    r"|(?<=median )|(?<=segment )|(?<=through ))[A-Z]{2,5}(?![A-Za-z])|(?<![A-Za-z\\])[A-Z]{2,5}(?= ?[=$)}+])"
+)
+_CAPITALS = re.compile(r"\b[A-Z]{2,5}\b")
+_UPPER, _LOWER = "AEIOSTNR", "aeiostnr"  # enough to see which case a text is in
+CASE_CHARACTERS = 2000
+_VOWELLESS = re.compile(r"(?<![a-z\\])[b-df-hj-np-tv-xz]{2,5}(?![a-z])", re.IGNORECASE)
+_TAG = re.compile(r"</?[a-z][a-z0-9]*\s*/?>")  # of HTML, without attributes
+_DRAWING = re.compile(r"\[asy\].*?\[/asy\]", re.DOTALL)
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[a-z*]+\}(?:\{[lcr|]*\})?")
 _GIST = re.compile(r"\\[a-z]+|\d+|[a-z]+|[,;\n-]")
 _GIST_SIGNS = re.compile(r"\\[a-z]+|\d+|[a-z]+|[<>!]=|[<>=+|-]|[,;\n]")
@@ -48,7 +67,8 @@ SILENT = frozenset(
     textsc mathrm mathbb mathbf mathcal mathit operatorname mbox emph boxed left right big bigg quad qquad displaystyle
     limits begin end pmatrix bmatrix matrix array align cases hline ensuremath mid setminus cup cap subset subseteq
     langle rangle lfloor rfloor lceil rceil in to alpha beta gamma theta lambda mu sigma phi omega delta epsilon
-    varepsilon the of
+    varepsilon the of overline underline widehat widetilde overrightarrow overleftrightarrow mathfrak mathscr vec
+    measuredangle
     """.split()  # noqa: SIM905 (a text of words is read as one)
 )
 _UNITS = dict(
@@ -62,6 +82,7 @@ _TENS = dict(
     zip(("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"), range(20, 100, 10), strict=True)
 )
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9}
+_SPOKEN = {"plus": "+", "equals": "=", "equal": "="}
 _UNSAID = frozenset(",;\n-")  # only where numbers written out begin and end do they count
 NUMBER_WORDS = _UNITS | _TENS
 
@@ -80,16 +101,39 @@ def _simplify(text: str) -> str:
     return text
 
 
+def fold_quickly(text: str) -> str:
+    """`fold_letters` of a long text, with every short word in capitals taken for points."""
+    return _CAPITALS.sub(" ", _plain_letters(text)).casefold()
+
+
+def _plain_letters(text: str) -> str:
+    """Look-alike letters and typographic signs as their plain ones, accents off."""
+    return text if text.isascii() else _UNSEEN.sub("", unicodedata.normalize("NFKD", text)).translate(_FOLD)
+
+
 def fold_letters(text: str) -> str:
-    """Lower case, with look-alike letters and typographic signs as their plain ones."""
-    if text.isascii():
-        return text.casefold()
-    return unicodedata.normalize("NFKC", text).casefold().translate(_FOLD)
+    """Lower case, letters plain, and points apart.
+
+    `ABC` is three points whose names say nothing. In a text whose capitals tell nothing, words without vowels are.
+    """
+    text = _plain_letters(text)
+    capitals, small = (sum(map(text[:CASE_CHARACTERS].count, letters)) for letters in (_UPPER, _LOWER))
+    return (_POINTS if 0 < 2 * capitals < small else _VOWELLESS).sub(_part, text).casefold()
+
+
+def _part(found: re.Match[str]) -> str:
+    return f" {' '.join(found.group())} "
 
 
 def _fold(text: str) -> str:
-    """`fold_letters`, with numbers without separators and LaTeX environments taken off."""
+    """`fold_letters`, with numbers without separators; HTML, drawings and LaTeX environments taken off."""
+    if "&" in text:
+        text = html.unescape(text)
     text = fold_letters(text)
+    if "<" in text:
+        text = _TAG.sub(" ", text)
+    if "[asy]" in text:
+        text = _DRAWING.sub(" ", text)
     if "," in text or "\\" in text:
         text = _THOUSANDS.sub("", text)
     return _ENVIRONMENT.sub(" ", text) if "\\begin" in text else text
@@ -147,7 +191,7 @@ def gist_words(text: str) -> list[str]:
 def gist_signs(text: str) -> list[str]:
     """`gist_words` with variables (all of one name) and the signs of formulas."""
     found = (word.lstrip("\\") for word in _GIST_SIGNS.findall(_fold(text)))
-    found = (word for word in found if len(word) != 2 or word[1] != "=")  # as \\leq is silent
+    found = (_SPOKEN.get(word, word) for word in found if len(word) != 2 or word[1] != "=")  # as \\leq is silent
     named = ("v" if len(word) == 1 and word.isalpha() else word for word in found if word not in SILENT)
     return _read_numbers(list(named))
 

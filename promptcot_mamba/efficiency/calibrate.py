@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-from promptcot_mamba.efficiency.engine import Load, Wave
+from promptcot_mamba.efficiency.engine import Wave
 from promptcot_mamba.efficiency.measure import Measured
-from promptcot_mamba.efficiency.models import Shape
-from promptcot_mamba.efficiency.predict import Costs, Work, fit_costs, play_wave
-from promptcot_mamba.efficiency.setup import Setup
+from promptcot_mamba.efficiency.predict import Costs, Work, count_seconds, fit_costs, play_wave
+from promptcot_mamba.efficiency.setup import ROOMY, Setup
+
+Row = dict[str, float]
 
 
-def median_wave(waves: Sequence[dict[str, float]]) -> dict[str, float]:
+def median_wave(waves: Sequence[Row]) -> Wave:
     """Each figure's median over equal waves; the ratios among them follow from these."""
-    names = Wave.__dataclass_fields__
-    medians: dict[str, Any] = {name: statistics.median(wave[name] for wave in waves) for name in names}
-    return Wave(**medians).as_row()
+    return Wave(**{name: statistics.median(wave[name] for wave in waves) for name in Wave.__dataclass_fields__})
 
 
 def fit_pair(setup: Setup, done: Measured) -> tuple[Costs, Costs]:
@@ -29,32 +26,27 @@ def fit_pair(setup: Setup, done: Measured) -> tuple[Costs, Costs]:
     a slower machine would pass for the price of a long context.
     """
     stages = setup.calibration()
-    works = [[_play(shape, stage.load) for stage in stages] for shape in setup.shapes]
-    clocks, others = ([done[stage.name][setup.engine(shape)] for stage in stages] for shape in setup.shapes)
-    clock = _fit(works[0], clocks, [statistics.median(map(_generating, waves)) for waves in clocks])
-    ratios = [
-        statistics.median(_generating(wave) / _generating(beside) for beside, wave in zip(*pair, strict=True))
-        for pair in zip(clocks, others, strict=True)
-    ]
-    seconds = [ratio * clock.seconds(rest) for ratio, (_, rest) in zip(ratios, works[0], strict=True)]
-    return clock, _fit(works[1], others, seconds)
+    works, others = (
+        [play_wave(shape, stage.load, cache_bytes=ROOMY, max_num_seqs=stage.load.chains) for stage in stages]
+        for shape in setup.shapes
+    )
+    clocks, waves = ([done[stage.name][setup.engine(shape)] for stage in stages] for shape in setup.shapes)
+    clock = _fit(works, clocks, (statistics.median(map(_generating, same)) for same in clocks))
+    seconds = (
+        count_seconds(clock, rest)
+        * statistics.median(_generating(b) / _generating(a) for a, b in zip(beside, same, strict=True))
+        for (_, rest), beside, same in zip(works, clocks, waves, strict=True)
+    )
+    return clock, _fit(others, waves, seconds)
 
 
-def _play(shape: Shape, load: Load) -> tuple[Work, Work]:
-    return play_wave(shape, cache_bytes=1 << 62, max_num_seqs=load.chains, **asdict(load))
-
-
-def _fit(
-    works: Sequence[tuple[Work, Work]], waves: Sequence[list[dict[str, float]]], seconds: Sequence[float]
-) -> Costs:
+def _fit(works: Sequence[tuple[Work, Work]], waves: Sequence[list[Row]], seconds: Iterable[float]) -> Costs:
     """From first steps as they were measured, and these seconds of all others."""
-    parts, times = [], []
-    for (first, rest), same, later in zip(works, waves, seconds, strict=True):
-        parts += [first, rest]
-        times += [statistics.median(wave["first_seconds"] for wave in same), later]
-    return fit_costs(parts, times)
+    firsts = (statistics.median(wave["first_seconds"] for wave in same) for same in waves)
+    times = [part for pair in zip(firsts, seconds, strict=True) for part in pair]
+    return fit_costs([part for pair in works for part in pair], times)
 
 
-def _generating(wave: dict[str, float]) -> float:
+def _generating(wave: Row) -> float:
     """Seconds after the first tokens."""
     return wave["seconds"] - wave["first_seconds"]

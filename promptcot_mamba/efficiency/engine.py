@@ -17,24 +17,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from promptcot_mamba.efficiency.models import Shape
-from promptcot_mamba.efficiency.predict import BLOCK
+from promptcot_mamba.efficiency.predict import BLOCK, Load
 
 WARM_UP_TOKENS = 16
 TURN_SECONDS = 0.1  # shorter ones cost more: the first steps of a turn find cold caches
-
-
-@dataclass(frozen=True)
-class Load:
-    """A wave of equal chains: how many, and the tokens each reads and generates."""
-
-    chains: int
-    prompt: int
-    length: int
-
-    @property
-    def tokens(self) -> int:
-        """Generated ones."""
-        return self.chains * self.length
 
 
 @dataclass(frozen=True)
@@ -86,7 +72,7 @@ class Stopwatch:
             "model": str(folder),
             "load_format": "dummy",
             "skip_tokenizer_init": True,
-            "dtype": {2: "bfloat16", 4: "float32"}[shape.weight_width],
+            "dtype": shape.dtype,
             "max_model_len": context,
             "max_num_seqs": max_num_seqs,
             "kv_cache_memory_bytes": cache_bytes,
@@ -104,43 +90,39 @@ class Stopwatch:
         self._random = random.Random(seed)
         self._vocab = shape.config["vocab_size"]
         self._requests = 0
-        self.load: Load | None = None  # of the wave under way
-        self.begin(Load(max_num_seqs, prompt=8, length=WARM_UP_TOKENS))
-        while self.advance(60.0) is None:
+        self._wave: dict[str, Any] = {}  # what is known of the one under way
+        warm_up = Load(max_num_seqs, prompt=8, length=WARM_UP_TOKENS)
+        while self.advance(warm_up, 60.0)[1] is None:
             pass
 
-    def begin(self, load: Load) -> None:
+    def advance(self, load: Load, seconds: float) -> tuple[int, dict[str, float] | None]:
+        """Step for about so long; see `Engine`."""
+        if not self._wave:
+            self._begin(load)
+        wave, already, started = self._wave, self._wave["seconds"], time.perf_counter()
+        while self._engine.has_unfinished_requests():
+            gained = len(self._engine.step())
+            wave["steps"] += 1
+            self._tokens += gained
+            wave["seconds"] = already + time.perf_counter() - started
+            if gained and not wave["first_tokens"]:
+                wave |= {"first_seconds": wave["seconds"], "first_tokens": gained}
+            if wave["seconds"] >= already + seconds and self._engine.has_unfinished_requests():
+                return self._tokens, None
+        wave["preemptions"] += self._preemptions()
+        self._wave = {}
+        return self._tokens, Wave(**wave).as_row()
+
+    def _begin(self, load: Load) -> None:
         """Queue chains after prompts of random tokens; none will end early."""
-        assert self.load is None, "one wave at a time"
-        self.load, self.tokens = load, 0
-        self._steps, self._seconds, self._preempted = 0, 0.0, self._preemptions()
-        self._first: tuple[float, int] | None = None
+        self._wave = dict.fromkeys(Wave.__dataclass_fields__, 0) | asdict(load)
+        self._wave["preemptions"] -= self._preemptions()
+        self._tokens = 0
         params = self._params(max_tokens=load.length, ignore_eos=True, temperature=1.0, detokenize=False)
         for _ in range(load.chains):
             ids = [self._random.randrange(self._vocab) for _ in range(load.prompt)]
             self._engine.add_request(str(self._requests), {"prompt_token_ids": ids}, params)
             self._requests += 1
-
-    def advance(self, seconds: float) -> Wave | None:
-        """Step for about so long; the wave, once it is through."""
-        assert self.load is not None, "no wave was begun"
-        already, started = self._seconds, time.perf_counter()
-        while self._engine.has_unfinished_requests():
-            gained = len(self._engine.step())
-            self._steps += 1
-            self.tokens += gained
-            self._seconds = already + time.perf_counter() - started
-            if self._first is None and gained:
-                self._first = self._seconds, gained
-            if self._seconds >= already + seconds and self._engine.has_unfinished_requests():
-                return None
-        first_seconds, first_tokens = self._first or (self._seconds, 0)
-        wave = Wave(
-            **asdict(self.load), steps=self._steps, preemptions=self._preemptions() - self._preempted,
-            seconds=self._seconds, first_seconds=first_seconds, first_tokens=first_tokens,
-        )  # fmt: skip
-        self.load = None
-        return wave
 
     def _preemptions(self) -> int:
         named = [metric for metric in self._engine.get_metrics() if metric.name == "vllm:num_preemptions"]
@@ -179,10 +161,7 @@ def _start(shape: Shape, folder: Path, settings: dict[str, Any]) -> None:
 
 
 def _advance(load: Load, seconds: float) -> tuple[int, dict[str, float] | None]:
-    if _stopwatch.load is None:
-        _stopwatch.begin(load)
-    wave = _stopwatch.advance(seconds)
-    return _stopwatch.tokens, wave.as_row() if wave else None
+    return _stopwatch.advance(load, seconds)
 
 
 def take_turns(

@@ -28,7 +28,9 @@ def measure_all(setup: Setup, folder: Path, *, at_once: bool) -> Measured:
     `at_once`: the engines stand side by side and every stage comes in its rounds. Otherwise one engine after the other
     goes through all stages once. Raises InputError where `folder` holds measurements under other settings.
     """
-    path, settings = folder / "measurements.json", setup.settings()
+    path = folder / "measurements.json"
+    settings = {"budgets_gib": list(setup.budgets_gib), "lengths": list(setup.lengths)}
+    settings |= {"prompt": setup.prompt, "max_num_seqs": setup.max_num_seqs}
     new = {"settings": settings, "waves": {}}
     kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else new
     if kept["settings"] != settings:
@@ -43,9 +45,8 @@ def measure_all(setup: Setup, folder: Path, *, at_once: bool) -> Measured:
     with tqdm(total=sum(len(names) for group in groups for _, names in group), desc="waves", unit="wave") as progress:
         for group in groups:
             with ExitStack() as stack:
-                engines = _start_engines(
-                    {name: jobs[name] for _, names in group for name in names}, setup, folder, stack
-                )
+                wanted = {name: jobs[name] for _, names in group for name in names}
+                engines = _start_engines(wanted, setup, folder, stack)
                 for stage, names in group:
                     for name, wave in take_turns({name: engines[name] for name in names}, stage.load):
                         done[stage.name][name].append(wave)
@@ -76,7 +77,7 @@ def _start_engines(jobs: dict[str, Job], setup: Setup, folder: Path, stack: Exit
             folder / job.shape.config["model_type"],
             cache_bytes=job.cache_bytes,
             max_num_seqs=setup.max_num_seqs,
-            context=max(load.prompt + load.length for load in job.loads),
+            context=max(load.context for load in job.loads),
         )
         stack.callback(engines[name].close)
     for engine in engines.values():

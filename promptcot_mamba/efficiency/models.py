@@ -19,19 +19,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from promptcot_mamba.bench_record import RecordTable
-from promptcot_mamba.memory_budget import BF16, FP32, shapes_from_config
+from promptcot_mamba.memory_budget import shapes_from_config
+from promptcot_mamba.sampling.cache_cost import DTYPE_BYTES, cache_cost
 
 GIB = 1 << 30
 
 
 @dataclass(frozen=True)
 class Shape:
-    """One architecture: its `transformers` config and the bytes of one weight and of one state element."""
+    """One architecture: its `transformers` config, and the dtype of its weights and cache (SSM states are fp32)."""
 
     name: str
     config: dict[str, Any] = field(repr=False)
-    weight_width: int  # bytes of a weight, a convolution state and a cache element
-    state_width: int = FP32  # bytes of an SSM state element
+    dtype: str
 
     @property
     def is_mamba2(self) -> bool:
@@ -44,28 +44,17 @@ class Shape:
 
     @property
     def weight_bytes(self) -> int:
-        return self.parameters * self.weight_width
+        return self.parameters * DTYPE_BYTES[self.dtype]
 
     @property
     def sequence_bytes(self) -> int:
         """Bytes a running chain holds whatever its length: SSM and convolution states; 0 for attention."""
-        if not self.is_mamba2:
-            return 0
-        config = self.config
-        inner = config["num_heads"] * config["head_dim"]
-        channels = inner + 2 * config["n_groups"] * config["state_size"]
-        state = inner * config["state_size"] * self.state_width
-        convolution = channels * (config["conv_kernel"] - 1) * self.weight_width
-        return config["num_hidden_layers"] * (state + convolution)
+        return cache_cost(self.config, self.dtype, "float32").state
 
     @property
     def token_bytes(self) -> int:
         """Bytes each token of a running chain adds: keys and values; 0 for Mamba-2."""
-        if self.is_mamba2:
-            return 0
-        config = self.config
-        width = config["num_key_value_heads"] * config["head_dim"]
-        return 2 * config["num_hidden_layers"] * width * self.weight_width
+        return cache_cost(self.config, self.dtype, "float32").a_token
 
     def chains_in(self, cache_bytes: float, tokens: int) -> float:
         """How many chains of `tokens` tokens fit into a cache of this size."""
@@ -79,7 +68,7 @@ MAMBA2_7B = Shape(
         "num_hidden_layers": 64, "num_heads": 128, "head_dim": 64, "n_groups": 8, "state_size": 128,
         "conv_kernel": 4, "expand": 2, "chunk_size": 256, "tie_word_embeddings": False,
     },
-    weight_width=BF16,
+    dtype="bfloat16",
 )  # fmt: skip
 QWEN25_7B = Shape(
     "Qwen2.5 7B",
@@ -88,7 +77,7 @@ QWEN25_7B = Shape(
         "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4,
         "head_dim": 128, "max_position_embeddings": 131072, "tie_word_embeddings": False,
     },
-    weight_width=BF16,
+    dtype="bfloat16",
 )  # fmt: skip
 # What a CPU decodes in milliseconds a step. Sizes were chosen first; the vocabulary then keeps W/S, and the attention
 # model's feed-forward width W/W (tests/efficiency holds both to a percent).
@@ -97,7 +86,7 @@ SMALL_MAMBA2 = Shape(
     MAMBA2_7B.config | {
         "vocab_size": 928, "hidden_size": 256, "num_hidden_layers": 4, "num_heads": 8, "n_groups": 1, "state_size": 16,
     },
-    weight_width=FP32,
+    dtype="float32",
 )  # fmt: skip
 SMALL_QWEN2 = Shape(
     "small Qwen2",
@@ -105,7 +94,7 @@ SMALL_QWEN2 = Shape(
         "vocab_size": 928, "hidden_size": 256, "intermediate_size": 368, "num_hidden_layers": 4,
         "num_attention_heads": 8, "num_key_value_heads": 1, "head_dim": 32,
     },
-    weight_width=FP32,
+    dtype="float32",
 )  # fmt: skip
 
 

@@ -4,53 +4,55 @@
                         + per_prompt * prompts read + per_prefill * their tokens
 
 The five costs are measured on waves that fit the cache. Everything a memory budget does then follows by playing the
-engine's rules step by step: chains grow a token a step; when no block is free the latest admitted chain is put back and
-must be read again later, prompt and words so far.
+engine's rules step by step: chains grow by a token a step; when no block is free the latest admitted chain is put back
+and must be read again later, prompt and words so far.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
 from promptcot_mamba.efficiency.models import Shape
 
 BLOCK = 32  # tokens of a cache block: the fewest that vLLM has on CPU and CUDA alike
+# Each cost, in seconds, and the work it is of; what reads nothing has the first three alone.
+COSTS = {
+    "base": "steps",
+    "per_chain": "chains",  # chain-steps: tokens generated
+    "per_context": "context",  # token-steps attended to
+    "per_prompt": "prompts",  # read, or after a preemption read again
+    "per_prefill": "prefill",  # their tokens
+}
+GENERATING = 3
+Work = Counter[str]  # what some steps consist of, added up; `preemptions` too, which cost what they make others do
+Costs = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Work:
-    """What some steps consist of, added up."""
+class Load:
+    """A wave of equal chains: how many, and the tokens each reads and generates."""
 
-    steps: int = 0
-    chains: int = 0  # chain-steps: tokens generated
-    context: int = 0  # token-steps attended to
-    prompts: int = 0  # read, or after a preemption read again
-    prefill: int = 0  # their tokens
-    preemptions: int = 0
+    chains: int
+    prompt: int
+    length: int
 
-    def __add__(self, other: Work) -> Work:
-        return Work(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+    @property
+    def tokens(self) -> int:
+        """Generated ones."""
+        return self.chains * self.length
 
-    def as_row(self) -> list[int]:
-        return [self.steps, self.chains, self.context, self.prompts, self.prefill]
+    @property
+    def context(self) -> int:
+        """Tokens of a chain at its end."""
+        return self.prompt + self.length
 
 
-@dataclass(frozen=True)
-class Costs:
-    """Seconds of each kind of work."""
-
-    base: float
-    per_chain: float
-    per_context: float
-    per_prompt: float
-    per_prefill: float
-
-    def seconds(self, work: Work) -> float:
-        return float(np.dot(astuple(self), work.as_row()))
+def count_seconds(costs: Costs, work: Work) -> float:
+    return sum(costs[name] * work[kind] for name, kind in COSTS.items())
 
 
 def fit_costs(works: Sequence[Work], seconds: Sequence[float]) -> Costs:
@@ -59,11 +61,12 @@ def fit_costs(works: Sequence[Work], seconds: Sequence[float]) -> Costs:
     What reads nothing gives the three costs of generating. Then those of reading follow from the rest, so that the
     shortest and least certain measurements, single steps, do not bend the others.
     """
-    rows, times = np.array([work.as_row() for work in works], dtype=float), np.array(seconds)
-    reads = rows[:, 3] > 0
-    generating = _solve(rows[~reads, :3], times[~reads], times[~reads])
-    left = times[reads] - rows[reads, :3] @ generating
-    return Costs(*generating, *_solve(rows[reads, 3:], left, times[reads]))
+    rows = np.array([[work[kind] for kind in COSTS.values()] for work in works], dtype=float)
+    times, reads = np.array(seconds), np.array([work["prompts"] > 0 for work in works])
+    generating = _solve(rows[~reads, :GENERATING], times[~reads], times[~reads])
+    left = times[reads] - rows[reads, :GENERATING] @ generating
+    reading = _solve(rows[reads, GENERATING:], left, times[reads])
+    return dict(zip(COSTS, map(float, (*generating, *reading)), strict=True))
 
 
 def _solve(rows: np.ndarray, values: np.ndarray, spread: np.ndarray) -> np.ndarray:
@@ -76,86 +79,65 @@ def _solve(rows: np.ndarray, values: np.ndarray, spread: np.ndarray) -> np.ndarr
     return solution / scale
 
 
-@dataclass
+@dataclass(eq=False)
 class _Chain:
-    number: int
     generated: int = 0
     blocks: int = 0
 
 
-def play_wave(
-    shape: Shape, *, cache_bytes: int, max_num_seqs: int, chains: int, prompt: int, length: int
-) -> tuple[Work, Work]:
-    """The work of `chains` equal chains through a cache of `cache_bytes`, by the engine's rules.
+def play_wave(shape: Shape, load: Load, *, cache_bytes: int, max_num_seqs: int) -> tuple[Work, Work]:
+    """The work of a wave through a cache of `cache_bytes`, by the engine's rules.
 
-    First the step that reads the first prompts and gives their first tokens, then all the others together.
+    First the step that reads the first prompts and gives their first tokens, then all the others together. A constant
+    state is one block that never grows. Raises ValueError for a chain that does not fit the cache alone.
     """
-    play = _play_constant if shape.is_mamba2 else _play_growing
-    return play(shape, cache_bytes, max_num_seqs, chains, prompt, length)
+    constant, misfit = shape.sequence_bytes, f"a chain of {load.context} tokens does not fit the cache alone"
+    free = int(cache_bytes // (constant or shape.token_bytes * BLOCK))
 
+    def count_blocks(chain: _Chain) -> int:
+        return 1 if constant else -(-(load.prompt + chain.generated + 1) // BLOCK)
 
-def _play_growing(
-    shape: Shape, cache_bytes: int, most: int, chains: int, prompt: int, length: int
-) -> tuple[Work, Work]:
-    """Caches that grow by a token a step."""
-    free = int(cache_bytes // (shape.token_bytes * BLOCK))
-    waiting = deque(_Chain(number) for number in range(chains))
+    waiting = deque(_Chain() for _ in range(load.chains))
     running: list[_Chain] = []
     first, rest = Work(), Work()
     while waiting or running:
-        preemptions = prompts = prefill = 0
+        step = Work(steps=1)
         for chain in list(running):  # those admitted first are served first
-            if chain not in running:
+            if not chain.blocks:  # put back meanwhile
                 continue
-            needed = _blocks(prompt + chain.generated + 1) - chain.blocks
+            needed = count_blocks(chain) - chain.blocks
             while needed > free and chain.blocks:
                 if len(running) == 1:
-                    raise ValueError(f"a chain of {prompt + length} tokens does not fit the cache alone")
+                    raise ValueError(misfit)
                 victim = running.pop()  # at last the chain itself
                 free += victim.blocks
                 victim.blocks = 0
                 waiting.appendleft(victim)
-                preemptions += 1
+                step["preemptions"] += 1
             if chain.blocks:
                 free -= needed
                 chain.blocks += needed
-        while waiting and not preemptions and len(running) < most:
-            needed = _blocks(prompt + waiting[0].generated + 1)
+        while waiting and not step["preemptions"] and len(running) < max_num_seqs:
+            needed = count_blocks(waiting[0])
             if needed > free:
                 break
             chain = waiting.popleft()
             chain.blocks = needed
             free -= needed
-            prompts += 1
-            prefill += prompt + chain.generated
+            step["prompts"] += 1
+            step["prefill"] += load.prompt + chain.generated
             running.append(chain)
+        if not running:
+            raise ValueError(misfit)
         for chain in running:
             chain.generated += 1
-        context = sum(prompt + chain.generated for chain in running)
-        step = Work(1, len(running), context, prompts, prefill, preemptions)
-        if not first.steps:
-            first = step
-        else:
-            rest += step
-        for chain in [chain for chain in running if chain.generated == length]:
+            step["context"] += 0 if constant else load.prompt + chain.generated
+        step["chains"] = len(running)
+        for chain in [chain for chain in running if chain.generated == load.length]:
             running.remove(chain)
             free += chain.blocks
+        (rest if first else first).update(step)
     return first, rest
-
-
-def _blocks(tokens: int) -> int:
-    return -(-tokens // BLOCK)
-
-
-def _play_constant(
-    shape: Shape, cache_bytes: int, most: int, chains: int, prompt: int, length: int
-) -> tuple[Work, Work]:
-    """Constant states: as many at once as fit, in even waves; nothing is ever put back."""
-    at_once = min(most, chains, int(cache_bytes // shape.sequence_bytes))
-    waves = -(-chains // at_once)
-    first = Work(1, at_once, 0, at_once, at_once * prompt)
-    later = chains - at_once
-    return first, Work(waves * length - 1, chains * length - at_once, 0, later, later * prompt)
 
 
 def find_crossover(lengths: Sequence[float], ratios: Sequence[float]) -> float | None:
@@ -170,5 +152,4 @@ def find_crossover(lengths: Sequence[float], ratios: Sequence[float]) -> float |
     if not len(below):
         return float(lengths[0])
     i = int(below[-1])
-    share = ratio[i] / (ratio[i] - ratio[i + 1])
-    return float(np.exp(np.log(lengths[i]) + share * (np.log(lengths[i + 1]) - np.log(lengths[i]))))
+    return float(np.exp(np.interp(0, ratio[i : i + 2], np.log(lengths[i : i + 2]))))

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
-from promptcot_mamba.efficiency.engine import Load
 from promptcot_mamba.efficiency.models import GIB, Pair, Shape
-from promptcot_mamba.efficiency.predict import BLOCK, play_wave
+from promptcot_mamba.efficiency.predict import BLOCK, Load, play_wave
 from promptcot_mamba.errors import InputError
 
 SINGLE = (1024, 16384, 65536)  # lengths of single chains, 7B units
 # What the costs of a step are learnt from: a length in 7B units, a share of the longest, some chains between 1 and all.
 SHORT, LONG_SHARE, FEW = 2048, 5 / 16, 8
+ROOMY = 1 << 62  # bytes of a cache that no wave fills
 # How often a stage comes: until it has so many steps, those that are compared and others, but not more often than this.
 COMPARED_STEPS, OTHER_STEPS, MOST_TIMES = 4800, 3000, 6
 
@@ -54,11 +54,6 @@ class Setup:
     def shapes(self) -> tuple[Shape, Shape]:
         return self.pair.mamba2, self.pair.qwen2
 
-    def settings(self) -> dict[str, object]:
-        """What measurements depend on, as JSON."""
-        lists = {"budgets_gib": list(self.budgets_gib), "lengths": list(self.lengths)}
-        return {**lists, "prompt": self.prompt, "max_num_seqs": self.max_num_seqs}
-
     def waves(self) -> list[Load]:
         """The waves that are compared: all chains at every length."""
         return [Load(self.max_num_seqs, *map(self.pair.length, (self.prompt, tokens))) for tokens in self.lengths]
@@ -88,24 +83,23 @@ class Setup:
 
     def stages(self) -> list[Stage]:
         """All that is to be measured."""
-        return list(dict.fromkeys([*self._all_compared(), *self.calibration(), *self.singles()]))
-
-    def _all_compared(self) -> list[Stage]:
-        return [stage for budget in self.budgets_gib for stage in self.compared(budget)]
+        compared = (stage for budget in self.budgets_gib for stage in self.compared(budget))
+        return list(dict.fromkeys([*compared, *self.calibration(), *self.singles()]))
 
     def in_rounds(self) -> list[Stage]:
         """Every stage as often as it should come, spread evenly over the run.
 
         A machine's drift is not to look like a slope. The longest come once, and see every mood of the machine.
         """
-        jobs, stages, compared = self.jobs(), self.stages(), self._all_compared()
+        jobs, stages = self.jobs(), self.stages()
+        compared = [stage for budget in self.budgets_gib for stage in self.compared(budget)]
         places: list[tuple[float, int]] = []
         for number, stage in enumerate(stages):
             steps = sum(
-                part.steps
+                part["steps"]
                 for job in (jobs[engine] for engine in stage.engines)
                 for part in play_wave(
-                    job.shape, cache_bytes=job.cache_bytes, max_num_seqs=self.max_num_seqs, **asdict(stage.load)
+                    job.shape, stage.load, cache_bytes=job.cache_bytes, max_num_seqs=self.max_num_seqs
                 )
             )
             enough = COMPARED_STEPS if stage in compared else OTHER_STEPS
@@ -116,8 +110,8 @@ class Setup:
     def is_felt(self, shape: Shape, budget: float) -> bool:
         """Whether a budget is too small for all chains of the longest wave at once."""
         longest = self.waves()[-1]
-        tokens = longest.prompt + longest.length + BLOCK
-        return shape.chains_in(self.pair.cache_bytes(shape, budget), tokens) < longest.chains + 1
+        cache = self.pair.cache_bytes(shape, budget)
+        return shape.chains_in(cache, longest.context + BLOCK) < longest.chains + 1
 
     def engine(self, shape: Shape, budget: float | None = None) -> str:
         """The name of the engine that measures a model under a budget, or with room to spare."""
@@ -152,5 +146,5 @@ class Setup:
 
 def _roomy_cache(shape: Shape, loads: Sequence[Load]) -> int:
     """Bytes in which no wave feels any pressure, and a little more."""
-    tokens = max(load.chains * (load.prompt + load.length + 2 * BLOCK) for load in loads)
+    tokens = max(load.chains * (load.context + 2 * BLOCK) for load in loads)
     return 2 * max(load.chains for load in loads) * shape.sequence_bytes + tokens * shape.token_bytes

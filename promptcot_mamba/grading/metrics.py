@@ -14,14 +14,13 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
-from scipy.special import stdtr, stdtrit  # scipy.stats would take a second to import
+from scipy.special import stdtrit  # scipy.stats would take a second to import
 
-from promptcot_mamba.grading.posterior import Posterior
+from promptcot_mamba.grading.posterior import Posterior, difference_points, likely_correlations
 
 CONFIDENCE = 0.95
 TAILS = np.array([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
 POWER = 0.8
-LOPSIDED_GAIN = 4.0
 
 
 @dataclass(frozen=True)
@@ -75,18 +74,6 @@ def t_interval(values: np.ndarray, samples: int) -> Estimate:
     error = float(values.std(ddof=1) / math.sqrt(count))
     reach = float(stdtrit(count - 1, (1 + CONFIDENCE) / 2)) * error
     return Estimate(mean, error, mean - reach, mean + reach, count, samples)
-
-
-def difference_of_shares(first: Estimate, second: Estimate) -> Estimate:
-    """Second minus first, of two `share_interval`s, with Newcombe's interval (method 10, Stat. Med. 17, 1998).
-
-    The samples are taken as independent, which on the same problems errs on the wide side.
-    """
-    difference = second.mean - first.mean
-    low = difference - math.hypot(second.mean - second.low, first.high - first.mean)
-    high = difference + math.hypot(second.high - second.mean, first.mean - first.low)
-    error = math.hypot(first.standard_error, second.standard_error)
-    return Estimate(difference, error, low, high, min(first.problems, second.problems), first.samples + second.samples)
 
 
 @dataclass(frozen=True)
@@ -195,56 +182,23 @@ class Comparison:
 def compare_paired(first: Mapping[str, Sequence[float]], second: Mapping[str, Sequence[float]]) -> Comparison:
     """Paired difference of per-problem means over the problems both hold.
 
-    Pairing removes the problems' difficulty from the error (Miller, arXiv 2411.00640, section on paired differences).
+    Pairing removes the problems' difficulty from the error (Miller, arXiv 2411.00640, section on paired differences):
+    the interval is the middle of the difference of the two posteriors that `clustered_mean` takes, correlated as the
+    systems' results on the problems are; p is twice its smaller part beside zero.
     """
     shared = [name for name in first if name in second]
-    pair = [{name: scores[name] for name in shared} for scores in (first, second)]
-    a, b = (np.array([np.mean(scores[name]) for name in shared]) for scores in pair)
-    samples = sum(len(values) for scores in pair for values in scores.values())
-    difference = t_interval(b - a, samples)
+    counts = [[(float(sum(scores[name])), len(scores[name])) for name in shared] for scores in (first, second)]
+    a, b = (np.array([right / samples for right, samples in own]) for own in counts)
+    difference = t_interval(b - a, sum(samples for own in counts for _, samples in own))
     unpaired = len(first) + len(second) - 2 * len(shared)
     means = (float(a.mean()), float(b.mean())) if shared else (math.nan, math.nan)
     if len(shared) < 2:
         return Comparison(*means, difference, math.nan, math.nan, unpaired)
-    quantile = float(stdtrit(len(shared) - 1, (1 + CONFIDENCE) / 2))
-    own = _lopsided_reach(clustered_mean(pair[0]), clustered_mean(pair[1]), _correlation(a, b))
-    below, above = _widened(quantile * difference.standard_error, *own)
-    reach = below if difference.mean > 0 else above  # the one that may reach zero
-    p_value = float(2 * stdtr(len(shared) - 1, -quantile * abs(difference.mean) / reach)) if difference.mean else 1.0
-    needed = float(quantile + stdtrit(len(shared) - 1, POWER)) * difference.standard_error
-    low, high = max(difference.mean - below, -1.0), min(difference.mean + above, 1.0)
+    informative = int(np.sum((a != b) | ((a > 0) & (a < 1))))
+    points = difference_points(*(Posterior(own) for own in counts), likely_correlations(a, b, informative))
+    low, high = np.quantile(points, TAILS)
+    beyond = min(float((points <= 0).mean()), float((points >= 0).mean()))
+    p_value = min(1.0, 2 * max(beyond, 1 / len(points)))  # no smaller one can be told from zero
+    needed = float(stdtrit(len(shared) - 1, TAILS[1]) + stdtrit(len(shared) - 1, POWER)) * difference.standard_error
+    low, high = min(float(low), difference.mean), max(float(high), difference.mean)
     return Comparison(*means, replace(difference, low=low, high=high), p_value, needed, unpaired)
-
-
-def _correlation(a: np.ndarray, b: np.ndarray) -> float:
-    spread = float(a.std() * b.std())
-    return float(((a - a.mean()) * (b - b.mean())).mean()) / spread if spread > 0 else 0.0
-
-
-def _lopsided_reach(first: Estimate, second: Estimate, correlation: float) -> tuple[float, float]:
-    """How far a difference may lie below and above its estimate, from both shares' own intervals.
-
-    Zou and Donner's combination (Stat. Med. 27, 2008), Newcombe's method 10 for correlated shares.
-    """
-
-    def combined(near: float, far: float) -> float:
-        return math.sqrt(max(near**2 + far**2 - 2 * correlation * near * far, 0.0))
-
-    below = combined(second.mean - second.low, first.high - first.mean)
-    return below, combined(second.high - second.mean, first.mean - first.low)
-
-
-def _widened(reach: float, below: float, above: float) -> tuple[float, float]:
-    """A symmetric reach, on its longer side drawn towards the lopsided one, the more so the more lopsided that is.
-
-    Differences of shares near 0 or 1 are skewed, and a t interval then misses on one side; how far to draw was chosen
-    by simulation (scripts/bench/coverage.py). Where all problems differ alike there is no spread to go by, and the
-    lopsided reach stands.
-    """
-    if reach == 0.0:
-        return below, above
-    skew = LOPSIDED_GAIN * (above - below) / (above + below) if above + below > 0 else 0.0
-    return (
-        reach + min(max(-skew, 0.0), 1.0) * max(below - reach, 0.0),
-        reach + min(max(skew, 0.0), 1.0) * max(above - reach, 0.0),
-    )

@@ -56,6 +56,7 @@ def summarize(grades: Sequence[Grade], title: str, expected_problems: int | None
         "over_runs": {"mean": spread.mean, "sd": _known(spread.sd), "by_run": spread.by_run},
         "pass_at_k": _pass_at_k(right, sizes[0]),
         "maj_at_k": _maj_at_k(problems, sizes[0]),
+        "majority": _majority(problems),
         "rates": {
             "truncated": endings["truncated"] / len(grades),
             "no_answer": endings["no_answer"] / len(grades),
@@ -103,6 +104,18 @@ def _maj_at_k(problems: dict[str, dict[int, Grade]], n: int) -> dict[int, Figure
             accuracy = float(np.mean([vote.accuracy for vote in votes]))
             figures[k] = {"accuracy": accuracy, "tied": float(np.mean([vote.tied for vote in votes]))}
     return figures
+
+
+def _majority(problems: dict[str, dict[int, Grade]]) -> float | None:
+    """The share of problems that the vote of all their samples solves; None where grades carry no votes."""
+    ballots = [list(runs.values()) for runs in problems.values()]
+    if not any("vote" in grade.extra for runs in ballots for grade in runs):
+        return None
+    votes = [
+        maj_at_k([grade.extra.get("vote") for grade in runs], [grade.correct for grade in runs], len(runs))
+        for runs in ballots
+    ]
+    return float(np.mean([vote.accuracy for vote in votes]))
 
 
 def _format_rate(grades: Sequence[Grade]) -> float | None:
@@ -154,9 +167,15 @@ def headline_rows(summaries: Sequence[Figures]) -> list[list[str]]:
             [
                 figures["title"],
                 figures["grader"],
-                percent(estimate["mean"]),
-                interval(estimate),
-                f"{percent(runs['mean'])} ± {percent(runs['sd'])}",
+                *(
+                    ["-"] * 3
+                    if figures.get("spared")
+                    else [
+                        percent(estimate["mean"]),
+                        interval(estimate),
+                        f"{percent(runs['mean'])} ± {percent(runs['sd'])}",
+                    ]
+                ),
                 f"{figures['problems']} of {expected}" if partial else str(figures["problems"]),
                 str(most) if fewest == most else f"{fewest}-{most}",
                 percent(figures["rates"]["truncated"]),
@@ -185,6 +204,13 @@ def render_markdown(rows: Sequence[Sequence[str]]) -> str:
 def detail_lines(figures: Figures) -> list[str]:
     """What stands below the table for one benchmark."""
     lines = [f"{figures['title']} ({figures['grader']}):"]
+    if figures.get("spared"):
+        lines += [
+            f"  majority {percent(figures['majority'])} of the problems, by the vote of all samples made",
+            f"  spared   {figures['spared']:,} samples of problems that were decided without them; averages",
+            "           over samples would be biased by that and are left out",
+        ]
+        return lines
     lines.append(f"  standard error {percent(figures['avg_at_n']['standard_error'])}, clustered by problem")
     lines.append("  pass@k   " + "  ".join(f"{k}: {percent(value)}" for k, value in figures["pass_at_k"].items()))
     if figures["maj_at_k"]:

@@ -213,16 +213,14 @@ class LanguageHead(nn.Linear):
     """
 
     def forward(
-        self, hidden: torch.Tensor, targets: torch.Tensor | None = None, weights: torch.Tensor | None = None
+        self, hidden: torch.Tensor, targets: torch.Tensor | None = None, reduction: str = "sum"
     ) -> torch.Tensor:
-        """hidden (..., d) -> logits (..., v); with targets (...) the fp32 sum of the losses, each times its weight."""
+        """hidden (..., d) -> logits (..., v); with targets (...) the fp32 losses: their sum, or ("none") each (...)."""
         hidden = hidden.to(self.weight.dtype)
         if targets is None:
             return linear(hidden, self.weight)
-        hidden, targets = hidden.flatten(0, -2), targets.flatten()
-        if weights is None:
-            return linear_cross_entropy(hidden, self.weight, targets)
-        return (linear_cross_entropy(hidden, self.weight, targets, reduction="none") * weights.flatten()).sum()
+        losses = linear_cross_entropy(hidden.flatten(0, -2), self.weight, targets.flatten(), reduction=reduction)
+        return losses.view(targets.shape) if reduction == "none" else losses
 
 
 class Mamba2ForCausalLM(Mamba2PreTrainedModel, GenerationMixin):
@@ -293,6 +291,7 @@ class Mamba2ForCausalLM(Mamba2PreTrainedModel, GenerationMixin):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         shift_labels: torch.Tensor | None = None,
+        token_losses: bool = False,
         place: RowSlice | None = None,
     ) -> Mamba2CausalLMOutput:
         """Run the model over padded rows or one packed row; a keyword that is not listed here raises TypeError.
@@ -309,6 +308,7 @@ class Mamba2ForCausalLM(Mamba2PreTrainedModel, GenerationMixin):
             output_hidden_states: also the residual stream before each layer and the final norm's result.
             output_attentions: what wrappers pass along; there are none to return.
             shift_labels: (b, l), before `labels`: already what each position should predict.
+            token_losses: the loss is that of each position, (b, l), undivided; 0 where nothing is predicted.
             place: the tokens are a slice of a packed row that several ranks hold (`ops.sequence_parallel`).
             return_dict: False for a tuple of what is not None.
 
@@ -335,7 +335,9 @@ class Mamba2ForCausalLM(Mamba2PreTrainedModel, GenerationMixin):
             items = (targets != IGNORE_INDEX).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
             if loss_weights is not None and shift_labels is None:
                 loss_weights = loss_weights.roll(-1, dims=1)  # as the labels; a row's last position has no target
-            loss = self.lm_head(hidden, targets, loss_weights) / items
+            loss = self.lm_head(hidden, targets, "sum" if loss_weights is None and not token_losses else "none")
+            if not token_losses:
+                loss = (loss if loss_weights is None else (loss * loss_weights).sum()) / items
         else:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = self.lm_head(hidden[:, kept]).float()

@@ -25,16 +25,14 @@ def _check(what: str, value) -> None:
             raise InputError(f"{what}: {bad} of {tensor.numel()} values are NaN or infinite, shape {shape}")
 
 
-def watch_numerics(model: nn.Module) -> list[torch.utils.hooks.RemovableHandle]:
+def watch_numerics(model: nn.Module) -> None:
     """Check parameters now, and every module's output and gradient from now on; slow, for hunting.
 
-    The first non-finite value raises InputError naming the module (innermost first) or the op's argument. Returns
-    the hooks' handles; `unwatch_numerics` removes them.
+    The first non-finite value raises InputError naming the module (innermost first) or the op's argument.
     """
     for name, parameter in model.named_parameters():
         _check(f"parameter {name}", parameter)
     set_debug_numerics(True)
-    handles = []
     for name, module in model.named_modules():
 
         def after_forward(_module, _inputs, output, name=name or "model"):
@@ -43,17 +41,9 @@ def watch_numerics(model: nn.Module) -> list[torch.utils.hooks.RemovableHandle]:
         def after_backward(_module, grad_inputs, _grad_outputs, name=name or "model"):
             _check(f"gradient leaving {name}", grad_inputs)
 
-        handles.append(module.register_forward_hook(after_forward))
+        module.register_forward_hook(after_forward)
         if not list(module.children()):  # a container's gradient is its children's
-            handles.append(module.register_full_backward_hook(after_backward))
+            module.register_full_backward_hook(after_backward)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            handles.append(parameter.register_hook(lambda grad, name=name: _check(f"gradient of {name}", grad)))
-    return handles
-
-
-def unwatch_numerics(handles: list[torch.utils.hooks.RemovableHandle]) -> None:
-    """Undo `watch_numerics`."""
-    set_debug_numerics(False)
-    for handle in handles:
-        handle.remove()
+            parameter.register_hook(lambda grad, name=name: _check(f"gradient of {name}", grad))

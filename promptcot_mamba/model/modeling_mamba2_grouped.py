@@ -34,12 +34,25 @@ class GroupedGatedRMSNorm(nn.Module):
 
 
 class Mamba2ForCausalLM(modeling_mamba2.Mamba2ForCausalLM):
-    """transformers' Mamba-2 with its gated norms exchanged; parameter names stay."""
+    """transformers' Mamba-2 with its gated norms exchanged; parameter names stay, and unknown keywords raise."""
 
     def __init__(self, config):
+        if config.hidden_act not in ("silu", "swish"):
+            raise ValueError(f"config: hidden_act must be silu, found {config.hidden_act!r}")
         super().__init__(config)
         for layer in self.backbone.layers:
             mixer: Any = layer.mixer
             width = mixer.norm.weight.numel()
             mixer.norm = GroupedGatedRMSNorm(width, width // config.n_groups, config.layer_norm_epsilon)
         self.post_init()
+
+    def forward(
+        self, input_ids=None, inputs_embeds=None, cache_params=None, labels=None, output_hidden_states=None,
+        return_dict=None, use_cache=None, attention_mask=None, logits_to_keep=0, num_items_in_batch=None,
+    ):  # fmt: skip
+        """As transformers', which swallows what it does not know: `cu_seqlens=` would let documents see one another."""
+        return super().forward(
+            input_ids=input_ids, inputs_embeds=inputs_embeds, cache_params=cache_params, labels=labels,
+            output_hidden_states=output_hidden_states, return_dict=return_dict, use_cache=use_cache,
+            attention_mask=attention_mask, logits_to_keep=logits_to_keep, num_items_in_batch=num_items_in_batch,
+        )  # fmt: skip

@@ -68,24 +68,10 @@ def cu_seqlens_from_lengths(lengths: Sequence[int] | torch.Tensor, device: torch
     return torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
 
 
-def lengths_from_cu_seqlens(cu_seqlens: torch.Tensor) -> torch.Tensor:
-    """cu_seqlens (docs+1) -> lengths (docs)."""
-    return cu_seqlens.diff()
-
-
 def seq_idx_from_cu_seqlens(cu_seqlens: torch.Tensor) -> torch.Tensor:
     """cu_seqlens (docs+1) -> seq_idx (1, l) int32: the document each token belongs to."""
     documents = torch.arange(cu_seqlens.numel() - 1, device=cu_seqlens.device, dtype=torch.int32)
     return documents.repeat_interleave(cu_seqlens.diff().long())[None]
-
-
-def cu_seqlens_from_seq_idx(seq_idx: torch.Tensor) -> torch.Tensor:
-    """seq_idx (1, l) -> cu_seqlens (docs+1): a document starts wherever the index changes."""
-    if seq_idx.dim() != 2 or seq_idx.shape[0] != 1 or seq_idx.shape[1] < 1:
-        raise InputError(f"seq_idx: expected shape (1, l), found {tuple(seq_idx.shape)}")
-    changes = (seq_idx[0, 1:] != seq_idx[0, :-1]).nonzero()[:, 0] + 1
-    ends = seq_idx.new_tensor([seq_idx.shape[1]], dtype=torch.int64)
-    return torch.cat([ends.new_zeros(1), changes, ends]).to(torch.int32)
 
 
 @dataclass(frozen=True, eq=False)

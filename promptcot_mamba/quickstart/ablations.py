@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,24 +31,16 @@ ROWS_LOCK = threading.Lock()
 class Arguments:
     """Flags of scripts.quickstart.run_ablations."""
 
-    arms: str = field(metadata={"help": "in a recipe a mapping: arm -> phase1, phase2 -> rows by source"})
-    test: str = field(metadata={"help": "in a recipe a mapping: problems by source, composed ones"})
-    seeds: list[int] = field(
-        default_factory=lambda: [20, 21, 22], metadata={"least": 0, "help": "one run of every arm each"}
-    )
+    arms: str = flag("in a recipe a mapping: arm -> phase1, phase2 -> rows by source")
+    test: str = flag("in a recipe a mapping: problems by source, composed ones")
+    seeds: list[int] = flag("one run of every arm each", factory=lambda: [20, 21, 22], least=0)
     phase1_steps: int = flag("of every arm", default=300, least=1)
     phase2_steps: int = flag("of every arm", default=267, least=1)
-    rows_per_step: int = field(
-        default=8, metadata={"least": 1, "help": "packed rows in a batch, as in the quickstart's two ranks"}
-    )
-    recipes: str = field(
-        default="configs/quickstart", metadata={"reads": "folder", "help": "folder of the quickstart's recipes"}
-    )
+    rows_per_step: int = flag("packed rows in a batch, as in the quickstart's two ranks", default=8, least=1)
+    recipes: str = flag("folder of the quickstart's recipes", default="configs/quickstart", reads="folder")
     output_dir: str = flag("where everything goes", default="outputs/ablations", writes="folder")
-    jobs: int = field(default=2, metadata={"least": 1, "help": "stages at once, each with its share of the cores"})
-    record: str | None = field(
-        default=None, metadata={"writes": "file", "help": "also write the record here (docs/records/X.json)"}
-    )
+    jobs: int = flag("stages at once, each with its share of the cores", default=2, least=1)
+    record: str | None = flag("also write the record here (docs/records/X.json)", default=None, writes="file")
 
 
 @dataclass(frozen=True)
@@ -118,10 +110,6 @@ class Road:
         """One checkpoint for all arms that begin with these exercises."""
         return self._train("phase1", name_parts(parts), parts, self.data / "base", self.args.phase1_steps)
 
-    def train_phase2(self, arm: Arm) -> Path:
-        start = self.folder / "phase1" / name_parts(arm.phase1)
-        return self._train("phase2", arm.slug, arm.phase2, start, self.args.phase2_steps)
-
     def _train(self, phase: str, name: str, parts: dict[str, int], start: Path, steps: int) -> Path:
         rows = self.folder / "rows" / phase / f"{name_parts(parts)}.jsonl"
         with ROWS_LOCK:  # two arms of one seed may share a phase's exercises
@@ -136,7 +124,8 @@ class Road:
 
     def evaluate(self, arm: Arm) -> dict[str, dict[str, bool]]:
         """Train, sample and grade one arm: {family: {problem id: right}} on composed problems."""
-        checkpoint, recipe = self.train_phase2(arm), self.recipes / "sampling.yaml"
+        start, recipe = self.folder / "phase1" / name_parts(arm.phase1), self.recipes / "sampling.yaml"
+        checkpoint = self._train("phase2", arm.slug, arm.phase2, start, self.args.phase2_steps)
         predictions = self.folder / "samples" / arm.slug / "predictions.jsonl"
         sample = sample_stage(arm.slug, recipe, checkpoint, self.data / "problems.jsonl", predictions)
         return evaluate(self.run, sample, self.data, FAMILIES)

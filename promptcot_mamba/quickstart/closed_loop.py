@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,38 +35,28 @@ SEQUENCES = 128  # at once in the engine
 class Arguments:
     """Flags of scripts.quickstart.closed_loop; the recipe holds the numbers."""
 
-    test: str = field(metadata={"help": "in a recipe a mapping: source -> problems"})
-    real_problems: int = field(
-        metadata={"least": 1, "help": "real composed problems: the generator's and the teacher's"}
-    )
-    part: int = field(metadata={"least": 1, "help": "how many of them the students see"})
-    composed_rows: int = field(
-        metadata={"least": 1, "help": "rows of composed problems in phase 2, by passes over those there are"}
-    )
-    single_rows: int = field(metadata={"least": 1, "help": "fresh single-concept problems among them"})
+    test: str = flag("in a recipe a mapping: source -> problems")
+    real_problems: int = flag("real composed problems: the generator's and the teacher's", least=1)
+    part: int = flag("how many of them the students see", least=1)
+    composed_rows: int = flag("rows of composed problems in phase 2, by passes over those there are", least=1)
+    single_rows: int = flag("fresh single-concept problems among them", least=1)
     phase1_rows: int = flag("exercises of phase 1", default=12000, least=1)
     phase1_steps: int = flag("of phase 1", default=300, least=1)
     generator_steps: int = flag("of the generator", default=300, least=1)
-    phase2_steps: int = field(default=220, metadata={"least": 1, "help": "of every student and the teacher"})
-    sets: int = field(default=150, metadata={"least": 1, "help": "concept sets of each size, two and three"})
-    candidates: int = field(default=8, metadata={"least": 1, "help": "problems asked for each set"})
+    phase2_steps: int = flag("of every student and the teacher", default=220, least=1)
+    sets: int = flag("concept sets of each size, two and three", default=150, least=1)
+    candidates: int = flag("problems asked for each set", default=8, least=1)
     generator_temperature: float = flag("0 is greedy", default=1.0, least=0)
-    chains: int = field(default=8, metadata={"least": 1, "help": "the teacher's chains a problem"})
+    chains: int = flag("the teacher's chains a problem", default=8, least=1)
     teacher_temperature: float = flag("0 is greedy", default=0.8, least=0)
-    threshold: float = field(
-        default=0.75, metadata={"least": 0, "most": 1, "help": "least share of them that must agree"}
-    )
-    seed: int = field(default=20, metadata={"help": "of the data, the generator and the teacher"})
+    threshold: float = flag("least share of them that must agree", default=0.75, least=0, most=1)
+    seed: int = flag("of the data, the generator and the teacher", default=20)
     student_seeds: list[int] = flag("one run of every arm each", factory=lambda: [20, 21, 22], least=0)
     vocab_size: int = flag("tokens", default=704, least=300)
-    recipes: str = field(
-        default="configs/quickstart", metadata={"reads": "folder", "help": "folder of the quickstart's recipes"}
-    )
+    recipes: str = flag("folder of the quickstart's recipes", default="configs/quickstart", reads="folder")
     output_dir: str = flag("where everything goes", default="outputs/closed_loop", writes="folder")
-    processes: int = field(default=2, metadata={"least": 1, "help": "training processes"})
-    record: str | None = field(
-        default=None, metadata={"writes": "file", "help": "also write the record here (docs/records/X.json)"}
-    )
+    processes: int = flag("training processes", default=2, least=1)
+    record: str | None = flag("also write the record here (docs/records/X.json)", default=None, writes="file")
 
     def __post_init__(self) -> None:
         read_counts("test", self.test)

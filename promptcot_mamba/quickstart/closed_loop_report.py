@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -87,10 +87,11 @@ class Results:
     def by_seed(self, arm: str) -> dict[int, float]:
         return {seed: sum(right.values()) / len(right) for seed, right in self.verdicts[arm].items()}
 
-    def over_seeds(self) -> Estimate:
-        """The mean of the seeds' differences, with an interval over seeds."""
+    def over_seeds(self) -> Estimate | None:
+        """The mean of the seeds' differences, with an interval over seeds; None where there is one alone."""
         before, after = self.by_seed(WITHOUT), self.by_seed(WITH)
-        return t_interval(np.array([after[seed] - before[seed] for seed in before]), len(before))
+        gains = np.array([after[seed] - before[seed] for seed in before])
+        return t_interval(gains, len(before)) if len(before) > 1 else None
 
     def figures(self) -> dict[str, Any]:
         """The numbers behind the tables, as JSON."""
@@ -101,7 +102,7 @@ class Results:
             "majorities": [asdict(majority) for majority in self.majorities],
             "accuracy_by_seed": {arm: self.by_seed(arm) for arm in self.verdicts},
             "comparison": {group: asdict(self.compare(group)) for group in GROUPS},
-            "difference_over_seeds": asdict(self.over_seeds()) if len(self.verdicts[WITH]) > 1 else None,
+            "difference_over_seeds": asdict(over_seeds) if (over_seeds := self.over_seeds()) else None,
             "seconds": self.times,
         }
 
@@ -123,7 +124,10 @@ def read_results(work: Path, verdicts: Verdicts, times: Mapping[str, float], thr
         ("not of the benchmark", info["kept_problems"]["rows"]),
         ("solved by a majority", chosen.kept),
     ]
-    outcome = {row["id"]: right_chains(rows) for row, rows in group_chains(chains)}
+    by_problem: dict[str, list[Row]] = defaultdict(list)
+    for chain in chains:
+        by_problem[chain["id"]].append(chain)
+    outcome = {problem: right_chains(own) for problem, own in by_problem.items()}
     samples = [{**row, "right_chains": outcome.get(row["key"])} for row in read_jsonl(work / "kept_problems.jsonl")]
     return Results(
         funnel=funnel,
@@ -134,14 +138,6 @@ def read_results(work: Path, verdicts: Verdicts, times: Mapping[str, float], thr
         times=dict(times),
         samples=samples[:SAMPLES],
     )
-
-
-def group_chains(chains: Sequence[Row]) -> list[tuple[Row, list[Row]]]:
-    """A problem's first chain and all of them, by problem."""
-    groups: dict[str, list[Row]] = {}
-    for chain in chains:
-        groups.setdefault(chain["id"], []).append(chain)
-    return [(rows[0], rows) for rows in groups.values()]
 
 
 def is_right(question: str, answer: str | None) -> bool:
@@ -159,20 +155,29 @@ def right_chains(chains: Sequence[Row]) -> list[bool]:
 
 def measure_majorities(chains: Sequence[Row], threshold: float) -> list[Majority]:
     """Every threshold that these many chains tell apart, and the chosen one, from half upwards."""
-    problems = len({chain["id"] for chain in chains})
-    most = max(Counter(chain["id"] for chain in chains).values())
+    counts = Counter(chain["id"] for chain in chains)
+    most = max(counts.values())
     thresholds = {count / most for count in range(1, most + 1) if 2 * count >= most} | {threshold}
     found = []
     for one in sorted(thresholds):
         rows, _ = distill(chains, DistillSettings(threshold=one))
         right = sum(is_right(row["question"], row["answer"]) for row in rows)
-        found.append(Majority(one, one == threshold, len(rows), right, problems))
+        found.append(Majority(one, one == threshold, len(rows), right, len(counts)))
     return found
 
 
 def make_tables(results: Results) -> list[RecordTable]:
-    makers = (accuracy_table, funnel_table, flaw_table, majority_table)
-    return [*(make(results) for make in makers), time_table(results.times)]
+    """The tables of SECTIONS."""
+    funnel = [[name, str(count)] for name, count in results.funnel]
+    flaws = [[name, FLAWS[name], str(count)] for name, count in results.flaws.items()]
+    refused = "What the exact solver refused, by the first flaw found"
+    return [
+        accuracy_table(results),
+        RecordTable("From concept sets to training rows", ["what is left", "count"], funnel),
+        RecordTable(refused, ["flaw", "meaning", "problems"], flaws),
+        majority_table(results),
+        time_table(results.times),
+    ]
 
 
 def accuracy_table(results: Results) -> RecordTable:
@@ -188,8 +193,8 @@ def accuracy_table(results: Results) -> RecordTable:
         cells = [f"{100 * before[seed]:.1f}", f"{100 * after[seed]:.1f}", f"{100 * (after[seed] - before[seed]):+.1f}"]
         teacher = f"{100 * teachers[seed]:.1f}" if seed in teachers else ""
         rows.append([f"composed, seed {seed}", *cells, "", teacher])
-    if len(before) > 1:
-        rows.append(["interval over the seeds' differences", "", "", format_difference(results.over_seeds()), "", ""])
+    if (over_seeds := results.over_seeds()) is not None:
+        rows.append(["interval over the seeds' differences", "", "", format_difference(over_seeds), "", ""])
     problems = len(results.scores(WITH, "composed"))
     caption = (
         f"Composed problems of the test solved, percent, one greedy chain each ({problems} problems, {len(before)} "
@@ -198,16 +203,6 @@ def accuracy_table(results: Results) -> RecordTable:
     )
     header = ["problems", ARMS[WITHOUT], ARMS[WITH], "difference", "p", ARMS[TEACHER]]
     return RecordTable(caption, header, rows)
-
-
-def funnel_table(results: Results) -> RecordTable:
-    rows = [[name, str(count)] for name, count in results.funnel]
-    return RecordTable("From concept sets to training rows", ["what is left", "count"], rows)
-
-
-def flaw_table(results: Results) -> RecordTable:
-    rows = [[name, FLAWS[name], str(count)] for name, count in results.flaws.items()]
-    return RecordTable("What the exact solver refused, by the first flaw found", ["flaw", "meaning", "problems"], rows)
 
 
 def majority_table(results: Results) -> RecordTable:
@@ -237,24 +232,15 @@ def write_report(folder: Path, tables: Sequence[RecordTable], results: Results) 
 
 def make_tiles(results: Results) -> list[Tile]:
     difference = results.compare("composed").difference
-    verdict, is_gain = f"95 % interval {format_interval(difference)} over problems", difference.low > 0
-    if len(results.by_seed(WITH)) > 1:
-        over_seeds = results.over_seeds()
-        verdict += f", {format_interval(over_seeds)} over seeds"
+    gain = f"95 % interval {format_interval(difference)} over problems"
+    is_gain, meaning = difference.low > 0, "points on composed problems by the synthesized ones, at equal steps"
+    if (over_seeds := results.over_seeds()) is not None:
+        gain += f", {format_interval(over_seeds)} over seeds"
         is_gain = is_gain and over_seeds.low > 0
-    majority = next(majority for majority in results.majorities if majority.chosen)
-    met = majority.precision.mean >= 0.95
+    precision = next(majority.precision for majority in results.majorities if majority.chosen)
+    met, single = precision.mean >= 0.95, f"{100 * results.single_chain.mean:.0f} % of single chains are"
+    aim = f"aim 95 %: {'reached' if met else 'missed'}"
     return [
-        Tile(
-            f"{100 * difference.mean:+.1f}",
-            "points on composed problems by the synthesized ones, at equal steps",
-            verdict,
-            is_gain,
-        ),
-        Tile(
-            f"{100 * majority.precision.mean:.1f} %",
-            f"of the majority's answers are right, where {100 * results.single_chain.mean:.0f} % of single chains are",
-            f"aim 95 %: {'reached' if met else 'missed'}",
-            met,
-        ),
+        Tile(f"{100 * difference.mean:+.1f}", meaning, gain, is_gain),
+        Tile(f"{100 * precision.mean:.1f} %", f"of the majority's answers are right, where {single}", aim, met),
     ]

@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from itertools import starmap
 from pathlib import Path
 from typing import Any
 
 from promptcot_mamba.chat_format import TURN_END, USER_START, split
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.grading.metrics import Estimate, difference_of_shares, share_interval
-from promptcot_mamba.jsonl import Row, iter_jsonl, read_jsonl
+from promptcot_mamba.grading.metrics import Estimate, compare_paired, share_interval
+from promptcot_mamba.jsonl import Row, read_jsonl
 from promptcot_mamba.report.document import (
-    Block,
     Chain,
     Chains,
     Document,
@@ -68,6 +66,9 @@ class Claim:
     def meaning(self) -> str:
         return f"points on {self.group.label} problems, {MODELS[self.second]} over {MODELS[self.first]}"
 
+    def verdict(self, difference: Estimate) -> str:
+        return "reached" if 100 * difference.mean >= self.aim else "missed"
+
 
 CLAIMS = (
     Claim(MATHS_COMPOSED, "phase1", "phase2", 25.0),
@@ -77,32 +78,30 @@ CLAIMS = (
 
 
 @dataclass(frozen=True)
-class Sampled:
-    """A model's prediction row with its grade."""
-
-    row: Row
-    grade: Row
-
-
-@dataclass(frozen=True)
 class Results:
     """What the stages left: predictions with grades, training logs, stage times."""
 
-    sampled: dict[str, list[Sampled]]  # [model]
+    sampled: dict[str, list[Row]]  # [model]: its prediction rows, each with its `grade`
     logs: dict[str, list[Row]]  # [model]
     stages: list[dict[str, Any]]
 
     def share(self, model: str, group: Group) -> Estimate:
-        sampled = [one for one in self.sampled[model] if one.row["source"] in group.sources]
-        return share_interval(sum(one.grade["correct"] for one in sampled), len(sampled))
+        verdicts = self.verdicts(model, group).values()
+        return share_interval(sum(right for (right,) in verdicts), len(verdicts))
 
     def difference(self, claim: Claim) -> Estimate:
-        return difference_of_shares(self.share(claim.first, claim.group), self.share(claim.second, claim.group))
+        """Second minus first, paired: both models answered the same problems."""
+        return compare_paired(*(self.verdicts(model, claim.group) for model in (claim.first, claim.second))).difference
+
+    def verdicts(self, model: str, group: Group) -> dict[str, list[bool]]:
+        """The one verdict on each problem of a group, by the problem's name."""
+        sampled = [row for row in self.sampled[model] if row["source"] in group.sources]
+        return {f"{row['source']}/{row['idx']}": [row["grade"]["correct"]] for row in sampled}
 
 
 def read_results(folder: Path) -> Results:
     """Read a quickstart's output folder. Raises InputError for a missing file or a prediction without a grade."""
-    sampled: dict[str, list[Sampled]] = {model: [] for model in MODELS}
+    sampled: dict[str, list[Row]] = {model: [] for model in MODELS}
     for model in MODELS:
         for family in ("maths", "code"):
             predictions = folder / "samples" / f"{model}_{family}.jsonl"
@@ -112,8 +111,8 @@ def read_results(folder: Path) -> Results:
                 identity = f"{row['source']}/{row['idx']}"
                 if identity not in grades:
                     raise InputError(f"{grades_path}: no grade for problem {identity}; grade {predictions} again")
-                sampled[model].append(Sampled(row, grades[identity]))
-    logs = {model: [row for _, row in iter_jsonl(folder / model / "train_log.jsonl")] for model in MODELS}
+                sampled[model].append({**row, "grade": grades[identity]})
+    logs = {model: read_jsonl(folder / model / "train_log.jsonl") for model in MODELS}
     stages = [json.loads(path.read_text(encoding="utf-8")) for path in (folder / "stages").glob("*.json")]
     return Results(sampled, logs, sorted(stages, key=lambda stage: stage["started"]))
 
@@ -130,25 +129,14 @@ def claim_table(results: Results) -> Table:
     for claim in CLAIMS:
         difference = results.difference(claim)
         name = f"{claim.group.label}: {MODELS[claim.second]} over {MODELS[claim.first]}"
-        rows.append([name, format_difference(difference), f"+{claim.aim:.0f}", verdict(claim, difference)])
+        rows.append([name, format_difference(difference), f"+{claim.aim:.0f}", claim.verdict(difference)])
     return Table(header, rows)
-
-
-def is_met(claim: Claim, difference: Estimate) -> bool:
-    return 100 * difference.mean >= claim.aim
-
-
-def verdict(claim: Claim, difference: Estimate) -> str:
-    return "reached" if is_met(claim, difference) else "missed"
 
 
 def failure_table(results: Results) -> Table:
     """How the graders ended each sample: no answer is not a wrong answer."""
-    counts = {model: Counter[str]() for model in MODELS}
-    for model, sampled in results.sampled.items():
-        for one in sampled:
-            counts[model][one.grade["reason"]] += 1
-    reasons = sorted({reason for row in counts.values() for reason in row})
+    counts = {model: Counter(row["grade"]["reason"] for row in own) for model, own in results.sampled.items()}
+    reasons = sorted(set().union(*counts.values()))
     rows = [[MODELS[model], *(str(counts[model][reason]) for reason in reasons)] for model in MODELS]
     return Table(["samples by ending", *reasons], rows)
 
@@ -161,16 +149,17 @@ def time_table(results: Results) -> Table:
 
 def loss_curves(results: Results) -> list[Curve]:
     """Loss by step; phase 2 and the control go on where phase 1 ended."""
-    curves, end = [], 0
-    for model in ("phase1", "control", "phase2"):
-        rows = [row for row in results.logs[model] if "loss" in row]
-        shift = 0 if model == "phase1" else end
-        steps = [row["step"] + shift for row in rows]
-        if model == "phase1":
-            end = steps[-1] if steps else 0
-        name = MODELS[model]
-        curves.append(Curve(name, steps, [row["loss"] for row in rows], MODEL_COLORS[name]))
-    return curves
+    logs = {model: [row for row in results.logs[model] if "loss" in row] for model in MODELS}
+    end = max((row["step"] for row in logs["phase1"]), default=0)
+    return [
+        Curve(
+            name,
+            [row["step"] + (0 if model == "phase1" else end) for row in logs[model]],
+            [row["loss"] for row in logs[model]],
+            MODEL_COLORS[name],
+        )
+        for model, name in MODELS.items()
+    ]
 
 
 def question_of(row: Row) -> str:
@@ -179,15 +168,15 @@ def question_of(row: Row) -> str:
     return body.rpartition("\n")[0] or body
 
 
-Problem = dict[str, Sampled]  # [model]
+Problem = dict[str, Row]  # [model]
 
 
 def choose_chains(results: Results) -> list[tuple[str, Problem]]:
     """Problems to show, by rule and not by taste: the first of the file that fits each of CHAIN_RULES and is new."""
     by_problem: dict[str, Problem] = defaultdict(dict)
     for model, sampled in results.sampled.items():
-        for one in sampled:
-            by_problem[one.grade["problem_id"]][model] = one
+        for row in sampled:
+            by_problem[row["grade"]["problem_id"]][model] = row
     chosen: list[tuple[str, Problem]] = []
     for why, fits in CHAIN_RULES.items():
         shown = [problem for _, problem in chosen]
@@ -197,16 +186,16 @@ def choose_chains(results: Results) -> list[tuple[str, Problem]]:
 
 
 def is_right(problem: Problem, model: str) -> bool:
-    return problem[model].grade["correct"]
+    return problem[model]["grade"]["correct"]
 
 
 def only_phase2_solves(problem: Problem, source: str) -> bool:
     others = any(is_right(problem, model) for model in MODELS if model != "phase2")
-    return problem["phase2"].row["source"] == source and is_right(problem, "phase2") and not others
+    return problem["phase2"]["source"] == source and is_right(problem, "phase2") and not others
 
 
 CHAIN_RULES = {
-    "the first maths problem with a pair never shown": lambda p: p["phase2"].row["source"] == "quickstart_unseen",
+    "the first maths problem with a pair never shown": lambda p: p["phase2"]["source"] == "quickstart_unseen",
     "the first such that phase 2 alone solves": lambda p: only_phase2_solves(p, "quickstart_unseen"),
     "the first program with a pair never shown that phase 2 alone solves": lambda p: only_phase2_solves(
         p, "quickstart_code_unseen"
@@ -235,14 +224,15 @@ def render_provenance() -> str:
 
 
 def make_document(results: Results) -> Document:
-    plots = {"solved": ("What each model solves", share_plot), "loss": ("Loss", loss_plot)}
-    solved, loss = (Plot(name, title, draw(results)) for name, (title, draw) in plots.items())
-    chains: list[Block] = [Paragraph("Chosen by rule, in the order of the file.")]
-    chains += starmap(show_chains, choose_chains(results))
+    shares = {name: [results.share(model, group) for group in GROUPS] for model, name in MODELS.items()}
+    solved = draw_shares([group.label for group in GROUPS], shares, MODEL_COLORS)
+    loss = draw_curves(loss_curves(results), "optimizer step", "loss per token", log_y=True)
+    what = "What each model solves"
+    chains = [show_chains(why, problem) for why, problem in choose_chains(results)]
     sections = [
-        Section("What each model solves", [solved, share_table(results), Paragraph(METHOD)]),
-        Section("Loss", [loss]),
-        Section("Sampled chains", chains),
+        Section(what, [Plot("solved", what, solved), share_table(results), Paragraph(METHOD)]),
+        Section("Loss", [Plot("loss", "Loss", loss)]),
+        Section("Sampled chains", [Paragraph("Chosen by rule, in the order of the file."), *chains]),
         Section("How samples ended", [failure_table(results)]),
         Section("Times", [time_table(results)]),
     ]
@@ -252,29 +242,20 @@ def make_document(results: Results) -> Document:
 
 
 def make_tile(claim: Claim, difference: Estimate) -> Tile:
-    aim = f"aim +{claim.aim:.0f}: {verdict(claim, difference)}; 95 % interval {format_interval(difference)}"
-    return Tile(f"{100 * difference.mean:+.1f}", claim.meaning, aim, is_met(claim, difference))
+    verdict = claim.verdict(difference)
+    aim = f"aim +{claim.aim:.0f}: {verdict}; 95 % interval {format_interval(difference)}"
+    return Tile(f"{100 * difference.mean:+.1f}", claim.meaning, aim, verdict == "reached")
 
 
 def show_chains(why: str, problem: Problem) -> Chains:
     """A problem with the chains of phase 1 and phase 2, and for maths the right answer."""
     chains = []
     for model in ("phase1", "phase2"):
-        one = problem[model]
-        parts = split(one.row["completion"])
-        chains.append(Chain(MODELS[model], parts.thought, parts.answer.strip(), one.grade["correct"]))
-    row = problem["phase2"].row
+        parts = split(problem[model]["completion"])
+        chains.append(Chain(MODELS[model], parts.thought, parts.answer.strip(), is_right(problem, model)))
+    row = problem["phase2"]
     _, mark, gold = row.get("reference_solution", "").rpartition("#### ")
     return Chains(why[0].upper() + why[1:], question_of(row), chains, gold if mark and "tests" not in row else "")
-
-
-def share_plot(results: Results) -> str:
-    shares = {name: [results.share(model, group) for group in GROUPS] for model, name in MODELS.items()}
-    return draw_shares([group.label for group in GROUPS], shares, MODEL_COLORS)
-
-
-def loss_plot(results: Results) -> str:
-    return draw_curves(loss_curves(results), "optimizer step", "loss per token", log_y=True)
 
 
 def write_report(folder: Path) -> Results:

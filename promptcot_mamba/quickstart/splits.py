@@ -12,6 +12,7 @@ import json
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import count, islice
 
 from promptcot_mamba.chat_format import MATH_INSTRUCTION, THINK_END, THINK_START, render_prompt
@@ -22,6 +23,7 @@ from promptcot_mamba.quickstart.exercise import Exercise, links_of
 from promptcot_mamba.records import derive_seed
 
 HELD_OUT_ONE_IN = 10
+HELD_OUT_LINKS = arithmetic.HELD_OUT_LINKS | programs.HELD_OUT_LINKS
 TRIES = 20  # exercises drawn for each test problem wanted, before saying there are not that many
 
 
@@ -42,29 +44,21 @@ class Source:
         return programs.INSTRUCTION if self.is_code else MATH_INSTRUCTION
 
 
-def _draw_single(rng: random.Random) -> Exercise | None:
-    return arithmetic.make_chain(rng, arithmetic.draw_kinds(rng, 1))
-
-
 def _draw_composed(rng: random.Random) -> Exercise | None:
     return arithmetic.make_chain(rng, arithmetic.draw_kinds(rng, rng.choice((2, 3))))
 
 
-def _draw_code_single(rng: random.Random) -> Exercise:
-    return programs.make_program(rng, programs.draw_kinds(rng, composed=False))
-
-
-def _draw_code_composed(rng: random.Random) -> Exercise:
-    return programs.make_program(rng, programs.draw_kinds(rng, composed=True))
+def _draw_code(rng: random.Random, composed: bool = True) -> Exercise:
+    return programs.make_program(rng, programs.draw_kinds(rng, composed))
 
 
 SOURCES = {
-    "quickstart_single": Source(_draw_single),
+    "quickstart_single": Source(lambda rng: arithmetic.make_chain(rng, arithmetic.draw_kinds(rng, 1))),
     "quickstart_composed": Source(_draw_composed),
     "quickstart_unseen": Source(_draw_composed, unseen=True),
-    "quickstart_code_single": Source(_draw_code_single, is_code=True),
-    "quickstart_code_composed": Source(_draw_code_composed, is_code=True),
-    "quickstart_code_unseen": Source(_draw_code_composed, is_code=True, unseen=True),
+    "quickstart_code_single": Source(partial(_draw_code, composed=False), is_code=True),
+    "quickstart_code_composed": Source(_draw_code, is_code=True),
+    "quickstart_code_unseen": Source(_draw_code, is_code=True, unseen=True),
 }
 
 
@@ -91,17 +85,13 @@ def is_held_out(question: str) -> bool:
     return int.from_bytes(hashlib.blake2b(question.encode(), digest_size=8).digest(), "big") % HELD_OUT_ONE_IN == 0
 
 
-def has_held_out_link(exercise: Exercise) -> bool:
-    return bool(links_of(exercise.kinds) & (arithmetic.HELD_OUT_LINKS | programs.HELD_OUT_LINKS))
-
-
 def _draw_exercises(name: str, address: str, seed: int, held_out: bool) -> Iterator[Exercise]:
     source = SOURCES[name]
     for index in count():
         exercise = source.draw(random.Random(derive_seed(seed, name, address, index)))
         if exercise is None or is_held_out(exercise.question) != held_out:
             continue
-        if has_held_out_link(exercise) == source.unseen:
+        if bool(links_of(exercise.kinds) & HELD_OUT_LINKS) == source.unseen:
             yield exercise
 
 

@@ -1,11 +1,17 @@
-"""The published cost claim beside this project's plan for the same recipe: by arithmetic, nothing is timed."""
+"""The published cost claim beside this project's plan for the same recipe, and what runs have cost here."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from promptcot_mamba.jsonl import iter_jsonl
 from promptcot_mamba.memory_budget import DEVICES, shapes_from_config, tokens_per_second_bound
+from promptcot_mamba.report.evaluations import Evaluation, read_run
 from promptcot_mamba.report.paper import A100_HOURS, PROMPTCOT
 from promptcot_mamba.report.published import NOT_MEASURED, Section
 from promptcot_mamba.report.tables import Table
+from promptcot_mamba.run_info import side_path
 
 # The sizes in DeepSeek-R1-Distill-Qwen-1.5B's config.json.
 STUDENT = {
@@ -23,11 +29,34 @@ def planned_hours() -> float:
     return tokens / tokens_per_second_bound(shapes_from_config(STUDENT), DEVICES["A100"]) / 3600
 
 
-def cost_section() -> Section:
-    """The claim, its ratio, and our plan for the recipe that this project has."""
+def trained_hours(logs: Mapping[str, Path]) -> dict[str, tuple[float, str]]:
+    """By run, device hours and devices of a training, from its `train_log.jsonl`; older logs do not tell them."""
+    found = {}
+    for name, path in logs.items():
+        rows = [row for _, row in iter_jsonl(path) if "device_hours" in row]
+        if rows:
+            devices = dict.fromkeys(row["device"] for row in rows if "device" in row)
+            found[name] = (max(row["device_hours"] for row in rows), " and ".join(devices))
+    return found
+
+
+def sampled_hours(evaluation: Evaluation) -> tuple[float, str] | None:
+    """Device hours and devices of a model's sampling over all its files; None where a file does not tell them."""
+    runs = [read_run(side_path(path, "run.json")) for path in dict.fromkeys(evaluation.predictions.values())]
+    if not runs or any(run.get("device_hours") is None for run in runs):
+        return None
+    devices = dict.fromkeys(session["device"] for run in runs for session in run["sessions"])
+    return sum(run["device_hours"] for run in runs), " and ".join(devices)
+
+
+def cost_section(evaluations: Sequence[Evaluation] = (), logs: Mapping[str, Path] | None = None) -> Section:
+    """The claim, its ratio, our plan for the recipe that this project has, and what was measured of any run."""
     ours, theirs = A100_HOURS.values()
+    trained = trained_hours(logs or {})
+    hours, device = trained.get("PromptCoT-DS-1.5B", (0.0, ""))
+    measured = f"{hours:,.2f}" if "A100" in device else NOT_MEASURED
     rows = [
-        ["PromptCoT-DS-1.5B", f"{ours:,}", f"at least {planned_hours():,.0f}", NOT_MEASURED],
+        ["PromptCoT-DS-1.5B", f"{ours:,}", f"at least {planned_hours():,.0f}", measured],
         ["DeepScaleR-1.5B", f"{theirs:,}", "–", "–"],
         ["ratio", f"over {theirs // ours}", "–", "–"],
     ]
@@ -36,6 +65,11 @@ def cost_section() -> Section:
         f"By plan: training alone, {EXAMPLES:,.0f} examples of {TOKENS_PER_EXAMPLE:,} tokens (assumed) for {EPOCHS} "
         "epochs at the bound of `train.py --plan True` on A100s with checkpointing, as configs/promptcot_ds_1_5b.yaml "
         "has it. Communication and the optimizer are not in the bound, nor is writing the problems and their traces.",
+    ]
+    costs = [(name, "training", *cost) for name, cost in trained.items()]
+    costs += [(each.model, "sampling", *cost) for each in evaluations if (cost := sampled_hours(each)) is not None]
+    notes += [
+        f"Measured here: {name}, {what}, {spent:,.4g} device hours ({where})." for name, what, spent, where in costs
     ]
     header = ["model", "A100 hours (paper)", "A100 hours by plan (here)", "A100 hours measured (here)"]
     return Section("Cost of training", Table(header, rows), notes)

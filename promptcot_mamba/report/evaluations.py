@@ -11,7 +11,10 @@ from typing import Any
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row, read_jsonl
+from promptcot_mamba.log import get_logger
 from promptcot_mamba.report.tables import Table
+
+logger = get_logger(__name__)
 
 # What of a sampling run must agree within one table, or is said in a footnote.
 SETTINGS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_len", "max_retries")
@@ -46,6 +49,9 @@ def load_evaluation(model: str, folder: Path) -> Evaluation:
         rows = read_jsonl(path.with_name(f"{stem}.grades.jsonl"))
         for figures in summaries:
             name = figures["benchmark"]
+            if figures.get("spared"):
+                logger.warning("%s: stopped when decided, so that it has no avg@n and is not shown", path)
+                continue
             if name in evaluation.figures:
                 raise InputError(f"{path}: {model} has a second file graded as {name}; move one away")
             own = [row for row in rows if row.get("benchmark") == name]

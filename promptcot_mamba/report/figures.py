@@ -1,4 +1,4 @@
-"""Figures: pass@k and maj@k, accuracy against thinking length, length histograms, losses, what records hold."""
+"""Figures: pass@k and maj@k, accuracy against length and confidence, length histograms, losses, what records hold."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _curve(name: str, x: Sequence[float], y: Sequence[float], place: int) -> Cur
 
 def draw_figures(evaluations: Sequence[Evaluation]) -> list[Section]:
     """All figures that the grades allow."""
-    pass_at, majority, by_length, lengths = [], [], [], []
+    pass_at, majority, by_length, lengths, by_confidence = [], [], [], [], []
     pairs = [(evaluation, name) for evaluation in evaluations for name in evaluation.figures]
     for place, (evaluation, name) in enumerate(pairs):
         figures, grades = evaluation.figures[name], evaluation.grades[name]
@@ -38,12 +38,23 @@ def draw_figures(evaluations: Sequence[Evaluation]) -> list[Section]:
         tokens = np.array([row["completion_tokens"] for row in grades if isinstance(row.get("completion_tokens"), int)])
         if len(tokens) == len(grades) >= 2 * QUANTILES:
             correct = np.array([row["correct"] for row in grades], dtype=float)
-            by_length.append(_curve(label, *accuracy_by_length(tokens, correct), place))
+            by_length.append(_curve(label, *accuracy_by(tokens, correct), place))
             lengths.append(_curve(label, *length_histogram(tokens), place))
+        sure = [(row["mean_logprob"], row["correct"]) for row in grades if row.get("mean_logprob") is not None]
+        if len(sure) >= 2 * QUANTILES:
+            confidence, correct = np.array(sure, dtype=float).T
+            by_confidence.append(_curve(label, *accuracy_by(np.exp(confidence), correct), place))
     drawn = [
         ("pass@k", pass_at, "k", "problems solved, %", True),
         ("maj@k", majority, "k", "problems solved, %", True),
         ("Accuracy against thinking length", by_length, "tokens (medians of equal groups)", "right, %", False),
+        (
+            "Confidence against correctness",
+            by_confidence,
+            "mean probability of a token (medians of equal groups)",
+            "right, %",
+            False,
+        ),
         ("Lengths of completions", lengths, "tokens", "samples, %", False),
     ]
     return [
@@ -58,10 +69,10 @@ def _series(label: str, values: dict, place: int) -> Curve:
     return _curve(label, [k for k, _ in ordered], [value for _, value in ordered], place)
 
 
-def accuracy_by_length(tokens: np.ndarray, correct: np.ndarray) -> tuple[list[float], list[float]]:
-    """Median length and percent right of QUANTILES groups of equal size, short to long."""
-    groups = np.array_split(np.argsort(tokens, kind="stable"), QUANTILES)
-    return [float(np.median(tokens[own])) for own in groups], [100 * float(correct[own].mean()) for own in groups]
+def accuracy_by(values: np.ndarray, correct: np.ndarray) -> tuple[list[float], list[float]]:
+    """Median and percent right of QUANTILES groups of equal size, from the least values (lengths, confidence) on."""
+    groups = np.array_split(np.argsort(values, kind="stable"), QUANTILES)
+    return [float(np.median(values[own])) for own in groups], [100 * float(correct[own].mean()) for own in groups]
 
 
 def length_histogram(tokens: np.ndarray) -> tuple[list[float], list[float]]:

@@ -26,7 +26,7 @@ def render_report(
     sections += [*draw_figures(evaluations), *draw_losses(losses)]
     if browser.markup:
         sections.append(Section("Samples", [Markup(browser.markup)]))
-    for published in paper_sections(evaluations, records):
+    for published in paper_sections(evaluations, records, losses):
         sections.append(
             Section(published.title, [published.table, *(Paragraph(note, "note") for note in published.notes)])
         )

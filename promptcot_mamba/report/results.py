@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,17 @@ def load_records(folder: Path) -> list[Record]:
     return records
 
 
-def paper_sections(evaluations: Sequence[Evaluation], records: Sequence[Record]) -> list[Section]:
-    """The paper's tables, ours beside them, then what we ran of benchmarks that the papers do not have."""
+def paper_sections(
+    evaluations: Sequence[Evaluation], records: Sequence[Record], logs: Mapping[str, Path] | None = None
+) -> list[Section]:
+    """The paper's tables, ours beside them, then what we ran of benchmarks that the papers do not have.
+
+    `logs` are those of training runs, by name.
+    """
     published = [render_published(table, evaluations) for table in TABLES]
     further = render_further(evaluations)
-    return [*published, throughput_section(records), cost_section(), *([further] if further else [])]
+    cost = cost_section(evaluations, logs)
+    return [*published, throughput_section(records), cost, *([further] if further else [])]
 
 
 def throughput_section(records: Sequence[Record]) -> Section:
@@ -80,7 +86,9 @@ def describe_conditions(record: Record) -> str:
     return " · ".join(str(part) for part in parts if part)
 
 
-def render_results(evaluations: Sequence[Evaluation], records: Sequence[Record]) -> str:
+def render_results(
+    evaluations: Sequence[Evaluation], records: Sequence[Record], logs: Mapping[str, Path] | None = None
+) -> str:
     """The whole document."""
     lines = [
         "# Results",
@@ -92,7 +100,7 @@ def render_results(evaluations: Sequence[Evaluation], records: Sequence[Record])
         "",
         "Ours as `avg@n [95 % interval, clustered by problem] n grader`.",
     ]
-    for section in paper_sections(evaluations, records):
+    for section in paper_sections(evaluations, records, logs):
         lines += ["", f"### {section.title}", "", render_markdown(section.table), ""]
         lines += [f"{note}  " for note in section.notes]
     if evaluations:

@@ -37,7 +37,8 @@ class SamplingArguments:
         "predictions, one row a sample; X.run.json and X.attempts.jsonl stand beside X.jsonl", writes="file"
     )
     model_path: str = _needed(
-        "a Hugging Face checkpoint folder; with --base_url a served model's name will do", elsewhere=True
+        "a Hugging Face checkpoint folder, or its name on the hub; with --base_url a served model's name will do",
+        elsewhere=True,
     )
 
     benchmark: list[str] = field(
@@ -68,6 +69,12 @@ class SamplingArguments:
     )
     save_partial: bool = _flag(True, "save chains as they grow, so that a rerun continues them (X.partial.jsonl)")
     stop_on_loop: bool = _flag(False, "end chains that have fallen into exact repetition")
+    stop_when_decided: bool = _flag(
+        False, "maths: make no more samples of a problem whose majority no outcome can change; for maj@n, never avg@n"
+    )
+    save_logprobs: bool = _flag(
+        False, "save each drawn token's log-probability and entropy, compressed (X.logprobs.jsonl)"
+    )
     dtype: str = _flag("auto", "auto (the checkpoint's), float32, bfloat16 or float16")
     state_dtype: str = _flag("float32", "dtype of Mamba-2's state, hybrids' too; float32 keeps long chains exact")
     quantization: str | None = _flag(None, "of the weights, by vLLM's name: fp8, awq, gptq, bitsandbytes ...")
@@ -86,6 +93,7 @@ class SamplingArguments:
     request_timeout: float = _flag(7200.0, "seconds one request may take on a server", above=0)
     patience: float = _flag(600.0, "seconds all servers may be away before the run stops", least=0)
 
+    source: str | None = _flag(None, "where a recipe's settings come from, for X.run.json; changes nothing")
     format: str = _flag("rows", "rows: one a sample; grouped: one a problem, with lists")
     overwrite: bool = _flag(False, "rename an earlier run's files instead of continuing it")
     dry_run: bool = _flag(False, "print the plan and its cost, load nothing")

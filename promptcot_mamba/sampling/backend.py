@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from promptcot_mamba.token_scores import TokenScores
+
 STOP, LENGTH, LOOP = "stop", "length", "loop"
 REFUSED = "refused"  # the server's filter or policy: an answer, and final
 # Never in a row. CUT: the server went away, `token_ids` are what it had said. FAILED: no server could answer this one.
@@ -32,7 +34,8 @@ class Request:
     """One attempt at one sample, with its own seed. `unit` is the sample's place: run * problems + problem.
 
     `kept` are tokens of the completion that were generated before: they are read after the prompt, and the answer
-    (text, ids, counts, the look for loops) covers them. `max_tokens` counts fresh ones.
+    (text, ids, counts, the look for loops) covers them. `max_tokens` counts fresh ones. `scores`, where given, hold
+    what is known of the kept tokens, and the back end adds those of each fresh one as it hears of it.
     """
 
     unit: int
@@ -44,6 +47,7 @@ class Request:
     score_from: int | None = None  # set: nothing is drawn, log p(prompt_ids[score_from:] | those before) is asked for
     kept: Sequence[int] = ()
     messages: Sequence[dict[str, str]] | None = None  # for chat completions; None: the prompt is the one message
+    scores: TokenScores | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,9 @@ class Backend(Protocol):
 
     def poll(self, timeout: float) -> list[Generated]:
         """Work on, or wait for, the requests in flight for about `timeout` seconds; return those that finished."""
+
+    def drop(self, unit: int) -> None:
+        """Forget a request in flight: nothing comes back for it."""
 
     def running(self) -> int:
         """How many requests are being generated now."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from promptcot_mamba.records import derive_seed
 from promptcot_mamba.sampling.backend import Request
+from promptcot_mamba.token_scores import TokenScores
 
 Key = tuple[str, int, int]  # problem id, run, attempt: what a chain is, whatever order problems stand in
 
@@ -31,6 +32,7 @@ class Chain:
     closed: int | None = None  # length at which its thought was closed for it
     seconds: float = 0.0  # that earlier requests took
     grew: bool = False  # it was growing when last looked at, so it is old enough to be saved
+    scores: TokenScores | None = None  # of its tokens, where they are asked for; grows with the request's answer
 
     @property
     def key(self) -> Key:
@@ -46,14 +48,21 @@ class Chain:
         seed = derive_seed(self.seed, "after", len(self.kept)) if self.kept else self.seed
         fresh = stop - len(self.kept)
         return Request(
-            self.unit, self.attempt, seed, self.prompt, self.prompt_ids, fresh, kept=self.kept, messages=self.messages
-        )
+            self.unit, self.attempt, seed, self.prompt, self.prompt_ids, fresh, kept=self.kept, messages=self.messages,
+            scores=self.scores,
+        )  # fmt: skip
 
     def continue_from(self, ids: Sequence[int], *, planned: bool) -> None:
         """Keep these tokens; the next request reads them."""
         self.kept = array("i", ids)
+        self.fit_scores()
         if not planned:
             self.continued = (*self.continued, len(self.kept))
+
+    def fit_scores(self) -> None:
+        """Scores of the kept tokens alone: what a request that goes on from them finds."""
+        if self.scores is not None:
+            self.scores.fit(len(self.kept))
 
 
 @dataclass(frozen=True)

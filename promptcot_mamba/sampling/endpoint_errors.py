@@ -63,6 +63,10 @@ class RefusedError(Exception):
     """The server will not answer this prompt, now or later: its filter or policy."""
 
 
+class PathMissingError(InputError):
+    """The server has no such path or model. Of one that has answered, it may be loading anew."""
+
+
 class RejectedError(Exception):
     """The server calls the request malformed: this one alone, or all of this kind; only other answers can tell."""
 
@@ -87,7 +91,9 @@ def raise_for_error(url: str, status: int, body: bytes, headers: Mapping[str, st
     if status in (401, 403):
         raise InputError(f"--base_url {url}: refused ({status}: {words}); set OPENAI_API_KEY")
     if status in _PATH_MISSING:
-        raise InputError(f"--base_url {url}: refused a request ({said}); --api chat or completions says which it has")
+        raise PathMissingError(
+            f"--base_url {url}: refused a request ({said}); --api chat or completions says which it has"
+        )
     raise RejectedError(said)
 
 
@@ -96,8 +102,8 @@ def error_words(body: bytes) -> tuple[str, int | None]:
     text = body.decode("utf-8", errors="replace")
     try:
         parsed = json.loads(text)
-    except ValueError:
-        return " ".join(re.sub(r"<[^>]*>", " ", text).split())[:MOST_WORDS], None
+    except (ValueError, RecursionError):
+        return " ".join(re.sub(r"<[^>]*>", " ", text[: 50 * MOST_WORDS]).split())[:MOST_WORDS], None
     error = parsed.get("error", parsed) if isinstance(parsed, dict) else parsed
     if not isinstance(error, dict):
         return _one_line(error), None
@@ -126,6 +132,6 @@ def retry_after(value: str | None) -> float | None:
     except ValueError:
         try:
             seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
     return min(max(0.0, seconds), LONGEST_WAIT) if seconds == seconds else None

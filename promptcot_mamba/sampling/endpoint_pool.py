@@ -26,6 +26,7 @@ MISSED_PROBES = 3  # in a row until its requests are taken away
 FIRST_PAUSE = 0.5  # after a failure; doubles with each further one
 LONGEST_PAUSE = 60.0
 MOST_REDIRECTS = 5
+MOST_HEADER = 1 << 20  # bytes of one header
 REDIRECTS = (301, 302, 303, 307, 308)
 NO_MODELS = (404, 405, 501)  # of `/models`: a server that has no such path
 TROUBLE = (ServerTroubleError, aiohttp.ClientError, asyncio.TimeoutError, ConnectionError)
@@ -67,7 +68,7 @@ class Endpoint:
 
     url: str
     model: str = ""  # its own name for the model; empty until it has been asked
-    is_vllm: bool = False
+    owner: str = ""  # as the model's card names it
     failures: int = 0  # in a row
     bad_answers: int = 0  # in a row
     away: bool = False  # gets no requests until it has answered `/models` again
@@ -76,6 +77,10 @@ class Endpoint:
     served: int = 0
     quiet_until: float = 0.0  # no line about its being busy before this time
     tasks: set[asyncio.Task] = field(default_factory=set)
+
+    @property
+    def is_vllm(self) -> bool:
+        return self.owner == "vllm"
 
 
 class EndpointPool:
@@ -100,6 +105,8 @@ class EndpointPool:
             connector=aiohttp.TCPConnector(limit=0, ssl=settings.tls()),
             timeout=aiohttp.ClientTimeout(total=settings.request_seconds, sock_connect=CONNECT_SECONDS),
             read_bufsize=1 << 20,
+            max_line_size=MOST_HEADER,  # gateways send policies, cookies and limits by the kilobyte
+            max_field_size=MOST_HEADER,
         )
         troubles = await asyncio.gather(*(self._try_identify(endpoint) for endpoint in self.endpoints))
         if all(troubles):
@@ -193,7 +200,7 @@ class EndpointPool:
     def _check_model(self, endpoint: Endpoint, models: list[dict[str, Any]]) -> None:
         card = find_model(models, self.settings.model)
         if card is None:
-            serves = ", ".join(str(model.get("id")) for model in models)
+            serves = ", ".join(str(model.get("id") if isinstance(model, dict) else model) for model in models)
             raise InputError(
                 f"--base_url {endpoint.url}: serves {serves[:300]}, not {self.settings.model}; is it the right server? "
                 "(--served_model_name gives the name it uses)"
@@ -204,7 +211,7 @@ class EndpointPool:
                 f"--base_url {endpoint.url}: its context is {most} tokens, {needed} are needed (--max_len plus 4,096); "
                 f"start it with --max-model-len {needed}, or give --max_len {max(1, most - 4096)}"
             )
-        endpoint.model, endpoint.is_vllm = card["id"], card.get("owned_by") == "vllm"
+        endpoint.model, endpoint.owner = card["id"], str(card.get("owned_by"))
 
     async def _try_identify(self, endpoint: Endpoint) -> str | None:
         """`_identify`, returning what is wrong with the connection, if anything."""

@@ -30,13 +30,12 @@ def ungrouped_rows(output: Path) -> Iterator[Row]:
             yield own | {one: value for one, value in given.items() if value is not None}
 
 
-def write_grouped(output: Path, problems: list[Problem], n: int, row_of: Callable[[int], Row]) -> None:
-    """Replace the rows of a complete file by grouped ones; `row_of` gives the row of a unit."""
+def write_grouped(output: Path, problems: list[Problem], n: int, row_of: Callable[[int], Row | None]) -> None:
+    """Replace the rows of a complete file by grouped ones; `row_of` gives the row of a unit, None for one spared."""
     count = len(problems)
-    write_jsonl(
-        output,
-        (
-            grouped_row(problem, [Sample.from_row(row_of(run * count + index)) for run in range(n)])
-            for index, problem in enumerate(problems)
-        ),
-    )
+
+    def samples_of(index: int) -> list[Sample]:
+        rows = (row_of(run * count + index) for run in range(n))
+        return [Sample.from_row(row) for row in rows if row is not None]
+
+    write_jsonl(output, (grouped_row(problem, samples_of(index)) for index, problem in enumerate(problems)))

@@ -28,6 +28,7 @@ from promptcot_mamba.sampling.healing import Line, read_lines, take_out
 logger = get_logger(__name__)
 
 MISSING = -1
+SPARED = -2  # missing, and not asked for
 SAMPLE_FIELDS = tuple(Sample.__dataclass_fields__)
 CHECKSUM = "completion_crc"  # of a journal line whose text stands in X.jsonl
 
@@ -90,6 +91,7 @@ class Ledger:
         self.grouped = grouped
         self.units = n * len(problems)
         self.settled = 0
+        self.spared = 0  # units of problems that are decided without them
         self.resumed_attempts: dict[int, int] = {}  # unit -> attempts already made, where not settled
         self._on_settled = on_settled
         self._prompt_of = prompt_of
@@ -254,6 +256,16 @@ class Ledger:
     def is_missing(self, unit: int) -> bool:
         return self._offsets[unit] == MISSING
 
+    def spare(self, identity: str) -> list[int]:
+        """Make no more samples of a problem; returns the units that were missing."""
+        index, count = self._index[identity], len(self.problems)
+        units = [unit for unit in range(index, self.units, count) if self.is_missing(unit)]
+        for unit in units:
+            self._offsets[unit] = SPARED
+            self.resumed_attempts.pop(unit, None)
+        self.spared += len(units)
+        return units
+
     def missing(self) -> Iterator[tuple[int, int]]:
         """`(unit, next attempt)` of every unsettled sample, those begun in an earlier run first."""
         begun = dict(self.resumed_attempts)
@@ -287,7 +299,7 @@ class Ledger:
 
     @property
     def complete(self) -> bool:
-        return self.settled == self.units
+        return self.settled + self.spared == self.units
 
     def finish(self) -> None:
         """Put a complete run's `X.jsonl` into its final order and format."""
@@ -298,11 +310,14 @@ class Ledger:
             self._rows = None
         if self.grouped:
             with self.output.open("rb") as file:
-                write_grouped(self.output, self.problems, self.n, lambda unit: json.loads(self._line(file, unit)))
+                write_grouped(self.output, self.problems, self.n, lambda unit: self._row(file, unit))
         elif not self._in_order:
             with self.output.open("rb") as old, replace_atomically(self.output, "wb") as new:
-                new.writelines(self._line(old, unit) for unit in range(self.units))
+                new.writelines(self._line(old, unit) for unit in range(self.units) if self._offsets[unit] != SPARED)
             self._in_order = True
+
+    def _row(self, file: IO[bytes], unit: int) -> Row | None:
+        return None if self._offsets[unit] == SPARED else json.loads(self._line(file, unit))
 
     def _line(self, file: IO[bytes], unit: int) -> bytes:
         file.seek(self._offsets[unit])

@@ -36,6 +36,7 @@ from promptcot_mamba.sampling.decode import completion_text
 from promptcot_mamba.sampling.endpoint_errors import (
     BadAnswerError,
     BusyError,
+    PathMissingError,
     PromptTooLongError,
     RefusedError,
     RejectedError,
@@ -75,6 +76,7 @@ class _Pending:
     timeouts: int = 0
     pauses: int = 0  # in a row
     served_before: int = 0  # answers of all servers when it first went wrong
+    dropped: bool = False  # whoever submitted it wants nothing of it
 
     @property
     def fresh(self) -> int:
@@ -102,6 +104,7 @@ class OpenAIEndpoints:
         self._server = server  # where the server is our own child: ours to watch and to stop
         self._waiting: deque[_Pending] = deque()
         self._running: dict[asyncio.Task, _Pending] = {}
+        self._pending: dict[int, _Pending] = {}  # by unit: all that are not answered
         self._sleeping = 0  # requests that wait for their time
         self._rejected: list[tuple[_Pending, str]] = []  # until an answer shows whose fault it was
         self._finished: deque[Generated] = deque()
@@ -122,7 +125,9 @@ class OpenAIEndpoints:
     # -- the back end's side: synchronous -----------------------------------------------------------------------
 
     def submit(self, request: Request) -> None:
-        self._waiting.append(_Pending(request, time.monotonic(), array("i", request.kept)))
+        pending = _Pending(request, time.monotonic(), array("i", request.kept))
+        self._pending[request.unit] = pending
+        self._waiting.append(pending)
 
     def poll(self, timeout: float) -> list[Generated]:
         if self._server is not None:
@@ -163,6 +168,14 @@ class OpenAIEndpoints:
     def growing(self) -> Mapping[int, Sequence[int]]:
         return {each.request.unit: each.ids for each in self._running.values() if each.fresh}
 
+    def drop(self, unit: int) -> None:
+        pending = self._pending.pop(unit, None)
+        if pending is not None:
+            pending.dropped = True
+            for task, each in self._running.items():
+                if each is pending:
+                    task.cancel()
+
     def close(self) -> None:
         if not self._loop.is_closed():
             self._loop.run_until_complete(self._pool.close())
@@ -177,6 +190,8 @@ class OpenAIEndpoints:
         self._wake.clear()
         while self._waiting and (endpoint := self._pool.free()) is not None:
             pending = self._waiting.popleft()
+            if pending.dropped:
+                continue
             task = self._loop.create_task(self._serve(endpoint, pending))
             self._running[task] = pending
             endpoint.tasks.add(task)
@@ -206,18 +221,20 @@ class OpenAIEndpoints:
         tells_ids = self.settings.token_ids and is_vllm and not chat and request.prompt_ids is not None
         stream = self.sampling.stop_on_loop or (self.settings.stream and tells_ids)
         body = payload(
-            request, self.sampling, endpoint.model, is_vllm=is_vllm, stream=stream, chat=chat,
-            token_ids=tells_ids or stream,
+            request, self.sampling, endpoint.model, is_vllm=is_vllm, stream=stream, owner=endpoint.owner,
+            chat=chat, token_ids=tells_ids or stream,
         )  # fmt: skip
         if chat and self.settings.template_kwargs:
             body["chat_template_kwargs"] = self.settings.template_kwargs
         async with self._pool.post(endpoint, "chat/completions" if chat else "completions", body) as response:
             if not stream:
-                return read_completion(parse_object(await response.read(), endpoint.url), request.max_tokens), None
+                answer = parse_object(await response.read(), endpoint.url)
+                return read_completion(answer, request.max_tokens, request.scores), None
             looks = self.sampling.stop_on_loop
             return await read_stream(
-                response.content, pending.ids, request.max_tokens, endpoint.url, stop_on_loop=looks
-            ), None
+                response.content, pending.ids, request.max_tokens, endpoint.url, stop_on_loop=looks,
+                scores=request.scores,
+            ), None  # fmt: skip
 
     def _on_done(self, endpoint: Endpoint, pending: _Pending, task: asyncio.Task) -> None:
         """One request left its server: with an answer, or with what went wrong."""
@@ -225,6 +242,8 @@ class OpenAIEndpoints:
         del self._running[task]
         self._wake.set()
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if pending.dropped:
+            return
         if error is None:
             self._answered(endpoint, pending, *task.result())
         else:
@@ -234,6 +253,9 @@ class OpenAIEndpoints:
         endpoint.failures = endpoint.bad_answers = 0
         endpoint.served += 1
         self._last_sign = time.monotonic()
+        asked = pending.request.scores
+        if asked is not None and answer.completion_tokens and len(asked) == len(pending.request.kept):
+            log_once(f"--save_logprobs: {endpoint.url} tells no log-probabilities")
         for rejected, words in self._rejected:  # others are answered, so it was theirs alone
             self._refuse(rejected, words)
         self._rejected.clear()
@@ -241,6 +263,9 @@ class OpenAIEndpoints:
 
     def _finish(self, pending: _Pending, answer: Answer, score: float | None = None) -> None:
         request = pending.request
+        if pending.dropped:
+            return
+        self._pending.pop(request.unit, None)
         ids = answer.token_ids
         if ids is not None and ids is not pending.ids:  # not streamed: the kept ones are not in it
             ids = array("i", [*request.kept, *ids])
@@ -295,6 +320,10 @@ class OpenAIEndpoints:
             self._answered_badly(endpoint, pending, words)
         elif type(error) is asyncio.TimeoutError:  # the whole request's; those of a connection are of another type
             self._timed_out(pending)
+        elif isinstance(error, PathMissingError) and endpoint.served and pending.bad_answers < MOST_BAD_ANSWERS:
+            pending.bad_answers += 1  # it loads its model anew, or a proxy lost it for a while
+            self._pool.back_off(endpoint, words)
+            self._take_back(pending)
         elif isinstance(error, TROUBLE):
             self._pool.back_off(endpoint, words, getattr(error, "retry_after", None) or 0.0)
             self._take_back(pending)
@@ -322,6 +351,8 @@ class OpenAIEndpoints:
             self._finish(pending, said)
             return
         pending.ids = array("i", request.kept)
+        if request.scores is not None:
+            request.scores.fit(len(request.kept))
         if pause:
             self._sleeping += 1
             self._loop.call_later(pause, self._wake_up, pending)

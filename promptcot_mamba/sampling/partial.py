@@ -7,21 +7,36 @@ run is complete it is removed. The lock of the journal guards it.
 
 from __future__ import annotations
 
+import base64
 import json
+import os
 from array import array
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from promptcot_mamba.jsonl import DurableAppender, dump_row, replace_atomically
 from promptcot_mamba.log import get_logger
 from promptcot_mamba.sampling.chain import Chain, Key
+from promptcot_mamba.token_scores import TokenScores
 
 logger = get_logger(__name__)
 
 DEAD_BYTES = 4 << 20  # of settled chains, before the file is written anew
-BYTES_PER_ID, BYTES_PER_LINE = 6, 200  # about, in JSON
+BYTES_PER_ID = 6  # about, of what an earlier run left
+
+
+def pack_ids(ids: Sequence[int]) -> str:
+    """Token ids as base64 of little-endian int32: a quarter shorter than in JSON, and made in a tenth of the time."""
+    return base64.b64encode(np.asarray(ids, dtype="<i4").tobytes()).decode("ascii")
+
+
+def unpack_ids(text: str) -> list[int]:
+    return np.frombuffer(base64.b64decode(text, validate=True), dtype="<i4").tolist()
 
 
 @dataclass
@@ -34,13 +49,21 @@ class Saved:
     seconds: float = 0.0
     continued: tuple[int, ...] = ()
     closed: int | None = None
+    scores: TokenScores | None = None  # of `ids`, where they are saved
 
     def add(self, row: dict[str, Any]) -> bool:
         """Take one more line; False where lines before it are missing."""
         if row["at"] > len(self.ids):
             return False
+        ids = unpack_ids(row["packed"]) if "packed" in row else row["ids"]
+        fresh = TokenScores.unpack(row) if "logprobs" in row else None
+        if fresh is not None or self.scores is not None:
+            self.scores = self.scores or TokenScores()
+            self.scores.fit(row["at"])
+            self.scores.add(*((fresh.logprobs, fresh.entropies) if fresh is not None else ((), ())))
+            self.scores.fit(row["at"] + len(ids))
         del self.ids[row["at"] :]
-        self.ids.extend(row["ids"])
+        self.ids.extend(ids)
         self.seconds, self.continued, self.closed = row["seconds"], tuple(row["continued"]), row["closed"]
         return True
 
@@ -65,7 +88,10 @@ def read_partial(path: Path) -> dict[Key, Saved]:
 
 
 class PartialFile:
-    """Appends what chains have said since it was last told; `found` is what an earlier run left."""
+    """Appends what chains have said since it was last told; `found` is what an earlier run left.
+
+    Lines are gathered until `flush` or `sync`. The disk is waited for in a thread, so that the engine never is.
+    """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -73,22 +99,26 @@ class PartialFile:
         self._lengths: dict[Key, int] = {key: len(saved.ids) for key, saved in self.found.items()}
         self._bytes: dict[Key, int] = {key: BYTES_PER_ID * length for key, length in self._lengths.items()}
         self._file: DurableAppender | None = None  # not there before there is something to write
+        self._lines: list[bytes] = []
+        self._disk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="partial")
+        self._syncing: Future[None] | None = None
 
     def save(self, chain: Chain, ids: Sequence[int], seconds: float = 0.0) -> None:
-        """Append the tokens of a chain that the file lacks; `sync` makes them safe."""
+        """Take the tokens of a chain that the file lacks; `flush` and `sync` make them safe."""
         before = self._lengths.get(chain.key, 0)
         if len(ids) <= before:
             return
         row = {
             "problem_id": chain.problem_id, "run": chain.run, "attempt": chain.attempt, "seed": chain.seed,
-            "prompt_crc": chain.prompt_crc, "at": before, "ids": list(ids[before:]), "seconds": round(seconds, 3),
-            "continued": chain.continued, "closed": chain.closed,
+            "prompt_crc": chain.prompt_crc, "at": before, "packed": pack_ids(ids[before:]),
+            "seconds": round(seconds, 3), "continued": chain.continued, "closed": chain.closed,
         }  # fmt: skip
-        if self._file is None:
-            self._file = DurableAppender(self.path, sync_seconds=float("inf"))
-        self._file.append(row)
+        if chain.scores is not None:
+            row |= chain.scores.after(before).pack()
+        line = dump_row(row)
+        self._lines.append(line)
         self._lengths[chain.key] = len(ids)
-        self._bytes[chain.key] = self._bytes.get(chain.key, 0) + BYTES_PER_ID * (len(ids) - before) + BYTES_PER_LINE
+        self._bytes[chain.key] = self._bytes.get(chain.key, 0) + len(line)
 
     def forget(self, key: Key) -> None:
         """A chain is settled: its lines are dead."""
@@ -97,31 +127,55 @@ class PartialFile:
         self._bytes.pop(key, None)
 
     def sync(self) -> None:
-        if self._file is not None:
-            self._file.sync()
-            if self.path.stat().st_size > 2 * sum(self._bytes.values()) + DEAD_BYTES:
-                self._compact()
+        """`flush`, and have the disk keep it; raises OSError where an earlier line did not reach the disk."""
+        self.flush()
+        if self._file is None:
+            return
+        if self.path.stat().st_size > 2 * sum(self._bytes.values()) + DEAD_BYTES:
+            self._wait()
+            self._compact()
+        elif self._syncing is None or self._syncing.done():
+            self._wait()
+            self._syncing = self._disk.submit(os.fsync, self._file.fileno())
+
+    def flush(self) -> None:
+        """Hand the kernel what was taken: a killed process loses none of it, a machine without power may."""
+        if not self._lines:
+            return
+        if self._file is None:
+            self._file = DurableAppender(self.path, sync_seconds=float("inf"))
+        self._file.append_lines(b"".join(self._lines))
+        self._lines.clear()
+
+    def _wait(self) -> None:
+        if self._syncing is not None:
+            self._syncing.result()
+            self._syncing = None
 
     def _compact(self) -> None:
-        """Write the file anew with the living chains alone, one line each."""
+        """Write the file anew with the lines of living chains alone, as they are."""
         assert self._file is not None
         self._file.close()
         self._file = None
-        with replace_atomically(self.path, "wb") as file:
-            for (problem_id, run, attempt), saved in read_partial(self.path).items():
-                key = (problem_id, run, attempt)
-                if key in self._lengths:
-                    line = dump_row(
-                        {"problem_id": problem_id, "run": run, "attempt": attempt, **vars(saved),
-                         "at": 0, "ids": list(saved.ids)}
-                    )  # fmt: skip
-                    self._bytes[key] = len(line)
-                    file.write(line)
+        with self.path.open("rb") as old, replace_atomically(self.path, "wb") as new:
+            new.writelines(line for line in old if _key_of(line) in self._lengths)
 
     def close(self, *, complete: bool = False) -> None:
         """Close the file; of a complete run nothing is left to continue, and it is removed."""
+        self.flush()
+        self._wait()
+        self._disk.shutdown()
         if self._file is not None:
             self._file.close()
             self._file = None
         if complete:
             self.path.unlink(missing_ok=True)
+
+
+def _key_of(line: bytes) -> Key | None:
+    """Whose line it is; None for one that cannot be read, which nothing would be made of either."""
+    try:
+        row = json.loads(line)
+        return row["problem_id"], row["run"], row["attempt"]
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -111,6 +111,8 @@ def make_plan(args: SamplingArguments) -> Plan:
     """Read all that can be read without an engine; raises InputError for files and models that will not do."""
     problems = read_problems(args.data_path, args.benchmark, args.limit)
     checkpoint = read_checkpoint(args.model_path) if not args.base_url or Path(args.model_path).is_dir() else None
+    if checkpoint is not None:
+        args.model_path = str(checkpoint.path)  # where a name of the hub lies
     if checkpoint is None and args.use_mamba2 is not None:
         raise InputError(f"--use_mamba2: {args.model_path} is no folder here, so it cannot be checked; drop the flag")
     if checkpoint is not None:

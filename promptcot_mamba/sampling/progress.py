@@ -138,24 +138,31 @@ class Progress:
         self._started = self._shown = time.monotonic()
         self._before = sum(tally.samples for tally in report.by_source.values())
 
-    def show(self, backend: Backend, longest: Callable[[int], list[int]], *, now: bool = False) -> None:
-        """Print the line if it is due; `longest` gives the lengths of the longest chains under way."""
+    def show(
+        self, backend: Backend, longest: Callable[[int], list[int]], *, now: bool = False, spared: int = 0
+    ) -> None:
+        """Print the line if it is due; `longest` gives the lengths of the longest chains under way.
+
+        `spared` samples of the total need not be made.
+        """
         if not now and time.monotonic() - self._shown < self._every:
             return
         self._shown = time.monotonic()
-        line = self.line(backend.running(), backend.generated_tokens, self._shown - self._started)
+        seconds = self._shown - self._started
+        line = self.line(backend.running(), backend.generated_tokens, seconds, self._total - spared)
         if lengths := longest(LONGEST_SHOWN):
             line += f" | longest {' '.join(f'{length:,}' for length in lengths)}"
         self._stream.write(f"\r\x1b[2K{line}" if self._terminal else f"{line}\n")
         self._stream.flush()
 
-    def line(self, running: int, generated_tokens: int, seconds: float) -> str:
+    def line(self, running: int, generated_tokens: int, seconds: float, total: int | None = None) -> str:
+        total = self._total if total is None else total
         tallies = self._report.by_source.values()
         done = sum(tally.samples for tally in tallies)
         fresh, refused = done - self._before, sum(tally.refused for tally in tallies)
-        eta = (self._total - done) * seconds / fresh if fresh else None
+        eta = (total - done) * seconds / fresh if fresh else None
         return (
-            f"{done:,}/{self._total:,} samples | {generated_tokens / max(seconds, 1e-9):,.0f} tok/s | {running} running"
+            f"{done:,}/{total:,} samples | {generated_tokens / max(seconds, 1e-9):,.0f} tok/s | {running} running"
             f" | ETA {clock(eta)} | truncated {sum(t.truncated for t in tallies):,}"
             f" | invalid {sum(t.invalid for t in tallies):,}{f' | refused {refused:,}' if refused else ''}"
         )

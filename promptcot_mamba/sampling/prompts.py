@@ -19,6 +19,8 @@ from promptcot_mamba.chat_format import (
     render_prompt,
     user_question,
 )
+from promptcot_mamba.chat_markup import Part, find_rendered
+from promptcot_mamba.data.encode import encode_prompt
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row
 from promptcot_mamba.records import Problem
@@ -145,12 +147,16 @@ class PromptBook:
     def _get(self, index: int) -> tuple[str, list[int] | None]:
         """Text and token ids of problem `index`; ids are None without a tokenizer.
 
-        A rendered chat template writes its own beginning-of-text token, so the tokenizer must not add one.
+        A rendered chat template writes its own beginning-of-text token, so the tokenizer must not add one. Other text
+        becomes the ids that training puts before the loss; of markup that no chat format here writes, all is placed.
         """
         text = self.text(index)
         if self._tokenizer is None:
             return text, None
-        return text, self._tokenizer(text, add_special_tokens=self.template_text is None)["input_ids"]
+        if self.template_text is not None or getattr(self._tokenizer, "backend_tokenizer", None) is None:
+            return text, self._tokenizer(text, add_special_tokens=self.template_text is None)["input_ids"]
+        found = find_rendered(text)
+        return text, encode_prompt(self._tokenizer, found.parts if found else (Part(text, placed=True),))
 
 
 def _template_of(tokenizer: Any) -> str:

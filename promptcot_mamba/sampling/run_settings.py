@@ -15,7 +15,7 @@ from promptcot_mamba.run_info import side_path
 logger = get_logger(__name__)
 
 # What belongs together and is renamed together.
-KINDS = ("jsonl", "run.json", "attempts.jsonl", "partial.jsonl", "damaged.jsonl")
+KINDS = ("jsonl", "run.json", "attempts.jsonl", "partial.jsonl", "damaged.jsonl", "logprobs.jsonl")
 
 
 def read_settings(output: str | Path) -> dict[str, Any] | None:

@@ -12,13 +12,16 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 from promptcot_mamba.chat_format import is_format_valid, read_completion, split
+from promptcot_mamba.jsonl import DurableAppender
 from promptcot_mamba.log import get_logger
 from promptcot_mamba.records import Sample, derive_seed
 from promptcot_mamba.sampling.backend import CUT, FAILED, LENGTH, REFUSED, Backend, Generated
 from promptcot_mamba.sampling.chain import Chain, Cuts
+from promptcot_mamba.sampling.decisions import Decisions
 from promptcot_mamba.sampling.ledger import Ledger
 from promptcot_mamba.sampling.partial import PartialFile
 from promptcot_mamba.sampling.prompts import PromptBook
+from promptcot_mamba.token_scores import TokenScores
 
 logger = get_logger(__name__)
 
@@ -33,7 +36,8 @@ class Scheduler:
     """Feeds a back end the ledger's missing samples and writes what it returns.
 
     `partial` keeps what chains have said so far; None keeps nothing. With `cuts.segment_len` it holds whole segments
-    alone, and a chain that is interrupted and continued equals one that never was.
+    alone, and a chain that is interrupted and continued equals one that never was. `scores` is the file of
+    log-probabilities, which are asked for where there is one.
     """
 
     def __init__(
@@ -47,6 +51,8 @@ class Scheduler:
         context: int,
         cuts: Cuts = NO_CUTS,
         partial: PartialFile | None = None,
+        scores: DurableAppender | None = None,
+        decisions: Decisions | None = None,
         sent: dict | None = None,
         thinking: str = "auto",
         chat: bool = False,
@@ -67,6 +73,8 @@ class Scheduler:
         self.too_long: set[str] = set()  # ids of problems whose prompt leaves no room
         self.failed: dict[int, str] = {}  # units that no server could answer, and its words
         self._partial = partial
+        self._scores = scores
+        self._decisions = decisions
         self._ready: deque[Chain] = deque()  # retries and chains to be continued: before any new one
         self._next_save = time.monotonic() + SAVE_SECONDS
         self._tick = tick
@@ -82,13 +90,28 @@ class Scheduler:
                     return not self.failed
                 for generated in self.backend.poll(POLL_SECONDS):
                     self._take(self.in_flight.pop(generated.unit), generated)
+                self._spare_decided()
+                if self._partial is not None:
+                    self._partial.flush()
                 self.ledger.sync_if_due()
+                if self._scores is not None:
+                    self._scores.sync_if_due()
                 if time.monotonic() >= self._next_save:
                     self._save_growing()
                 self._tick()
             return False
         finally:
             self._save_growing(last=True)
+
+    def _spare_decided(self) -> None:
+        """Make no more samples of problems whose majority is decided; those under way are dropped."""
+        while self._decisions is not None and self._decisions.decided:
+            for unit in self.ledger.spare(self._decisions.decided.pop()):
+                chain = self.in_flight.pop(unit, None)
+                if chain is not None:
+                    self.backend.drop(unit)
+                    if self._partial is not None:
+                        self._partial.forget(chain.key)
 
     def longest(self, count: int) -> list[int]:
         """Lengths in tokens of the longest chains that are being generated."""
@@ -105,7 +128,9 @@ class Scheduler:
         """Chains to start, those under way first; it yields None when it is asked with nothing left."""
         missing = self._missing()
         while True:
-            yield self._ready.popleft() if self._ready else next(missing, None)
+            chain = self._ready.popleft() if self._ready else next(missing, None)
+            if chain is None or self.ledger.is_missing(chain.unit):  # not spared meanwhile
+                yield chain
 
     def _missing(self) -> Iterator[Chain]:
         """The ledger's missing samples: first what an earlier run began, the longest first, so that none of them is
@@ -131,9 +156,11 @@ class Scheduler:
         room = self.context - len(prompt_ids) if prompt_ids is not None else self.max_len
         seed = derive_seed(self.base_seed, identity, run, attempt)
         chain = Chain(unit, identity, run, attempt, seed, prompt, prompt_ids, min(self.max_len, room), messages)
+        chain.scores = TokenScores() if self._scores is not None else None
         saved = self._partial.found.pop(chain.key, None) if self._partial is not None else None
         if saved is not None and prompt_ids is not None and (saved.seed, saved.prompt_crc) == (seed, chain.prompt_crc):
             chain.seconds, chain.continued, chain.closed = saved.seconds, saved.continued, saved.closed
+            chain.scores = saved.scores or chain.scores if chain.scores is not None else None
             chain.continue_from(saved.ids, planned=self.cuts.segment_len is not None)
         return chain
 
@@ -154,6 +181,7 @@ class Scheduler:
             if self.cuts.spent(chain) and self._is_thinking(chain):
                 chain.closed = len(chain.kept)
                 chain.kept.extend(self.cuts.closing_ids)
+                chain.fit_scores()
             stop = self.cuts.next_stop(chain)
             if stop <= len(chain.kept):  # closing its thought took the last of its room
                 self._settle(chain, self._as_generated(chain))
@@ -201,6 +229,7 @@ class Scheduler:
                 chain.continue_from(ids, planned=False)
                 self._save(chain)
             chain.grew = False
+            chain.fit_scores()
             self._ready.appendleft(chain)
         elif reason == LENGTH and ids is not None and len(ids) == planned_stop < chain.limit:
             chain.continue_from(ids, planned=True)
@@ -233,6 +262,11 @@ class Scheduler:
         )
         if self._partial is not None:
             self._partial.forget(chain.key)
+        if self._scores is not None and chain.scores is not None:  # before the row, which nothing would make again
+            if generated.token_ids is not None:
+                chain.scores.fit(generated.completion_tokens)
+            named = {"problem_id": chain.problem_id, "run": chain.run, "attempt": chain.attempt}
+            self._scores.append(named | chain.scores.pack())
         if not self.ledger.append(chain.unit, sample):
             self._ready.append(self._chain(chain.unit, chain.attempt + 1))
 

@@ -90,6 +90,9 @@ class _Lease:
     def poll(self, timeout: float) -> list[Generated]:
         return self._engine.poll(timeout)
 
+    def drop(self, unit: int) -> None:
+        self._engine.drop(unit)
+
     def running(self) -> int:
         return self._engine.running()
 

@@ -28,6 +28,7 @@ from promptcot_mamba.sampling.backend import (
 from promptcot_mamba.sampling.decode import completion_text
 from promptcot_mamba.sampling.loops import BLOCK, find_loop
 from promptcot_mamba.sampling.vllm_cpu import keep_prompts_apart
+from promptcot_mamba.token_scores import TOP, TokenScores, entropy_of
 
 logger = get_logger(__name__)
 
@@ -100,6 +101,15 @@ def share_cores(workers: int) -> str:
     return "|".join(",".join(map(str, cores[part * share : (part + 1) * share])) for part in range(workers))
 
 
+def add_scores(scores: TokenScores, given: Any) -> None:
+    """Add what vLLM tells of fresh tokens (`FlatLogprobs`): at each place the drawn token, then the likeliest ones."""
+    for start, end in zip(given.start_indices, given.end_indices, strict=True):
+        logprobs, ids = given.logprobs[start:end], given.token_ids[start:end]
+        alternatives = logprobs[1:] if ids[0] in ids[1:] else logprobs  # the drawn one may be among the likeliest
+        scores.logprobs.append(logprobs[0])
+        scores.entropies.append(entropy_of(alternatives))
+
+
 @dataclass
 class _Running:
     """One request in the engine: what it has said so far."""
@@ -167,6 +177,8 @@ class VllmEngine:
             skip_special_tokens=sampling.skip_special_tokens,
             output_kind=self._output_kind,
             detokenize=False,  # ours, once, at the end
+            logprobs=TOP if request.scores is not None else None,
+            flat_logprobs=True,
         )
         assert request.prompt_ids is not None  # whoever has the checkpoint has its tokenizer
         prompt = [*request.prompt_ids, *request.kept]
@@ -188,9 +200,13 @@ class VllmEngine:
             self.generated_tokens += len(said.token_ids)
             looked_at = len(running.ids)
             running.ids.extend(said.token_ids)
+            if running.request.scores is not None and said.logprobs:
+                add_scores(running.request.scores, said.logprobs)
             cut = find_loop(running.ids, looked_at) if self._sampling.stop_on_loop else None
             if cut is not None:
                 del running.ids[cut:]  # whatever it said after that
+                if running.request.scores is not None:
+                    running.request.scores.fit(cut)
                 if not output.finished:
                     self._engine.abort_request([output.request_id])
                 finished.append(self._generated(running, LOOP))
@@ -238,6 +254,10 @@ class VllmEngine:
                     tables = output.prompt_logprobs
                     scores[output.request_id] = sum(tables[i][ids[i]].logprob for i in range(start, len(ids)))
             yield from (scores[f"score-{i}"] for i in range(len(batch)))
+
+    def drop(self, unit: int) -> None:
+        if self._running.pop(str(unit), None) is not None:
+            self._engine.abort_request([str(unit)])
 
     def running(self) -> int:
         return min(len(self._running), self._max_num_seqs)

@@ -19,7 +19,7 @@ import multiprocessing
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations, islice
 from typing import Any
 
 import numpy as np
@@ -147,6 +147,22 @@ def next_probabilities(table: ConceptTable, chosen: Sequence[int], weights: Weig
     return exponents / exponents.sum()
 
 
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """One thread, so that the order of additions does not depend on the machine, and no subnormal numbers.
+
+    Subnormal weights, below 1e-38 of the greatest, would make the exponential ten times slower; they become zeros.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+        torch.set_num_threads(threads)
+
+
 class _Drawer:
     """Draws blocks of sets; one per worker process.
 
@@ -166,6 +182,7 @@ class _Drawer:
         self.scores = torch.empty((BLOCK, self.n), dtype=self.dtype)  # sums over the chosen
         self.exponents = torch.zeros((ROWS, chunks * CHUNK), dtype=self.dtype)  # the last chunk ends in zeros
 
+    @_alone()
     def draw(self, items: range) -> np.ndarray:
         """The sets of these item numbers: (items, size) concept indices, in the order drawn."""
         uniforms = torch.from_numpy(
@@ -233,37 +250,13 @@ def _inverse_cdf(cumulative: torch.Tensor, uniforms: torch.Tensor) -> tuple[torc
 _worker: _Drawer
 
 
-@contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """One thread, so that the order of additions does not depend on the machine, and no subnormal numbers.
-
-    Subnormal weights, below 1e-38 of the greatest, would make the exponential ten times slower; they become zeros.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
-        torch.set_num_threads(threads)
-
-
 def _start_worker(*arguments: Any) -> None:
     global _worker
     _worker = _Drawer(*arguments)
 
 
 def _draw_in_worker(items: range) -> np.ndarray:
-    with _alone():
-        return _worker.draw(items)
-
-
-def _draw_here(drawer: _Drawer, blocks: Sequence[range]) -> Iterator[np.ndarray]:
-    for items in blocks:
-        with _alone():
-            block = drawer.draw(items)
-        yield block
+    return _worker.draw(items)
 
 
 def draw_sets(
@@ -283,17 +276,11 @@ def draw_sets(
     start = first // BLOCK * BLOCK
     blocks = [range(i, i + BLOCK) for i in range(start, count, BLOCK)]
     arguments = (table, size, weights, seed)
-    if workers == 1:
-        yield from _named(table, _draw_here(_Drawer(*arguments), blocks), start, first, count)
-        return
-    with multiprocessing.get_context("spawn").Pool(workers, _start_worker, arguments) as pool:
-        yield from _named(table, pool.imap(_draw_in_worker, blocks), start, first, count)
-
-
-def _named(table: ConceptTable, blocks, start: int, first: int, count: int) -> Iterator[tuple[str, ...]]:
-    number = start
-    for block in blocks:
-        for row in block:
-            if first <= number < count:
-                yield tuple(table.names[i] for i in row)
-            number += 1
+    with contextlib.ExitStack() as stack:
+        if workers == 1:
+            drawn: Iterator[np.ndarray] = map(_Drawer(*arguments).draw, blocks)
+        else:
+            pool = multiprocessing.get_context("spawn").Pool(workers, _start_worker, arguments)
+            drawn = stack.enter_context(pool).imap(_draw_in_worker, blocks)
+        for row in islice(chain.from_iterable(drawn), first - start, max(count - start, 0)):
+            yield tuple(table.names[i] for i in row)

@@ -6,25 +6,20 @@ Reads rows with `problem` (or `question`), optionally `level` and any other keys
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from promptcot_mamba.chat_format import split
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row, iter_jsonl
+from promptcot_mamba.synthesis.concept_replies import parse_concepts
 from promptcot_mamba.synthesis.embeddings import embed_texts
-from promptcot_mamba.synthesis.merging import COSINE, concept_signature, merge_concepts
+from promptcot_mamba.synthesis.merging import COSINE, merge_concepts
 from promptcot_mamba.synthesis.stage import Context, Rejected, Task, ask_model, content_key
-from promptcot_mamba.synthesis.templates import render_template
 
 DEFAULT_LEVEL = "competition"
 
 Embed = Callable[[Sequence[str]], dict[str, list[float]]]
-
-_NUMBERED = re.compile(r"^\s*(?:\(?(\d{1,3})[.):])\s+(.+?)\s*$")
 
 
 @dataclass(frozen=True)
@@ -66,8 +61,9 @@ def read_seeds(path: Path) -> list[Row]:
 def run(settings: Settings, context: Context) -> None:
     """seeds -> concepts.jsonl."""
     seeds = Path(settings.seeds)
+    form, k = context.format(settings.model), settings.k
     tasks = [
-        Task(content_key(row["problem"], settings.k), _render(row["problem"], settings.k), row)
+        Task(content_key(row["problem"], k), form.render("concepts", problem=row["problem"], k=k), row)
         for row in read_seeds(seeds)
     ]
     ask_model(
@@ -88,33 +84,8 @@ def _embed(settings: Settings, context: Context) -> Embed | None:
     return lambda texts: embed_texts(texts, model, cache, settings.embedding_url)
 
 
-def _render(problem: str, k: int) -> str:
-    return render_template("concepts", problem=problem, k=k)
-
-
 def _row_or_rejected(parsed: list[str] | Rejected) -> Row | Rejected:
     return parsed if isinstance(parsed, Rejected) else {"concepts_said": parsed}
-
-
-def parse_concepts(reply: str, k: int) -> list[str] | Rejected:
-    """Exactly k distinct numbered lines, 1 to k in order; blank lines between them are allowed, other text is not."""
-    lines = [line for line in split(reply).answer.splitlines() if line.strip()]
-    found = [match for match in map(_NUMBERED.match, lines) if match]
-    if len(found) < len(lines):
-        return Rejected("not a numbered list")
-    if [int(match[1]) for match in found] != list(range(1, k + 1)):
-        return Rejected(f"not {k} lines numbered in order")
-    concepts = [clean_concept(match[2]) for match in found]
-    if not all(concepts) or len({concept_signature(concept) for concept in concepts}) != k:
-        return Rejected("empty or repeated concepts")
-    return concepts
-
-
-def clean_concept(text: str) -> str:
-    """A concept as it is shown: markdown emphasis, quotes and a final full stop removed, white space collapsed."""
-    text = unicodedata.normalize("NFKC", text)
-    text = re.sub(r"\*\*|__|`", "", text)
-    return re.sub(r"\s+", " ", text).strip().strip("\"'“”").rstrip(".;,").strip()
 
 
 def apply_merge(rows: Sequence[Row], embed: Embed | None = None, cosine: float = COSINE) -> list[Row]:

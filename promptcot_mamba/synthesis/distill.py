@@ -1,53 +1,77 @@
 """Distillation: of a teacher's chains for a problem, those that most of them agree with.
 
-A maths chain stands for its final answer, compared by the strict grader; a code chain for what its program prints on
-the problem's inputs, run in the sandbox. What comes out is rows that `prepare_sft_data` reads with its `synthesis`
-adapter.
+What a chain stands for, and when two agree, is its domain's to say (`domains/`): a final answer, what a program prints
+on the problem's inputs, a quantity with its unit. What comes out is rows that `prepare_sft_data` reads with its
+`synthesis` adapter.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.grading.math.answers import extract_answer
-from promptcot_mamba.grading.math.gold import Gold
-from promptcot_mamba.grading.math.strict import grade
 from promptcot_mamba.jsonl import Row, write_jsonl
 from promptcot_mamba.log import get_logger
 from promptcot_mamba.run_info import side_path
 from promptcot_mamba.sampling.backend import STOP
-from promptcot_mamba.synthesis.code_agreement import FAILED, Prints, observe_programs
-from promptcot_mamba.synthesis.stage import Context
+from promptcot_mamba.synthesis.domains import Domain, find_domain
+from promptcot_mamba.synthesis.stage import LATER, Context
 
 logger = get_logger(__name__)
 
+KEPT = "kept"
 Group = list[Row]
-Observed = dict[tuple[str, int], Prints]  # by (id, run)
+Observed = Mapping[tuple[str, int], Any]  # (id, run) -> what a chain stands for
 
 
 @dataclass(frozen=True)
 class Settings:
-    """threshold: least share of a problem's samples, unusable ones counted, that must agree; keep: chains a problem.
+    """threshold: least share of a problem's samples, unusable ones counted, that must agree, to believe the answer.
 
-    max_tokens: longer chains are unusable; workers: sandboxes at work at once, for code.
+    keep: chains a problem; or a band, `[0.1, 0.8]`, of shares in which problems stay: above it they are too easy, below
+    too hard. With a band, `chains` a problem are kept. max_tokens: longer chains are unusable; workers: sandboxes at
+    work at once, for code.
     """
 
     threshold: float = 0.5
-    keep: int = 1
+    keep: int | list[float] = 1
     max_tokens: int | None = None
     workers: int | None = None
+    chains: int = field(default=1, metadata=LATER)
 
     def __post_init__(self) -> None:
-        if not 0 < self.threshold <= 1 or self.keep < 1:
+        if not 0 < self.threshold <= 1 or (not isinstance(self.keep, list) and self.keep < 1):
             raise InputError(f"threshold {self.threshold} must be in (0, 1] and keep {self.keep} positive")
+        check_band(self.band)
+        if self.chains < 1 or (self.chains > 1 and not isinstance(self.keep, list)):
+            raise InputError(f"chains {self.chains}: 1 or more, and of a band; without one `keep` says how many")
+        if self.band[1] < self.threshold:
+            raise InputError(f"keep {self.keep}: nothing in it reaches threshold {self.threshold}; lower the threshold")
+
+    @property
+    def band(self) -> list[float]:
+        """The shares in which problems stay."""
+        return self.keep if isinstance(self.keep, list) else [0.0, 1.0]
+
+    @property
+    def most(self) -> int:
+        """Chains kept of a problem."""
+        return self.chains if isinstance(self.keep, list) else self.keep
+
+
+def check_band(band: list[float]) -> None:
+    """Raises InputError unless it is two rates in order."""
+    numbers = [each for each in band if isinstance(each, int | float) and not isinstance(each, bool)]
+    if len(numbers) != 2 or len(band) != 2 or not 0 <= numbers[0] < numbers[1] <= 1:
+        raise InputError(f"keep {band}: expected two rates in order, from 0 to 1, as in [0.1, 0.8]")
 
 
 @dataclass(frozen=True)
 class Settled:
-    """One problem: kept, no majority or no usable chain; the majority's share of its samples; its rows if kept."""
+    """One problem: kept, or why not; the majority's share of its samples; its rows if kept."""
 
     problem: str
     outcome: str
@@ -104,27 +128,36 @@ def settle_problems(chains: Sequence[Row], settings: Settings) -> Iterator[Settl
     for chain in chains:
         problems[chain["id"]].append(chain)
     usable = {name: [chain for chain in own if is_usable(chain, settings.max_tokens)] for name, own in problems.items()}
-    observed = observe_programs(
-        [chain for own in usable.values() for chain in own if is_code(chain)], settings.workers
-    )  # (id, run) -> what its program prints
+    domains = {name: find_domain(own[0]["domain"]) for name, own in problems.items()}
+    observed: dict[tuple[str, int], Any] = {}
+    for domain in {id(each): each for each in domains.values()}.values():
+        observed |= domain.observe(
+            [c for name in usable if domains[name] is domain for c in usable[name]], settings.workers
+        )
     for name, own in problems.items():
-        groups = group_by_answer(usable[name]) if not is_code(own[0]) else group_by_prints(usable[name], observed)
-        majority = max(groups, key=len, default=[])  # the earlier of equals
+        majority = max(
+            group_chains(usable[name], domains[name], observed), key=len, default=[]
+        )  # the earlier of equals
         agreement = len(majority) / len(own)
-        rows: list[Row] = []
-        if not majority:
-            outcome = "no usable chain"
-        elif agreement < settings.threshold:
-            outcome = "no majority"
-        else:
-            outcome = "kept"
-            rows = [make_row(chain, agreement, observed) for chain in majority[: settings.keep]]
-        yield Settled(name, outcome, agreement, rows)
+        outcome = decide(bool(majority), agreement, settings)
+        kept = majority[: settings.most] if outcome == KEPT else []
+        yield Settled(name, outcome, agreement, [make_row(chain, agreement, domains[name], observed) for chain in kept])
 
 
-def is_code(chain: Row) -> bool:
-    """Whether the chain answers a code problem."""
-    return chain["domain"] == "code"
+def decide(has_majority: bool, agreement: float, settings: Settings) -> str:
+    """What becomes of a problem so many of whose chains agree."""
+    if not has_majority:
+        return "no usable chain"
+    if agreement < settings.threshold:
+        return "no majority"
+    return place_in_band(agreement, settings.band)
+
+
+def place_in_band(rate: float, band: Sequence[float]) -> str:
+    """Whether a rate is in the band, its ends included, up to rounding."""
+    if rate > band[1] + 1e-9:
+        return "too easy"
+    return "too hard" if rate < band[0] - 1e-9 else KEPT
 
 
 def is_usable(chain: Row, max_tokens: int | None) -> bool:
@@ -133,38 +166,25 @@ def is_usable(chain: Row, max_tokens: int | None) -> bool:
     return chain["finish_reason"] == STOP and chain["format_valid"] and short
 
 
-def group_by_answer(chains: Sequence[Row]) -> list[Group]:
-    """Chains whose final answers are equal, groups and their members in sampling order; those without are left out."""
-    groups: list[tuple[str, Group]] = []
+def group_chains(chains: Sequence[Row], domain: Domain, observed: Observed) -> list[Group]:
+    """Chains that agree with the first of their group, in sampling order; those that stand for nothing are left out."""
+    groups: list[tuple[Any, Group]] = []
     for chain in chains:
-        answer = extract_answer(chain["completion"]).answer
-        if answer is None:
+        value = observed.get((chain["id"], chain["run"]))
+        if value is None:
             continue
         for representative, members in groups:
-            if grade(Gold(representative), answer).equal:
+            if domain.same(representative, value):
                 members.append(chain)
                 break
         else:
-            groups.append((answer, [chain]))
+            groups.append((value, [chain]))
     return [members for _, members in groups]
 
 
-def group_by_prints(chains: Sequence[Row], observed: Observed) -> list[Group]:
-    """Chains whose programs print the same, likewise; those whose program fails are left out."""
-    groups: dict[Prints, Group] = defaultdict(list)
-    for chain in chains:
-        prints = observed.get((chain["id"], chain["run"]))
-        if prints is not None:
-            groups[prints].append(chain)
-    return list(groups.values())
-
-
-def make_row(chain: Row, agreement: float, observed: Observed) -> Row:
-    """A training row; `agreement` is its group's share of the problem's samples.
-
-    A maths row has the majority's `answer`, a code row the agreed `tests`.
-    """
-    row = {
+def make_row(chain: Row, agreement: float, domain: Domain, observed: Observed) -> Row:
+    """A training row; `agreement`: its group's share of the problem's samples. Its domain says what was agreed on."""
+    return {
         "key": f"{chain['id']}/{chain['run']}",
         "question": chain["question"],
         "prompt": chain["prompt"],
@@ -173,9 +193,5 @@ def make_row(chain: Row, agreement: float, observed: Observed) -> Row:
         "finish_reason": chain["finish_reason"],
         "domain": chain["domain"],
         "source": "synthesis",
+        **domain.describe(chain, observed[chain["id"], chain["run"]]),
     }
-    if is_code(chain):
-        pairs = zip(chain["inputs"], observed[chain["id"], chain["run"]], strict=True)
-        tests = [{"input": given, "output": printed} for given, printed in pairs if printed is not FAILED]
-        return {**row, "tests": tests}
-    return {**row, "answer": extract_answer(chain["completion"]).answer}

@@ -6,7 +6,7 @@ import os
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from promptcot_mamba.sampling.backend import SamplingSettings
 from promptcot_mamba.sampling.capacity import find_device, plan_capacity
 from promptcot_mamba.sampling.plan import THINK_TAGS
 from promptcot_mamba.synthesis.stage import Model, settings_from
+from promptcot_mamba.synthesis.templates import OURS, Format, load_format
 
 if TYPE_CHECKING:
     from promptcot_mamba.sampling.openai_endpoint import OpenAIEndpoints
@@ -38,6 +39,9 @@ class ModelSettings:
     base_url: servers to ask instead of loading the checkpoint, which serve it under `served_model_name` (default:
     model_path). With them model_path is only where the tokenizer lies; without it the server applies the chat
     template, and cannot be asked for likelihoods.
+
+    format: its prompts and markup, by name (`prompts/`) or the path of a YAML file; repair: whether it is shown, once,
+    a reply of its own that cannot be read; by default if it has a chat template, since a raw generator cannot follow.
     """
 
     model_path: str | None = None
@@ -54,6 +58,8 @@ class ModelSettings:
     concurrency: int = 256
     request_timeout: float = 1800.0
     patience: float = 600.0
+    format: str = OURS
+    repair: bool | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.base_url, str):
@@ -62,6 +68,7 @@ class ModelSettings:
             raise InputError("a model needs model_path, or base_url and served_model_name")
         if self.base_url and not (self.served_model_name or self.model_path):
             raise InputError(f"base_url {self.base_url[0]}: served_model_name is missing; it says which model to ask")
+        load_format(self.format)
 
     def sampling(self, tokenizer: Any) -> SamplingSettings:
         """How replies are drawn; they end at the tokenizer's end of text, or at the server's."""
@@ -81,6 +88,12 @@ class TextModel(ABC):
         if settings.chat_template and self.tokenizer is not None and not has_template:
             raise InputError(f"{settings.model_path}: the tokenizer has no chat template; set chat_template: false")
         self.identity = {name: value for name, value in asdict(settings).items() if name not in PLACEMENT}
+        if settings.format == OURS:
+            del self.identity["format"]
+        else:
+            self.identity["format"] = load_format(settings.format).fingerprint
+        if settings.repair is None:
+            del self.identity["repair"]
 
     @cached_property
     def backend(self) -> VllmEngine | OpenAIEndpoints:
@@ -154,7 +167,6 @@ class VllmModel(TextModel):
         from promptcot_mamba.sampling.vllm_engine import EngineSettings, VllmEngine
 
         settings, device = self.settings, find_device()
-        assert settings.model_path is not None
         dtype = self.checkpoint.dtype(settings.dtype)
         capacity = plan_capacity(
             self.checkpoint,
@@ -167,7 +179,7 @@ class VllmModel(TextModel):
             max_num_seqs=settings.max_num_seqs,
         )
         engine = EngineSettings(
-            model_path=settings.model_path,
+            model_path=str(self.checkpoint.path),
             dtype=dtype,
             state_dtype="float32",
             context=settings.context,
@@ -216,13 +228,22 @@ class ModelBook:
 
     def __call__(self, name: str) -> Model:
         """The model of this name; raises InputError listing the known ones."""
-        if name not in self._settings:
-            raise InputError(f"model {name!r} is not under `models`; known: {', '.join(self._settings) or 'none'}")
+        settings = self._find(name)
         if self._open is None or self._open.name != name:
             self.close()
-            settings = self._settings[name]
             self._open = (EndpointModel if settings.base_url else VllmModel)(name, settings)
         return self._open
+
+    def format(self, name: str) -> Format:
+        """How this model is asked and answers; raises InputError as calling does."""
+        settings = self._find(name)
+        repairs = settings.chat_template if settings.repair is None else settings.repair
+        return replace(load_format(settings.format), repairs=repairs)
+
+    def _find(self, name: str) -> ModelSettings:
+        if name not in self._settings:
+            raise InputError(f"model {name!r} is not under `models`; known: {', '.join(self._settings) or 'none'}")
+        return self._settings[name]
 
     def close(self) -> None:
         """Free the open model."""

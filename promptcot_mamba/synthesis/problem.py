@@ -1,23 +1,25 @@
 """The problem-generation model: its training rows, and new problems from concept sets.
 
 `generator_data` writes `prompt`, `completion` rows for `train.py`; `problems` asks the trained model for several
-candidates a concept set. Both use one prompt, `prompts/problem.txt`, and one markup.
+candidates a concept set. Both use the prompt and the markup of one format.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from promptcot_mamba.chat_format import split
 from promptcot_mamba.jsonl import Row
-from promptcot_mamba.synthesis.stage import Context, Rejected, Task, ask_model, content_key
-from promptcot_mamba.synthesis.templates import mark_up, parse_markup, render_generator_prompt
+from promptcot_mamba.synthesis.replies import Rejected, read_pair
+from promptcot_mamba.synthesis.stage import LATER, Context, Task, ask_model, content_key
+from promptcot_mamba.synthesis.templates import OURS, Format, load_format, mark_up
 
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Nothing to choose: every chosen rationale becomes one training row."""
+    """format: of prompts and markup, as a model's; every chosen rationale becomes one training row."""
+
+    format: str = field(default=OURS, metadata=LATER)
 
 
 @dataclass(frozen=True)
@@ -34,15 +36,15 @@ def run_data(settings: DataSettings, context: Context) -> None:
     """chosen_rationales.jsonl -> generator_sft.jsonl."""
     rows = context.read("chosen_rationales")
     inputs = {"chosen_rationales": context.path("chosen_rationales")}
-    context.output("generator_sft", settings, **inputs).finish(make_generator_rows(rows))
+    context.output("generator_sft", settings, **inputs).finish(make_generator_rows(rows, load_format(settings.format)))
 
 
-def make_generator_rows(rows: Sequence[Row]) -> list[Row]:
+def make_generator_rows(rows: Sequence[Row], form: Format) -> list[Row]:
     """(concepts, level) -> (rationale, problem), as `train.py` reads it."""
     return [
         {
-            "prompt": render_generator_prompt(row["concepts"], row["level"]) + "\n",
-            "completion": mark_up(row["rationale"], row["problem"]),
+            "prompt": form.render_problem(row["concepts"], row["level"]) + form.prompt_end,
+            "completion": form.write(row["rationale"], row["problem"]),
             "source": "generator",
         }
         for row in rows
@@ -50,24 +52,25 @@ def make_generator_rows(rows: Sequence[Row]) -> list[Row]:
 
 
 def run(settings: Settings, context: Context) -> None:
-    """concept_sets.jsonl -> problems.jsonl: rows with `rationale`, `problem`, `text` (both, marked up)."""
+    """concept_sets.jsonl -> problems.jsonl: rows with `rationale`, `problem`, `text` (both, in our markup)."""
+    form = context.format(settings.model)
     tasks = [
         Task(
             content_key(row["concepts"], row["level"], candidate),
-            render_generator_prompt(row["concepts"], row["level"]) + "\n",
+            form.render_problem(row["concepts"], row["level"]) + form.prompt_end,
             {"concepts": row["concepts"], "level": row["level"], "candidate": candidate},
         )
         for row in context.read("concept_sets")
         for candidate in range(settings.candidates)
     ]
     inputs = {"concept_sets": context.path("concept_sets")}
-    ask_model(context, "problems", settings, tasks, lambda _, reply: parse_problem(reply), inputs)
+    ask_model(context, "problems", settings, tasks, lambda _, reply: parse_problem(reply, form), inputs)
 
 
-def parse_problem(reply: str) -> Row | Rejected:
-    """Rationale and problem of a reply in the markup."""
-    parsed = parse_markup(split(reply).answer)
-    if parsed is None:
-        return Rejected("not one rationale and one problem")
+def parse_problem(reply: str, form: Format | None = None) -> Row | Rejected:
+    """Rationale and problem of a reply, as `read_pair` finds them."""
+    parsed = read_pair(reply, form)
+    if isinstance(parsed, Rejected):
+        return parsed
     rationale, problem = parsed
     return {"rationale": rationale, "problem": problem, "text": mark_up(rationale, problem)}

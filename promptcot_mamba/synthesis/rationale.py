@@ -17,10 +17,11 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
-from promptcot_mamba.chat_format import split
 from promptcot_mamba.jsonl import DurableAppender, Row, iter_jsonl
-from promptcot_mamba.synthesis.stage import Context, Rejected, Task, ask_model, content_key
-from promptcot_mamba.synthesis.templates import mark_up, number_lines, render_generator_prompt, render_template
+from promptcot_mamba.synthesis.replies import Rejected, read_rationale
+from promptcot_mamba.synthesis.spending import USED, estimate_tokens
+from promptcot_mamba.synthesis.stage import Context, Model, Task, ask_model, content_key
+from promptcot_mamba.synthesis.templates import Format, number_lines
 
 
 @dataclass(frozen=True)
@@ -43,17 +44,19 @@ class ChoiceSettings:
 
 def run(settings: Settings, context: Context) -> None:
     """concepts.jsonl -> rationales.jsonl: `candidates` rows a problem, each with `rationale` and `candidate`."""
-    tasks = [make_task(row, candidate) for row in context.read("concepts") for candidate in range(settings.candidates)]
+    form = context.format(settings.model)
+    rows = context.read("concepts")
+    tasks = [make_task(row, candidate, form) for row in rows for candidate in range(settings.candidates)]
     inputs = {"concepts": context.path("concepts")}
     ask_model(
         context, "rationales", settings, tasks, lambda _, reply: parse_rationale(reply, settings.min_words), inputs
     )
 
 
-def make_task(row: Row, candidate: int) -> Task:
+def make_task(row: Row, candidate: int, form: Format) -> Task:
     """One candidate's question; its key has the candidate number in it, so each has a seed of its own."""
     concepts, level, problem = row["concepts"], row["level"], row["problem"]
-    prompt = render_template("rationale", problem=problem, concepts=number_lines(concepts), level=level)
+    prompt = form.render("rationale", problem=problem, concepts=number_lines(concepts), level=level)
     kept = {name: value for name, value in row.items() if name not in ("key", "attempt")}
     return Task(
         content_key(problem, concepts, level, candidate),
@@ -63,10 +66,10 @@ def make_task(row: Row, candidate: int) -> Task:
 
 
 def parse_rationale(reply: str, min_words: int) -> Row | Rejected:
-    """The reply less a thinking model's thought; refused if short or holding the markup that will carry it."""
-    text = split(reply).answer.strip()
-    if "<rationale>" in text or "</rationale>" in text or "<problem>" in text or "</problem>" in text:
-        return Rejected("holds markup")
+    """The rationale of a reply, as `read_rationale` finds it; refused if short."""
+    text = read_rationale(reply)
+    if isinstance(text, Rejected):
+        return text
     if len(text.split()) < min_words:
         return Rejected(f"fewer than {min_words} words")
     return {"rationale": text}
@@ -75,7 +78,7 @@ def parse_rationale(reply: str, min_words: int) -> Row | Rejected:
 def run_choice(settings: ChoiceSettings, context: Context) -> None:
     """rationales.jsonl -> chosen_rationales.jsonl, through likelihoods.jsonl where scores are kept as they come."""
     rows = context.read("rationales")
-    model = context.model(settings.model)
+    model, form = context.model(settings.model), context.format(settings.model)
     output = context.output("chosen_rationales", settings, model, rationales=context.path("rationales"))
     if output.complete:
         return
@@ -84,18 +87,26 @@ def run_choice(settings: ChoiceSettings, context: Context) -> None:
         scored = {row["key"] for _, row in iter_jsonl(output.path)}
         todo = [row for row in rows if row["key"] not in scored]
         pairs = (
-            (
-                render_generator_prompt(row["concepts"], row["level"]),
-                mark_up(row["rationale"], row["problem"]),
-            )
+            (form.render_problem(row["concepts"], row["level"]), form.write(row["rationale"], row["problem"]))
             for row in todo
         )
         scores = model.score(pairs)
-        for row, score in zip(todo, tqdm(scores, total=len(todo), desc="likelihoods", unit="rationale"), strict=True):
-            file.append({**row, "log_likelihood": score})
+        with context.spending.open(context.work_dir, "chosen_rationales") as usage:
+            for row, score in zip(todo, tqdm(scores, total=len(todo), desc="likelihoods", unit="pair"), strict=True):
+                file.append({**row, "log_likelihood": score})
+                context.spending.settle(usage, 0, count_scored(row, settings.model, model, form))
     place = {row["key"]: i for i, row in enumerate(rows)}
     scored_rows = sorted((row for _, row in iter_jsonl(output.path)), key=lambda row: place[row["key"]])
     output.finish(choose_best(scored_rows), candidates=len(rows))
+
+
+def count_scored(row: Row, name: str, model: Model, form: Format) -> Row:
+    """Usage of one likelihood: all its tokens are the prompt's; nothing is drawn."""
+    text = form.render_problem(row["concepts"], row["level"]) + form.write(row["rationale"], row["problem"])
+    ids = model.encode(text)
+    tokens = estimate_tokens(text) if ids is None else len(ids)
+    said = {"model": name, "prompt_tokens": tokens, "completion_tokens": 0, "outcome": USED}
+    return {"key": row["key"], "attempt": 0, **said}
 
 
 def choose_best(rows: Sequence[Row]) -> list[Row]:

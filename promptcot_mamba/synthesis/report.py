@@ -20,8 +20,10 @@ from promptcot_mamba.report.document import Document, Excerpt, Paragraph, Plot, 
 from promptcot_mamba.report.plots import COLORS, Curve, draw_bars, draw_curves, draw_stacks
 from promptcot_mamba.report.tables import Table
 from promptcot_mamba.synthesis.agreement import cohen_kappa, fleiss_kappa
+from promptcot_mamba.synthesis.cost_report import count_kept, describe_cost
 from promptcot_mamba.synthesis.diversity import measure_diversity
-from promptcot_mamba.synthesis.judge import UNPARSEABLE, VERDICTS
+from promptcot_mamba.synthesis.judgement import UNPARSEABLE, VERDICTS
+from promptcot_mamba.synthesis.spending import read_usage
 from promptcot_mamba.synthesis.stage import Context, read_run_info
 
 logger = get_logger(__name__)
@@ -37,6 +39,7 @@ STEPS = {
     "kept_problems": ("approved, unique, clean problems", "problems"),
     "code_inputs": ("code problems with inputs", "tasks"),
     "distilled": ("kept chains of these problems", "problems"),
+    "in_band": ("chains of problems in the band", "problems"),
 }
 # Keys of a run.json that describe the run rather than count rows.
 NO_COUNT = frozenset(
@@ -58,7 +61,9 @@ class Settings:
 def run(settings: Settings, context: Context) -> None:
     """Everything in the work folder -> report.md, report.html and report_*.svg beside them."""
     files = {path.stem: path for path in context.work_dir.glob("*.jsonl")}
-    rows = {name: [row for _, row in iter_jsonl(files[name])] for name in (*STEPS, "chains") if name in files}
+    rows = {
+        name: [row for _, row in iter_jsonl(files[name])] for name in (*STEPS, "chains", "calibration") if name in files
+    }
     rejected = {name: [row for _, row in iter_jsonl(path)] for name, path in files.items() if ".rejected" in name}
     if not any(rows.values()):
         raise InputError(f"{context.work_dir}: holds no stage's output yet; nothing to report")
@@ -67,9 +72,11 @@ def run(settings: Settings, context: Context) -> None:
         section
         for section in (
             describe_yield(rows, infos),
+            describe_cost(read_usage(context.work_dir), *count_kept(rows), context.prices),
             describe_concepts(rows),
-            describe_judges(rows.get("judgements", [])),
+            describe_judges(rows.get("judgements", []), rows.get("calibration", [])),
             describe_difficulty(rows.get("distilled", []), rejected.get("distilled.rejected", []), rows),
+            describe_rates(rows.get("in_band", []), rejected.get("in_band.rejected", [])),
             pick_samples(rows, rejected, settings.samples, context.seed),
         )
         if section is not None
@@ -136,17 +143,21 @@ def describe_concepts(rows: dict[str, list[Row]]) -> Section | None:
     return _section("Concepts", words, "concepts", plot, Table(header, lines), top)
 
 
-def describe_judges(judged: Sequence[Row]) -> Section | None:
-    """Each judge's verdicts, and how far judges agree beyond chance."""
+def describe_judges(judged: Sequence[Row], calibration: Sequence[Row] = ()) -> Section | None:
+    """Each judge's verdicts and contradictions, how far judges agree beyond chance, how they did on known problems."""
     if not judged:
         return None
     names = list(judged[0]["verdicts"])
     by_judge = {name: [row["verdicts"][name] for row in judged] for name in names}
     kinds = (*VERDICTS, UNPARSEABLE)
     verdicts = Table(
-        ("judge", *(f"{kind} %" for kind in kinds)),
+        ("judge", *(f"{kind} %" for kind in kinds), "contradictions"),
         [
-            [name, *(f"{100 * given.count(kind) / len(given):.1f}" for kind in kinds)]
+            [
+                name,
+                *(f"{100 * given.count(kind) / len(given):.1f}" for kind in kinds),
+                str(sum(name in row.get("contradictions", ()) for row in judged)),
+            ]
             for name, given in by_judge.items()
         ],
     )
@@ -165,6 +176,22 @@ def describe_judges(judged: Sequence[Row]) -> Section | None:
             kappa = fleiss_kappa([list(row["verdicts"].values()) for row in judged])
             agreed.append(["all", f"{100 * unanimous:.1f}", _number(kappa)])
         tables.append(Table(("judges", "same verdict %", "kappa"), agreed))
+    if calibration:
+        lines = [
+            [
+                *(row["judge"], f"{row['good_called_perfect']} of {row['good']}"),
+                *(f"{row['bad_called_perfect']} of {row['bad']}", str(row["contradictions"]), f"{row['weight']:.2f}"),
+            ]
+            for row in calibration
+        ]
+        header = (
+            "judge, of known problems",
+            "good ones called perfect",
+            "bad ones called perfect",
+            "contradictions",
+            "weight",
+        )
+        tables.append(Table(header, lines))
     counts = {kind: [given.count(kind) for given in by_judge.values()] for kind in kinds}
     plot = draw_stacks(names, counts, VERDICT_COLORS, "judge", "problems")
     words = f"{len(judged):,} problems. Kappa: agreement beyond chance, 0 none, 1 full (Cohen's; Fleiss' for all)."
@@ -193,6 +220,33 @@ def describe_difficulty(kept: Sequence[Row], lost: Sequence[Row], rows: dict[str
     table = Table(("level", "problems", "mean agreement %", "all chains agree"), lines)
     words = "Difficulty as the teacher shows it: the share of a problem's chains that give its majority answer."
     return _section("Difficulty", words, "difficulty", plot, table)
+
+
+def describe_rates(kept: Sequence[Row], lost: Sequence[Row]) -> Section | None:
+    """How often each model reaches the agreed answers, and how many problems that leaves."""
+    rates = {row["key"].rpartition("/")[0]: row["pass_rates"] for row in kept}
+    of_lost = {row["id"]: row["pass_rates"] for row in lost}
+    if not rates and not of_lost:
+        return None
+    every = [*rates.values(), *of_lost.values()]
+    lines = [
+        [
+            *(name, str(len(every)), f"{100 * sum(each[name] for each in every) / len(every):.1f}"),
+            *(str(sum(each[name] == end for each in every)) for end in (0, 1)),
+        ]
+        for name in every[0]
+    ]
+    table = Table(("model", "problems", "mean pass rate %", "never solved", "always solved"), lines)
+    plot = draw_stacks(
+        [f"{100 * i // BINS}–{100 * (i + 1) // BINS}" for i in range(BINS)],
+        {name: _histogram(each[name] for each in every) for name in every[0]},
+        dict(zip(every[0], (COLORS * len(every[0]))[: len(every[0])], strict=True)),
+        "% of a model's tries that reach the agreed answer",
+        "problems",
+    )
+    reasons = Counter(row["reason"] for row in lost)
+    words = f"{len(rates):,} problems in the band; " + "; ".join(f"{why} {n:,}" for why, n in reasons.items())
+    return _section("Pass rates", words.rstrip("; "), "rates", plot, table)
 
 
 def _histogram(values: Any) -> list[int]:

@@ -10,26 +10,28 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from promptcot_mamba.chat_format import with_open_thought
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import DurableAppender, Row, iter_jsonl, read_jsonl, write_jsonl
 from promptcot_mamba.log import get_logger
-from promptcot_mamba.records import derive_seed
 from promptcot_mamba.run_info import side_path, write_run_info
-from promptcot_mamba.sampling.backend import LENGTH, Backend, Request
+from promptcot_mamba.synthesis.asking import Asker, Model, Parse, Task
+from promptcot_mamba.synthesis.replies import Rejected
+from promptcot_mamba.synthesis.spending import Price, Spending, count_usage
+from promptcot_mamba.synthesis.templates import Format, load_format
 
+__all__ = ["Context", "Model", "Parse", "Rejected", "StageOutput", "Task", "ask_model"]
 logger: logging.Logger = get_logger(__name__)
 
-POLL_SECONDS = 0.5
 SPEED_ONLY = ("workers",)  # settings that change no row
+LATER = {"later": True}  # metadata of a setting that came later: with its default, files of before it stay valid
 
 
 def content_key(*parts: Any) -> str:
@@ -47,51 +49,6 @@ def file_fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
-class Model(Protocol):
-    """A text model as the stages use it; `identity` is what of it changes replies."""
-
-    identity: dict[str, Any]
-
-    @property
-    def backend(self) -> Backend:
-        """The engine or the connections; slow to start."""
-
-    @property
-    def context(self) -> int | None:
-        """Tokens of prompt and reply together; None where only the server knows."""
-
-    def render(self, prompt: str) -> str:
-        """The text to send: the prompt, or the prompt within the model's chat template."""
-
-    def encode(self, text: str) -> list[int] | None:
-        """Token ids; None where only the server has the tokenizer."""
-
-    def score(self, pairs: Iterable[tuple[str, str]]) -> Iterator[float | None]:
-        """log p(continuation | prompt) in nats for each pair, in order; None for one longer than the context.
-
-        The prompt goes through `render`.
-        """
-
-
-@dataclass(frozen=True)
-class Task:
-    """One question to a model. `row` is what the stage already knows and the parsed reply is added to."""
-
-    key: str
-    prompt: str
-    row: Row
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """Why a reply could not be used."""
-
-    reason: str
-
-
-Parse = Callable[[Row, str], "Row | Rejected"]
-
-
 def settings_from(cls: type, values: dict[str, Any], where: str) -> Any:
     """A stage's settings from its YAML mapping; raises InputError naming unknown or missing keys."""
     known = {field.name for field in fields(cls)}
@@ -103,9 +60,18 @@ def settings_from(cls: type, values: dict[str, Any], where: str) -> Any:
         raise InputError(f"{where}: {error}") from None
 
 
+def _made(each: Field) -> list[Any]:
+    return [] if each.default_factory is MISSING else [each.default_factory()]
+
+
 def decisive_settings(settings: Any) -> dict[str, Any]:
-    """A stage's settings as JSON values, without those that change speed alone."""
-    kept = {name: value for name, value in asdict(settings).items() if name not in SPEED_ONLY}
+    """A stage's settings as JSON values, without those that change speed alone or are as if they were not there."""
+    absent = {
+        each.name
+        for each in fields(settings)
+        if "later" in each.metadata and getattr(settings, each.name) in (each.default, *_made(each))
+    }
+    kept = {name: value for name, value in asdict(settings).items() if name not in SPEED_ONLY and name not in absent}
     return json.loads(json.dumps(kept, default=str))
 
 
@@ -201,8 +167,8 @@ def ask_model(
     """Ask every task not yet answered; append each parsed reply to `name`.jsonl; finish it when all are answered.
 
     `inputs` are the files that the tasks were made from, `seed` is by default the pipeline's. A reply that `parse`
-    rejects, that is empty or that ran into `max_tokens` is asked again with another seed, up to `attempts` in all; then
-    it goes to `X.rejected.jsonl`, or, where `keep_rejected` makes a row of its reason, to the output like any other.
+    rejects, that is empty or that ran into `max_tokens` is asked again as `Asker` says, up to `attempts` times and one
+    repair; then it goes to `X.rejected.jsonl`, or, where `keep_rejected` makes a row of its reason, to the output.
     `finalise` sees all rows, in task order, before the file is finished.
     """
     model = context.model(settings.model)
@@ -215,80 +181,44 @@ def ask_model(
         return
     rejected_path = side_path(output.path, "rejected.jsonl")
     output.begin()
-    with DurableAppender(output.path) as file, DurableAppender(rejected_path) as rejected_file:
+    with (
+        DurableAppender(output.path) as file,
+        DurableAppender(rejected_path) as rejected_file,
+        context.spending.open(context.work_dir, name) as usage,
+    ):
         answered = {row["key"] for path in (output.path, rejected_path) for _, row in iter_jsonl(path)}
         todo = [task for task in tasks if task.key not in answered]
         if len(todo) < len(tasks):
             logger.info("%s: resuming, %d of %d tasks are done", output.path, len(tasks) - len(todo), len(tasks))
-        asker = _Asker(todo, model, context.seed if seed is None else seed, settings.max_tokens)
+        seed = context.seed if seed is None else seed
+        limits = (settings.max_tokens, settings.attempts)
+        asker = Asker(settings.model, model, context.format(settings.model), seed, *limits, context.spending, usage)
         with tqdm(total=len(tasks), initial=len(tasks) - len(todo), desc=output.path.stem, unit="reply") as bar:
-            for task, attempt, result, text in asker.replies(parse, settings.attempts):
-                own = {"key": task.key, "attempt": attempt}
-                row = own | task.row | own  # first in the row, and whatever keys a user's rows have
-                if not isinstance(result, Rejected):
-                    file.append({**row, **result})
+            for each in asker.replies(todo, parse):
+                own = {"key": each.task.key, "attempt": each.ask.attempt}
+                row = own | each.task.row | own  # first in the row, and whatever keys a user's rows have
+                row = {**row, "repaired": True} if each.ask.is_repair else row
+                if not isinstance(each.result, Rejected):
+                    file.append({**row, **each.result})
                 elif keep_rejected is not None:
-                    file.append({**row, **keep_rejected(result.reason), "reply": text})
+                    file.append({**row, **keep_rejected(each.result.reason), "reply": each.text})
                 else:
-                    rejected_file.append({**row, "reason": result.reason, "reply": text})
+                    rejected_file.append({**row, "reason": each.result.reason, "reply": each.text})
                 bar.update()
     place = {task.key: i for i, task in enumerate(tasks)}
     rows = sorted((row for _, row in iter_jsonl(output.path)), key=lambda row: place[row["key"]])
     rejected = sorted((row for _, row in iter_jsonl(rejected_path)), key=lambda row: place[row["key"]])
     write_jsonl(rejected_path, rejected)
     counts = Counter(f"rejected: {row['reason']}" for row in rejected)
+    used = count_usage(row for _, row in iter_jsonl(usage.path)).get(settings.model)
+    if used is not None:
+        counts |= {"requests": used.requests, "asked again": used.again, "repaired": sum(map(is_repaired, rows))}
     output.finish(finalise(rows), tasks=len(tasks), **counts)
 
 
-class _Asker:
-    """Feeds a back end a bounded window of tasks and asks again where a reply cannot be used."""
-
-    def __init__(self, tasks: Sequence[Task], model: Model, seed: int, max_tokens: int):
-        self.tasks, self.model, self.seed, self.max_tokens = tasks, model, seed, max_tokens
-        self.waiting = deque((unit, 0) for unit in range(len(tasks)))
-
-    def _submit(self, unit: int, attempt: int) -> bool:
-        """Ask; False where the prompt leaves no room for a reply."""
-        task = self.tasks[unit]
-        prompt = self.model.render(task.prompt)
-        ids = self.model.encode(prompt)
-        if ids is not None and self.model.context is not None and len(ids) >= self.model.context:
-            return False
-        seed = derive_seed(self.seed, task.key, attempt)
-        self.model.backend.submit(Request(unit, attempt, seed, prompt, ids, self.max_tokens))
-        return True
-
-    def replies(self, parse: Parse, attempts: int):
-        """Yield (task, attempt, parsed row or Rejected, reply text) once a task is settled."""
-        if not self.waiting:
-            return  # and start no engine
-        backend = self.model.backend
-        flying: dict[int, int] = {}  # attempt by unit
-        while self.waiting or flying:
-            while self.waiting and len(flying) < backend.window:
-                unit, attempt = self.waiting.popleft()
-                if self._submit(unit, attempt):
-                    flying[unit] = attempt
-                else:
-                    yield self.tasks[unit], attempt, Rejected("prompt over the context"), ""
-            for reply in backend.poll(POLL_SECONDS):
-                attempt = flying.pop(reply.unit)
-                task = self.tasks[reply.unit]
-                text = with_open_thought(self.model.render(task.prompt), reply.text) if reply.text.strip() else ""
-                result = judge_reply(parse, task.row, text, reply.finish_reason)
-                if isinstance(result, Rejected) and attempt + 1 < attempts:
-                    self.waiting.appendleft((reply.unit, attempt + 1))
-                else:
-                    yield task, attempt, result, text
-
-
-def judge_reply(parse: Parse, row: Row, text: str, finish_reason: str) -> Row | Rejected:
-    """Refuse what no parser should see: an empty reply, or one cut at its length."""
-    if finish_reason == LENGTH:
-        return Rejected("over length")
-    if not text.strip():
-        return Rejected("empty")
-    return parse(row, text)
+def is_repaired(row: Row) -> bool:
+    """Whether a row comes of a reply that was written again."""
+    return bool(row.get("repaired"))
 
 
 @dataclass
@@ -296,12 +226,23 @@ class Context:
     """What a run of the pipeline gives each stage: where files live, the base seed, and models by name.
 
     `recipe`: for each output what its stage would be set to now; an input made with other settings is refused.
+    `spending`: what is asked and may be, by default of this folder alone and without a budget; `prices` by model.
     """
 
     work_dir: Path
     seed: int
     open_model: Callable[[str], Model]
     recipe: dict[str, Any] = field(default_factory=dict)
+    spending: Spending = None  # type: ignore[assignment]
+    prices: Mapping[str, Price] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.spending = self.spending or Spending(self.work_dir)
+
+    def format(self, name: str) -> Format:
+        """How a model is asked and answers; ours where whoever opens models knows no other."""
+        find = getattr(self.open_model, "format", None)
+        return load_format() if find is None else find(name)
 
     def path(self, name: str) -> Path:
         """The file of a stage's output."""

@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import cast
 
-from promptcot_mamba.chat_format import MATH_INSTRUCTION, render_prompt
+from promptcot_mamba.chat_format import render_prompt
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row
 from promptcot_mamba.log import get_logger
 from promptcot_mamba.run_info import ROOT
-from promptcot_mamba.synthesis.stage import Context
+from promptcot_mamba.synthesis.domains import find_domain
+from promptcot_mamba.synthesis.spending import BudgetSpentError
+from promptcot_mamba.synthesis.stage import Context, read_run_info
 
 logger = get_logger(__name__)
 
-CODE_INSTRUCTION = (
-    "Write a Python program that reads from standard input and prints to standard output. "
-    "Give the whole program in one ```python block."
-)
-INSTRUCTIONS = {"math": MATH_INSTRUCTION, "code": CODE_INSTRUCTION}
+WATCH_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class ProblemSettings:
-    """domain: math or code; instruction: what is asked beside the problem, by default the domain's own."""
+    """domain: one of `domains/`; instruction: what is asked beside the problem, by default the domain's own."""
 
     domain: str = "math"
     instruction: str | None = None
 
     def __post_init__(self) -> None:
-        if self.domain not in INSTRUCTIONS:
-            raise InputError(f"domain {self.domain!r}: expected one of {', '.join(INSTRUCTIONS)}")
+        find_domain(self.domain)
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class ChainSettings:
 
 def run_problems(settings: ProblemSettings, context: Context) -> None:
     """kept_problems.jsonl (code_inputs.jsonl for code) -> teacher_problems.jsonl, as the sampling program reads it."""
-    source = "code_inputs" if settings.domain == "code" else "kept_problems"
+    source = find_domain(settings.domain).source
     rows = context.read(source)
     output = context.output("teacher_problems", settings, **{source: context.path(source)})
     if not output.complete:
@@ -55,9 +55,10 @@ def run_problems(settings: ProblemSettings, context: Context) -> None:
 
 
 def make_teacher_problem(row: Row, settings: ProblemSettings) -> Row:
-    """One line of a problem file; a code problem keeps its `inputs`."""
-    instruction = INSTRUCTIONS[settings.domain] if settings.instruction is None else settings.instruction
-    problem = {
+    """One line of a problem file, with what its domain carries along: a code problem keeps its `inputs`."""
+    domain = find_domain(settings.domain)
+    instruction = domain.instruction if settings.instruction is None else settings.instruction
+    return {
         "id": row["key"],
         "question": row["problem"],
         "prompt": render_prompt(row["problem"], instruction),
@@ -65,8 +66,8 @@ def make_teacher_problem(row: Row, settings: ProblemSettings) -> Row:
         "level": row["level"],
         "domain": settings.domain,
         "source": "synthesis",
+        **{name: row[name] for name in domain.carries},
     }
-    return {**problem, "inputs": row["inputs"]} if settings.domain == "code" else problem
 
 
 def run_chains(settings: ChainSettings, context: Context) -> None:
@@ -82,6 +83,39 @@ def run_chains(settings: ChainSettings, context: Context) -> None:
     command = [sys.executable, str(ROOT / "infer_longcot.py")]
     for name, value in flags.items():
         command += [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
-    done = subprocess.run(command, check=False)
-    if done.returncode:
-        raise InputError(f"infer_longcot.py ended with exit code {done.returncode}; mend what it says and run again")
+    spending = context.spending
+    if spending.budget is not None and not is_complete(context.path("chains")):
+        spending.fits(settings.max_len)
+    process = subprocess.Popen(command)
+    try:
+        watch_budget(process, context)
+    finally:
+        spending.count_again()
+    if process.returncode:
+        raise InputError(f"infer_longcot.py ended with exit code {process.returncode}; mend what it says and run again")
+
+
+def is_complete(output: Path) -> bool:
+    return bool((read_run_info(output) or {}).get("complete"))
+
+
+def watch_budget(process: subprocess.Popen, context: Context) -> None:
+    """Wait for the sampling program; once its chains have spent the budget, have it stop, as Ctrl-C would.
+
+    Chains are counted as they end, so those under way at the end may exceed the budget by what they have said.
+    Raises BudgetSpentError where it was stopped.
+    """
+    spending = context.spending
+    while True:
+        try:
+            process.wait(None if spending.budget is None else WATCH_SECONDS)
+            return
+        except subprocess.TimeoutExpired:
+            spending.count_again()
+        except KeyboardInterrupt:
+            process.wait()
+            raise
+        if spending.spent >= cast(int, spending.budget):
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+            raise BudgetSpentError(f"--budget_tokens {spending.budget}: {spending.spent:,} tokens are spent")

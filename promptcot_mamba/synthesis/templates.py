@@ -1,30 +1,126 @@
-"""Prompt files with `{{placeholders}}`, and the markup that carries a rationale and a problem."""
+"""Formats: the prompts a model is asked with, and the markup in which it writes a rationale and a problem.
+
+A format is one YAML file: `prompts/ours.yaml`, `prompts/promptcot_release.yaml` (the released generators'), or yours,
+by its path. What a file leaves out is ours.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+import yaml
+
+from promptcot_mamba.errors import InputError
 
 PROMPTS = Path(__file__).parent / "prompts"
+OURS = "ours"
 _PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
 _MARKUP = re.compile(r"\s*<rationale>\n?(.*?)\n?</rationale>\s*<problem>\n?(.*?)\n?</problem>\s*", re.DOTALL)
 _TAG = re.compile(r"</?(?:rationale|problem)>")
+_FIELDS = ("reply", "prompt_end", "prompts")
+
+
+@dataclass(frozen=True)
+class Format:
+    """How one model is asked and answers.
+
+    reply: what a problem-generation model writes, with `{{rationale}}` and `{{problem}}` in it; prompt_end: what ends
+    its prompt; repairs: whether a reply that cannot be read is shown to the model once, to be written again.
+    """
+
+    name: str
+    prompts: Mapping[str, str]
+    reply: str
+    prompt_end: str
+    repairs: bool = False
+
+    def render(self, name: str, **values: str | int) -> str:
+        """Fill a prompt; values are inserted as they are. Raises KeyError unless they are exactly its placeholders."""
+        text = self.prompts[name]
+        wanted = set(_PLACEHOLDER.findall(text))
+        if wanted != set(values):
+            raise KeyError(f"prompt {name!r} of {self.name} has placeholders {sorted(wanted)}, got {sorted(values)}")
+        return _PLACEHOLDER.sub(lambda match: str(values[match[1]]), text)
+
+    def render_problem(self, concepts: Sequence[str], level: str) -> str:
+        """The problem-generation model's prompt, less its end."""
+        return self.render("problem", concepts=number_lines(concepts), level=level)
+
+    def write(self, rationale: str, problem: str) -> str:
+        """A rationale and a problem as the problem-generation model writes them."""
+        values = {"rationale": rationale.strip(), "problem": problem.strip()}
+        return _PLACEHOLDER.sub(lambda match: values[match[1]], self.reply)
+
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        """Finds a reply in exactly this markup, whatever white space stands where the form has some or none."""
+        pieces = _PLACEHOLDER.split(self.reply)
+        marks = [r"\s*".join(map(re.escape, piece.split())) for piece in pieces[::2]]
+        last = rf"\s*{marks[2]}" if marks[2] else r"\s*\Z"
+        return re.compile(rf"{marks[0]}\s*(?P<{pieces[1]}>.+?)\s*{marks[1]}\s*(?P<{pieces[3]}>.+?){last}", re.DOTALL)
+
+    @property
+    def fingerprint(self) -> str:
+        """Differs where prompts or markup do."""
+        text = repr((sorted(self.prompts.items()), self.reply, self.prompt_end))
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 @cache
-def _load(name: str) -> str:
-    return (PROMPTS / f"{name}.txt").read_text(encoding="utf-8").rstrip("\n")
+def load_format(name: str = OURS) -> Format:
+    """A format by its name in `prompts/`, or by the path of a YAML file of yours.
+
+    Raises InputError naming the file and what of it is missing, unknown or without its placeholders.
+    """
+    path = PROMPTS / f"{name}.yaml"
+    if not path.exists():
+        path = Path(name)
+        if not path.is_file():
+            known = ", ".join(sorted(file.stem for file in PROMPTS.glob("*.yaml")))
+            raise InputError(f"format {name}: no such format or file; known: {known}, or the path of a YAML file")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: malformed YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: expected 'key: value' lines, found {type(values).__name__}")
+    if name == OURS:
+        return Format(name, values["prompts"], values["reply"], values["prompt_end"])
+    return _complete(path, name, values, load_format(OURS))
+
+
+def _complete(path: Path, name: str, values: dict[str, Any], ours: Format) -> Format:
+    prompts = values.get("prompts") or {}
+    if unknown := sorted(set(values) - set(_FIELDS)) or sorted(set(prompts) - set(ours.prompts)):
+        known = f"{', '.join(_FIELDS)}; under prompts: {', '.join(ours.prompts)}"
+        raise InputError(f"{path}: unknown {unknown[0]!r}; known: {known}")
+    texts = {"reply": values.get("reply", ours.reply), **prompts}
+    for key, text in texts.items():
+        wanted = {"rationale", "problem"} if key == "reply" else set(_PLACEHOLDER.findall(ours.prompts[key]))
+        found = _PLACEHOLDER.findall(text) if isinstance(text, str) else []
+        if set(found) != wanted or (key == "reply" and len(found) != 2):
+            raise InputError(
+                f"{path}: {key}: expected a text with {', '.join(f'{{{{{each}}}}}' for each in sorted(wanted))}"
+            )
+    if not all(re.split(_PLACEHOLDER, texts["reply"])[:4:2]):
+        raise InputError(f"{path}: reply: something must stand before each of its two parts, to find them by")
+    return Format(name, {**ours.prompts, **prompts}, texts["reply"], str(values.get("prompt_end", "")))
+
+
+def mark_for(text: str) -> str:
+    """A line to put around a text that somebody else wrote: a text cannot hold it, since it follows from the text."""
+    return f"===== {hashlib.blake2b(text.encode(errors='surrogatepass'), digest_size=8).hexdigest()} ====="
 
 
 def render_template(name: str, **values: str | int) -> str:
-    """Fill a prompt file; values are inserted as they are. Raises KeyError unless they are exactly its placeholders."""
-    text = _load(name)
-    wanted = set(_PLACEHOLDER.findall(text))
-    if wanted != set(values):
-        raise KeyError(f"prompts/{name}.txt has the placeholders {sorted(wanted)}, got {sorted(values)}")
-    return _PLACEHOLDER.sub(lambda match: str(values[match[1]]), text)
+    """Fill a prompt of our own format."""
+    return load_format().render(name, **values)
 
 
 def number_lines(concepts: Sequence[str]) -> str:
@@ -33,17 +129,17 @@ def number_lines(concepts: Sequence[str]) -> str:
 
 
 def render_generator_prompt(concepts: Sequence[str], level: str) -> str:
-    """The problem-generation model's prompt: the same text when it is trained, scored and used."""
-    return render_template("problem", concepts=number_lines(concepts), level=level)
+    """Our problem-generation model's prompt: the same text when it is trained, scored and used."""
+    return load_format().render_problem(concepts, level)
 
 
 def mark_up(rationale: str, problem: str) -> str:
-    """A rationale and a problem as the problem-generation model writes them."""
-    return f"<rationale>\n{rationale.strip()}\n</rationale>\n<problem>\n{problem.strip()}\n</problem>"
+    """A rationale and a problem as our problem-generation model writes them."""
+    return load_format().write(rationale, problem)
 
 
 def parse_markup(text: str) -> tuple[str, str] | None:
-    """(rationale, problem) of a reply that holds exactly one of each, in order, both non-empty; else None."""
+    """(rationale, problem) of a text that is exactly our markup, both non-empty; else None."""
     match = _MARKUP.fullmatch(text)
     if match is None or len(_TAG.findall(text)) != 4:
         return None

@@ -17,6 +17,7 @@ from promptcot_mamba.training.flags import refuse_unfollowed
 
 GRAD_ACCUM_DTYPES = ("auto", "fp32", "bf16")
 LOSS_AVERAGES = ("tokens", "examples")
+OBJECTIVES = ("sft", "dpo")
 NVIDIA_DEVICES = Path("/proc/driver/nvidia/gpus")  # one entry a device that the driver knows
 CHECKPOINT_POLICIES = ("all", "auto")
 # A launcher sets these; without one a lone process is its own world, on any free port.
@@ -82,7 +83,8 @@ class DataArguments:
     """Where the model and the examples are, and how examples become rows."""
 
     model_name_or_path: str = field(
-        default="", metadata={"help": "Folder of a causal language model. Mamba-2 runs on this project's own model."}
+        default="",
+        metadata={"help": "Folder or hub name of a causal language model. Mamba-2 runs on this project's own model."},
     )
     data_path: list[str] = field(
         default_factory=list,
@@ -91,7 +93,7 @@ class DataArguments:
             "owner/name on the hub; or prepared shards."
         },
     )
-    tokenizer_path: str | None = field(default=None, metadata={"help": "Default: the model's folder."})
+    tokenizer_path: str | None = field(default=None, metadata={"help": "Folder or hub name. Default: the model's."})
     eval_data_path: list[str] = field(
         default_factory=list,
         metadata={
@@ -168,6 +170,26 @@ class SftArguments(TrainingArguments):
         metadata={
             "help": "Mean over the step's labelled tokens, or over its examples' own means as published.",
             "choices": LOSS_AVERAGES,
+        },
+    )
+    objective: str = field(
+        default="sft",
+        metadata={
+            "help": "What is learned: completions (sft), or to prefer `chosen` to `rejected` answers (dpo).",
+            "choices": OBJECTIVES,
+        },
+    )
+    beta: float = field(
+        default=0.1, metadata={"help": "With --objective dpo: how closely the reference, the first model, is kept."}
+    )
+    length_normalised: bool = field(
+        default=False, metadata={"help": "With --objective dpo: log-probabilities a token instead of an answer."}
+    )
+    reference_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "With --objective dpo: reference.npz of an earlier run over the same data from the same model. "
+            "Default: computed before the first step, into --output_dir."
         },
     )
 
@@ -251,7 +273,7 @@ class SftArguments(TrainingArguments):
             self.deepspeed = find_deepspeed_config(self.deepspeed)
         if self.deepspeed and "RANK" not in os.environ:
             os.environ.update(LONE_PROCESS)
-        if self.load_best_model_at_end and self.eval_strategy == "no":
+        if self.follows_validation and self.save_strategy != "best" and self.eval_strategy == "no":
             self._validate_as_saved()
         if self.save_strategy == "best" and self.metric_for_best_model is None:
             self.metric_for_best_model = "loss"
@@ -283,6 +305,12 @@ class SftArguments(TrainingArguments):
         """Whether validation was asked for."""
         return self.eval_strategy != IntervalStrategy.NO
 
+    @property
+    def follows_validation(self) -> bool:
+        """Whether validation losses decide what is kept, exported or learned."""
+        by_loss = self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy")
+        return self.load_best_model_at_end or self.save_strategy == "best" or by_loss
+
     def validate_with_checkpoints(self) -> None:
         """Validate whenever a checkpoint is saved; every epoch where none is."""
         self._validate_as_saved()
@@ -290,5 +318,6 @@ class SftArguments(TrainingArguments):
 
     def _validate_as_saved(self) -> None:
         saves = SaveStrategy(self.save_strategy)
-        self.eval_strategy = "steps" if saves == SaveStrategy.STEPS else "epoch"
-        self.eval_steps = self.save_steps
+        self.eval_strategy = "steps" if saves == SaveStrategy.STEPS or self.eval_steps is not None else "epoch"
+        if self.eval_strategy == "steps" and self.eval_steps is None:
+            self.eval_steps = self.save_steps

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from promptcot_mamba.bench_record import device_name
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import DurableAppender, iter_jsonl, write_jsonl
 
@@ -22,6 +24,8 @@ def render_step(step: int, max_steps: int, logs: dict[str, Any]) -> str:
     parts = [f"step {step}/{max_steps}", f"loss {logs['loss']:.4f}", f"lr {logs['learning_rate']:.2e}"]
     if "grad_norm" in logs:
         parts.append(f"grad {logs['grad_norm']:.3f}")
+    if "rewards/margins" in logs:
+        parts.append(f"margin {logs['rewards/margins']:.3f}, {logs['rewards/accuracies']:.0%} right")
     parts.append(f"{logs['tokens_per_second_per_device']:,.0f} tok/s/device")
     if "mfu" in logs:
         parts.append(f"mfu {logs['mfu']:.1%}")
@@ -85,10 +89,17 @@ class ConsoleCallback(TrainerCallback):
 
 
 class LogFileCallback(TrainerCallback):
-    """Appends every log entry, with its step, to `train_log.jsonl`; a resumed run first drops what it will redo."""
+    """Appends every log entry, with its step, to `train_log.jsonl`; a resumed run first drops what it will redo.
+
+    `device_hours` is the wall time of all devices up to the entry, of dropped steps too, without the program's start;
+    the first entry of a session names its `device`.
+    """
 
     def __init__(self) -> None:
         self._file: DurableAppender | None = None
+        self._hours = 0.0  # of earlier sessions
+        self._began = time.monotonic()
+        self._named: dict[str, str] = {}  # said once
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if not state.is_world_process_zero:
@@ -98,13 +109,18 @@ class LogFileCallback(TrainerCallback):
         if path.exists():
             with DurableAppender(path):  # mends a torn last line
                 pass
-            write_jsonl(path, [row for _, row in iter_jsonl(path) if row["step"] <= state.global_step])
+            rows = [row for _, row in iter_jsonl(path)]
+            self._hours = max((row.get("device_hours", 0.0) for row in rows), default=0.0)
+            write_jsonl(path, [row for row in rows if row["step"] <= state.global_step])
         self._file = DurableAppender(path)
+        self._began, self._named = time.monotonic(), {"device": device_name()}
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs=None, **_: Any):
         if self._file is not None and logs:
             finite = {key: value if math.isfinite(value) else str(value) for key, value in logs.items()}
-            self._file.append({"step": state.global_step, **finite})
+            hours = self._hours + (time.monotonic() - self._began) * args.world_size / 3600
+            self._file.append({"step": state.global_step, **finite, "device_hours": round(hours, 6), **self._named})
+            self._named = {}
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self._file is not None:

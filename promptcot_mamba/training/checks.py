@@ -5,8 +5,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+from copy import copy
+from dataclasses import fields
 
-from transformers import IntervalStrategy, Trainer
+import torch
+from transformers import IntervalStrategy, SchedulerType, Trainer, get_scheduler
+from transformers.trainer_utils import SaveStrategy
 from transformers.training_args import OptimizerNames
 
 from promptcot_mamba.data.rows import find_row_files
@@ -17,6 +21,9 @@ from promptcot_mamba.ops.backends import choose_ops
 from promptcot_mamba.training import run_folder
 from promptcot_mamba.training.arguments import DataArguments, SftArguments
 from promptcot_mamba.training.flags import REPORTERS
+from promptcot_mamba.training.identity import zero_stage
+
+UNSET = {"lora_alpha": None, "lora_target": ["in_proj", "out_proj"]}
 
 
 def check_flags(args: SftArguments, data_args: DataArguments) -> None:
@@ -42,8 +49,11 @@ def check_flags(args: SftArguments, data_args: DataArguments) -> None:
         name = "checkpoint_every" if args.checkpoint_every > 1 else "offload_checkpoints"
         raise InputError(f"--checkpoint_policy auto: keeps whole layers where they fit; leave --{name} out")
     check_validation(args, data_args)
+    check_adapters(args)
     check_optimizer(args)
+    check_schedule(args)
     check_reporters(args)
+    check_shards(data_args)
     # Both checked again once the data is known.
     run_folder.check_writable(args.output_path)
     find_row_files([path for path in data_args.data_path if not is_shard_folder(path)])
@@ -63,6 +73,28 @@ def check_slices(args: SftArguments, data_args: DataArguments, packing: bool, is
         raise InputError(f"--sequence_parallel_size {size}: more slices than --max_length {data_args.max_length}")
 
 
+def check_objective(args: SftArguments, data_args: DataArguments, packing: bool, is_mamba2: bool) -> None:
+    """Raise InputError for what does not go with preferences, and for their flags without them."""
+    if args.objective != "dpo":
+        defaults = {one.name: one.default for one in fields(args)}
+        for name in ("beta", "length_normalised", "reference_path"):
+            if getattr(args, name) != defaults[name]:
+                raise InputError(f"--{name} {getattr(args, name)}: needs --objective dpo")
+        return
+    if not (is_mamba2 and packing):
+        raise InputError("--objective dpo: pairs are rows of a packed Mamba-2; leave --packing False out")
+    refused = {
+        "sequence_parallel_size": (args.sequence_parallel_size, 1, "an answer's log-probability is one device's"),
+        "loss_average": (args.loss_average, "tokens", "the loss is the mean over pairs"),
+        "overlong": (data_args.overlong, "drop", "an answer that is cut short is another answer"),
+    }
+    for name, (value, plain, why) in refused.items():
+        if value != plain:
+            raise InputError(f"--{name} {value}: does not go with --objective dpo: {why}")
+    if folder := next(filter(is_shard_folder, data_args.data_path), None):
+        raise InputError(f"--data_path {folder}: prepared shards hold no preferences; name JSONL or Parquet files")
+
+
 def check_residual(args: SftArguments, is_mamba2: bool) -> None:
     """Raise InputError for flags about the residual stream that this model or precision has no use for."""
     for name, unset in (("checkpoint_every", 1), ("offload_checkpoints", False), ("residual_in_fp32", None)):
@@ -80,12 +112,33 @@ def check_validation(args: SftArguments, data_args: DataArguments) -> None:
     if data_args.eval_data_path:
         if not args.validates:
             args.validate_with_checkpoints()
+        if args.eval_steps is not None and args.eval_strategy != IntervalStrategy.STEPS:
+            raise InputError(f"--eval_steps {args.eval_steps:g}: needs --eval_strategy steps")
+        if args.metric_for_best_model and not args.follows_validation:
+            raise InputError(
+                f"--metric_for_best_model {args.metric_for_best_model}: needs --load_best_model_at_end True"
+            )
         return
-    for name, value in (("load_best_model_at_end", True), ("eval_on_start", True), ("save_strategy", "best")):
-        if getattr(args, name) == value:
-            raise InputError(f"--{name} {value}: needs --eval_data_path")
     if args.validates:
         raise InputError(f"--eval_strategy {IntervalStrategy(args.eval_strategy).value}: needs --eval_data_path")
+    if args.save_strategy == SaveStrategy.BEST:
+        raise InputError("--save_strategy best: needs --eval_data_path")
+    for name in ("load_best_model_at_end", "eval_on_start", "eval_steps", "eval_delay", "metric_for_best_model"):
+        if value := getattr(args, name):
+            raise InputError(f"--{name} {value}: needs --eval_data_path")
+
+
+def check_adapters(args: SftArguments) -> None:
+    """Raise InputError for settings of adapters that are not asked for, and for a sharding that hides the weights."""
+    if not args.lora_rank:
+        for name in ("lora_alpha", "lora_target"):
+            if getattr(args, name) != UNSET[name]:
+                raise InputError(f"--{name}: needs --lora_rank")
+    elif zero_stage(args) == 3:
+        raise InputError(
+            "--lora_rank: frozen weights are merged whole, which ZeRO-3 shards; use --deepspeed "
+            "configs/promptcot_mamba_7b_config.json (ZeRO-2) or none"
+        )
 
 
 def check_metric(args: SftArguments, sources: list[str]) -> None:
@@ -102,10 +155,49 @@ def check_optimizer(args: SftArguments) -> None:
         raise InputError(
             f"--optim {OptimizerNames(args.optim).value}: --split_master_weights is AdamW; leave one of them out"
         )
+    name = OptimizerNames(args.optim).value
     try:
-        Trainer.get_optimizer_cls_and_kwargs(args)
-    except (ImportError, ValueError, RuntimeError) as error:
-        raise InputError(f"--optim {OptimizerNames(args.optim).value}: {' '.join(str(error).split())}") from None
+        kind, settings = Trainer.get_optimizer_cls_and_kwargs(args)
+        _, without = Trainer.get_optimizer_cls_and_kwargs(replace_quietly(args, optim_args=None))
+        if name != "adamw_torch_fused":  # which wants to be where its weights are
+            kind([torch.nn.Parameter(torch.zeros(2, 2))], **settings)
+    except (ImportError, ValueError, RuntimeError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"--optim {name}: {' '.join(str(error).split())}") from None
+    if args.optim_args and settings == without:
+        raise InputError(f"--optim_args {args.optim_args}: --optim {name} takes none of them; leave it out")
+
+
+def replace_quietly(args: SftArguments, **changes: object) -> SftArguments:
+    """A shallow copy with other values, without the start of a process group that making one anew would mean."""
+    other = copy(args)
+    for name, value in changes.items():
+        setattr(other, name, value)
+    return other
+
+
+def check_schedule(args: SftArguments) -> None:
+    """Raise InputError for a schedule that its arguments do not make."""
+    name, settings = SchedulerType(args.lr_scheduler_type).value, args.lr_scheduler_kwargs
+    if settings and not isinstance(settings, dict):
+        raise InputError(f"--lr_scheduler_kwargs {settings}: expected a JSON object")
+    if settings and name in ("constant", "constant_with_warmup"):
+        raise InputError(f"--lr_scheduler_kwargs {settings}: --lr_scheduler_type {name} takes none; leave it out")
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=args.learning_rate)
+    try:
+        get_scheduler(name, optimizer, num_warmup_steps=1, num_training_steps=2, scheduler_specific_kwargs=settings)
+    except (ValueError, TypeError, KeyError) as error:
+        wanted = " ".join(str(error).split())
+        raise InputError(f"--lr_scheduler_type {name}: {wanted} (--lr_scheduler_kwargs, a JSON object)") from None
+
+
+def check_shards(data_args: DataArguments) -> None:
+    """Raise InputError for settings of reading text where prepared shards, read already, are trained on."""
+    if not any(map(is_shard_folder, data_args.data_path)):
+        return
+    idle = ["overlong"] if data_args.eval_data_path else ["overlong", "prompt_format", "loss_on", "control_text"]
+    for name in idle:
+        if (value := getattr(data_args, name)) != getattr(DataArguments, name):
+            raise InputError(f"--{name} {value}: prepared shards were made with it; pass it to prepare_sft_data")
 
 
 def check_reporters(args: SftArguments) -> None:
@@ -115,6 +207,8 @@ def check_reporters(args: SftArguments) -> None:
             raise InputError(f"--report_to {name}: expected {', '.join(REPORTERS)} or none")
         if importlib.util.find_spec(name) is None:
             raise InputError(f"--report_to {name}: {name} is not installed; install it, or pass none")
+    if args.run_name and "wandb" not in args.report_to:
+        raise InputError(f"--run_name {args.run_name}: only wandb shows it; add --report_to wandb, or leave it out")
     if "wandb" in args.report_to and "WANDB_MODE" not in os.environ:
         wandb = importlib.import_module("wandb")  # without types here, for it is nowhere required
 

@@ -11,8 +11,10 @@ from glob import has_magic
 from importlib.util import find_spec
 from pathlib import Path
 
+from promptcot_mamba.checkpoint import find_folder
 from promptcot_mamba.cli import check_readable, check_writable, expand_recipes, leave, refuse_unknown
 from promptcot_mamba.errors import InputError
+from promptcot_mamba.hub import is_hub_name
 
 HERE = Path(__file__).parent
 # Smallest and largest value of a number; "above" where the bound itself is out.
@@ -25,6 +27,7 @@ LIMITS: dict[str, tuple[str, float, float]] = {
     "logging_steps": ("above", 0, 1 << 40), "eval_steps": ("above", 0, 1 << 40),
     "save_total_limit": ("from", 1, 1 << 30), "seed": ("from", 0, (1 << 32) - 1),
     "dataloader_num_workers": ("from", 0, 1 << 16),
+    "beta": ("above", 0, 1e3),
     "plan_examples": ("above", 0, 1e15), "plan_tokens_per_example": ("above", 0, 1e9),
 }  # fmt: skip
 
@@ -101,14 +104,31 @@ def check_number(name: str, text: str, annotation: str) -> None:
         raise InputError(f"--{name} {text}: must be at most {high:g}")
 
 
+def check_on_hub(name: str) -> None:
+    """Fetch a data set of the hub, or say how to go on without."""
+    from promptcot_mamba.data.rows import find_on_hub
+
+    find_on_hub(name)
+
+
 def check_paths(values: dict[str, list[str]]) -> None:
     if values.get("plan", ["False"])[:1] in ([], ["True"], ["true"], ["1"]):
         return
     for name in ("model_name_or_path", "data_path", "output_dir"):
         if not any(text.strip() for text in values.get(name, [])):
             raise InputError(f"--{name} is required")
-    for name, kind in (("data_path", "any"), ("eval_data_path", "any"), ("deepspeed", "file")):
+    for name, kind in (
+        ("data_path", "any"),
+        ("eval_data_path", "any"),
+        ("deepspeed", "file"),
+        ("reference_path", "file"),
+    ):
         for text in values.get(name, []):
-            if text and not has_magic(text):
+            if kind == "any" and is_hub_name(text):
+                check_on_hub(text)
+            elif text and not has_magic(text):
                 check_readable(f"--{name} {text}", Path(text), {"reads": kind})
+    for name in ("model_name_or_path", "tokenizer_path"):
+        for text in filter(None, values.get(name, [])):
+            find_folder(text, f"--{name}", weights=False)
     check_writable(f"--output_dir {values['output_dir'][0]}", Path(values["output_dir"][0]), {"writes": "folder"})

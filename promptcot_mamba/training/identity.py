@@ -13,6 +13,8 @@ from promptcot_mamba.training.arguments import DataArguments, SftArguments
 from promptcot_mamba.training.run_folder import MODEL_KEY, Identity
 
 GRAD_ACCUM_KEY = "--grad_accum_dtype"
+DATA_KEY = "--data_path (contents)"
+TOKENIZER_KEY = "--tokenizer_path (contents)"
 SAMPLE_OR_GRADIENT_FLAGS = (
     "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "adam_beta1", "adam_beta2",
     "adam_epsilon", "weight_decay", "max_grad_norm", "num_train_epochs", "max_steps", "optim", "optim_args", "bf16",
@@ -40,7 +42,14 @@ def accumulates_narrow_gradients(args: SftArguments) -> bool:
 
 
 def describe_identity(
-    args: SftArguments, data_args: DataArguments, *, data: str, tokenizer: str, model: str, packing: bool
+    args: SftArguments,
+    data_args: DataArguments,
+    *,
+    data: str,
+    eval_data: str,
+    tokenizer: str,
+    model: str,
+    packing: bool,
 ) -> Identity:
     """Everything that a resumed run must share with the one it continues, as JSON values keyed by flag."""
     rows_per_step = (
@@ -53,15 +62,20 @@ def describe_identity(
     if args.lora_rank:  # settings that runs before them did not have are in the identity where they are used
         flags |= {"--lora_rank": args.lora_rank, "--lora_alpha": args.lora_alpha or 2 * args.lora_rank}
         flags["--lora_target"] = " ".join(sorted(args.lora_target))
+    if args.objective == "dpo":
+        flags |= {"--objective": "dpo", "--beta": args.beta, "--length_normalised": args.length_normalised}
     if args.residual_in_fp32 is not None:
         flags["--residual_in_fp32"] = args.residual_in_fp32
     if accumulates_narrow_gradients(args) and args.grad_accum_dtype == "fp32":  # before there were bf16 sums only
         flags[GRAD_ACCUM_KEY] = args.grad_accum_dtype
+    if args.follows_validation:  # another loss would be compared with the best so far
+        flags |= {"--eval_data_path (contents)": eval_data, "--metric_for_best_model": args.metric_for_best_model}
+        flags |= {"--eval_strategy": args.eval_strategy, "--eval_steps": args.eval_steps}
     plain = (int, float, dict, type(None))  # anything else (an enum) is told by its text
     return {
         **{name: value if isinstance(value, plain) else str(value) for name, value in flags.items()},
-        "--data_path (contents)": data,
-        "--tokenizer_path (contents)": tokenizer,
+        DATA_KEY: data,
+        TOKENIZER_KEY: tokenizer,
         MODEL_KEY: model,
         "--max_length": data_args.max_length,
         "--overlong": data_args.overlong,

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-from promptcot_mamba.checkpoint import read_config
+from promptcot_mamba.checkpoint import find_folder, read_config
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.memory_budget import (
     DEVICES,
     Device,
     Mamba2Shapes,
     Shapes,
+    adapter_parameters,
     offloaded_bytes,
     shapes_from_config,
     tokens_per_second_bound,
@@ -53,6 +54,13 @@ class PlanArguments:
         default=6000, metadata={"help": "Mean tokens per example: an assumption; measure yours when data is prepared."}
     )
 
+    def refuse_idle(self) -> None:
+        """Raise InputError for an assumption where no plan is asked for."""
+        for one in fields(self):
+            default = one.default_factory() if callable(one.default_factory) else one.default
+            if getattr(self, one.name) != default:
+                raise InputError(f"--{one.name}: needs --plan")
+
 
 def parse_machine(text: str) -> tuple[int, Device]:
     """`8xH100` -> (8, its Device). Raises InputError for other forms and unknown devices."""
@@ -75,6 +83,7 @@ class _Load:
     segment: int  # --checkpoint_every
     accumulating: bool
     sums: str  # --grad_accum_dtype
+    adapters: int = 0  # numbers that --lora_rank and --lora_target train
 
 
 def _machine_lines(
@@ -85,7 +94,8 @@ def _machine_lines(
         f"  {'GB per GPU':<34}{'weights':>8}{'grads':>8}{'optim':>8}{'activ':>8}{'buckets':>8}{'update':>8}{'total':>8}"
     )
     fitting, tried = [], []
-    for name, settings in SHARDINGS if count > 1 else SHARDINGS_OF_ONE:
+    shardings = SHARDINGS if count > 1 else SHARDINGS_OF_ONE
+    for name, settings in (("adapters", {"adapters": load.adapters}),) if load.adapters else shardings:
         # Without gradient checkpointing this project's layers still recompute conv, SSD and norm.
         kinds = (
             ("layer", "checkpointing"),
@@ -94,7 +104,7 @@ def _machine_lines(
         )
         for recompute, meaning in kinds:
             offload = settings.get("offload_optimizer", False)
-            wide = load.accumulating and not offload and load.sums != "bf16"
+            wide = load.accumulating and not offload and load.sums != "bf16" and not load.adapters
             for fp32_sums in (True, False) if wide else (False,):  # as `--grad_accum_dtype auto` chooses
                 parts = training_memory(
                     shapes, tokens=load.tokens, devices=count, recompute=recompute, segment=load.segment,
@@ -108,7 +118,8 @@ def _machine_lines(
             cells = "".join(f"{value / 1e9:8.1f}" for value in parts.values())
             lines.append(f"  {f'{name}, {meaning}':<34}{cells}{total:8.1f}  {_verdict(fits, fp32_sums)}")
             if fits:
-                fitting.append((tokens_per_second_bound(shapes, device, recompute), f"{name}, {meaning}", offload))
+                rate = tokens_per_second_bound(shapes, device, recompute, load.adapters)
+                fitting.append((rate, f"{name}, {meaning}", offload))
     if not fitting:
         smallest = min(tried, key=lambda parts: sum(parts.values()))
         part = max(smallest, key=lambda name: smallest[name])
@@ -121,7 +132,7 @@ def _machine_lines(
     # The fastest that updates on the device, whose bound counts; the host's update is in no bound. Among equals the
     # first named, which communicates least.
     bound, name, offload = max(fitting, key=lambda fit: (not fit[2], fit[0]))
-    mfu = bound * training_flops_per_token(shapes) / (device.peak_tflops * 1e12)
+    mfu = bound * training_flops_per_token(shapes, load.adapters) / (device.peak_tflops * 1e12)
     lines.append(f"  {name}: at most {bound:,.0f} tokens/s per GPU (MFU {mfu:.0%}), {bound * count:,.0f} in all")
     if "every" in name:
         lines.append(f"  (--gradient_checkpointing True --checkpoint_every {load.segment})")
@@ -140,7 +151,7 @@ def render_plan(args: SftArguments, data_args: DataArguments, plan_args: PlanArg
     """The plan as text. Raises InputError for an unreadable config or an unknown machine."""
     if data_args.model_name_or_path:
         name = data_args.model_name_or_path
-        shapes = shapes_from_config(read_config(name, "--model_name_or_path"))
+        shapes = shapes_from_config(read_config(find_folder(name, "--model_name_or_path", weights=False)))
     else:
         shapes, name = DEFAULT_SHAPES, "PromptCoT-Mamba-7B's shapes (no --model_name_or_path given)"
     slices = args.sequence_parallel_size
@@ -149,9 +160,11 @@ def render_plan(args: SftArguments, data_args: DataArguments, plan_args: PlanArg
         (f"phase {number}", examples * plan_args.plan_tokens_per_example)
         for number, examples in enumerate(plan_args.plan_examples, start=1)
     ]
+    adapters = adapter_parameters(shapes, args.lora_rank, args.lora_target) if args.lora_rank else 0
     lines = [
         f"{name}: {shapes.parameters / 1e9:.3f} B parameters, "
-        f"{training_flops_per_token(shapes) / 1e9:.1f} GFLOP per trained token",
+        + (f"{adapters / 1e6:.1f} M more trained as adapters, " if adapters else "")
+        + f"{training_flops_per_token(shapes, adapters) / 1e9:.1f} GFLOP per trained token",
         f"assumed: {plan_args.plan_tokens_per_example:,.0f} tokens per example on average "
         "(--plan_tokens_per_example), rows full (packed)",
         "speed is an upper bound: matrix products at the rate large ones reach, conv, SSD and norm at memory "
@@ -159,7 +172,7 @@ def render_plan(args: SftArguments, data_args: DataArguments, plan_args: PlanArg
     ]
     # Where a user names no segment, the one that keeps least: k segments of k layers.
     segment = args.checkpoint_every if args.checkpoint_every > 1 else math.isqrt(shapes.layers)
-    load = _Load(tokens, slices, segment, args.gradient_accumulation_steps > 1, args.grad_accum_dtype)
+    load = _Load(tokens, slices, segment, args.gradient_accumulation_steps > 1, args.grad_accum_dtype, adapters)
     for machine in plan_args.plan_machines:
         count, device = parse_machine(machine)
         if count % slices:

@@ -6,20 +6,25 @@ import itertools
 import logging
 import os
 import pickle
+import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar, overload
 
 import torch
 import torch.distributed as dist
 from transformers.utils.logging import disable_progress_bar
 
+from promptcot_mamba.cli import EXIT_BAD_INPUT, describe_os_error
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import ROOT, get_logger
 
 T = TypeVar("T")
 POLL_SECONDS = 0.05
+FAILED_KEY = "promptcot/failed"
+LAST_WORD_SECONDS = 5.0  # that the first process stays after a failure, for the others to hear of it
 _turns = itertools.count()  # processes take the same turns in the same order
 
 
@@ -78,29 +83,69 @@ def together(work: Callable[[], T], *, only_if: bool) -> T | None: ...
 
 
 def together(work: Callable[[], T], *, only_if: bool = True) -> T | None:
-    """Run `work` where `only_if` holds, wait for everyone, and raise any process's InputError in all of them."""
+    """Run `work` where `only_if` holds, wait for everyone, and raise any process's InputError in all of them.
+
+    What the system refuses (a full disk) counts as one.
+    """
     result, error = None, None
     if only_if:
-        try:
-            result = work()
-        except InputError as caught:
-            error = str(caught)
+        result, error = _attempt(work)
     agree(error)
     return result
 
 
+def _attempt(work: Callable[[], T]) -> tuple[T | None, str | None]:
+    """What `work` returns, and what a user can mend where it fails."""
+    try:
+        return work(), None
+    except InputError as caught:
+        return None, str(caught)
+    except OSError as caught:
+        if (text := describe_os_error(caught)) is None:
+            raise
+        return None, text
+
+
 def first_does(work: Callable[[], T]) -> T:
     """Run `work` in the first process alone; everyone gets its result, or its InputError."""
-    outcome: list = [None, None]
-    if rank() == 0:
-        try:
-            outcome[0] = work()
-        except InputError as caught:
-            outcome[1] = str(caught)
-    outcome = _exchange(outcome, from_all=False)[0]
+    outcome = _exchange(_attempt(work) if rank() == 0 else None, from_all=False)[0]
     if outcome[1] is not None:
         raise InputError(outcome[1])
     return outcome[0]
+
+
+@contextmanager
+def fail_as_one() -> Iterator[None]:
+    """Around steps and checkpoints: what one process's disk refuses ends all of them, with one line.
+
+    The others stand in a collective by then. They leave it when that process ends, and find in the group's store that
+    it has spoken for all.
+    """
+    try:
+        yield
+    except OSError as error:
+        text = describe_os_error(error)
+        if text is None or not dist.is_initialized():
+            raise
+        store, mine = dist.distributed_c10d._get_default_store(), f"{rank()}: {text}"
+        if store.compare_set(FAILED_KEY, "", mine).decode() == mine:
+            print(f"error: {text}", file=sys.stderr, flush=True)
+        if rank() == 0:  # it holds the store
+            time.sleep(LAST_WORD_SECONDS)
+        sys.exit(EXIT_BAD_INPUT)
+    except RuntimeError as error:
+        lost = type(error) is RuntimeError or isinstance(error, dist.DistError)  # as gloo, or as NCCL
+        if not (lost and dist.is_initialized() and _has_failed()):
+            raise
+        sys.exit(EXIT_BAD_INPUT)
+
+
+def _has_failed() -> bool:
+    """Whether a process has told why it ends; the first one's end, which takes the store along, tells as much."""
+    try:
+        return dist.distributed_c10d._get_default_store().check([FAILED_KEY])
+    except RuntimeError:
+        return rank() != 0
 
 
 def gather_lists(mine: list[str]) -> list[str]:

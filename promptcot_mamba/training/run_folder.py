@@ -32,7 +32,8 @@ DEVICES_KEY = "devices"
 MODEL_KEY = "--model_name_or_path (contents)"
 TRAINER_STATE_FILE = "trainer_state.json"
 # Weights, config, tokenizer, chat template; the model card and code.
-MODEL_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt", ".md", ".py")
+MODEL_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt", ".md")
+MODEL_CODE = "modeling_*.py"  # DeepSpeed leaves programs of its own beside its shards
 
 Identity = dict[str, Any]
 
@@ -207,8 +208,8 @@ def writing_folder(output_dir: Path, step: int) -> Path:
 
 def remove_unfinished(output_dir: Path) -> None:
     """Remove what a killed process left of a checkpoint that it was writing."""
-    for folder in output_dir.glob(f"{WRITING_PREFIX}checkpoint-*"):
-        logger.warning("%s: removed an unfinished checkpoint", folder)
+    for folder in output_dir.glob(f"{WRITING_PREFIX}*"):
+        logger.warning("%s: removed what was unfinished", folder)
         shutil.rmtree(folder)
 
 
@@ -265,14 +266,25 @@ def best_step(checkpoint: Path) -> int | None:
 def finish(output_dir: Path, step: int, exported: int | None = None) -> None:
     """Put a step's model (default: the last one's) at the top of the folder, from its checkpoint, and say it is done.
 
-    Without a checkpoint of that step the model at the top is left as it is.
+    Without a checkpoint of that step, its model lies in the step's writing folder. Every file appears whole: each is
+    copied beside its name first.
     """
     exported = step if exported is None else exported
-    checkpoint = output_dir / f"checkpoint-{exported}"
-    if checkpoint.is_dir():
-        for file in checkpoint.iterdir():
-            if file.suffix in MODEL_SUFFIXES and file.name not in (RUN_FILE, SEAL_FILE, TRAINER_STATE_FILE):
-                shutil.copyfile(file, output_dir / file.name)
+    checkpoint, writing = output_dir / f"checkpoint-{exported}", writing_folder(output_dir, exported)
+    source = checkpoint if checkpoint.is_dir() else writing
+    export = output_dir / f"{WRITING_PREFIX}export"
+    shutil.rmtree(export, ignore_errors=True)
+    try:
+        export.mkdir()
+        for file in source.iterdir():
+            told = file.name in (RUN_FILE, SEAL_FILE, TRAINER_STATE_FILE)
+            if not told and (file.suffix in MODEL_SUFFIXES or file.match(MODEL_CODE)):
+                shutil.copyfile(file, export / file.name)
+        for file in export.iterdir():
+            file.replace(output_dir / file.name)
+    finally:
+        shutil.rmtree(export, ignore_errors=True)
+        shutil.rmtree(writing, ignore_errors=True)
     run = read_run(output_dir)
     assert run is not None  # claimed by this run
     write_json(output_dir / RUN_FILE, {**run, "finished": step, "exported": exported})

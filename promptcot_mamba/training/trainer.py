@@ -8,6 +8,7 @@ counts as written.
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Iterator, Sized
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +18,7 @@ import torch.distributed as dist
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, Trainer
 
-from promptcot_mamba.checkpoint import writing_weights
+from promptcot_mamba.checkpoint import refused_writes, writing_weights
 from promptcot_mamba.model import Mamba2ForCausalLM
 from promptcot_mamba.model.card import write_card
 from promptcot_mamba.ops.linear_cross_entropy import IGNORE_INDEX
@@ -118,8 +119,11 @@ class SftTrainer(Trainer):
         *counts, stop = sum_over_ranks(total).tolist()
         self.stop_requested = stop > 0
         self.meter.add(counts)
-        labelled, documents = counts[0], counts[3]
-        return batches, labelled if self.args.loss_average == "tokens" else documents
+        return batches, self.count_items(labelled=counts[0], documents=counts[3])
+
+    def count_items(self, labelled: int, documents: int) -> int:
+        """What a step's loss is the mean over, of its labelled tokens and documents on all processes."""
+        return labelled if self.args.loss_average == "tokens" else documents
 
     # ---- loss -------------------------------------------------------------------------------------------------
 
@@ -243,11 +247,16 @@ class SftTrainer(Trainer):
         """Write a checkpoint beside its name, and move it there once every process has written its part."""
         output_dir = self.args.output_path
         writing = run_folder.writing_folder(output_dir, self.state.global_step)
-        self.save_model(str(writing), _internal_call=True)
-        if not self.args.save_only_model:
-            self._save_optimizer_and_scheduler(str(writing))
-            self._save_scaler(str(writing))
-            self._save_rng_state(str(writing))
+        try:
+            self.save_model(str(writing), _internal_call=True)
+            if not self.args.save_only_model:
+                with refused_writes(writing):
+                    self._save_optimizer_and_scheduler(str(writing))
+                    self._save_scaler(str(writing))
+                    self._save_rng_state(str(writing))
+        except OSError:  # a full disk: what was written would fill it still
+            shutil.rmtree(writing, ignore_errors=True)
+            raise
         self._barrier()
         if self.args.should_save:
             self.state.save_to_json(str(writing / run_folder.TRAINER_STATE_FILE))

@@ -2,7 +2,8 @@
 
 `audit_pairs.txt` was written, and its labels with it, before the grader was changed to agree with it. A third of the
 pairs, chosen by a hash of their text, was kept aside while the grader was mended; both parts are reported.
-`audit_afterwards.txt` was written when the grader was done.
+`audit_afterwards.txt` was written when the grader was done, `audit_blind_1.txt` and `audit_blind_2.txt` by someone who
+had not read it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,12 @@ from promptcot_mamba.grading.math.gold import Gold
 from scripts.bench.pairs import Pair
 
 AUDIT_FILE = Path(__file__).with_name("audit_pairs.txt")
-AFTERWARDS_FILE = Path(__file__).with_name("audit_afterwards.txt")
+LATER_FILES = {
+    "afterwards": Path(__file__).with_name("audit_afterwards.txt"),
+    "blind 1": Path(__file__).with_name("audit_blind_1.txt"),
+    "blind 2": Path(__file__).with_name("audit_blind_2.txt"),
+    "odd ones": Path(__file__).with_name("audit_odd.txt"),
+}
 HELD_OUT_ONE_IN = 3
 LINE_BREAK = "⏎"
 

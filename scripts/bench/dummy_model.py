@@ -10,7 +10,6 @@ from pathlib import Path
 
 from promptcot_mamba.checkpoint import Checkpoint, load_tokenizer
 from promptcot_mamba.efficiency.models import MAMBA2_7B, Shape
-from promptcot_mamba.memory_budget import FP32
 from promptcot_mamba.records import Problem
 from promptcot_mamba.sampling.arguments import SamplingArguments
 from promptcot_mamba.sampling.plan import Plan
@@ -20,7 +19,7 @@ TINY_CONFIG = MAMBA2_7B.config | {
     "vocab_size": 512, "hidden_size": 64, "num_hidden_layers": 2, "num_heads": 8, "head_dim": 16, "n_groups": 1,
     "state_size": 16,
 }  # fmt: skip
-DUMMIES = {"7b": MAMBA2_7B, "tiny": Shape("tiny Mamba-2", TINY_CONFIG, weight_width=FP32)}
+DUMMIES = {"7b": MAMBA2_7B, "tiny": Shape("tiny Mamba-2", TINY_CONFIG, dtype="float32")}
 
 
 def write_dummy(kind: str, folder: Path) -> Checkpoint:
@@ -29,7 +28,7 @@ def write_dummy(kind: str, folder: Path) -> Checkpoint:
     from transformers import PreTrainedTokenizerFast
 
     shape = DUMMIES[kind]
-    config = shape.config | {"dtype": {2: "bfloat16", 4: "float32"}[shape.weight_width]}
+    config = shape.config | {"dtype": shape.dtype}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     words = ["<unk>", "<s>", "</s>", *(f"word{number}" for number in range(3, config["vocab_size"]))]
     tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))

@@ -12,20 +12,29 @@ all; an interrupted run keeps the waves it has measured: delete `--output_dir` t
 from __future__ import annotations
 
 import statistics
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from promptcot_mamba.bench_record import RecordTable, render_record_table, write_record
-from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.bench_record import RecordTable, render_record_table, report_record, tabulate
+from promptcot_mamba.cli import flag, parse_args, run_program
 from promptcot_mamba.efficiency.calibrate import fit_pair, median_wave
-from promptcot_mamba.efficiency.engine import Load
 from promptcot_mamba.efficiency.measure import Measured, measure_all
 from promptcot_mamba.efficiency.models import LARGE_PAIR, SMALL_PAIR, Pair, derivation_table
-from promptcot_mamba.efficiency.predict import find_crossover, play_wave
+from promptcot_mamba.efficiency.predict import Load, count_seconds, find_crossover, play_wave
 from promptcot_mamba.efficiency.setup import Setup
 from promptcot_mamba.report.paper import THROUGHPUT_RATIOS
 
+COLUMNS = (
+    ("length", "{length:,}"),
+    ("Mamba-2 tok/s", "{mamba2_tokens_per_second:,.0f}"),
+    ("chains at once", "{mamba2_running:.1f}"),
+    ("attention tok/s", "{attention_tokens_per_second:,.0f}"),
+    ("chains at once", "{attention_running:.1f}"),
+    ("preempted", "{attention_preemptions:.0f}"),
+    ("ratio", "{ratio:.2f}x"),
+    ("ratio by arithmetic", "{ratio_predicted:.2f}x"),
+)
 SHOWN = ("tokens_per_second", "running", "preemptions", "steps", "seconds", "first_seconds")
 
 
@@ -33,19 +42,12 @@ SHOWN = ("tokens_per_second", "running", "preemptions", "steps", "seconds", "fir
 class Arguments:
     """Flags of scripts.bench.efficiency."""
 
-    budget_gib: list[float] = field(default_factory=lambda: [24, 72], metadata={"help": "memory budgets, 7B units"})
-    lengths: list[int] = field(
-        default_factory=lambda: [1 << k for k in range(10, 17)], metadata={"help": "tokens a chain, 7B units"}
-    )
-    prompt: int = field(default=128, metadata={"help": "tokens of a prompt, 7B units; a competition problem's"})
-    max_num_seqs: int = field(default=32, metadata={"help": "chains at once, and chains a wave, for both models"})
-    output_dir: str = field(default="outputs/efficiency", metadata={"help": "measurements and the record"})
-    record: str | None = field(default=None, metadata={"help": "also write the record here (docs/records/X.json)"})
-
-    def __post_init__(self) -> None:
-        if self.max_num_seqs < 1 or self.prompt < 1 or min(self.lengths) < 1:
-            raise ValueError("--max_num_seqs, --prompt and --lengths must be positive")
-        self.lengths = sorted(self.lengths)
+    budget_gib: list[float] = flag("memory budgets, 7B units", factory=lambda: [24, 72])
+    lengths: list[int] = flag("tokens a chain, 7B units", factory=lambda: [1 << k for k in range(10, 17)], least=1)
+    prompt: int = flag("tokens of a prompt, 7B units; a competition problem's", default=128, least=1)
+    max_num_seqs: int = flag("chains at once, and chains a wave, for both models", default=32, least=1)
+    output_dir: str = flag("measurements and the record", default="outputs/efficiency")
+    record: str | None = flag("also write the record here (docs/records/X.json)", default=None)
 
 
 def choose_pair() -> Pair:
@@ -73,9 +75,9 @@ def compare(setup: Setup, done: Measured, budget: float) -> dict[str, Any]:
         for (name, shape), engine in zip(shapes.items(), stage.engines, strict=True):
             wave = median_wave(waves_of(setup, done, load, engine))
             cache = setup.pair.cache_bytes(shape, budget)
-            _, work = play_wave(shape, cache_bytes=cache, max_num_seqs=setup.max_num_seqs, **asdict(load))
-            row |= {f"{name}_{key}": wave[key] for key in SHOWN}
-            row[f"{name}_predicted"] = work.chains / costs[name].seconds(work)
+            _, work = play_wave(shape, load, cache_bytes=cache, max_num_seqs=setup.max_num_seqs)
+            row |= {f"{name}_{key}": getattr(wave, key) for key in SHOWN}
+            row[f"{name}_predicted"] = work["chains"] / count_seconds(costs[name], work)
         row["ratio"] = statistics.median(
             a["tokens_per_second"] / b["tokens_per_second"] for a, b in zip(*waves, strict=True)
         )
@@ -85,35 +87,12 @@ def compare(setup: Setup, done: Measured, budget: float) -> dict[str, Any]:
         kind: find_crossover(setup.lengths, [row[key] for row in rows])
         for kind, key in (("measured", "ratio"), ("predicted", "ratio_predicted"))
     }
-    costs_found = {name: asdict(found) for name, found in costs.items()}
-    return {
-        "budget_gib": budget,
-        "rows": rows,
-        "crossover": crossover,
-        "costs": costs_found,
-        "paper_ratio": THROUGHPUT_RATIOS.get(round(budget)),
-    }
+    paper = THROUGHPUT_RATIOS.get(round(budget))
+    return {"budget_gib": budget, "rows": rows, "crossover": crossover, "costs": costs, "paper_ratio": paper}
 
 
 def budget_table(comparison: dict[str, Any]) -> RecordTable:
     """One budget's comparison."""
-    header = (
-        *("length", "Mamba-2 tok/s", "chains at once", "attention tok/s", "chains at once", "preempted"),
-        *("ratio", "ratio by arithmetic"),
-    )
-    rows = [
-        [
-            f"{row['length']:,}",
-            f"{row['mamba2_tokens_per_second']:,.0f}",
-            f"{row['mamba2_running']:.1f}",
-            f"{row['attention_tokens_per_second']:,.0f}",
-            f"{row['attention_running']:.1f}",
-            f"{row['attention_preemptions']:.0f}",
-            f"{row['ratio']:.2f}x",
-            f"{row['ratio_predicted']:.2f}x",
-        ]
-        for row in comparison["rows"]
-    ]
     ahead = {kind: "nowhere" if value is None else f"{value:,.0f}" for kind, value in comparison["crossover"].items()}
     caption = (
         f"Budget {comparison['budget_gib']:g} GiB. Mamba-2 is ahead from a length of {ahead['measured']} tokens as "
@@ -122,7 +101,7 @@ def budget_table(comparison: dict[str, Any]) -> RecordTable:
     )
     if comparison["paper_ratio"]:
         caption += f" The paper reports {comparison['paper_ratio']}x (7B, its own hardware and lengths)."
-    return RecordTable(caption, header, rows)
+    return tabulate(caption, COLUMNS, comparison["rows"])
 
 
 def single_table(setup: Setup, done: Measured) -> RecordTable:
@@ -130,8 +109,8 @@ def single_table(setup: Setup, done: Measured) -> RecordTable:
     rows, (constant, growing) = [], setup.shapes
     for stage in setup.singles():
         load, waves = stage.load, done[stage.name]
-        speeds = [median_wave(waves[setup.engine(shape)])["tokens_per_second"] for shape in setup.shapes]
-        times = [f"{1000 / speed:.2f}" for speed in speeds]
+        medians = [median_wave(waves[setup.engine(shape)]) for shape in setup.shapes]
+        times = [f"{1000 / wave.tokens_per_second:.2f}" for wave in medians]
         held = [f"{constant.sequence_bytes:,}", f"{load.length * growing.token_bytes:,}"]
         rows.append([f"{load.length * setup.pair.length_divisor:,.0f}", times[0], held[0], times[1], held[1]])
     header = ["one chain of", "Mamba-2 ms/token", "bytes held", "attention ms/token", "bytes held"]
@@ -145,20 +124,18 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     derivation = derivation_table(pair, args.budget_gib)
     print(render_record_table(derivation), end="\n\n")
-    setup = Setup(pair, args.budget_gib, args.lengths, args.prompt, args.max_num_seqs)
+    setup = Setup(pair, args.budget_gib, sorted(args.lengths), args.prompt, args.max_num_seqs)
     # One device holds one engine of 7B at a time; and nothing drifts there, so nothing is measured twice.
     done = measure_all(setup, folder, at_once=pair is not LARGE_PAIR)
     comparisons = [compare(setup, done, budget) for budget in args.budget_gib]
-    measured = [*map(budget_table, comparisons), single_table(setup, done)]
-    print("\n\n".join(map(render_record_table, measured)))
-    tables = [derivation, *measured]
+    tables = [derivation, *map(budget_table, comparisons), single_table(setup, done)]
     speeds = {
         stage: {engine: [round(wave["tokens_per_second"], 1) for wave in waves] for engine, waves in engines.items()}
         for stage, engines in done.items()
     }
     results = {"pair": "7B" if pair is LARGE_PAIR else "small", "comparisons": comparisons, "tokens_per_second": speeds}
-    title, paths = "Throughput under a memory budget", (folder / "efficiency.json", args.record)
-    write_record(*paths, title=title, config=asdict(args), tables=tables, results=results)
+    title = "Throughput under a memory budget"
+    report_record(args, folder / "efficiency.json", title=title, tables=tables, results=results)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python -m scripts.bench.grade_pairs --input pairs.jsonl --output verdicts.jsonl --grader strict
 
 A pair is `id, gold, pred`, `mode` (`answer`: the content of a box, `text`: a whole completion) and, where its
-benchmark defines them, `answer_type`, `tolerance`, `unit`, `multiple`, `percent`. A verdict is `id, equal, reason,
+benchmark defines them, `answer_type`, `tolerance`, `unit`, `multiple`. A verdict is `id, equal, reason,
 seconds`.
 """
 

@@ -30,7 +30,7 @@ from promptcot_mamba.grading.math import strict as math_strict
 from promptcot_mamba.grading.math.answers import unbox
 from promptcot_mamba.grading.summary import Figures
 from promptcot_mamba.jsonl import iter_jsonl
-from scripts.bench.audit import AFTERWARDS_FILE, Case, is_held_out, read_audit
+from scripts.bench.audit import LATER_FILES, Case, is_held_out, read_audit
 from scripts.bench.pair_sets import negatives, variants
 from scripts.bench.pairs import Pair, grade_pair, read_pair
 
@@ -140,7 +140,7 @@ def audit_sets() -> dict[str, list[Case]]:
     return {
         "Audit": [case for case in cases if not is_held_out(case)],
         "Audit, kept aside": [case for case in cases if is_held_out(case)],
-        "Audit, afterwards": list(read_audit(AFTERWARDS_FILE)),
+        **{f"Audit, {name}": list(read_audit(path)) for name, path in LATER_FILES.items()},
     }
 
 

@@ -20,12 +20,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 
 import torch
 
 from promptcot_mamba.bench_record import RecordTable
-from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.cli import flag, parse_args, run_program
 from scripts.bench.device_common import (
     PartRecord,
     Row,
@@ -56,7 +56,7 @@ from scripts.bench.kernel_cases import (
 )
 from scripts.bench.kernel_tables import TITLES, describe_row, list_tables
 
-PARTS = ("correctness", "step", "sanitizer", "speed", "profile")
+PARTS = ("correctness", "step", "sanitizer", "speed", "profile", "exercise")
 FLOORS = {"float32": 5e-5, "bfloat16": 2e-2}  # of an error relative to the norm of what it is an error of
 TOOLS = ("memcheck", "racecheck")  # of compute-sanitizer
 SANITIZER_SECONDS = 240  # for one op under one tool
@@ -64,24 +64,13 @@ SANITIZER_SECONDS = 240  # for one op under one tool
 
 @dataclass
 class BenchArguments:
-    part: str = field(default="correctness", metadata={"help": f"of {', '.join(PARTS)}"})
-    ops: list[str] = field(default_factory=lambda: list(OPS), metadata={"help": f"of {', '.join(OPS)}"})
-    lengths: list[int] = field(
-        default_factory=lambda: [2048, 8192, 20480, 65536], metadata={"help": "tokens of the timed rows"}
-    )
-    repeats: int = field(default=9, metadata={"help": "timings a row, at least 5"})
-    record: str | None = field(default=None, metadata={"help": "JSON file; see above where unset"})
-    overwrite: bool = field(default=False, metadata={"help": "measure what is recorded again"})
-    dry_run: bool = field(default=False, metadata={"help": "tiny shapes on the CPU; recorded only with --record"})
-
-    def __post_init__(self):
-        if self.part not in (*PARTS, "exercise"):
-            raise ValueError(f"--part: expected one of {', '.join(PARTS)}, found {self.part!r}")
-        unknown = set(self.ops) - set(OPS)
-        if unknown:
-            raise ValueError(f"--ops: {min(unknown)!r} is not one of {', '.join(OPS)}")
-        if self.repeats < 5:
-            raise ValueError(f"--repeats: at least 5, found {self.repeats}")
+    part: str = flag("one at a time; exercise is the sanitizer's own", default="correctness", choices=PARTS)
+    ops: list[str] = flag("to measure", factory=lambda: list(OPS), choices=OPS)
+    lengths: list[int] = flag("tokens of the timed rows", factory=lambda: [2048, 8192, 20480, 65536])
+    repeats: int = flag("timings a row", default=9, least=5)
+    record: str | None = flag("JSON file; see above where unset", default=None)
+    overwrite: bool = flag("measure what is recorded again", default=False)
+    dry_run: bool = flag("tiny shapes on the CPU; recorded only with --record", default=False)
 
 
 # ---- right ----------------------------------------------------------------------------------------------------------

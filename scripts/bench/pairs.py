@@ -17,7 +17,7 @@ from promptcot_mamba.grading.math.units import is_unit_word
 from promptcot_mamba.jsonl import Row
 
 GRADERS = ("strict", "paper")
-# OlympiadBench's own names bring its rules: decimals within 1e-8, a percentage equal to its fraction.
+# OlympiadBench's own names bring its rule: decimals within 1e-8.
 PUBLISHED_TYPES = ("Numerical", "Expression", "Tuple", "Interval")
 OLYMPIAD_TOLERANCE = 1e-8
 MODES = ("answer", "text")
@@ -61,7 +61,7 @@ def read_pair(row: Row) -> Pair:
         tolerance = float(row.get("tolerance") or (OLYMPIAD_TOLERANCE if published else 0.0))
     except (TypeError, ValueError):
         raise InputError(f"'tolerance' must be a number, found {row['tolerance']!r}") from None
-    rules = AnswerRules(kind, tolerance, bool(row.get("percent", published)), bool(row.get("multiple")))
+    rules = AnswerRules(kind, tolerance, bool(row.get("multiple")))
     return Pair(
         Gold(_gold_text(str(row["gold"])), rules, row.get("unit") or None),
         "" if row["pred"] is None else str(row["pred"]),

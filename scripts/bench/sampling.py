@@ -101,6 +101,9 @@ class ShapedBackend:
         text = generated.text.replace("<think>", "").replace("</think>", "")
         return generated if invalid else replace(generated, text=f"{text}.\n</think>\nThe answer is \\boxed{{1}}.")
 
+    def drop(self, unit: int) -> None:
+        self.inner.drop(unit)
+
     def running(self) -> int:
         return self.inner.running()
 

@@ -10,21 +10,29 @@ scripts.bench.kernels). Writes docs/records/bench_ssd.json, prints the table.
 from __future__ import annotations
 
 import functools
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from transformers.models.mamba2 import modeling_mamba2
 
-from promptcot_mamba.bench_record import render_record_table, write_record
-from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.bench_record import report_record, tabulate
+from promptcot_mamba.cli import flag, parse_args, run_program
 from promptcot_mamba.ops.backends import get_table, read_entry
-from scripts.bench.common import DTYPES, make_table, time_interleaved
+from scripts.bench.common import DTYPES, time_interleaved
 from scripts.bench.kernel_cases import MODEL, Op, as_leaves, evaluate, get_op, make_inputs, relative_errors
 
 CHECK_LENGTH = 150
-RECORD = "docs/records/bench_ssd.json"
+COLUMNS = (
+    ("op", "{op}"),
+    ("backend", "{backend}"),
+    ("forward ms", "{forward[median_ms]:.3g}"),
+    ("forward + backward ms", "{forward_backward[median_ms]:.3g}"),
+    ("x peer", "{times_faster:.3g}"),
+    ("x peer forward", "{times_faster_forward:.3g}"),
+    ("largest error", "{largest_error:.1e}"),
+)
 PEER = "transformers (torch)"
 
 
@@ -32,19 +40,13 @@ PEER = "transformers (torch)"
 class Arguments:
     """Flags of scripts.bench.ssd."""
 
-    length: int = field(default=2048, metadata={"help": "tokens"})
-    heads: int = field(default=16, metadata={"help": "heads"})
-    groups: int = field(default=8, metadata={"help": "groups"})
-    dtype: str = field(default="fp32", metadata={"help": "fp32 or bf16"})
-    repeats: int = field(default=7, metadata={"help": "timed calls of each, after two untimed ones"})
-    threads: int = field(default=2, metadata={"help": "CPU threads"})
-    record: str | None = field(default=None, metadata={"help": "where to write the record"})
-
-    def __post_init__(self) -> None:
-        if self.repeats < 5:
-            raise ValueError("--repeats must be at least 5, for a median and a spread")
-        if self.dtype not in DTYPES:
-            raise ValueError(f"--dtype: choose from {', '.join(DTYPES)}")
+    length: int = flag("tokens", default=2048)
+    heads: int = flag("heads", default=16)
+    groups: int = flag("groups", default=8)
+    dtype: str = flag("of the inputs", default="fp32", choices=tuple(DTYPES))
+    repeats: int = flag("timed calls of each, after two untimed ones", default=7, least=5)
+    threads: int = flag("CPU threads", default=2)
+    record: str = flag("where to write the record", default="docs/records/bench_ssd.json")
 
 
 def transformers_scan(x, dt, A, B, C, D, dt_bias):
@@ -115,19 +117,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     rows = bench_op("ssd", args) + bench_op("fused_mixer", args)
-    header = ["op", "backend", "forward ms", "forward + backward ms", "x peer", "x peer forward", "largest error"]
-    cells = [
-        [
-            row["op"], row["backend"], row["forward"]["median_ms"], row["forward_backward"]["median_ms"],
-            row["times_faster"], row["times_faster_forward"], f"{row['largest_error']:.1e}",
-        ]
-        for row in rows
-    ]  # fmt: skip
     caption = f"b=1 l={args.length} h={args.heads} p={MODEL['p']} g={args.groups} n={MODEL['n']} {args.dtype}"
-    table = make_table(caption, header, cells)
-    print(render_record_table(table))
-    title = "SSD and mixer: one op alone"
-    write_record(args.record or RECORD, title=title, config=asdict(args), tables=[table], results=rows)
+    report_record(args, title="SSD and mixer: one op alone", tables=[tabulate(caption, COLUMNS, rows)], results=rows)
 
 
 if __name__ == "__main__":

@@ -10,32 +10,42 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from promptcot_mamba.bench_record import RecordTable, render_record_table, write_record
-from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.bench_record import report_record, tabulate
+from promptcot_mamba.cli import flag, parse_args, run_program
 from promptcot_mamba.log import get_logger
 from promptcot_mamba.synthesis.concept_sampling import ConceptTable, Weights, draw_sets, make_concept_table
 
 logger = get_logger("bench_synthesis")
 
+COLUMNS = (
+    ("concepts", "{concepts:,}"),
+    ("embedding", "{embedding}"),
+    ("pairs", "{pairs:,}"),
+    ("sets", "{sets:,}"),
+    ("processes", "{workers}"),
+    ("s", "{seconds:.0f}"),
+    ("sets/s", "{rate:,.0f}"),
+    ("different %", "{share:.1f}"),
+)
 PER_PROBLEM = 5
 TOPICS = 200
 
 
 @dataclass
 class BenchArguments:
-    concepts: int = field(default=50_000, metadata={"help": "different concepts"})
-    problems: int = field(default=100_000, metadata={"help": "seed problems they are counted over"})
-    sets: int = field(default=100_000, metadata={"help": "sets to draw"})
-    size: int = field(default=5, metadata={"help": "concepts a set"})
-    width: int = field(default=384, metadata={"help": "of an embedding; 384 is that of small sentence models"})
-    temperature: float = field(default=0.2, metadata={"help": "of the draws"})
-    workers: int = field(default=0, metadata={"help": "processes; default: one a core"})
-    record: str | None = field(default=None, metadata={"help": "JSON file that the figures are written to"})
-    seed: int = field(default=0, metadata={"help": "of concepts and draws"})
+    concepts: int = flag("different concepts", default=50_000)
+    problems: int = flag("seed problems they are counted over", default=100_000)
+    sets: int = flag("sets to draw", default=100_000)
+    size: int = flag("concepts a set", default=5)
+    width: int = flag("of an embedding; 384 is that of small sentence models", default=384)
+    temperature: float = flag("of the draws", default=0.2)
+    workers: int = flag("processes; default: one a core", default=0)
+    record: str | None = flag("JSON file that the figures are written to", default=None)
+    seed: int = flag("of concepts and draws", default=0)
 
 
 def make_lists(args: BenchArguments) -> list[list[str]]:
@@ -86,23 +96,14 @@ def main() -> None:
         table = make_concept_table(lists, embeddings)
         results.append(measure(table, args, workers))
         logger.info("%s", results[-1])
+    caption = f"Draw sets of {args.size} concepts at temperature {args.temperature:g}."
     rows = [
-        [
-            f"{result['concepts']:,}",
-            f"{result['width']}" if result["width"] else "none",
-            f"{result['pairs']:,}",
-            f"{result['sets']:,}",
-            str(result["workers"]),
-            f"{result['seconds']:.0f}",
-            f"{result['sets'] / result['seconds']:,.0f}",
-            f"{100 * result['different'] / result['sets']:.1f}",
-        ]
-        for result in results
-    ]
-    header = ["concepts", "embedding", "pairs", "sets", "processes", "s", "sets/s", "different %"]
-    summary = RecordTable(f"Draw sets of {args.size} concepts at temperature {args.temperature:g}.", header, rows)
-    print(render_record_table(summary))
-    write_record(args.record, title="Concept sampling", config=vars(args), tables=[summary], results=results)
+        row | {"embedding": row["width"] or "none", "rate": row["sets"] / row["seconds"],
+               "share": 100 * row["different"] / row["sets"]}
+        for row in results
+    ]  # fmt: skip
+    table = tabulate(caption, COLUMNS, rows)
+    report_record(args, title="Concept sampling", tables=[table], results=results)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,8 @@ where the last one stopped.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 
-from promptcot_mamba.bench_record import render_record_table, write_record
+from promptcot_mamba.bench_record import report_record
 from promptcot_mamba.cli import parse_args, run_program
 from promptcot_mamba.quickstart.closed_loop import Arguments, close
 
@@ -27,10 +26,8 @@ def main() -> None:
     loop, verdicts = close(args)
     results = read_results(loop.work, verdicts, loop.times, args.threshold)
     tables = make_tables(results)
-    print("\n\n".join(map(render_record_table, tables)))
+    report_record(args, loop.folder / "closed_loop.json", title=TITLE, tables=tables, results=results.figures())
     print(f"{time.monotonic() - started:.0f} s, this time")
-    paths = loop.folder / "closed_loop.json", args.record
-    write_record(*paths, title=TITLE, config=asdict(args), tables=tables, results=results.figures())
     write_report(loop.folder, tables, results)
     print(f"report: {loop.folder / 'report.html'} and report.md; of the synthesis alone: {loop.work / 'report.html'}")
 

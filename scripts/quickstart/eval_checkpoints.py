@@ -11,10 +11,10 @@ and grades beside them. Sampling and grading resume, so a rerun adds only the st
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.cli import flag, parse_args, run_program
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.metrics import Estimate, clustered_mean, share_interval
 from promptcot_mamba.jsonl import iter_jsonl, replace_atomically
@@ -35,14 +35,12 @@ from promptcot_mamba.training.run_folder import find_checkpoints
 
 @dataclass
 class Args:
-    run_dir: str = field(metadata={"reads": "folder", "help": "output folder of train.py"})
-    data_path: str = field(metadata={"reads": "file", "help": "problems, as for infer_longcot.py"})
-    sampling: str = field(metadata={"reads": "file", "help": "recipe with infer_longcot.py's flags"})
-    output_dir: str | None = field(default=None, metadata={"writes": "folder", "help": "default: <run_dir>/accuracy"})
-    tests_dir: str | None = field(
-        default=None, metadata={"reads": "folder", "help": "tests of code problems, as for calc_acc_lcb.py"}
-    )
-    n: int = field(default=1, metadata={"least": 1, "help": "samples a problem"})
+    run_dir: str = flag("output folder of train.py", reads="folder")
+    data_path: str = flag("problems, as for infer_longcot.py", reads="file")
+    sampling: str = flag("recipe with infer_longcot.py's flags", reads="file")
+    output_dir: str | None = flag("default: <run_dir>/accuracy", default=None, writes="folder")
+    tests_dir: str | None = flag("tests of code problems, as for calc_acc_lcb.py", default=None, reads="folder")
+    n: int = flag("samples a problem", default=1, least=1)
 
 
 def evaluate_step(args: Args, checkpoint: Path, predictions: Path) -> None:

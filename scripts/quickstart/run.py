@@ -9,12 +9,12 @@ long as its command and the files it reads stay the same, so a rerun continues w
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from promptcot_mamba.bench_record import RecordTable, time_table, write_record
-from promptcot_mamba.cli import parse_args, run_program
-from promptcot_mamba.quickstart.report import Results, claim_table, share_table, write_report
+from promptcot_mamba.cli import flag, parse_args, run_program
+from promptcot_mamba.quickstart.report import claim_table, share_table, write_report
 from promptcot_mamba.quickstart.road import (
     Stage,
     data_stage,
@@ -31,16 +31,10 @@ MODELS = ("phase1", "phase2", "control")
 
 @dataclass
 class Args:
-    recipes: str = field(default="configs/quickstart", metadata={"reads": "folder", "help": "folder of the recipes"})
-    output_dir: str = field(
-        default="outputs/quickstart", metadata={"writes": "folder", "help": "where everything goes"}
-    )
-    record: str | None = field(
-        default=None, metadata={"writes": "file", "help": "also write the record here (docs/records/X.json)"}
-    )
-    processes: int | None = field(
-        default=None, metadata={"least": 1, "help": "training processes; default: 2, or 1 where there is one GPU"}
-    )
+    recipes: str = flag("folder of the recipes", default="configs/quickstart", reads="folder")
+    output_dir: str = flag("where everything goes", default="outputs/quickstart", writes="folder")
+    record: str | None = flag("also write the record here (docs/records/X.json)", default=None, writes="file")
+    processes: int | None = flag("training processes; default: 2, or 1 where there is one GPU", default=None, least=1)
 
 
 def count_processes(wanted: int | None) -> int:
@@ -67,13 +61,6 @@ def make_stages(args: Args) -> list[Stage]:
     return stages
 
 
-def make_record_tables(results: Results, times: dict[str, float]) -> list[RecordTable]:
-    """What the report shows, in the common form."""
-    captions = {"What each model solves": share_table(results), "What phase 2 adds": claim_table(results)}
-    tables = [RecordTable(caption, table.header, table.rows) for caption, table in captions.items()]
-    return [*tables, time_table(times, "Times, set-up apart")]
-
-
 def main() -> None:
     args = parse_args(Args, description=__doc__)
     started = time.monotonic()
@@ -87,8 +74,11 @@ def main() -> None:
     print(f"\n{render_markdown(share_table(results))}\n\n{render_markdown(claim_table(results))}\n")
     print("\n".join(f"{seconds:7.0f} s  {title}" for title, seconds in times.items()))
     print(f"{time.monotonic() - started:7.0f} s  in all, this time")
-    tables, title = make_record_tables(results, times), "Quickstart: two phases, one control"
-    write_record(args.record, title=title, config=asdict(args), tables=tables, results={"seconds": times})
+    captions = {"What each model solves": share_table(results), "What phase 2 adds": claim_table(results)}
+    tables = [RecordTable(caption, table.header, table.rows) for caption, table in captions.items()]
+    tables.append(time_table(times, "Times, set-up apart"))
+    title, figures = "Quickstart: two phases, one control", {"seconds": times}
+    write_record(args.record, title=title, config=asdict(args), tables=tables, results=figures)
     print(f"report: {output / 'report.html'} and {output / 'report.md'}")
 
 

@@ -10,10 +10,9 @@ for the 7B recipe are data recipes: `configs/ablations/README.md`.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from pathlib import Path
 
-from promptcot_mamba.bench_record import render_record_table, write_record
+from promptcot_mamba.bench_record import report_record
 from promptcot_mamba.cli import parse_args, run_program
 from promptcot_mamba.quickstart.ablations import (
     Arguments,
@@ -33,12 +32,10 @@ def main() -> None:
     share_cores(args.jobs)
     started = time.monotonic()
     found = collect(args, arms)
-    table = make_table(args, arms, found)
-    print(render_record_table(table))
-    print(f"{(time.monotonic() - started) / 60:.1f} minutes, this time")
     title, results = "Ablations of the curriculum at quickstart scale", describe_results(args, arms, found)
-    paths = Path(args.output_dir) / "ablations.json", args.record
-    write_record(*paths, title=title, config=asdict(args), tables=[table], results=results)
+    tables = [make_table(args, arms, found)]
+    report_record(args, Path(args.output_dir) / "ablations.json", title=title, tables=tables, results=results)
+    print(f"{(time.monotonic() - started) / 60:.1f} minutes, this time")
 
 
 if __name__ == "__main__":

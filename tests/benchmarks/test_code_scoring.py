@@ -11,6 +11,7 @@ from promptcot_mamba.benchmarks import get_benchmark
 from promptcot_mamba.benchmarks.code_scoring import TESTS_ENV, CodeOptions, run_code
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.code.grading import SandboxPool
+from promptcot_mamba.grading.code.tests import GRADER_VERSION
 from tests.grading.lcb_files import RIGHT, STATEMENT, completion, make_folder, read, read_benchmark, write
 
 
@@ -103,10 +104,10 @@ def test_verdicts_of_another_version_are_left_and_counted(folder, graded, caplog
     with caplog.at_level("WARNING", logger="promptcot_mamba"):
         score(folder)
     assert len(graded) == 7
-    assert "3 verdicts of grader code-1, not code-2, are left unused" in caplog.text
+    assert f"3 verdicts of grader code-1, not {GRADER_VERSION}, are left unused" in caplog.text
     assert read(folder / "c.jsonl")[:3] == old
-    assert json.loads((folder / "p.metrics.json").read_text())["grader_version"] == "code-2"
-    assert {row["grader_version"] for row in read(folder / "p.grades.jsonl")} == {"code-2"}
+    assert json.loads((folder / "p.metrics.json").read_text())["grader_version"] == GRADER_VERSION
+    assert {row["grader_version"] for row in read(folder / "p.grades.jsonl")} == {GRADER_VERSION}
 
 
 def test_a_stopped_job_resumes(folder, graded):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,12 @@ import torch
 
 from promptcot_mamba.data.collate import collate_packed, collate_padded
 from promptcot_mamba.data.dataset import UnpackedRows, make_rows
-from promptcot_mamba.data.encode import encode_example
 from promptcot_mamba.data.rows import find_row_files, iter_examples
 from promptcot_mamba.data.tokens import TokenStore, build_store, open_store
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.ops.linear_cross_entropy import IGNORE_INDEX
 from tests.programs.train_helpers import write_examples
-from tests.tiny import make_tokenizer
+from tests.tiny import encode_example, make_tokenizer
 
 TOKENIZER = make_tokenizer()
 MAX_LENGTH = 110
@@ -106,6 +106,18 @@ def test_store_is_whole_or_absent(tmp_path: Path):
     with pytest.raises(InputError, match=r"bad\.jsonl:2"):
         build_store(tmp_path / "cache" / "store", [bad], TOKENIZER)
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_what_a_killed_process_left_goes_once_nobody_can_be_writing_it(data: Path, tmp_path: Path):
+    """An hour is longer than any pause between two batches; a younger one may be another process's."""
+    old, young = tmp_path / ".store.1.tmp", tmp_path / ".store.2.tmp"
+    for folder in (old, young):
+        folder.mkdir()
+        (folder / "tokens.bin").write_bytes(b"half")
+    for path in (old / "tokens.bin", old):
+        os.utime(path, (0, 0))
+    build_store(tmp_path / "store", find_row_files(data), TOKENIZER)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".store.2.tmp", "store"]
 
 
 def test_packed_batch(store: TokenStore):

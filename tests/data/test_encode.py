@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from promptcot_mamba.data.encode import IGNORE_INDEX, check_tokenizer, encode_example, hash_tokenizer
+from promptcot_mamba.data.encode import IGNORE_INDEX, check_tokenizer, hash_tokenizer
 from promptcot_mamba.errors import InputError
-from tests.tiny import make_tokenizer
+from tests.tiny import encode_example, make_tokenizer
 
 PROMPT = "<|im_start|>user\nFind A.<|im_end|>\n<|im_start|>assistant\n<think>\n"
 

@@ -10,7 +10,7 @@ import pytest
 
 from promptcot_mamba.data.adapters import get_adapter
 from promptcot_mamba.data.conversation import render_row
-from promptcot_mamba.data.encode import encode_example, hash_tokenizer
+from promptcot_mamba.data.encode import hash_tokenizer
 from promptcot_mamba.data.prepare import Recipe, prepare_shards, remove_work
 from promptcot_mamba.data.report import write_report
 from promptcot_mamba.data.row_files import iter_rows, whole_file
@@ -18,7 +18,7 @@ from promptcot_mamba.data.shards import ShardRows
 from promptcot_mamba.data.sources import parse_sources
 from promptcot_mamba.errors import InputError
 from tests.data.planted import SOURCES, Corpus, plant, recipe_sources
-from tests.tiny import make_tokenizer
+from tests.tiny import encode_example, make_tokenizer
 
 MAX_LENGTH = 4096
 

@@ -111,3 +111,25 @@ def test_a_large_row_group_is_read_in_pieces(tmp_path, monkeypatch):
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet", row_group_size=700)
     assert len(plan_chunks(tmp_path / "a.parquet", 10)) == 6 + 2
     assert read_all(tmp_path / "a.parquet", 10) == rows
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"prompt": "é"}\n'.encode("utf-16"), "not UTF-8 .*iconv"),
+        ('{"prompt": "é"}\n'.encode("latin-1"), "not UTF-8 .*iconv"),
+        (b'{"prompt": ' + b"[" * 100_000 + b"\n", "malformed JSON|nested too deeply"),
+        (b'{"prompt": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n", "nested too deeply"),
+    ],
+)
+def test_lines_that_are_no_rows_are_named(tmp_path, line, message):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"prompt": "x"}\n' + line if not line.startswith(b"\xff") else line)
+    with pytest.raises(InputError, match=rf"a\.jsonl:[12]: ({message})"):
+        read_all(path, 1 << 20)
+
+
+def test_a_mark_of_byte_order_and_carriage_returns_are_read_over(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"prompt": "x"}\r\n{"prompt": "y"}\r\n')
+    assert read_all(path, 1 << 20) == [{"prompt": "x"}, {"prompt": "y"}]

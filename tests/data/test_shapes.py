@@ -16,6 +16,7 @@ from promptcot_mamba.data.encode import encode_prompt
 from promptcot_mamba.data.prepare import prepare_shards
 from promptcot_mamba.data.rows import find_row_files, iter_examples
 from promptcot_mamba.data.shards import ShardRows
+from promptcot_mamba.data.sources import find_source, parse_sources
 from promptcot_mamba.data.template import choose_template
 from promptcot_mamba.data.tokens import build_store, open_store
 from promptcot_mamba.errors import InputError
@@ -150,6 +151,8 @@ BAD = [
     ({"messages": [{"speaker": "me"}]}, "'messages', turn 1: expected {role, content} or {from, value}, found speaker"),
     ({"messages": "hello"}, "'messages' must be a list of"),
     ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "turn 1 holds something else than text"),
+    ({"messages": [MESSAGES[0], {"role": "assistant", "content": "x", "tool_calls": [{}]}]}, "turn 2 calls tools"),
+    ({"conversations": [[SHAREGPT[0]]]}, "'conversations' must be a list of"),
     ({"instruction": "Q", "output": None}, "turn 2, assistant's, is empty"),
     ({"prompt": "q\ud800", "completion": "a"}, "holds lone surrogates"),
     ({"prompt": 5, "completion": "a"}, "'prompt' must be a text or a list of messages, found int"),
@@ -181,6 +184,40 @@ def test_a_saved_data_set_is_read_by_its_folder(tmp_path):
     with pytest.raises(InputError, match="has the splits a, b; name one of their folders"):
         find_row_files(tmp_path / "three")
     assert len(list(iter_examples(find_row_files(tmp_path / "three" / "b")))) == 4
+
+
+def test_rows_of_several_shapes_may_share_a_file_in_both_programs(tmp_path):
+    columns = {"from": [turn["from"] for turn in SHAREGPT], "value": [turn["value"] for turn in SHAREGPT]}
+    rows = ({"messages": MESSAGES}, {"conversations": columns}, {"prompt": "2+2?", "completion": THOUGHT})
+    path = write(tmp_path / "a.jsonl", *rows)
+    assert trained(tmp_path, path) == [*EXPECTED, *EXPECTED, EXPECTED[0]]
+    recipe = make_recipe({"a": {"adapter": "generic", "path": str(path)}}, near_duplicate_threshold=0)
+    result = prepare_shards(recipe, tmp_path / "out", tokenizer=make_tokenizer(), tokenizer_path="t", problems=[])
+    assert result.manifest["counts"]["documents"] == 2  # the others are equal to one of them
+    assert result.tallies["a"]["dropped"] == {"exact_duplicate": 3}
+
+
+def test_preparation_reads_a_saved_data_set_as_training_does(tmp_path):
+    from datasets import Dataset, DatasetDict
+
+    data = Dataset.from_list([{"messages": MESSAGES}, {"messages": MESSAGES[:2]}])
+    DatasetDict(train=data, test=data.select([0])).save_to_disk(tmp_path / "two")
+    DatasetDict(a=data, b=data).save_to_disk(tmp_path / "three")
+    assert find_source(spec_of(tmp_path / "two"), None).files == find_row_files(tmp_path / "two")
+    with pytest.raises(InputError, match="has the splits a, b; name one of their folders"):
+        find_source(spec_of(tmp_path / "three"), None)
+
+
+def spec_of(path: Path):
+    return parse_sources({"a": {"adapter": "generic", "path": str(path)}})[0]
+
+
+def test_columns_of_a_published_set_are_told_its_adapter(tmp_path):
+    path = write(tmp_path / "a.jsonl", {"problem": "p", "generated_solution": "s"})
+    with pytest.raises(InputError, match=r"found problem, generated_solution.*adapter openmathreasoning reads these"):
+        find_source(spec_of(path), None)
+    with pytest.raises(InputError, match=r"columns: \{prompt: \.\.\., completion: \.\.\.\}"):
+        list(iter_examples([path]))
 
 
 def test_a_hub_name_without_network_says_how_to_go_on(monkeypatch):

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from promptcot_mamba.chat_format import render_prompt
 from promptcot_mamba.chat_markup import FAMILIES, Part, find_rendered
-from promptcot_mamba.data.encode import encode_example, encode_examples, encode_prompt, get_encoder
+from promptcot_mamba.data.encode import encode_examples, encode_prompt, get_encoder
 from tests.data.families import ADDED, SPECIAL, make_family_tokenizer
+from tests.tiny import encode_example
 
 TOKENIZERS = {name: make_family_tokenizer(name) for name in SPECIAL}
 CONTROL = {name: [token for token in (*SPECIAL[name], *ADDED.get(name, ())) if token not in ("<table>", "  ")]

@@ -11,17 +11,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from promptcot_mamba.efficiency import measure
-from promptcot_mamba.efficiency.engine import Load, Wave, take_turns
+from promptcot_mamba.efficiency import measure, predict
+from promptcot_mamba.efficiency.engine import Wave, take_turns
 from promptcot_mamba.efficiency.models import LARGE_PAIR, SMALL_PAIR, Shape
-from promptcot_mamba.efficiency.predict import Costs, play_wave
+from promptcot_mamba.efficiency.predict import Costs, Load, count_seconds, play_wave
 from promptcot_mamba.efficiency.setup import MOST_TIMES, Setup
 from promptcot_mamba.errors import InputError
 from scripts.bench import efficiency as bench_efficiency
 
 PAIR = SMALL_PAIR
 SETUP = Setup(PAIR, [24, 72], [1024, 8192, 65536], prompt=128, max_num_seqs=32)
-COSTS = {True: Costs(2e-3, 2e-4, 0, 1e-3, 1e-4), False: Costs(4e-3, 1e-4, 1e-8, 2e-4, 5e-5)}  # by whether it is Mamba-2
+NAMES = tuple(predict.COSTS)
+COSTS: dict[bool, Costs] = {  # by whether it is Mamba-2
+    True: dict(zip(NAMES, (2e-3, 2e-4, 0, 1e-3, 1e-4), strict=True)),
+    False: dict(zip(NAMES, (4e-3, 1e-4, 1e-8, 2e-4, 5e-5), strict=True)),
+}
 
 
 class FakeEngines:
@@ -55,13 +59,12 @@ class FakeEngine:
         self.is_midway = not self.is_midway
         if self.is_midway:
             return load.tokens // 2, None
-        first, rest = play_wave(
-            self.shape, cache_bytes=self.cache_bytes, max_num_seqs=self.max_num_seqs, **asdict(load)
-        )
+        first, rest = play_wave(self.shape, load, cache_bytes=self.cache_bytes, max_num_seqs=self.max_num_seqs)
         costs = COSTS[self.shape.is_mamba2]
         wave = Wave(
-            **asdict(load), steps=1 + rest.steps, preemptions=rest.preemptions,
-            seconds=costs.seconds(first + rest), first_seconds=costs.seconds(first), first_tokens=first.chains,
+            **asdict(load), steps=1 + rest["steps"], preemptions=rest["preemptions"],
+            seconds=count_seconds(costs, first + rest), first_seconds=count_seconds(costs, first),
+            first_tokens=first["chains"],
         )  # fmt: skip
         return load.tokens, json.loads(json.dumps(wave.as_row()))
 
@@ -102,8 +105,7 @@ def test_a_roomy_engine_is_roomy(name: str):
     job = SETUP.jobs()[name]
     for load in job.loads:
         free, tight = (
-            play_wave(job.shape, cache_bytes=cache, max_num_seqs=32, **asdict(load))
-            for cache in (1 << 60, job.cache_bytes)
+            play_wave(job.shape, load, cache_bytes=cache, max_num_seqs=32) for cache in (1 << 60, job.cache_bytes)
         )
         assert tight == free
 

@@ -112,6 +112,33 @@ e^{i\pi} | -1
 28\% | 28
 28\% | 28 percent
 28 | 28\%
+28\% | 0.28
+28\% | \frac{7}{25}
+0.28 | 28\%
+1.5 | 150\%
+12.5\% | 12\frac12\%
+33\frac{1}{3}\% | \frac13
+33\frac{1}{3}\% | 33.\overline{3}\%
+# base ten, currencies, rates, set commas and full stops
+204 | 204_{10}
+204 | 204_{\text{ten}}
+18.90 | \text{USD } 18.90
+\$18.90 | \text{USD 18.9}
+1080 | \text{Rs. }1080
+£5 | 5 pounds
+60 | 60\ \frac{\text{km}}{\text{h}}
+9.8 | 9.8\,\frac{\text{m}}{\text{s}^2}
+10,000 | 10\text{,}000
+113 | 113\text{.}
+# signs, labels and words
+-7 | {-}7
+-7 | \text{negative } 7
+7 | \#\{\text{solutions}\} = 7
+112 | n = 113 \Rightarrow \text{answer } 112
+113 | p = 113, \text{ a prime}
+5 | \text{a total of } 5
+7 | 7\text{ (since } 7 \text{ is prime)}
+\emptyset | \text{empty set}
 # pairs, lists, sets, intervals
 (3,4) | ( 3 , 4 )
 (3,4) | \left(3, 4\right)
@@ -360,8 +387,24 @@ DIFFERENT = r"""
 5 \text{ hours} | 5 \text{ minutes}
 \$36 | \$63
 \$5 | 5 \text{ cents}
-28\% | 0.28
+28\% | 0.0028
 28\% | 2800
+0.28 | 28
+28 | 0.28
+28 | 0.28\%
+0.28 | 0.28\%
+\frac37 | \frac37\%
+1 | 1\%
+33\frac13\% | 33\%
+204_8 | 204_{10}
+\$5 | 5\text{ EUR}
+60\text{ km/h} | 60\,\frac{\text{m}}{\text{s}}
+5 | \text{fifth of } 5
+5 | \text{the square of } 5
+5 | \text{one third of the total of } 5
+113 | n = 113 \Rightarrow 112
+113 | 113, \text{ an upper bound but not tight}
+7 | 7\text{ (since } 8\text{ is not)}
 \frac{1}{4} | 25
 (3,4) | (4,3)
 (3,4) | [3,4]

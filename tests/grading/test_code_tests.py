@@ -15,7 +15,7 @@ import pytest
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.code.compare import same_output, same_value, same_within
-from promptcot_mamba.grading.code.tests import load_tests, sample_tests
+from promptcot_mamba.grading.code.tests import load_tests, run_call_test, sample_tests
 from promptcot_mamba.grading.code.values import Foreign, ValueRefusedError, decode_value, encode_value
 
 
@@ -150,6 +150,22 @@ def test_numpy_and_sympy_values():
     value = [numpy.int64(3), numpy.float32(0.5), numpy.bool_(True), numpy.str_("a"), numpy.array(7), sympy.Integer(8)]
     assert decode_value(encode_value(value)) == [3, 0.5, True, "a", 7, 8]
     assert list(decode_value(encode_value(numpy.array([[1, 2]])))) == [[1, 2]]
+
+
+@pytest.mark.parametrize("expected", [3, [3], [[3]], 4, [4], [], [3, 3], [[3], [3]], "3", None, {}])
+def test_a_numpy_array_of_one_element_is_compared_as_numpy_does(expected):
+    numpy = pytest.importorskip("numpy")
+    for value in (numpy.array([3]), [numpy.array([3])], numpy.array([[3]])):
+        try:
+            theirs = bool(value == expected)  # as LiveCodeBench compares
+        except ValueError:
+            theirs = False
+        assert same_value(decode_value(encode_value(value)), expected) is theirs, value
+
+
+def test_a_replaced_json_does_not_speak_for_the_value(sandbox):
+    code = "import json\njson.dumps = lambda *a, **k: '7'\ndef f(x): return 0"
+    assert run_call_test(sandbox, code, "f", "1", "7").reason == "wrong_answer"
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from promptcot_mamba.grading.math.answers import unbox
 from promptcot_mamba.grading.math.gold import AnswerRules, Gold
 from promptcot_mamba.grading.math.strict import grade, has_content, is_readable
 from promptcot_mamba.grading.math.tables import words
-from scripts.bench.audit import AFTERWARDS_FILE, is_held_out, read_audit
+from scripts.bench.audit import LATER_FILES, is_held_out, read_audit
 from scripts.bench.pair_sets import negatives, variants
 from scripts.bench.pairs import grade_pair
 from tests.grading.strict_pairs import DIFFERENT, SAME, read
@@ -55,16 +55,16 @@ def test_the_audit_set():
     assert len(held_out) > 400
     assert [case for case in wrong if not is_held_out(case) or not case.equal] == []
     assert len(wrong) <= 0.03 * len(held_out), wrong
-    assert [case for case in read_audit(AFTERWARDS_FILE) if grade_pair(case.pair).equal != case.equal] == []
+    for path in LATER_FILES.values():
+        later = list(read_audit(path))
+        wrong = [case for case in later if grade_pair(case.pair).equal != case.equal]
+        assert [case for case in wrong if not case.equal] == []
+        assert len(wrong) <= (0.03 if path.name == "audit_odd.txt" else 0.005) * len(later), wrong
 
 
 @pytest.mark.parametrize(
     ("gold", "answer", "rules", "equal"),
     [
-        ("62.5%", "0.625", AnswerRules(percent=True), True),
-        ("0.625", "62.5\\%", AnswerRules(percent=True), True),
-        ("62.5%", "0.625", AnswerRules(), False),
-        ("62.5", "0.625", AnswerRules(percent=True), False),
         ("2,125", "2125", AnswerRules("numerical"), True),
         ("2,125", "2125", AnswerRules(multiple=True), False),
         ("2,125", "125, 2", AnswerRules(multiple=True), True),
@@ -74,8 +74,8 @@ def test_the_audit_set():
         ("\\sqrt{2}", "1.414213562", AnswerRules(tolerance=1e-8), True),
         ("\\sqrt{2}", "1.41421", AnswerRules(tolerance=1e-8), False),
         ("7", "8", AnswerRules(tolerance=1.0), False),
-        ("4.2\\%", "0.0425", AnswerRules(tolerance=0.1, percent=True), True),
-        ("4.2\\%", "0", AnswerRules(tolerance=0.1, percent=True), False),  # 0.1 is a tenth of a percent
+        ("4.2\\%", "0.0425", AnswerRules(tolerance=0.1), True),
+        ("4.2\\%", "0", AnswerRules(tolerance=0.1), False),  # 0.1 is a tenth of a percent
     ],
 )
 def test_what_a_benchmark_defines(gold: str, answer: str, rules: AnswerRules, equal: bool):

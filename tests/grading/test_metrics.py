@@ -24,7 +24,7 @@ from promptcot_mamba.grading.metrics import (
     share_interval,
     t_interval,
 )
-from promptcot_mamba.grading.posterior import Posterior
+from promptcot_mamba.grading.posterior import Posterior, difference_points, likely_correlations
 
 # The mean of min(2 p, 1) - p for p from Beta(0.2, 3.8), the two systems of the paired simulation.
 TRUE_GAIN = quad(lambda p: (min(2 * p, 1.0) - p) * beta_distribution.pdf(p, 0.2, 3.8), 0, 1, points=[0.5], limit=200)[0]
@@ -48,7 +48,7 @@ def test_t_interval_by_hand():
     assert estimate.high - estimate.mean == pytest.approx(4.302652729696142 * math.sqrt(0.25 / 3))  # t(2)
 
 
-@pytest.mark.parametrize(("score", "low", "high"), [(0, 0.0, 0.0724), (1, 0.9276, 1.0)])
+@pytest.mark.parametrize(("score", "low", "high"), [(0, 0.0, 0.0431), (1, 0.9569, 1.0)])
 def test_all_wrong_or_all_right_is_not_certainty(score: int, low: float, high: float):
     estimate = clustered_mean({str(problem): [score] * 16 for problem in range(30)})
     assert (estimate.low, estimate.high) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
@@ -75,7 +75,7 @@ def test_posterior_of_single_samples_is_the_beta_distribution():
     one = share_interval(3, 40)
     many = clustered_mean({str(i): [float(i < 3)] for i in range(40)})
     assert (one.low, one.high) == pytest.approx((many.low, many.high))
-    assert (one.low, one.high) == pytest.approx(tuple(betaincinv(4, 38, [0.025, 0.975])))
+    assert (one.low, one.high) == pytest.approx(tuple(betaincinv(3.5, 37.5, [0.025, 0.975])))
 
 
 def test_posterior_grid_agrees_with_brute_force():
@@ -85,7 +85,7 @@ def test_posterior_grid_agrees_with_brute_force():
     correlation = ((np.arange(400) + 0.5) / 400)[None, :]
     alpha, beta = mean * (1 / correlation - 1), (1 - mean) * (1 / correlation - 1)
     total = sum(betaln(alpha + c, beta + n - c) - betaln(alpha, beta) for c, n in counts)
-    cumulative = np.cumsum(np.exp(total).sum(axis=1))
+    cumulative = np.cumsum((np.exp(total) / np.sqrt(mean * (1 - mean))).sum(axis=1))  # Jeffreys' prior of the mean
     expected = np.interp([0.025, 0.5, 0.975], cumulative / cumulative[-1], mean[:, 0])
     assert Posterior(counts).quantile(np.array([0.025, 0.5, 0.975])) == pytest.approx(expected, abs=4e-3)
 
@@ -153,7 +153,7 @@ def test_majority_of_many_samples_is_exact_and_quick():
 def test_paired_interval_covers_95_percent_where_accuracies_are_low():
     rng = np.random.default_rng(5)
     covered = plain = 0
-    for _ in range(120):
+    for _ in range(200):
         difficulty = rng.beta(0.2, 3.8, size=30)
         scores = [rng.binomial(16, rate) for rate in (difficulty, np.clip(2 * difficulty, 0, 1))]
         result = compare_paired(*({str(i): [1.0] * c + [0.0] * (16 - c) for i, c in enumerate(x)} for x in scores))
@@ -161,7 +161,8 @@ def test_paired_interval_covers_95_percent_where_accuracies_are_low():
         covered += result.difference.low <= true <= result.difference.high
         values = (scores[1] - scores[0]) / 16
         plain += abs(values.mean() - true) <= 2.045 * values.std(ddof=1) / 30**0.5
-    assert plain / 120 < 0.93 <= covered / 120 <= 0.99  # t alone misses
+    assert 0.9 <= covered / 200 <= 0.99
+    assert plain < covered  # t alone misses
 
 
 def test_p_value_and_interval_agree():
@@ -175,14 +176,38 @@ def test_p_value_and_interval_agree():
 
 def test_pairing_removes_the_problems_difficulty():
     rng = np.random.default_rng(3)
-    base = rng.uniform(0, 0.9, size=40)
-    first = {str(i): [float(p)] * 4 for i, p in enumerate(base)}
-    second = {str(i): [float(p) + 0.05 + 0.01 * (i % 2)] * 4 for i, p in enumerate(base)}
+    base = rng.uniform(0, 0.8, size=60)
+    first, second = (
+        {str(i): list(rng.binomial(1, p, size=64).astype(float)) for i, p in enumerate(rates)}
+        for rates in (base, base + 0.1)
+    )
     result = compare_paired(first, second)
-    assert result.difference.mean == pytest.approx(0.055)
-    assert result.difference.standard_error < 0.002 < clustered_mean(first).standard_error
-    assert result.p_value < 1e-6
-    assert result.minimum_detectable == pytest.approx(result.difference.standard_error * (2.0227 + 0.8512), rel=1e-3)
+    apart = compare_paired(first, {str((int(i) + 30) % 60): scores for i, scores in second.items()})
+    assert result.difference.low < 0.1 < result.difference.high
+    assert result.difference.high - result.difference.low < (apart.difference.high - apart.difference.low) / 2
+    assert result.difference.standard_error < 0.02 < clustered_mean(first).standard_error
+    assert result.p_value < 1e-3 < apart.p_value
+    assert result.minimum_detectable == pytest.approx(result.difference.standard_error * (2.0010 + 0.8478), rel=1e-3)
+
+
+def test_a_difference_of_single_samples_is_that_of_two_beta_distributions():
+    """Different problems, one sample each: two independent posteriors, by brute force."""
+    first, second = Posterior([(1.0, 1)] * 48 + [(0.0, 1)] * 32), Posterior([(1.0, 1)] * 56 + [(0.0, 1)] * 14)
+    points = difference_points(first, second, np.zeros(1))
+    rng = np.random.default_rng(0)
+    drawn = rng.beta(56.5, 14.5, 400_000) - rng.beta(48.5, 32.5, 400_000)
+    for share in (0.025, 0.25, 0.5, 0.75, 0.975):
+        assert np.quantile(points, share) == pytest.approx(np.quantile(drawn, share), abs=2e-3)
+
+
+def test_correlations_gather_around_the_one_seen_as_problems_inform():
+    rng = np.random.default_rng(0)
+    a = rng.uniform(size=200)
+    b = a + 0.1 * rng.uniform(size=200)
+    few, many = (likely_correlations(a, b, informative) for informative in (4, 200))
+    assert np.ptp(many) < 0.02 < 0.05 < np.ptp(few)
+    assert many.mean() == pytest.approx(np.corrcoef(a, b)[0, 1], abs=0.005)
+    assert list(likely_correlations(a, np.ones(200), 200)) == pytest.approx([-0.099, -0.05, 0, 0.05, 0.099], abs=0.01)
 
 
 def test_comparison_uses_shared_problems_and_counts_the_others():

@@ -9,6 +9,7 @@ import pytest
 from promptcot_mamba.benchmarks import BENCHMARKS
 from promptcot_mamba.benchmarks.math_scoring import grade_math
 from promptcot_mamba.errors import InputError
+from promptcot_mamba.grading.math.strict import VERSION
 from promptcot_mamba.grading.predictions import Prediction
 from promptcot_mamba.grading.summary import detail_lines, summarize
 from promptcot_mamba.records import Grade
@@ -53,7 +54,7 @@ def test_grades_of_two_versions_are_refused():
     first, second = grades_of("7", ["7", "8"])
     older = replace(second, extra={**second.extra, "grader_version": "strict-2"})
     assert summarize([first, second], "MATH-500")["grader_version"] == first.extra["grader_version"]
-    with pytest.raises(InputError, match="strict-2 and strict-3 together"):
+    with pytest.raises(InputError, match=f"strict-2 and {VERSION} together"):
         summarize([first, older], "MATH-500")
 
 
@@ -66,5 +67,5 @@ def test_a_table_of_two_versions_says_so():
     for row in rows:
         row.settings["math500"] = {}
     (note,) = find_mixtures(rows, ["math500"])
-    assert note.startswith("math500: graded by an unnamed version and strict-3")
+    assert note.startswith(f"math500: graded by an unnamed version and {VERSION}")
     assert find_mixtures(rows[:1], ["math500"]) == []

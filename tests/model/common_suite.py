@@ -1,9 +1,10 @@
 """transformers' own common model tests, of the installed version's source release, on our classes.
 
-    python -m tests.model.common_suite [FOLDER]     # downloads the release where FOLDER does not hold it already
+    python -m tests.model.common_suite [FOLDER [CHECKOUT]]   # downloads the release where FOLDER does not hold it
 
-The release holds `tests/test_modeling_common.py` and not the two mixins that it imports (exporters, generation): these
-are empty here, and generation is tested in `test_causal_lm.py`.
+The release holds `tests/test_modeling_common.py` and not the two mixins that it imports (exporters, generation), which
+are in transformers' repository: CHECKOUT, of the installed version, adds those it has. Without it they are empty, and
+`test_generation.py` asks for every way to generate.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from transformers import Mamba2Config
 from transformers.testing_utils import require_torch
 from promptcot_mamba.model.causal_lm import Mamba2ForCausalLM, Mamba2Model
 from .test_modeling_common import ModelTesterMixin, ids_tensor
+from .generation.test_utils import GenerationTesterMixin
 
 
 class Tester:
@@ -52,7 +54,7 @@ class OurMamba2Test(ModelTesterMixin, unittest.TestCase):
 """
 
 
-def prepare(folder: Path) -> Path:
+def prepare(folder: Path, checkout: Path | None = None) -> Path:
     """The release's tests with ours beside them, in `folder`. Raises CalledProcessError if it cannot be downloaded."""
     version = metadata.version("transformers")
     archive = folder / f"transformers-{version}.tar.gz"
@@ -67,13 +69,19 @@ def prepare(folder: Path) -> Path:
                 target = suite / "tests" / match[1]
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(release.extractfile(member).read())
+    generates = False
     for module, names in {
         "exporters/test_export": ["ExportTesterMixin"], "generation/test_utils": ["GenerationTesterMixin"],
     }.items():  # fmt: skip
         path = suite / "tests" / f"{module}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
         (path.parent / "__init__.py").touch()
-        path.write_text("".join(f"class {name}:\n    pass\n" for name in names))
+        own = (checkout / "tests" / f"{module}.py") if checkout else None
+        if own is not None and own.exists():
+            path.write_bytes(own.read_bytes())
+            generates = generates or module.startswith("generation")
+        else:
+            path.write_text("".join(f"class {name}:\n    pass\n" for name in names))
     install = [
         sys.executable,
         "-m",
@@ -87,7 +95,8 @@ def prepare(folder: Path) -> Path:
     ]
     subprocess.run(install, check=True, capture_output=True, timeout=600)  # which only these tests import
     (suite / "tests" / "__init__.py").touch()
-    (suite / "tests" / "test_ours.py").write_text(OURS)
+    bases = "ModelTesterMixin, GenerationTesterMixin" if generates else "ModelTesterMixin"
+    (suite / "tests" / "test_ours.py").write_text(OURS.replace("(ModelTesterMixin", f"({bases}"))
     return suite
 
 
@@ -107,7 +116,8 @@ def run(suite: Path) -> dict[str, bool]:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
-        outcomes = run(prepare(Path(sys.argv[1] if sys.argv[1:] else temporary)))
+        folder, *checkout = map(Path, sys.argv[1:] or [temporary])
+        outcomes = run(prepare(folder, *checkout))
     failed = sorted(name for name, passed in outcomes.items() if not passed)
     print(f"{len(outcomes) - len(failed)} passed, {len(failed)} failed: {', '.join(failed) or 'none'}")
 

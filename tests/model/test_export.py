@@ -29,9 +29,17 @@ model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True
 ids = torch.tensor([[int(word) for word in sys.argv[3:]]])
 with torch.no_grad():
     logits = model(ids).logits
+    loss = model(ids, labels=ids).loss
+    for keyword in ("cu_seqlens", "past_key_values", "seq_idx"):
+        try:
+            model(ids, **{keyword: torch.tensor([0, ids.shape[1]])})
+        except TypeError as error:
+            assert keyword in str(error)
+        else:
+            raise AssertionError(f"{keyword} was swallowed")
 tokens = model.generate(ids, max_new_tokens=12, do_sample=False)
 assert not [name for name in sys.modules if name.startswith("promptcot")]
-torch.save((logits, tokens), sys.argv[2])
+torch.save((logits, tokens, loss), sys.argv[2])
 """
 
 
@@ -47,11 +55,12 @@ def test_own_code_gives_our_logits_outside_the_project(exported: Path, tmp_path:
     command = [sys.executable, "-c", OUTSIDE, str(exported), str(tmp_path / "out.pt"), *map(str, IDS)]
     done = subprocess.run(command, cwd=tmp_path, env=outside(tmp_path), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    logits, tokens = torch.load(tmp_path / "out.pt")
+    logits, tokens, loss = torch.load(tmp_path / "out.pt")
     ours = load_causal_lm(exported, dtype=torch.float32).eval()
     ids = torch.tensor([IDS])
     with torch.no_grad():
         torch.testing.assert_close(logits, ours(ids).logits, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(loss, ours(ids, labels=ids).loss, rtol=1e-5, atol=1e-5)
         assert torch.equal(tokens, ours.generate(ids, max_new_tokens=12, do_sample=False))
         plain = TransformersMamba2.from_pretrained(exported, dtype=torch.float32)(ids).logits
     groups = read_checkpoint(exported).n_groups

@@ -11,9 +11,14 @@ import torch
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.ops.causal_conv1d import causal_conv1d
-from promptcot_mamba.ops.packing import cu_seqlens_from_lengths, cu_seqlens_from_seq_idx
+from promptcot_mamba.ops.packing import cu_seqlens_from_lengths
 from promptcot_mamba.ops.ssd import ssd
 from tests.ops.test_ssd import make_inputs
+
+
+def cu_seqlens_from_seq_idx(seq_idx: torch.Tensor) -> torch.Tensor:
+    """seq_idx (1, l) -> cu_seqlens (docs+1)."""
+    return cu_seqlens_from_lengths(seq_idx[0].unique_consecutive(return_counts=True)[1])
 
 
 def upstream_scan(

@@ -20,10 +20,11 @@ PROGRAMS = [
     "infer_longcot", "calc_acc_aime", "calc_acc_lcb", "scripts.calc_acc", "scripts.chat", "scripts.convert_checkpoint",
     "scripts.make_report", "scripts.prepare_problems", "scripts.prepare_sft_data", "scripts.synthesize",
     "scripts.doctor", "scripts.quickstart.run", "scripts.quickstart.make_data", "scripts.quickstart.run_ablations",
-    "scripts.quickstart.closed_loop", "scripts.quickstart.eval_checkpoints",
+    "scripts.quickstart.closed_loop", "scripts.quickstart.eval_checkpoints", "scripts.quickstart.adapters",
 ]  # fmt: skip
 # Numbers that may be anything, and why.
 ANY_NUMBER = {"seed": "an address of random numbers", "temperature": "", "format_seed": ""}
+ZERO_MEANS = {"top_k": "all tokens", "min_p": "none left out"}  # beside the flags that state `least=0`
 
 
 class ParsedError(Exception):
@@ -66,6 +67,8 @@ def bad_values(one: Field, kind: Any, folder: Path) -> dict[str, str]:
         values["a word"] = "many"
         if one.name not in ANY_NUMBER:
             values["negative"] = "-3"
+            if one.metadata.get("least", 1) > 0 and one.name not in ZERO_MEANS:
+                values["zero"] = "0"
     if kind is float:
         values |= {"not a number": "nan", "infinite": "inf"}
     if is_path(one):

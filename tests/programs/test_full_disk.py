@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from promptcot_mamba.bench_record import write_record
 from promptcot_mamba.checkpoint import share_files
+from tests.programs.train_helpers import flags_for, make_work, run_train
 from tests.tiny import make_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,6 +50,32 @@ def test_a_conversion_that_does_not_fit_leaves_nothing_and_a_rerun_writes_it_rea
     assert written["model.safetensors"] == written["config.json"] == 0o640
     assert "tokenizer.json" in written
     assert ".lock" not in written
+
+
+@pytest.mark.parametrize("written", ["checkpoint", "optimizer", "export"])
+def test_training_that_does_not_fit_leaves_nothing_torn_and_a_rerun_goes_on(tmp_path: Path, written: str):
+    """Weights of 0.4 MB, an optimizer of twice that; what was saved before the disk was full is kept."""
+    work = make_work(tmp_path)
+    weights = (work / "model" / "model.safetensors").stat().st_size
+    most = {"checkpoint": weights // 2, "optimizer": weights * 3 // 2, "export": weights // 2}[written]
+    flags = flags_for(work, "out", save_steps=4)
+    output = work / "out"
+    if written == "export":
+        assert run_train(flags).returncode == 0
+        for file in (*output.glob("*.safetensors"), output / "config.json"):
+            file.unlink()
+        run_file = output / "run.json"
+        run_file.write_text(json.dumps(json.loads(run_file.read_text()) | {"finished": None}))
+    said = one_line(run_train(flags, most_bytes=most))
+    assert "File too large" in said or "No space left" in said  # torch.save tells no reason
+    assert not list(output.glob("*.safetensors"))
+    assert not list(output.glob(".writing*"))
+    assert sorted(path.name for path in output.glob("checkpoint-*")) == (
+        ["checkpoint-4", "checkpoint-7"] if written == "export" else []
+    )
+    done = run_train(flags)
+    assert done.returncode == 0, done.stderr
+    assert (output / "model.safetensors").stat().st_size == weights
 
 
 def test_a_report_that_does_not_fit_keeps_the_last_one(tmp_path: Path):

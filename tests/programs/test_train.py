@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from tests.programs.train_helpers import (
     run_train,
     start_train,
     wait_for_step,
+    write_examples,
 )
 from tests.tiny import make_checkpoint
 
@@ -125,17 +127,38 @@ def test_killed_run_continues_to_the_same_curve(work: Path, whole: Path):
     assert losses(killed) == losses(whole)
 
 
-def test_signal_saves_and_asks_for_requeueing(work: Path, whole: Path):
+def test_ctrl_c_saves_and_says_how_to_go_on(work: Path, whole: Path):
+    """SIGTERM follows at once, as DeepSpeed's launcher sends it: it is no second Ctrl-C."""
     flags = flags_for(work, "signalled", save_steps=1000)
     process = start_train(flags)
     wait_for_step(work / "signalled", 2, process)
+    process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=HANG_SECONDS)
+    said, _ = process.communicate(timeout=HANG_SECONDS)
     done = losses(work / "signalled")
     assert process.returncode == 75
     assert len(done) < STEPS
-    assert (work / "signalled" / f"checkpoint-{done[-1][0]}").is_dir()
+    saved = work / "signalled" / f"checkpoint-{done[-1][0]}"
+    assert saved.is_dir()
+    assert said.count("saving after this step, then stopping (Ctrl-C again: at once") == 1
+    assert f"stopped after step {done[-1][0]}: {saved}; the same command goes on" in said
     assert done == losses(whole)[: len(done)]
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_step(work: Path):
+    """In the middle of a step of seconds; nothing is saved, and nothing half saved is left."""
+    write_examples(work / "many.jsonl", 4000)
+    flags = flags_for(work, "twice", data_path=work / "many.jsonl", gradient_accumulation_steps=400)
+    process = start_train(flags)
+    wait_for_step(work / "twice", 1, process)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    started = time.monotonic()
+    process.communicate(timeout=HANG_SECONDS)
+    assert process.returncode == -signal.SIGINT
+    assert time.monotonic() - started < 2
+    assert not list((work / "twice").glob("*checkpoint-*"))
 
 
 def test_loss_that_is_no_number_stops_the_run(work: Path):

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tests.programs.train_helpers import (
     HANG_SECONDS,
     ROOT,
+    STEPS,
     ZERO2,
     child_environment,
     flags_for,
@@ -23,6 +27,7 @@ from tests.programs.train_helpers import (
     run_train,
     start_train,
     wait_for_step,
+    write_examples,
 )
 
 pytestmark = pytest.mark.slow
@@ -52,6 +57,78 @@ def test_sharding_trains_alike_and_survives_a_kill(work: Path, alone: Path, conf
     for one, two in zip(read_curve(alone), read_curve(work / output), strict=True):
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
         assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_in_a_terminal_reaches_launcher_and_processes(work: Path, alone: Path, times: int):
+    """Once: both processes save one checkpoint, and one says so. Twice: nothing is saved. No process is left."""
+    output = work / f"interrupted-{times}"
+    many = {1: {}, 2: {"data_path": write_examples(work / "many.jsonl", 4000), "gradient_accumulation_steps": 200}}
+    settings = {"deepspeed": ZERO2, "gradient_accumulation_steps": 1, "save_steps": 1000, **many[times]}
+    process = start_train(flags_for(work, output.name, **settings), processes=2)
+    wait_for_step(output, 1, process)
+    for _ in range(times):
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.3)
+    said, _ = process.communicate(timeout=60)  # until every process that holds the pipe has ended
+    saved = list(output.glob("*checkpoint-*"))
+    if times == 2:
+        assert saved == []
+        return
+    done = losses(output)
+    assert len(done) < STEPS
+    assert saved == [output / f"checkpoint-{done[-1][0]}"]
+    assert said.count("the same command goes on") == said.count("saving after this step") == 1
+    assert run_train(flags_for(work, output.name, **settings), processes=2).returncode == 0
+    for (_, one), (_, two) in zip(losses(alone), losses(output), strict=True):
+        assert two == pytest.approx(one, rel=1e-5)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: Path(path).stem)
+def test_a_full_disk_ends_all_processes_with_one_line(work: Path, config: str):
+    """The optimizer's shards are longer than a file may be; both processes write one."""
+    output = work / f"full-{Path(config).stem}"
+    flags = flags_for(work, output.name, deepspeed=config, gradient_accumulation_steps=1)
+    done = run_train(flags, processes=2, most_bytes=500_000)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stdout + done.stderr
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert ("File too large" in line) or ("No space left" in line)
+    assert not list(output.glob("*checkpoint-*"))
+    assert run_train(flags, processes=2).returncode == 0
+
+
+@pytest.mark.parametrize("config", CONFIGS[:2], ids=lambda path: Path(path).stem)
+def test_adapters_are_sharded_resumed_and_merged(work: Path, config: str):
+    """Killed and continued under ZeRO-2 with two processes: the losses and merged weights of one without DeepSpeed."""
+    output, alone = work / f"adapters-{Path(config).stem}", work / "adapters-alone"
+    lora = {"lora_rank": 4, "learning_rate": 1e-2, "output_dir": alone}
+    if not alone.exists():
+        assert run_train(flags_for(work, alone.name, **lora)).returncode == 0
+    flags = flags_for(
+        work, output.name, **lora | {"output_dir": output}, deepspeed=config, gradient_accumulation_steps=1
+    )
+    process = start_train(flags, processes=2)
+    wait_for_step(output, 4, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    done = run_train(flags, processes=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for (_, one), (_, two) in zip(losses(alone), losses(output), strict=True):
+        assert two == pytest.approx(one, rel=1e-5)
+    start, ours, theirs = (load_file(folder / "model.safetensors") for folder in (work / "model", output, alone))
+    assert start.keys() == ours.keys() == theirs.keys()
+    for name, weight in theirs.items():
+        torch.testing.assert_close(ours[name], weight, rtol=1e-3, atol=1e-5)
+    changed = "backbone.layers.0.mixer.in_proj.weight"
+    assert not torch.equal(start[changed], ours[changed])
+
+
+def test_adapters_under_zero3_are_refused(work: Path):
+    result = run_train(flags_for(work, "zero3", deepspeed=CONFIGS[2], lora_rank=4))
+    assert result.returncode == 2
+    assert "error: --lora_rank: frozen weights are merged whole, which ZeRO-3 shards" in result.stderr
+    assert not (work / "zero3").exists()
 
 
 def test_other_number_of_devices_is_refused(work: Path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import socket
 import subprocess
 import sys
@@ -71,9 +72,18 @@ def child_environment() -> dict[str, str]:
     return {**inherited, "PATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
 
 
-def run_train(flags: dict[str, object], processes: int | None = None) -> subprocess.CompletedProcess[str]:
+def run_train(
+    flags: dict[str, object], processes: int | None = None, most_bytes: int | None = None
+) -> subprocess.CompletedProcess[str]:
+    """`most_bytes`: no file may grow longer; the kernel then says EFBIG where a full disk says ENOSPC."""
+
+    def limit() -> None:
+        if most_bytes is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
+
     return subprocess.run(
         train_command(flags, processes),
+        preexec_fn=limit,
         cwd=ROOT,
         env=child_environment(),
         capture_output=True,

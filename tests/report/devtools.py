@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -23,6 +24,12 @@ FLAGS = (
 def find_chromium() -> str | None:
     """The browser's path, if this machine has one."""
     return next((path for name in ("chromium", "google-chrome", "chrome") if (path := shutil.which(name))), None)
+
+
+def find_axe() -> Path | None:
+    """axe-core's script: a file named by AXE_CORE, or `npm install --no-save axe-core` in the repository's root."""
+    installed = Path(__file__).resolve().parents[2] / "node_modules" / "axe-core" / "axe.min.js"
+    return next((path for path in (Path(os.environ.get("AXE_CORE", "")), installed) if path.is_file()), None)
 
 
 class Page:
@@ -69,6 +76,18 @@ class Page:
         if "exceptionDetails" in result:
             raise RuntimeError(result["exceptionDetails"])
         return result["result"].get("value")
+
+    def find_faults(self, axe: Path) -> list[str]:
+        """What axe-core calls serious or critical, by all of its rules: `rule: element`."""
+        if not self.evaluate("typeof axe === 'object'"):
+            self.evaluate(axe.read_text(encoding="utf-8"))
+        run = """axe.run(document, {resultTypes: ['violations']}).then(found => JSON.stringify(found.violations
+            .filter(one => ['serious', 'critical'].includes(one.impact))
+            .flatMap(one => one.nodes.map(node => `${one.id}: ${node.target} ${node.html.slice(0, 120)}`))))"""
+        answer = self._call("Runtime.evaluate", {"expression": run, "returnByValue": True, "awaitPromise": True})
+        if "exceptionDetails" in answer:
+            raise RuntimeError(answer["exceptionDetails"])
+        return json.loads(answer["result"]["value"])
 
     def show(self, width: int, scheme: str, height: int = 900) -> None:
         """The page on a screen of this width, by a reader who prefers `light` or `dark`."""

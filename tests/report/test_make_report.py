@@ -14,7 +14,7 @@ from promptcot_mamba.bench_record import RecordTable, write_record
 from promptcot_mamba.chat_format import render_prompt
 from promptcot_mamba.jsonl import read_jsonl, write_jsonl
 from promptcot_mamba.report.mathml import render_text
-from tests.report.devtools import Page, find_chromium
+from tests.report.devtools import Page, find_axe, find_chromium
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = (
@@ -197,13 +197,15 @@ def test_the_reader_sees_the_own_results_first_and_the_right_answer_beside_the_g
 @pytest.mark.skipif(find_chromium() is None, reason="no Chromium on this machine")
 @pytest.mark.parametrize("width", [360, 768, 1280])
 def test_the_page_fits_every_screen_by_day_and_by_night(made, tmp_path, width: int):
-    page = Page(made / "report.html", tmp_path / "profile")
+    page, axe = Page(made / "report.html", tmp_path / "profile"), find_axe()
     try:
         grounds = []
         for scheme in ("light", "dark"):
             page.show(width, scheme)
             assert page.evaluate("document.documentElement.scrollWidth") <= width
             assert page.evaluate("document.querySelector('.beside .gold') !== null")
+            if axe is not None:
+                assert page.find_faults(axe) == []
             grounds.append(page.evaluate("getComputedStyle(document.body).backgroundColor"))
             page.screenshot(tmp_path / f"{scheme}.png")
         assert grounds[0] != grounds[1]
@@ -211,3 +213,5 @@ def test_the_page_fits_every_screen_by_day_and_by_night(made, tmp_path, width: i
         assert page.errors == []
     finally:
         page.close()
+    if axe is None:
+        pytest.skip("all but accessibility was looked at: no axe-core here (npm install --no-save axe-core)")

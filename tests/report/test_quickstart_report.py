@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from scipy.stats import beta
 
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.grading.metrics import Estimate, difference_of_shares, share_interval
+from promptcot_mamba.grading.metrics import share_interval
 from promptcot_mamba.quickstart.report import (
     CHAIN_RULES,
     CLAIMS,
@@ -97,11 +97,11 @@ def test_chains_are_chosen_by_rule(results_folder: Path):
     chosen = dict(choose_chains(read_results(results_folder)))
     assert list(chosen) == list(CHAIN_RULES)
     first, alone, program, wrong = chosen.values()
-    assert first["phase2"].grade["problem_id"] == "quickstart_unseen/0"
+    assert first["phase2"]["grade"]["problem_id"] == "quickstart_unseen/0"
     # the control solves the first one too, phase 2 the first six
-    assert alone["phase2"].grade["problem_id"] == "quickstart_unseen/1"
-    assert program["phase2"].grade["problem_id"] == "quickstart_code_unseen/0"
-    assert wrong["phase2"].grade["problem_id"] == "quickstart_single/9"
+    assert alone["phase2"]["grade"]["problem_id"] == "quickstart_unseen/1"
+    assert program["phase2"]["grade"]["problem_id"] == "quickstart_code_unseen/0"
+    assert wrong["phase2"]["grade"]["problem_id"] == "quickstart_single/9"
 
 
 def test_second_phases_continue_the_first_ones_steps(results_folder: Path):
@@ -121,25 +121,9 @@ def test_a_prediction_without_grade_is_named(results_folder: Path):
 def test_share_interval_leaves_a_fortieth_on_either_side(right: int, problems: int):
     interval = share_interval(right, problems)
     for bound, share in ((interval.low, 0.025), (interval.high, 0.975)):
-        if 0 < bound < 1:  # P(share < bound) under Beta(1 + right, 1 + wrong), by the binomial tail it equals
-            at_most = sum(
-                math.comb(problems + 1, k) * bound**k * (1 - bound) ** (problems + 1 - k) for k in range(right + 1)
-            )
-            assert 1 - at_most == pytest.approx(share, abs=1e-9)
+        if 0 < bound < 1:  # Jeffreys' interval
+            assert beta(right + 0.5, problems - right + 0.5).cdf(bound) == pytest.approx(share, abs=1e-9)
         assert bound not in (0, 1) or right in (0, problems)
-
-
-def _wilson(right: int, problems: int) -> Estimate:
-    share, z = right / problems, 1.959964
-    centre, spread = share + z * z / (2 * problems), (share * (1 - share) / problems + (z / problems / 2) ** 2) ** 0.5
-    low, high = ((centre + sign * z * spread) / (1 + z * z / problems) for sign in (-1, 1))
-    return Estimate(share, 0.0, low, high, problems, problems)
-
-
-def test_difference_of_shares_matches_newcombes_example():
-    # Newcombe 1998, table II, method 10 (from Wilson's intervals): 56/70 against 48/80 gives 0.2000 [0.0524, 0.3339]
-    difference = difference_of_shares(_wilson(48, 80), _wilson(56, 70))
-    assert (difference.mean, difference.low, difference.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
 
 
 def test_tables_refuse_ragged_rows_and_escape_pipes():
@@ -149,4 +133,4 @@ def test_tables_refuse_ragged_rows_and_escape_pipes():
 
 
 def test_a_share_shows_interval_and_counts():
-    assert format_share(share_interval(168, 200)) == "84.0 % [78.3, 88.4] 168/200"
+    assert format_share(share_interval(168, 200)) == "84.0 % [78.4, 88.6] 168/200"

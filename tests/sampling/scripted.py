@@ -65,6 +65,11 @@ class ScriptedBackend:
             finished.append(Generated(request.unit, text, reason, prompt_tokens, length, 0.0))
         return finished
 
+    def drop(self, unit: int) -> None:
+        self._waiting = deque(request for request in self._waiting if request.unit != unit)
+        self._running = [entry for entry in self._running if entry[2] != unit]
+        heapq.heapify(self._running)
+
     def running(self) -> int:
         return len(self._running)
 
@@ -102,6 +107,9 @@ class TokenBackend:
     def _step(self, unit: int) -> Generated | None:
         request, ids, tokens = self._running[unit]
         ids.append(next(tokens))
+        if request.scores is not None:
+            score = score_of(request.seed, len(ids) - len(request.kept), ids[-1])
+            request.scores.add([score], [-score])
         self.generated_tokens += 1
         cut = find_loop(ids, len(ids) - 1)
         if cut is None and ids[-1] != self._stop and len(ids) - len(request.kept) < request.max_tokens:
@@ -110,6 +118,9 @@ class TokenBackend:
         reason = LOOP if cut is not None else STOP if ids[-1] == self._stop else LENGTH
         text = completion_text(self._tokenizer, TOKEN_SAMPLING, request.prompt_ids, ids, reason)
         return Generated(unit, text, reason, len(request.prompt_ids), len(ids), 0.0, token_ids=ids)
+
+    def drop(self, unit: int) -> None:
+        del self._running[unit]
 
     def running(self) -> int:
         return len(self._running)
@@ -123,6 +134,11 @@ class TokenBackend:
 
 TOKEN_SAMPLING = SamplingSettings(0.8, 0.95, 1.1, (2,))
 FIRST_TOKEN, LAST_TOKEN = 65, 90  # of the tiny tokenizer: single characters
+
+
+def score_of(seed: int, place: int, token: int) -> float:
+    """A made log-probability of a request's token, exact in float16: another for another seed, place or token."""
+    return -((seed + 7 * place + token) % 1024) / 64
 
 
 def draw_tokens(seed: int, before: int, stop: int, mean_length: int):

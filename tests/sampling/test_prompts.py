@@ -7,6 +7,7 @@ import pytest
 from promptcot_mamba.benchmarks import BENCHMARKS
 from promptcot_mamba.benchmarks.humaneval import INSTRUCTION
 from promptcot_mamba.chat_format import MATH_INSTRUCTION, render_prompt
+from promptcot_mamba.data.encode import encode_examples
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row
 from promptcot_mamba.records import Problem
@@ -130,3 +131,22 @@ def test_a_template_that_is_missing_or_refuses_is_named():
     assert with_template(NO_SYSTEM).text(0) == "hi"
     with pytest.raises(InputError, match="has no 'question'"):
         PromptBook([problem(prompt="p")], None, source="question").text(0)
+
+
+@pytest.mark.parametrize("asked_for", ["prompt", "question"])
+def test_sampling_starts_from_the_ids_that_training_puts_before_the_loss(asked_for: str):
+    """Also where a question spells the tokenizer's control tokens: they stay text in both."""
+    tokenizer = make_tokenizer()
+    question = f"What does {tokenizer.eos_token} end? And <|im_end|>?"
+    row = {asked_for: render_prompt(question) if asked_for == "prompt" else question}
+    text, ids = PromptBook([problem(**row)], tokenizer).get(0)
+    trained = encode_examples(tokenizer, [(text, "It ends.")])[0]
+    assert ids == trained.input_ids[: trained.prompt_length]
+    assert tokenizer.eos_token_id not in ids
+
+
+def test_markup_that_nothing_here_knows_is_sent_as_it_stands():
+    tokenizer = make_tokenizer()
+    text, ids = PromptBook([problem(prompt=f"[Q] 1+1? {tokenizer.eos_token}[A]")], tokenizer).get(0)
+    assert ids == tokenizer(text)["input_ids"]
+    assert ids.count(tokenizer.eos_token_id) == 1

@@ -18,7 +18,7 @@ from promptcot_mamba.sampling.endpoint_errors import retry_after
 from promptcot_mamba.sampling.openai_endpoint import EndpointSettings, OpenAIEndpoints
 from tests.sampling.conftest import started_servers
 from tests.sampling.scripted import Request, write_chain
-from tests.sampling.troubled_server import in_seconds
+from tests.sampling.troubled_server import BYTES, in_seconds
 
 COUNT = 30  # requests; every third prompt meets the trouble
 TROUBLED = COUNT // 3
@@ -91,6 +91,19 @@ PASSING = {
     "html_200": "Please sign in",
     "json_list": "JSON of another kind",
     "no_choices": "answer without list index",
+    "error_text_200": "model is overloaded",
+    "error_list_200": "upstream failed",
+    "sglang_error_200": "out of KV cache",
+    "choices_null": "answer without",
+    "choice_null": "answer without",
+    "text_number": "of another kind",
+    "deep": "not JSON",
+    "json_then_junk": "not JSON",
+    "524_html": "status 524: example.com | 524: A timeout occurred",
+    "503_date": "status 503: 502 Bad Gateway",
+    "503_odd_date": "status 503",
+    "reloading": "status 404: The model `tiny` does not exist",
+    "gzip_lies": "gzip",
     "reset": "disconnected",
     "reset_midway": "payload",
     "reason_abort": "'abort'",
@@ -138,7 +151,16 @@ def heard(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("chat", [False, True])
 @pytest.mark.parametrize(
     "trouble",
-    ["azure_filter", "litellm_filter", "litellm_filter_500", "openrouter_filter", "unknown_400", "content_filter"],
+    [
+        "azure_filter",
+        "litellm_filter",
+        "litellm_filter_500",
+        "openrouter_filter",
+        "unknown_400",
+        "content_filter",
+        "413_html",
+        "422_fastapi",
+    ],
 )
 def test_a_refusal_is_an_answer(at, trouble: str, chat: bool):
     finished = ask(at(trouble, FOR_EVER), chat=chat)
@@ -146,6 +168,34 @@ def test_a_refusal_is_an_answer(at, trouble: str, chat: bool):
     assert [each.unit % 3 for each in refused] == [1] * TROUBLED
     assert all(each.text == "" and each.note for each in refused)
     assert_right([each for each in finished if each.unit % 3 != 1])
+
+
+@pytest.mark.parametrize("chat", [False, True])
+@pytest.mark.parametrize("form", ["huge_headers", *BYTES])
+def test_an_odd_form_of_a_right_answer_is_read_at_once(at, form: str, chat: bool, caplog):
+    if chat and form == "two_choices":
+        pytest.skip("made for completions")
+    assert_right(ask(at(form, FOR_EVER), chat=chat))
+    assert "asked again" not in caplog.text
+    assert "sent again" not in caplog.text
+
+
+def test_a_message_that_declines_is_a_refusal(at):
+    finished = ask(at("message_refusal", FOR_EVER), chat=True)
+    assert {(each.finish_reason, each.note) for each in finished if each.unit % 3 == 1} == {
+        (REFUSED, "I can't help with that.")
+    }
+    assert_right([each for each in finished if each.unit % 3 != 1])
+
+
+def test_half_a_character_is_read_as_such(at):
+    finished = ask(at("half_character", FOR_EVER))
+    assert {each.text for each in finished if each.unit % 3 == 1} == {"caf\ufffd"}
+
+
+def test_a_path_that_never_comes_back_ends_the_run(at):
+    with pytest.raises(InputError, match="does not exist"):
+        ask(at("reloading", FOR_EVER))
 
 
 @pytest.mark.parametrize("trouble", ["sglang_too_long", "llamacpp_too_long_200"])

@@ -52,6 +52,17 @@ UNKNOWN_400 = {"error": {"message": "Could not parse the request", "type": "inva
 OVERLOADED = {
     "error": {"message": "Rate limit reached for requests", "type": "requests", "code": "rate_limit_exceeded"}
 }
+SERVER_LOADS = {  # ggml-org/llama.cpp and llama-swap between two models, vLLM behind a router
+    "error": {"message": "The model `tiny` does not exist.", "type": "NotFoundError", "param": None, "code": 404}
+}
+FASTAPI_422 = {  # vllm-project and huggingface/text-generation-inference behind FastAPI
+    "detail": [{"type": "less_than_equal", "loc": ["body", "max_tokens"], "msg": "Input should be less than 4096",
+                "input": 65536}]
+}  # fmt: skip
+SGLANG_ERROR_200 = {"object": "error", "message": "Internal error: out of KV cache", "type": "InternalServerError",
+                    "param": None, "code": 500}  # fmt: skip
+NGINX_413 = "<html>\r\n<head><title>413 Request Entity Too Large</title></head>\r\n<body>nginx/1.24.0</body>\r\n</html>"
+CLOUDFLARE = "<!DOCTYPE html><html><head><title>example.com | 524: A timeout occurred</title>" + "<p>x</p>" * 4000
 HTML = "<html><head><title>502 Bad Gateway</title></head><body><center><h1>502 Bad Gateway</h1></center></body></html>"
 
 
@@ -85,6 +96,20 @@ PLAIN = {
     "html_200": (200, "<html>Please sign in</html>", {"Content-Type": "text/html"}),
     "json_list": (200, [], {}),
     "no_choices": (200, {"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 0}}, {}),
+    "error_text_200": (200, {"error": "model is overloaded, please try again"}, {}),
+    "error_list_200": (200, {"error": [{"message": "upstream failed"}]}, {}),
+    "sglang_error_200": (200, SGLANG_ERROR_200, {}),
+    "choices_null": (200, {"choices": None, "usage": None}, {}),
+    "choice_null": (200, {"choices": [None]}, {}),
+    "text_number": (200, {"choices": [{"text": 42, "message": {"content": {"a": 1}}, "finish_reason": "stop"}]}, {}),
+    "deep": (200, "[" * 200_000, {}),
+    "json_then_junk": (200, '{"choices": []}{"choices": []}', {}),
+    "524_html": (524, CLOUDFLARE, {"Content-Type": "text/html"}),
+    "503_date": (503, HTML, {"Retry-After": lambda: in_seconds(-5), "Content-Type": "text/html"}),
+    "503_odd_date": (503, "", {"Retry-After": "Wed, 99 Foo 99999 99:99:99 GMT"}),
+    "reloading": (404, SERVER_LOADS, {}),
+    "413_html": (413, NGINX_413, {"Content-Type": "text/html"}),
+    "422_fastapi": (422, FASTAPI_422, {}),
     "quota": (429, QUOTA, {}),
     "no_credit": (402, {"error": {"message": "Insufficient Balance", "type": "unknown_error", "code": "invalid"}}, {}),
     "unauthorised": (401, {"error": {"message": "Incorrect API key provided"}}, {}),
@@ -142,6 +167,15 @@ class TroubledServer:
         if troubled:
             spoil(trouble, answer, choice, chat)
         data = json.dumps(answer).encode()
+        if troubled and trouble == "half_character":
+            data = json.dumps(answer, ensure_ascii=False).encode(errors="surrogateescape")
+        if troubled and trouble in BYTES:
+            return web.Response(body=BYTES[trouble](answer, data), content_type="application/json")
+        headers = {"X-Policy": "p" * 60_000, "Set-Cookie": "c=" + "d" * 30_000} if trouble == "huge_headers" else {}
+        if trouble == "gzip_lies":
+            headers = {"Content-Encoding": "gzip"} if troubled else {}
+        if headers:
+            return web.Response(body=data, content_type="application/json", headers=headers)
         if troubled and trouble in ("drip", "reset_midway"):
             return await self._drip(http, data, trouble)
         return web.Response(body=data, content_type="application/json")
@@ -158,6 +192,37 @@ class TroubledServer:
             await answer.write(data[start : start + size])
             await asyncio.sleep(0.005)
         return answer
+
+
+def as_events(answer: dict) -> bytes:
+    """The answer as a stream that nobody asked for, with the comments of gateways between."""
+    choice = answer["choices"][0]
+    text = choice.get("text") or (choice.get("message") or {}).get("content") or ""
+    middle = len(text) // 2
+    events = [{"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}]
+    events += [{"choices": [{"index": 0, "delta": {"content": part}}]} for part in (text[:middle], text[middle:])]
+    events += [{"choices": [{"index": 0, "delta": {}, "finish_reason": choice["finish_reason"]}]},
+               {"choices": [], "usage": answer["usage"]}]  # fmt: skip
+    lines = [f"data: {json.dumps(event)}\r\n\r\n" for event in events]
+    return (": OPENROUTER PROCESSING\n\n" + "".join(lines) + "data: [DONE]\n\n").encode()
+
+
+BYTES = {  # what is sent in place of a right answer's bytes, and still means it
+    "events_unasked": lambda answer, data: as_events(answer),
+    "leading_blanks": lambda answer, data: b"\n\n         \n" * 50 + data,  # OpenRouter keeps connections open so
+    "byte_order_mark": lambda answer, data: b"\xef\xbb\xbf" + data,
+    "two_choices": lambda answer, data: json.dumps(
+        answer | {"choices": [*answer["choices"], {"index": 1, "text": "another", "finish_reason": "stop"}]}
+    ).encode(),
+    "usage_floats": lambda answer, data: data.replace(b'"prompt_tokens": 3', b'"prompt_tokens": 3.0, "total": 7.5'),
+    "usage_texts": lambda answer, data: json.dumps(
+        answer | {"usage": {key: str(value) for key, value in answer["usage"].items()}}
+    ).encode(),
+    "usage_list": lambda answer, data: json.dumps(answer | {"usage": [1, 2]}).encode(),
+    "usage_huge": lambda answer, data: json.dumps(
+        answer | {"usage": {"prompt_tokens": -1, "completion_tokens": 10**40}}
+    ).encode(),
+}
 
 
 def spoil(trouble: str, answer: dict, choice: dict, chat: bool) -> None:
@@ -179,6 +244,10 @@ def spoil(trouble: str, answer: dict, choice: dict, chat: bool) -> None:
         choice["finish_reason"] = None
     elif trouble == "no_reason_no_usage":
         del choice["finish_reason"], answer["usage"]
+    elif trouble == "message_refusal":  # OpenAI's own
+        choice |= {"message": {"role": "assistant", "content": None, "refusal": "I can't help with that."}}
+    elif trouble == "half_character":  # bytes of a character that was cut: llama.cpp
+        choice |= {"text": "caf\udce9"}
     elif trouble in ("reasoning", "reasoning_content"):
         choice["message"] |= {trouble: "17 and 4", "content": "It is 21."}
 

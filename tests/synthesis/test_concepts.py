@@ -1,4 +1,4 @@
-"""Concept replies are parsed strictly and near-identical concepts merged."""
+"""Concept replies hold exactly what was asked for, and near-identical concepts are merged."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.synthesis.scripted import ScriptedModel
         ("1. gcd", "not 2 lines"),
         ("1. gcd\n2. lcm\n3. primes", "not 2 lines"),
         ("2. gcd\n1. lcm", "not 2 lines"),
-        ("Here they are:\n1. gcd\n2. lcm", "not a numbered list"),
+        ("Here they are:\n1. gcd\n2. lcm", ["gcd", "lcm"]),
         ("gcd\nlcm", "not a numbered list"),
         ("1. gcd\n2. The GCD", "empty or repeated"),
         ("1. gcd\n2. **", "empty or repeated"),

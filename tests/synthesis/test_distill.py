@@ -196,5 +196,5 @@ def test_no_majority_anywhere_stops_with_counts(tmp_path):
 def test_bad_settings(values):
     with pytest.raises(InputError, match="threshold"):
         Settings(**values)
-    with pytest.raises(InputError, match="domain 'physics'"):
-        ProblemSettings("physics")
+    with pytest.raises(InputError, match="domain 'chemistry'"):
+        ProblemSettings("chemistry")

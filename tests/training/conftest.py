@@ -9,6 +9,7 @@ from transformers import AutoTokenizer
 
 from promptcot_mamba.data.rows import find_row_files
 from promptcot_mamba.data.tokens import TokenStore, build_store, open_store
+from promptcot_mamba.training.arguments import SftArguments
 from tests.programs.train_helpers import write_examples
 from tests.tiny import make_checkpoint
 
@@ -29,3 +30,9 @@ def store(tmp_path_factory: pytest.TempPathFactory, tokenizer) -> TokenStore:
     data = write_examples(folder / "sums.jsonl", 14, sources=("add", "sum"))
     build_store(folder / "store", find_row_files(data), tokenizer)
     return open_store(folder / "store")
+
+
+@pytest.fixture
+def one_world(monkeypatch: pytest.MonkeyPatch):
+    """Let a test say how many processes a step has."""
+    monkeypatch.setattr(SftArguments, "world_size", property(lambda self: self.__dict__.get("world_size", 1)))

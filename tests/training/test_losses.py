@@ -26,7 +26,7 @@ def make_trainer(model, rows, tmp_path: Path, *, packing: bool, loss_average: st
     return SftTrainer(model=model, args=args, collate=collate, train_dataset=rows, flops_per_token=None)
 
 
-def step_gradients(trainer: SftTrainer, *, world_size: int, rows_per_device: int, average: str):
+def step_gradients(trainer: SftTrainer, *, world_size: int, rows_per_device: int):
     """Loss and gradients of one step over the whole epoch, as `world_size` processes would make them.
 
     The engine averages gradients over processes; here each process's are summed and divided by their number.
@@ -42,9 +42,7 @@ def step_gradients(trainer: SftTrainer, *, world_size: int, rows_per_device: int
     labelled, _, _, documents = (sum(column) for column in zip(*map(count_batch, batches), strict=True))
     total = 0.0
     for batch in batches:
-        loss = trainer.compute_loss(
-            trainer.model, batch, num_items_in_batch=labelled if average == "tokens" else documents
-        )
+        loss = trainer.compute_loss(trainer.model, batch, num_items_in_batch=trainer.count_items(labelled, documents))
         (loss / world_size).backward()
         total += float(loss.detach()) / world_size
     return total, {name: parameter.grad.clone() for name, parameter in trainer.model.named_parameters()}
@@ -57,12 +55,6 @@ def assert_same(first, second, tolerance: float = 1e-5):
         assert error < tolerance, f"{name}: relative error {error}"
 
 
-@pytest.fixture
-def one_world(monkeypatch: pytest.MonkeyPatch):
-    """Let a test say how many processes a step has."""
-    monkeypatch.setattr(SftArguments, "world_size", property(lambda self: self.__dict__.get("world_size", 1)))
-
-
 @pytest.mark.parametrize("average", ["tokens", "examples"])
 def test_packed_equals_separate(checkpoint: Path, store, tmp_path: Path, one_world, average: str):
     """Packed rows over 3 processes x micro-batches against every example alone in one process."""
@@ -70,14 +62,14 @@ def test_packed_equals_separate(checkpoint: Path, store, tmp_path: Path, one_wor
     apart = make_trainer(
         model, make_rows(store, MAX_LENGTH, packing=False), tmp_path, packing=False, loss_average=average
     )
-    expected = step_gradients(apart, world_size=1, rows_per_device=1, average=average)
+    expected = step_gradients(apart, world_size=1, rows_per_device=1)
     packed = make_trainer(
         model, make_rows(store, MAX_LENGTH, packing=True), tmp_path, packing=True, loss_average=average
     )
     assert len(packed.train_dataset) < len(apart.train_dataset)
     assert len(packed.train_dataset) % 3, "the last micro-batch must leave a process without rows"
-    assert_same(expected, step_gradients(packed, world_size=3, rows_per_device=1, average=average))
-    assert_same(expected, step_gradients(packed, world_size=1, rows_per_device=2, average=average))
+    assert_same(expected, step_gradients(packed, world_size=3, rows_per_device=1))
+    assert_same(expected, step_gradients(packed, world_size=1, rows_per_device=2))
 
 
 def test_tokens_average_is_the_mean_over_labels(checkpoint: Path, store, tmp_path: Path, one_world):
@@ -100,7 +92,7 @@ def test_tokens_average_is_the_mean_over_labels(checkpoint: Path, store, tmp_pat
         trainer = make_trainer(
             model, make_rows(store, MAX_LENGTH, packing=True), tmp_path, packing=True, loss_average=average
         )
-        loss, _ = step_gradients(trainer, world_size=2, rows_per_device=1, average=average)
+        loss, _ = step_gradients(trainer, world_size=2, rows_per_device=1)
         assert loss == pytest.approx(expected, rel=1e-5)
 
 
@@ -119,8 +111,8 @@ def test_other_models_train_padded(store, tmp_path: Path, one_world, average: st
     model = Qwen2ForCausalLM(config)
     rows = make_rows(store, MAX_LENGTH, packing=False)
     trainer = make_trainer(model, rows, tmp_path, packing=False, loss_average=average)
-    expected = step_gradients(trainer, world_size=1, rows_per_device=1, average=average)
-    assert_same(expected, step_gradients(trainer, world_size=2, rows_per_device=4, average=average))
+    expected = step_gradients(trainer, world_size=1, rows_per_device=1)
+    assert_same(expected, step_gradients(trainer, world_size=2, rows_per_device=4))
 
 
 def test_no_decay_on_vectors(checkpoint: Path, store, tmp_path: Path):

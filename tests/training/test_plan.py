@@ -70,3 +70,26 @@ def test_unknown_machines(machine: str):
 def test_unreadable_model():
     with pytest.raises(InputError, match=r"--model_name_or_path nowhere: no such folder"):
         plan("--model_name_or_path", "nowhere")
+
+
+def test_adapters_are_counted():
+    """By hand: rank 16 on both projections of 64 layers of PromptCoT-Mamba-7B's shapes."""
+    text = plan("--lora_rank", "16", "--plan_machines", "1x4090", "1xH100", "--max_length", "4096")
+    trained = 64 * 16 * ((4096 + 18_560) + (8192 + 4096))
+    assert f"{trained / 1e6:.1f} M more trained as adapters" in text
+    for machine, fits in (("1 x RTX 4090 (24 GB)", "fits"), ("1 x H100 (80 GB)", "fits")):
+        row = next(line for line in section(text, machine).splitlines() if "adapters, checkpointing" in line)
+        assert row.split()[2:5] == [f"{(2 * 7.285e9 + 4 * trained) / 1e9:.1f}", "0.1", "0.3"]
+        assert row.endswith(fits)
+    assert "ZeRO" not in text
+    full = plan("--plan_machines", "1xH100", "--max_length", "4096")
+    assert "44.1 GFLOP" in full
+    assert "30.1 GFLOP" in text  # 4 a frozen weight instead of 6, and 6 a trained number
+    with pytest.raises(InputError, match="--lora_target q_proj: the model's linear layers are in_proj, out_proj"):
+        plan("--lora_rank", "4", "--lora_target", "q_proj")
+
+
+def test_an_assumption_without_a_plan_is_refused():
+    PlanArguments().refuse_idle()
+    with pytest.raises(InputError, match="--plan_machines: needs --plan"):
+        PlanArguments(plan_machines=["1xA100"]).refuse_idle()

@@ -2,8 +2,14 @@
 
 The first: 567,850 + 167,405 rows `input, output`. The second: 1,398,166 in Python and 1,174,475 in C++, `question,
 r1_generation`, with a critique of each. split_1 of the first and all of the second ship without their questions ("-"):
-they are the rows `index` of the `split` of TACO, APPS, CodeContests or open-r1/codeforces, as the cards describe. Those
-are read once into one Arrow file that every worker maps.
+they are the rows `index` of the `split` of TACO, APPS, CodeContests or open-r1/codeforces. Those are read once into one
+Arrow file that every worker maps.
+
+Checked: the first against its card (columns, splits and counts, 2025); the second against its publisher's own reader
+(NVIDIA/NeMo-Skills, recipes/opencodereasoning/scripts/prepare_questions.py: splits `python` and `cpp`, "-" as question,
+names of the four sets, how a Codeforces question is put together) and programs that fetch its files
+(train/python/train-*-of-00070.parquet; columns question_id, question, r1_generation, qwq_critique, solution, judgement,
+pass_rate, source, license, dataset, split, index, difficulty). Not checked: row counts of the second, types of columns.
 """
 
 from __future__ import annotations
@@ -33,8 +39,10 @@ def _codeforces_question(row: Row) -> str | None:
     parts = [row["description"]]
     for title, column in (("Input", "input_format"), ("Output", "output_format")):
         parts += [title, row[column]] if row.get(column) else []
+    parts += ["Examples"] if row.get("examples") else []
     for example in row.get("examples") or ():
-        parts += ["Example input", example.get("input") or "", "Example output", example.get("output") or ""]
+        for name in ("input", "output"):
+            parts += [name.title(), example[name]] if example.get(name) else []
     parts += ["Note", row["note"]] if row.get("note") else []
     return "\n\n".join(parts)
 

@@ -2,8 +2,9 @@
 
 PromptCoT-DS-Dataset (about 406 k rows) and PromptCoT-QwQ-Dataset are `prompt, completion`; the prompt is whole chat
 text in the teacher's markers, which are taken off. PromptCoT-2.0-SFT-4.8M (maths and programming) is read by the same
-two columns, which its card does not spell out. Our own output is rows as sampling writes them: a problem's keys and a
-`completion` with its `finish_reason`.
+two columns. Not checked: its publisher's repository (inclusionAI/PromptCoT, README, "SFT Pipeline") says
+prompt-completion pairs in Qwen2.5's template; the data set's own page was not at hand. Our own output is rows as
+sampling writes them: a problem's keys and a `completion` with its `finish_reason`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 Built-in data types travel as themselves, and Decimal and Fraction, which equal plain numbers. An instance of a
 subclass (a Counter, a namedtuple, an IntEnum, or an object made to lie about equality) is read through the type it
 extends, so what arrives is its content alone; numpy's and sympy's scalars are read as Python's. Anything else arrives
-as `Foreign`, which equals nothing: a deque, an array or a generator is no list, in Python as in LiveCodeBench.
+as `Foreign`, which equals nothing: a deque, an array or a generator is no list, in Python as in LiveCodeBench. Only a
+numpy array of one element, of which `==` says one thing, is compared (`Single`).
 Lists and plain scalars are JSON's own; everything else is an object with one key, its type's name.
 """
 
@@ -39,6 +40,9 @@ ITERATORS: tuple[type, ...] = (
 )
 
 
+_to_text = json.JSONEncoder(separators=(",", ":")).encode  # a program may have replaced `json.dumps`
+
+
 class ValueRefusedError(Exception):
     """Bytes that are not a value."""
 
@@ -59,6 +63,20 @@ class Foreign:
 
     def __len__(self) -> int:
         return len(self.items)
+
+
+@dataclass(frozen=True, eq=False)
+class Single:
+    """A numpy array of one element. Compared with a list it gives one truth value, as numpy broadcasts it."""
+
+    item: Any
+
+    def __eq__(self, other: object) -> bool:
+        while isinstance(other, (list, tuple)) and len(other) == 1:
+            other = other[0]
+        return bool(self.item == other)
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 def _base_type(kind: type) -> type | None:
@@ -119,6 +137,9 @@ def _encode(value: Any, depth: int) -> Any:
     scalar = _library_scalar(value)
     if scalar is not None:
         return _encode(scalar, depth + 1)
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and type(value) is numpy.ndarray and value.size == 1:
+        return {"single": _encode(numpy.ndarray.item(value), depth + 1)}
     items = _foreign_items(value)
     return _foreign(value, [_encode(item, depth + 1) for item in items] if len(items) <= MAX_FOREIGN_ITEMS else ())
 
@@ -155,7 +176,7 @@ def encode_value(value: Any) -> bytes:
         plain = _encode(value, 0)
     except _TooDeepError:
         plain = _foreign(value, ())
-    return json.dumps(plain, separators=(",", ":")).encode("ascii")
+    return _to_text(plain).encode("ascii")
 
 
 def _decode_tag(pairs: list[tuple[str, Any]]) -> Any:
@@ -178,6 +199,7 @@ DECODERS: dict[str, Callable[[Any], Any]] = {
     "complex": lambda body: complex(*body),
     "decimal": Decimal,
     "fraction": lambda body: Fraction(int(body[0], 16), int(body[1], 16)),
+    "single": Single,
     "foreign": lambda body: Foreign(str(body[0]), tuple(body[1])),
 }
 

@@ -19,13 +19,14 @@ from promptcot_mamba.grading.math.regions import same_region
 from promptcot_mamba.grading.math.sets import FLIPPED, as_set, has_mixed_brackets, is_interval, union_parts
 from promptcot_mamba.grading.math.tree import Node, rebuild, symbols, walk
 from promptcot_mamba.grading.math.units import Dimension, measure
-from promptcot_mamba.grading.math.value import is_near, same_expression, same_number
+from promptcot_mamba.grading.math.value import approximate, is_near, same_expression, same_number
 
 ZERO, ONE, TEN = (Node("num", (Fraction(value),)) for value in (0, 1, 10))
 UNIT_VECTORS = ("hat i", "hat j", "hat k")
 TEMPERATURES: list[set[Dimension]] = [
     {(("angle", 1),), ((scale, 1),)} for scale in ("celsius", "fahrenheit")
 ]  # "degrees" says either
+POUNDS: set[Dimension] = {(("weight", 1),), (("sterling", 1),)}  # and so does "pounds"
 COMPOSED = {"cup", "cap", "setminus", "both"}
 CONTAINERS = frozenset(
     ["list", "set", "tuple", "matrix", "cup", "cap", "setminus", "ratio", "clock", "both", "relation"]
@@ -252,19 +253,16 @@ class _Comparison:
             if (own is None) != (other is None):
                 return False
             if own is not None and other is not None:
-                if own[0] != other[0] and {own[0], other[0]} not in TEMPERATURES:
+                if own[0] != other[0] and {own[0], other[0]} not in (*TEMPERATURES, POUNDS):
                     return False
-                if own[1] != other[1]:
+                if own[0] == other[0] and own[1] != other[1]:
                     answer = Node("mul", (answer, Node("num", (other[1] / own[1],))))
         if {gold.kind, answer.kind} & CONTAINERS:
             return self._same_container(gold, answer)
+        if _is_percent(gold_unit) != _is_percent(unit):
+            return self._same_percentage(gold, answer, _is_percent(gold_unit))
         if self._same_value(gold, answer):
             return True
-        if self.rules.percent and (gold_unit == "%") != (unit == "%"):
-            hundredth = Node("div", (answer if unit == "%" else gold, Node("num", (Fraction(100),))))
-            if unit == "%":
-                return self._same_value(gold, hundredth)
-            return self._same_value(hundredth, answer, self.rules.tolerance / 100)  # it was stated in percent
         if "degree" in (gold_unit, unit) and _in_radians(gold if unit == "degree" else answer):
             first, second = (
                 Node("degrees", (part,)) if name == "degree" else part
@@ -272,6 +270,18 @@ class _Comparison:
             )
             return gold_unit != unit and same_number(first, second, radians=True, budget=self.budget)
         return False
+
+    def _same_percentage(self, gold: Node, answer: Node, gold_has_sign: bool) -> bool:
+        """A percentage and a number: the number of percent, its sign left out, or the value, 28 % = 0.28.
+
+        A gold of at most one without a sign is a share, and `\\frac37\\%` is none of it.
+        """
+        hundredth = Node("div", (gold if gold_has_sign else answer, Node("num", (Fraction(100),))))
+        if gold_has_sign:  # a tolerance was stated in percent
+            return self._same_value(gold, answer) or self._same_value(hundredth, answer, self.rules.tolerance / 100)
+        if self._same_value(gold, hundredth):
+            return True
+        return self._same_value(gold, answer) and (bool(symbols(gold)) or abs(approximate(gold, self.budget)) > 1)
 
     def _same_value(self, gold: Node, answer: Node, tolerance: float | None = None) -> bool:
         if any(_is_log(part, 2) for part in walk(gold)):
@@ -333,6 +343,11 @@ def _combination(node: Node) -> Node:
         return node
     inside = node.args[1].args[2]
     return Node("function", ("binom", inside)) if len(inside) == 2 else node
+
+
+def _is_percent(unit: str | None) -> bool:
+    size = measure(unit) if unit else None
+    return size is not None and size[0] == (("percent", 1),)
 
 
 def _is_radian(unit: str, value: Node) -> bool:

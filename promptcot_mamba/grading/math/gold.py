@@ -17,13 +17,11 @@ class AnswerRules:
     """How a benchmark compares answers.
 
     `type`: what a gold is ("any" reads it off the gold's own form). `tolerance`: absolute error allowed between a
-    decimal and the gold, 0 for exact. `percent`: a percentage equals its fraction (62.5 % = 0.625) where either side
-    carries the sign; without it the sign is only a unit. `multiple`: the gold lists several answers, in any order.
+    decimal and the gold, 0 for exact. `multiple`: the gold lists several answers, in any order.
     """
 
     type: AnswerType = "any"
     tolerance: float = 0.0
-    percent: bool = False
     multiple: bool = False
 
 

@@ -186,9 +186,12 @@ class _Parser(Atoms):
             part = self.factor()
         else:
             return None
+        sign = part.kind if part.kind in ("percent", "degrees") else None  # `12\\frac12\\%`: of the whole number too
+        part = part.args[0] if sign else part
         whole = part.kind == "div" and part.args[0].kind == part.args[1].kind == "num"
         if whole and part.args[0].args[0] < part.args[1].args[0]:
-            return Node("add", (node, part))
+            mixed = Node("add", (node, part))
+            return Node(sign, (mixed,)) if sign else mixed
         self.at = start
         if token and token.kind == "num":
             raise UnreadableError("two numbers side by side")
@@ -260,7 +263,9 @@ class _Parser(Atoms):
         if self.take("^"):
             return self._decorated(node) or Node("pow", (node, self.argument()))
         if self.take("_"):
-            return Node("sym", (f"{name_of(node)}_{self.subscript()}",))
+            subscript = self.subscript()
+            decimal = subscript == "10" and node.kind == "num"  # digits in base ten are the number itself
+            return node if decimal else Node("sym", (f"{name_of(node)}_{subscript}",))
         if self.take("!"):
             return Node("factorial", (node, 2 if self.take("!") else 1))
         if self.take("%"):

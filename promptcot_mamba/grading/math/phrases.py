@@ -31,8 +31,13 @@ _BARE_RUN = re.compile(
     rf"(?<![\\A-Za-z{{])\b(?:{'|'.join(_BARE_WORDS)})(?:(?:\s+|-)(?:{'|'.join(_BARE_WORDS)}|and|a|an)\b)*\b"
 )
 _GROUP = re.compile(rf"{TEXT}\{{([^{{}}]*)\}}")
+# "a total of 5" is 5; "a fifth of 5", "the square of 5" are not.
+_TOTALS = "|".join(
+    rf"(?<=\b{name} of)"
+    for name in sorted(names("total sum maximum minimum max min value answer probability area volume length cost"))
+)
 _OPENING_WORDS = re.compile(
-    rf"^\s*(?:{TEXT}\{{)?\s*([A-Za-z][A-Za-z' ,-]*?)(?:\s*:|(?<=\bis)|(?<=\bare)|(?<=\bequals)|(?<=\bof))"
+    rf"^\s*(?:{TEXT}\{{)?\s*([A-Za-z][A-Za-z' ,-]*?)(?:\s*:|(?<=\bis)|(?<=\bare)|(?<=\bequals)|{_TOTALS})"
     r"\s*(?=[\s}:\\\d(-])(\}?)"
 )
 _OPENING_ADVERB = re.compile(
@@ -49,10 +54,25 @@ def read_phrases(text: str) -> str:
     if not text.isascii():
         text = _CONNECTING.sub(", ", _FOREIGN_OPENING.sub("", text))
         text = _FOREIGN.sub(r"\\text{pieces}", _FOREIGN_GROUP.sub(r"\\text{pieces}", text))
+    text = _EACH.sub(" per ", _EVERY.sub("", text))
+    text = _APPOSED.sub("", _MINUS.sub("-", text))
     text = _drop_opening(_IS.sub(" = ", _ALL_LETTER.sub(r"\1}", _wrap_bare_words(text))))
     return _GROUP.sub(_read_group, text) if "\\" in text else text
 
 
+# `\\text{all integers } n \\ge 3`, where the letter by custom stands for them
+_EVERY = re.compile(
+    rf"^\s*{TEXT}\{{\s*(?:for )?(?:all|every|any)\s*(?:(?:positive |natural )?(?:integers?|numbers?)|(?:values? of))?"
+    r"\s*\}\s*(?=[ijklmnpqrsNMK]\s*(?:[<>]|\\g|\\l))"
+)
+_EACH = re.compile(
+    r"(?<=[a-z])\s+(?:an?|each|every)\s+(?=(?:second|minute|hour|day|night|week|month|year|person)\b)"
+)  # `18 dollars a day`
+_MINUS = re.compile(rf"{TEXT}\{{\s*(?:negative|minus)\s*\}}\s*(?=[\d({{]|\\(?:[dt]?frac|sqrt|pi)\b)", re.IGNORECASE)
+_APPOSED = re.compile(  # `113, \\text{ a prime}`: says more of the answer before it
+    rf"(?<=[\w)}}\]])\s*,\s*{TEXT}\{{\s*(?:which is )?(?:an?|the) (?!.*\b(?:{'|'.join(sorted(CHANGING))})\b)"
+    r"[A-Za-z -]+\.?\s*\}\s*$"
+)
 _ALL_LETTER = re.compile(
     rf"({TEXT}\{{[^{{}}]*\b(?:real|integer|rational)s?(?: numbers?)?)\s*\}}\s*[a-z]\s*$"
 )  # `all real x`
@@ -83,7 +103,10 @@ def _drop_opening(text: str) -> str:
     if adverb := _OPENING_ADVERB.match(text):
         text = text[adverb.end() :]
     match = _OPENING_WORDS.match(text)
-    if match is None or CHANGING & set(match.group(1).lower().replace(",", " ").split()[:-1]):
+    if match is None:
+        return text
+    words = match.group(1).lower().replace(",", " ").split()
+    if CHANGING & set(words[:-1]) or (words[-1] == "of" and (words.count("of") > 1 or NUMBER_WORDS & set(words))):
         return text
     if len(match.group(1)) < 2 or match.group(1).lower() in ("option", "choice") or not text[match.end() :].strip(" }"):
         return text
@@ -109,6 +132,7 @@ _ALL = re.compile(
     re.IGNORECASE,
 )
 _NO_SOLUTION = re.compile(
+    r"\s*(?:the\s+)?(?:empty|null)\s+set\s*|"
     r"\s*(?:there (?:is|are)\s+)?no\s+(?:such\s+)?(?:(?:real|integer|positive|rational|valid|possible|other)\s+)*"
     r"(?:solutions?|roots?|values?|numbers?)(?:\s+exists?)?\s*",
     re.IGNORECASE,
@@ -177,6 +201,7 @@ _TAIL_ORDERS = re.compile(r"[<>]|\\(?:ge|le|ne)")
 _TAIL_FIXES = re.compile(r"(?<![<>!])=")
 _TAIL_EQUATION = re.compile(r"[A-Za-z]\s*=")
 _REASON = re.compile(r"\b(?:since|because|as)\b")
+_BECAUSE = re.compile(r"\b(?:since|because)\b")  # reasons may name numbers
 _INTEGER = re.compile(r"integer|\\mathbb\s*\{?\s*Z")
 
 
@@ -187,7 +212,8 @@ def split_qualifier(text: str) -> Qualified:
         return Qualified(text)
     tail = text[match.start() :]
     reason = _REASON.search(match.group()) is not None
-    if _TAIL_CHANGES.search(tail) or _TAIL_NUMBER.search(tail) or len(_TAIL.findall(tail)) > 1:
+    numbered = _TAIL_NUMBER.search(tail) and not _BECAUSE.search(match.group())
+    if _TAIL_CHANGES.search(tail) or numbered or len(_TAIL.findall(tail)) > 1:
         return Qualified(text)
     if _TAIL_FIXES.search(tail) and not (reason and _TAIL_EQUATION.search(tail) and not _TAIL_ORDERS.search(tail)):
         return Qualified(text)

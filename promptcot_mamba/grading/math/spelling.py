@@ -10,6 +10,7 @@ import re
 from fractions import Fraction
 from typing import Any
 
+from promptcot_mamba.grading.math.tables import CHANGING, CURRENCY_CODES
 from promptcot_mamba.grading.math.units import measure
 
 # A macro that sets its argument as text.
@@ -38,6 +39,8 @@ def spell(text: str) -> str:
             if trigger in text:
                 text = pattern.sub(replacement, text)
     if any(sign.isdigit() for sign in text) and any(sign.isalpha() or sign in "'’" for sign in text):
+        text = _RATE.sub(r"\\text{\1/\2}\3", text) if "frac" in text else text
+        text = _CURRENCY.sub(_name_currency, text)
         text = _ORDINAL.sub("", text)
         text = _join_measures(text)
         text = _LONE_UNIT.sub(_name_unit, text)
@@ -112,6 +115,21 @@ def _join_measures(text: str) -> str:
     return f"\\frac{{{total.numerator}}}{{{total.denominator}}}\\text{{{units[0]}}}"
 
 
+# `\\frac{\\text{km}}{\\text{h}}`, a unit set as a fraction, with the power of its denominator
+_RATE = re.compile(
+    rf"\\[dt]?frac\s*\{{\s*{TEXT}\{{([A-Za-z ]+)\}}\s*\}}\s*\{{\s*{TEXT}\{{([A-Za-z ]+)\}}\s*(\^\s*\{{?[23]\}}?)?\s*\}}"
+)
+_CODES = "|".join(map(re.escape, CURRENCY_CODES))
+_CURRENCY = re.compile(
+    rf"{TEXT}\{{\s*({_CODES})\s*([\d.,]*)\s*\}}|(?<![A-Za-z\\{{])({_CODES})(?![A-Za-z])"
+)  # fmt: skip
+
+
+def _name_currency(match: re.Match[str]) -> str:
+    """`\\text{USD } 5`, `Rs. 5` and `5 EUR` with the currency's macro."""
+    return f" \\{CURRENCY_CODES[match[1] or match[3]]} {match[2] or ''}"
+
+
 _LONE_UNIT = re.compile(
     rf"(?<=[\d.)}}])(\s*\^\{{?\\circ\}}?)?\s*{TEXT}\{{\s*([{_UNIT_LETTER}])\s*\}}(?!\s*[_(A-Za-z\d])"
 )
@@ -130,6 +148,16 @@ def name_bare_unit(match: re.Match[str]) -> str:
     """`5 m`, `5 m^2`, `5 m/s` at the end of an answer, as a unit."""
     rest = (match[3] or "").replace(" ", "").replace("{", "").replace("}", "")
     return f"\\text{{{_LETTER_UNITS[match[1]]}}}{match[2] or ''}" if not rest else f"\\text{{{match[1]}{rest}}}"
+
+
+_IMPLIED = re.compile(r"^(.*)\\(?:Rightarrow|Longrightarrow|implies)(?![A-Za-z])(?=.*\w)")
+_DENIED = re.compile(r"\\(?:neq?|not|lor|vee)(?![A-Za-z])")
+
+
+def _drop_premise(match: re.Match[str]) -> str:
+    """`n = 113 \\Rightarrow 13`: what follows is the answer, unless the premise denies, hedges or offers another."""
+    hedged = _DENIED.search(match[1]) or CHANGING & set(re.findall(r"[a-z']+", match[1].lower()))
+    return match.group() if hedged else ""
 
 
 _ORD = r"\s*(?:st|nd|rd|th)\s*"
@@ -164,8 +192,13 @@ _STYLING: _Rules = (
 )  # fmt: skip
 _RULES: _Rules = (
     ("\\", re.compile(r"\s*\\(?:blacksquare|checkmark|qed|qedsymbol|qedhere|Box)\s*$"), ""),
+    ("}", re.compile(rf"{TEXT}\{{\s*[.,;:]?\s*\}}\s*$"), ""),
+    ("}", re.compile(r"(?<![\^_])\{\s*([-+])\s*\}"), r"\1"),
+    ("#", re.compile(rf"^\s*\\?#\s*(?:\\\{{.*?\\\}}|{TEXT}\{{[^{{}}]*\}}|[A-Za-z])\s*=\s*(?=[-\d\\])"), ""),
+    ("row", _IMPLIED, _drop_premise),
+    ("\\implies", _IMPLIED, _drop_premise),
     ("\\underline", re.compile(r"\\underline\s*\{(?=\s*[\d\\-])"), "{"),
-    ("\\", re.compile(r"^\s*\\(?:therefore|Rightarrow|Longrightarrow|implies)(?![A-Za-z])"), ""),
+    ("\\", re.compile(r"^\s*\\therefore(?![A-Za-z])"), ""),
     ("cases", re.compile(r"\\begin\{cases\}(.*?)\\end\{cases\}"), _system),
     ("\\", re.compile(r"(?:\s*\\(?:cr)?)+\s*$"), ""),
     ("US", re.compile(r"\bUS\s*(?=\\usd)"), ""),

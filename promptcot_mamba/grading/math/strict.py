@@ -16,11 +16,12 @@ from promptcot_mamba.grading.math.gold import AnswerRules, Gold
 from promptcot_mamba.grading.math.parse import parse
 from promptcot_mamba.grading.math.phrases import OTHER_CHOICE, read_phrases, split_choice, split_qualifier
 from promptcot_mamba.grading.math.spelling import BARE_UNIT, name_bare_unit, spell
+from promptcot_mamba.grading.math.tables import names
 from promptcot_mamba.grading.math.tokens import UnreadableError, clean, join_thousands
 from promptcot_mamba.grading.math.tree import Node
 from promptcot_mamba.grading.math.value import UndecidedError
 
-VERSION = "strict-3"
+VERSION = "strict-4"
 MAX_ANSWER_CHARS = 100_000
 _WHOLE = re.compile(r"-?\d{1,18}")
 _ENDS = " \t\n.,;:"
@@ -210,6 +211,8 @@ def _opening_verdict(text: str) -> tuple[str, ...] | None:
 
 
 _CHOICE = re.compile(r"[(\[]?([A-J])[)\]]?\.?")
+_PARITY = names("odd even")
+_NUMBERED = names("all every any for n k integer integers number numbers value values is of positive natural")
 _WORD = re.compile(r"[^\W\d_]+|[+-]?\d+(?:[.:/]\d+)*")
 _ARITHMETIC = re.compile(r"[\^_+*=<>|\\{}\[\]]|\d\s*-|-\s*\d")
 _MACRO = re.compile(
@@ -236,5 +239,7 @@ def _words(text: str, loose: bool = False) -> tuple[str, ...] | None:
     folded = re.sub(r"\b([ap])\.\s?m\b\.?", r"\1m", plain.casefold())
     words = tuple(_WORD.findall(folded))
     words = tuple(word for word in words if word not in ("a", "an", "the", "on")) or words
+    if _PARITY & set(words):
+        words = tuple(word for word in words if word not in _NUMBERED)
     longest = max((len(word) for word in words if word.isalpha()), default=0)
     return words if longest > (1 if macros or loose else 3) else None

@@ -27,12 +27,15 @@ _MACROS = pairs(
     """
 )
 _FRACTIONS = pairs("½=1/2 ⅓=1/3 ⅔=2/3 ¼=1/4 ¾=3/4 ⅕=1/5 ⅖=2/5 ⅗=3/5 ⅘=4/5 ⅙=1/6 ⅚=5/6 ⅛=1/8 ⅜=3/8 ⅝=5/8 ⅞=7/8")
-_SIGNS = pairs("∗=* ⁄=/ ∕=/ ′=' ’=' 。=. ∶=: “=\" ”=\" €=\\eur £=\\gbp ∛=\\sqrt[3] °=^{\\circ} º=^{\\circ}")
+_SIGNS = pairs(
+    "∗=* ⁄=/ ∕=/ ′=' ’=' 。=. ∶=: “=\" ”=\" "
+    "€=\\eur £=\\gbp ₹=\\inr ¥=\\cny ￥=\\cny ∛=\\sqrt[3] °=^{\\circ} º=^{\\circ}"
+)
 UNICODE = str.maketrans(
     {
         **dict.fromkeys("−–—‐‑‒﹣－", "-"),
         **dict.fromkeys("\u00a0\u2009\u202f\u2007\u3000\u200a\u2002\u2003", " "),
-        **dict.fromkeys("\u200b\u200c\u200d\ufeff\u2060", ""),
+        **dict.fromkeys("✓✔☑✅\u200b\u200c\u200d\ufeff\u2060", ""),
         **{sign: f"\\{macro} " for sign, macro in _MACROS.items()},
         **{sign: "\\frac{" + value.replace("/", "}{") + "}" for sign, value in _FRACTIONS.items()},
         **{sign: f"\\mathbb{{{letter}}}" for sign, letter in zip("ℝℤℕℚℂ", "RZNQC", strict=True)},
@@ -55,7 +58,7 @@ RENAMED = pairs(
     land=and infin=infty infinity=infty inf=infty oo=infty Infinity=infty arctg=arctan tg=tan ctg=cot asin=arcsin
     acos=arccos atan=arctan R=reals varphi=phi vartheta=theta varepsilon=epsilon ell=l cdots=dots ldots=dots dotsc=dots
     dotsb=dots mathit=font mathbf=font boldsymbol=font bm=font mathcal=font mathnormal=font boxed=font fbox=font
-    smash=font choose=choose
+    framebox=font smash=font choose=choose
     """
 )
 # Words that plain text spells out, as whole words only: `sqrt(2)`, `2pi`, `3 or 4`.
@@ -80,7 +83,9 @@ LETTERS = names(
 ACCENTS = names(
     "overline bar vec hat tilde overrightarrow widehat widetilde underline dot overleftrightarrow underbrace"
 )
-CURRENCIES = names("usd eur gbp")
+CURRENCIES = names("usd eur gbp inr cny jpy cad aud")
+# What is written for them, `$`, `€` and `£` apart.
+CURRENCY_CODES = pairs("USD=usd EUR=eur GBP=gbp INR=inr Rs.=inr Rs=inr CNY=cny RMB=cny JPY=jpy CAD=cad AUD=aud")
 MATRICES = names("pmatrix bmatrix matrix Bmatrix vmatrix Vmatrix array smallmatrix")
 SILENT = names("angle triangle font measuredangle")
 # Macros that join, close or qualify, so that no factor can begin with them.
@@ -93,7 +98,7 @@ NEVER_STARTS = names(
 UNIT_WORDS = names(
     """
     way people person student apple egg point game coin ball integer value solution box car book page time step triangle
-    square euro rupee pound yuan marble bird card term digit ticket mph kph sq cu per
+    square marble bird card term digit ticket mph kph sq cu per
     """
 )
 # Words that change the value beside them, deny it or offer another; nothing that holds one is a label or a unit.

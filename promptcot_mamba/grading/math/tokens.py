@@ -35,7 +35,7 @@ class Token(NamedTuple):
 
 _SPACING = re.compile(
     r"\\(?:quad|qquad|thinspace|medspace|thickspace|enspace|displaystyle|textstyle|scriptstyle|limits|nolimits|mathstrut"
-    r"|noindent|hfill|left|right|[bB]ig[glr]?|[bB]igg[lr]|middle|rm|bf|it)(?![A-Za-z])\.?"
+    r"|noindent|hfill|left|right|[bB]ig[glr]?|[bB]igg[lr]|middle|rm|bf|it|tt|sf|sl|em)(?![A-Za-z])\.?"
     r"|\\(?:hspace|vspace|phantom|hphantom|label|tag)\*?\s*\{[^{}]*\}|\\[,;:>]|\\ |~|\\[()\[\]]|\\/"
 )
 _EQUATION = re.compile(r"\\(?:begin|end)\s*\{(?:equation|align|aligned|gather|gathered|split|math|displaymath)\*?\}")
@@ -43,6 +43,9 @@ _GROUPED = re.compile(r"(?<![\d.])(\d{1,3})((?:(?:\{,\}|,\\!|\\!,|\\,|\\ |\\;|\\
 _UNION = re.compile(r"(?<=[)\]}])\s*U\s*(?=[(\[{\\])")
 _ROW_GAP = re.compile(r"\\cr\s*\[\s*-?[\d.]+\s*[a-z]{2}\s*\]")
 _DECIMAL_COMMA = re.compile(r"(?<=\d)\{,\}(?=\d)")
+_DOLLAR = re.compile(r"\\(?:text|math)dollar(?![A-Za-z])")
+_SIDE_BY_SIDE = re.compile(r"(?<=\))\s*(?:\\q?quad\s*)+(?=\()")  # pairs set apart: `(1, 2) \\quad (2, 1)`
+_SET_COMMA = re.compile(r"\\(?:text|mathrm|mathpunct|mathord|mathbin)\s*\{,\}")
 _ESCAPED_TWICE = re.compile(r"\\\\(?=[A-Za-z{}%$!,;])")  # `\\\\frac`, as JSON text escaped once too often
 _NEVER = re.compile(r"(?!)")
 _BOLD = re.compile(r"^\s*\*\*(.*)\*\*\s*$", re.DOTALL)  # Markdown in a box
@@ -63,6 +66,8 @@ def clean(text: str) -> str:
         text = unicodedata.normalize("NFKC", text.translate(UNICODE)).translate(UNICODE)
     text = (_ESCAPED_TWICE if "\\begin" not in text else _NEVER).sub(r"\\", text).replace("\\\\", "\\cr ")
     text = _BOLD.sub(r"\1", text).replace("\\$", " \\usd ").replace("$", " ").replace("\\%", "%").replace("\\&", "&")
+    text = _DOLLAR.sub(r" \\usd ", _SIDE_BY_SIDE.sub(", ", text)) if "\\" in text else text
+    text = _SET_COMMA.sub("{,}", text) if "{,}" in text else text
     text = _GLUED.sub(" ", _GLUED_OR.sub(r" \1 ", text))
     text = _GROUPED.sub(_join_groups, text)
     text = _DECIMAL_COMMA.sub(".", text)

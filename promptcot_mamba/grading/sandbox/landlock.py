@@ -21,7 +21,6 @@ REFER, TRUNCATE = 1 << 13, 1 << 14
 
 READ_CODE = EXECUTE | READ_FILE | READ_DIR
 OWN_FOLDER = READ_FILE | READ_DIR | WRITE_FILE | TRUNCATE | REMOVE_DIR | REMOVE_FILE | MAKE_DIR | MAKE_REG | REFER
-ON_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE  # the rights a rule on a plain file may name
 
 NET_ALL = 0b11  # bind and connect TCP
 SCOPE_ALL = 0b11  # abstract unix sockets, signals

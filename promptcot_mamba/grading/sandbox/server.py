@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from promptcot_mamba.grading.sandbox import child, landlock, libraries, namespaces, seccomp
+from promptcot_mamba.grading.sandbox import child, landlock, libraries, namespaces, seccomp, thread_locks
 
 WATCH_SECONDS = 0.05  # how often a running program's threads and files are looked at
 RUNNING = frozenset((b"R", b"D"))  # the states of a thread that runs, waits for a core, or for a page or a disk
@@ -116,6 +116,7 @@ class Server:
         if self.config["level"] != "unsafe":
             landlock.restrict_self(self.libc, self.ruleset)
             seccomp.install_filter(self.filter.aim(os.getpid()), self.libc)
+            thread_locks.install()
         child.take_files([stdin, stdout, stderr, *others, ready])
         child.set_limits(request)
         os.write(3 + len(others), READY)

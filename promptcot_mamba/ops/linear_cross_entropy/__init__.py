@@ -10,13 +10,13 @@ import torch
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.ops.backends import choose_backend
 from promptcot_mamba.ops.checks import check_float, check_float_shape, check_shape
+from promptcot_mamba.records import IGNORE_INDEX
 
 LINEAR_CROSS_ENTROPY_BACKENDS = {
     "reference": "promptcot_mamba.ops.linear_cross_entropy.reference:linear_cross_entropy_reference",
     "chunked": "promptcot_mamba.ops.linear_cross_entropy.chunked:linear_cross_entropy_chunked",
     "triton": "promptcot_mamba.ops.linear_cross_entropy.triton_kernels:linear_cross_entropy_triton@cuda",
 }
-IGNORE_INDEX = -100
 REDUCTIONS = ("sum", "mean", "none")
 
 

@@ -1,0 +1,49 @@
+"""What a run has cost so far: a session for every start, each with its time, its devices and what it made."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from promptcot_mamba.bench_record import device_name
+from promptcot_mamba.sampling.arguments import SamplingArguments
+
+NOTE_SECONDS = 60.0  # between two notes of a session's cost: a killed one is short by at most so much
+
+
+class Session:
+    """One start of the program; `row` is its entry in `X.run.json`.
+
+    `devices` are those of `--n_gpus`, which without GPUs are cores, as `device` then says; None where servers were
+    asked, who do not tell theirs.
+    """
+
+    def __init__(self, args: SamplingArguments, settled: int):
+        servers = bool(args.base_url)
+        self.row: dict[str, Any] = {
+            "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "seconds": 0.0,
+            "tokens": 0,
+            "samples": 0,
+            "devices": None if servers else args.n_gpus,
+            "device": "servers" if servers else device_name(),
+        }
+        self._before = settled
+        self._began = self._noted = time.monotonic()
+
+    def note(self, tokens: int, settled: int, *, now: bool = False) -> bool:
+        """Take down what was made so far, if it is due; returns whether it was."""
+        moment = time.monotonic()
+        if not now and moment - self._noted < NOTE_SECONDS:
+            return False
+        self._noted = moment
+        self.row |= {"seconds": round(moment - self._began, 3), "tokens": tokens, "samples": settled - self._before}
+        return True
+
+
+def device_hours(sessions: Sequence[dict[str, Any]]) -> float | None:
+    """Wall time by devices over all sessions, engine starts included; None where the devices of one are unknown."""
+    if any(session.get("devices") is None for session in sessions):
+        return None
+    return round(sum(session["seconds"] * session["devices"] for session in sessions) / 3600, 6)

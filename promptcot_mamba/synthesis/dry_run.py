@@ -1,0 +1,271 @@
+"""What a recipe will ask of its models, before anything is asked: requests, tokens and money by stage, at most.
+
+Rows that are there are counted and measured; rows that are not are taken to survive every stage, and texts not yet
+written to be as long as their stage lets them. Of what a folder has asked before, the mean tells what to expect.
+Tokens are estimated from bytes, no model is loaded and nothing is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from promptcot_mamba.jsonl import Row, iter_jsonl
+from promptcot_mamba.report.tables import Table, render_markdown
+from promptcot_mamba.run_info import side_path
+from promptcot_mamba.synthesis.calibrate import read_known
+from promptcot_mamba.synthesis.concepts import read_seeds
+from promptcot_mamba.synthesis.spending import TEACHER, Price, Used, estimate_tokens, read_usage
+from promptcot_mamba.synthesis.stage import Context, read_run_info
+from promptcot_mamba.synthesis.templates import load_format
+
+CONCEPT_TOKENS = 10  # of one concept that nobody has named yet, its number and line included
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What one stage asks one model: tasks, tokens of one prompt, the longest completion, requests a task at most."""
+
+    output: str
+    model: str
+    tasks: int
+    prompt: float
+    completion: int
+    most: int = 1
+
+
+@dataclass
+class Folder:
+    """Rows by output, those on disk or as many as there will be at most; tokens of a text by what it is."""
+
+    context: Context
+    rows: dict[str, int]
+    texts: dict[str, float]
+
+    def prompt(self, model: str, name: str, *texts: str) -> float:
+        """Tokens of a prompt with these texts in it."""
+        form = load_format() if model == TEACHER else self.context.format(model)
+        return estimate_tokens(form.prompts[name]) + sum(self.texts.get(text, 0.0) for text in texts)
+
+    def most(self, settings: Any) -> int:
+        """Requests a task can take: attempts, and a repair where the model is asked for one."""
+        return settings.attempts + self.context.format(settings.model).repairs
+
+
+Plan = Callable[[Any, Folder], list[Asked]]
+
+
+def plan_concepts(settings: Any, folder: Folder) -> list[Asked]:
+    seeds = read_seeds(Path(settings.seeds))
+    folder.texts["problem"] = sum(estimate_tokens(row["problem"]) for row in seeds) / len(seeds)
+    folder.texts.setdefault("concepts", settings.k * CONCEPT_TOKENS)
+    folder.rows.setdefault("concepts", len(seeds))
+    prompt = folder.prompt(settings.model, "concepts", "problem")
+    return [Asked("concepts", settings.model, len(seeds), prompt, settings.max_tokens, folder.most(settings))]
+
+
+def plan_rationales(settings: Any, folder: Folder) -> list[Asked]:
+    tasks = folder.rows.get("concepts", 0) * settings.candidates
+    folder.rows.setdefault("rationales", tasks)
+    folder.texts.setdefault("rationale", settings.max_tokens)
+    prompt = folder.prompt(settings.model, "rationale", "problem", "concepts")
+    return [Asked("rationales", settings.model, tasks, prompt, settings.max_tokens, folder.most(settings))]
+
+
+def plan_choice(settings: Any, folder: Folder) -> list[Asked]:
+    folder.rows.setdefault("chosen_rationales", folder.rows.get("concepts", 0))
+    prompt = folder.prompt(settings.model, "problem", "concepts", "rationale", "problem")
+    return [Asked("chosen_rationales", settings.model, folder.rows.get("rationales", 0), prompt, 0)]
+
+
+def plan_sets(settings: Any, folder: Folder) -> list[Asked]:
+    folder.rows.setdefault("concept_sets", settings.count)
+    folder.texts.setdefault("concept_sets", settings.size * CONCEPT_TOKENS)
+    return []
+
+
+def plan_problems(settings: Any, folder: Folder) -> list[Asked]:
+    tasks = folder.rows.get("concept_sets", 0) * settings.candidates
+    folder.rows.setdefault("problems", tasks)
+    folder.texts.setdefault("new", settings.max_tokens)
+    prompt = folder.prompt(settings.model, "problem", "concept_sets")
+    return [Asked("problems", settings.model, tasks, prompt, settings.max_tokens, folder.most(settings))]
+
+
+def plan_judge(settings: Any, folder: Folder) -> list[Asked]:
+    tasks = folder.rows.get("problems", 0)
+    folder.rows.setdefault("judgements", tasks)
+    return _judges(settings, folder, "judgements", tasks, "concept_sets", "new")
+
+
+def plan_calibrate(settings: Any, folder: Folder) -> list[Asked]:
+    known = read_known(Path(settings.known))
+    folder.texts["known"] = sum(estimate_tokens(row["text"]) for row in known) / len(known)
+    return _judges(settings, folder, "calibration", len(known), "known")
+
+
+def _judges(settings: Any, folder: Folder, output: str, tasks: int, *texts: str) -> list[Asked]:
+    return [
+        Asked(
+            f"{output}_{name}",
+            name,
+            tasks,
+            folder.prompt(name, "judge", *texts),
+            settings.max_tokens,
+            settings.attempts + folder.context.format(name).repairs,
+        )
+        for name in settings.models
+    ]
+
+
+def plan_inputs(settings: Any, folder: Folder) -> list[Asked]:
+    tasks = folder.rows.get("kept_problems", 0)
+    folder.rows.setdefault("code_inputs", tasks)
+    prompt = folder.prompt(settings.model, "inputs", "new")
+    return [Asked("code_inputs", settings.model, tasks, prompt, settings.max_tokens, folder.most(settings))]
+
+
+def plan_chains(settings: Any, folder: Folder) -> list[Asked]:
+    tasks = folder.rows.get("teacher_problems", 0) * settings.n
+    return [Asked("chains", TEACHER, tasks, folder.texts.get("new", 0.0), settings.max_len)]
+
+
+def plan_difficulty(settings: Any, folder: Folder) -> list[Asked]:
+    tasks = folder.rows.get("distilled", 0) * settings.samples
+    prompt = folder.texts.get("new", 0.0)
+    return [Asked(f"tries_{name}", name, tasks, prompt, settings.max_tokens) for name in settings.models]
+
+
+PLANS: dict[str, Plan] = {
+    "concepts": plan_concepts,
+    "rationales": plan_rationales,
+    "choose_rationales": plan_choice,
+    "concept_sampling": plan_sets,
+    "problems": plan_problems,
+    "calibrate": plan_calibrate,
+    "judge": plan_judge,
+    "code_inputs": plan_inputs,
+    "chains": plan_chains,
+    "difficulty": plan_difficulty,
+}
+# Output -> the output it is as long as, where every row survives.
+FOLLOWS = {
+    "kept_problems": "judgements", "teacher_problems": "kept_problems", "distilled": "teacher_problems",
+    "in_band": "distilled",
+}  # fmt: skip
+# Output -> what its rows tell the length of.
+MEASURED = {
+    "concepts": {"concepts": "concepts"},
+    "rationales": {"rationale": "rationale"},
+    "concept_sets": {"concept_sets": "concepts"},
+    "problems": {"new": "text"},
+}
+
+
+def plan_run(stages: Mapping[str, Any], context: Context) -> list[Asked]:
+    """What these stages (name -> settings, in order) would ask, all of it, done or not.
+
+    Raises InputError for inputs that are missing and models that there are not.
+    """
+    folder = Folder(context, {}, {})
+    for path in sorted(context.work_dir.glob("*.jsonl")):
+        info = read_run_info(path)
+        if info is None or not info.get("complete"):
+            continue
+        rows = [row for _, row in iter_jsonl(path)]
+        folder.rows[path.stem] = (
+            len({row["key"].rpartition("/")[0] for row in rows}) if path.stem == "distilled" else len(rows)
+        )
+        for text, key in MEASURED.get(path.stem, {}).items():
+            folder.texts[text] = _mean_tokens(rows, key)
+    asked = []
+    for name, settings in stages.items():
+        for output, source in FOLLOWS.items():
+            if source in folder.rows:
+                folder.rows.setdefault(output, folder.rows[source])
+        if name in PLANS:
+            asked += PLANS[name](settings, folder)
+    return asked
+
+
+def _mean_tokens(rows: Sequence[Row], key: str) -> float:
+    texts = ["\n".join(row[key]) if isinstance(row[key], list) else row[key] for row in rows]
+    return sum(map(estimate_tokens, texts)) / max(1, len(texts))
+
+
+def count_done(context: Context, each: Asked) -> int:
+    """Tasks that are settled already."""
+    path = context.path(each.output)
+    if (read_run_info(path) or {}).get("complete"):
+        return each.tasks
+    return sum(1 for file in (path, side_path(path, "rejected.jsonl")) if file.exists() for _ in iter_jsonl(file))
+
+
+def describe_plan(asked: Sequence[Asked], context: Context, budget: int | None) -> str:
+    """The plan as a table, with its totals and what to expect of what was asked before, ready to print."""
+    usage = read_usage(context.work_dir)
+    header = (
+        "for",
+        "model",
+        "requests",
+        "at most",
+        "prompt tokens",
+        "completion tokens, at most",
+        "money, at most",
+        "expected",
+    )
+    lines, totals, unpriced = [], [0, 0, 0.0, 0.0, 0.0], set()
+    for each in asked:
+        left = max(0, each.tasks - count_done(context, each))
+        prompt, completion = left * each.prompt, float(left * each.completion)
+        price = context.prices.get(each.model)
+        money = None if price is None else (prompt * price.prompt + completion * price.completion) / 1e6
+        unpriced |= {each.model} if price is None and left else set()
+        before = usage.get(each.output, {}).get(each.model)
+        lines.append(
+            [
+                *(each.output, each.model, f"{left:,}", f"{left * each.most:,}", f"{prompt:,.0f}"),
+                *(f"{completion:,.0f}", _money(money), _expect(before, left, price)),
+            ]
+        )
+        for i, value in enumerate((left, left * each.most, prompt, completion, money or 0.0)):
+            totals[i] += value
+    lines.append(
+        [
+            "all",
+            "",
+            f"{totals[0]:,}",
+            f"{totals[1]:,}",
+            *(f"{total:,.0f}" for total in totals[2:4]),
+            _money(totals[4]),
+            "",
+        ]
+    )
+    words = [render_markdown(Table(header, lines, frozenset({0, 1})))]
+    spent = context.spending.spent
+    words.append(f"spent so far: {spent:,} tokens; these at most {totals[2] + totals[3]:,.0f}, at one request a task")
+    if budget is not None:
+        room = budget - spent - totals[2] - totals[3]
+        words.append(
+            f"--budget_tokens {budget:,}: " + (f"{room:,.0f} to spare" if room >= 0 else f"may be {-room:,.0f} short")
+        )
+    if unpriced:
+        words.append(
+            f"no price for: {', '.join(sorted(unpriced))} (prices: a mapping of models to prompt and completion)"
+        )
+    return "\n".join(words)
+
+
+def _expect(before: Used | None, left: int, price: Price | None) -> str:
+    """Tokens of what is left as what went before took them, by settled task."""
+    settled = before.requests - before.again if before is not None else 0
+    if before is None or not settled or not left:
+        return "–"
+    tokens, money = left * before.tokens / settled, before.money(price)
+    return f"{tokens:,.0f} tokens" + ("" if money is None else f", {_money(left * money / settled)}")
+
+
+def _money(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.2f}"

@@ -1,0 +1,92 @@
+"""What is wrong with a problem whatever its judges said: it tells its answer, asks nothing, or talks to who reads it.
+
+Judges are models and can be fooled; these are words. Measured on published problems, which have none of the faults,
+the patterns are narrow on purpose: a fault they miss is still the judges' to find.
+"""
+
+from __future__ import annotations
+
+import re
+
+STATED, NOTHING, BARE, INJECTED = "states its answer", "asks nothing", "asks of nothing", "gives instructions"
+
+_VALUE = r"(?:\$|\\\(|\\\[|\\boxed|-?\d|[A-E]\b|\*\*)"
+_WORDED = r"(?:(?:the|correct|final|reference|expected)[ \t]+)*"
+_SECTION = r"^[ \t]*(?:#{1,6}[ \t]*)?(?:\*\*|-+)?[ \t]*"
+
+
+def _any(*patterns: str) -> re.Pattern[str]:
+    return re.compile("|".join(patterns), re.IGNORECASE | re.MULTILINE)
+
+
+_STATED = _any(
+    rf"{_SECTION}{_WORDED}(?:answer|solution|ans)[ \t]*(?:\*\*)?[ \t]*[:=][ \t]*(?:\*\*)?[ \t]*\S",
+    rf"[\[(]{_WORDED}(?:answer|ans|solution)\.?[ \t]*(?:[:=]|is)[ \t]*{_VALUE}",
+    rf"\b(?:the|its|our)[ \t]+{_WORDED}answer[ \t]+(?:is|equals|turns out to be|will be)[ \t]*:?[ \t]*{_VALUE}",
+    r"\\boxed[ \t]*\{[^}]",
+    "答案(?:是|为|:|：)",
+)
+# Of a programming problem the notes on its samples say "the answer is 3", and may.
+_STATED_PROGRAM = _any(rf"{_SECTION}(?:reference )?(?:solution|editorial)\b[ \t]*(?:\*\*)?[ \t]*:")
+_PROGRAM = re.compile(rf"{_SECTION}input\b.*{_SECTION}output\b", re.IGNORECASE | re.MULTILINE | re.DOTALL)
+_VERBS = (
+    "find determine compute calculate evaluate prove show solve how what which who when where express simplify give "
+    "write print output count estimate decide state list construct describe explain verify factor convert graph "
+    "sketch draw choose select name identify derive minimi[sz]e maximi[sz]e return implement design report answer "
+    "enter obtain rationali[sz]e expand complete fill order arrange round classify characteri[sz]e trouve[rz]? "
+    "calcule[rz]? détermine[rz]? montre[rz]? bestimmen? berechnen? finde[nt]? zeigen? beweisen? hallar? calculad? "
+    "calcular? determinar? encuentr[ae] encontrar demuestra найти найдите докажите вычислите"
+)
+_ASKS = _any(r"[?？]", rf"\b(?:{'|'.join(_VERBS.split())})\b", "求|证明|計算|计算|确定|多少|几|何|いくつ|구하")
+_EMPTY = (
+    "what which who when where how is are was the a an of to it its this that these those answer solution problem "
+    "question solve find compute determine calculate evaluate give explain why please above below following value "
+    "result here in for me x y and or do does did you your can could will would"
+)
+_EMPTY_WORDS = frozenset(_EMPTY.split())
+_READER = r"(?:reviewer|grader|judge|evaluator|rater|assistant)s?"
+_INJECTED = _any(
+    r"\b(?:ignore|disregard|forget|override|bypass)\b[^.\n]{0,30}\b(?:previous|prior|above|earlier|preceding|all|any|these"
+    r"|your|system)\b[^.\n]{0,20}\b(?:instruction|prompt|rule|message|direction|guideline|criteri|context)",
+    r"\b(?:you are|you're|act as|pretend to be)\b[^.\n]{0,25}\b(?:ai|assistant|language model|llm|chatgpt|chatbot"
+    r"|reviewer|grader|judge)\b",
+    r"\bas an? (?:ai|language model|helpful assistant)\b|\bsystem prompt\b",
+    r"\byour (?:instructions|guidelines|training data)\b",
+    r"\b(?:rate|mark|judge|grade|score|call|consider)\b[^.\n]{0,30}\b(?:perfect|acceptable)\b"
+    r"(?! square| number| cube| power)",
+    r"\b(?:give|assign|award|output|say|respond with|reply with|answer with|return|write|print)\b[^.\n]{0,40}"
+    r"(?:\bfinal judge?ment\b|\bverdict\b|\bperfect (?:rating|score|judge?ment)\b|\bhighest (?:rating|score)\b"
+    r"|['\"]perfect['\"])",
+    rf"\bfinal judge?ment[ \t]*[:=]|\b(?:note to|dear|attention)[ \t]+(?:the )?{_READER}\b",
+    rf"\b{_READER} (?:must|should|has to|have to) (?:rate|give|accept|approve|output|answer|mark)\b",
+    r"\b(?:do not|don't|never) (?:solve|answer|attempt) (?:this|the) (?:problem|question)\b",
+    r"<\|[\w ]{1,40}\|>|<｜[^｜]{1,40}｜>|\[/?INST\]|<</?SYS>>|</?(?:think|rationale|problem|system|assistant|user)>",
+    r"<!--[^>]*-->",
+    r"^#{2,}[ \t]*(?:system|instruction|assistant|user)s?\b[ \t]*:?",
+    r"(?:忽略|无视)[^。\n]{0,12}(?:指令|指示|要求|提示)",
+)
+
+
+def find_fault(problem: str) -> str | None:
+    """The first fault of a problem: STATED, NOTHING, BARE, INJECTED; None where it has none."""
+    text = problem.strip()
+    if _INJECTED.search(text):
+        return INJECTED
+    if (_STATED_PROGRAM if is_program(text) else _STATED).search(text):
+        return STATED
+    if not _ASKS.search(text):
+        return NOTHING
+    return BARE if is_bare(text) else None
+
+
+def is_program(text: str) -> bool:
+    """Whether a statement asks for a program: it has a section on input and then one on output."""
+    return _PROGRAM.search(text) is not None
+
+
+def is_bare(text: str) -> bool:
+    """Whether nothing is asked about: no number, no formula, and fewer than three words beyond those of asking."""
+    if re.search(r"\d|[$\\=+^√∑∫]", text) or not text.isascii():
+        return not re.search(r"\w", text)
+    words = {word.lower() for word in re.findall(r"[A-Za-z']+", text)}
+    return len(words - _EMPTY_WORDS) < 3

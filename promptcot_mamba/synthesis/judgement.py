@@ -1,0 +1,156 @@
+"""What a judge's reply says: a rating a criterion, a verdict of a closed set, and whether they contradict each other.
+
+The verdict follows from the ratings by the rule the judge was told: bad if any is bad; perfect if accuracy and
+solvability are perfect and at least two others too; acceptable otherwise. Where a judge says better than its ratings
+allow, the ratings count; where it says worse, its word does. Both are contradictions, and counted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from promptcot_mamba.chat_format import split
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.synthesis.json_replies import find_objects
+from promptcot_mamba.synthesis.replies import Rejected, is_refusal, read_answer
+
+PERFECT, ACCEPTABLE, BAD, UNPARSEABLE = "perfect", "acceptable", "bad", "unparseable"
+VERDICTS = (PERFECT, ACCEPTABLE, BAD)
+VALUES = {PERFECT: 1.0, ACCEPTABLE: 0.5, BAD: 0.0}
+# Criterion -> how it is named in replies.
+CRITERIA = {
+    "format": "format",
+    "accuracy": r"factual[ _]accuracy|accuracy",
+    "difficulty": r"difficulty[ _]alignment|difficulty",
+    "coverage": r"concept[ _]coverage|coverage",
+    "solvability": "solvability",
+}
+NEEDED = ("accuracy", "solvability")  # perfect only if both are
+OTHERS = 2  # and at least so many of the others
+
+_DECORATION = re.compile(r"[*_`#>\"'“”‘’\[\](){}<>|~]+")
+_LABEL = re.compile(
+    r"^(?:[-•]\s*)?(?:(?:the|my)\s+)?(?:(?:(?:final|overall)\s+)?(?:judge?ment|verdict)|(?:final|overall)\s+rating)"
+    r"\s*(?:is\b|[:=\-–—])\s*",
+    re.I,
+)
+_FINAL = re.compile(r"\b(?:final|overall)[ _](?:judge?ment|verdict|rating)\b", re.I)
+_RATING = re.compile(
+    r"\A(?:\s|[:=\-–—,]|\bis\b|\brated\b|\brating\b)*(perfect|acceptable|bad)\b(?!\s*(?:or|and|/)\s*(?:perfect|acceptable|bad))",
+    re.I,
+)
+_CRITERION = {name: re.compile(rf"^\W*(?:\d\s*[.):]?)?\W*(?:{words})\b(.*)$", re.I) for name, words in CRITERIA.items()}
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """verdict: what counts; stated: what the judge said, if anything; ratings by criterion, those that were found."""
+
+    verdict: str
+    stated: str | None
+    ratings: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def contradicts(self) -> bool:
+        """Whether verdict and ratings cannot both be meant."""
+        if self.stated is None:
+            return False
+        return self.stated != self.verdict or (
+            len(self.ratings) == len(CRITERIA) and self.stated != ceiling(self.ratings)
+        )
+
+    def score(self, weights: Mapping[str, float]) -> float:
+        """0 to 1: the weighted mean of the ratings, never above the verdict's own value; that alone without ratings."""
+        total = sum(weights.get(name, 1.0) for name in self.ratings)
+        mean = sum(weights.get(name, 1.0) * VALUES[rating] for name, rating in self.ratings.items())
+        return min(mean / total if total else 1.0, VALUES[self.verdict])
+
+
+def check_weights(weights: Mapping[str, float]) -> None:
+    """Raises InputError for a criterion that there is not, or a weight that is none."""
+    for name, weight in weights.items():
+        if name not in CRITERIA:
+            raise InputError(f"weights: unknown criterion {name!r}; known: {', '.join(CRITERIA)}")
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
+            raise InputError(f"weights: {name}: {weight!r} is no weight; expected a number of 0 or more")
+    if weights and not any(weights.get(name, 1.0) for name in CRITERIA):
+        raise InputError("weights: all are 0; some criterion has to count")
+
+
+def parse_verdict(reply: str) -> str | None:
+    """The verdict a reply ends in, or None.
+
+    The last line that holds any letter must be one word of VERDICTS, alone or after a label such as `Final
+    Judgement:`, in any case and markdown. "imperfect", "not perfect", two verdicts or a sentence are None.
+    """
+    answer = split(reply).answer  # a thinking judge's thought is not its verdict
+    lines = [line for line in answer.splitlines() if any(char.isalpha() for char in line)]
+    if not lines:
+        return None
+    line = _DECORATION.sub(" ", lines[-1]).strip()
+    word = _LABEL.sub("", line).strip().rstrip(".!").strip().lower()
+    return word if word in VERDICTS else None
+
+
+def parse_judgement(reply: str) -> Judgement | Rejected:
+    """Ratings and verdict of a reply; with a rating for every criterion, the verdict may be missing."""
+    text = read_answer(reply)
+    if isinstance(text, Rejected):
+        return text
+    ratings, stated = _read_values(text)
+    if not ratings:
+        ratings, stated = read_ratings(text), parse_verdict(text)
+    if stated is None:
+        if _FINAL.search(text):
+            return Rejected("the final judgement is none of perfect, acceptable, bad", reparable=True)
+        if len(ratings) < len(CRITERIA):
+            return Rejected("refused") if is_refusal(text) else Rejected("no verdict in the last line", reparable=True)
+        return Judgement(ceiling(ratings), None, ratings)
+    return Judgement(min(stated, ceiling(ratings), key=VALUES.__getitem__), stated, ratings)
+
+
+def ceiling(ratings: Mapping[str, str]) -> str:
+    """The best verdict that these ratings allow, whatever the missing ones are; the verdict, if none is missing."""
+    if BAD in ratings.values():
+        return BAD
+    others = [rating for name, rating in ratings.items() if name not in NEEDED]
+    missing = len(CRITERIA) - len(NEEDED) - len(others)
+    needed = all(ratings.get(name, PERFECT) == PERFECT for name in NEEDED)
+    return PERFECT if needed and others.count(PERFECT) + missing >= OTHERS else ACCEPTABLE
+
+
+def read_ratings(text: str) -> dict[str, str]:
+    """Criterion -> rating, on its line or the next; of one rated twice the worse. What is no rating is left out."""
+    lines = [_DECORATION.sub(" ", line).strip() for line in text.splitlines()]
+    lines = [line for line in lines if line]
+    found: dict[str, str] = {}
+    for line, following in zip(lines, [*lines, ""][1:], strict=True):
+        for name, criterion in _CRITERION.items():
+            match = criterion.match(line)
+            if match is None:
+                continue
+            rest = match[1].strip(" .:-–—")
+            rating = _RATING.match(match[1]) or (None if rest else _RATING.match(following))
+            if rating:
+                word = rating[1].lower()
+                found[name] = min(found.get(name, word), word, key=VALUES.__getitem__)
+            break
+    return found
+
+
+def _read_values(text: str) -> tuple[dict[str, str], str | None]:
+    """Ratings and verdict of a reply in JSON."""
+    for values in find_objects(text, "solvability"):
+        ratings, stated = {}, None
+        for key, value in values.items():
+            said = value.get("rating") if isinstance(value, dict) else value
+            word = said.strip().lower() if isinstance(said, str) else None
+            name = next((each for each, words in CRITERIA.items() if re.fullmatch(words, key.strip(), re.I)), None)
+            if word in VERDICTS and name is not None:
+                ratings[name] = word
+            elif word in VERDICTS and _FINAL.search(key):
+                stated = word
+        return ratings, stated
+    return {}, None

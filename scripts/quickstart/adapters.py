@@ -1,0 +1,79 @@
+"""Adapters against full fine-tuning: the quickstart's phase 2 once more, with phase 1's weights frozen.
+
+    python -m scripts.quickstart.adapters            after bash scripts/quickstart.sh, in its folder
+
+The same rows and steps as phase 2; the merged model is sampled by vLLM and graded as phase 2's is. A rerun keeps what
+is done.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from promptcot_mamba.bench_record import RecordTable, render_record_table, time_table, write_record
+from promptcot_mamba.cli import flag, parse_args, run_program
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.grading.metrics import compare_paired, share_interval
+from promptcot_mamba.quickstart.road import (
+    GRADERS,
+    Stage,
+    evaluate,
+    family_file,
+    read_verdicts,
+    run_stage,
+    sample_stage,
+    train_stage,
+)
+from promptcot_mamba.report.tables import format_difference, format_share
+
+NAME = "adapters"
+
+
+@dataclass
+class Args:
+    quickstart: str = flag("folder of a finished quickstart", default="outputs/quickstart", elsewhere=True)
+    recipes: str = flag("folder of the recipes", default="configs/quickstart", reads="folder")
+    record: str | None = flag("also write the record here (docs/records/X.json)", default=None, writes="file")
+    processes: int = flag("training processes", default=2, least=1)
+
+
+def compare(full: dict[str, dict[str, bool]], adapters: dict[str, dict[str, bool]]) -> RecordTable:
+    """Composed problems solved by both ways of training, by family, with 95 % intervals."""
+    rows = []
+    for family, ours in adapters.items():
+        pair = [share_interval(sum(found.values()), len(found)) for found in (full[family], ours)]
+        verdicts = ({name: [right] for name, right in found.items()} for found in (full[family], ours))
+        difference = compare_paired(*verdicts).difference
+        rows.append([f"{family}, composed", *map(format_share, pair), format_difference(difference)])
+    return RecordTable("Composed problems solved", ["", "all weights", "adapters, merged", "points"], rows)
+
+
+def main() -> None:
+    args = parse_args(Args, description=__doc__)
+    output, recipes = Path(args.quickstart), Path(args.recipes)
+    samples = output / "samples"
+    if not (samples / "phase2.jsonl").exists():
+        raise InputError(f"--quickstart {output}: holds no sampled phase 2; run scripts/quickstart.sh first")
+    times: dict[str, float] = {}
+
+    def run(stage: Stage) -> None:
+        times[stage.title] = run_stage(stage, output)
+
+    data, start = output / "data", output / "phase1"
+    run(train_stage(NAME, recipes / "adapters.yaml", start, data / "phase2.jsonl", output / NAME, args.processes))
+    sampling = (recipes / "sampling.yaml", output / NAME, data / "problems.jsonl", samples / f"{NAME}.jsonl")
+    adapters = evaluate(run, sample_stage(NAME, *sampling), data, tuple(GRADERS))
+    full = {family: read_verdicts(family_file(samples / "phase2.jsonl", family), family) for family in GRADERS}
+    table = compare(full, adapters)
+    print(render_record_table(table))
+    shares = {
+        name: {family: sum(found.values()) / len(found) for family, found in verdicts.items()}
+        for name, verdicts in (("all weights", full), (NAME, adapters))
+    }
+    title = "Adapters against full fine-tuning, at quickstart scale"
+    write_record(args.record, title=title, config=asdict(args), tables=[table, time_table(times)], results=shares)
+
+
+if __name__ == "__main__":
+    run_program(main)

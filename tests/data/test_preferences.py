@@ -1,0 +1,94 @@
+"""Preference rows as people publish them, and those that are none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from promptcot_mamba.data.preferences import iter_preferences
+from promptcot_mamba.errors import InputError
+
+QUESTION = "What is 2 + 2?"
+USER = {"role": "user", "content": QUESTION}
+RIGHT, WRONG = "<think>\n2 + 2 = 4\n</think>\n\nIt is 4.", "It is 5."
+
+
+def said(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
+SHAPES = {
+    "texts": {"prompt": QUESTION, "chosen": RIGHT, "rejected": WRONG},
+    "TRL, explicit prompt": {"prompt": [USER], "chosen": [said(RIGHT)], "rejected": [said(WRONG)]},
+    "TRL, implicit prompt": {"chosen": [USER, said(RIGHT)], "rejected": [USER, said(WRONG)]},
+    # UltraFeedback binarized: the prompt once more as text, and scores
+    "prompt and conversations": {
+        "prompt": QUESTION, "prompt_id": "x", "chosen": [USER, said(RIGHT)], "rejected": [USER, said(WRONG)],
+        "score_chosen": 8.5, "score_rejected": 3.0,
+    },
+    "rendered": {
+        "prompt": f"<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n<think>\n",
+        "chosen": RIGHT.removeprefix("<think>\n"), "rejected": WRONG,
+    },
+}  # fmt: skip
+
+
+def read(tmp_path: Path, *rows: object):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return list(iter_preferences([path]))
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_shape_is_the_same_pair(tmp_path, name: str):
+    chosen, rejected = read(tmp_path, SHAPES[name])
+    assert (chosen.id, rejected.id) == ("pairs.jsonl:1/chosen", "pairs.jsonl:1/rejected")
+    assert chosen.prompt == rejected.prompt
+    assert QUESTION in chosen.prompt
+    assert "2 + 2 = 4" in chosen.completion
+    assert chosen.completion.endswith("It is 4.")
+    assert rejected.completion.endswith("It is 5.")
+
+
+def test_earlier_turns_belong_to_the_prompt(tmp_path):
+    history = [USER, said("4"), {"role": "user", "content": "And 3 + 3?"}]
+    chosen, rejected = read(tmp_path, {"chosen": [*history, said("6")], "rejected": [*history, said("7")]})
+    assert QUESTION in chosen.prompt
+    assert "And 3 + 3?" in chosen.prompt
+    assert chosen.completion.endswith("6")
+    assert rejected.completion.endswith("7")
+
+
+def test_ids_and_sources_are_the_rows_own(tmp_path):
+    chosen, rejected = read(tmp_path, {**SHAPES["texts"], "id": "a7", "source": "selfplay"})
+    assert (chosen.id, rejected.id, chosen.source) == ("a7/chosen", "a7/rejected", "selfplay")
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({**SHAPES["texts"], "rejected": RIGHT}, "'chosen' and 'rejected' are the same answer"),
+        ({"prompt": QUESTION, "completion": RIGHT}, "missing key 'chosen'; found prompt, completion; expected"),
+        ({"chosen": RIGHT, "rejected": WRONG}, "no 'prompt', and 'chosen' is no whole conversation"),
+        (
+            {"chosen": [USER, said(RIGHT)], "rejected": [{"role": "user", "content": "2 + 3?"}, said(WRONG)]},
+            "'chosen' and 'rejected' answer different prompts",
+        ),
+        ({**SHAPES["texts"], "chosen": ""}, "'completion' must be a non-empty text"),
+        ({**SHAPES["texts"], "chosen": None}, "'completion' must be a non-empty text"),
+        ({**SHAPES["texts"], "rejected": 7}, "must be a text or a list of messages"),
+        ({**SHAPES["texts"], "prompt": ""}, "'prompt' must be a non-empty text"),
+        ({"chosen": [USER], "rejected": [USER]}, "no turn is the assistant's"),
+    ],
+)
+def test_what_is_no_preference_names_its_line(tmp_path, row: dict, words: str):
+    with pytest.raises(InputError, match=r"pairs\.jsonl:2: .*") as caught:
+        read(tmp_path, SHAPES["texts"], row)
+    assert words in str(caught.value)
+
+
+def test_an_empty_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"pairs\.jsonl: the file is empty"):
+        read(tmp_path)

@@ -1,0 +1,241 @@
+r"""Replies to the other questions, written down before their parsers: concepts, rationales, judgements.
+
+Of concepts two are asked for, which keeps the lists short; what is wrong names a word of the reason.
+"""
+
+from __future__ import annotations
+
+GCD = ["gcd", "modular inverse"]
+LONG = ["Vieta's formulas", "pigeonhole principle"]
+
+CONCEPTS: list[tuple[str, list[str] | str]] = [
+    ("1. gcd\n2. modular inverse", GCD),
+    ("1) gcd\n2) modular inverse", GCD),
+    ("(1) gcd\n(2) modular inverse", GCD),
+    ("1: gcd\n2: modular inverse", GCD),
+    ("1 - gcd\n2 - modular inverse", GCD),
+    ("1.gcd\n2.modular inverse", GCD),
+    ("1\\. gcd\n2\\. modular inverse", GCD),
+    ("**1.** gcd\n**2.** modular inverse", GCD),
+    ("**1. gcd**\n**2. modular inverse**", GCD),
+    ("1. **gcd**\n2. **modular inverse**", GCD),
+    ("1. *gcd*\n2. _modular inverse_", GCD),
+    ("1. `gcd`\n2. `modular inverse`", GCD),
+    ('1. "gcd"\n2. "modular inverse"', GCD),
+    ("1. gcd.\n2. modular inverse.", GCD),
+    ("1. gcd;\n2. modular inverse", GCD),
+    ("  1. gcd\n  2. modular inverse\n\n", GCD),
+    ("1. gcd\r\n2. modular inverse\r\n", GCD),
+    ("1. **gcd**: used to reduce the fraction\n2. **modular inverse**: used to x", GCD),
+    ("1. **gcd:** used to reduce the fraction\n2. **modular inverse:** solves ax = b", GCD),
+    ("1. **gcd** - used to reduce\n2. **modular inverse** - solves ax = b", GCD),
+    ("1. **gcd** – used to reduce\n2. **modular inverse** — solves ax = b", GCD),
+    ("1. **gcd** (reduces the fraction)\n2. **modular inverse** (solves ax = b)", GCD),
+    ("1. **gcd**. It reduces the fraction.\n2. **modular inverse**. It solves ax = b.", GCD),
+    ("1. gcd: reduces the fraction to lowest terms\n2. modular inverse: solves ax = b modulo m", GCD),
+    ("1. gcd – reduces the fraction to lowest terms\n2. modular inverse – solves ax = b modulo m", GCD),
+    ("1. gcd — used to reduce\n2. modular inverse — used to divide", GCD),
+    ("1. gcd - a common divisor that is greatest\n2. modular inverse - what undoes multiplication", GCD),
+    ("1. Vieta's formulas: sums and products of roots\n2. pigeonhole principle: two share a box", LONG),
+    ("Here they are:\n1. gcd\n2. modular inverse", GCD),
+    ("Sure, here are the 2 concepts:\n\n1. gcd\n2. modular inverse", GCD),
+    ("The 2 foundational concepts are:\n1. gcd\n2. modular inverse\n\nI hope this helps!", GCD),
+    ("1. gcd\n2. modular inverse\n\nLet me know if you need more.", GCD),
+    ("1. gcd\n\n2. modular inverse\n\nThese concepts are essential for the problem.", GCD),
+    ("```\n1. gcd\n2. modular inverse\n```", GCD),
+    ("```text\n1. gcd\n2. modular inverse\n```\n", GCD),
+    ("Sure, here it is:\n```markdown\n1. gcd\n2. modular inverse\n```\nDone.", GCD),
+    ("<think>\n1. no\n2. neither\n</think>\n1. gcd\n2. modular inverse", GCD),
+    ("Let me see what is needed.\n</think>\n\n1. gcd\n2. modular inverse", GCD),
+    ("1. gcd\n2. modular inverse<|im_end|>", GCD),
+    ("1. gcd\n2. modular inverse</s>", GCD),
+    (
+        "1. **gcd**\n   - reduces the fraction\n   - comes first\n2. **modular inverse**\n   - solves ax = b",
+        GCD,
+    ),
+    ("1. **gcd**\n   It reduces the fraction.\n\n2. **modular inverse**\n   It solves ax = b.", GCD),
+    ("### 1. gcd\n### 2. modular inverse", GCD),
+    ("## Concepts\n\n1. gcd\n2. modular inverse", GCD),
+    ("> 1. gcd\n> 2. modular inverse", GCD),
+    ("Concept 1: gcd\nConcept 2: modular inverse", GCD),
+    ("1. Concept: gcd\n2. Concept: modular inverse", GCD),
+    ("**Concept 1:** gcd\n**Concept 2:** modular inverse", GCD),
+    ("Knowledge Point: gcd\nKnowledge Point: modular inverse", GCD),
+    ("Knowledge Point 1: gcd\nKnowledge Point 2: modular inverse", GCD),
+    ("1. Knowledge Point: gcd\n2. Knowledge Point: modular inverse", GCD),
+    ("- Knowledge Point: gcd\n- Knowledge Point: modular inverse", GCD),
+    ("- gcd\n- modular inverse", GCD),
+    ("* gcd\n* modular inverse", GCD),
+    ("• gcd\n• modular inverse", GCD),
+    ("Here they are:\n- **gcd**: reduces\n- **modular inverse**: solves", GCD),
+    ('["gcd", "modular inverse"]', GCD),
+    ("['gcd', 'modular inverse']", GCD),
+    ('```python\n["gcd", "modular inverse"]\n```', GCD),
+    ('Step by step: we divide.\n\n```python\nknowledge_points = [\n    "gcd",\n    "modular inverse",\n]\n```', GCD),
+    ('```json\n{"concepts": ["gcd", "modular inverse"]}\n```', GCD),
+    ('{"concepts": [{"name": "gcd", "why": "reduces"}, {"name": "modular inverse", "why": "solves"}]}', GCD),
+    ("| # | Concept | Why |\n|---|---|---|\n| 1 | gcd | reduces |\n| 2 | modular inverse | solves |", GCD),
+    ("1. gcd <br>\n2. modular inverse", GCD),
+    ("1. Área de un triángulo\n2. Teorema de Pitágoras", ["Área de un triángulo", "Teorema de Pitágoras"]),
+    ("1. 最大公约数\n2. 模逆元", ["最大公约数", "模逆元"]),
+    ("1、最大公约数\n2、模逆元", ["最大公约数", "模逆元"]),
+    ("1. **最大公约数**:用于约分\n2. **模逆元**:用于求解", ["最大公约数", "模逆元"]),
+    ("1. ratio 3:2 in similar triangles\n2. modular inverse", ["ratio 3:2 in similar triangles", "modular inverse"]),
+    ("1. Cauchy-Schwarz inequality\n2. AM-GM inequality", ["Cauchy-Schwarz inequality", "AM-GM inequality"]),
+    ("1. greatest common divisor (GCD)\n2. lcm", ["greatest common divisor (GCD)", "lcm"]),
+    ("1. $\\gcd(a, b)$\n2. $a^{-1} \\bmod m$", ["$\\gcd(a, b)$", "$a^{-1} \\bmod m$"]),
+    ("1. 3D coordinate geometry\n2. lcm", ["3D coordinate geometry", "lcm"]),
+    ("1. gcd", "not 2"),
+    ("1. gcd\n2. lcm\n3. primes", "not 2"),
+    ("- gcd\n- lcm\n- primes", "not 2"),
+    ('["gcd"]', "not 2"),
+    ("2. gcd\n1. lcm", "not 2"),
+    ("1. gcd\n3. lcm", "not 2"),
+    ("gcd\nlcm", "not a numbered list"),
+    ("The concepts are gcd and lcm.", "not a numbered list"),
+    ("", "not a numbered list"),
+    ("1. gcd\n2. The GCD", "repeated"),
+    ("1. gcd\n2. **", "empty"),
+    ("1. gcd\n2. ...", "empty"),
+    ("1. ...\n2. ...", "empty"),
+    ("1. [concept]\n2. [concept]", "empty"),
+    ("<think>\n1. gcd\n2. lcm", "thought"),
+    ("<think>\n1. gcd\n2. lcm\n</think>", "nothing after"),
+    ("I'm sorry, but I can't help with that.", "refused"),
+    ("I cannot analyse this problem because no problem was given.", "refused"),
+    ("1. gcd\n2. lcm\n\nFor another problem:\n1. primes\n2. sieve", "not 2"),
+]
+
+THOUGHT = (
+    "I begin with divisors and parity, since a running total of divisor sums turns odd rarely, and bound it at 2005 so "
+    "that intervals between squares have to be counted rather than listed."
+)
+RATIONALES: list[tuple[str, str | tuple[str]]] = [  # a tuple holds a word of the reason
+    (THOUGHT, THOUGHT),
+    (f"Sure, here is the author's train of thought:\n\n{THOUGHT}", THOUGHT),
+    (f"Certainly! Here's the thought process:\n{THOUGHT}", THOUGHT),
+    (f"Here is the train of thought:\n\n{THOUGHT}\n\nI hope this helps!", THOUGHT),
+    (f"Thinking Process: {THOUGHT}", THOUGHT),
+    (f"**Thinking Process:**\n\n{THOUGHT}", THOUGHT),
+    (f"Let me reverse-engineer it.\n\nThinking Process:\n{THOUGHT}", THOUGHT),
+    (f"### Thinking Process\n\n{THOUGHT}", THOUGHT),
+    (f"**Rationale:** {THOUGHT}", THOUGHT),
+    (f"**Train of thought:**\n{THOUGHT}", THOUGHT),
+    (f"<rationale>\n{THOUGHT}\n</rationale>", THOUGHT),
+    (f"<!-- BEGIN RATIONALE -->{THOUGHT}<!-- END RATIONALE -->", THOUGHT),
+    (f"<rationale>{THOUGHT}</rationale>\n<problem>Find the number of n.</problem>", THOUGHT),
+    (f"```\n{THOUGHT}\n```", THOUGHT),
+    (f"<think>\nhm\n</think>\n{THOUGHT}", THOUGHT),
+    (f"{THOUGHT}<|eot_id|>", THOUGHT),
+    (
+        f"First I weigh options.\n\n1. {THOUGHT}\n\n2. Then I check it.",
+        f"First I weigh options.\n\n1. {THOUGHT}\n\n2. Then I check it.",
+    ),
+    (f'{{"rationale": "{THOUGHT}"}}', THOUGHT),
+    (f'```json\n{{"rationale": "{THOUGHT}"}}\n```', THOUGHT),
+    ("Too short.", ("words",)),
+    ("<rationale>Too short.</rationale>", ("words",)),
+    ("I'm sorry, but I can't help with that request as it may be part of an exam in progress somewhere.", ("refused",)),
+    (f"<think>\n{THOUGHT}", ("thought",)),
+    (f"<think>\n{THOUGHT}\n</think>", ("nothing after",)),
+    (f"{THOUGHT} <problem>", ("markup",)),
+    (f"<rationale>{THOUGHT}", ("not closed",)),
+    (f"</rationale>{THOUGHT}<rationale>", ("markup",)),
+]
+
+NAMES = ("format", "accuracy", "difficulty", "coverage", "solvability")
+TITLES = ("Format", "Factual accuracy", "Difficulty alignment", "Concept coverage", "Solvability")
+
+
+def judged(*ratings: str, final: str | None, line: str = "{n}. {title}: {rating}. It is so.") -> str:
+    lines = [line.format(n=n, title=t, rating=r) for n, (t, r) in enumerate(zip(TITLES, ratings, strict=True), 1)]
+    return "\n".join(lines) + (f"\n\nFinal Judgement: {final}" if final else "")
+
+
+P, A, B = "perfect", "acceptable", "bad"
+ALL = (P,) * 5
+# reply, verdict (None: unusable), contradiction, criteria found
+JUDGEMENTS: list[tuple[str, str | None, bool, int]] = [
+    (judged(*ALL, final=P), P, False, 5),
+    (judged(*ALL, final=B), B, True, 5),
+    (judged(P, B, P, P, P, final=P), B, True, 5),
+    (judged(P, B, P, P, P, final=A), B, True, 5),
+    (judged(P, B, P, P, P, final=B), B, False, 5),
+    (judged(P, A, P, P, P, final=P), A, True, 5),
+    (judged(A, P, A, A, P, final=P), A, True, 5),
+    (judged(A, P, P, P, P, final=P), P, False, 5),
+    (judged(A, P, A, P, P, final=P), A, True, 5),
+    (judged(P, P, P, P, A, final=A), A, False, 5),
+    (judged(A, A, A, A, A, final=A), A, False, 5),
+    (judged(*ALL, final=A), A, True, 5),
+    (judged(*ALL, final=None), P, False, 5),
+    (judged(P, P, B, P, P, final=None), B, False, 5),
+    (judged(P, P, A, A, A, final=None), A, False, 5),
+    (judged(*ALL, final=P, line="{n}. **{title}**: {rating}\n   - Justification: it is so"), P, False, 5),
+    (
+        judged(*ALL, final=P, line="### {n}. {title}\n**Rating:** {rating}\n**Justification:** not bad at all."),
+        P,
+        False,
+        5,
+    ),
+    (judged(P, B, P, P, P, final=P, line="{n}. {title}\nRating: [{rating}]\nJustification: no."), B, True, 5),
+    (judged(P, P, P, P, B, final=P, line="**{n}. {title}** — *{rating}* — reasons"), B, True, 5),
+    (judged(*ALL, final=P, line="- {title}: {rating}"), P, False, 5),
+    (judged(*ALL, final=P, line="{title} is {rating}."), P, False, 5),
+    (judged(*ALL, final=P, line="{n}) {title} - {rating}, because it is so."), P, False, 5),
+    (judged(P, B, P, P, P, final=P, line="| {title} | {rating} | why |"), B, True, 5),
+    (judged(*ALL, final=P, line="{n}. {title} (rating: {rating})"), P, False, 5),
+    (judged(P, "Bad", P, P, P, final="Perfect", line="{n}. {title}: {rating}"), B, True, 5),
+    (
+        judged(*(r.upper() for r in (P, P, A, P, P)), final="PERFECT", line="{n}. {title}: {rating}").upper(),
+        P,
+        False,
+        5,
+    ),
+    (
+        "1. FORMAT\nRating: Perfect\n2. FACTUAL ACCURACY\nRating: Perfect\n3. DIFFICULTY ALIGNMENT\nRating: Perfect\n"
+        "4. CONCEPT COVERAGE\nRating: Perfect\n5. SOLVABILITY\nRating: Perfect\n\nFinal Judgement: perfect",
+        P,
+        False,
+        5,
+    ),
+    ("Factual accuracy: bad\nFinal judgement: perfect", B, True, 1),
+    ("Solvability: acceptable\nFinal judgement: perfect", A, True, 1),
+    ("Format: perfect\nFinal judgement: acceptable", A, False, 1),
+    ("Solvability: bad, it has no answer. Not perfect at all.\nFinal Judgement: perfect", B, True, 1),
+    ("Solvability: not bad, quite perfect\nFinal Judgement: perfect", P, False, 0),
+    ("Solvability: imperfect\nFinal Judgement: perfect", P, False, 0),
+    ("Solvability: perfect or acceptable\nFinal Judgement: perfect", P, False, 0),
+    ("Final Judgement: perfect", P, False, 0),
+    ("**Final Judgement:** bad", B, False, 0),
+    ("Final Judgment: acceptable", A, False, 0),
+    (
+        '{"format": "perfect", "factual_accuracy": "bad", "difficulty_alignment": "perfect", '
+        '"concept_coverage": "perfect", '
+        '"solvability": "perfect", "final_judgement": "perfect"}',
+        B,
+        True,
+        5,
+    ),
+    (
+        '```json\n{"format": {"rating": "perfect"}, "factual accuracy": {"rating": "perfect"}, "difficulty": '
+        '{"rating": "perfect"}, "concept coverage": {"rating": "acceptable"}, "solvability": {"rating": "perfect"}, '
+        '"final judgement": "perfect"}\n```',
+        P,
+        False,
+        5,
+    ),
+    (f"<think>\nFactual accuracy: bad\nFinal Judgement: bad\n</think>\n{judged(*ALL, final=P)}", P, False, 5),
+    (f"Sure, here is my review:\n\n{judged(*ALL, final=P)}", P, False, 5),
+    (f"```\n{judged(*ALL, final=P)}\n```", P, False, 5),
+    (judged(*ALL, final="imperfect"), None, False, 0),
+    (judged(*ALL, final="not perfect"), None, False, 0),
+    (judged(*ALL, final="perfect or acceptable"), None, False, 0),
+    (judged(P, P, P, P, "bad\n5. Solvability: perfect", final=P), B, True, 5),  # said twice: the worse counts
+    ("The problem is perfect.", None, False, 0),
+    ("I'm sorry, but I can't judge this.", None, False, 0),
+    ("", None, False, 0),
+    (f"<think>\n{judged(*ALL, final=P)}", None, False, 0),
+    (judged(P, P, P, P, P, final=None).replace("5. Solvability: perfect. It is so.", ""), None, False, 0),
+    ("Rating: perfect\nRating: perfect", None, False, 0),
+]

@@ -1,0 +1,267 @@
+"""Requests, tokens and money are counted as they were; a budget is never exceeded, and more of it goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.jsonl import read_jsonl, write_jsonl
+from promptcot_mamba.run_info import write_run_info
+from promptcot_mamba.synthesis import STAGES
+from promptcot_mamba.synthesis.cost_report import count_kept, describe_cost
+from promptcot_mamba.synthesis.dry_run import describe_plan, plan_run
+from promptcot_mamba.synthesis.spending import BudgetSpentError, Price, Spending, read_prices, read_usage
+from promptcot_mamba.synthesis.stage import Context, settings_from
+from tests.synthesis.scripted import SETTINGS, ScriptedModel, answer, likelihood
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def load(name: str, seeds: Path):
+    settings_class, function = STAGES[name].load()
+    values = {**SETTINGS[name], **({"seeds": str(seeds)} if name == "concepts" else {})}
+    return settings_from(settings_class, values, name), function
+
+
+def run(folder: Path, seeds: Path, budget: int | None = None, reply=answer, stages=tuple(SETTINGS)) -> Context:
+    model = ScriptedModel(reply, likelihood)
+    context = Context(folder, 0, lambda name: model, spending=Spending(folder, budget))
+    for name in stages:
+        own, function = load(name, seeds)
+        function(own, context)
+    return context
+
+
+def files(folder: Path) -> dict[str, list]:
+    return {path.name: read_jsonl(path) for path in sorted(folder.glob("*.jsonl")) if path.stat().st_size}
+
+
+def test_usage_has_every_request(tmp_path, seeds):
+    context = run(tmp_path / "work", seeds)
+    asked = context.model("m").backend.asked
+    usage = read_usage(tmp_path / "work")
+    drawn = {name: used for name, models in usage.items() for used in models.values() if name != "chosen_rationales"}
+    assert sum(used.requests for used in drawn.values()) == len(asked)
+    assert sum(used.again for used in drawn.values()) == sum(request.attempt > 0 for request in asked) > 0
+    assert usage["chosen_rationales"]["m"].requests == 30, "likelihoods are asked for too"
+    assert set(usage["judgements_a"]) == {"a"}
+    replies = sum(len(answer(request.prompt, request.seed)) for request in asked)
+    assert sum(used.completion_tokens for used in drawn.values()) == replies, "the script counts letters"
+
+
+@settings(deadline=None, max_examples=8)
+@given(budget=st.integers(1000, 4000))
+def test_a_budget_is_never_exceeded_and_more_of_it_goes_on_to_the_same_rows(tmp_path_factory, budget):
+    folder = tmp_path_factory.mktemp("budget")
+    seeds = folder / "seeds.jsonl"
+    write_jsonl(seeds, [{"problem": f"Compute number {i}.", "level": "easy"} for i in range(10)])
+    some = ("concepts", "rationales")
+    run(folder / "whole", seeds, stages=some)
+    try:
+        run(folder / "torn", seeds, budget, stages=some)
+    except (BudgetSpentError, InputError):
+        stopped = True
+    else:
+        stopped = False
+    spent = sum(used.tokens for models in read_usage(folder / "torn").values() for used in models.values())
+    assert spent <= budget
+    assert stopped or files(folder / "torn") == files(folder / "whole")
+    run(folder / "torn", seeds, 10**9, stages=some)
+    assert files(folder / "torn") == files(folder / "whole")
+
+
+def test_what_is_under_way_is_waited_for_and_kept(tmp_path, seeds):
+    with pytest.raises(BudgetSpentError):
+        run(tmp_path / "work", seeds, budget=1250, stages=("concepts",))
+    rows = read_jsonl(tmp_path / "work" / "concepts.jsonl")
+    usage = read_jsonl(tmp_path / "work" / "usage" / "concepts.jsonl")
+    assert 0 < len(rows) < 10
+    assert sum(line["outcome"] == "used" for line in usage) == len(rows)
+    assert not json.loads((tmp_path / "work" / "concepts.run.json").read_text())["complete"]
+
+
+def test_a_budget_already_spent_is_refused_before_anything_is_asked(tmp_path, seeds):
+    run(tmp_path / "work", seeds, stages=("concepts",))
+    with pytest.raises(InputError, match=r"--budget_tokens 100: \d+ of 100 tokens are spent .* raise it"):
+        run(tmp_path / "work", seeds, budget=100, stages=("rationales",))
+    run(tmp_path / "work", seeds, budget=100, stages=("concepts",))  # complete: nothing to ask, nothing to refuse
+
+
+def test_the_plan_is_what_is_asked_where_every_first_reply_serves(tmp_path, seeds):
+    def serves(prompt: str, seed: int) -> str:
+        return "Final Judgement: perfect" if prompt.startswith("You are a strict") else answer(prompt, seed * 35 + 1)
+
+    names = ("concepts", "rationales", "choose_rationales", "generator_data", "concept_sampling", "problems", "judge")
+    model = ScriptedModel(serves, likelihood)
+    context = Context(tmp_path / "work", 0, lambda name: model)
+    planned = {each.output: each for each in plan_run({name: load(name, seeds)[0] for name in names}, context)}
+    assert not (tmp_path / "work").exists(), "a dry run writes nothing"
+    assert not model.backend.asked
+    usage = read_usage(run(tmp_path / "work", seeds, reply=serves, stages=names).work_dir)
+    assert {name: each.tasks for name, each in planned.items()} == {
+        name: used.requests for name, models in usage.items() for used in models.values()
+    }
+
+
+def test_a_plan_counts_what_is_there_and_expects_what_was_seen(tmp_path, seeds):
+    names = ("concepts", "rationales", "concept_sampling", "problems", "judge")
+    work = tmp_path / "work"
+    run(work, seeds, stages=("concepts",))
+    with pytest.raises(BudgetSpentError):
+        run(work, seeds, budget=Spending(work).spent + 2500, stages=("rationales",))
+    model = ScriptedModel(answer, likelihood)
+    context = Context(work, 0, lambda name: model, prices={"m": Price(1.0, 2.0)})
+    text = describe_plan(plan_run({name: load(name, seeds)[0] for name in names}, context), context, budget=50_000)
+    rows = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("|")}
+    left = 30 - len(read_jsonl(work / "rationales.jsonl"))
+    assert re.match(r"\| concepts \| m \| 0 \|", rows["concepts"])
+    assert f"| rationales | m | {left} |" in rows["rationales"]
+    assert "tokens, 0.0" in rows["rationales"], "money to expect, from the mean of what was asked"
+    assert "no price for: a, b" in text
+    assert "--budget_tokens 50,000: may be" in text
+
+
+def test_the_report_has_the_cost_of_a_kept_problem_by_stage(tmp_path, seeds):
+    work = tmp_path / "work"
+    context = run(work, seeds)
+    usage = read_usage(work)
+    kept, what = count_kept({"kept_problems": read_jsonl(work / "kept_problems.jsonl")})
+    section = describe_cost(usage, kept, what, {"m": Price(3.0, 5.0)})
+    table = section.blocks[1]
+    assert kept == len(read_jsonl(work / "kept_problems.jsonl"))
+    line = dict(zip(table.header, next(row for row in table.rows if row[0] == "problems"), strict=True))
+    used = usage["problems"]["m"]
+    assert line["requests"] == str(used.requests)
+    money = (3 * used.prompt_tokens + 5 * used.completion_tokens) / 1e6
+    assert line["money"] == f"{money:.4f}"
+    assert line["money a kept problem"] == f"{money / kept:,.6f}"
+    assert line["tokens a kept problem"] == f"{used.tokens / kept:,.0f}"
+    assert table.rows[-1][0] == "all"
+    assert "Without a price, so not in the money: a, b" in section.blocks[0].text
+    settings_class, report = STAGES["report"].load()
+    report(settings_class(), context)
+    text = (work / "report.md").read_text()
+    assert "## Cost" in text
+    assert "not one rationale and one problem" in text
+    assert describe_cost({}, 0, "", {}) is None
+
+
+def test_chains_are_counted_from_their_journal(tmp_path):
+    attempts = [
+        {"id": "p", "run": 0, "attempt": 0, "prompt_tokens": 10, "completion_tokens": 90, "format_valid": False,
+         "finish_reason": "length"},
+        {"id": "p", "run": 0, "attempt": 1, "prompt_tokens": 10, "completion_tokens": 40, "format_valid": True,
+         "finish_reason": "stop"},
+    ]  # fmt: skip
+    write_jsonl(tmp_path / "chains.attempts.jsonl", attempts)
+    used = read_usage(tmp_path)["chains"]["teacher"]
+    assert (used.requests, used.again, used.tokens, dict(used.outcomes)) == (2, 1, 150, {"length": 1, "used": 1})
+    assert Spending(tmp_path, 1000).spent == 150
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ({"m": {"input": 1}}, "prices: m: unknown 'input'; known: prompt, completion"),
+        ({"m": {"prompt": -1}}, "prices: m: prompt -1"),
+        ({"m": {"completion": "2"}}, "prices: m: completion '2'"),
+        ({"m": {"prompt": float("nan")}}, "prices: m: prompt nan"),
+    ],
+)
+def test_a_wrong_price_is_named(table, said):
+    with pytest.raises(InputError, match=said):
+        read_prices(table)
+
+
+# -- the program ----------------------------------------------------------------------------------------------------
+
+
+def synthesize(folder: Path, *flags: str, models: dict, stages: dict) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "scripts.synthesize", "--work_dir", str(folder), "--models", json.dumps(models)]
+    command += ["--stages", json.dumps(stages), *flags]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=120)
+
+
+def test_the_program_plans_stops_at_its_budget_and_goes_on(tmp_path, seeds, start_server):
+    server = start_server()
+    models = {"m": {"base_url": server.url, "served_model_name": "tiny", "context": 4096, "concurrency": 2}}
+    stages = {"concepts": {"seeds": str(seeds), "model": "m", "k": 2, "max_tokens": 64}}
+    prices = json.dumps({"m": {"prompt": 1, "completion": 2}})
+    planned = synthesize(tmp_path / "w", "--dry_run", "True", "--prices", prices, models=models, stages=stages)
+    assert planned.returncode == 0, planned.stderr
+    assert "| concepts | m | 10 | 30 |" in planned.stdout
+    assert not (tmp_path / "w").exists()
+
+    stopped = synthesize(tmp_path / "w", "--budget_tokens", "700", models=models, stages=stages)
+    assert stopped.returncode == 1
+    assert "of 700 tokens are spent" in stopped.stderr
+    assert "run the same command again" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    done = len(read_jsonl(tmp_path / "w" / "concepts.jsonl"))
+    assert 0 < done < 10
+
+    refused = synthesize(tmp_path / "w", "--budget_tokens", "700", models=models, stages=stages)
+    assert refused.returncode == 2
+    assert refused.stderr.count("error: --budget_tokens 700: ") == 1
+    assert len(read_jsonl(tmp_path / "w" / "concepts.jsonl")) == done
+
+    whole = synthesize(tmp_path / "w", "--budget_tokens", "100000", models=models, stages=stages)
+    assert whole.returncode == 0, whole.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--budget_tokens", "0"], "--budget_tokens 0: must be at least 1"),
+        (["--prices", '{"n": {"prompt": 1}}'], "prices: n: no such model; known: m, teacher"),
+        (["--prices", "[]"], "--prices: expected a mapping"),
+    ],
+)
+def test_wrong_flags_are_one_line(tmp_path, seeds, flags, said):
+    done = synthesize(
+        tmp_path / "w", *flags, models={"m": {"base_url": "x", "served_model_name": "y"}}, stages={"report": {}}
+    )
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_the_samplers_chains_stop_at_the_budget(tmp_path, monkeypatch):
+    """A stand-in for the sampling program writes its journal until it is told to stop."""
+    from promptcot_mamba.synthesis import teacher
+
+    program = tmp_path / "infer_longcot.py"
+    program.write_text(
+        "import json, signal, sys, time\n"
+        "flags = dict(flag[2:].split('=', 1) for flag in sys.argv[1:])\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))\n"
+        "for run in range(10_000):\n"
+        "    row = dict(id='p', run=run, attempt=0, prompt_tokens=10, completion_tokens=90, format_valid=True)\n"
+        "    with open(flags['output_path'].replace('.jsonl', '.attempts.jsonl'), 'a') as file:\n"
+        "        file.write(json.dumps(row) + '\\n')\n"
+        "    time.sleep(0.02)\n"
+    )
+    monkeypatch.setattr(teacher, "ROOT", tmp_path)
+    monkeypatch.setattr(teacher, "WATCH_SECONDS", 0.2)
+    work = tmp_path / "work"
+    write_jsonl(work / "teacher_problems.jsonl", [{"id": "p", "prompt": "q"}])
+    write_run_info(work / "teacher_problems.jsonl", {"seed": 0}, complete=True)
+    context = Context(work, 0, lambda name: None, spending=Spending(work, 2000))
+    chains = teacher.ChainSettings("t", max_len=500)
+    with pytest.raises(BudgetSpentError, match="--budget_tokens 2000"):
+        teacher.run_chains(chains, context)
+    lines = len(read_jsonl(work / "chains.attempts.jsonl"))
+    assert 20 <= lines < 1000
+    assert context.spending.spent == 100 * lines
+    with pytest.raises(InputError, match="--budget_tokens 2000"):
+        teacher.run_chains(chains, Context(work, 0, lambda name: None, spending=Spending(work, 2000)))

@@ -1,0 +1,267 @@
+"""Replies as models write them are read exactly or refused with a reason of their own; formats are files."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.jsonl import read_jsonl, write_jsonl
+from promptcot_mamba.synthesis import STAGES
+from promptcot_mamba.synthesis.concepts import parse_concepts
+from promptcot_mamba.synthesis.judgement import Judgement, parse_judgement
+from promptcot_mamba.synthesis.models import ModelBook
+from promptcot_mamba.synthesis.problem import parse_problem
+from promptcot_mamba.synthesis.rationale import parse_rationale
+from promptcot_mamba.synthesis.replies import Rejected, read_pair
+from promptcot_mamba.synthesis.stage import Context
+from promptcot_mamba.synthesis.templates import load_format
+from tests.synthesis.replies_others import CONCEPTS, JUDGEMENTS, RATIONALES
+from tests.synthesis.replies_problems import BODIES, all_replies, in_tags, released
+from tests.synthesis.scripted import ScriptedModel
+
+PROBLEMS = list(all_replies())
+
+
+def test_there_are_enough_replies_of_each_kind():
+    usable = sum(isinstance(expected, tuple) for _, _, expected in PROBLEMS)
+    assert (len(PROBLEMS) >= 300, usable >= 200, len(PROBLEMS) - usable >= 50) == (True, True, True)
+    assert len({reply for _, reply, _ in PROBLEMS}) > 300
+
+
+@pytest.mark.parametrize(("reply", "expected"), [case[1:] for case in PROBLEMS], ids=[case[0] for case in PROBLEMS])
+def test_problem_replies(reply, expected):
+    got = read_pair(reply)
+    if isinstance(expected, tuple):
+        assert got == expected
+    else:
+        assert isinstance(got, Rejected)
+        assert expected in got.reason
+
+
+def test_reasons_are_told_apart():
+    reasons = Counter(got.reason for _, reply, _ in PROBLEMS if isinstance(got := read_pair(reply), Rejected))
+    assert len(reasons) >= 9
+    assert max(reasons.values()) < sum(reasons.values()) / 3
+
+
+@pytest.mark.parametrize(("reply", "expected"), CONCEPTS)
+def test_concept_replies(reply, expected):
+    got = parse_concepts(reply, 2)
+    if isinstance(expected, list):
+        assert got == expected
+    else:
+        assert isinstance(got, Rejected)
+        assert expected in got.reason
+
+
+@pytest.mark.parametrize(("reply", "expected"), RATIONALES)
+def test_rationale_replies(reply, expected):
+    got = parse_rationale(reply, 10)
+    if isinstance(expected, str):
+        assert got == {"rationale": expected}
+    else:
+        assert isinstance(got, Rejected)
+        assert expected[0] in got.reason
+
+
+@pytest.mark.parametrize(("reply", "verdict", "contradicts", "ratings"), JUDGEMENTS)
+def test_judgements(reply, verdict, contradicts, ratings):
+    got = parse_judgement(reply)
+    if verdict is None:
+        assert isinstance(got, Rejected)
+    else:
+        assert (got.verdict, got.contradicts, len(got.ratings)) == (verdict, contradicts, ratings)
+
+
+@given(
+    st.text(max_size=300), st.sampled_from(["", "<problem>", "<rationale>", "**Problem:** ", '{"problem": "', "1. "])
+)
+def test_no_text_breaks_a_parser(text, start):
+    for parse in (read_pair, lambda reply: parse_concepts(reply, 2), lambda reply: parse_rationale(reply, 3)):
+        assert parse(start + text) is not None
+    assert isinstance(parse_judgement(start + text), Judgement | Rejected)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "<problem>" * 20_000,
+        "[" * 100_000,
+        '{"problem": ' * 20_000,
+        "**" * 100_000,
+        "\n" * 100_000,
+        "> " * 50_000,
+        "`" * 90_000,
+    ],
+)
+def test_long_nonsense_is_refused_at_once(reply):
+    assert isinstance(read_pair(reply), Rejected)
+    assert isinstance(parse_concepts(reply, 2), Rejected)
+    assert isinstance(parse_judgement(reply), Rejected)
+
+
+def test_latex_in_json_whose_backslashes_are_single():
+    reply = (
+        '{"rationale": "We take \\frac{1}{2} and \\neq, \\beta.\\nThen go on.", '
+        '"problem": "Find $\\theta \\times \\sqrt{2}$."}'
+    )
+    got = read_pair(reply)
+    assert got == ("We take \\frac{1}{2} and \\neq, \\beta.\nThen go on.", "Find $\\theta \\times \\sqrt{2}$.")
+
+
+# -- formats --------------------------------------------------------------------------------------------------------
+
+
+def test_the_released_generators_prompt_and_markup():
+    form = load_format("promptcot_release")
+    assert form.render_problem(["gcd", "Vieta's formulas"], "HMMT-Feb") + form.prompt_end == (
+        "Given foundational concepts and difficulty level, identify connections and develop a question that integrates "
+        "these concepts with appropriate complexity.\n\nFoundational Concepts:\n1. gcd\n2. Vieta's formulas\n\n"
+        "Difficulty Level: HMMT-Feb"
+    )
+    assert form.write("a", "b") == released("a", "b")
+    assert form.render("rationale", problem="p", concepts="c", level="l") == load_format().render(
+        "rationale", problem="p", concepts="c", level="l"
+    )
+
+
+@pytest.mark.parametrize("name", ["ours", "promptcot_release"])
+@pytest.mark.parametrize("body", BODIES)
+def test_what_a_format_writes_is_read_back(name, body):
+    form = load_format(name)
+    assert read_pair(form.write(*body), form) == body
+
+
+OWN = """\
+reply: |-
+  DESIGN: {{rationale}}
+  TASK: {{problem}}
+  END
+prompts:
+  problem: |-
+    Level {{level}}. Use
+    {{concepts}}
+"""
+
+
+def test_a_format_of_ones_own_is_one_file(tmp_path: Path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(OWN)
+    form = load_format(str(path))
+    assert form.render_problem(["gcd"], "hard") + form.prompt_end == "Level hard. Use\n1. gcd"
+    for body in BODIES:
+        assert read_pair(f"Sure!\n\n{form.write(*body)}\n", form) == body
+        assert read_pair(in_tags(*body), form) == body, "what all models are known to write is still read"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("prompts: {problem: 'Write {{concepts}}'}", "problem: expected a text with {{concepts}}, {{level}}"),
+        ("prompts: {judge: 'Rate {{text}} {{concepts}} {{level}}'}", "judge: expected a text with"),
+        ("prompts: {essay: x}", "unknown 'essay'"),
+        ("replies: x", "unknown 'replies'"),
+        ("reply: '<r>{{rationale}}</r>'", "reply: expected a text with {{problem}}, {{rationale}}"),
+        ("reply: '{{rationale}} then {{problem}}'", "something must stand before"),
+        ("- a", "expected 'key: value' lines"),
+        ("a: [", "malformed YAML"),
+    ],
+)
+def test_a_wrong_format_is_refused_by_its_line(tmp_path: Path, text, said):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=said.replace("{", r"\{").replace("}", r"\}").replace("[", r"\[")):
+        load_format(str(path))
+
+
+def test_an_unknown_format_is_refused_with_the_known_ones_before_anything_runs():
+    with pytest.raises(
+        InputError, match="models: m: format none: no such format or file; known: ours, promptcot_release"
+    ):
+        ModelBook({"m": {"model_path": "x", "format": "none"}})
+
+
+class Book:
+    """One scripted model with a format of its own."""
+
+    def __init__(self, answer, form):
+        self.model, self.form = ScriptedModel(answer), form
+
+    def __call__(self, name):
+        return self.model
+
+    def format(self, name):
+        return self.form
+
+
+def run_problems(folder: Path, book: Book, **settings) -> Context:
+    context = Context(folder, 0, book)
+    write_jsonl(context.path("concept_sets"), [{"key": "k", "concepts": ["gcd", "lcm"], "level": "AIME"}])
+    settings_class, function = STAGES["problems"].load()
+    function(settings_class(model="m", **settings), context)
+    return context
+
+
+def test_a_stage_asks_in_the_models_format_and_reads_its_replies(tmp_path: Path):
+    rationale, problem = BODIES[0]
+    book = Book(lambda prompt, seed: released(rationale, problem), load_format("promptcot_release"))
+    (row,) = run_problems(tmp_path, book).read("problems")
+    assert book.model.backend.asked[0].prompt.endswith("Difficulty Level: AIME")
+    assert (row["rationale"], row["problem"]) == (rationale, problem)
+    assert row["text"] == load_format().write(rationale, problem), "judges see one markup, whoever wrote it"
+
+
+def test_one_repair_after_the_last_attempt(tmp_path: Path):
+    from dataclasses import replace
+
+    def answer(prompt: str, seed: int) -> str:
+        if "could not be read: no rationale" in prompt:
+            return in_tags(*BODIES[0])
+        return f"<problem>{BODIES[0][1]}</problem>"
+
+    book = Book(answer, replace(load_format(), repairs=True))
+    context = run_problems(tmp_path, book, attempts=2)
+    (row,) = context.read("problems")
+    assert row["repaired"]
+    assert row["problem"] == BODIES[0][1]
+    asked = book.model.backend.asked
+    assert [request.attempt for request in asked] == [0, 1, 1]
+    assert len({request.seed for request in asked}) == 3
+    assert asked[2].prompt.startswith(asked[0].prompt.strip())
+    info = json.loads((tmp_path / "problems.run.json").read_text())
+    assert (info["requests"], info["asked again"], info["repaired"]) == (3, 2, 1)
+    usage = read_jsonl(tmp_path / "usage" / "problems.jsonl")
+    assert [(line["attempt"], line.get("repair"), line["outcome"]) for line in usage] == [
+        (0, None, "no rationale"),
+        (1, None, "no rationale"),
+        (1, True, "used"),
+    ]
+
+
+@pytest.mark.parametrize("reply", ["I'm sorry, but I can't help with that.", ""])
+def test_a_refusal_is_not_repaired(tmp_path: Path, reply):
+    from dataclasses import replace
+
+    book = Book(lambda prompt, seed: reply, replace(load_format(), repairs=True))
+    with pytest.raises(InputError, match="no rows survived"):
+        run_problems(tmp_path, book)
+    assert len(book.model.backend.asked) == 1
+
+
+def test_raw_generators_are_not_asked_to_repair():
+    book = ModelBook({"raw": {"model_path": "x", "chat_template": False}, "chat": {"model_path": "x"}})
+    assert (book.format("raw").repairs, book.format("chat").repairs) == (False, True)
+
+
+def test_parse_problem_keeps_our_markup_as_before():
+    assert parse_problem(in_tags("a", "find b")) == {
+        "rationale": "a",
+        "problem": "find b",
+        "text": "<rationale>\na\n</rationale>\n<problem>\nfind b\n</problem>",
+    }
