@@ -1,7 +1,5 @@
 """The driver, the devices, and whether this torch can use them."""
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

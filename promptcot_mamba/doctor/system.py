@@ -1,7 +1,5 @@
 """Disk, shared memory, open files, memory, and what Slurm gave this job."""
 
-from __future__ import annotations
-
 import os
 import resource
 import shutil

@@ -28,6 +28,8 @@ def settle_accumulation(
     Raises InputError where the flag and DeepSpeed's config disagree, or the optimizer's offload cannot sum in fp32.
     """
     if not accumulates_narrow_gradients(args):
+        if args.grad_accum_dtype == "bf16" and args.gradient_accumulation_steps > 1:
+            raise InputError("--grad_accum_dtype bf16: gradients are fp32 here (no DeepSpeed, no split master weights)")
         return
     config = args.hf_deepspeed_config.config if args.deepspeed else {}
     offloaded = "offload_optimizer" in config.get("zero_optimization", {})

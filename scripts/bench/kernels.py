@@ -11,8 +11,6 @@ Each part has a record of its own, docs/records/<device>-<date>-<part>.json, wri
 measured again unless --overwrite True. A peer that is not installed reads "not measured".
 """
 
-from __future__ import annotations
-
 import functools
 import os
 import shutil
