@@ -213,21 +213,22 @@ def adapter_parameters(shapes: Shapes, rank: int, targets: list[str]) -> int:
 def training_flops_per_token(shapes: Shapes, adapters: int = 0) -> float:
     """Forward and backward (twice the forward), without recomputation: the numerator of MFU.
 
+    `residual`: bytes of a number of the residual stream; `offload_checkpoints`: what is kept of it waits with the host.
     `adapters`: trained numbers beside frozen weights, which have no gradient of their own to be computed.
     """
     frozen = 2 * matrix_parameters(shapes) if adapters else 0
     return 3 * (forward_flops_per_token(shapes) + 2 * adapters) - frozen
 
 
-def count_kept_layers(shapes: Shapes, tokens: int, free_bytes: float, element: int = BF16) -> int:
+def count_kept_layers(shapes: Shapes, tokens: int, free_bytes: float, element: int = BF16, residual: int = FP32) -> int:
     """How many layers may keep their activations when `tokens` run at once and `free_bytes` are left for activations.
 
     A kept layer holds its input, the norm's output, `in_proj`'s output and `out_proj`'s input (the fused mixer makes
     what lies between again); a recomputed one its input alone, and runs its forward a second time. Per token of the 7B
     model in bf16: 78 KB against 16 KB.
     """
-    kept = tokens * shapes.saved_for_backward(element)
-    recomputed = tokens * FP32 * shapes.hidden
+    kept = tokens * (shapes.saved_for_backward(element) - (FP32 - residual) * shapes.hidden)
+    recomputed = tokens * residual * shapes.hidden
     budget = free_bytes * (1 - RESERVE) - shapes.layers * recomputed - kept  # one layer is being recomputed
     return max(0, min(shapes.layers, int(budget // (kept - recomputed))))
 
@@ -243,6 +244,8 @@ def training_memory(
     fp32_sums: bool = False,
     kept_layers: int = 0,
     segment: int = 1,
+    residual: int = FP32,
+    offload_checkpoints: bool = False,
     adapters: int = 0,
     element: int = BF16,
     bucket_elements: int = 500_000_000,
@@ -265,11 +268,13 @@ def training_memory(
     own_masters = not zero_stage and (element == FP32 or adapters)
     masters = BF16 if split_masters else 0 if own_masters else FP32
     optimizer = 0 if offload_optimizer else (masters + 2 * FP32) * p / shard["os"]  # master weights, two moments
-    live_layer = 2 * tokens * shapes.saved_for_backward(element)  # one layer's forward again, and its gradients
-    stream = tokens * FP32 * shapes.hidden  # the residual stream before a layer
-    kept = kept_layers * tokens * shapes.saved_for_backward(element) + (shapes.layers - kept_layers) * stream
-    if segment > 1:  # before every segment, and within the one that is being repeated
-        kept = (-(-shapes.layers // segment) + segment) * stream
+    stream = tokens * residual * shapes.hidden  # the residual stream before a layer
+    saved = tokens * (shapes.saved_for_backward(element) - (FP32 - residual) * shapes.hidden)
+    live_layer = 2 * saved  # one layer's forward again, and its gradients
+    kept = kept_layers * saved + (shapes.layers - kept_layers) * stream
+    within = segment * stream if segment > 1 else 0  # the segment that is being repeated
+    if segment > 1 or offload_checkpoints:
+        kept = within + (stream if offload_checkpoints else checkpoint_bytes(shapes, tokens, segment, residual))
     head = 2 * logits_bytes + FP32 * shapes.vocab * shapes.hidden + 2 * BF16 * tokens * shapes.hidden
     # Two reducing, one gathering; ZeRO-3: one reducing, one fetching ahead, and twice as many weights at work.
     bucket = element * min(bucket_elements, p)
@@ -289,6 +294,11 @@ def training_memory(
         "buckets": buckets,
         "update": max(0.0, update - activations),
     }
+
+
+def checkpoint_bytes(shapes: Shapes, tokens: int, segment: int = 1, residual: int = FP32) -> int:
+    """What is kept of the residual stream for the backward pass: before every `segment`-th layer."""
+    return -(-shapes.layers // segment) * tokens * residual * shapes.hidden
 
 
 def held_memory(parts: dict[str, float]) -> float:

@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from promptcot_mamba.log import log_once
-from promptcot_mamba.memory_budget import count_kept_layers, held_memory, shapes_from_config, training_memory
+from promptcot_mamba.memory_budget import FP32, count_kept_layers, held_memory, shapes_from_config, training_memory
 from promptcot_mamba.model import Mamba2ForCausalLM
 from promptcot_mamba.ops.native import free_memory
 from promptcot_mamba.training.arguments import SftArguments
@@ -55,12 +55,13 @@ def bytes_held(args: SftArguments, model: PreTrainedModel) -> float:
 def settle_kept_layers(args: SftArguments, model: Mamba2ForCausalLM, tokens: int) -> int:
     """Let the model keep as many layers as every process has room for, `tokens` at once in each; returns how many.
 
-    All keep the same ones: a layer that is recomputed gathers its weights (ZeRO-3) and exchanges states (slices of a
-    row) once more, and the processes must meet there.
+    All keep the same ones: a layer that is recomputed gathers its weights (ZeRO-3) once more, and the processes must
+    meet there.
     """
     room = usable_bytes(args.device) - bytes_held(args, model)
     shapes = shapes_from_config(model.config.to_dict())
-    fitting = count_kept_layers(shapes, tokens, room, model.dtype.itemsize)
+    residual = FP32 if model.config.residual_in_fp32 else model.dtype.itemsize
+    fitting = count_kept_layers(shapes, tokens, room, model.dtype.itemsize, residual)
     kept = min(map(int, gather_lists([str(fitting)])))
     model.keep_layers(kept)
     log_once(

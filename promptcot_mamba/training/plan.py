@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 from promptcot_mamba.checkpoint import find_folder, read_config
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.memory_budget import (
+    BF16,
+    FP32,
     Mamba2Shapes,
     Shapes,
     adapter_parameters,
+    checkpoint_bytes,
     offloaded_bytes,
     shapes_from_config,
     training_flops_per_token,
@@ -86,7 +89,7 @@ def _machine_lines(shapes: Shapes, machine: Machine, load: Load, phases: list[tu
         f"  {'GB per GPU':<40}{'weights':>8}{'grads':>7}{'optim':>7}{'activ':>7}{'buckets':>8}{'update':>7}{'total':>7}"
         f"{'tok/s':>8}",
     ]
-    options = list(list_options(shapes, machine, load))
+    options = _find_options(shapes, machine, load)
     for option in options:
         widths = (8, 7, 7, 7, 8, 7)
         cells = "".join(f"{size / 1e9:{width}.1f}" for size, width in zip(option.parts.values(), widths, strict=True))
@@ -103,6 +106,16 @@ def _machine_lines(shapes: Shapes, machine: Machine, load: Load, phases: list[tu
         days = phase_tokens / (rate * count) / SECONDS_PER_DAY
         lines.append(f"  {phase}: {phase_tokens / 1e9:.2f} G tokens, about {days:.1f} days an epoch")
     return lines
+
+
+def _find_options(shapes: Shapes, machine: Machine, load: Load) -> list[Option]:
+    """As asked; where none of them fits also with checkpoints in host memory, and then with a bf16 residual stream."""
+    options = list(list_options(shapes, machine, load))
+    for more in ({"host": True}, {"host": True, "residual": BF16}):
+        load = replace(load, **more)
+        if isinstance(shapes, Mamba2Shapes) and not any(option.fits for option in options):
+            options += list_options(shapes, machine, load)
+    return options
 
 
 def _what_would_fit(options: list[Option], load: Load) -> str:
@@ -141,6 +154,13 @@ def _speed_lines(shapes: Shapes, machine: Machine, load: Load, best: Option) -> 
         lines.append(f"  (--gradient_checkpointing True --checkpoint_policy {policy})")
     if "every" in best.name:
         lines.append(f"  (--gradient_checkpointing True --checkpoint_every {load.segment})")
+    if best.settings["offload_checkpoints"]:
+        host = checkpoint_bytes(shapes, load.tokens, best.step.segment, best.settings["residual"]) / 1e9
+        lines.append(
+            f"  (--offload_checkpoints True: {host:.0f} GB of host memory per GPU; the copies are not in the time)"
+        )
+    if best.settings["residual"] == BF16:
+        lines.append("  (--residual_in_fp32 False)")
     if best.name.startswith("split masters"):
         lines.append("  (--split_master_weights True, without --deepspeed)")
     if best.offload:
@@ -176,7 +196,10 @@ def render_plan(args: SftArguments, data_args: DataArguments, plan_args: PlanArg
     ]
     # Where a user names no segment, the one that keeps least: k segments of k layers.
     segment = args.checkpoint_every if args.checkpoint_every > 1 else math.isqrt(shapes.layers)
-    load = Load(tokens, args.gradient_accumulation_steps, slices, segment, args.grad_accum_dtype, adapters, rates)
+    load = Load(
+        tokens, args.gradient_accumulation_steps, slices, segment, BF16 if args.residual_in_fp32 is False else FP32,
+        args.offload_checkpoints, args.grad_accum_dtype, adapters, rates,
+    )  # fmt: skip
     for text in plan_args.plan_machines:
         machine = parse_machine(text)
         if machine.count % slices:

@@ -9,7 +9,7 @@ from typing import Any
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.gpus import DATA_SHEETS, DataSheet
-from promptcot_mamba.memory_budget import Mamba2Shapes, Shapes, count_kept_layers, held_memory, training_memory
+from promptcot_mamba.memory_budget import BF16, Mamba2Shapes, Shapes, count_kept_layers, held_memory, training_memory
 from promptcot_mamba.roofline import Rates, Step, tokens_per_second
 
 SHARDINGS: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -55,6 +55,8 @@ class Load:
     micro_batches: int
     slices: int  # --sequence_parallel_size
     segment: int  # --checkpoint_every
+    residual: int  # bytes of a number of the residual stream (--residual_in_fp32)
+    host: bool  # --offload_checkpoints
     sums: str  # --grad_accum_dtype
     adapters: int  # numbers that --lora_rank and --lora_target train
     rates: Rates
@@ -76,19 +78,27 @@ class Option:
 
 
 def list_options(shapes: Shapes, machine: Machine, load: Load) -> Iterator[Option]:
-    """Every sharding, with as many layers kept as fit, with all recomputed, in segments, and with all kept."""
+    """Every sharding, with as many layers kept as fit, with all recomputed, in segments, and with all kept.
+
+    Where checkpoints wait with the host nothing else is kept.
+    """
     shardings = ADAPTERS if load.adapters else SHARDINGS if machine.count > 1 else SHARDINGS_OF_ONE
     for sharding, settings in shardings:
         wide = load.micro_batches > 1 and not settings.get("offload_optimizer") and load.sums != "bf16"
-        base = {"tokens": load.tokens, "devices": machine.count, "adapters": load.adapters, **settings}
+        base = {
+            "tokens": load.tokens, "devices": machine.count, "adapters": load.adapters, "residual": load.residual,
+            "offload_checkpoints": load.host, **settings,
+        }  # fmt: skip
         all_recomputed = _settle_sums(shapes, machine, base, wide and not load.adapters, load.sums)
         kinds = [("recompute all", all_recomputed)]
         if isinstance(shapes, Mamba2Shapes):  # transformers' own models know no other policy
             room = machine.usable - held_memory(training_memory(shapes, **all_recomputed))
-            kept = count_kept_layers(shapes, load.tokens, room)
-            kinds.insert(0, (f"auto ({kept} of {shapes.layers} kept)", {**all_recomputed, "kept_layers": kept}))
+            kept = count_kept_layers(shapes, load.tokens, room, residual=load.residual)
+            if not load.host:
+                kinds.insert(0, (f"auto ({kept} of {shapes.layers} kept)", {**all_recomputed, "kept_layers": kept}))
             kinds.append((f"every {load.segment} layers", {**all_recomputed, "segment": load.segment}))
-        kinds.append(("no checkpointing", {**all_recomputed, "kept_layers": shapes.layers}))
+        if not load.host:
+            kinds.append(("no checkpointing", {**all_recomputed, "kept_layers": shapes.layers}))
         for kind, chosen in kinds:
             parts = training_memory(shapes, **chosen)
             step = Step(
@@ -96,6 +106,8 @@ def list_options(shapes: Shapes, machine: Machine, load: Load) -> Iterator[Optio
                 bool(settings.get("offload_optimizer")), chosen.get("kept_layers", 0), chosen.get("segment", 1),
                 load.adapters,
             )  # fmt: skip
+            kind += ", host" if load.host else ""
+            kind += ", bf16" if load.residual == BF16 else ""
             yield Option(f"{sharding}, {kind}", chosen, parts, sum(parts.values()) <= machine.usable, step)
 
 

@@ -134,3 +134,17 @@ def test_an_assumption_without_a_plan_is_refused():
     PlanArguments().refuse_idle()
     with pytest.raises(InputError, match="--plan_machines: needs --plan"):
         PlanArguments(plan_machines=["1xA100"]).refuse_idle()
+
+
+def test_long_rows_find_a_way_or_hear_what_is_short():
+    long = ("--config", "configs/sft_long.yaml", "--plan_machines", "8xH100", "--max_length")
+    assert row(plan(*long, "1048576"), "ZeRO-3, every 8 layers").endswith("  fits")
+    host = plan(*long, "1048576", "--offload_checkpoints", "True")
+    assert "--offload_checkpoints True: 137 GB of host memory per GPU" in host  # 64 x 131,072 x 4,096 x 4 bytes
+    narrow = plan(*long, "1048576", "--residual_in_fp32", "False")
+    wide = plan(*long, "1048576")
+    assert row(wide, "ZeRO-3, every 8 layers") != row(narrow, "ZeRO-3, every 8 layers, bf16")
+    assert "(--residual_in_fp32 False)" in narrow
+    # Four million: everything is tried, and the largest part is named.
+    assert "every 8 layers, host, bf16" in plan(*long, "4194304")
+    assert "nothing fits; the largest part is activations" in plan(*long, "4194304")
