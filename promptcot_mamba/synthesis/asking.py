@@ -1,7 +1,5 @@
 """Asking a model many questions: a bounded window of requests, unusable replies asked for again."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -63,8 +61,12 @@ class Ask:
     unit: int
     attempt: int
     prompt: str
-    is_repair: bool = False
+    mends: Rejected | None = None  # what was wrong with the reply that it shows
     tokens: int = 0  # it may take, once it is on its way
+
+    @property
+    def is_repair(self) -> bool:
+        return self.mends is not None
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ class Asker:
                 ask = waiting.popleft()
                 sent = self._submit(tasks[ask.unit], ask)
                 if isinstance(sent, Rejected):
-                    yield Settled(tasks[ask.unit], ask, sent, "")
+                    yield Settled(tasks[ask.unit], ask, ask.mends or sent, "")
                 elif sent is None:  # no room in the budget until another is answered
                     waiting.appendleft(ask)
                     break
@@ -160,7 +162,7 @@ class Asker:
             return Ask(ask.unit, ask.attempt + 1, task.prompt)
         if result.reparable and self.form.repairs:
             values = {"reason": result.reason, "mark": mark_for(text), "reply": text, "question": task.prompt}
-            return Ask(ask.unit, ask.attempt, self.form.render("repair", **values), is_repair=True)
+            return Ask(ask.unit, ask.attempt, self.form.render("repair", **values), result)
         return None
 
 

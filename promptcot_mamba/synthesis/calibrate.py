@@ -84,7 +84,8 @@ def measure(judge: str, judgements: Sequence[Row], qualities: dict[str, str]) ->
 
     Rates are smoothed, (called perfect + 1) / (problems + 2), so that three lucky guesses weigh little.
     """
-    rates, row = {}, {"judge": judge}
+    rates: dict[str, float] = {}
+    row: Row = {"judge": judge}
     for kind in (GOOD, BAD):
         verdicts = [each["verdict"] for each in judgements if qualities[each["key"]] == kind]
         perfect = verdicts.count(PERFECT)

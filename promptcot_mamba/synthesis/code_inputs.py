@@ -27,8 +27,9 @@ class Settings:
 
 def run(settings: Settings, context: Context) -> None:
     """kept_problems.jsonl -> code_inputs.jsonl: the same rows with `inputs`, texts for standard input."""
+    rows = context.read("kept_problems")
     form = context.format(settings.model)
-    tasks = [make_task(row, settings.count, form) for row in context.read("kept_problems")]
+    tasks = [make_task(row, settings.count, form) for row in rows]
     inputs = {"kept_problems": context.path("kept_problems")}
     ask_model(context, "code_inputs", settings, tasks, lambda _, reply: parse_inputs(reply, settings.count), inputs)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from promptcot_mamba.synthesis.json_replies import find_objects, read_value
 from promptcot_mamba.synthesis.merging import concept_signature
-from promptcot_mamba.synthesis.replies import Rejected, is_refusal, read_answer, trim
+from promptcot_mamba.synthesis.replies import Rejected, is_refusal, read_answer, trim_chat
 
 _TITLE = r"(?:concept|knowledge point|foundational concept|知识点)"
 _NUMBERED = re.compile(
@@ -36,7 +36,7 @@ def parse_concepts(reply: str, k: int) -> list[str] | Rejected:
         return Rejected(f"not {k} lines: {text.reason}", reparable=False)
     found = _read_values(text)
     if found is None:
-        lines = trim(text).split("\n")
+        lines = trim_chat(text).split("\n")
         numbered = [match for match in map(_NUMBERED.match, lines) if match]
         if numbered and [int(match[1]) for match in numbered] != list(range(1, k + 1)):
             return Rejected(f"not {k} lines numbered in order", reparable=True)
@@ -72,7 +72,8 @@ def _strings(value: Any) -> list[str] | None:
     if not isinstance(value, list):
         return None
     texts = [next(iter(each.values()), None) if isinstance(each, dict) else each for each in value]
-    return texts if all(isinstance(each, str) for each in texts) else None
+    strings = [each for each in texts if isinstance(each, str)]
+    return strings if len(strings) == len(texts) else None
 
 
 def _read_table(lines: list[str]) -> list[str]:

@@ -61,10 +61,10 @@ def read_seeds(path: Path) -> list[Row]:
 def run(settings: Settings, context: Context) -> None:
     """seeds -> concepts.jsonl."""
     seeds = Path(settings.seeds)
-    form, k = context.format(settings.model), settings.k
+    rows, k = read_seeds(seeds), settings.k
+    form = context.format(settings.model)
     tasks = [
-        Task(content_key(row["problem"], k), form.render("concepts", problem=row["problem"], k=k), row)
-        for row in read_seeds(seeds)
+        Task(content_key(row["problem"], k), form.render("concepts", problem=row["problem"], k=k), row) for row in rows
     ]
     ask_model(
         context,

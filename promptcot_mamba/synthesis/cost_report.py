@@ -1,12 +1,12 @@
 """The report's page on cost: what every stage asked of every model, for each problem that was kept."""
 
-from __future__ import annotations
-
+import re
 from collections.abc import Mapping
 
 from promptcot_mamba.jsonl import Row
 from promptcot_mamba.report.document import Paragraph, Section
 from promptcot_mamba.report.tables import Table
+from promptcot_mamba.synthesis import STAGES
 from promptcot_mamba.synthesis.spending import USED, Price, Used
 
 MOST_REASONS = 3
@@ -25,7 +25,7 @@ def describe_cost(
     usage: Mapping[str, Mapping[str, Used]], kept: int, what: str, prices: Mapping[str, Price]
 ) -> Section | None:
     """Requests, those asked again among them, tokens and money by stage and model; the same by kept problem."""
-    asked = [(output, model, used) for output, models in usage.items() for model, used in models.items()]
+    asked = [(output, model, usage[output][model]) for output in sorted(usage, key=_place) for model in usage[output]]
     if not asked:
         return None
     total = Used()
@@ -51,6 +51,13 @@ def describe_cost(
     if missing:
         words += f" Without a price, so not in the money: {', '.join(missing)}."
     return Section("Cost", [Paragraph(words), *tables])
+
+
+def _place(output: str) -> tuple[str, int]:
+    """Rounds after one another, in each the outputs as their stages come: `judgements_a` with `judgements`."""
+    folder, _, name = output.rpartition("/")
+    writes = ["tries" if stage.writes == "in_band" else stage.writes for stage in STAGES.values()]
+    return folder, next((i for i, own in enumerate(writes) if own and re.match(rf"{own}(_|$)", name)), len(writes))
 
 
 def _figures(used: Used, money: float | None, kept: int) -> list[str]:

@@ -5,8 +5,6 @@ on the problem's inputs, a quantity with its unit. What comes out is rows that `
 `synthesis` adapter.
 """
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,13 +12,11 @@ from typing import Any
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row, write_jsonl
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 from promptcot_mamba.run_info import side_path
 from promptcot_mamba.sampling.backend import STOP
 from promptcot_mamba.synthesis.domains import Domain, find_domain
 from promptcot_mamba.synthesis.stage import LATER, Context
-
-logger = get_logger(__name__)
 
 KEPT = "kept"
 Group = list[Row]
@@ -43,7 +39,8 @@ class Settings:
     chains: int = field(default=1, metadata=LATER)
 
     def __post_init__(self) -> None:
-        if not 0 < self.threshold <= 1 or (not isinstance(self.keep, list) and self.keep < 1):
+        whole = isinstance(self.keep, int) and not isinstance(self.keep, bool)
+        if not 0 < self.threshold <= 1 or not (isinstance(self.keep, list) or (whole and self.keep >= 1)):
             raise InputError(f"threshold {self.threshold} must be in (0, 1] and keep {self.keep} positive")
         check_band(self.band)
         if self.chains < 1 or (self.chains > 1 and not isinstance(self.keep, list)):
@@ -64,6 +61,8 @@ class Settings:
 
 def check_band(band: list[float]) -> None:
     """Raises InputError unless it is two rates in order."""
+    if not isinstance(band, list):
+        raise InputError(f"keep {band!r}: expected two rates in order, from 0 to 1, as in [0.1, 0.8]")
     numbers = [each for each in band if isinstance(each, int | float) and not isinstance(each, bool)]
     if len(numbers) != 2 or len(band) != 2 or not 0 <= numbers[0] < numbers[1] <= 1:
         raise InputError(f"keep {band}: expected two rates in order, from 0 to 1, as in [0.1, 0.8]")

@@ -21,7 +21,8 @@ def _any(*patterns: str) -> re.Pattern[str]:
 
 _STATED = _any(
     rf"{_SECTION}{_WORDED}(?:answer|solution|ans)[ \t]*(?:\*\*)?[ \t]*[:=][ \t]*(?:\*\*)?[ \t]*\S",
-    rf"[\[(]{_WORDED}(?:answer|ans|solution)\.?[ \t]*(?:[:=]|is)[ \t]*{_VALUE}",
+    rf"[\[(]{_WORDED}(?:(?:answer|solution)[ \t]*(?:[:=]|is)|ans\b\.?[:=]?)[ \t]*{_VALUE}",
+    rf"[.?!$)][ \t]+{_WORDED}(?:answer|ans)\b\.?[ \t]*[:=][ \t]*{_VALUE}",
     rf"\b(?:the|its|our)[ \t]+{_WORDED}answer[ \t]+(?:is|equals|turns out to be|will be)[ \t]*:?[ \t]*{_VALUE}",
     r"\\boxed[ \t]*\{[^}]",
     "答案(?:是|为|:|：)",
@@ -52,8 +53,10 @@ _INJECTED = _any(
     r"|reviewer|grader|judge)\b",
     r"\bas an? (?:ai|language model|helpful assistant)\b|\bsystem prompt\b",
     r"\byour (?:instructions|guidelines|training data)\b",
-    r"\b(?:rate|mark|judge|grade|score|call|consider)\b[^.\n]{0,30}\b(?:perfect|acceptable)\b"
-    r"(?! square| number| cube| power)",
+    r"\b(?:ignore|disregard|forget)\b[^.\n]{0,20}\b(?:instruction|rule|prompt|criteri|guideline)\w*[^.\n]{0,10}"
+    r"\b(?:above|before|earlier|previous|given)",
+    r"\b(?:rate|mark|judge|grade|score|consider)\b[^.\n]{0,15}\b(?:this|the problem|it|me|everything)\b[^.\n]{0,25}"
+    r"\b(?:perfect|acceptable)\b(?! square| number| cube| power)",
     r"\b(?:give|assign|award|output|say|respond with|reply with|answer with|return|write|print)\b[^.\n]{0,40}"
     r"(?:\bfinal judge?ment\b|\bverdict\b|\bperfect (?:rating|score|judge?ment)\b|\bhighest (?:rating|score)\b"
     r"|['\"]perfect['\"])",

@@ -69,7 +69,7 @@ class Settings:
             raise InputError(f"unknown rule {self.rule!r}; known: {', '.join((*RULES, WEIGHTED))}")
         if self.weights is not None and self.rule != WEIGHTED:
             raise InputError(f"weights are of the rule {WEIGHTED!r}, and the rule is {self.rule!r}")
-        if isinstance(self.weights, str) and self.weights != CALIBRATED:
+        if not isinstance(self.weights, dict) and self.weights not in (None, CALIBRATED):
             raise InputError(f"weights {self.weights!r}: expected a mapping of judges to weights, or {CALIBRATED}")
         for name, weight in self.weights.items() if isinstance(self.weights, dict) else ():
             if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
@@ -108,7 +108,7 @@ def check_judges_of(rows: Sequence[Row], settings: Settings, weights: Mapping[st
     if settings.rule != WEIGHTED or not rows:
         return
     judges = rows[0]["verdicts"]
-    if unknown := sorted(set(weights) - set(judges)):
+    if settings.weights != CALIBRATED and (unknown := sorted(set(weights) - set(judges))):
         raise InputError(f"filter: weights: {unknown[0]!r} is none of the judges {', '.join(judges)}")
     if settings.weights == CALIBRATED and (missing := [name for name in judges if name not in weights]):
         raise InputError(f"filter: weights: calibration.jsonl has no judge {missing[0]!r}; calibrate the same models")

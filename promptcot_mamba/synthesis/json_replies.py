@@ -1,7 +1,5 @@
 r"""JSON in replies: in a fence or among words, with commas at the end, raw line ends, and LaTeX whose `\` is single."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator
@@ -15,11 +13,12 @@ _LATEX = re.compile(r"\\\\|\\(?=[bfrt][a-z]{2}|n(?:abla|eq?|eg|i|ot|u|mid|leq|ge
 MOST_STARTS = 50
 
 
-def find_objects(text: str, key: str) -> list[dict[str, Any]]:
-    """Every object that has this key, in any case, in the first JSON value of a text that has one."""
+def find_objects(text: str, keys: str) -> list[dict[str, Any]]:
+    """Every object with a key of this pattern, in any case, `_` for spaces, in the first JSON value that has one."""
+    name = re.compile(keys, re.IGNORECASE)
     for start in [match.start() for match in _OPENING.finditer(text)][:MOST_STARTS]:
         value = read_value(text[start:])
-        found = [each for each in _objects(value) if key in {str(name).lower() for name in each}]
+        found = [each for each in _objects(value) if any(name.fullmatch(str(key).replace("_", " ")) for key in each)]
         if found:
             return found
     return []

@@ -5,8 +5,6 @@ concept coverage, solvability. A reply that holds no verdict is `unparseable`, i
 counted; it is never read as one of the others. What is judged stands between two lines that it cannot hold.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from promptcot_mamba.errors import InputError
@@ -66,8 +64,8 @@ def run(settings: Settings, context: Context) -> None:
 
 
 def check_judges(stage: str, models: list[str]) -> None:
-    if not models or len(set(models)) != len(models):
-        raise InputError(f"{stage}: models {models}: expected one or more different judges")
+    if not isinstance(models, list) or not models or len(set(models)) != len(models):
+        raise InputError(f"{stage}: models {models}: expected a list of one or more different models")
 
 
 @dataclass(frozen=True)

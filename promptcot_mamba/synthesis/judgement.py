@@ -5,8 +5,6 @@ solvability are perfect and at least two others too; acceptable otherwise. Where
 allow, the ratings count; where it says worse, its word does. Both are contradictions, and counted.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -70,6 +68,8 @@ class Judgement:
 
 def check_weights(weights: Mapping[str, float]) -> None:
     """Raises InputError for a criterion that there is not, or a weight that is none."""
+    if not isinstance(weights, dict):
+        raise InputError(f"weights {weights!r}: expected a mapping of criteria to weights")
     for name, weight in weights.items():
         if name not in CRITERIA:
             raise InputError(f"weights: unknown criterion {name!r}; known: {', '.join(CRITERIA)}")

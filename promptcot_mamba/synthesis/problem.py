@@ -53,6 +53,7 @@ def make_generator_rows(rows: Sequence[Row], form: Format) -> list[Row]:
 
 def run(settings: Settings, context: Context) -> None:
     """concept_sets.jsonl -> problems.jsonl: rows with `rationale`, `problem`, `text` (both, in our markup)."""
+    rows = context.read("concept_sets")
     form = context.format(settings.model)
     tasks = [
         Task(
@@ -60,7 +61,7 @@ def run(settings: Settings, context: Context) -> None:
             form.render_problem(row["concepts"], row["level"]) + form.prompt_end,
             {"concepts": row["concepts"], "level": row["level"], "candidate": candidate},
         )
-        for row in context.read("concept_sets")
+        for row in rows
         for candidate in range(settings.candidates)
     ]
     inputs = {"concept_sets": context.path("concept_sets")}

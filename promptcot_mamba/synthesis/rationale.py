@@ -12,7 +12,7 @@ the two are `scripts.synthesize --rounds`.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tqdm import tqdm
@@ -44,8 +44,8 @@ class ChoiceSettings:
 
 def run(settings: Settings, context: Context) -> None:
     """concepts.jsonl -> rationales.jsonl: `candidates` rows a problem, each with `rationale` and `candidate`."""
-    form = context.format(settings.model)
     rows = context.read("concepts")
+    form = context.format(settings.model)
     tasks = [make_task(row, candidate, form) for row in rows for candidate in range(settings.candidates)]
     inputs = {"concepts": context.path("concepts")}
     ask_model(
@@ -83,18 +83,27 @@ def run_choice(settings: ChoiceSettings, context: Context) -> None:
     if output.complete:
         return
     output.begin()
-    with DurableAppender(output.path) as file:
+    spending = context.spending
+    with DurableAppender(output.path) as file, spending.open(context.work_dir, "chosen_rationales") as usage:
         scored = {row["key"] for _, row in iter_jsonl(output.path)}
         todo = [row for row in rows if row["key"] not in scored]
-        pairs = (
-            (form.render_problem(row["concepts"], row["level"]), form.write(row["rationale"], row["problem"]))
-            for row in todo
-        )
-        scores = model.score(pairs)
-        with context.spending.open(context.work_dir, "chosen_rationales") as usage:
-            for row, score in zip(todo, tqdm(scores, total=len(todo), desc="likelihoods", unit="pair"), strict=True):
-                file.append({**row, "log_likelihood": score})
-                context.spending.settle(usage, 0, count_scored(row, settings.model, model, form))
+        uses = [count_scored(row, settings.model, model, form) for row in todo]
+
+        def pairs() -> Iterator[tuple[str, str]]:
+            for row, use in zip(todo, uses, strict=True):
+                if not spending.fits(use["prompt_tokens"]):
+                    return  # what is under way is waited for first
+                spending.take(use["prompt_tokens"])
+                yield form.render_problem(row["concepts"], row["level"]), form.write(row["rationale"], row["problem"])
+
+        done = 0
+        scores = tqdm(model.score(pairs()), total=len(todo), desc="likelihoods", unit="pair")
+        for row, use, score in zip(todo, uses, scores, strict=False):
+            file.append({**row, "log_likelihood": score})
+            spending.settle(usage, use["prompt_tokens"], use)
+            done += 1
+        if done < len(todo):
+            spending.fits(uses[done]["prompt_tokens"])
     place = {row["key"]: i for i, row in enumerate(rows)}
     scored_rows = sorted((row for _, row in iter_jsonl(output.path)), key=lambda row: place[row["key"]])
     output.finish(choose_best(scored_rows), candidates=len(rows))

@@ -17,6 +17,7 @@ from promptcot_mamba.synthesis.templates import Format, load_format
 
 RATIONALE, PROBLEM = "rationale", "problem"
 NO_MARKUP = "not one rationale and one problem"
+LEAST_THOUGHT = 100  # bytes before an unmarked problem that are a rationale
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 _OPENER = re.compile(
-    r"\A(?:(?:sure|certainly|of course|absolutely|okay|ok|great|understood)\b[^\n]*"
-    r"|(?:here(?:['’]s| is| are)|below is|let me)\b[^\n]*[:.])\s*\n+",
+    r"\A(?:(?:sure|certainly|of course|absolutely|okay|ok|great|understood)\b|here(?:['’]s| is| are)\b|below is\b)"
+    r"(?:[^\n]*:|(?:[^\s]*[ \t]+){0,12}[^\s]*)[ \t]*\n+",
     re.IGNORECASE,
 )
 _CLOSER = re.compile(
@@ -54,7 +55,7 @@ _RULE = re.compile(r"\A(?:\s*(?:-{3,}|\*{3,}|_{3,})\s*(?:\n|\Z))+|(?:\n\s*(?:-{3
 
 # A mark: <rationale>, </ problem >, [PROBLEM], <!-- END RATIONALE -->, as they are or escaped, bold or ticked.
 _MARK = re.compile(
-    r"(?P<around>\*\*|`|)(?:(?:\\?<|&lt;)\s*(?P<close>/?)\s*(?P<angle>rationale|problem)\b[^<>\n]{0,80}?(?:\\?>|&gt;)"
+    r"(?P<around>\*\*|`|)(?:(?:\\?<|&lt;)\s*(?P<close>/?)\s*(?P<angle>rationale|problem)(?:_statement)?\b[^<>\n]{0,80}?(?:\\?>|&gt;)"
     r"|\[(?P<close2>/?)(?P<square>rationale|problem)\]"
     r"|(?:<|&lt;)!?-{1,3}\s*(?P<word>begin|end)\s+(?P<comment>rationale|problem)\s*-{1,3}(?:>|&gt;):?)(?P=around)",
     re.IGNORECASE,
@@ -69,13 +70,13 @@ _NAMES = {
         r"answer|solution|final answer|correct answer|reference answer|答案|解答|lösung|réponse|solución|respuesta"
     ),
 }
-_NUMBER = r"(?:(?:\d{1,2}|[A-D])[.)][ \t]*)?"
+_NUMBER = r"(?:[^\w\s*#`<>|:$\\\[\](){}.,-]{1,2}[ \t]*)?(?:(?:\d{1,2}|[A-D])[.)][ \t]*)?"
 _WORDS = r"(?:(?:the|final|new|proposed|design|complete)[ \t]+)*"
 
 
 def _label(names: str) -> re.Pattern[str]:
     """A line that begins with one of these names as a label: with a colon; or as a heading, bold or lettered, alone."""
-    name = rf"{_NUMBER}{_WORDS}(?:{names})(?:[ \t]+\d+)?[ \t]*"
+    name = rf"{_NUMBER}{_WORDS}(?:{names})(?:[ \t]+\d+)?[ \t]*(?:\([^()\n]{{0,40}}\)[ \t]*)?"
     colon = (
         rf"[ \t]*(?:#{{1,6}}[ \t]*)?{_NUMBER}(?P<bold>\*\*|__)?[ \t]*{name}"
         r"(?(bold)(?:[:：][ \t]*(?P=bold)|(?P=bold)[ \t]*[:：])|[:：])[ \t]*\|?"
@@ -108,11 +109,15 @@ def read_answer(reply: str) -> str | Rejected:
 
 
 def trim(text: str) -> str:
-    """A text less openers and closers of a chat, rules, and a fence around all of it."""
+    """A text less rules and a fence around all of it."""
     text = _RULE.sub("", text.strip()).strip()
-    text = _CLOSER.sub("", _OPENER.sub("", text)).strip()
     fence = _FENCE.match(text)
     return _RULE.sub("", fence[2] if fence else text).strip()
+
+
+def trim_chat(text: str) -> str:
+    """A whole reply less what opens and closes a chat, too: within a section such lines are the model's own."""
+    return trim(_CLOSER.sub("", _OPENER.sub("", trim(text))))
 
 
 def is_refusal(text: str) -> bool:
@@ -132,10 +137,10 @@ def read_pair(reply: str, form: Format | None = None) -> tuple[str, str] | Rejec
         return _settle([found[RATIONALE]], [found[PROBLEM]])
     if _MARK.search(text):
         return _read_marks(text)
-    objects = [_fields(each) for each in find_objects(text, PROBLEM)]
+    objects = [_fields(each) for each in find_objects(text, _NAMES[PROBLEM])]
     if objects:
         return _settle([r for r, _ in objects], [p for _, p in objects])
-    labelled = _read_labels(trim(text))
+    labelled = _read_labels(trim_chat(text))
     if labelled is not None:
         return labelled
     return Rejected("refused") if is_refusal(text) else Rejected(NO_MARKUP, reparable=True)
@@ -147,7 +152,14 @@ def _read_marks(text: str) -> tuple[str, str] | Rejected:
         if kind == PROBLEM and not is_closed:
             return Rejected("the problem is not closed", reparable=True)
         sections[kind].append(section)
-    return _settle(sections[RATIONALE], sections[PROBLEM])
+    before = text[: next(_MARK.finditer(text)).start()]
+    return _settle(sections[RATIONALE] or _thinking_aloud(before), sections[PROBLEM])
+
+
+def _thinking_aloud(before: str) -> list[str]:
+    """What stands before a problem is its rationale, if nothing is marked as one and it is more than an opener."""
+    before = trim_chat(before)
+    return [before] if len(before.encode("utf-8", "replace")) >= LEAST_THOUGHT else []
 
 
 def iter_sections(text: str) -> Iterator[tuple[str, str, bool]]:
@@ -181,13 +193,16 @@ def _read_labels(text: str) -> tuple[str, str] | Rejected | None:
     sections: dict[str, list[str]] = {RATIONALE: [], PROBLEM: []}
     for (_, start, kind), (end, *_) in zip(marks, [*marks[1:], (len(text), 0, "")], strict=True):
         sections[kind].append(text[start:end])
-    return _settle(sections[RATIONALE], sections[PROBLEM])
+    return _settle(sections[RATIONALE] or _thinking_aloud(text[: marks[0][0]]), sections[PROBLEM])
 
 
 def _fields(found: dict[str, Any]) -> tuple[str, str]:
     values = {str(key).lower().replace("_", " "): value for key, value in found.items()}
-    rationale = next((values[key] for key in values if re.fullmatch(_NAMES[RATIONALE], key)), "")
-    return tuple(each if isinstance(each, str) else "" for each in (rationale, values[PROBLEM]))  # type: ignore[return-value]
+    found = (
+        next((values[key] for key in values if re.fullmatch(_NAMES[kind], key)), "") for kind in (RATIONALE, PROBLEM)
+    )
+    rationale, problem = (each if isinstance(each, str) else "" for each in found)
+    return rationale, problem
 
 
 def _settle(rationales: list[str], problems: list[str]) -> tuple[str, str] | Rejected:
@@ -237,7 +252,7 @@ def read_rationale(reply: str) -> str | Rejected:
         if isinstance(found.get(RATIONALE), str):
             return clean_rationale(found[RATIONALE])
     label = _LABELS[RATIONALE].search(text)
-    text = clean_rationale(text[label.end() :] if label else text)
+    text = clean_rationale(trim_chat(text[label.end() :] if label else text))
     return Rejected("refused") if is_refusal(text) else text
 
 

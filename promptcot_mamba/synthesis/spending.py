@@ -4,15 +4,15 @@ A request is counted when it is answered, used or not, so that attempts and repa
 still waiting for is not. `usage/X.jsonl` belongs to the output `X.jsonl` and only ever grows.
 """
 
-from __future__ import annotations
-
+import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.jsonl import DurableAppender, Row, iter_jsonl
+from promptcot_mamba.jsonl import DurableAppender, Row
+from promptcot_mamba.log import log_once
 
 BYTES_PER_TOKEN = 4  # of text whose tokenizer is not at hand
 USED = "used"
@@ -80,11 +80,36 @@ def read_usage(work_dir: Path) -> dict[str, dict[str, Used]]:
     found = {}
     for path in sorted([*work_dir.glob("usage/*.jsonl"), *work_dir.glob("round_*/usage/*.jsonl")]):
         name = str(path.relative_to(work_dir)).replace("usage/", "").removesuffix(".jsonl")
-        found[name] = count_usage(row for _, row in iter_jsonl(path))
-    chains = [row for path in [work_dir / "chains.attempts.jsonl"] if path.exists() for _, row in iter_jsonl(path)]
-    if chains:
-        found["chains"] = {TEACHER: chain_usage(chains)}
+        found[name] = count_usage(Tail(path).new_rows())
+    chains = chain_usage(Tail(work_dir / "chains.attempts.jsonl").new_rows())
+    if chains.requests:
+        found["chains"] = {TEACHER: chains}
     return found
+
+
+class Tail:
+    """A file that somebody else may be writing: its whole lines, each once. A killed writer's last one may be torn."""
+
+    def __init__(self, path: Path, start: int = 0):
+        self.path, self.offset = path, start
+
+    def new_rows(self) -> Iterator[Row]:
+        """Rows of the lines that ended since the last call; what is no row is the writer's to mend, and left out."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self.offset += len(line)
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    log_once(f"{self.path}: holds a line that is no JSON; it is not counted")
+                    continue
+                if isinstance(row, dict):
+                    yield row
 
 
 def chain_usage(attempts: Iterable[Row]) -> Used:

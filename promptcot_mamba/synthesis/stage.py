@@ -24,7 +24,7 @@ from promptcot_mamba.log import get_logger
 from promptcot_mamba.run_info import side_path, write_run_info
 from promptcot_mamba.synthesis.asking import Asker, Model, Parse, Task
 from promptcot_mamba.synthesis.replies import Rejected
-from promptcot_mamba.synthesis.spending import Price, Spending, count_usage
+from promptcot_mamba.synthesis.spending import Price, Spending, Used, count_usage
 from promptcot_mamba.synthesis.templates import Format, load_format
 
 __all__ = ["Context", "Model", "Parse", "Rejected", "StageOutput", "Task", "ask_model"]
@@ -205,20 +205,23 @@ def ask_model(
                 else:
                     rejected_file.append({**row, "reason": each.result.reason, "reply": each.text})
                 bar.update()
+    used = count_usage(row for _, row in iter_jsonl(usage.path)).get(settings.model, Used())
+    _finish_asked(output, tasks, used, finalise)
+
+
+def _finish_asked(
+    output: StageOutput, tasks: Sequence[Task], used: Used, finalise: Callable[[list[Row]], list[Row]]
+) -> None:
+    """Put what was answered and what was rejected in task order, and count both."""
+    rejected_path = side_path(output.path, "rejected.jsonl")
     place = {task.key: i for i, task in enumerate(tasks)}
     rows = sorted((row for _, row in iter_jsonl(output.path)), key=lambda row: place[row["key"]])
     rejected = sorted((row for _, row in iter_jsonl(rejected_path)), key=lambda row: place[row["key"]])
     write_jsonl(rejected_path, rejected)
-    counts = Counter(f"rejected: {row['reason']}" for row in rejected)
-    used = count_usage(row for _, row in iter_jsonl(usage.path)).get(settings.model)
-    if used is not None:
-        counts |= {"requests": used.requests, "asked again": used.again, "repaired": sum(map(is_repaired, rows))}
-    output.finish(finalise(rows), tasks=len(tasks), **counts)
-
-
-def is_repaired(row: Row) -> bool:
-    """Whether a row comes of a reply that was written again."""
-    return bool(row.get("repaired"))
+    reasons = Counter(f"rejected: {row['reason']}" for row in rejected)
+    repaired = sum(bool(row.get("repaired")) for row in rows)
+    asked = {"requests": used.requests, "asked again": used.again, "repaired": repaired}
+    output.finish(finalise(rows), tasks=len(tasks), **reasons, **asked)
 
 
 @dataclass

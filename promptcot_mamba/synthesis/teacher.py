@@ -1,7 +1,5 @@
 """The teacher: kept problems as a problem file, and long chains for each by `infer_longcot.py`, as for a benchmark."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import sys
@@ -12,13 +10,10 @@ from typing import cast
 from promptcot_mamba.chat_format import render_prompt
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row
-from promptcot_mamba.log import get_logger
-from promptcot_mamba.run_info import ROOT
+from promptcot_mamba.run_info import ROOT, side_path
 from promptcot_mamba.synthesis.domains import find_domain
-from promptcot_mamba.synthesis.spending import BudgetSpentError
+from promptcot_mamba.synthesis.spending import BudgetSpentError, Tail, chain_usage
 from promptcot_mamba.synthesis.stage import Context, read_run_info
-
-logger = get_logger(__name__)
 
 WATCH_SECONDS = 5.0
 
@@ -105,13 +100,14 @@ def watch_budget(process: subprocess.Popen, context: Context) -> None:
     Chains are counted as they end, so those under way at the end may exceed the budget by what they have said.
     Raises BudgetSpentError where it was stopped.
     """
-    spending = context.spending
+    spending, path = context.spending, side_path(context.path("chains"), "attempts.jsonl")
+    journal = Tail(path, path.stat().st_size if path.exists() else 0)
     while True:
         try:
             process.wait(None if spending.budget is None else WATCH_SECONDS)
             return
         except subprocess.TimeoutExpired:
-            spending.count_again()
+            spending.spent += chain_usage(journal.new_rows()).tokens
         except KeyboardInterrupt:
             process.wait()
             raise

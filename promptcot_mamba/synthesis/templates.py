@@ -4,8 +4,6 @@ A format is one YAML file: `prompts/ours.yaml`, `prompts/promptcot_release.yaml`
 by its path. What a file leaves out is ours.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -97,6 +95,8 @@ def load_format(name: str = OURS) -> Format:
 
 def _complete(path: Path, name: str, values: dict[str, Any], ours: Format) -> Format:
     prompts = values.get("prompts") or {}
+    if not isinstance(prompts, dict):
+        raise InputError(f"{path}: prompts: expected a mapping of names to texts, found {type(prompts).__name__}")
     if unknown := sorted(set(values) - set(_FIELDS)) or sorted(set(prompts) - set(ours.prompts)):
         known = f"{', '.join(_FIELDS)}; under prompts: {', '.join(ours.prompts)}"
         raise InputError(f"{path}: unknown {unknown[0]!r}; known: {known}")

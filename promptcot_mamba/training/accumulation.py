@@ -61,7 +61,7 @@ def _fits(args: SftArguments, model_config: dict[str, Any], tokens: int) -> bool
     parts = training_memory(
         shapes, tokens=tokens, devices=args.world_size, zero_stage=zero_stage(args),
         split_masters=args.split_master_weights, fp32_sums=True,
-        recompute="layer" if args.gradient_checkpointing else "mixer",
+        kept_layers=0 if args.gradient_checkpointing else shapes.layers, segment=args.checkpoint_every,
     )  # fmt: skip
     return sum(parts.values()) <= torch.cuda.get_device_properties(args.device).total_memory
 

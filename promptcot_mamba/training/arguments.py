@@ -209,9 +209,10 @@ class SftArguments(TrainingArguments):
     )
 
     checkpoint_policy: str = field(
-        default="all",
+        default="auto",
         metadata={
-            "help": "With gradient_checkpointing: recompute all layers, or (auto, Mamba-2) only those that must be.",
+            "help": "With gradient_checkpointing: recompute all layers, or (auto, Mamba-2) only those whose "
+            "activations do not fit. With --checkpoint_every or --offload_checkpoints all are.",
             "choices": CHECKPOINT_POLICIES,
         },
     )
@@ -267,7 +268,7 @@ class SftArguments(TrainingArguments):
         default=False, metadata={"help": "Stop at the first module or op that makes a number that is none; slow."}
     )
     plan: bool = field(
-        default=False, metadata={"help": "Print memory, speed bound and days from shapes; train nothing."}
+        default=False, metadata={"help": "Print memory, speed by part and days from shapes; train nothing."}
     )
 
     def __post_init__(self) -> None:
@@ -318,6 +319,12 @@ class SftArguments(TrainingArguments):
         """Whether the weights are bf16: DeepSpeed and split_adamw keep fp32 masters themselves, frozen ones need none;
         elsewhere the weights must be their own masters."""
         return bool(self.bf16 and (self.deepspeed or self.lora_rank)) or self.split_master_weights
+
+    @property
+    def keeps_what_fits(self) -> bool:
+        """Whether layers keep their activations as memory allows; segments, or checkpoints with the host, never do."""
+        plain = self.checkpoint_every == 1 and not self.offload_checkpoints
+        return self.gradient_checkpointing and self.checkpoint_policy == "auto" and plain
 
     @property
     def validates(self) -> bool:

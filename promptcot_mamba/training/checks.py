@@ -48,9 +48,6 @@ def check_flags(args: SftArguments, data_args: DataArguments) -> None:
         raise InputError("--checkpoint_policy auto: needs --gradient_checkpointing True")
     if args.offload_checkpoints and not args.gradient_checkpointing:
         raise InputError("--offload_checkpoints True: needs --gradient_checkpointing True, whose checkpoints it moves")
-    if args.checkpoint_policy == "auto" and (args.checkpoint_every > 1 or args.offload_checkpoints):
-        name = "checkpoint_every" if args.checkpoint_every > 1 else "offload_checkpoints"
-        raise InputError(f"--checkpoint_policy auto: keeps whole layers where they fit; leave --{name} out")
     check_validation(args, data_args)
     check_adapters(args)
     check_optimizer(args)

@@ -125,6 +125,15 @@ RIGHT: dict[str, Pair] = {
     "deepseek's end token": lambda r, p: f"{in_tags(r, p)}<｜end▁of▁sentence｜>",
     "sentence tokens": lambda r, p: f"<s> {in_tags(r, p)} </s>",
     "header token first": lambda r, p: f"<|start_header_id|>assistant<|end_header_id|>\n\n{in_tags(r, p)}",
+    "thinking aloud": lambda r, p: (
+        f"{r} And that is how the author came to ask what follows.\n\n<problem>\n{p}\n</problem>"
+    ),
+    "own words kept": lambda r, p: in_tags(f"Okay, let us begin.\n{r}\n\nThis problem requires all of it.", p),
+    "longer tags": lambda r, p: f"<rationale>{r}</rationale>\n<problem_statement>\n{p}\n</problem_statement>",
+    "signs before labels": lambda r, p: f"🧠 **Rationale:**\n{r}\n\n📝 **Problem:**\n{p}\n\n✅ **Answer:** 42",
+    "levels beside labels": lambda r, p: f"### Rationale\n{r}\n\n### Problem (AIME level)\n{p}",
+    "json, other keys": lambda r, p: json.dumps({"reasoning": r, "problem_statement": p, "difficulty": "AIME"}),
+    "channels": lambda r, p: f"<|channel|>final<|message|>{in_tags(r, p)}<|return|>",
     "released": released,
     "released, lines": lambda r, p: released(f"\n{r}\n", f"\n{p}\n"),
     "released, lines between": lambda r, p: released(r, p).replace("--><!--", "-->\n\n<!--"),
@@ -253,12 +262,25 @@ WRONG: dict[str, dict[str, Pair]] = {
 }
 
 
+# Shapes whose rationale is more than the body's: what stands before and after it.
+ADDED = {
+    "thinking aloud": ("", " And that is how the author came to ask what follows."),
+    "own words kept": ("Okay, let us begin.\n", "\n\nThis problem requires all of it."),
+}
+
+
 def all_replies() -> Iterator[tuple[str, str, tuple[str, str] | str]]:
     """(what it is, reply, the pair it holds or the words of why it holds none)."""
     for number, (name, shape) in enumerate(RIGHT.items()):
         for step in range(3):
             body = BODIES[(number + 2 * step) % len(BODIES)]
-            yield f"{name}, body {(number + 2 * step) % len(BODIES)}", shape(*body), body
+            r, p = body
+            r += ADDED.get(name, ("", ""))[1]
+            yield (
+                f"{name}, body {(number + 2 * step) % len(BODIES)}",
+                shape(*body),
+                (ADDED.get(name, ("", ""))[0] + r, p),
+            )
     for reason, shapes in WRONG.items():
         for number, (name, shape) in enumerate(shapes.items()):
             for step in range(2):

@@ -168,6 +168,33 @@ def test_chains_are_counted_from_their_journal(tmp_path):
     assert Spending(tmp_path, 1000).spent == 150
 
 
+def test_likelihoods_keep_to_the_budget_too(tmp_path, seeds):
+    some = ("concepts", "rationales")
+    work = tmp_path / "work"
+    run(tmp_path / "whole", seeds, stages=(*some, "choose_rationales"))
+    run(work, seeds, stages=some)
+    budget = Spending(work).spent + 1000
+    with pytest.raises(BudgetSpentError):
+        run(work, seeds, budget=budget, stages=("choose_rationales",))
+    assert 0 < len(read_jsonl(work / "chosen_rationales.jsonl")) < 30
+    assert budget - 300 < Spending(work).spent <= budget
+    with pytest.raises(InputError, match="raise it"):
+        run(work, seeds, budget=budget, stages=("choose_rationales",))
+    run(work, seeds, budget=10**6, stages=("choose_rationales",))
+    assert files(work) == files(tmp_path / "whole")
+
+
+def test_a_torn_line_of_a_killed_run_does_not_stop_the_next(tmp_path, seeds):
+    work = tmp_path / "work"
+    run(work, seeds, stages=("concepts",))
+    spent = Spending(work).spent
+    with (work / "usage" / "concepts.jsonl").open("ab") as file:
+        file.write(b'{"key": "x", "attem')
+    (work / "chains.attempts.jsonl").write_bytes(b'{"broken\n{"id": "p", "run": 0, "prompt_tokens": 5}\n{"id"')
+    assert Spending(work).spent == spent + 5
+    run(work, seeds, stages=("concepts", "rationales"))
+
+
 @pytest.mark.parametrize(
     ("table", "said"),
     [

@@ -170,6 +170,7 @@ def test_a_format_of_ones_own_is_one_file(tmp_path: Path):
         ("reply: '<r>{{rationale}}</r>'", "reply: expected a text with {{problem}}, {{rationale}}"),
         ("reply: '{{rationale}} then {{problem}}'", "something must stand before"),
         ("- a", "expected 'key: value' lines"),
+        ("prompts: short", "prompts: expected a mapping"),
         ("a: [", "malformed YAML"),
     ],
 )
@@ -252,6 +253,18 @@ def test_a_refusal_is_not_repaired(tmp_path: Path, reply):
     with pytest.raises(InputError, match="no rows survived"):
         run_problems(tmp_path, book)
     assert len(book.model.backend.asked) == 1
+
+
+def test_a_repair_that_does_not_fit_keeps_the_first_reason(tmp_path: Path):
+    from dataclasses import replace
+
+    book = Book(lambda prompt, seed: "nothing here", replace(load_format(), repairs=True))
+    book.model.context, book.model.encode = 180, lambda text: list(range(len(text) // 4))
+    with pytest.raises(InputError, match="no rows survived"):
+        run_problems(tmp_path, book)
+    assert len(book.model.backend.asked) == 1
+    (row,) = read_jsonl(tmp_path / "problems.rejected.jsonl")
+    assert row["reason"] == "not one rationale and one problem"
 
 
 def test_raw_generators_are_not_asked_to_repair():

@@ -123,7 +123,8 @@ def _value(found: re.Match[str]) -> float:
 
 def _read_unit(text: str) -> tuple[float, Dimension] | None:
     """(size, dimension) of a product of units; after a slash all is below it until the next: J/kg·K is J/(kg·K)."""
-    size, total, sign, depth = 1.0, {}, 1, 0
+    size, sign, depth = 1.0, 1, 0
+    total: dict[str, float] = {}
     at, last = 0, None
     text = text.strip()
     while at < len(text):
@@ -181,7 +182,7 @@ def _units() -> dict[str, tuple[float, Dimension, bool]]:
     import sympy.physics.units as sympy_units
     from sympy.physics.units.systems.si import SI, dimsys_SI
 
-    found = {}
+    found: dict[str, tuple[float, Dimension, bool]] = {}
     for table, takes_prefixes in ((_PREFIXED, True), (_PLAIN, False)):
         for name, spellings in table.items():
             quantity = getattr(sympy_units, name)
