@@ -6,8 +6,6 @@ Beside X.jsonl it writes X.grades.jsonl (one verdict a sample), X.metrics.json a
 published rules disagree). `scripts.calc_acc` does the same for one named benchmark, code included.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from promptcot_mamba.benchmarks.score_file import Options, run_math

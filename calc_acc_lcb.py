@@ -7,8 +7,6 @@ the published layout (each row's `tests` names `fname` and `md5`), or from the r
 it writes X.grades.jsonl and X.metrics.json. `scripts.calc_acc` does the same for HumanEval and HumanEval+.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from promptcot_mamba.benchmarks import get_benchmark

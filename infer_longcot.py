@@ -8,7 +8,7 @@ r"""Sample long chains of thought: problems.jsonl -> n samples a problem, each w
 
 The second line takes each benchmark's own problem file and settings, and starts one engine for all of them.
 Whatever stops it, a rerun of the same command continues, chains under way included. Beside X.jsonl stand
-X.attempts.jsonl (every attempt), X.partial.jsonl (chains under way) and X.run.json (how it was made). See
+X.attempts.jsonl (every attempt), X.partial.jsonl (chains under way) and X.run.json (how it was made, at what cost). See
 docs/sampling.md for other models, for many GPUs and many nodes.
 """
 
@@ -107,15 +107,16 @@ def run(
     how = describe_run(asdict(plan.args)) | how
 
     def write_info(**results: object) -> None:
-        hours = {"sessions": sessions, "device_hours": device_hours(sessions)}
-        write_json(side_path(output, "run.json"), how | hours | results)
+        cost = {"sessions": sessions, "device_hours": device_hours(sessions), "spared": ledger.spared}
+        write_json(side_path(output, "run.json"), how | cost | results)
 
     write_info(complete=False)
     ledger.resume()
     while decisions is not None and decisions.decided:
         ledger.spare(decisions.decided.pop())
     if not ledger.complete:
-        session = Session(plan.args, ledger.settled)
+        place(plan, ledger.units - ledger.settled - ledger.spared)
+        session = Session(plan.args, plan.device, ledger.settled)
         sessions.append(session.row)
 
         def note(tokens: int, *, now: bool = False) -> None:
@@ -124,7 +125,7 @@ def run(
 
         sample(plan, ledger, report, decisions, make_backend, note)
     ledger.finish()
-    write_info(complete=ledger.complete, results=report.summaries(), spared=ledger.spared)
+    write_info(complete=ledger.complete, results=report.summaries())
     if not ledger.complete:
         return stopped(plan, ledger, "interrupted", EXIT_INTERRUPTED)
     seconds, tokens = (sum(session[name] for session in sessions) for name in ("seconds", "tokens"))
@@ -147,7 +148,6 @@ def sample(
     note: Callable[..., None],
 ) -> None:
     """Sample what the ledger lacks, until done or asked to stop; `note` is told the number of tokens generated."""
-    place(plan, ledger.units - ledger.settled - ledger.spared)
     backend = make_backend(plan)
     progress = Progress(ledger.units, report)
     stop = StopSignal(signal.SIGINT, signal.SIGTERM, message="stopping; what is finished is kept", insist=True)
@@ -180,7 +180,7 @@ def sample(
         scheduler.run()
         progress.show(backend, scheduler.longest, now=True, spared=ledger.spared)
     finally:
-        note(backend.generated_tokens, now=True)
+        tokens = backend.generated_tokens
         progress.end()
         stop.restore()
         if partial is not None:
@@ -188,6 +188,7 @@ def sample(
         if scores is not None:
             scores.close()
         backend.close()
+        note(tokens, now=True)
     if scheduler.failed:
         raise BackendFailedError(scheduler.describe_failed())
 

@@ -36,7 +36,7 @@ from promptcot_mamba.data.encode import check_tokenizer, hash_tokenizer
 from promptcot_mamba.data.template import choose_template
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import get_logger
-from promptcot_mamba.memory_budget import shapes_from_config, training_flops_per_token, training_memory
+from promptcot_mamba.memory_budget import shapes_from_config, training_flops_per_token
 from promptcot_mamba.model import Mamba2ForCausalLM, load_causal_lm
 from promptcot_mamba.model.debug_numerics import watch_numerics
 from promptcot_mamba.ops.sequence_parallel import make_slice_groups
@@ -45,9 +45,10 @@ from promptcot_mamba.training import run_folder
 from promptcot_mamba.training.accumulation import settle_accumulation, widen_gradients
 from promptcot_mamba.training.arguments import DataArguments, SftArguments
 from promptcot_mamba.training.callbacks import ConsoleCallback, LogFileCallback, StopCallback, make_tensorboard_callback
+from promptcot_mamba.training.capacity import KeepLayersCallback, count_trained
 from promptcot_mamba.training.checks import check_flags, check_metric, check_objective, check_residual, check_slices
 from promptcot_mamba.training.flags import FOLLOWED
-from promptcot_mamba.training.identity import describe_identity, zero_stage
+from promptcot_mamba.training.identity import describe_identity
 from promptcot_mamba.training.lora import add_adapters
 from promptcot_mamba.training.plan import PlanArguments, render_plan
 from promptcot_mamba.training.preference import PreferenceTrainer
@@ -133,6 +134,8 @@ def train(args: SftArguments, data_args: DataArguments) -> int | None:
         # Export: the last step's model, or the best one, at the top of the folder, where vLLM and the next phase look.
         step = trainer.state.global_step
         best = trainer.state.best_global_step if args.load_best_model_at_end else None
+        if args.load_best_model_at_end and best is None:
+            logger.warning("--load_best_model_at_end: nothing was validated; the last step's model is exported")
         if not (output_dir / f"checkpoint-{best or step}").is_dir():  # --save_strategy no, or epoch within one
             trainer.save_model(str(run_folder.writing_folder(output_dir, best or step)))
     first_does(lambda: run_folder.finish(output_dir, step, best))
@@ -202,21 +205,16 @@ def make_trainer(
 ) -> SftTrainer:  # fmt: skip
     """Join the model with rows, collation, logs and signals."""
     shapes = shapes_from_config(model.config.to_dict())
-    adapters = sum(p.numel() for p in model.parameters() if p.requires_grad) if args.lora_rank else 0
+    adapters = count_trained(model) if args.lora_rank else 0
     wide_gradients = args.split_master_weights and args.grad_accum_dtype == "fp32"
-    if args.gradient_checkpointing and args.checkpoint_policy == "auto" and isinstance(model, Mamba2ForCausalLM):
-        args.gradient_checkpointing = False  # or the Trainer would turn it on for every layer again
-        tokens = args.per_device_train_batch_size * rows.max_length // args.sequence_parallel_size
-        parts = training_memory(
-            shapes, tokens=tokens, devices=args.world_size, zero_stage=zero_stage(args), adapters=adapters
-        )
-        wider = 2 * shapes.parameters if wide_gradients else 0  # the model counts them as narrow as its weights
-        model.choose_activations_from_memory(reserved_bytes=int(parts["buckets"]) + wider)
+    stop = StopCallback()
+    callbacks = [ConsoleCallback(), LogFileCallback(), stop]
     if isinstance(model, Mamba2ForCausalLM):
         model.backbone.segment_layers = args.checkpoint_every
         model.backbone.offload_checkpoints = args.offload_checkpoints
-    stop = StopCallback()
-    callbacks = [ConsoleCallback(), LogFileCallback(), stop]
+        if args.keeps_what_fits:
+            tokens = args.per_device_train_batch_size * rows.max_length // args.sequence_parallel_size
+            callbacks.append(KeepLayersCallback(model, tokens))
     if "tensorboard" in args.report_to:
         args.report_to = [name for name in args.report_to if name != "tensorboard"]
         if rank() == 0:
@@ -229,9 +227,9 @@ def make_trainer(
         collate=partial(collate_packed if packing else collate_padded, pad_id=pad_id),
         train_dataset=rows,
         eval_rows=eval_rows,
+        flops_per_token=training_flops_per_token(shapes, adapters),
         processing_class=tokenizer,
         callbacks=callbacks,
-        flops_per_token=training_flops_per_token(shapes, adapters),
         slices=make_slice_groups(args.sequence_parallel_size) if args.sequence_parallel_size > 1 else None,
         should_stop=StopSignal(
             *(signal.SIGINT, signal.SIGTERM, signal.SIGUSR1), message=STOPPING if rank() == 0 else "", kill=True

@@ -27,6 +27,17 @@ class RecordTable:
     rows: Sequence[Sequence[str]]
 
 
+def _cpuinfo() -> str:
+    path = Path("/proc/cpuinfo")
+    return path.read_text() if path.is_file() else ""
+
+
+def processor_name() -> str:
+    """The processor's model, without a look at any GPU."""
+    named = [line.partition(":")[2].strip() for line in _cpuinfo().splitlines() if line.startswith("model name")]
+    return named[0] if named else platform.machine()
+
+
 def device_name() -> str:
     """The CUDA devices and their driver, or the processor, the threads used and the vector and matrix units it has."""
     import torch
@@ -34,12 +45,9 @@ def device_name() -> str:
     if torch.cuda.is_available():
         driver = next((gpu.driver for gpu in list_gpus()), "unknown")
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, driver {driver}"
-    cpuinfo = Path("/proc/cpuinfo")
-    text = cpuinfo.read_text() if cpuinfo.is_file() else ""
-    named = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
+    text = _cpuinfo()
     units = [name for flag, name in (("avx2", "AVX2"), ("avx512f", "AVX-512"), ("amx_bf16", "AMX")) if flag in text]
-    model = named[0] if named else platform.machine()
-    return f"{model}, {torch.get_num_threads()} threads, {' '.join(units) or 'no vector units known'}"
+    return f"{processor_name()}, {torch.get_num_threads()} threads, {' '.join(units) or 'no vector units known'}"
 
 
 def render_record_table(table: RecordTable) -> str:

@@ -4,8 +4,6 @@ A document is `prompt + completion + eos_token`. Published prompts end in `<thin
 begin with it; `join` keeps exactly one whichever side holds it.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ Markup is recognised where it has its place (a turn ends where the next begins),
 `<|im_end|>` stays a question.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from typing import NamedTuple

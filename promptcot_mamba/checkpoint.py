@@ -10,8 +10,6 @@ three layouts:
 A Codestral release holds the first two side by side. `promptcot_mamba.model` turns the others into the first.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

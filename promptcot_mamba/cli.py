@@ -5,8 +5,6 @@ the later wins. Unknown keys stop the run. Parsing imports nothing heavy, and a 
 (`flag`), so that a wrong one is refused at once.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import os

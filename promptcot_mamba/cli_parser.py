@@ -4,8 +4,6 @@ The types are those that transformers' HfArgumentParser takes, so that TrainingA
 costs more than a second of imports, and its help is one paragraph.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import types

@@ -1,7 +1,5 @@
 """The one exception that means "the user can mend this"; programs print it without a traceback."""
 
-from __future__ import annotations
-
 
 class InputError(ValueError):
     """Bad input: the message names the file, line, field or flag, and the mend."""

@@ -16,6 +16,7 @@ from pathlib import Path
 DRIVER_FILE = Path("/proc/driver/nvidia/version")
 QUERY = "index,uuid,name,memory.total,compute_cap,driver_version,mig.mode.current"
 MIB = 1 << 20
+PCIE_GBS = 32  # PCIe 4, sixteen lanes, one direction
 MIG_LINE = re.compile(r"\s+MIG (?P<profile>\S*?(?P<gb>\d+)gb\S*)\s+Device\s+\d+: \(UUID: (?P<uuid>MIG-[\w/-]+)\)")
 
 
@@ -34,34 +35,66 @@ class Gpu:
 
 @dataclass(frozen=True)
 class DataSheet:
-    """A device by its data sheet: dense bf16 TFLOP/s with fp32 sums, memory bandwidth in TB/s."""
+    """A device by its data sheet.
+
+    `bf16_tflops`: dense, with fp32 sums; `bandwidth_tbs`: of its memory, TB/s; `memory_gib`: as nvidia-smi shows it,
+    GiB (cards that spend memory on ECC have less than their name says); `link_gbs`: to its neighbours, GB/s in one
+    direction (NVLink where the form comes with it, else PCIe); `capability`: as one number, 90 for 9.0.
+    """
 
     bf16_tflops: float
     bandwidth_tbs: float
+    memory_gib: float
+    link_gbs: float
+    capability: int
 
 
 # NVIDIA's data sheets; a device's name is matched as the driver spells it, first match wins. Where a sheet gives the
 # sparse figure, half of it stands here; GeForce figures are those with fp32 accumulation.
 DATA_SHEETS: dict[str, DataSheet] = {
-    "GB300": DataSheet(2500, 8.0), "GB200": DataSheet(2500, 8.0), "B300": DataSheet(2250, 8.0),
-    "B200": DataSheet(2250, 8.0),
-    "GH200": DataSheet(989.4, 4.0), "H200 NVL": DataSheet(835.5, 4.8), "H200": DataSheet(989.4, 4.8),
-    "H100 PCIe": DataSheet(756, 2.0), "H100 NVL": DataSheet(835.5, 3.9), "H100": DataSheet(989.4, 3.35),
-    "H800 PCIe": DataSheet(756, 2.0), "H800": DataSheet(989.4, 3.35), "H20": DataSheet(148, 4.0),
-    "A100": DataSheet(311.9, 2.0), "A800": DataSheet(311.9, 2.0), "A30": DataSheet(165, 0.93),
-    "A40": DataSheet(149.7, 0.70), "A10G": DataSheet(70, 0.60), "A10": DataSheet(125, 0.60),
-    "L40S": DataSheet(362, 0.86), "L40": DataSheet(181, 0.86), "L4": DataSheet(121, 0.30),
-    "RTX PRO 6000": DataSheet(503.8, 1.79), "RTX 6000 Ada": DataSheet(364.2, 0.96), "RTX A6000": DataSheet(154.8, 0.77),
-    "5090": DataSheet(209.5, 1.79), "4090": DataSheet(165.2, 1.01), "3090": DataSheet(71, 0.94),
+    "GB300": DataSheet(2500, 8.0, 277, 900, 103), "GB200": DataSheet(2500, 8.0, 185, 900, 100),
+    "B300": DataSheet(2250, 8.0, 268, 900, 103), "B200": DataSheet(2250, 8.0, 179, 900, 100),
+    "GH200": DataSheet(989.4, 4.0, 95.6, 450, 90), "H200 NVL": DataSheet(835.5, 4.8, 140.4, 64, 90),
+    "H200": DataSheet(989.4, 4.8, 140.4, 450, 90), "H100 PCIe": DataSheet(756, 2.0, 79.6, 64, 90),
+    "H100 NVL": DataSheet(835.5, 3.9, 93.6, 64, 90), "H100": DataSheet(989.4, 3.35, 79.6, 450, 90),
+    "H800 PCIe": DataSheet(756, 2.0, 79.6, 64, 90), "H800": DataSheet(989.4, 3.35, 79.6, 200, 90),
+    "H20": DataSheet(148, 4.0, 95.6, 450, 90),
+    "A100-PCIE-40GB": DataSheet(311.9, 1.56, 40, 32, 80), "A100-SXM4-40GB": DataSheet(311.9, 1.56, 40, 300, 80),
+    "A100": DataSheet(311.9, 2.0, 80, 300, 80), "A800": DataSheet(311.9, 2.0, 80, 200, 80),
+    "A30": DataSheet(165, 0.93, 24, 32, 80), "A40": DataSheet(149.7, 0.70, 45, 32, 86),
+    "A10G": DataSheet(70, 0.60, 22.5, 32, 86), "A10": DataSheet(125, 0.60, 22.5, 32, 86),
+    "L40S": DataSheet(362, 0.86, 45, 32, 89), "L40": DataSheet(181, 0.86, 45, 32, 89),
+    "L4": DataSheet(121, 0.30, 22.5, 32, 89), "RTX PRO 6000": DataSheet(503.8, 1.79, 95.6, 64, 120),
+    "RTX 6000 Ada": DataSheet(364.2, 0.96, 48, 32, 89), "RTX A6000": DataSheet(154.8, 0.77, 48, 32, 86),
+    "5090": DataSheet(209.5, 1.79, 31.8, 64, 120), "4090": DataSheet(165.2, 1.01, 24, 32, 89),
+    "3090": DataSheet(71, 0.94, 24, 32, 86),
 }  # fmt: skip
+MIG_NAME = re.compile(r"MIG (?P<slices>\d+)g\.(?P<gb>\d+)gb")
+MIG_SLICES = {"A30": 4}  # compute slices of a whole device; elsewhere 7
 
 
 def data_sheet(name: str) -> DataSheet | None:
-    """The sheet of a device's name as the driver spells it; None where it is not known. `A10` is not an `A100`."""
+    """The sheet of a device's name as the driver spells it, of a MIG instance its share; None where it is not known.
+
+    `A10` is not an `A100`.
+    """
     for part, sheet in DATA_SHEETS.items():
         if re.search(rf"(?<![A-Za-z0-9]){re.escape(part)}(?![A-Za-z0-9])", name):
-            return sheet
+            mig = MIG_NAME.search(name)
+            return _mig_share(sheet, mig, MIG_SLICES.get(part, 7)) if mig else sheet
     return None
+
+
+def _mig_share(whole: DataSheet, mig: re.Match[str], slices: int) -> DataSheet:
+    """What an instance has of the device: multiprocessors by its slices, bandwidth by its memory, no NVLink."""
+    memory = min(float(mig["gb"]), whole.memory_gib)
+    return replace(
+        whole,
+        bf16_tflops=whole.bf16_tflops * int(mig["slices"]) / slices,
+        bandwidth_tbs=whole.bandwidth_tbs * memory / whole.memory_gib,
+        memory_gib=memory,
+        link_gbs=min(whole.link_gbs, PCIE_GBS),
+    )
 
 
 def run_nvidia_smi(*flags: str) -> str | None:

@@ -4,17 +4,14 @@ Only what is asked for is fetched, never a whole snapshot; what lies in the cach
 hub cannot be reached, the error says in one line how to go on from a folder.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase, translate
 from pathlib import Path, PurePosixPath
 
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 
-logger = get_logger(__name__)
 MODEL, DATASET = "model", "dataset"
 ANSWER_SECONDS = 20.0
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")

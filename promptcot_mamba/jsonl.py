@@ -180,6 +180,9 @@ def replace_atomically(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a write says only that it failed
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""Parameters, arithmetic and bytes of a model, from the shapes in its config alone.
+"""Parameters, arithmetic and bytes of a model, from the shapes in its config alone; `roofline` makes seconds of them.
 
 Units: bytes and FLOPs (a multiply-add is two) unless a name says otherwise; GB is 1e9 bytes. Formulas count what the
 algorithm must do; what a library adds (fragmentation, CUDA context) is not in them.
@@ -13,6 +13,7 @@ from promptcot_mamba.errors import InputError
 
 BF16, FP32 = 2, 4
 SSD_CHUNK = 256  # tokens per chunk of the state-space product, where the config names none
+RESERVE = 0.2  # of the memory for activations, left to a pass's temporaries and to fragmentation
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,6 @@ class Mamba2Shapes:
         return self.hidden * self.in_proj_width + self.inner * self.hidden
 
     @property
-    def linear_layers(self) -> dict[str, tuple[int, int]]:
-        """A layer's matrices by name: inputs, outputs."""
-        return {"in_proj": (self.hidden, self.in_proj_width), "out_proj": (self.inner, self.hidden)}
-
-    @property
     def parameters(self) -> int:
         small = self.conv_channels * (self.conv + 1) + 3 * self.heads + self.inner + self.hidden
         embeddings = self.vocab * self.hidden * (1 if self.tied else 2)
@@ -64,28 +60,18 @@ class Mamba2Shapes:
         within = self.chunk * (self.n_groups * self.state + self.inner)  # C B^T, then times x; causal: half of 2x
         return within + 4 * self.state * self.inner
 
-    @property
-    def mixing_bytes(self) -> float:
-        """What conv, SSD and gated norm of one layer move, forward, per token, in bf16 with fp32 states."""
-        conv = 2 * self.conv_channels
-        ssd = 3 * self.inner + 4 * self.n_groups * self.state + self.heads  # x twice, B and C twice, y
-        norm = 3 * self.inner
-        states = 4 * FP32 * self.inner * self.state / self.chunk  # made, passed on (read, written), read
-        return BF16 * (conv + ssd + norm) + states
+    def saved_for_backward(self, element: int = BF16) -> int:
+        """Activation bytes per token of one layer that is kept: conv, SSD and norm are recomputed from what they read.
 
-    @property
-    def saved_for_backward(self) -> int:
-        """Activation bytes per token of one layer when conv, SSD and norm are recomputed from what they read.
-
-        The fp32 residual stream, its norm, the input projection's result and the output projection's input.
+        The fp32 residual stream, its norm, the input projection's result and the output projection's input, whose
+        numbers take `element` bytes.
         """
-        return FP32 * self.hidden + BF16 * (self.hidden + self.in_proj_width + self.inner)
+        return FP32 * self.hidden + element * (self.hidden + self.in_proj_width + self.inner)
 
     @property
-    def saved_whole(self) -> float:
-        """The same where nothing is recomputed: conv, SSD and norm outputs and the chunks' states too."""
-        outputs = BF16 * (self.conv_channels + self.inner)
-        return self.saved_for_backward + outputs + FP32 * self.inner * self.state / self.chunk
+    def linear_layers(self) -> dict[str, tuple[int, int]]:
+        """A layer's matrices by name: inputs, outputs."""
+        return {"in_proj": (self.hidden, self.in_proj_width), "out_proj": (self.inner, self.hidden)}
 
     @property
     def state_bytes(self) -> int:
@@ -118,16 +104,6 @@ class AttentionShapes:
         return attention + 3 * self.hidden * self.feed_forward
 
     @property
-    def linear_layers(self) -> dict[str, tuple[int, int]]:
-        """A layer's matrices by name: inputs, outputs."""
-        queries, keys = self.head_dim * self.heads, self.head_dim * self.kv_heads
-        return {
-            "q_proj": (self.hidden, queries), "k_proj": (self.hidden, keys), "v_proj": (self.hidden, keys),
-            "o_proj": (queries, self.hidden), "gate_proj": (self.hidden, self.feed_forward),
-            "up_proj": (self.hidden, self.feed_forward), "down_proj": (self.feed_forward, self.hidden),
-        }  # fmt: skip
-
-    @property
     def parameters(self) -> int:
         embeddings = self.vocab * self.hidden * (1 if self.tied else 2)
         biases = self.head_dim * (self.heads + 2 * self.kv_heads) if self.qkv_bias else 0
@@ -138,21 +114,20 @@ class AttentionShapes:
         """Scores and values of one layer, forward, per token, over half the context on average."""
         return 2.0 * self.context * self.heads * self.head_dim
 
-    @property
-    def mixing_bytes(self) -> float:
-        """Queries, keys, values and outputs of one layer, forward, per token (fused attention)."""
-        return BF16 * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
-
-    @property
-    def saved_for_backward(self) -> int:
+    def saved_for_backward(self, element: int = BF16) -> int:
         """Activation bytes per token of one layer: what its matrix products, norms and attention read."""
         attention = self.head_dim * (2 * self.heads + 2 * self.kv_heads)
-        return BF16 * (4 * self.hidden + attention + 3 * self.feed_forward)
+        return element * (4 * self.hidden + attention + 3 * self.feed_forward)
 
     @property
-    def saved_whole(self) -> int:
-        """The same where nothing is recomputed: fused attention keeps nothing more."""
-        return self.saved_for_backward
+    def linear_layers(self) -> dict[str, tuple[int, int]]:
+        """A layer's matrices by name: inputs, outputs."""
+        queries, keys = self.head_dim * self.heads, self.head_dim * self.kv_heads
+        return {
+            "q_proj": (self.hidden, queries), "k_proj": (self.hidden, keys), "v_proj": (self.hidden, keys),
+            "o_proj": (queries, self.hidden), "gate_proj": (self.hidden, self.feed_forward),
+            "up_proj": (self.hidden, self.feed_forward), "down_proj": (self.feed_forward, self.hidden),
+        }  # fmt: skip
 
     def cache_bytes(self, tokens: int) -> int:
         """Memory of one sequence after `tokens` tokens: bf16 keys and values, all layers."""
@@ -244,47 +219,17 @@ def training_flops_per_token(shapes: Shapes, adapters: int = 0) -> float:
     return 3 * (forward_flops_per_token(shapes) + 2 * adapters) - frozen
 
 
-@dataclass(frozen=True)
-class Device:
-    """A GPU for estimates: rates that large bf16 products and streaming kernels reach, not the data sheet's."""
+def count_kept_layers(shapes: Shapes, tokens: int, free_bytes: float, element: int = BF16) -> int:
+    """How many layers may keep their activations when `tokens` run at once and `free_bytes` are left for activations.
 
-    name: str
-    memory_gb: float
-    peak_tflops: float  # dense bf16, data sheet
-    product_tflops: float  # reached by large matrix products
-    bandwidth_tbs: float  # reached by streaming kernels
-
-
-# H200: about 790 TFLOP/s and 4.3 TB/s were measured. Elsewhere the same shares of the data sheet's numbers (80 % of
-# dense bf16, 90 % of the bandwidth) are assumed.
-DEVICES = {
-    "H200": Device("H200", 141, 989, 790, 4.3),
-    "H100": Device("H100", 80, 989, 790, 3.0),
-    "A100": Device("A100", 80, 312, 250, 1.8),
-    "B200": Device("B200", 180, 2250, 1800, 7.2),
-    "4090": Device("RTX 4090", 24, 165, 132, 0.91),
-}
-# The backward of conv, SSD and norm reads values and gradients and writes gradients: 7.8 GB against the forward's
-# 4.4 GB per layer at 20,480 tokens, counted tensor by tensor.
-BACKWARD_BYTES_RATIO = 7.8 / 4.4
-
-
-def tokens_per_second_bound(shapes: Shapes, device: Device, recompute: str = "layer", adapters: int = 0) -> float:
-    """An upper bound for training on one device: products at their rate, then conv, SSD and norm at the bandwidth.
-
-    `recompute`: "layer" repeats each layer's forward in the backward (full checkpointing), "segments" repeats it twice,
-    "mixer" only conv, SSD and norm, "nothing" keeps all. Communication, the optimizer and the host are not in it.
+    A kept layer holds its input, the norm's output, `in_proj`'s output and `out_proj`'s input (the fused mixer makes
+    what lies between again); a recomputed one its input alone, and runs its forward a second time. Per token of the 7B
+    model in bf16: 78 KB against 16 KB.
     """
-    mixing = shapes.layers * shapes.mixing_flops
-    moved = shapes.layers * shapes.mixing_bytes
-    layer_products = 2 * shapes.layers * shapes.layer_matrix_parameters
-    flops = training_flops_per_token(shapes, adapters)
-    moved_bytes = moved * (1 + BACKWARD_BYTES_RATIO)
-    if recompute != "nothing":
-        times = 2 if recompute == "segments" else 1
-        flops += times * (mixing + (0 if recompute == "mixer" else layer_products))
-        moved_bytes += times * moved
-    return 1 / (flops / (device.product_tflops * 1e12) + moved_bytes / (device.bandwidth_tbs * 1e12))
+    kept = tokens * shapes.saved_for_backward(element)
+    recomputed = tokens * FP32 * shapes.hidden
+    budget = free_bytes * (1 - RESERVE) - shapes.layers * recomputed - kept  # one layer is being recomputed
+    return max(0, min(shapes.layers, int(budget // (kept - recomputed))))
 
 
 def training_memory(
@@ -296,9 +241,10 @@ def training_memory(
     offload_optimizer: bool = False,
     split_masters: bool = False,
     fp32_sums: bool = False,
-    adapters: int = 0,
-    recompute: str = "layer",
+    kept_layers: int = 0,
     segment: int = 1,
+    adapters: int = 0,
+    element: int = BF16,
     bucket_elements: int = 500_000_000,
     logits_bytes: int = 64 * 2**20,
 ) -> dict[str, float]:
@@ -306,33 +252,33 @@ def training_memory(
 
     `tokens` per micro-batch. `split_masters`: no DeepSpeed, but `training.split_adamw` on one device.
     `fp32_sums`: gradients of several micro-batches are summed in fp32 (`--grad_accum_dtype`).
-    `adapters`: trained numbers in fp32 beside frozen bf16 weights (`--lora_rank`), of which every device holds all.
+    `kept_layers` keep their activations, the others their input; `segment`: only every `segment`-th layer's input is.
+    `adapters`: trained numbers in fp32 beside frozen weights (`--lora_rank`).
+    `element`: bytes of a weight; without ZeRO fp32 ones are their own masters.
     `bucket_elements` and `logits_bytes` are those of the shipped DeepSpeed configs and of `linear_cross_entropy`.
-    `segment`: layers a segment, where `recompute` is "segments".
     "update" is what the optimizer step needs above the activations that are gone by then.
     """
-    p = shapes.parameters
+    p = adapters or shapes.parameters
     shard = {name: devices if zero_stage >= stage else 1 for name, stage in (("os", 1), ("g", 2), ("w", 3))}
-    weights, gradients = BF16 * p / shard["w"], (FP32 if fp32_sums else BF16) * p / shard["g"]
-    masters = BF16 if split_masters else FP32
+    weights = (element * shapes.parameters + FP32 * adapters) / shard["w"]
+    gradients = (FP32 if fp32_sums or adapters else element) * p / shard["g"]
+    own_masters = not zero_stage and (element == FP32 or adapters)
+    masters = BF16 if split_masters else 0 if own_masters else FP32
     optimizer = 0 if offload_optimizer else (masters + 2 * FP32) * p / shard["os"]  # master weights, two moments
-    if adapters:
-        weights, gradients, optimizer = BF16 * p + FP32 * adapters, FP32 * adapters, 2 * FP32 * adapters
-    live_layer = 2 * tokens * shapes.saved_for_backward  # one layer's forward again, and its gradients
-    kept = {
-        "nothing": shapes.layers * tokens * shapes.saved_whole,
-        "mixer": shapes.layers * tokens * shapes.saved_for_backward,
-        "layer": shapes.layers * tokens * FP32 * shapes.hidden,  # the residual stream
-        # before every segment, and within the one that is being repeated
-        "segments": (-(-shapes.layers // segment) + segment) * tokens * FP32 * shapes.hidden,
-    }[recompute]
+    live_layer = 2 * tokens * shapes.saved_for_backward(element)  # one layer's forward again, and its gradients
+    stream = tokens * FP32 * shapes.hidden  # the residual stream before a layer
+    kept = kept_layers * tokens * shapes.saved_for_backward(element) + (shapes.layers - kept_layers) * stream
+    if segment > 1:  # before every segment, and within the one that is being repeated
+        kept = (-(-shapes.layers // segment) + segment) * stream
     head = 2 * logits_bytes + FP32 * shapes.vocab * shapes.hidden + 2 * BF16 * tokens * shapes.hidden
-    buckets = 3 * BF16 * min(bucket_elements, adapters or p) if devices > 1 else 0  # two reducing, one gathering
+    # Two reducing, one gathering; ZeRO-3: one reducing, one fetching ahead, and twice as many weights at work.
+    bucket = element * min(bucket_elements, p)
+    buckets = bucket * (4 if zero_stage == 3 else 3 if devices > 1 else 2)
+    if not zero_stage:
+        buckets = gradients if devices > 1 else 0  # torch's DDP reduces copies
     activations = kept + live_layer + head
     # DeepSpeed flattens the shard's gradients and widens them to fp32 before the update.
     update = 0 if offload_optimizer else (FP32 if fp32_sums else BF16 + FP32) * p / shard["os"]
-    if adapters:
-        update = FP32 * adapters
     if split_masters:
         update = 4 * FP32 * shapes.vocab * shapes.hidden  # fp32 copies of one parameter at a time, the largest
     return {
@@ -343,6 +289,11 @@ def training_memory(
         "buckets": buckets,
         "update": max(0.0, update - activations),
     }
+
+
+def held_memory(parts: dict[str, float]) -> float:
+    """Of `training_memory`'s parts what is there whatever a row's length: all but activations and the update."""
+    return sum(parts[name] for name in ("weights", "gradients", "optimizer", "buckets"))
 
 
 def offloaded_bytes(shapes: Shapes, devices: int = 1, *, accumulating: bool = False) -> float:

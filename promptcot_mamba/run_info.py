@@ -1,7 +1,5 @@
 """Provenance: what ran, from which commit, with which versions -> `X.run.json` beside every output `X.jsonl`."""
 
-from __future__ import annotations
-
 import platform
 import subprocess
 import sys

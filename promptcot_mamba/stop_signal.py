@@ -1,7 +1,5 @@
 """A signal that asks a program to stop politely: remembered, and asked about between two steps of its work."""
 
-from __future__ import annotations
-
 import os
 import signal
 from typing import Any

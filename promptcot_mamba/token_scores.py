@@ -21,9 +21,7 @@ from typing import Any
 import numpy as np
 
 from promptcot_mamba.jsonl import Row
-from promptcot_mamba.log import get_logger
-
-logger = get_logger(__name__)
+from promptcot_mamba.log import logger
 
 TOP = 20  # alternatives a token's entropy is taken over: what vLLM and OpenAI-like chat servers give at most
 _WIDEST = 65504.0  # of float16

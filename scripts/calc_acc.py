@@ -13,8 +13,6 @@ X.jsonl it writes X.grades.jsonl and X.metrics.json, and for maths X.audit.md, w
 disagree.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from pathlib import Path
 

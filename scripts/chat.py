@@ -8,8 +8,6 @@ are read again, without their thoughts, as chat templates do. `/reset` begins an
 stops an answer, an empty line or Ctrl-D ends. Lines can be edited and recalled with the arrow keys.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 import logging
@@ -37,7 +35,7 @@ from promptcot_mamba.checkpoint import find_folder, load_tokenizer
 from promptcot_mamba.cli import flag, parse_args, run_program
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import write_json
-from promptcot_mamba.log import ROOT, get_logger
+from promptcot_mamba.log import logger
 
 DIM, PLAIN, FAINT = "\x1b[2m", "\x1b[0m", "\x1b[36m"
 COMMANDS = {"/reset": "forget the turns so far", "/save FILE": "write them to a JSON file", "/help": "say this"}
@@ -188,7 +186,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from promptcot_mamba.model import load_causal_lm
 
-    get_logger(ROOT).setLevel(logging.WARNING)  # the screen belongs to the answer
+    logger.setLevel(logging.WARNING)  # the screen belongs to the answer
     disable_progress_bar()
     model = load_causal_lm(args.model_path, dtype=args.dtype).eval().to("cuda" if torch.cuda.is_available() else "cpu")
     talk = Talk(tokenizer, args.instruction)

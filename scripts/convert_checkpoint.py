@@ -7,8 +7,6 @@ The input's layout is recognised; every number is kept bit by bit. Other files (
 along. transformers' layout is what training writes and vLLM reads.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Iterator

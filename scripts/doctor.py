@@ -7,8 +7,6 @@
 sampling from working, a warning costs speed or a part of it.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator

@@ -7,8 +7,6 @@ An evaluation is a model's name and the folder of its graded predictions (`X.jso
 `X.metrics.json`). A name that the paper's tables hold is shown in its row, any other in the table of everything graded.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

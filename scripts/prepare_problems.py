@@ -10,43 +10,34 @@ Ids, texts and tests do not depend on where the files came from; the licence, or
 `problems.manifest.json`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from promptcot_mamba.benchmarks import BENCHMARKS, Benchmark, fetched, problem_sets
 from promptcot_mamba.benchmarks.benchmark import Form, Publisher
-from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.cli import flag, parse_args, run_program
 from promptcot_mamba.data.row_files import iter_rows, whole_file
 from promptcot_mamba.data.sources import find_repo_files
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row, dump_row, iter_jsonl, replace_atomically, write_json
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 from promptcot_mamba.records import problem_id
 
-logger = get_logger(__name__)
 MANIFEST_FILE = "problems.manifest.json"
 
 
 @dataclass
 class ProblemArguments:
-    benchmark: str = field(
-        default="all", metadata={"help": f"all, paper (its tables'), or with commas: {', '.join(fetched())}."}
-    )
-    source_dir: str | None = field(
-        default=None, metadata={"reads": "folder", "help": "Folder of downloaded files; without it the hub."}
-    )
-    output_dir: str = field(
-        default="data", metadata={"writes": "folder", "help": "Where problem files and test folders go."}
-    )
-    allow_other_count: bool = field(
-        default=False, metadata={"help": "Accept a publisher's file with another number of problems than is known."}
+    benchmark: str = flag(f"all, paper (its tables'), or with commas: {', '.join(fetched())}.", default="all")
+    source_dir: str | None = flag("Folder of downloaded files; without it the hub.", default=None, reads="folder")
+    output_dir: str = flag("Where problem files and test folders go.", default="data", writes="folder")
+    allow_other_count: bool = flag(
+        "Accept a publisher's file with another number of problems than is known.", default=False
     )
 
 

@@ -12,9 +12,10 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from promptcot_mamba.cli import flag
 from promptcot_mamba.data.conversation import Reading
 from promptcot_mamba.data.mixture import ORDERS
 from promptcot_mamba.errors import InputError
@@ -24,86 +25,55 @@ from promptcot_mamba.errors import InputError
 
 @dataclass
 class PrepareArguments:
-    sources: str = field(
-        default="", metadata={"help": "JSON, or in a recipe a mapping: name -> {adapter, path, epochs, ...}."}
+    sources: str = flag("JSON, or in a recipe a mapping: name -> {adapter, path, epochs, ...}.", default="")
+    drop_sources: list[str] = flag(
+        "Names of the recipe's sources to leave out; what an ablation differs in.", factory=list
     )
-    drop_sources: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Names of the recipe's sources to leave out; what an ablation differs in."},
+    output_dir: str | None = flag("Where the shards go.", default=None, writes="folder")
+    tokenizer_path: str | None = flag("Folder of the tokenizer, or its name on the hub.", default=None, elsewhere=True)
+    source_dir: str | None = flag(
+        "Folder of downloaded data sets, as <owner>/<name>/...; without it the hub.", default=None, reads="folder"
     )
-    output_dir: str | None = field(default=None, metadata={"writes": "folder", "help": "Where the shards go."})
-    tokenizer_path: str | None = field(
-        default=None, metadata={"elsewhere": True, "help": "Folder of the tokenizer, or its name on the hub."}
+    max_length: int = flag("Tokens of a packed row, as train.py is told.", default=20480, least=2)
+    min_tokens: int = flag("Shorter examples are dropped.", default=16, least=0)
+    max_tokens: int | None = flag("Longer examples are dropped. Default: max_length.", default=None, least=1)
+    near_duplicate_threshold: float = flag(
+        "Jaccard index from which two prompts are near-duplicates; 0 keeps them all.", default=0.8, least=0, most=1
     )
-    source_dir: str | None = field(
-        default=None,
-        metadata={
-            "reads": "folder",
-            "help": "Folder of downloaded data sets, as <owner>/<name>/...; without it the hub.",
-        },
+    prompt_format: str = flag(
+        "Of rows of the generic adapter: rendered chat text, bare questions, or auto by markup.", default="auto"
     )
-    max_length: int = field(
-        default=20480, metadata={"least": 2, "help": "Tokens of a packed row, as train.py is told."}
-    )
-    min_tokens: int = field(default=16, metadata={"least": 0, "help": "Shorter examples are dropped."})
-    max_tokens: int | None = field(
-        default=None, metadata={"least": 1, "help": "Longer examples are dropped. Default: max_length."}
-    )
-    near_duplicate_threshold: float = field(
-        default=0.8,
-        metadata={
-            "least": 0,
-            "most": 1,
-            "help": "Jaccard index from which two prompts are near-duplicates; 0 keeps them all.",
-        },
-    )
-    prompt_format: str = field(
+    loss_on: str = flag("Of a conversation: assistant, each answer is an example, or last.", default="assistant")
+    control_text: str = flag(
+        "Rows that spell control tokens (they stay text): keep or drop them; auto drops turn markup only.",
         default="auto",
-        metadata={"help": "Of rows of the generic adapter: rendered chat text, bare questions, or auto by markup."},
     )
-    loss_on: str = field(
-        default="assistant", metadata={"help": "Of a conversation: assistant, each answer is an example, or last."}
+    total_examples: int | None = flag(
+        "Examples of a mixture by weights. Default: the most that repeats none.", default=None, least=1
     )
-    control_text: str = field(
-        default="auto",
-        metadata={
-            "help": "Rows that spell control tokens (they stay text): keep or drop them; auto drops turn markup only."
-        },
+    total_tokens: int | None = flag("The same in tokens: weights are shares of them.", default=None, least=1)
+    max_passes: float = flag("Passes over a source that a mixture may ask for.", default=4.0, above=0)
+    order: str = flag("shuffled, or short_first: in each pass from short to long.", default="shuffled")
+    keep_rows: list[str] = flag(
+        "Ids (of contaminated.jsonl) of rows to keep whatever they share, or a file of them.", factory=list
     )
-    total_examples: int | None = field(
+    benchmarks: str = flag("Keep these out: all, none, or names with commas.", default="all")
+    benchmark_dir: str = flag("Folder of the files of scripts.prepare_problems.", default="data", elsewhere=True)
+    allow_missing_benchmark: bool = flag("Go on without a benchmark whose file is missing.", default=False)
+    embedding_model: str | None = flag(
+        "Folder of a sentence-transformers model: questions that mean what a problem means are reported.",
         default=None,
-        metadata={"least": 1, "help": "Examples of a mixture by weights. Default: the most that repeats none."},
+        reads="folder",
     )
-    total_tokens: int | None = field(
-        default=None, metadata={"least": 1, "help": "The same in tokens: weights are shares of them."}
+    shard_tokens: int = flag("Tokens of one shard, about.", default=1 << 24, least=1)
+    seed: int = flag("Of the mixture, its order and the packing.", default=0)
+    workers: int = flag("Processes. Default: one a core.", default=0, least=0)
+    overwrite: bool = flag("Replace shards of another recipe in output_dir.", default=False)
+    jsonl: bool = flag("Also write the mixture's rows as text, rows.jsonl, which train.py reads.", default=False)
+    push_to_hub: str | None = flag(
+        "owner/name of a private data set on the hub that all of the folder is uploaded to.", default=None
     )
-    max_passes: float = field(
-        default=4.0, metadata={"above": 0, "help": "Passes over a source that a mixture may ask for."}
-    )
-    order: str = field(
-        default="shuffled", metadata={"help": "shuffled, or short_first: in each pass from short to long."}
-    )
-    keep_rows: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Ids (of contaminated.jsonl) of rows to keep whatever they share, or a file of them."},
-    )
-    benchmarks: str = field(default="all", metadata={"help": "Keep these out: all, none, or names with commas."})
-    benchmark_dir: str = field(
-        default="data", metadata={"elsewhere": True, "help": "Folder of the files of scripts.prepare_problems."}
-    )
-    allow_missing_benchmark: bool = field(
-        default=False, metadata={"help": "Go on without a benchmark whose file is missing."}
-    )
-    shard_tokens: int = field(default=1 << 24, metadata={"least": 1, "help": "Tokens of one shard, about."})
-    seed: int = field(default=0, metadata={"help": "Of the mixture, its order and the packing."})
-    workers: int = field(default=0, metadata={"least": 0, "help": "Processes. Default: one a core."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace shards of another recipe in output_dir."})
-    push_to_hub: str | None = field(
-        default=None, metadata={"help": "owner/name of a private data set on the hub that the shards are uploaded to."}
-    )
-    keep_work: bool = field(
-        default=False, metadata={"help": "Keep the tokenised rows, so that another mixture of them is quick."}
-    )
+    keep_work: bool = flag("Keep the tokenised rows, so that another mixture of them is quick.", default=False)
 
     def __post_init__(self) -> None:
         for name in ("output_dir", "tokenizer_path", "sources"):
@@ -217,10 +187,13 @@ def main() -> None:
     from promptcot_mamba.data.card import push_to_hub, write_card
     from promptcot_mamba.data.prepare import Recipe, prepare_shards, remove_work
     from promptcot_mamba.data.report import write_report
+    from promptcot_mamba.data.similar import require_package
     from promptcot_mamba.jsonl import write_json
     from promptcot_mamba.log import get_logger
     from promptcot_mamba.run_info import describe_run
 
+    if args.embedding_model:
+        require_package()
     sources = choose_sources(args)
     tokenizer = load_tokenizer(args.tokenizer_path, "--tokenizer_path")
     recipe = Recipe(
@@ -251,6 +224,8 @@ def main() -> None:
         workers=args.workers or len(os.sched_getaffinity(0)),
         overwrite=args.overwrite,
         agrees=_answer_check(sources),
+        embedding_model=args.embedding_model,
+        jsonl=args.jsonl,
     )
     if result is None:
         return

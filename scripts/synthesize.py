@@ -8,8 +8,6 @@
 A stage that is complete is skipped, one that was killed continues; changed settings are refused by name.
 """
 
-from __future__ import annotations
-
 import json
 import shlex
 import subprocess
@@ -20,15 +18,13 @@ from typing import Any
 
 from promptcot_mamba.cli import flag, parse_args, run_program
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 from promptcot_mamba.sampling.backend import BackendFailedError
 from promptcot_mamba.synthesis import STAGES
 from promptcot_mamba.synthesis.dry_run import describe_plan, plan_run
 from promptcot_mamba.synthesis.models import ModelBook
 from promptcot_mamba.synthesis.spending import TEACHER, BudgetSpentError, Price, Spending, read_prices
 from promptcot_mamba.synthesis.stage import Context, settings_from
-
-logger = get_logger("synthesize")
 
 EXIT_FAILED = 1
 # What one round of expectation maximisation repeats, before the generator is trained again.

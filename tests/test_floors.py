@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "promptcot_mamba"
 FLOORS = {
-    "ops": 1, "memory_budget": 1, "checkpoint": 1, "grading": 1,
+    "ops": 1, "memory_budget": 1, "roofline": 2, "checkpoint": 1, "grading": 1,
     "model": 2, "data": 2, "benchmarks": 2,
     "training": 3, "sampling": 3, "report": 3,
     "synthesis": 4, "efficiency": 4, "doctor": 2,

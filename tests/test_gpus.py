@@ -61,6 +61,18 @@ def test_a_device_gets_its_own_sheet(name: str, tflops: float):
     assert data_sheet(name).bf16_tflops == tflops
 
 
+def test_a_mig_instance_gets_its_share():
+    """A peak of the whole device would make its MFU a seventh of what it is."""
+    whole = data_sheet("NVIDIA H100 80GB HBM3")
+    part = data_sheet("NVIDIA H100 80GB HBM3 MIG 1g.10gb")
+    assert part.bf16_tflops == pytest.approx(whole.bf16_tflops / 7)
+    assert part.memory_gib == 10
+    assert part.bandwidth_tbs == pytest.approx(whole.bandwidth_tbs * 10 / whole.memory_gib)
+    assert data_sheet("NVIDIA A30 MIG 2g.12gb").bf16_tflops == pytest.approx(165 / 2)
+    assert data_sheet("NVIDIA H100 80GB HBM3 MIG 7g.80gb").bf16_tflops == whole.bf16_tflops
+    assert data_sheet("NVIDIA A100-SXM4-40GB").memory_gib == 40
+
+
 def test_an_unknown_device_gets_none():
     assert data_sheet("NVIDIA Tesla V100-SXM2-32GB") is None
     assert data_sheet("NVIDIA H2000") is None

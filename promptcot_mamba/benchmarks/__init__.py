@@ -3,8 +3,6 @@
 A benchmark is one module with one `Benchmark` and one line in `BENCHMARKS`; every program finds it here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from promptcot_mamba.benchmarks.aime import AIME24, AIME25

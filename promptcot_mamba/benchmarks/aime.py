@@ -4,8 +4,6 @@ The release's file holds 2024 in the order and words of Maxwell-Jia/AIME_2024 (2
 opencompass/AIME2025, I then II, whose answers stand alone. It writes one of them `336^\\circ`.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 from promptcot_mamba.benchmarks.benchmark import Benchmark, Form, Publisher

@@ -1,7 +1,5 @@
 """AIME 2026, I and II: thirty integers from 0 to 999. Not in the papers' tables."""
 
-from __future__ import annotations
-
 from promptcot_mamba.benchmarks.benchmark import Benchmark, Publisher
 from promptcot_mamba.benchmarks.maths_rows import matharena
 from promptcot_mamba.grading.math.gold import AnswerRules

@@ -1,7 +1,5 @@
 """What a benchmark is: constants, publisher and conversion of its rows, and how it is sampled and graded."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial

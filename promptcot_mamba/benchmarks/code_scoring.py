@@ -4,17 +4,16 @@ What `calc_acc_lcb.py` and `scripts.calc_acc` run. A row's benchmark is its `sou
 statement's own samples stand in for absent tests, the samples are a benchmark of their own in every table.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from promptcot_mamba.benchmarks import BENCHMARKS, Benchmark
+from promptcot_mamba.cli import flag
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.code.extract import Wanted, extract_program
 from promptcot_mamba.grading.code.grading import CodeJob, SandboxPool, grade_jobs
@@ -31,11 +30,9 @@ from promptcot_mamba.grading.summary import (
     summarize,
 )
 from promptcot_mamba.jsonl import Row, write_json, write_jsonl
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 from promptcot_mamba.records import Grade
 from promptcot_mamba.run_info import describe_run, side_path
-
-logger = get_logger(__name__)
 
 TESTS_ENV = "LIVECODEBENCH_TESTS"
 SAMPLES = "samples"  # the kind, and the benchmark's suffix, of verdicts by a statement's samples
@@ -46,43 +43,23 @@ BLOCKED_FACTOR = 2.5
 class CodeOptions:
     """How programs are tested."""
 
-    cache_path: str | None = field(
-        default=None, metadata={"writes": "file", "help": "verdicts are appended here and reused"}
+    cache_path: str | None = flag("verdicts are appended here and reused", default=None, writes="file")
+    tests_dir: str | None = flag(
+        f"folder of tests; else ${TESTS_ENV}, else the benchmark's own in --data_dir", default=None, reads="folder"
     )
-    tests_dir: str | None = field(
-        default=None,
-        metadata={
-            "reads": "folder",
-            "help": f"folder of tests; else ${TESTS_ENV}, else the benchmark's own in --data_dir",
-        },
+    data_dir: str = flag("folder of the benchmarks' problem files and tests", default="data", elsewhere=True)
+    sample_tests: bool = flag("where a tests file is absent, use the statement's samples; kept apart", default=False)
+    time_limit: int = flag(
+        "CPU seconds a test may take, as many on a busy machine", default=6, least=1, aliases=["--timeout"]
     )
-    data_dir: str = field(
-        default="data", metadata={"elsewhere": True, "help": "folder of the benchmarks' problem files and tests"}
+    wall_limit: float | None = flag(
+        "seconds a test may sleep or be blocked; default: 2.5 times --time_limit", default=None, above=0
     )
-    sample_tests: bool = field(
-        default=False, metadata={"help": "where a tests file is absent, use the statement's samples; kept apart"}
-    )
-    time_limit: int = field(
-        default=6,
-        metadata={
-            "least": 1,
-            "help": "CPU seconds a test may take, as many on a busy machine",
-            "aliases": ["--timeout"],
-        },
-    )
-    wall_limit: float | None = field(
-        default=None,
-        metadata={"above": 0, "help": "seconds a test may sleep or be blocked; default: 2.5 times --time_limit"},
-    )
-    memory_mb: int = field(default=4096, metadata={"least": 64, "help": "memory a test may take, in MiB"})
-    workers: int | None = field(
-        default=None, metadata={"least": 1, "help": "sandboxes at work at once; default: one a core"}
-    )
-    all_tests: bool = field(default=False, metadata={"help": "go on after a program's first failed test"})
-    sandbox: str | None = field(
-        default=None, metadata={"help": "namespaces or landlock; default: the strongest there is"}
-    )
-    unsafe: bool = field(default=False, metadata={"help": "run programs unprotected where no sandbox can be made"})
+    memory_mb: int = flag("memory a test may take, in MiB", default=4096, least=64)
+    workers: int | None = flag("sandboxes at work at once; default: one a core", default=None, least=1)
+    all_tests: bool = flag("go on after a program's first failed test", default=False)
+    sandbox: str | None = flag("namespaces or landlock; default: the strongest there is", default=None)
+    unsafe: bool = flag("run programs unprotected where no sandbox can be made", default=False)
 
     def limits(self) -> Limits:
         wall = BLOCKED_FACTOR * self.time_limit if self.wall_limit is None else self.wall_limit
@@ -90,11 +67,11 @@ class CodeOptions:
 
     def check(self) -> None:
         """Raise InputError for a limit that nothing could meet."""
-        for flag, value, least in (
+        for option, value, least in (
             ("time_limit", self.time_limit, 1), ("memory_mb", self.memory_mb, 64), ("workers", self.workers, 1),
         ):  # fmt: skip
             if value is not None and value < least:
-                raise InputError(f"--{flag} {value}: must be at least {least}")
+                raise InputError(f"--{option} {value}: must be at least {least}")
         if self.wall_limit is not None and not 0 < self.wall_limit < math.inf:
             raise InputError(f"--wall_limit {self.wall_limit}: must be a number of seconds above 0")
 

@@ -1,7 +1,5 @@
 """GSM8K test: 1,319 word problems with integer answers, some written with thousands separators."""
 
-from __future__ import annotations
-
 from promptcot_mamba.benchmarks.benchmark import Benchmark, Form, Publisher, asked, text
 from promptcot_mamba.benchmarks.maths_rows import released
 from promptcot_mamba.errors import InputError

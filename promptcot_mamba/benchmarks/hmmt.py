@@ -3,8 +3,6 @@
 Not in the papers' tables.
 """
 
-from __future__ import annotations
-
 from promptcot_mamba.benchmarks.benchmark import Benchmark, Publisher
 from promptcot_mamba.benchmarks.maths_rows import matharena
 

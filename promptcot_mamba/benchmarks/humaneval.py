@@ -4,8 +4,6 @@ A row keeps the publisher's keys; `question` is the function's head unchanged, w
 body. The paper does not publish the words around a HumanEval problem; those below are ours.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from promptcot_mamba.benchmarks.benchmark import Benchmark, Form, Publisher, asked, text

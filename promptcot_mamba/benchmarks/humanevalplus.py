@@ -1,7 +1,5 @@
 """HumanEval+: HumanEval's 164 problems with EvalPlus's many more test inputs."""
 
-from __future__ import annotations
-
 from promptcot_mamba.benchmarks.benchmark import Benchmark, Form, Publisher
 from promptcot_mamba.benchmarks.humaneval import COLUMNS, make_converter
 

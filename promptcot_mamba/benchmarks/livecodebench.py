@@ -4,8 +4,6 @@ Private tests are base64(zlib(pickle(JSON text))). They are read by an unpickler
 function: a pickle of a text names none, so whatever names one is not test data.
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 import hashlib

@@ -1,7 +1,5 @@
 """MATH-500: 500 competition problems whose golds are LaTeX of every kind, read by their own form."""
 
-from __future__ import annotations
-
 from promptcot_mamba.benchmarks.benchmark import Benchmark, Form, Publisher, text
 from promptcot_mamba.benchmarks.maths_rows import make_row, released
 from promptcot_mamba.jsonl import Row

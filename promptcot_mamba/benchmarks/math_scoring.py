@@ -1,7 +1,5 @@
 """Grade a prediction file of final-answer maths by both graders in one pass."""
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,10 +14,8 @@ from promptcot_mamba.grading.math import strict as math_strict
 from promptcot_mamba.grading.math.answers import Extraction, extract_answer, extract_boxed
 from promptcot_mamba.grading.math.gold import Gold
 from promptcot_mamba.grading.predictions import Prediction
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 from promptcot_mamba.records import Grade
-
-logger = get_logger(__name__)
 
 GRADERS = ("strict", "paper")
 VERSIONS = {"strict": math_strict.VERSION, "paper": math_paper.VERSION}

@@ -3,8 +3,6 @@ r"""Final-answer maths: publishers' rows -> `idx, prompt, reference_solution, so
 The gold stands after `####`. Where a publisher gives the answer alone, the worked solution is `\boxed{answer}`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from promptcot_mamba.benchmarks.benchmark import Form, asked, text

@@ -5,8 +5,6 @@ and sometimes `error`, the absolute tolerance. Its judge compares numbers within
 lets percentages equal fractions (github.com/OpenBMB/OlympiadBench).
 """
 
-from __future__ import annotations
-
 from typing import cast
 
 from promptcot_mamba.benchmarks.benchmark import Benchmark, Form, Publisher, asked, text

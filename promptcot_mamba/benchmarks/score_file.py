@@ -1,7 +1,5 @@
 """One prediction file -> grades, figures and the files beside it. What every `calc_acc` program runs."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -22,12 +20,10 @@ from promptcot_mamba.grading.summary import (
     summarize,
 )
 from promptcot_mamba.jsonl import write_json, write_jsonl
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 from promptcot_mamba.records import Grade
 from promptcot_mamba.run_info import describe_run, side_path
 from promptcot_mamba.token_scores import read_scores
-
-logger = get_logger(__name__)
 
 
 @dataclass(frozen=True)

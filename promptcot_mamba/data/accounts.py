@@ -1,7 +1,5 @@
 """What became of every row, from the chunks' tallies and the selection: counts for the manifest, drops one by one."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,9 +13,8 @@ from promptcot_mamba.data.chunk_work import DROPPED_SCHEMA, SHOWN_FAULTS, chunk_
 from promptcot_mamba.data.row_files import Chunk
 from promptcot_mamba.data.selection import REASONS_AFTER, RowTable, Selection, read_table
 from promptcot_mamba.jsonl import replace_atomically
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 
-logger = get_logger(__name__)
 FORMAT_SAMPLES = 64
 NOTES = {
     "control_text": "rows spell control tokens of the tokenizer; they are kept as text",

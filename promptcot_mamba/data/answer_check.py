@@ -1,7 +1,5 @@
 """Whether a trace's final answer is its row's reference answer, by the strict grader."""
 
-from __future__ import annotations
-
 from promptcot_mamba.grading.math import strict as math_strict
 from promptcot_mamba.grading.math.answers import extract_boxed
 from promptcot_mamba.grading.math.gold import Gold

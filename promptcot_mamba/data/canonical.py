@@ -1,7 +1,5 @@
 """The one shape every training source is turned into, and the id that names a row by its content."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """The data card beside the shards (`README.md`): counts, filters, licences, what was kept out; the way to the hub."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -5,21 +5,19 @@ A finished chunk is `N.tokens` (all kept rows' tokens end to end), `N.rows.arrow
 row left out), and `N.json`, written last: its presence says that the chunk is done.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
 
-from promptcot_mamba.chat_format import THINK_END, THINK_START, with_open_thought
+from promptcot_mamba.chat_format import THINK_END, THINK_START
 from promptcot_mamba.chat_markup import Parts, whole_text
 from promptcot_mamba.data.adapters import Adapter
 from promptcot_mamba.data.canonical import CanonicalRow, UnusableRowError, hash_text
@@ -28,6 +26,7 @@ from promptcot_mamba.data.decontaminate import Decontaminator, Hit
 from promptcot_mamba.data.dedup import BANDS, make_band_keys, make_shingles, normal_form
 from promptcot_mamba.data.encode import Encoded, Encoder
 from promptcot_mamba.data.filters import find_fault
+from promptcot_mamba.data.reread import as_asked
 from promptcot_mamba.data.row_files import Chunk, iter_rows
 from promptcot_mamba.data.sources import SourceSpec
 from promptcot_mamba.data.words import symbol_words
@@ -156,7 +155,6 @@ class _ChunkRun:
         self.worker, self.number, self.source = worker, number, source
         self.spec = worker.context.specs[source]
         self.adapter: Adapter = worker.adapters[source]
-        self.keeps_rendered = self.spec.keeps_rendered(self.adapter)
         self.rules = self.spec.make_rules(worker.context.reading.control_text)
         self.loaded = worker.loaded.get(source)
         self.tally = _Tally(source)
@@ -216,19 +214,9 @@ class _ChunkRun:
             return
         for row in [found] if isinstance(found, CanonicalRow) else found:
             self.tally.rows += 1
-            row = self._as_asked(row)
+            row = as_asked(row, self.spec, self.adapter)
             if self._is_fit(row, where):
                 yield row
-
-    def _as_asked(self, row: CanonicalRow) -> CanonicalRow:
-        """The row with what the recipe says of its source."""
-        if self.spec.published_prompt and row.rendered is None:
-            raise InputError(f"sources.{self.source}: adapter {self.spec.adapter!r} has no published chat text here")
-        if not self.keeps_rendered and row.rendered is not None:
-            row = replace(row, rendered=None)
-        if self.spec.thought_opened:
-            row = replace(row, completion=with_open_thought(THINK_START, row.completion))
-        return row
 
     def _is_fit(self, row: CanonicalRow, where: str) -> bool:
         if self.spec.domains is not None and row.domain not in self.spec.domains:

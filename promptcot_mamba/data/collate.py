@@ -1,7 +1,5 @@
 """Rows -> one batch: packed rows end to end in a single sequence with `cu_seqlens`, others padded on the right."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

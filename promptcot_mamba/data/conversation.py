@@ -6,8 +6,6 @@ earlier answers, are the prompt, and the document ends where the answer ends, wh
 An answer without a thought is trained under an empty one, because sampling opens a thought before every answer.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from typing import Any

@@ -10,8 +10,6 @@ sentences of the text, with all their numbers.
 The problems are handed in; this module knows no benchmark.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence

@@ -6,8 +6,6 @@ at 0.8 with 0.2 %. Every proposed pair is then measured exactly, so that nothing
 All of it is columns of numbers: 1.2 million prompts take 16 bytes each and one band at a time.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 
 import numpy as np

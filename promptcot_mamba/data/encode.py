@@ -5,8 +5,6 @@ and in sampling (a tokeniser may merge across the boundary of the joined text). 
 (`text_tokens.py`).
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Sequence

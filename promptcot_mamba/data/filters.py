@@ -4,8 +4,6 @@ The checks are ordered from cheap and certain to costly; the first that fails na
 duplicates and contamination are checked elsewhere, where what they need is at hand.
 """
 
-from __future__ import annotations
-
 import re
 import zlib
 from collections.abc import Callable

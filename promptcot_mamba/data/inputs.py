@@ -1,7 +1,5 @@
 """What a preparation reads: the inputs' checksums, the tokenizer's files, and files unpacked where they need to be."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Sequence

@@ -3,8 +3,6 @@
 A row's place is decided by a hash of its own id, so adding or dropping one row moves no other's draw.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

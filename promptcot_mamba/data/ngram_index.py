@@ -1,7 +1,5 @@
 """Word n-grams of benchmark problems, weighted by rarity, as sorted tables that texts are looked up in."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Sequence

@@ -5,8 +5,6 @@ length are placed together (a row with space r takes r // length of them at once
 a few seconds; the rows' remaining spaces are those of placing the documents one by one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -5,8 +5,6 @@ The shapes that people have: `prompt` with `chosen` and `rejected` as texts; the
 side is read as any other row is (`shapes.py`), so that a preference's prompt is rendered as in supervised training.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path

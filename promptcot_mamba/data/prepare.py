@@ -30,10 +30,12 @@ from promptcot_mamba.data.conversation import Reading
 from promptcot_mamba.data.decontaminate import BenchmarkText, Decontaminator
 from promptcot_mamba.data.inputs import digest, hash_sources, plan_jobs, sample_questions, save_tokenizer
 from promptcot_mamba.data.mixture import MixturePlan
+from promptcot_mamba.data.reread import ROWS_FILE, iter_texts, reread
 from promptcot_mamba.data.row_files import Chunk
 from promptcot_mamba.data.selection import RowTable, Selection, load_rows, select_rows
 from promptcot_mamba.data.shard_work import PLAN_FILE, ShardContext, make_shard, write_plan
 from promptcot_mamba.data.shards import INDEX_FILE, MANIFEST_FILE, shard_name
+from promptcot_mamba.data.similar import SIMILAR_FILE, find_similar, iter_questions, load_embedder
 from promptcot_mamba.data.sources import FoundSource, SourceSpec, find_repo_files, find_source
 from promptcot_mamba.data.workers import do_all, one_thread_each
 from promptcot_mamba.errors import InputError
@@ -43,7 +45,7 @@ from promptcot_mamba.run_info import installed_versions
 
 logger = get_logger(__name__)
 
-PIPELINE_VERSION = 2  # raise whenever the same inputs would give other shards
+PIPELINE_VERSION = 3  # raise whenever the same inputs would give other shards
 WORK_FOLDER = ".work"
 CONTAMINATED_FILE = "contaminated.jsonl"
 NEAR_FILE = "near_benchmark.jsonl"
@@ -136,10 +138,14 @@ def prepare_shards(
     workers: int = 1,
     overwrite: bool = False,
     agrees: Callable[[str, str], bool] | None = None,
+    embedding_model: str | None = None,
+    jsonl: bool = False,
 ) -> Result | None:
     """Make the shards of a recipe under `output`; None if they are already there.
 
-    `agrees(gold, answer)` serves sources with `check_gold`; it must be importable by workers.
+    `agrees(gold, answer)` serves sources with `check_gold`; it must be importable by workers. `embedding_model` is a
+    folder that sentence-transformers reads: questions that mean what a problem means are reported. `jsonl` writes the
+    mixture's rows as text beside the shards.
 
     Raises InputError for sources, rows or tokenizers that do not fit, if a source is empty after filtering, or if
     `output` holds other shards and `overwrite` is false.
@@ -154,7 +160,7 @@ def prepare_shards(
     made_from = _describe_inputs(tokenizer_hash, problems, files)
     first_key = digest([made_from, recipe.first_pass()])
     key = digest([first_key, asdict(recipe) | {"sources": [asdict(s) | {"path": None} for s in recipe.sources]}])
-    if _is_finished(output, key, overwrite):
+    if _is_finished(output, key, overwrite) and (not jsonl or (output / ROWS_FILE).is_file()):
         logger.info("%s: these shards are already there; nothing to do", output)
         return None
     folder = work / first_key
@@ -209,6 +215,12 @@ def prepare_shards(
 
     write_jsonl(output / CONTAMINATED_FILE, read_hits(chunks_folder, len(jobs), "contaminated"))
     write_jsonl(output / NEAR_FILE, read_hits(chunks_folder, len(jobs), "reported"))
+    again = partial(reread, sources, jobs, contexts, recipe.reading)
+    if embedding_model is not None:
+        questions = iter_questions(again())
+        write_jsonl(output / SIMILAR_FILE, find_similar(questions, problems, load_embedder(embedding_model)))
+    if jsonl:
+        write_jsonl(output / ROWS_FILE, iter_texts(again(), _chosen_ids(recipe, table, selection)))
     write_dropped(output / DROPPED_FILE, chunks_folder, jobs, table, selection)
     counts = {
         **count_rows(tallies, selection, shards),
@@ -218,6 +230,15 @@ def prepare_shards(
     }
     manifest = _write_manifest(output, key, recipe, made_from, counts, shards, sum_formats(parts))
     return Result(recipe, table, selection, tallies, shards, manifest, clock.seconds)
+
+
+def _chosen_ids(recipe: Recipe, table: RowTable, selection: Selection) -> dict[str, set[bytes]]:
+    """The ids of each source's rows in the mixture."""
+    chosen: dict[str, set[bytes]] = {spec.name: set() for spec in recipe.sources}
+    for row in np.unique(selection.rows).tolist():
+        identity = b"".join(int(half[row]).to_bytes(8, "big") for half in (table.id, table.id_rest))
+        chosen[recipe.sources[table.source[row]].name].add(identity)
+    return chosen
 
 
 def _make_work_folder(output: Path) -> Path:

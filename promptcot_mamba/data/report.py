@@ -1,7 +1,5 @@
 """`report.md` beside the shards: what went in, what was left out and why, with plots."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Chunks depend on the files alone, so any number of workers sees the same ones. W
 (compressed JSONL, a JSON array) is read from front to back, or unpacked to JSONL first (`unpack`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise

@@ -1,7 +1,5 @@
 """Rows out of bytes: JSON lines, compressed files, and JSON arrays taken apart without holding them."""
 
-from __future__ import annotations
-
 import codecs
 import gzip
 import io

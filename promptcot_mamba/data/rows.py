@@ -1,7 +1,5 @@
 """Training rows on disk -> examples, whatever their shape: files, folders, globs, data sets saved to disk."""
 
-from __future__ import annotations
-
 import glob
 import hashlib
 from collections import Counter
@@ -16,10 +14,9 @@ from promptcot_mamba.data.row_files import SUFFIXES, Chunk, iter_rows, saved_fil
 from promptcot_mamba.data.shapes import Shape, read_row, recognise
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.hub import DATASET, fetch, hint, is_hub_name, match_first
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 from promptcot_mamba.records import problem_id
 
-logger = get_logger(__name__)
 HASH_BLOCK = 1 << 22  # bytes
 # Of a data set named on the hub, the first of these that it has: its training split, else what lies at its top.
 HUB_FILES = (

@@ -3,8 +3,6 @@
 Everything here is arrays over rows (about 40 bytes each), in the order of the recipe's sources, their files and rows.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass

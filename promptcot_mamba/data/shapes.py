@@ -5,8 +5,6 @@ lists of messages. A row of a known shape that breaks it is an UnusableRowError 
 row's place.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

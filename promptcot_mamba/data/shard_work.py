@@ -1,7 +1,5 @@
 """Second pass, one shard at a time and in any process: the rows the selection gave it -> one packed Arrow file."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from io import FileIO

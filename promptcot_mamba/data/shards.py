@@ -5,8 +5,6 @@ made from), `report.md`. A row is `input_ids`, `labels` (int32), `cu_seqlens` (i
 its length), `example_ids` (hex content hashes), `origins` and `licences` (of each document; not in old shards).
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The sources of a mixture: what a recipe asks for, and where its files are (a path, --source_dir, or the hub)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -15,9 +13,8 @@ from promptcot_mamba.data.filters import FilterRules
 from promptcot_mamba.data.row_files import SUFFIXES, kind_of, read_columns, saved_files
 from promptcot_mamba.data.shapes import Shape, recognise
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 
-logger = get_logger(__name__)
 BAD_ROWS = ("refuse", "drop")
 
 

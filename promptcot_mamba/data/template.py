@@ -1,16 +1,12 @@
 """Which chat template a checkpoint is saved with: the one that its training prompts were written in."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from promptcot_mamba.chat_format import CHAT_TEMPLATE, THINK_START
 from promptcot_mamba.chat_markup import CHATML, FAMILIES, find_rendered
 from promptcot_mamba.data.conversation import OURS, OWN
 from promptcot_mamba.data.rows import Formats
-from promptcot_mamba.log import get_logger
-
-logger = get_logger(__name__)
+from promptcot_mamba.log import logger
 
 
 def formats_of(rows: Any) -> Formats:

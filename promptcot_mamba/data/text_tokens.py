@@ -11,8 +11,6 @@ without the `special` flag (`<tool_call>`, DeepSeek's `<|User|>`), and a model w
 still compose it from pieces.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Sequence

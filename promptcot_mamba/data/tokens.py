@@ -5,8 +5,6 @@ prompt), `documents.jsonl` (id and source of each), `formats.json` (how its prom
 absent: it is written beside and moved.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -25,9 +23,7 @@ from promptcot_mamba.data.encode import encode_examples
 from promptcot_mamba.data.rows import Example, Formats, iter_examples
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import write_json
-from promptcot_mamba.log import get_logger
-
-logger = get_logger(__name__)
+from promptcot_mamba.log import logger
 
 STORE_VERSION = 2  # raise whenever the tokens of an unchanged file would change
 FORMATS_FILE = "formats.json"

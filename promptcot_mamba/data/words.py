@@ -6,8 +6,6 @@ as digits, LaTeX and plain formulas alike, variables nameless. Words become 64-b
 columns at a time.
 """
 
-from __future__ import annotations
-
 import html
 import re
 import unicodedata

@@ -1,7 +1,5 @@
 """Jobs over processes: started fresh, one thread each, done in any order, the first failure stopping the rest."""
 
-from __future__ import annotations
-
 import errno
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """An all-reduce between this machine's devices (NCCL) or between two of its processes (gloo)."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 import time

@@ -1,7 +1,5 @@
 """The driver, the devices, and whether this torch can use them."""
 
-from __future__ import annotations
-
 import os
 from typing import Any
 
@@ -80,4 +78,10 @@ def check_devices(torch: Any) -> list[Finding]:
     findings = [check_driver(torch.version.cuda, gpus, has_nvidia_device())]
     if cuda := check_cuda(torch, gpus):
         findings.append(cuda)
-    return findings + [describe_gpu(gpu) for gpu in gpus]
+    findings += [describe_gpu(gpu) for gpu in gpus]
+    if len({(gpu.name, gpu.memory) for gpu in gpus}) > 1:
+        mend = (
+            "CUDA_VISIBLE_DEVICES names those of one kind: together the slowest sets the pace, the smallest what fits"
+        )
+        findings.append(Finding("gpus", WARNING, "not all alike", mend))
+    return findings

@@ -1,7 +1,5 @@
 """One finding of the doctor, and the table of all."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """One run of each op in the form that this machine would choose, against its definition, on every device."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from functools import partial

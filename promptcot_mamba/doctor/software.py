@@ -1,7 +1,5 @@
 """Packages and compilers: what is pinned and what is here, what imports, what can be built."""
 
-from __future__ import annotations
-
 import importlib
 import os
 import re

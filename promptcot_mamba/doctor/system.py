@@ -1,7 +1,5 @@
 """Disk, shared memory, open files, memory, and what Slurm gave this job."""
 
-from __future__ import annotations
-
 import os
 import resource
 import shutil
@@ -47,7 +45,12 @@ def check_open_files() -> Finding:
     if soft == resource.RLIM_INFINITY or soft >= FILES_LEAST:
         return Finding("open files", OK, f"at most {'unlimited' if soft == resource.RLIM_INFINITY else f'{soft:,}'}")
     limit = "unlimited" if hard == resource.RLIM_INFINITY else f"{hard:,}"
-    return Finding("open files", WARNING, f"at most {soft:,} (hard limit {limit})", f"ulimit -n {FILES_LEAST}")
+    mend = f"ulimit -n {FILES_LEAST}"
+    if hard != resource.RLIM_INFINITY and hard < FILES_LEAST:
+        mend = (
+            f"ulimit -n {hard}, and ask for a hard limit of {FILES_LEAST} (limits.conf; docker run --ulimit nofile=...)"
+        )
+    return Finding("open files", WARNING, f"at most {soft:,} (hard limit {limit})", mend)
 
 
 def check_memory() -> Finding:
@@ -69,7 +72,7 @@ def check_slurm(variables: Mapping[str, str]) -> list[Finding]:
     nodes, tasks = variables.get("SLURM_JOB_NUM_NODES", "1"), variables.get("SLURM_NTASKS", "1")
     findings = [Finding("slurm", OK, f"job {job}: {nodes} nodes, {tasks} tasks")]
     cpus = variables.get("SLURM_CPUS_PER_TASK")
-    if cpus is None or int(cpus) < 2:
+    if cpus is None or cpus in ("0", "1"):
         mend = "give --cpus-per-task (8 a GPU), and pass it to srun too: since Slurm 22.05 it is not inherited"
         findings.append(Finding("slurm cpus", WARNING, f"{cpus or 1} CPU a task", mend))
     elif "SRUN_CPUS_PER_TASK" not in variables and "SLURM_STEP_ID" not in variables:

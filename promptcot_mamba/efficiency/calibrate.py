@@ -1,7 +1,5 @@
 """What a step costs either model, learnt from the calibration's waves."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Iterable, Sequence
 

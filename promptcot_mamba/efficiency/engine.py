@@ -3,8 +3,6 @@
 Engines take turns, so short that a machine whose speed drifts is the same to all of them.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import random
@@ -14,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from promptcot_mamba.efficiency.models import Shape
 from promptcot_mamba.efficiency.predict import BLOCK, Load
@@ -96,7 +94,7 @@ class Stopwatch:
             pass
 
     def advance(self, load: Load, seconds: float) -> tuple[int, dict[str, float] | None]:
-        """Step for about so long; see `Engine`."""
+        """Go on with a wave of this load, for about so long: tokens generated so far and, once through, its row."""
         if not self._wave:
             self._begin(load)
         wave, already, started = self._wave, self._wave["seconds"], time.perf_counter()
@@ -127,11 +125,6 @@ class Stopwatch:
     def _preemptions(self) -> int:
         named = [metric for metric in self._engine.get_metrics() if metric.name == "vllm:num_preemptions"]
         return int(sum(metric.value for metric in named))
-
-
-class Engine(Protocol):
-    def advance(self, load: Load, seconds: float) -> tuple[int, dict[str, float] | None]:
-        """Go on with a wave of this load: tokens generated so far and, once it is through, its row."""
 
 
 class EngineProcess:
@@ -165,7 +158,7 @@ def _advance(load: Load, seconds: float) -> tuple[int, dict[str, float] | None]:
 
 
 def take_turns(
-    engines: Mapping[str, Engine], load: Load, seconds: float = TURN_SECONDS
+    engines: Mapping[str, EngineProcess], load: Load, seconds: float = TURN_SECONDS
 ) -> Iterator[tuple[str, dict[str, float]]]:
     """A wave of this load in each engine: its name and row as they end.
 

@@ -1,7 +1,5 @@
 """Run every wave of a comparison through its engines, keeping what is measured as it goes."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -15,9 +13,7 @@ from promptcot_mamba.efficiency.engine import EngineProcess, take_turns
 from promptcot_mamba.efficiency.setup import Job, Setup, Stage
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import write_json
-from promptcot_mamba.log import get_logger
-
-logger = get_logger("efficiency")
+from promptcot_mamba.log import logger
 
 Measured = dict[str, dict[str, list[dict[str, float]]]]  # by a stage's name and an engine's: its waves
 

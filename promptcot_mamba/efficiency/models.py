@@ -12,8 +12,6 @@ small budget is to the small Mamba-2 what 24 or 72 GiB are to the 7B one. Length
 that a chain of 65,536 tokens and its small image fill the same share of the budget.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any

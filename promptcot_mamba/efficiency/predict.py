@@ -8,8 +8,6 @@ engine's rules step by step: chains grow by a token a step; when no block is fre
 and must be read again later, prompt and words so far.
 """
 
-from __future__ import annotations
-
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What is to be measured: which waves, through which engines, so that every number of the comparison has its wave."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -195,7 +195,8 @@ def compare_paired(first: Mapping[str, Sequence[float]], second: Mapping[str, Se
     if len(shared) < 2:
         return Comparison(*means, difference, math.nan, math.nan, unpaired)
     informative = int(np.sum((a != b) | ((a > 0) & (a < 1))))
-    points = difference_points(*(Posterior(own) for own in counts), likely_correlations(a, b, informative))
+    before, after = (Posterior(own) for own in counts)
+    points = difference_points(before, after, likely_correlations(a, b, informative))
     low, high = np.quantile(points, TAILS)
     beyond = min(float((points <= 0).mean()), float((points >= 0).mean()))
     p_value = min(1.0, 2 * max(beyond, 1 / len(points)))  # no smaller one can be told from zero

@@ -1,7 +1,5 @@
 """Read prediction files: one row a sample (`completion`) or one row a problem (`completions`, a list)."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -11,10 +9,9 @@ from pathlib import Path
 from promptcot_mamba import chat_format
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row, iter_jsonl
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 from promptcot_mamba.records import problem_id
 
-logger = get_logger(__name__)
 MAX_LISTED = 10
 
 

@@ -4,8 +4,6 @@ Everything is read off the grades themselves (`Grade.extra` may hold `vote`, `co
 `format_valid`), so that maths and code are summed up by the same lines.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence

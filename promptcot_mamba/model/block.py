@@ -1,7 +1,5 @@
 """One layer: norm, mixer, and the residual stream around them, kept in fp32 where the config asks."""
 
-from __future__ import annotations
-
 import torch
 from transformers import Mamba2Config
 from transformers.cache_utils import Cache

@@ -1,7 +1,5 @@
 """What an exported checkpoint says of itself: a model card, and for Mamba-2 the code that plain transformers needs."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -25,8 +25,6 @@ from transformers.models.mamba2.modeling_mamba2 import Mamba2CausalLMOutput, Mam
 from transformers.utils.generic import can_return_tuple
 
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.log import log_once
-from promptcot_mamba.model.activations import count_kept_layers, free_bytes
 from promptcot_mamba.model.block import Mamba2Block
 from promptcot_mamba.model.card import AUTO_MAP, write_card, write_code
 from promptcot_mamba.model.mixer import Mamba2Mixer, RMSNorm
@@ -76,11 +74,8 @@ class Mamba2Model(Mamba2PreTrainedModel):
         self.layers = nn.ModuleList(Mamba2Block(config, index) for index in range(config.num_hidden_layers))
         self.norm_f = RMSNorm(config.hidden_size, config.layer_norm_epsilon)
         self.gradient_checkpointing = False
-        self.activation_policy = "fixed"  # as gradient_checkpointing_enable/disable left it
         self.segment_layers = 1  # layers whose input alone is kept (--checkpoint_every)
         self.offload_checkpoints = False  # keep those inputs in the host's memory
-        self.reserved_bytes = 0
-        self._planned_tokens = 0
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -123,8 +118,6 @@ class Mamba2Model(Mamba2PreTrainedModel):
         elif attention_mask is not None:
             tokens, cu_seqlens = find_tokens(attention_mask, shape[1])
             hidden = hidden if tokens is None else hidden.flatten(0, 1)[tokens][None]
-        if self.activation_policy == "auto" and self.training and torch.is_grad_enabled():
-            self._choose_kept_layers(hidden)
         seen = [hidden]
         with self._keeping(hidden.device):
             for layers in self._segments():
@@ -162,20 +155,6 @@ class Mamba2Model(Mamba2PreTrainedModel):
             return hidden
 
         return checkpoint(run, hidden, use_reentrant=False)
-
-    def _choose_kept_layers(self, hidden: torch.Tensor) -> None:
-        """Under the "auto" policy: as many layers keep their activations as fit, the others recompute; never fewer
-        tokens than seen before are planned for."""
-        tokens = hidden.shape[0] * hidden.shape[1]
-        if tokens <= self._planned_tokens:
-            return
-        self._planned_tokens = tokens
-        free = free_bytes(hidden.device) - self.reserved_bytes
-        free -= sum(p.numel() * p.element_size() for p in self.parameters() if p.requires_grad and p.grad is None)
-        kept = count_kept_layers(self.config, tokens, self.dtype.itemsize, free)
-        for index, layer in enumerate(self.layers):
-            cast(Mamba2Block, layer).gradient_checkpointing = index >= kept
-        log_once(f"activations: {kept} of {len(self.layers)} layers kept for {tokens} tokens, the others recomputed")
 
 
 def find_tokens(attention_mask: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor] | tuple[None, None]:
@@ -235,14 +214,11 @@ class Mamba2ForCausalLM(Mamba2PreTrainedModel, GenerationMixin):
         self.lm_head = LanguageHead(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
-    def choose_activations_from_memory(self, reserved_bytes: int = 0) -> None:
-        """From the next training step on, keep the activations of as many layers as free memory holds.
-
-        `reserved_bytes`: what others will still take (optimizer states not made yet, communication buffers).
-        """
+    def keep_layers(self, count: int) -> None:
+        """Let the first `count` layers keep their activations for the backward pass and the others recompute them."""
         self.gradient_checkpointing_enable()
-        self.backbone.activation_policy = "auto"
-        self.backbone.reserved_bytes, self.backbone._planned_tokens = reserved_bytes, 0
+        for index, layer in enumerate(self.backbone.layers):
+            cast(Mamba2Block, layer).gradient_checkpointing = index >= count
 
     def keep_residual_in_fp32(self, wide: bool) -> None:
         """Widen the residual stream to fp32, or leave it as narrow as the weights; the config says so from now on."""

@@ -1,7 +1,5 @@
 """Find the first place where a number stops being finite: inputs of ops by argument, modules by name, both ways."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

@@ -4,8 +4,6 @@ The releases' names are mamba-ssm's own; they differ from transformers' in the e
 weights: config files name only some of them.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Parameter names are transformers' own. `b` batch, `l` length, `h` heads of `p` c
 `w` the convolution's width.
 """
 
-from __future__ import annotations
-
 from typing import cast
 
 import torch

@@ -1,7 +1,5 @@
 """Load a causal language model from a folder, whichever layout its release has, and say which it was."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch
@@ -10,11 +8,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from promptcot_mamba.checkpoint import TRANSFORMERS, read_checkpoint, require_causal_lm
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 from promptcot_mamba.model.causal_lm import Mamba2ForCausalLM
 from promptcot_mamba.model.layouts import make_config, read_weights
 
-logger = get_logger(__name__)
 KEY_MAPPING = {r"^backbone\.embedding\.": "backbone.embeddings."}  # early conversions kept mamba-ssm's name
 
 

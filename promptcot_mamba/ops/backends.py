@@ -5,8 +5,6 @@ A table lists `reference` (the definition), a fast form in plain torch, and kern
 backend is one more line in its op's table; `train.py --ops ssd=cute` then trains with it.
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import os

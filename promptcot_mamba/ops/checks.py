@@ -1,7 +1,5 @@
 """Argument checks shared by the ops: each raises InputError naming the argument and what was expected."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

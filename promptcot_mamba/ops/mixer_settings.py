@@ -1,7 +1,5 @@
 """What a mixer is told beside its tensors: one set of names for every form that keeps it for its backward pass."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

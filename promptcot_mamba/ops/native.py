@@ -6,8 +6,6 @@ compiler and the processor, so that neither an edit nor another machine of a clu
 compiler the ops fall back to plain torch; `PROMPTCOT_NATIVE=0` asks for that.
 """
 
-from __future__ import annotations
-
 import ctypes
 import hashlib
 import os
@@ -19,13 +17,12 @@ from pathlib import Path
 
 import torch
 
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 
 HERE = Path(__file__).parent
 MIXER_SOURCE = HERE / "fused_mixer" / "cpu_kernels.cpp"
 TYPES = {torch.float32: "float", torch.bfloat16: "bf16"}  # and how their functions' names end
 
-logger = get_logger(__name__)
 
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-std=c++17", "-shared", "-fPIC")
 

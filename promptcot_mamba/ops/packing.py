@@ -4,8 +4,6 @@
 tokens are `[0, 3, 4, 6]`, and `seq_idx` (1, l) is `[[0, 0, 0, 1, 2, 2]]`.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Without AVX-512 BF16 or AMX torch multiplies bf16 element by element, thirty tim
 operands costs a pass over each, which a product of any size outweighs; sums are fp32 either way.
 """
 
-from __future__ import annotations
-
 import platform
 from functools import cache
 

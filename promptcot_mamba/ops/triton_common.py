@@ -4,8 +4,6 @@ Tensors reach the kernels as rows: a token's channels side by side, one stride b
 wider projection therefore needs no copy.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The curriculum's ablations at quickstart scale: arms of equal steps, several seeds, paired differences."""
 
-from __future__ import annotations
-
 import json
 import os
 import threading

@@ -7,8 +7,6 @@ A chain's *links* are the ordered pairs of concepts in which the second works on
 for a combination never shown.
 """
 
-from __future__ import annotations
-
 import random
 
 from promptcot_mamba.quickstart.concepts import CONCEPTS, LIMIT, draw_number

@@ -1,7 +1,5 @@
 """The quickstart's tokenizer and untrained model, made from its exercises' text and one seed."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,9 +8,8 @@ from typing import Any
 from promptcot_mamba.chat_format import CHAT_TEMPLATE, THINK_END, THINK_START
 from promptcot_mamba.checkpoint import writing_weights
 from promptcot_mamba.jsonl import Row
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 
-logger = get_logger(__name__)
 # One token each, and never dropped from decoded text: graders cut completions at them.
 MARKS = ("<|im_start|>", "<|im_end|>", THINK_START, THINK_END)
 

@@ -6,8 +6,6 @@ learn phase 2 from a small part of the real ones, with and without the synthesiz
 several seeds.
 """
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What the closed loop's files say: yield from sets to training rows, what a majority is worth, what students gain."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass

@@ -5,11 +5,10 @@ write: one column or digit at a time, the result so far in brackets, so that no 
 one-digit fact and a copy. The result in brackets closes every chain. The methods work for numbers of any length.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 LIMIT = 99  # two digits: half a million parameters learn them in about a minute on two cores
 
@@ -86,8 +85,8 @@ def work_digit_sum(x: int) -> tuple[int, str]:
     return total, f"{'; '.join(steps)} [{total}]"
 
 
-def _compare(x: int, y: int) -> str:
-    """`347, 352` -> `3 = 3; 4 < 5`: padded to one width, digits from the left up to the first that differ."""
+def work_comparison(choose: Callable[[int, int], int], x: int, y: int) -> tuple[int, str]:
+    """`max 347 352` -> `3 = 3; 4 < 5 [352]`: padded to one width, digits from the left up to the first that differ."""
     width = max(len(str(x)), len(str(y)))
     steps = []
     for left, right in zip(str(x).zfill(width), str(y).zfill(width), strict=True):
@@ -95,15 +94,7 @@ def _compare(x: int, y: int) -> str:
         steps.append(f"{left} {sign} {right}")
         if sign != "=":
             break
-    return "; ".join(steps)
-
-
-def work_larger(x: int, y: int) -> tuple[int, str]:
-    return max(x, y), f"{_compare(x, y)} [{max(x, y)}]"
-
-
-def work_smaller(x: int, y: int) -> tuple[int, str]:
-    return min(x, y), f"{_compare(x, y)} [{min(x, y)}]"
+    return choose(x, y), f"{'; '.join(steps)} [{choose(x, y)}]"
 
 
 Operands = tuple[int | None, ...]
@@ -128,10 +119,6 @@ def _either_order(rng: random.Random, other: int) -> Operands:
     return (None, other) if rng.random() < 0.5 else (other, None)
 
 
-def _draw_addend(rng: random.Random, x: int) -> Operands:
-    return _either_order(rng, rng.randint(0, LIMIT - x))
-
-
 def _draw_subtraction(rng: random.Random, x: int) -> Operands:
     return (None, rng.randint(0, x)) if rng.random() < 0.5 else (rng.randint(x, LIMIT), None)
 
@@ -139,10 +126,6 @@ def _draw_subtraction(rng: random.Random, x: int) -> Operands:
 def _draw_factor(rng: random.Random, x: int) -> Operands | None:
     largest = min(9, LIMIT // max(x, 1))
     return (None, rng.randint(2, largest)) if largest >= 2 else None
-
-
-def _draw_modulus(rng: random.Random, x: int) -> Operands:
-    return None, rng.randint(2, 9)
 
 
 def _draw_rival(rng: random.Random, x: int) -> Operands:
@@ -154,13 +137,15 @@ def _draw_rival(rng: random.Random, x: int) -> Operands:
 CONCEPTS = {
     concept.name: concept
     for concept in (
-        Concept("add", "{} plus {}", "{} + {}", work_add, _draw_addend),
+        Concept("add", "{} plus {}", "{} + {}", work_add, lambda rng, x: _either_order(rng, rng.randint(0, LIMIT - x))),
         Concept("subtract", "{} minus {}", "{} - {}", work_subtract, _draw_subtraction),
         Concept("multiply", "{} times {}", "{} * {}", work_multiply, _draw_factor),
-        Concept("mod", "the remainder of {} divided by {}", "{} mod {}", work_mod, _draw_modulus),
+        Concept(
+            "mod", "the remainder of {} divided by {}", "{} mod {}", work_mod, lambda rng, x: (None, rng.randint(2, 9))
+        ),
         Concept("digit_sum", "the digit sum of {}", "digits {}", work_digit_sum, lambda rng, x: (None,)),
-        Concept("larger", "the larger of {} and {}", "max {} {}", work_larger, _draw_rival),
-        Concept("smaller", "the smaller of {} and {}", "min {} {}", work_smaller, _draw_rival),
+        Concept("larger", "the larger of {} and {}", "max {} {}", partial(work_comparison, max), _draw_rival),
+        Concept("smaller", "the smaller of {} and {}", "min {} {}", partial(work_comparison, min), _draw_rival),
     )
 }
 

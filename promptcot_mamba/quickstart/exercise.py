@@ -1,7 +1,5 @@
 """The shape both families share."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import pairwise
 

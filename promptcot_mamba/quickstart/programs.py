@@ -7,8 +7,6 @@ or only prints; a composed one makes one or two changes and prints something els
 with the reference program's outputs, chosen so that a program which leaves any step out fails one of them.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import random

@@ -211,9 +211,9 @@ SUMMARY = (
 METHOD = (
     "Every problem was held out by a hash of its text, and the rows marked “never shown” ask for a pair of concepts "
     "or steps that no training problem combines. One greedy chain a problem, sampled by vLLM; maths graded on the "
-    "boxed answer, programs run against six tests in the sandbox. Shares carry a 95 % interval, differences "
-    "Newcombe's. Only the answer is graded, so a model that works on the last sentence alone solves some composed "
-    "problems by luck. All runs start from one seed: another seed gives somewhat other numbers."
+    "boxed answer, programs run against six tests in the sandbox. Shares and their differences, paired by problem, "
+    "carry a 95 % interval. Only the answer is graded, so a model that works on the last sentence alone solves some "
+    "composed problems by luck. All runs start from one seed: another seed gives somewhat other numbers."
 )
 
 

@@ -4,8 +4,6 @@ Every stage is a printed command line. A stage that is done is kept as long as i
 the same, so a rerun continues where the last one stopped.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shlex

@@ -6,8 +6,6 @@ It reads text alone, so it also judges problems that a model wrote. What it read
 sentences; `Chain.is_linked` and `Chain.reach` say whether it is one the family itself would draw.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 
@@ -19,13 +17,9 @@ _PROBLEM = re.compile(r"((?:Let [A-D] be [^.]+\. )+)Find ([A-D])\.")
 _SENTENCE = re.compile(r"Let ([A-D]) be ([^.]+)\.")
 _OPERAND = r"(0|[1-9]\d{0,3}|[A-D])"  # longer numbers are nothing the family means
 _SMALL_SECOND = ("multiply", "mod")  # their second operand is a number of one digit, 2 at least
-
-
-def _pattern(words: str) -> re.Pattern[str]:
-    return re.compile(_OPERAND.join(map(re.escape, words.split("{}"))))
-
-
-_PATTERNS = {kind: _pattern(concept.words) for kind, concept in CONCEPTS.items()}
+_PATTERNS = {
+    kind: re.compile(_OPERAND.join(map(re.escape, concept.words.split("{}")))) for kind, concept in CONCEPTS.items()
+}
 
 
 class UnreadableProblemError(ValueError):

@@ -5,8 +5,6 @@ train. Composed training exercises also leave out every link of `HELD_OUT_LINKS`
 these. Every exercise has its own random address, so asking for more of them changes none.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import random

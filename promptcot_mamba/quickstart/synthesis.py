@@ -4,8 +4,6 @@ It stands in for the models that have to know better than the one being taught: 
 problems and works out their rationales, and it judges what the generator wrote. Generator and teacher are real.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -13,7 +11,7 @@ from pathlib import Path
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row, iter_jsonl
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 from promptcot_mamba.quickstart.arithmetic import HELD_OUT_LINKS
 from promptcot_mamba.quickstart.exercise import links_of
 from promptcot_mamba.quickstart.solver import (
@@ -28,8 +26,6 @@ from promptcot_mamba.synthesis.concept_sets import Settings as OneSizeSettings
 from promptcot_mamba.synthesis.concept_sets import build_table, draw_rows
 from promptcot_mamba.synthesis.judge import BAD, PERFECT
 from promptcot_mamba.synthesis.stage import Context, content_key
-
-logger = get_logger(__name__)
 
 LEVEL = "numbers of two digits"
 JUDGE = "exact solver"

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from promptcot_mamba.gpus import DATA_SHEETS
 from promptcot_mamba.jsonl import iter_jsonl
-from promptcot_mamba.memory_budget import DEVICES, shapes_from_config, tokens_per_second_bound
+from promptcot_mamba.memory_budget import shapes_from_config
 from promptcot_mamba.report.evaluations import Evaluation, read_run
 from promptcot_mamba.report.paper import A100_HOURS, PROMPTCOT
 from promptcot_mamba.report.published import NOT_MEASURED, Section
 from promptcot_mamba.report.tables import Table
+from promptcot_mamba.roofline import BEST, Step, tokens_per_second
 from promptcot_mamba.run_info import side_path
 
 # The sizes in DeepSeek-R1-Distill-Qwen-1.5B's config.json.
@@ -19,14 +21,15 @@ STUDENT = {
     "num_key_value_heads": 2, "intermediate_size": 8960, "vocab_size": 151_936,
 }  # fmt: skip
 EXAMPLES = 4.06e5  # PromptCoT-DS-Dataset's rows, about
-EPOCHS = 2  # configs/promptcot_ds_1_5b.yaml
+EPOCHS, MAX_LENGTH, MICRO_BATCHES = 2, 16_384, 8  # configs/promptcot_ds_1_5b.yaml
 TOKENS_PER_EXAMPLE = 6000  # train.py --plan's assumption; a prepared data set says its own
 
 
 def planned_hours() -> float:
     """A100 hours of PromptCoT-DS-1.5B's recipe at the plan's bound on speed, so at least."""
     tokens = EXAMPLES * EPOCHS * TOKENS_PER_EXAMPLE
-    return tokens / tokens_per_second_bound(shapes_from_config(STUDENT), DEVICES["A100"]) / 3600
+    step = Step(MAX_LENGTH, MICRO_BATCHES, devices=8)
+    return tokens / tokens_per_second(shapes_from_config(STUDENT), DATA_SHEETS["A100"], step, BEST) / 3600
 
 
 def trained_hours(logs: Mapping[str, Path]) -> dict[str, tuple[float, str]]:
@@ -63,8 +66,8 @@ def cost_section(evaluations: Sequence[Evaluation] = (), logs: Mapping[str, Path
     notes = [
         f"Published values: {PROMPTCOT}, and its repository, which does not say what is counted.",
         f"By plan: training alone, {EXAMPLES:,.0f} examples of {TOKENS_PER_EXAMPLE:,} tokens (assumed) for {EPOCHS} "
-        "epochs at the bound of `train.py --plan True` on A100s with checkpointing, as configs/promptcot_ds_1_5b.yaml "
-        "has it. Communication and the optimizer are not in the bound, nor is writing the problems and their traces.",
+        "epochs at the bound of `train.py --plan True` on 8 A100s with checkpointing, as in "
+        "configs/promptcot_ds_1_5b.yaml. Writing the problems and their traces is not in it.",
     ]
     costs = [(name, "training", *cost) for name, cost in trained.items()]
     costs += [(each.model, "sampling", *cost) for each in evaluations if (cost := sampled_hours(each)) is not None]

@@ -4,8 +4,6 @@ The page has no fonts or pictures from elsewhere and runs no script but one it n
 whatever is put in, since models and data files wrote much of it; only `Plot` and `Markup` are markup of our own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache

@@ -1,7 +1,5 @@
 """Graded runs as the report reads them: figures by model and benchmark, checked against the grades they came from."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Sequence
@@ -11,10 +9,8 @@ from typing import Any
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row, read_jsonl
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 from promptcot_mamba.report.tables import Table
-
-logger = get_logger(__name__)
 
 # What of a sampling run must agree within one table, or is said in a footnote.
 SETTINGS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_len", "max_retries")

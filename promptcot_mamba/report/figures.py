@@ -1,7 +1,5 @@
 """Figures: pass@k and maj@k, accuracy against length and confidence, length histograms, losses, what records hold."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ A model's LaTeX may hold anything; only MathML elements and harmless attributes 
 shown as its source.
 """
 
-from __future__ import annotations
-
 import re
 from functools import lru_cache
 from html import escape

@@ -1,7 +1,5 @@
 """`report.html`: the same tables and figures as RESULTS.md, and the sample browser, in one file without any network."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

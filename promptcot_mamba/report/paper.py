@@ -1,7 +1,5 @@
 """The published numbers, as data. Percent unless said otherwise; None where the papers print a dash."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 SCALING = "Zhao, Wu, Kong: Scaling Reasoning without Attention, arXiv 2505.22425 (2025)"

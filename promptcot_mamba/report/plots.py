@@ -1,7 +1,5 @@
 """Plots as SVG text: small, sharp at any size, to be put into a page or beside a Markdown file."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import re

@@ -1,7 +1,5 @@
 """The paper's tables with our runs beside them: n, interval and grader, the published value, the difference."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

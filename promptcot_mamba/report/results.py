@@ -1,7 +1,5 @@
 """`docs/RESULTS.md`: the paper's tables with our runs, then every measured record. Generated; nothing is typed in."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

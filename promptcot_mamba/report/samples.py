@@ -4,8 +4,6 @@ All text is a model's and hostile: it reaches the page as JSON that the script p
 from known tags. A content security policy allows this page's own script and nothing else.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Cells and tables: every number goes with its counts and its 95 % interval."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,18 +1,15 @@
 """The flags of infer_longcot.py, and what is wrong with them."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass, field
 from typing import Any
 
 from promptcot_mamba.chat_format import THINKING
+from promptcot_mamba.cli import flag
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 from promptcot_mamba.sampling.prompts import PROMPT_SOURCES
 from promptcot_mamba.sampling.recipes import expand_benchmark
-
-logger = get_logger(__name__)
 
 PROMPT_ROOM = 4096  # the context is max_len + 4,096, as published
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -41,9 +38,7 @@ class SamplingArguments:
         elsewhere=True,
     )
 
-    benchmark: list[str] = field(
-        default_factory=list, metadata={"help": "names: their problem files and recipes; one engine for several"}
-    )
+    benchmark: list[str] = flag("names: their problem files and recipes; one engine for several", factory=list)
     data_dir: str = _flag("data", "folder of the benchmarks' problem files", elsewhere=True)
     output_dir: str | None = _flag(None, "folder of a benchmark's predictions: <name>.jsonl", writes="folder")
     limit: int | None = _flag(None, "only the first problems of each source, to have a look")
@@ -83,9 +78,7 @@ class SamplingArguments:
     n_gpus: int = _flag(1, "devices in all; replicas = n_gpus / tensor_parallel_size")
     tensor_parallel_size: int = _flag(1, "devices one replica is spread over")
     max_num_seqs: int | None = _flag(None, "chains at once in one replica; default: what fits into memory")
-    base_url: list[str] = field(
-        default_factory=list, metadata={"help": "OpenAI-compatible servers to ask instead of loading the model"}
-    )
+    base_url: list[str] = flag("OpenAI-compatible servers to ask instead of loading the model", factory=list)
     served_model_name: str | None = _flag(None, "the model's name on those servers")
     api: str = _flag("completions", "completions, or chat where servers render prompts by their own template")
     ca_file: str | None = _flag(None, "certificate (PEM) to trust besides the system's, for https with one's own")

@@ -1,7 +1,5 @@
 """What the scheduler asks of whatever generates text: submit requests, poll for what finished."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol

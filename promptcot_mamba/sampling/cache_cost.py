@@ -5,8 +5,6 @@ A layer keeps keys and values of every token (dense, grouped-query), of a window
 Checked against vLLM's own specification of its cache on tiny models of each family (tests/sampling/test_cache_cost.py).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

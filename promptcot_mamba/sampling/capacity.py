@@ -1,7 +1,5 @@
 """How many chains run at once, and in how much memory: decided from shapes and the machine, before any engine."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 from pathlib import Path

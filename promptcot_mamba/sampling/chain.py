@@ -1,7 +1,5 @@
 """A chain under way, and where it is cut by plan: in segments, or where its thought has taken all it may."""
 
-from __future__ import annotations
-
 import zlib
 from array import array
 from collections.abc import Callable, Sequence

@@ -3,8 +3,6 @@
 Votes are the grader's own (`benchmarks/math_scoring`), so that what is decided here is decided there.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,10 +12,8 @@ from promptcot_mamba.benchmarks.math_scoring import cast_vote, grade_sample
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.math.gold import Gold
 from promptcot_mamba.grading.predictions import Prediction
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 from promptcot_mamba.records import Problem, Sample
-
-logger = get_logger(__name__)
 
 
 @dataclass

@@ -1,7 +1,5 @@
 """A completion's text from its token ids: one definition for every back end, and for chains that were continued."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -6,8 +6,6 @@ Bodies differ more than statuses do, so both are read. Shapes seen in public thr
 gateways' HTML. A filter may come as 400 (Azure), 403 (OpenRouter, LiteLLM) or 500 (LiteLLM around Azure).
 """
 
-from __future__ import annotations
-
 import email.utils
 import json
 import re

@@ -15,8 +15,9 @@ from yarl import URL
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import get_logger
+from promptcot_mamba.sampling.endpoint_answers import parse_object
 from promptcot_mamba.sampling.endpoint_errors import ServerTroubleError, raise_for_error
-from promptcot_mamba.sampling.endpoint_protocol import find_model, normal_url, parse_object
+from promptcot_mamba.sampling.endpoint_protocol import find_model, normal_url
 
 logger = get_logger(__name__)
 

@@ -1,7 +1,5 @@
 """From a plan to the back end it calls for: one engine in this process, replicas we serve, or servers."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack

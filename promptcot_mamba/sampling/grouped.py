@@ -1,7 +1,5 @@
 """The grouped format: one row a problem, with a list over runs for each field of a sample."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 

@@ -1,17 +1,13 @@
 """Lines of our own files that cannot be read: named, moved aside, and made good from the file beside them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from promptcot_mamba.jsonl import Row, replace_atomically
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 from promptcot_mamba.run_info import side_path
-
-logger = get_logger(__name__)
 
 
 class Line(NamedTuple):

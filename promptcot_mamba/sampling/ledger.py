@@ -18,14 +18,12 @@ from typing import IO, Any
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import DurableAppender, Row, replace_atomically, write_jsonl
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 from promptcot_mamba.records import Problem, Sample
 from promptcot_mamba.run_info import side_path
 from promptcot_mamba.sampling.backend import LENGTH, REFUSED
 from promptcot_mamba.sampling.grouped import is_grouped, ungrouped_rows, write_grouped
 from promptcot_mamba.sampling.healing import Line, read_lines, take_out
-
-logger = get_logger(__name__)
 
 MISSING = -1
 SPARED = -2  # missing, and not asked for

@@ -4,8 +4,6 @@ A chain loops at token i if, for some period p <= MAX_PERIOD, the last `max(MIN_
 and including i repeat with period p. MIN_SPAN keeps a row of zeros or dashes from being called a loop.
 """
 
-from __future__ import annotations
-
 from array import array
 
 import numpy as np

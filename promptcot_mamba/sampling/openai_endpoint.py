@@ -33,6 +33,7 @@ from promptcot_mamba.sampling.backend import (
     SamplingSettings,
 )
 from promptcot_mamba.sampling.decode import completion_text
+from promptcot_mamba.sampling.endpoint_answers import Answer, parse_object, read_completion, read_score, read_stream
 from promptcot_mamba.sampling.endpoint_errors import (
     BadAnswerError,
     BusyError,
@@ -42,15 +43,7 @@ from promptcot_mamba.sampling.endpoint_errors import (
     RejectedError,
 )
 from promptcot_mamba.sampling.endpoint_pool import TROUBLE, Endpoint, EndpointPool, EndpointSettings
-from promptcot_mamba.sampling.endpoint_protocol import (
-    Answer,
-    parse_object,
-    payload,
-    read_completion,
-    read_score,
-    read_stream,
-    score_payload,
-)
+from promptcot_mamba.sampling.endpoint_protocol import payload, score_payload
 from promptcot_mamba.sampling.vllm_server import VllmServer
 
 __all__ = ["EndpointSettings", "OpenAIEndpoints"]

@@ -5,8 +5,6 @@ so far. Lines of settled chains are dead; once they are most of the file it is w
 run is complete it is removed. The lock of the journal guards it.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import os
@@ -20,11 +18,9 @@ from typing import Any
 import numpy as np
 
 from promptcot_mamba.jsonl import DurableAppender, dump_row, replace_atomically
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 from promptcot_mamba.sampling.chain import Chain, Key
 from promptcot_mamba.token_scores import TokenScores
-
-logger = get_logger(__name__)
 
 DEAD_BYTES = 4 << 20  # of settled chains, before the file is written anew
 BYTES_PER_ID = 6  # about, of what an earlier run left

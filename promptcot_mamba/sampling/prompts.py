@@ -1,7 +1,5 @@
 """From a problem's row to the exact text, and token ids, a chain starts from, and what a sample's row says of it."""
 
-from __future__ import annotations
-
 import ast
 import hashlib
 from collections.abc import Mapping

@@ -4,8 +4,6 @@ The recipe is the benchmark's own (`promptcot_mamba/benchmarks`), the typed flag
 several runs. Nothing here loads a model.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,10 +11,9 @@ from pathlib import Path
 from promptcot_mamba.benchmarks import BENCHMARKS, problem_sets
 from promptcot_mamba.cli import expand_recipes
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 from promptcot_mamba.records import Problem, iter_problems
 
-logger = get_logger(__name__)
 DATA_DIR = "data"
 
 

@@ -1,7 +1,5 @@
 """Which settings a file of samples depends on, and whether a rerun may continue it."""
 
-from __future__ import annotations
-
 import json
 import time
 from pathlib import Path
@@ -9,10 +7,8 @@ from typing import Any
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import DurableAppender
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 from promptcot_mamba.run_info import side_path
-
-logger = get_logger(__name__)
 
 # What belongs together and is renamed together.
 KINDS = ("jsonl", "run.json", "attempts.jsonl", "partial.jsonl", "damaged.jsonl", "logprobs.jsonl")

@@ -4,8 +4,6 @@ Everything is submitted at once, through a bounded window: a slow chain delays n
 once instead of in a second wave, and what an earlier run left of a chain is continued, the longest first.
 """
 
-from __future__ import annotations
-
 import heapq
 import time
 from collections import deque
@@ -13,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from promptcot_mamba.chat_format import is_format_valid, read_completion, split
 from promptcot_mamba.jsonl import DurableAppender
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 from promptcot_mamba.records import Sample, derive_seed
 from promptcot_mamba.sampling.backend import CUT, FAILED, LENGTH, REFUSED, Backend, Generated
 from promptcot_mamba.sampling.chain import Chain, Cuts
@@ -22,8 +20,6 @@ from promptcot_mamba.sampling.ledger import Ledger
 from promptcot_mamba.sampling.partial import PartialFile
 from promptcot_mamba.sampling.prompts import PromptBook
 from promptcot_mamba.token_scores import TokenScores
-
-logger = get_logger(__name__)
 
 POLL_SECONDS = 0.5  # the longest a signal, a sync or the progress line waits
 # Between two saves of what chains have said. A chain is saved from the second look on: one that is killed younger than

@@ -6,8 +6,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from promptcot_mamba.bench_record import device_name
+from promptcot_mamba.bench_record import processor_name
+from promptcot_mamba.gpus import list_gpus
 from promptcot_mamba.sampling.arguments import SamplingArguments
+from promptcot_mamba.sampling.capacity import Device
 
 NOTE_SECONDS = 60.0  # between two notes of a session's cost: a killed one is short by at most so much
 
@@ -19,15 +21,14 @@ class Session:
     asked, who do not tell theirs.
     """
 
-    def __init__(self, args: SamplingArguments, settled: int):
-        servers = bool(args.base_url)
+    def __init__(self, args: SamplingArguments, device: Device | None, settled: int):
         self.row: dict[str, Any] = {
             "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "seconds": 0.0,
             "tokens": 0,
             "samples": 0,
-            "devices": None if servers else args.n_gpus,
-            "device": "servers" if servers else device_name(),
+            "devices": None if device is None else args.n_gpus,
+            "device": _name(device),
         }
         self._before = settled
         self._began = self._noted = time.monotonic()
@@ -40,6 +41,13 @@ class Session:
         self._noted = moment
         self.row |= {"seconds": round(moment - self._began, 3), "tokens": tokens, "samples": settled - self._before}
         return True
+
+
+def _name(device: Device | None) -> str:
+    """The devices' model as their driver names it: a process that has touched CUDA cannot fork vLLM's workers."""
+    if device is None:
+        return "servers"
+    return " and ".join(dict.fromkeys(gpu.name for gpu in list_gpus())) if device.kind == "cuda" else processor_name()
 
 
 def device_hours(sessions: Sequence[dict[str, Any]]) -> float | None:

@@ -1,7 +1,5 @@
 """One engine for many problem files: a start costs more than a short benchmark, and no sample depends on it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 

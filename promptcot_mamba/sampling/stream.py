@@ -1,7 +1,5 @@
 """One chain, token by token, on our own model: for a person who watches it grow."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any, cast
 

@@ -4,8 +4,6 @@ Works on vLLM's CPU build and on CUDA. The engine is driven by `add_request` and
 which returns only when the slowest chain has ended.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import time
@@ -15,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 from promptcot_mamba.sampling.backend import (
     LENGTH,
     LOOP,
@@ -29,8 +27,6 @@ from promptcot_mamba.sampling.decode import completion_text
 from promptcot_mamba.sampling.loops import BLOCK, find_loop
 from promptcot_mamba.sampling.vllm_cpu import keep_prompts_apart
 from promptcot_mamba.token_scores import TOP, TokenScores, entropy_of
-
-logger = get_logger(__name__)
 
 STREAM_INTERVAL = BLOCK  # tokens a request gathers before we hear of it: progress and loops need no more
 

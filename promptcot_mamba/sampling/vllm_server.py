@@ -3,8 +3,6 @@
 vLLM does the distribution (`--data-parallel-size`, `--tensor-parallel-size`); we only speak HTTP to it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import importlib.metadata
@@ -21,13 +19,11 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 from promptcot_mamba.run_info import ROOT
 from promptcot_mamba.sampling.backend import BackendFailedError
 from promptcot_mamba.sampling.vllm_cpu import keep_prompts_apart
 from promptcot_mamba.sampling.vllm_engine import share_cores
-
-logger = get_logger(__name__)
 
 START_SECONDS = 1800.0  # 8 replicas reading 7B weights from a network disk
 STOP_SECONDS = 20.0

@@ -1,7 +1,5 @@
 """PromptCoT: concepts -> rationales -> problems -> judgements -> chains of thought, JSONL to JSONL."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module

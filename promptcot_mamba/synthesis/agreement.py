@@ -1,7 +1,5 @@
 """How far raters agree beyond chance: kappa of two judges, and of any number."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Sequence

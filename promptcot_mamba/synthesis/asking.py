@@ -1,7 +1,5 @@
 """Asking a model many questions: a bounded window of requests, unusable replies asked for again."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace

@@ -4,8 +4,6 @@ A problem's inputs were written by a model, so some may break the statement. An 
 programs fail says nothing of any of them and is left out of the comparison. A program that fails on another is wrong.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor

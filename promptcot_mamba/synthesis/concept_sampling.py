@@ -12,8 +12,6 @@ first concept is drawn by its frequency. Temperature 0 is the arg max, the lowes
 same for any number of workers: items are cut into blocks of a fixed size, every item has its own uniforms.
 """
 
-from __future__ import annotations
-
 import contextlib
 import multiprocessing
 from collections import Counter
@@ -27,10 +25,8 @@ import torch
 from scipy import sparse
 
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 from promptcot_mamba.records import derive_seed
-
-logger = get_logger(__name__)
 
 BLOCK = 256  # items drawn together, and whose common concepts are scored once
 ROWS = 16  # items whose weights are made together: they stay within a core's cache

@@ -3,8 +3,6 @@
 The mathematics is in `concept_sampling.py`; this file reads, deduplicates, resumes and writes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,14 +11,12 @@ from tqdm import tqdm
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import DurableAppender, Row, iter_jsonl
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 from promptcot_mamba.records import derive_seed
 from promptcot_mamba.synthesis.concept_sampling import ConceptTable, Weights, draw_sets, make_concept_table
 from promptcot_mamba.synthesis.concepts import DEFAULT_LEVEL
 from promptcot_mamba.synthesis.embeddings import embed_texts
 from promptcot_mamba.synthesis.stage import Context, content_key
-
-logger = get_logger(__name__)
 
 MOST_DRAWS = 4  # draws per set wanted before giving up on finding new ones
 

@@ -1,7 +1,5 @@
 """The report's page on cost: what every stage asked of every model, for each problem that was kept."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 

@@ -4,8 +4,6 @@ Problems that a model always solves teach it nothing, those it never solves may 
 rates in which a problem stays, by the model that is to be trained.
 """
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,15 +12,13 @@ from functools import partial
 from promptcot_mamba.chat_format import frame_question
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row, write_jsonl
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 from promptcot_mamba.records import derive_seed
 from promptcot_mamba.run_info import side_path
 from promptcot_mamba.synthesis.distill import KEPT, check_band, place_in_band
 from promptcot_mamba.synthesis.domains import find_domain
 from promptcot_mamba.synthesis.judge import check_judges
 from promptcot_mamba.synthesis.stage import Context, Task, ask_model, content_key
-
-logger = get_logger(__name__)
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,6 @@ on the problem's inputs, a quantity with its unit. What comes out is rows that `
 `synthesis` adapter.
 """
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,13 +12,11 @@ from typing import Any
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row, write_jsonl
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 from promptcot_mamba.run_info import side_path
 from promptcot_mamba.sampling.backend import STOP
 from promptcot_mamba.synthesis.domains import Domain, find_domain
 from promptcot_mamba.synthesis.stage import LATER, Context
-
-logger = get_logger(__name__)
 
 KEPT = "kept"
 Group = list[Row]

@@ -1,7 +1,5 @@
 """Concepts in numbers: how many, how evenly used, and how far they reach along the stages."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence

@@ -5,8 +5,6 @@ written to be as long as their stage lets them. Of what a folder has asked befor
 Tokens are estimated from bytes, no model is loaded and nothing is written.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Embeddings of concepts, by sentence-transformers or a server's `/embeddings`, kept on disk by text and model."""
 
-from __future__ import annotations
-
 import http.client
 import json
 import os
@@ -14,11 +12,9 @@ from pathlib import Path
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import DurableAppender, iter_jsonl
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 from promptcot_mamba.sampling.endpoint_errors import AWAY, BUSY
 from promptcot_mamba.sampling.endpoint_protocol import normal_url
-
-logger = get_logger(__name__)
 
 BATCH = 256
 REQUEST_SECONDS = 300.0

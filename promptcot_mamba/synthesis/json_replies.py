@@ -1,7 +1,5 @@
 r"""JSON in replies: in a fence or among words, with commas at the end, raw line ends, and LaTeX whose `\` is single."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator

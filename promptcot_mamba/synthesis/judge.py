@@ -5,8 +5,6 @@ concept coverage, solvability. A reply that holds no verdict is `unparseable`, i
 counted; it is never read as one of the others. What is judged stands between two lines that it cannot hold.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from promptcot_mamba.errors import InputError

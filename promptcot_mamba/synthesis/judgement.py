@@ -5,8 +5,6 @@ solvability are perfect and at least two others too; acceptable otherwise. Where
 allow, the ratings count; where it says worse, its word does. Both are contradictions, and counted.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field

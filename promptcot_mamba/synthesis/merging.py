@@ -13,8 +13,6 @@ Likeness of letters or of embeddings alone would merge "sine rule" with "cosine 
 and every concept joins a more frequent one directly, never through a third: chains of small steps do not drift.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections import Counter, defaultdict

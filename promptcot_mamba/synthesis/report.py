@@ -3,8 +3,6 @@
 Uses whatever files the work folder holds, so that it can be rendered at any time; what is missing is not shown.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +12,7 @@ from typing import Any
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row, iter_jsonl
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 from promptcot_mamba.records import derive_seed
 from promptcot_mamba.report.document import Document, Excerpt, Paragraph, Plot, Section, write_document
 from promptcot_mamba.report.plots import COLORS, Curve, draw_bars, draw_curves, draw_stacks
@@ -25,8 +23,6 @@ from promptcot_mamba.synthesis.diversity import measure_diversity
 from promptcot_mamba.synthesis.judgement import UNPARSEABLE, VERDICTS
 from promptcot_mamba.synthesis.spending import read_usage
 from promptcot_mamba.synthesis.stage import Context, read_run_info
-
-logger = get_logger(__name__)
 
 # Output -> what one row of it is, and the count in its run.json that it was made from.
 STEPS = {
@@ -69,19 +65,15 @@ def run(settings: Settings, context: Context) -> None:
         raise InputError(f"{context.work_dir}: holds no stage's output yet; nothing to report")
     infos = {name: read_run_info(context.path(name)) or {} for name in rows}
     sections = [
-        section
-        for section in (
-            describe_yield(rows, infos),
-            describe_cost(read_usage(context.work_dir), *count_kept(rows), context.prices),
-            describe_concepts(rows),
-            describe_judges(rows.get("judgements", []), rows.get("calibration", [])),
-            describe_difficulty(rows.get("distilled", []), rejected.get("distilled.rejected", []), rows),
-            describe_rates(rows.get("in_band", []), rejected.get("in_band.rejected", [])),
-            pick_samples(rows, rejected, settings.samples, context.seed),
-        )
-        if section is not None
+        describe_yield(rows, infos),
+        describe_cost(read_usage(context.work_dir), *count_kept(rows), context.prices),
+        describe_concepts(rows),
+        describe_judges(rows.get("judgements", []), rows.get("calibration", [])),
+        describe_difficulty(rows.get("distilled", []), rejected.get("distilled.rejected", []), rows),
+        describe_rates(rows.get("in_band", []), rejected.get("in_band.rejected", [])),
+        pick_samples(rows, rejected, settings.samples, context.seed),
     ]
-    write_document(context.work_dir, Document("PromptCoT synthesis", sections))
+    write_document(context.work_dir, Document("PromptCoT synthesis", [one for one in sections if one is not None]))
     logger.info("report: %s and report.html", context.work_dir / "report.md")
 
 
@@ -94,23 +86,21 @@ def describe_yield(rows: dict[str, list[Row]], infos: dict[str, dict[str, Any]])
     names = [name for name in STEPS if rows.get(name)]
     lines = []
     for name in names:
-        info, (_, source) = infos[name], STEPS[name]
+        info, (title, source), count = infos[name], STEPS[name], len(rows[name])
         asked = info.get(source)
-        share = f"{100 * len(rows[name]) / asked:.1f}" if asked else "–"
-        counts = [(key, value) for key, value in info.items() if _is_count(key, source, value)]
-        beside = [f"{key.removeprefix('rejected: ').replace('_', ' ')} {value:,}" for key, value in counts]
-        unfinished = [] if info.get("complete", True) else ["unfinished"]
-        shown = f"{asked:,}" if asked else "–"
-        lines.append([STEPS[name][0], shown, f"{len(rows[name]):,}", share, "; ".join(beside + unfinished)])
+        beside = [
+            f"{key.removeprefix('rejected: ').replace('_', ' ')} {value:,}"
+            for key, value in info.items()
+            if key not in NO_COUNT and key != source and isinstance(value, int) and value > 0
+        ]
+        beside += [] if info.get("complete", True) else ["unfinished"]
+        share = [f"{asked:,}", f"{count:,}", f"{100 * count / asked:.1f}"] if asked else ["–", f"{count:,}", "–"]
+        lines.append([title, *share, "; ".join(beside)])
     table = Table(("after the stage", "from", "rows", "%", "beside that"), lines, frozenset({0, 4}))
     labels = [f"{len(rows[name]):,}" for name in names]
     plot = draw_bars([STEPS[name][0] for name in names], [len(rows[name]) for name in names], labels, "rows")
     words = "Rows each stage left behind, and what was counted beside them."
     return _section("Yield", words, "yield", plot, table)
-
-
-def _is_count(key: str, source: str, value: Any) -> bool:
-    return key not in NO_COUNT and key != source and isinstance(value, int) and value > 0
 
 
 def describe_concepts(rows: dict[str, list[Row]]) -> Section | None:
@@ -161,21 +151,13 @@ def describe_judges(judged: Sequence[Row], calibration: Sequence[Row] = ()) -> S
             for name, given in by_judge.items()
         ],
     )
-    agreed = [
-        [
-            f"{a} and {b}",
-            f"{100 * sum(x == y for x, y in zip(by_judge[a], by_judge[b], strict=True)) / len(judged):.1f}",
-            _number(cohen_kappa(by_judge[a], by_judge[b])),
-        ]
-        for a, b in combinations(names, 2)
-    ]
-    tables = [verdicts]
-    if agreed:
-        if len(names) > 2:
-            unanimous = sum(len(set(row["verdicts"].values())) == 1 for row in judged) / len(judged)
-            kappa = fleiss_kappa([list(row["verdicts"].values()) for row in judged])
-            agreed.append(["all", f"{100 * unanimous:.1f}", _number(kappa)])
-        tables.append(Table(("judges", "same verdict %", "kappa"), agreed))
+    agreed = []
+    for some in (*combinations(names, 2), *([names] if len(names) > 2 else [])):
+        items = [[row["verdicts"][name] for name in some] for row in judged]
+        same = f"{100 * sum(len(set(item)) == 1 for item in items) / len(items):.1f}"
+        kappa = cohen_kappa(*zip(*items, strict=True)) if len(some) == 2 else fleiss_kappa(items)
+        agreed.append([" and ".join(some) if len(some) == 2 else "all", same, _number(kappa)])
+    tables = [verdicts, *([Table(("judges", "same verdict %", "kappa"), agreed)] if agreed else [])]
     if calibration:
         lines = [
             [

@@ -4,8 +4,6 @@ A request is counted when it is answered, used or not, so that attempts and repa
 still waiting for is not. `usage/X.jsonl` belongs to the output `X.jsonl` and only ever grows.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """The teacher: kept problems as a problem file, and long chains for each by `infer_longcot.py`, as for a benchmark."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import sys
@@ -12,13 +10,10 @@ from typing import cast
 from promptcot_mamba.chat_format import render_prompt
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row
-from promptcot_mamba.log import get_logger
 from promptcot_mamba.run_info import ROOT, side_path
 from promptcot_mamba.synthesis.domains import find_domain
 from promptcot_mamba.synthesis.spending import BudgetSpentError, Tail, chain_usage
 from promptcot_mamba.synthesis.stage import Context, read_run_info
-
-logger = get_logger(__name__)
 
 WATCH_SECONDS = 5.0
 

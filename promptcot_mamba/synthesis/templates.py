@@ -4,8 +4,6 @@ A format is one YAML file: `prompts/ours.yaml`, `prompts/promptcot_release.yaml`
 by its path. What a file leaves out is ours.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Mapping, Sequence

@@ -28,6 +28,8 @@ def settle_accumulation(
     Raises InputError where the flag and DeepSpeed's config disagree, or the optimizer's offload cannot sum in fp32.
     """
     if not accumulates_narrow_gradients(args):
+        if args.grad_accum_dtype == "bf16" and args.gradient_accumulation_steps > 1:
+            raise InputError("--grad_accum_dtype bf16: gradients are fp32 here (no DeepSpeed, no split master weights)")
         return
     config = args.hf_deepspeed_config.config if args.deepspeed else {}
     offloaded = "offload_optimizer" in config.get("zero_optimization", {})
@@ -59,7 +61,7 @@ def _fits(args: SftArguments, model_config: dict[str, Any], tokens: int) -> bool
     parts = training_memory(
         shapes, tokens=tokens, devices=args.world_size, zero_stage=zero_stage(args),
         split_masters=args.split_master_weights, fp32_sums=True,
-        recompute="layer" if args.gradient_checkpointing else "mixer",
+        kept_layers=0 if args.gradient_checkpointing else shapes.layers, segment=args.checkpoint_every,
     )  # fmt: skip
     return sum(parts.values()) <= torch.cuda.get_device_properties(args.device).total_memory
 

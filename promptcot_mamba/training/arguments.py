@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
@@ -57,6 +58,16 @@ def find_deepspeed_config(path: str) -> str:
     except ValueError as error:
         raise ValueError(f"--deepspeed {path}: malformed JSON ({error})") from None
     return path
+
+
+def read_object(flag: str, text: str) -> dict[str, Any]:
+    """A flag's JSON object. Raises ValueError, as argument classes do, for anything else."""
+    try:
+        if isinstance(found := json.loads(text), dict):
+            return found
+    except ValueError:
+        pass
+    raise ValueError(f"{flag} {text}: expected a JSON object")
 
 
 def require_no_gpu(use_cpu: bool) -> None:
@@ -144,7 +155,11 @@ class SftArguments(TrainingArguments):
         metadata={"help": "Begin at this checkpoint of a run with the same settings. Default: at --output_dir's last."},
     )
     eval_strategy: str = field(
-        default="no", metadata={"help": "When to validate: no, steps, epoch. Default with --eval_data_path: as saving."}
+        default="no",
+        metadata={
+            "help": "When to validate. Default with --eval_data_path: as saving.",
+            "choices": ("no", "steps", "epoch"),
+        },
     )
     save_only_model: bool = field(
         default=False, metadata={"help": "Checkpoints without optimizer: half the bytes or less, but none to resume."}
@@ -194,9 +209,10 @@ class SftArguments(TrainingArguments):
     )
 
     checkpoint_policy: str = field(
-        default="all",
+        default="auto",
         metadata={
-            "help": "With gradient_checkpointing: recompute all layers, or (auto, Mamba-2) only those that must be.",
+            "help": "With gradient_checkpointing: recompute all layers, or (auto, Mamba-2) only those whose "
+            "activations do not fit. With --checkpoint_every or --offload_checkpoints all are.",
             "choices": CHECKPOINT_POLICIES,
         },
     )
@@ -252,7 +268,7 @@ class SftArguments(TrainingArguments):
         default=False, metadata={"help": "Stop at the first module or op that makes a number that is none; slow."}
     )
     plan: bool = field(
-        default=False, metadata={"help": "Print memory, speed bound and days from shapes; train nothing."}
+        default=False, metadata={"help": "Print memory, speed by part and days from shapes; train nothing."}
     )
 
     def __post_init__(self) -> None:
@@ -279,6 +295,10 @@ class SftArguments(TrainingArguments):
             self.metric_for_best_model = "loss"
         self.greater_is_better = False  # validation computes losses
         self.disable_tqdm = True  # callbacks.ConsoleCallback prints instead
+        if isinstance(self.lr_scheduler_kwargs, str):
+            self.lr_scheduler_kwargs = read_object("--lr_scheduler_kwargs", self.lr_scheduler_kwargs)
+        if self.load_best_model_at_end and self.save_strategy == "no":
+            raise ValueError("--load_best_model_at_end True: needs checkpoints; leave --save_strategy no out")
         super().__post_init__()
         if self.n_gpu > 1:
             raise ValueError(
@@ -299,6 +319,12 @@ class SftArguments(TrainingArguments):
         """Whether the weights are bf16: DeepSpeed and split_adamw keep fp32 masters themselves, frozen ones need none;
         elsewhere the weights must be their own masters."""
         return bool(self.bf16 and (self.deepspeed or self.lora_rank)) or self.split_master_weights
+
+    @property
+    def keeps_what_fits(self) -> bool:
+        """Whether layers keep their activations as memory allows; segments, or checkpoints with the host, never do."""
+        plain = self.checkpoint_every == 1 and not self.offload_checkpoints
+        return self.gradient_checkpointing and self.checkpoint_policy == "auto" and plain
 
     @property
     def validates(self) -> bool:

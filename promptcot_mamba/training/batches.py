@@ -5,8 +5,6 @@ out micro-batch by micro-batch. Every row occurs exactly once per epoch: the las
 without rows there gets an empty micro-batch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import cast
 

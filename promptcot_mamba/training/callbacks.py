@@ -1,7 +1,5 @@
 """What a run says while it runs: one line a step, `train_log.jsonl`, TensorBoard; and how a signal ends it politely."""
 
-from __future__ import annotations
-
 import math
 import sys
 import time

@@ -9,6 +9,7 @@ from copy import copy
 from dataclasses import fields
 
 import torch
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import IntervalStrategy, SchedulerType, Trainer, get_scheduler
 from transformers.trainer_utils import SaveStrategy
 from transformers.training_args import OptimizerNames
@@ -43,11 +44,10 @@ def check_flags(args: SftArguments, data_args: DataArguments) -> None:
         )
     if args.checkpoint_every < 1 or (args.checkpoint_every > 1 and not args.gradient_checkpointing):
         raise InputError(f"--checkpoint_every {args.checkpoint_every}: at least 1, with --gradient_checkpointing True")
+    if args.checkpoint_policy == "auto" and not args.gradient_checkpointing:
+        raise InputError("--checkpoint_policy auto: needs --gradient_checkpointing True")
     if args.offload_checkpoints and not args.gradient_checkpointing:
         raise InputError("--offload_checkpoints True: needs --gradient_checkpointing True, whose checkpoints it moves")
-    if args.checkpoint_policy == "auto" and (args.checkpoint_every > 1 or args.offload_checkpoints):
-        name = "checkpoint_every" if args.checkpoint_every > 1 else "offload_checkpoints"
-        raise InputError(f"--checkpoint_policy auto: keeps whole layers where they fit; leave --{name} out")
     check_validation(args, data_args)
     check_adapters(args)
     check_optimizer(args)
@@ -119,13 +119,19 @@ def check_validation(args: SftArguments, data_args: DataArguments) -> None:
                 f"--metric_for_best_model {args.metric_for_best_model}: needs --load_best_model_at_end True"
             )
         return
-    if args.validates:
-        raise InputError(f"--eval_strategy {IntervalStrategy(args.eval_strategy).value}: needs --eval_data_path")
-    if args.save_strategy == SaveStrategy.BEST:
-        raise InputError("--save_strategy best: needs --eval_data_path")
-    for name in ("load_best_model_at_end", "eval_on_start", "eval_steps", "eval_delay", "metric_for_best_model"):
-        if value := getattr(args, name):
-            raise InputError(f"--{name} {value}: needs --eval_data_path")
+    schedule = SchedulerType(args.lr_scheduler_type)
+    asked = {
+        "save_strategy best": args.save_strategy == SaveStrategy.BEST,
+        f"lr_scheduler_type {schedule.value}": schedule in (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY),
+        "load_best_model_at_end True": args.load_best_model_at_end,
+        "eval_on_start True": args.eval_on_start,
+        f"eval_strategy {IntervalStrategy(args.eval_strategy).value}": args.validates,
+        f"eval_steps {args.eval_steps}": args.eval_steps is not None,
+        f"eval_delay {args.eval_delay}": args.eval_delay,
+        f"metric_for_best_model {args.metric_for_best_model}": args.metric_for_best_model,
+    }
+    if first := next((flag for flag, given in asked.items() if given), None):
+        raise InputError(f"--{first}: needs --eval_data_path")
 
 
 def check_adapters(args: SftArguments) -> None:
@@ -159,8 +165,7 @@ def check_optimizer(args: SftArguments) -> None:
     try:
         kind, settings = Trainer.get_optimizer_cls_and_kwargs(args)
         _, without = Trainer.get_optimizer_cls_and_kwargs(replace_quietly(args, optim_args=None))
-        if name != "adamw_torch_fused":  # which wants to be where its weights are
-            kind([torch.nn.Parameter(torch.zeros(2, 2))], **settings)
+        kind([torch.nn.Parameter(torch.zeros(2, 2))], **settings)
     except (ImportError, ValueError, RuntimeError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"--optim {name}: {' '.join(str(error).split())}") from None
     if args.optim_args and settings == without:
@@ -178,13 +183,16 @@ def replace_quietly(args: SftArguments, **changes: object) -> SftArguments:
 def check_schedule(args: SftArguments) -> None:
     """Raise InputError for a schedule that its arguments do not make."""
     name, settings = SchedulerType(args.lr_scheduler_type).value, args.lr_scheduler_kwargs
-    if settings and not isinstance(settings, dict):
-        raise InputError(f"--lr_scheduler_kwargs {settings}: expected a JSON object")
     if settings and name in ("constant", "constant_with_warmup"):
         raise InputError(f"--lr_scheduler_kwargs {settings}: --lr_scheduler_type {name} takes none; leave it out")
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=args.learning_rate)
     try:
-        get_scheduler(name, optimizer, num_warmup_steps=1, num_training_steps=2, scheduler_specific_kwargs=settings)
+        made = get_scheduler(
+            name, optimizer, num_warmup_steps=1, num_training_steps=3, scheduler_specific_kwargs=settings
+        )
+        for _ in range(3 if isinstance(made, LambdaLR) else 0):
+            optimizer.step()
+            made.step()
     except (ValueError, TypeError, KeyError) as error:
         wanted = " ".join(str(error).split())
         raise InputError(f"--lr_scheduler_type {name}: {wanted} (--lr_scheduler_kwargs, a JSON object)") from None

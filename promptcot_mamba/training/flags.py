@@ -4,8 +4,6 @@ A flag that is accepted and does nothing would be believed. A field that is in n
 found by a test. `--help` shows the followed ones, in these groups.
 """
 
-from __future__ import annotations
-
 from dataclasses import fields
 from typing import Any
 

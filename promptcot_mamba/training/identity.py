@@ -4,8 +4,6 @@ Flags about placement and logging are left out on purpose: a resumed run may cha
 left out too (their rows per step together are in): the checkpoint to continue from decides about it.
 """
 
-from __future__ import annotations
-
 import json
 
 from promptcot_mamba.ops.backends import chosen_ops

@@ -30,14 +30,14 @@ def add_adapters(model: PreTrainedModel, rank: int, alpha: float, targets: list[
     """
     from peft import LoraConfig, inject_adapter_in_model
 
-    names = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    # peft refuses Mamba's out_proj, for transformers' fused kernel reads its weight past the module; ours calls it.
+    root = model.backbone.layers if isinstance(model, Mamba2ForCausalLM) else model
+    names = {name.rpartition(".")[2] for name, module in root.named_modules() if isinstance(module, nn.Linear)}
     for target in targets:
         if target not in names:
             known = ", ".join(sorted(names))
             raise InputError(f"--lora_target {target}: no such linear layer in the model; it has {known}")
     model.requires_grad_(False)
-    # peft refuses Mamba's out_proj, for transformers' fused kernel reads its weight past the module; ours calls it.
-    root = model.backbone.layers if isinstance(model, Mamba2ForCausalLM) else model
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,  # type: ignore[arg-type]  # peft says int; it only divides it by the rank

@@ -1,7 +1,5 @@
 """The published average: every example's mean loss counts alike, however long it is."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Counting a step: tokens, documents, time, memory, and the share of the device's peak they amount to."""
 
-from __future__ import annotations
-
 import resource
 import time
 from dataclasses import dataclass, field

@@ -3,37 +3,34 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass, field, fields
-from typing import Any
 
 from promptcot_mamba.checkpoint import find_folder, read_config
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.memory_budget import (
-    DEVICES,
-    Device,
     Mamba2Shapes,
     Shapes,
     adapter_parameters,
     offloaded_bytes,
     shapes_from_config,
-    tokens_per_second_bound,
     training_flops_per_token,
-    training_memory,
 )
+from promptcot_mamba.roofline import BEST, Rates, at_best, step_seconds, tokens_per_second
 from promptcot_mamba.training.arguments import DataArguments, SftArguments
+from promptcot_mamba.training.plan_options import (
+    DEVICES,
+    Load,
+    Machine,
+    Option,
+    choose_option,
+    list_options,
+    parse_machine,
+)
 
 # PromptCoT-Mamba-7B: Mamba-Codestral-7B's shapes.
 DEFAULT_SHAPES = Mamba2Shapes(
     hidden=4096, layers=64, heads=128, head_dim=64, n_groups=8, state=128, conv=4, vocab=32_768
 )  # fmt: skip
-SHARDINGS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("ZeRO-2", {"zero_stage": 2}),
-    ("ZeRO-2 + offload", {"zero_stage": 2, "offload_optimizer": True}),
-    ("ZeRO-3", {"zero_stage": 3}),
-)
-SHARDINGS_OF_ONE = (*SHARDINGS[:2], ("split masters", {"zero_stage": 0, "split_masters": True}))
-MACHINE = re.compile(r"(\d+)x(\w+)")
 SECONDS_PER_DAY = 86_400
 
 
@@ -53,6 +50,26 @@ class PlanArguments:
     plan_tokens_per_example: float = field(
         default=6000, metadata={"help": "Mean tokens per example: an assumption; measure yours when data is prepared."}
     )
+    plan_product_share: float = field(
+        default=Rates.product_share, metadata={"help": "Of the data sheet's bf16 rate, what matrix products reach."}
+    )
+    plan_bandwidth_share: float = field(
+        default=Rates.bandwidth_share, metadata={"help": "Of the memory's bandwidth, what kernels that stream reach."}
+    )
+    plan_network_gbs: float = field(
+        default=Rates.network_gbs,
+        metadata={"help": "GB/s out of a node in one direction, all its network cards together; for more than 8 GPUs."},
+    )
+
+    @property
+    def rates(self) -> Rates:
+        """Raises InputError for a share that is none."""
+        for name in ("plan_product_share", "plan_bandwidth_share"):
+            if not 0 < getattr(self, name) <= 1:
+                raise InputError(f"--{name} {getattr(self, name)}: expected a share above 0, at most 1")
+        if self.plan_network_gbs <= 0:
+            raise InputError(f"--plan_network_gbs {self.plan_network_gbs}: expected more than 0")
+        return Rates(self.plan_product_share, self.plan_bandwidth_share, network_gbs=self.plan_network_gbs)
 
     def refuse_idle(self) -> None:
         """Raise InputError for an assumption where no plan is asked for."""
@@ -62,88 +79,74 @@ class PlanArguments:
                 raise InputError(f"--{one.name}: needs --plan")
 
 
-def parse_machine(text: str) -> tuple[int, Device]:
-    """`8xH100` -> (8, its Device). Raises InputError for other forms and unknown devices."""
-    match = MACHINE.fullmatch(text)
-    if not match or int(match[1]) < 1 or match[2] not in DEVICES:
-        raise InputError(f"--plan_machines {text}: expected COUNTxDEVICE with a device of {', '.join(DEVICES)}")
-    return int(match[1]), DEVICES[match[2]]
-
-
-def _verdict(fits: bool, fp32_sums: bool) -> str:
-    return ("fits" if fits else "does not fit") + (", gradients summed in fp32" if fp32_sums else "")
-
-
-@dataclass(frozen=True)
-class _Load:
-    """What a step asks of a device."""
-
-    tokens: int  # a device and micro-batch
-    slices: int  # --sequence_parallel_size
-    segment: int  # --checkpoint_every
-    accumulating: bool
-    sums: str  # --grad_accum_dtype
-    adapters: int = 0  # numbers that --lora_rank and --lora_target train
-
-
-def _machine_lines(
-    shapes: Shapes, count: int, device: Device, load: _Load, phases: list[tuple[str, float]]
-) -> list[str]:
-    lines = [f"{count} x {device.name} ({device.memory_gb:.0f} GB), {load.tokens:,} tokens a device and micro-batch"]
-    lines.append(
-        f"  {'GB per GPU':<34}{'weights':>8}{'grads':>8}{'optim':>8}{'activ':>8}{'buckets':>8}{'update':>8}{'total':>8}"
-    )
-    fitting, tried = [], []
-    shardings = SHARDINGS if count > 1 else SHARDINGS_OF_ONE
-    for name, settings in (("adapters", {"adapters": load.adapters}),) if load.adapters else shardings:
-        # Without gradient checkpointing this project's layers still recompute conv, SSD and norm.
-        kinds = (
-            ("layer", "checkpointing"),
-            ("segments", f"every {load.segment} layers"),
-            ("mixer", "no checkpointing"),
-        )
-        for recompute, meaning in kinds:
-            offload = settings.get("offload_optimizer", False)
-            wide = load.accumulating and not offload and load.sums != "bf16" and not load.adapters
-            for fp32_sums in (True, False) if wide else (False,):  # as `--grad_accum_dtype auto` chooses
-                parts = training_memory(
-                    shapes, tokens=load.tokens, devices=count, recompute=recompute, segment=load.segment,
-                    fp32_sums=fp32_sums, **settings,
-                )  # fmt: skip
-                total = sum(parts.values()) / 1e9
-                fits = total <= device.memory_gb
-                if fits or load.sums == "fp32":
-                    break
-            tried.append(parts)
-            cells = "".join(f"{value / 1e9:8.1f}" for value in parts.values())
-            lines.append(f"  {f'{name}, {meaning}':<34}{cells}{total:8.1f}  {_verdict(fits, fp32_sums)}")
-            if fits:
-                rate = tokens_per_second_bound(shapes, device, recompute, load.adapters)
-                fitting.append((rate, f"{name}, {meaning}", offload))
+def _machine_lines(shapes: Shapes, machine: Machine, load: Load, phases: list[tuple[str, float]]) -> list[str]:
+    count = machine.count
+    lines = [
+        f"{count} x {machine.name} ({machine.sheet.memory_gib:.0f} GiB), "
+        f"{load.tokens:,} tokens a device and micro-batch, {load.micro_batches} a step",
+        f"  {'GB per GPU':<40}{'weights':>8}{'grads':>7}{'optim':>7}{'activ':>7}{'buckets':>8}{'update':>7}{'total':>7}"
+        f"{'tok/s':>8}",
+    ]
+    options = list(list_options(shapes, machine, load))
+    for option in options:
+        widths = (8, 7, 7, 7, 8, 7)
+        cells = "".join(f"{size / 1e9:{width}.1f}" for size, width in zip(option.parts.values(), widths, strict=True))
+        rate = f"{tokens_per_second(shapes, machine.sheet, option.step, load.rates):,.0f}" if option.fits else "-"
+        verdict = ("fits" if option.fits else "does not fit") + (", fp32 sums" if option.settings["fp32_sums"] else "")
+        lines.append(f"  {option.name:<40}{cells}{sum(option.parts.values()) / 1e9:7.1f}{rate:>8}  {verdict}")
+    fitting = [option for option in options if option.fits]
     if not fitting:
-        smallest = min(tried, key=lambda parts: sum(parts.values()))
-        part = max(smallest, key=lambda name: smallest[name])
-        mend = (
-            f"--sequence_parallel_size {2 * load.slices} or a lower --max_length (more devices alone do not help)"
-            if part == "activations"
-            else "more devices, or offload"
-        )
-        return [*lines, f"  nothing fits; the largest part is {part}, {smallest[part] / 1e9:.0f} GB: try {mend}"]
-    # The fastest that updates on the device, whose bound counts; the host's update is in no bound. Among equals the
-    # first named, which communicates least.
-    bound, name, offload = max(fitting, key=lambda fit: (not fit[2], fit[0]))
-    mfu = bound * training_flops_per_token(shapes, load.adapters) / (device.peak_tflops * 1e12)
-    lines.append(f"  {name}: at most {bound:,.0f} tokens/s per GPU (MFU {mfu:.0%}), {bound * count:,.0f} in all")
-    if "every" in name:
-        lines.append(f"  (--gradient_checkpointing True --checkpoint_every {load.segment})")
-    if name.startswith("split masters"):
-        lines.append("  (--split_master_weights True, without --deepspeed)")
-    if offload:
-        host = offloaded_bytes(shapes, count, accumulating=load.accumulating) / 1e9
-        lines.append(f"  offload also needs {host:.0f} GB of host memory per GPU, and the bound leaves its update out")
+        return [*lines, _what_would_fit(options, load)]
+    best = choose_option(shapes, machine, load, fitting)
+    lines += _speed_lines(shapes, machine, load, best)
+    rate = tokens_per_second(shapes, machine.sheet, best.step, load.rates)
     for phase, phase_tokens in phases:
-        days = phase_tokens / (bound * count) / SECONDS_PER_DAY
-        lines.append(f"  {phase}: {phase_tokens / 1e9:.2f} G tokens, at least {days:.1f} days an epoch")
+        days = phase_tokens / (rate * count) / SECONDS_PER_DAY
+        lines.append(f"  {phase}: {phase_tokens / 1e9:.2f} G tokens, about {days:.1f} days an epoch")
+    return lines
+
+
+def _what_would_fit(options: list[Option], load: Load) -> str:
+    smallest = min((option.parts for option in options), key=lambda parts: sum(parts.values()))
+    part = max(smallest, key=lambda name: smallest[name])
+    mend = (
+        f"--sequence_parallel_size {2 * load.slices} or a lower --max_length (more devices alone do not help)"
+        if part == "activations"
+        else "more devices, offload, or adapters (--lora_rank)"
+    )
+    return f"  nothing fits; the largest part is {part}, {smallest[part] / 1e9:.0f} GB: try {mend}"
+
+
+def _speed_lines(shapes: Shapes, machine: Machine, load: Load, best: Option) -> list[str]:
+    """The chosen option's speed, its seconds by part, and what its flags are."""
+    rates, sheet = load.rates, machine.sheet
+    seconds = step_seconds(shapes, sheet, best.step, rates)
+    rate = tokens_per_second(shapes, machine.sheet, best.step, rates)
+    most = tokens_per_second(shapes, machine.sheet, best.step, at_best(rates))
+    mfu = rate * training_flops_per_token(shapes, load.adapters) / (sheet.bf16_tflops * 1e12)
+    mixing = "conv, SSD and norms" if isinstance(shapes, Mamba2Shapes) else "attention and norms"
+    names = {name: mixing if name == "mixing" else name for name in seconds}
+    whole = sum(seconds.values())
+    shares = ", ".join(f"{names[name]} {part:.2f} s ({part / whole:.0%})" for name, part in seconds.items())
+    largest = max(seconds, key=lambda name: seconds[name])
+    lines = [
+        f"  {best.name}: {rate:,.0f} tokens/s per GPU (MFU {mfu:.0%}; at most {most:,.0f}), "
+        f"{rate * machine.count:,.0f} in all",
+        f"  a step takes {whole:.1f} s: {shares}; largest: {names[largest]}",
+        f"  at {rates.flops(sheet) / 1e12:,.0f} TFLOP/s ({rates.product_share:.0%} of {sheet.bf16_tflops:,.0f}), "
+        f"{rates.bandwidth(sheet) / 1e12:.2f} TB/s ({rates.bandwidth_share:.0%} of {sheet.bandwidth_tbs})"
+        + (f", {rates.link(sheet, machine.count) / 1e9:,.0f} GB/s between GPUs" if machine.count > 1 else ""),
+    ]
+    if "auto" in best.name or "recompute" in best.name:
+        policy = "auto" if "auto" in best.name else "all"
+        lines.append(f"  (--gradient_checkpointing True --checkpoint_policy {policy})")
+    if "every" in best.name:
+        lines.append(f"  (--gradient_checkpointing True --checkpoint_every {load.segment})")
+    if best.name.startswith("split masters"):
+        lines.append("  (--split_master_weights True, without --deepspeed)")
+    if best.offload:
+        host = offloaded_bytes(shapes, machine.count, accumulating=load.micro_batches > 1) / 1e9
+        lines.append(f"  offload also needs {host:.0f} GB of host memory per GPU; the host's update is not in the time")
     return lines
 
 
@@ -160,6 +163,7 @@ def render_plan(args: SftArguments, data_args: DataArguments, plan_args: PlanArg
         (f"phase {number}", examples * plan_args.plan_tokens_per_example)
         for number, examples in enumerate(plan_args.plan_examples, start=1)
     ]
+    rates = plan_args.rates
     adapters = adapter_parameters(shapes, args.lora_rank, args.lora_target) if args.lora_rank else 0
     lines = [
         f"{name}: {shapes.parameters / 1e9:.3f} B parameters, "
@@ -167,16 +171,17 @@ def render_plan(args: SftArguments, data_args: DataArguments, plan_args: PlanArg
         + f"{training_flops_per_token(shapes, adapters) / 1e9:.1f} GFLOP per trained token",
         f"assumed: {plan_args.plan_tokens_per_example:,.0f} tokens per example on average "
         "(--plan_tokens_per_example), rows full (packed)",
-        "speed is an upper bound: matrix products at the rate large ones reach, conv, SSD and norm at memory "
-        "bandwidth; no communication, no optimizer",
+        f"speed by arithmetic, not measured: what each part computes at {rates.product_share:.0%} of the data sheet's "
+        f"bf16 rate (--plan_product_share), what it moves at {rates.bandwidth_share:.0%} of the memory's bandwidth "
+        f"(--plan_bandwidth_share); at most: at {BEST.product_share:.0%} and {BEST.bandwidth_share:.0%}",
     ]
     # Where a user names no segment, the one that keeps least: k segments of k layers.
     segment = args.checkpoint_every if args.checkpoint_every > 1 else math.isqrt(shapes.layers)
-    load = _Load(tokens, slices, segment, args.gradient_accumulation_steps > 1, args.grad_accum_dtype, adapters)
-    for machine in plan_args.plan_machines:
-        count, device = parse_machine(machine)
-        if count % slices:
-            lines += ["", f"{machine}: cannot hold rows in {slices} slices (--sequence_parallel_size)"]
+    load = Load(tokens, args.gradient_accumulation_steps, slices, segment, args.grad_accum_dtype, adapters, rates)
+    for text in plan_args.plan_machines:
+        machine = parse_machine(text)
+        if machine.count % slices:
+            lines += ["", f"{text}: cannot hold rows in {slices} slices (--sequence_parallel_size)"]
         else:
-            lines += ["", *_machine_lines(shapes, count, device, load, phases)]
+            lines += ["", *_machine_lines(shapes, machine, load, phases)]
     return "\n".join(lines)

@@ -21,14 +21,13 @@ from transformers import TrainerCallback
 from promptcot_mamba.data.preferences import PairRows
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import replace_atomically
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 from promptcot_mamba.ops.linear_cross_entropy import IGNORE_INDEX
 from promptcot_mamba.training.identity import DATA_KEY, TOKENIZER_KEY
 from promptcot_mamba.training.ranks import first_does, sum_over_ranks
 from promptcot_mamba.training.run_folder import MODEL_KEY, Identity
 from promptcot_mamba.training.trainer import Batch, SftTrainer
 
-logger = get_logger(__name__)
 REFERENCE_FILE = "reference.npz"
 REFERENCE_IS_OF = (MODEL_KEY, DATA_KEY, TOKENIZER_KEY)  # what log-probabilities depend on
 

@@ -1,7 +1,5 @@
 """Processes acting as one: work done by one of them, and errors that reach all of them."""
 
-from __future__ import annotations
-
 import itertools
 import logging
 import os
@@ -19,7 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from promptcot_mamba.cli import EXIT_BAD_INPUT, describe_os_error
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.log import ROOT, get_logger
+from promptcot_mamba.log import logger
 
 T = TypeVar("T")
 POLL_SECONDS = 0.05
@@ -45,7 +43,7 @@ def speak_once() -> None:
     disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning)
     if rank() != 0:
-        get_logger(ROOT).setLevel(logging.ERROR)
+        logger.setLevel(logging.ERROR)
 
 
 def _exchange(mine: object, *, from_all: bool) -> list[Any]:

@@ -1,7 +1,5 @@
 """`--data_path` and `--eval_data_path` as rows: encoded once for all processes, or opened as prepared shards."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

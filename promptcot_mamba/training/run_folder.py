@@ -207,10 +207,12 @@ def writing_folder(output_dir: Path, step: int) -> Path:
 
 
 def remove_unfinished(output_dir: Path) -> None:
-    """Remove what a killed process left of a checkpoint that it was writing."""
+    """Remove what a killed process left of a checkpoint, an export or a description that it was writing."""
     for folder in output_dir.glob(f"{WRITING_PREFIX}*"):
         logger.warning("%s: removed what was unfinished", folder)
         shutil.rmtree(folder)
+    for torn in output_dir.glob(f".{RUN_FILE}.*.tmp"):
+        torn.unlink()
 
 
 def seal(writing: Path, step: int, devices: int) -> Path:
@@ -240,12 +242,15 @@ def check_devices(checkpoint: Path, devices: int) -> None:
 
 
 def keep_latest(output_dir: Path, limit: int | None, best_step: int | None = None) -> None:
-    """Remove all but the latest `limit` checkpoints and the best one; torn ones go first of all."""
+    """Remove all but the latest `limit` checkpoints and the best one.
+
+    Each loses its name first: killed in between, it is one more unfinished folder, and no torn checkpoint.
+    """
     if not limit or limit < 0:
         return
     for step, folder in find_checkpoints(output_dir)[:-limit]:
         if step != best_step:
-            shutil.rmtree(folder)
+            shutil.rmtree(folder.rename(folder.with_name(f"{WRITING_PREFIX}{folder.name}-removed")))
 
 
 def _read_state(checkpoint: Path) -> dict[str, Any]:

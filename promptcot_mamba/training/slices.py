@@ -1,7 +1,5 @@
 """A rank's slice of a packed batch: cut after collation, labels shifted before, so that nothing is lost at a border."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -7,8 +7,6 @@ update is computed on the exact fp32 master, as by AdamW on an fp32 copy. With b
 optimizer of a 7B model and a 20,480-token row's activations.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Any, overload
 

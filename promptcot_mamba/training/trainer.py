@@ -5,8 +5,6 @@ hold whatever the number of processes: which rows a step sees, what its loss is 
 counts as written.
 """
 
-from __future__ import annotations
-
 import math
 import shutil
 from collections.abc import Callable, Iterator, Sized

@@ -6,8 +6,6 @@ pairs, chosen by a hash of their text, was kept aside while the grader was mende
 had not read it.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -9,17 +9,15 @@ program's process. Bare and each level take turns, so that a machine whose speed
 Writes docs/records/code_grading.json.
 """
 
-from __future__ import annotations
-
 import json
 import resource
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 
-from promptcot_mamba.bench_record import RecordTable, render_record_table, write_record
-from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.bench_record import report_record, tabulate
+from promptcot_mamba.cli import flag, parse_args, run_program
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.code.grading import CodeJob, SandboxPool, grade_jobs
 from promptcot_mamba.grading.code.tests import TestSet, run_tests
@@ -28,6 +26,13 @@ from promptcot_mamba.jsonl import Row
 
 PROGRAM = "print(sum(map(int, input().split())))  # sample {sample}\n"
 BARE = "bare fork"
+COLUMNS = (
+    ("sandbox", "{sandbox}"),
+    ("tests", "{tests:,}"),
+    ("wall s", "{wall_seconds:.1f}"),
+    ("CPU ms a test", "{cpu_ms_per_test:.2f}"),
+    ("overhead, CPU ms", "{overhead}"),
+)
 # Reads [[code, inputs], ...] and forks once a test, with nothing in the program's way.
 BARE_LOOP = """
 import json, os, sys
@@ -51,13 +56,13 @@ for code, inputs in json.load(sys.stdin):
 
 @dataclass
 class Arguments:
-    problems: int = field(default=20, metadata={"help": "LiveCodeBench v5 has 279"})
-    runs: int = field(default=4, metadata={"help": "samples a problem"})
-    tests: int = field(default=20, metadata={"help": "tests a problem"})
-    workers: int | None = field(default=None, metadata={"help": "sandboxes at work at once; default: one a core"})
-    levels: list[str] = field(default_factory=lambda: list(SAFE_LEVELS), metadata={"help": "sandbox levels to time"})
-    rounds: int = field(default=2, metadata={"help": "turns, each with its share of a problem's samples"})
-    record: str = field(default="docs/records/code_grading.json", metadata={"help": "where to write"})
+    problems: int = flag("LiveCodeBench v5 has 279", default=20)
+    runs: int = flag("samples a problem", default=4)
+    tests: int = flag("tests a problem", default=20)
+    workers: int | None = flag("sandboxes at work at once; default: one a core", default=None)
+    levels: list[str] = flag("sandbox levels to time", factory=lambda: list(SAFE_LEVELS))
+    rounds: int = flag("turns, each with its share of a problem's samples", default=2)
+    record: str = flag("where to write", default="docs/records/code_grading.json")
 
 
 def cpu_seconds() -> float:
@@ -127,24 +132,11 @@ def main() -> None:
         for level in args.levels:
             turns[level].append(time_level(level, args, runs))
     results = [add_up(rows) for rows in turns.values()]
-    table = make_table(results)
-    print(render_record_table(table))
-    title = "Grading programs in the sandbox"
-    write_record(args.record, title=title, config=asdict(args), tables=[table], results=results)
-
-
-def make_table(results: list[Row]) -> RecordTable:
-    """Seconds and CPU per test, bare first; a sandbox's overhead is what it takes beyond that."""
-    bare = results[0]["cpu_ms_per_test"]
-    rows = []
-    for result in results:
-        spent = result["cpu_ms_per_test"]
-        overhead = "–" if result is results[0] else f"{spent - bare:.2f}"
-        rows.append(
-            [result["sandbox"], f"{result['tests']:,}", f"{result['wall_seconds']:.1f}", f"{spent:.2f}", overhead]
-        )
-    caption = "Trivial programs, every test in a fresh process."
-    return RecordTable(caption, ["sandbox", "tests", "wall s", "CPU ms a test", "overhead, CPU ms"], rows)
+    # A sandbox's overhead is what it takes beyond the bare forks, which come first.
+    beyond = ["–", *(f"{row['cpu_ms_per_test'] - results[0]['cpu_ms_per_test']:.2f}" for row in results[1:])]
+    rows = [row | {"overhead": overhead} for row, overhead in zip(results, beyond, strict=True)]
+    table = tabulate("Trivial programs, every test in a fresh process.", COLUMNS, rows)
+    report_record(args, title="Grading programs in the sandbox", tables=[table], results=results)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """What the training benchmarks share: an interleaved stopwatch, records."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable

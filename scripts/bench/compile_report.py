@@ -1,14 +1,16 @@
 """Compile the Triton kernels at the shipped configurations and 7B shapes, without a GPU, and report what each costs.
 
-    python -m scripts.bench.compile_report                      # every kernel, architecture and size; many minutes
+    python -m scripts.bench.compile_report                      # everything; many minutes
     python -m scripts.bench.compile_report --sizes 64x128       # the 7B model's head width and state only
     python -m scripts.bench.compile_report --archs 90 --kernels chunk_scan,chunk_gradients --record ""
+    PYTHONPATH=FOLDER python -m scripts.bench.compile_report    # by the triton in FOLDER (pip install --target FOLDER)
 
 Launches are recorded on meta tensors and compiled exactly as they would run. Registers, stack and shared memory are
 read from the machine code (spilled registers would live on the stack: 0 bytes of stack are 0 spills). Bytes moved are
 arithmetic: every tensor read or written once. At other head widths and states only the SSD's own launches differ; a
-size without tiles on an architecture reads "torch form", which is what runs there. Exits with 1 where a kernel spills
-or asks for more shared memory than the architecture has.
+size without tiles on an architecture reads "torch form", which is what runs there. Exits with 1 where a kernel does not
+compile, spills, or asks for more shared memory than the architecture has. What was compiled before comes from triton's
+own cache, so that a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -20,83 +22,27 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from promptcot_mamba.bench_record import RecordTable, render_record_table, write_record
 from promptcot_mamba.cli import run_program
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.ops.ssd.triton_configs import SHARED_MEMORY, find_config
+from promptcot_mamba.ops.ssd.triton_configs import SHARED_MEMORY
+from scripts.bench.kernel_launches import HEADS, SHAPES, SHIPPED, count_bytes, record_shipped
 
 ARCHS = (80, 86, 89, 90, 100, 120)
-SHAPES = {"l": 20480, "h": 128, "p": 64, "g": 8, "n": 128, "d_model": 4096, "v": 32768}  # Mamba-Codestral-7B
-SHIPPED = (SHAPES["p"], SHAPES["n"])
-HEADS = {64: 128, 80: 64, 128: 64}  # by head width
 SIZES = [SHIPPED] + [(p, n) for p in HEADS for n in (64, 128, 256) if (p, n) != SHIPPED]  # head width, state
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 TORCH_FORM = "torch form"
 RECORD = "docs/records/triton_compile.json"
 POINTERS = {
     torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32", torch.int64: "*i64", torch.int32: "*i32",
 }  # fmt: skip
-
-
-def record_shipped(arch: int, size: tuple[int, int] = SHIPPED, gate: bool = False) -> dict[str, list]:
-    """The launches of one forward and backward in bf16 at SHAPES, nothing run: part -> launches.
-
-    At another head width and state than the shipped the SSD's only, none where it has no tiles. `gate` gives the SSD a
-    `z`; the models leave the gate to the norm.
-    """
-    from promptcot_mamba.ops.causal_conv1d import triton_kernels as conv
-    from promptcot_mamba.ops.gated_rms_norm import triton_kernels as norm
-    from promptcot_mamba.ops.linear_cross_entropy import triton_kernels as loss
-    from promptcot_mamba.ops.packing import make_chunk_table
-    from promptcot_mamba.ops.ssd import triton_kernels as ssd
-    from promptcot_mamba.ops.triton_common import record_launches
-
-    config = find_config(torch.bfloat16, arch, SHARED_MEMORY[arch], *size)
-    if config is None:
-        return {}
-    length, g, (p, n) = SHAPES["l"], SHAPES["g"], size
-    h = HEADS[p]
-    d_inner, shared = h * p, g * n
-
-    def empty(*shape, dtype=torch.bfloat16):
-        return torch.empty(*shape, dtype=dtype, device="meta")
-
-    # A mixer's own layout: everything is a slice of the projection's output or of the convolution's.
-    z, xBC, dt = empty(length, 2 * d_inner + 2 * shared + h).split([d_inner, d_inner + 2 * shared, h], dim=1)
-    x, B, C = empty(length, d_inner + 2 * shared).split([d_inner, shared, shared], dim=1)
-    A, D, dt_bias = (empty(h, dtype=torch.float32) for _ in range(3))
-    weight, bias = empty(d_inner + 2 * shared, 4), empty(d_inner + 2 * shared)
-    cu_seqlens = torch.tensor([0, length])
-    inputs = ssd.SsdInputs(
-        x, dt, A, B, C, D, z if gate else None, dt_bias, None, cu_seqlens, 1, h, g, True, (0.0, math.inf), config
-    )  # fmt: skip
-    parts = {}
-    with record_launches(run=False) as parts["ssd forward"]:
-        ssd.run_forward(inputs, empty(length, d_inner))
-    with record_launches(run=False) as parts["ssd backward"]:
-        grads = ssd.SsdGradients(empty(length, d_inner), dt, B, C, z if gate else None)
-        ssd.run_backward(inputs, empty(length, d_inner), grads)
-    if size != SHIPPED:
-        return parts
-    with record_launches(run=False) as parts["conv forward"]:
-        table = make_chunk_table(cu_seqlens, conv.FORWARD_RUN)
-        conv.run_forward(xBC, weight, bias, None, empty(length, d_inner + 2 * shared), table, True)
-    with record_launches(run=False) as parts["conv backward"]:
-        table = make_chunk_table(cu_seqlens, conv.BACKWARD_RUN)
-        conv.run_backward(xBC, weight, bias, None, empty(length, d_inner + 2 * shared), xBC, table, True)
-    y, norm_weight = empty(length, d_inner), empty(d_inner)
-    with record_launches(run=False) as parts["norm forward"]:
-        norm.run_forward(y, z, norm_weight, y, 1e-5, d_inner // g)
-    with record_launches(run=False) as parts["norm backward"]:
-        norm.run_backward(y, z, norm_weight, y, y, z, 1e-5, d_inner // g)
-    rows = loss.LOGITS_BYTES // (2 * SHAPES["v"])
-    with record_launches(run=False) as parts["loss (a slice)"]:
-        losses = empty(rows, dtype=torch.float32)
-        loss.launch_cross_entropy(empty(rows, SHAPES["v"]), empty(rows, dtype=torch.int64), losses, losses)
-    return parts
 
 
 def make_source(launch):
@@ -123,12 +69,6 @@ def make_source(launch):
     return ASTSource(launch.kernel, signature, constants, attributes)
 
 
-def count_bytes(launch) -> int:
-    """Every tensor argument once, the small counters left out."""
-    tensors = [value for value in launch.args if isinstance(value, torch.Tensor) and value.dtype != torch.int32]
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
 def read_resources(cubin: bytes) -> dict[str, int]:
     """Registers a thread, bytes of stack a thread, from the machine code."""
     import triton
@@ -151,64 +91,86 @@ def name_matrix_unit(ptx: str) -> str:
     return "-"
 
 
-def compile_launch(job: tuple[int, tuple[int, int], str, int]) -> dict:
-    """One row of the report; `job` names the architecture, the size, the part and the launch in it."""
+@dataclass(frozen=True)
+class Job:
+    """A launch to compile: where it runs, at which size and dtype, and which of the recorded ones it is."""
+
+    arch: int
+    size: tuple[int, int]
+    dtype: str
+    part: str
+    index: int
+
+
+def compile_launch(job: Job) -> dict:
+    """One row of the report; `error` in place of the figures where the compiler refuses."""
     import triton
     from triton.backends.compiler import GPUTarget
 
-    arch, size, part, index = job
-    launch = record_shipped(arch, size)[part][index]
+    launch = record_shipped(job.arch, job.size, DTYPES[job.dtype])[job.part][job.index]
     options = {name: launch.kwargs[name] for name in ("num_warps", "num_stages") if name in launch.kwargs}
-    compiled = triton.compile(make_source(launch), target=GPUTarget("cuda", arch, 32), options=options)
-    return {
-        "kernel": launch.name, "part": part, "arch": arch, "p": size[0], "n": size[1],
+    row = {
+        "kernel": launch.name, "part": job.part, "arch": job.arch, "p": job.size[0], "n": job.size[1],
+        "dtype": job.dtype, "programs": math.prod(launch.grid), "bytes": count_bytes(launch),
+    }  # fmt: skip
+    try:
+        compiled = triton.compile(make_source(launch), target=GPUTarget("cuda", job.arch, 32), options=options)
+    except (RuntimeError, triton.TritonError) as error:  # ptxas or a pass of the compiler: this is what is looked for
+        return row | {"error": (str(error).strip().splitlines() or [type(error).__name__])[-1]}
+    return row | {
         **read_resources(compiled.asm["cubin"]), "shared": compiled.metadata.shared,
-        "warps": compiled.metadata.num_warps, "programs": math.prod(launch.grid),
-        "matrix_unit": name_matrix_unit(compiled.asm["ptx"]), "bytes": count_bytes(launch),
+        "warps": compiled.metadata.num_warps, "matrix_unit": name_matrix_unit(compiled.asm["ptx"]),
     }  # fmt: skip
 
 
-def make_table(rows: list[dict]) -> RecordTable:
+FIGURES = ("registers", "stack", "shared", "warps", "matrix_unit")
+
+
+def make_table(rows: list[dict], dtype: str) -> RecordTable:
     """One row a launch and architecture at the shipped size."""
     header = [
-        *("kernel", "part", "arch", "registers", "stack B", "shared KiB", "warps", "programs", "matrix unit"),
+        *("kernel", "part", "arch", "registers", "stack B", "shared B", "warps", "matrix unit", "programs"),
         "moved MB",
     ]
     cells = [
         [
-            row["kernel"],
-            row["part"],
-            f"sm_{row['arch']}",
-            *(str(row[name]) for name in ("registers", "stack")),
-            f"{row['shared'] / 1024:.1f}",
-            *(str(row[name]) for name in ("warps", "programs", "matrix_unit")),
-            f"{row['bytes'] / 1e6:.1f}",
+            *(row["kernel"], row["part"], f"sm_{row['arch']}"),
+            *(str(row.get(name, "-")) for name in FIGURES),
+            *(str(row["programs"]), f"{row['bytes'] / 1e6:.1f}"),
         ]
         for row in rows
-        if (row["p"], row["n"]) == SHIPPED
+        if (row["p"], row["n"], row["dtype"]) == (*SHIPPED, dtype)
     ]
     sizes = " ".join(f"{name}={value}" for name, value in SHAPES.items())
-    return RecordTable(f"Shipped configurations, bf16, {sizes}. Bytes by arithmetic; nothing was run.", header, cells)
+    caption = f"Shipped configurations, {dtype}, {sizes}. Bytes by arithmetic; nothing was run."
+    return RecordTable(caption, header, cells)
 
 
-def make_size_table(rows: list[dict], archs: list[int], sizes: list[tuple[int, int]]) -> RecordTable:
+def make_size_table(rows: list[dict], archs: list[int], sizes: list[tuple[int, int]], dtype: str) -> RecordTable:
     """One row a size: on each architecture the SSD kernels' most registers, stack and shared memory."""
     cells = []
     for size in sizes:
         line = [f"{size[0]} x {size[1]}"]
         for arch in archs:
-            found = [row for row in rows if (row["arch"], row["p"], row["n"]) == (arch, *size) and "ssd" in row["part"]]
-            most = [max((row[name] for row in found), default=0) for name in ("registers", "stack", "shared")]
-            line.append(f"{most[0]} / {most[1]} / {most[2] / 1024:.1f}" if found else TORCH_FORM)
+            place = (arch, *size, dtype)
+            found = [row for row in rows if (row["arch"], row["p"], row["n"], row["dtype"]) == place]
+            found = [row for row in found if "ssd" in row["part"]]
+            most = [max((row.get(name, 0) for row in found), default=0) for name in FIGURES[:3]]
+            cell = " / ".join(map(str, most)) if found else TORCH_FORM
+            line.append("does not compile" if any("error" in row for row in found) else cell)
         cells.append(line)
-    caption = "The SSD at other sizes: most registers a thread / stack B / shared KiB of its launches."
+    caption = f"The SSD by size, {dtype}: most registers a thread / stack B / shared B of its launches."
     return RecordTable(caption, ["head width x state", *(f"sm_{arch}" for arch in archs)], cells)
 
 
 def find_faults(rows: list[dict]) -> list[str]:
+    """What would fail or crawl on a card: no machine code, registers on the stack, more shared memory than there is."""
     faults = []
     for row in rows:
-        where = f"{row['kernel']} ({row['part']}, sm_{row['arch']}, {row['p']} x {row['n']})"
+        where = f"{row['kernel']} ({row['part']}, sm_{row['arch']}, {row['p']} x {row['n']}, {row['dtype']})"
+        if "error" in row:
+            faults.append(f"{where}: does not compile: {row['error']}")
+            continue
         if row["stack"]:
             faults.append(f"{where}: {row['stack']} bytes of stack")
         if row["shared"] > SHARED_MEMORY[row["arch"]]:
@@ -216,7 +178,7 @@ def find_faults(rows: list[dict]) -> list[str]:
     return faults
 
 
-def read_list(flag: str, text: str, known: dict[str, object]) -> list:
+def read_list(flag: str, text: str, known: dict[str, Any]) -> list:
     """The values of a flag such as `80,90`, all where empty. Raises InputError for one that is not known."""
     names = list(filter(None, text.split(","))) or list(known)
     for name in names:
@@ -229,29 +191,38 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--archs", default="", help="compute capabilities, as 80,90,100; all where empty")
     parser.add_argument("--sizes", default="", help="head width x state, as 64x128,80x128; all where empty")
+    parser.add_argument("--dtypes", default="", help="bf16, fp32 or both, as bf16,fp32; both where empty")
     parser.add_argument("--kernels", default="", help="names as in the first column; all where empty")
     parser.add_argument("--workers", type=int, default=2, help="processes that compile")
     parser.add_argument("--record", default=RECORD, help="JSON file to write; none where empty")
     args = parser.parse_args()
     archs = read_list("--archs", args.archs, {str(arch): arch for arch in ARCHS})
     sizes = read_list("--sizes", args.sizes, {f"{p}x{n}": (p, n) for p, n in SIZES})
+    dtypes = read_list("--dtypes", args.dtypes, {name: name for name in DTYPES})
     shipped = {launch.name for launches in record_shipped(archs[0]).values() for launch in launches}
     wanted = read_list("--kernels", args.kernels, {name: name for name in sorted(shipped)})
     jobs = [
-        (arch, size, part, index)
+        Job(arch, size, dtype, part, index)
+        for dtype in dtypes
         for arch in archs
         for size in sizes
-        for part, launches in record_shipped(arch, size).items()
+        for part, launches in record_shipped(arch, size, DTYPES[dtype]).items()
         for index, launch in enumerate(launches)
         if launch.name in wanted
     ]
+    rows = []
     with ProcessPoolExecutor(args.workers) as pool:
-        rows = list(pool.map(compile_launch, jobs))
-    tables = [make_table(rows), make_size_table(rows, archs, sizes)]
+        for row in pool.map(compile_launch, jobs):
+            rows.append(row)
+            if len(rows) % 25 == 0:
+                print(f"{len(rows)} of {len(jobs)} launches compiled", file=sys.stderr)
+    tables = [make_table(rows, dtype) for dtype in dtypes]
+    tables += [make_size_table(rows, archs, sizes, dtype) for dtype in dtypes]
     print("\n\n".join(map(render_record_table, tables)))
-    title = "Triton kernels compiled without a device"
-    write_record(args.record, title=title, config=vars(args), tables=tables, results=rows)
     faults = find_faults(rows)
+    title = f"Triton kernels compiled without a device, triton {version('triton')}"
+    results = {"launches": len(rows), "faults": faults, "rows": rows}
+    write_record(args.record, title=title, config=vars(args), tables=tables, results=results)
     for fault in faults:
         print(fault, file=sys.stderr)
     return 1 if faults else 0

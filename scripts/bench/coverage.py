@@ -11,13 +11,13 @@ through a Gaussian copula. Beside the intervals of `grading.metrics` stands the 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import betaincinv, expit, ndtr
 
-from promptcot_mamba.bench_record import RecordTable, render_record_table, write_record
-from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.bench_record import RecordTable, report_record
+from promptcot_mamba.cli import flag, parse_args, run_program
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.metrics import clustered_mean, compare_paired, t_interval
 
@@ -25,17 +25,17 @@ MEANS = (0.02, 0.05, 0.1, 0.3, 0.5, 0.8, 0.95)
 SPREADS = (("beta", 0.6), ("beta", 1.0), ("beta", 2.0), ("beta", 10.0), ("logit", 1.0), ("logit", 2.0))
 PAIRS = ((0.02, 0.02), (0.02, 0.05), (0.05, 0.1), (0.1, 0.1), (0.3, 0.4), (0.5, 0.5), (0.8, 0.9), (0.95, 0.95))
 PAIRED_SPREADS = (("beta", 1.0), ("beta", 2.0), ("logit", 2.0))
-CORRELATIONS = (0.5, 0.9)
+CORRELATIONS = (0.0, 0.5, 0.9)
 NODES, NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(80)
 Spread = tuple[str, float]
 
 
 @dataclass
 class Arguments:
-    output: str = field(metadata={"help": "where the tables go, as JSON"})
-    problems: int = field(default=30, metadata={"help": "problems of a simulated benchmark"})
-    n: int = field(default=16, metadata={"help": "samples a problem"})
-    draws: int = field(default=800, metadata={"help": "simulated benchmarks a cell; half as many for pairs"})
+    output: str = flag("where the tables go, as JSON")
+    problems: int = flag("problems of a simulated benchmark", default=30)
+    n: int = flag("samples a problem", default=16)
+    draws: int = flag("simulated benchmarks a cell; half as many for pairs", default=800)
 
 
 def accuracies(normals: np.ndarray, mean: float, spread: Spread) -> np.ndarray:
@@ -55,70 +55,81 @@ def scores(right: np.ndarray, n: int) -> dict[str, list[float]]:
     return {str(place): [1.0] * int(count) + [0.0] * (n - int(count)) for place, count in enumerate(right)}
 
 
-def headline_row(spread: Spread, args: Arguments, rng: np.random.Generator) -> tuple[list[float], list[float]]:
-    """Coverage at each of MEANS, in percent: our interval's and the t interval's."""
-    ours, plain = [], []
-    for mean in MEANS:
-        covered = np.zeros(2)
-        for _ in range(args.draws):
-            right = rng.binomial(args.n, accuracies(rng.standard_normal(args.problems), mean, spread))
-            for place, one in enumerate((clustered_mean(scores(right, args.n)), t_interval(right / args.n, 0))):
-                covered[place] += one.low <= mean <= one.high
-        shares = 100 * covered / args.draws
-        ours.append(float(shares[0]))
-        plain.append(float(shares[1]))
-    return ours, plain
+Cell = tuple[float, float]  # coverage in percent: our interval's and the t interval's
 
 
-def paired_row(
-    spread: Spread, correlation: float, args: Arguments, rng: np.random.Generator
-) -> tuple[list[float], list[float]]:
-    """Coverage of the difference at each of PAIRS, in percent: our interval's and the t interval's."""
-    ours, plain = [], []
+def headline_cell(spread: Spread, mean: float, args: Arguments) -> Cell:
+    """Coverage of avg@n's interval at one mean."""
+    rng = address(spread, mean)
+    covered = np.zeros(2)
+    for _ in range(args.draws):
+        right = rng.binomial(args.n, accuracies(rng.standard_normal(args.problems), mean, spread))
+        for place, one in enumerate((clustered_mean(scores(right, args.n)), t_interval(right / args.n, 0))):
+            covered[place] += one.low <= mean <= one.high
+    ours, plain = 100 * covered / args.draws
+    return float(ours), float(plain)
+
+
+def paired_cell(spread: Spread, correlation: float, means: tuple[float, float], args: Arguments) -> Cell:
+    """Coverage of a paired difference's interval at one pair of means, over half as many draws."""
+    rng = address(spread, correlation, *means)
+    covered = np.zeros(2)
     draws = max(args.draws // 2, 1)
-    for first, second in PAIRS:
-        covered = np.zeros(2)
-        for _ in range(draws):
-            normals = rng.standard_normal(args.problems)
-            others = correlation * normals + math.sqrt(1 - correlation**2) * rng.standard_normal(args.problems)
-            a = rng.binomial(args.n, accuracies(normals, first, spread))
-            b = rng.binomial(args.n, accuracies(others, second, spread))
-            found = compare_paired(scores(a, args.n), scores(b, args.n)).difference
-            for place, one in enumerate((found, t_interval((b - a) / args.n, 0))):
-                covered[place] += one.low - 1e-12 <= second - first <= one.high + 1e-12
-        shares = 100 * covered / draws
-        ours.append(float(shares[0]))
-        plain.append(float(shares[1]))
-    return ours, plain
+    first, second = means
+    for _ in range(draws):
+        normals = rng.standard_normal(args.problems)
+        others = correlation * normals + math.sqrt(1 - correlation**2) * rng.standard_normal(args.problems)
+        a = rng.binomial(args.n, accuracies(normals, first, spread))
+        b = rng.binomial(args.n, accuracies(others, second, spread))
+        found = compare_paired(scores(a, args.n), scores(b, args.n)).difference
+        for place, one in enumerate((found, t_interval((b - a) / args.n, 0))):
+            covered[place] += one.low - 1e-12 <= second - first <= one.high + 1e-12
+    ours, plain = 100 * covered / draws
+    return float(ours), float(plain)
+
+
+def address(spread: Spread, *place: float) -> np.random.Generator:
+    """The random numbers of one cell, whichever others are drawn beside it."""
+    return np.random.default_rng([len(spread[0]), *(round(1000 * value) for value in (spread[1], *place))])
+
+
+def make_table(caption: str, first: str, columns: list[str], rows: dict[str, list[Cell]]) -> RecordTable:
+    cells = [
+        [name, kind, *(f"{cell[place]:.1f}" for cell in row)]
+        for name, row in rows.items()
+        for place, kind in enumerate(("ours", "t"))
+    ]
+    return RecordTable(caption, [first, "interval", *columns], cells)
 
 
 def main() -> int:
     args = parse_args(Arguments, description=__doc__)
     if min(args.problems, args.n, args.draws) < 2:
         raise InputError("--problems, --n and --draws must be at least 2")
-    rng = np.random.default_rng(0)
-    tables, results = [], {}
-    header = ["spread", "interval", *(f"{100 * mean:g} %" for mean in MEANS)]
-    rows = []
-    for spread in SPREADS:
-        name = f"{spread[0]} {spread[1]:g}"
-        both = dict(zip(("ours", "t"), headline_row(spread, args, rng), strict=True))
-        results[f"mean, {name}"] = both
-        rows += [[name, kind, *(f"{value:.1f}" for value in row)] for kind, row in both.items()]
-    tables.append(RecordTable(f"Coverage of avg@n's 95 % interval, {args.problems} problems x {args.n}.", header, rows))
-    header = ["spread, correlation", "interval", *(f"{100 * a:g} / {100 * b:g} %" for a, b in PAIRS)]
-    rows = []
-    for spread in PAIRED_SPREADS:
-        for correlation in CORRELATIONS:
-            name = f"{spread[0]} {spread[1]:g}, {correlation:g}"
-            both = dict(zip(("ours", "t"), paired_row(spread, correlation, args, rng), strict=True))
-            results[f"difference, {name}"] = both
-            rows += [[name, kind, *(f"{value:.1f}" for value in row)] for kind, row in both.items()]
-    tables.append(RecordTable("Coverage of a paired difference's 95 % interval.", header, rows))
-    print("\n\n".join(render_record_table(table) for table in tables))
-    config = {"problems": args.problems, "n": args.n, "draws": args.draws}
-    write_record(args.output, title="Coverage of intervals", config=config, tables=tables, results=results)
+    single = {f"{kind} {size:g}": [headline_cell((kind, size), mean, args) for mean in MEANS] for kind, size in SPREADS}
+    paired = {
+        f"{spread[0]} {spread[1]:g}, {correlation:g}": [paired_cell(spread, correlation, pair, args) for pair in PAIRS]
+        for spread in PAIRED_SPREADS
+        for correlation in CORRELATIONS
+    }
+    write(single, paired, args)
     return 0
+
+
+def write(single: dict[str, list[Cell]], paired: dict[str, list[Cell]], args: Arguments) -> None:
+    """Print both tables and write the record."""
+    means, pairs = [f"{100 * mean:g} %" for mean in MEANS], [f"{100 * a:g} / {100 * b:g} %" for a, b in PAIRS]
+    caption = f"Coverage of avg@n's 95 % interval, {args.problems} problems x {args.n}."
+    tables = [
+        make_table(caption, "spread", means, single),
+        make_table("Coverage of a paired difference's 95 % interval.", "spread, correlation", pairs, paired),
+    ]
+    results = {
+        f"{kind}, {name}": dict(zip(("ours", "t"), map(list, zip(*row, strict=True)), strict=True))
+        for kind, rows in (("mean", single), ("difference", paired))
+        for name, row in rows.items()
+    }
+    report_record(args, args.output, title="Coverage of intervals", tables=tables, results=results)
 
 
 if __name__ == "__main__":

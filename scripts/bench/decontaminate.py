@@ -7,18 +7,16 @@ only (a quarter left out at a time; parts of one problem are not compared with o
 random numbers. The three other rules are those in use: any 13 words in a row, any 8, and 8-grams covering half.
 """
 
-from __future__ import annotations
-
 import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from promptcot_mamba.bench_record import RecordTable, render_record_table, write_record
+from promptcot_mamba.bench_record import RecordTable, report_record
 from promptcot_mamba.chat_format import extract_question
-from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.cli import flag, parse_args, run_program
 from promptcot_mamba.data.decontaminate import BenchmarkText, Decontaminator
 from promptcot_mamba.data.words import gist_words
 from promptcot_mamba.errors import InputError
@@ -26,6 +24,7 @@ from promptcot_mamba.jsonl import read_jsonl
 from scripts.bench.paraphrase import KINDS, make_template
 
 FOLDS = 4
+FILES = ("math500.jsonl", "aime_test.jsonl", "olympiadbench_oe_to_maths_en.jsonl", "livecodebench_test.jsonl")
 WORD = re.compile(r"[^\W_]+")
 Finder = Callable[[str], bool]
 Rule = Callable[[Sequence[BenchmarkText], Sequence[str]], Finder]
@@ -33,17 +32,14 @@ Rule = Callable[[Sequence[BenchmarkText], Sequence[str]], Finder]
 
 @dataclass
 class BenchArguments:
-    benchmark_dir: str = field(default="data", metadata={"help": "Folder of problem files (JSONL)."})
-    files: list[str] = field(
-        default_factory=lambda: [
-            "math500.jsonl", "aime_test.jsonl", "olympiadbench_oe_to_maths_en.jsonl", "livecodebench_test.jsonl",
-        ],
-        metadata={"help": "Problem files to plant; rows with `question`, or `prompt` as chat text."},
-    )  # fmt: skip
-    planted: int = field(default=300, metadata={"help": "Problems planted in each kind."})
-    templates: int = field(default=300, metadata={"help": "Clean questions from templates."})
-    record: str | None = field(default=None, metadata={"help": "JSON file that the figures are written to."})
-    seed: int = field(default=0, metadata={"help": "Of the disguises."})
+    benchmark_dir: str = flag("Folder of problem files (JSONL).", default="data")
+    files: list[str] = flag(
+        "Problem files to plant; rows with `question`, or `prompt` as chat text.", factory=lambda: list(FILES)
+    )
+    planted: int = flag("Problems planted in each kind.", default=300)
+    templates: int = flag("Clean questions from templates.", default=300)
+    record: str | None = flag("JSON file that the figures are written to.", default=None)
+    seed: int = flag("Of the disguises.", default=0)
 
 
 def grams(text: str, n: int) -> list[tuple[str, ...]]:
@@ -161,8 +157,7 @@ def main() -> None:
     rows += measure_loss(problems, sample, [make_template(rng) for _ in range(args.templates)])
     caption = f"Shares of {min(args.planted, len(problems))} planted problems found, and of clean questions lost."
     table = RecordTable(caption, ["kind", *RULES], rows)
-    print(render_record_table(table))
-    write_record(args.record, title="Decontamination", config=vars(args), tables=[table], results=rows)
+    report_record(args, title="Decontamination", tables=[table], results=rows)
 
 
 if __name__ == "__main__":

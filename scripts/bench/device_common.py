@@ -1,7 +1,5 @@
 """What the parts of the device proof share: records that grow row by row, timers, the device's ceilings, profiles."""
 
-from __future__ import annotations
-
 import json
 import statistics
 import time

@@ -3,8 +3,6 @@
 What a chain says is noise, what it costs is real: speed follows from shapes, not from values.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

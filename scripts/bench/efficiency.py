@@ -9,14 +9,12 @@ Each engine runs in a process of its own. The small ones take turns, so that a m
 all; an interrupted run keeps the waves it has measured: delete `--output_dir` to measure them again.
 """
 
-from __future__ import annotations
-
 import statistics
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from promptcot_mamba.bench_record import RecordTable, render_record_table, report_record, tabulate
+from promptcot_mamba.bench_record import RecordTable, render_record_table, tabulate, write_record
 from promptcot_mamba.cli import flag, parse_args, run_program
 from promptcot_mamba.efficiency.calibrate import fit_pair, median_wave
 from promptcot_mamba.efficiency.measure import Measured, measure_all
@@ -128,14 +126,16 @@ def main() -> None:
     # One device holds one engine of 7B at a time; and nothing drifts there, so nothing is measured twice.
     done = measure_all(setup, folder, at_once=pair is not LARGE_PAIR)
     comparisons = [compare(setup, done, budget) for budget in args.budget_gib]
-    tables = [derivation, *map(budget_table, comparisons), single_table(setup, done)]
+    measured = [*map(budget_table, comparisons), single_table(setup, done)]
+    print("\n\n".join(map(render_record_table, measured)))
     speeds = {
         stage: {engine: [round(wave["tokens_per_second"], 1) for wave in waves] for engine, waves in engines.items()}
         for stage, engines in done.items()
     }
     results = {"pair": "7B" if pair is LARGE_PAIR else "small", "comparisons": comparisons, "tokens_per_second": speeds}
-    title = "Throughput under a memory budget"
-    report_record(args, folder / "efficiency.json", title=title, tables=tables, results=results)
+    title, tables = "Throughput under a memory budget", [derivation, *measured]
+    paths = folder / "efficiency.json", args.record
+    write_record(*paths, title=title, config=asdict(args), tables=tables, results=results)
 
 
 if __name__ == "__main__":

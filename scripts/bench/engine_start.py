@@ -7,16 +7,14 @@ default path is `LLM(model)` with the same dtype and context, and a share of mem
 (its default of 0.92 seldom is). Writes docs/records/engine_start.json.
 """
 
-from __future__ import annotations
-
 import statistics
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 
-from promptcot_mamba.bench_record import RecordTable, render_record_table, write_record
-from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.bench_record import RecordTable, report_record
+from promptcot_mamba.cli import flag, parse_args, run_program
 
 PROMPT, TOKENS = [5, 6, 7], 8
 
@@ -25,12 +23,12 @@ PROMPT, TOKENS = [5, 6, 7], 8
 class StartArguments:
     """Flags of the benchmark."""
 
-    model_path: str = field(metadata={"help": "a checkpoint; a tiny one shows the engine's own time"})
+    model_path: str = flag("a checkpoint; a tiny one shows the engine's own time")
     context: int = 4608
-    pairs: int = field(default=3, metadata={"help": "starts of each, in turn; medians are compared"})
-    memory_fraction: float = field(default=0.2, metadata={"help": "gpu_memory_utilization of the default path"})
+    pairs: int = flag("starts of each, in turn; medians are compared", default=3)
+    memory_fraction: float = flag("gpu_memory_utilization of the default path", default=0.2)
     record: str = "docs/records/engine_start.json"
-    start: str | None = field(default=None, metadata={"help": "make one start, default or ours, and nothing else"})
+    start: str | None = flag("make one start, default or ours, and nothing else", default=None)
 
 
 def start_default(args: StartArguments) -> None:
@@ -105,10 +103,8 @@ def main(argv: list[str] | None = None) -> int:
     caption = f"One start and {TOKENS} tokens, in a fresh process; medians of {args.pairs} pairs."
     cells = [f"{medians['default']:.1f}", f"{medians['ours']:.1f}", f"{ratio:.2f}"]
     table = RecordTable(caption, ["vLLM's default path, s", "ours, s", "ratio"], [cells])
-    print(render_record_table(table))
     results = {"seconds": seconds, "medians": medians, "ratio": ratio}
-    title = "vLLM engine start-up"
-    write_record(args.record, title=title, config=asdict(args), tables=[table], results=results)
+    report_record(args, title="vLLM engine start-up", tables=[table], results=results)
     return 0
 
 

@@ -7,25 +7,21 @@ benchmark defines them, `answer_type`, `tolerance`, `unit`, `multiple`. A verdic
 seconds`.
 """
 
-from __future__ import annotations
-
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.cli import flag, parse_args, run_program
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row, iter_jsonl, write_jsonl
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 from scripts.bench import pairs
-
-logger = get_logger(__name__)
 
 
 @dataclass
 class Arguments:
-    input: str = field(metadata={"help": "pairs, one JSON object a line"})
-    output: str = field(metadata={"help": "verdicts, in the order of the pairs"})
-    grader: str = field(default="strict", metadata={"help": " or ".join(pairs.GRADERS)})
+    input: str = flag("pairs, one JSON object a line")
+    output: str = flag("verdicts, in the order of the pairs")
+    grader: str = flag(" or ".join(pairs.GRADERS), default="strict")
 
 
 def grade_row(row: Row, where: str, grader: str) -> Row:

@@ -1,7 +1,5 @@
 """What scripts.bench.kernels measures: each op's random inputs, ours and its peers behind one signature, and FLOPs."""
 
-from __future__ import annotations
-
 import functools
 import importlib
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The tables and lines of scripts.bench.kernels: cells made from recorded rows, nothing else."""
 
-from __future__ import annotations
-
 from promptcot_mamba.bench_record import RecordTable
 from scripts.bench.device_common import Row, profile_table
 

@@ -11,8 +11,6 @@ Each part has a record of its own, docs/records/<device>-<date>-<part>.json, wri
 measured again unless --overwrite True. A peer that is not installed reads "not measured".
 """
 
-from __future__ import annotations
-
 import functools
 import os
 import shutil
@@ -164,7 +162,7 @@ def time_op(op: Op, inputs: Inputs, repeats: int, device: str) -> dict[str, dict
 def count_moved(op: Op, inputs: Inputs, device: str) -> dict[str, int]:
     """Bytes our Triton kernels move by arithmetic, every tensor once a launch."""
     from promptcot_mamba.ops.triton_common import record_launches
-    from scripts.bench.compile_report import count_bytes
+    from scripts.bench.kernel_launches import count_bytes
 
     leaves = as_leaves(inputs, torch.bfloat16 if device == "cuda" else torch.float32)
     with record_launches() as launches:

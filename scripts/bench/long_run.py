@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,8 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from promptcot_mamba.bench_record import RecordTable, render_record_table, write_record
 from promptcot_mamba.chat_format import render_prompt
@@ -76,12 +77,14 @@ def train(work: Path, name: str, length: int, args: Arguments, processes: int, k
     command = [sys.executable, *launcher, str(ROOT / "train.py"), *(f"--{key}={value}" for key, value in flags.items())]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
     with (work / f"{name}.out").open("a") as out:
-        child = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
-        )
+        child = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT)
         while child.poll() is None:
             if kill_after is not None and len(read_log(work / name)) >= kill_after:
-                os.killpg(child.pid, signal.SIGKILL)
+                # The launcher's processes lead sessions of their own: its death alone would leave them training.
+                for process in (launched := psutil.Process(child.pid).children(recursive=True)):
+                    process.kill()
+                child.kill()
+                psutil.wait_procs(launched)
                 kill_after = None
             time.sleep(0.05)
     return child.returncode

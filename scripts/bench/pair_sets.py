@@ -3,8 +3,6 @@
 Both are made by text rules from the gold alone, so that they say nothing about how any grader works.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from fractions import Fraction

@@ -1,7 +1,5 @@
 """Bare pairs of a gold and a predicted answer: the smallest thing a grader can be asked."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from typing import cast, get_args

@@ -1,7 +1,6 @@
 """Benchmark problems as they turn up in training data: copied, respelled, reworded a little; and clean look-alikes."""
 
-from __future__ import annotations
-
+import html
 import random
 import re
 from collections.abc import Callable
@@ -104,6 +103,37 @@ def rename_variables(text: str, rng: random.Random) -> str:
     return re.sub(r"(?<![a-zA-Z\\])[b-hj-np-zA-HJ-Z](?![a-zA-Z])", lambda match: names[match.group()], text)
 
 
+def as_html(text: str, rng: random.Random) -> str:
+    """As pages have it: tags around paragraphs and some words, signs as entities."""
+    words = html.escape(text).replace("\n\n", "</p><p>").replace("\n", "<br/>").split(" ")
+    return "<p>" + " ".join(f"<b>{word}</b>" if rng.random() < 0.1 else word for word in words) + "</p>"
+
+
+def hidden_marks(text: str, rng: random.Random) -> str:
+    """Joiners, soft hyphens and accents that a reader hardly sees."""
+    marks = ["\u200b", "\u00ad", "\u2060", "\u0301", "\u0308"]
+    return "".join(c + rng.choice(marks) if c.isalpha() and rng.random() < 0.3 else c for c in text)
+
+
+def rename_points(text: str, rng: random.Random) -> str:
+    """In formulas every capital letter becomes another, names such as ABC too."""
+    letters = list("ABCDEFGHJKLMNOPQRSTUVWXYZ")
+    names = dict(zip(letters, rng.sample(letters, len(letters)), strict=True))
+
+    def rename(found: re.Match[str]) -> str:
+        return re.sub(
+            r"(?<![A-Za-z\\])[A-Z]{1,6}(?![a-z])", lambda name: "".join(names.get(c, c) for c in name[0]), found[0]
+        )
+
+    return re.sub(r"\$[^$]+\$", rename, text)
+
+
+def without_samples(text: str, rng: random.Random) -> str:
+    """The statement of a programming problem in another frame, without sample inputs and outputs."""
+    statement = re.split(r"\n\s*(?:Sample Input|Example 1)", text)[0].partition("Question: ")
+    return f"Solve in Python:\n\n{statement[2] or statement[0]}"
+
+
 def embedded(text: str, rng: random.Random) -> str:
     before = rng.choice(["Solve this for me. ", "Here is my homework:\n\n", "Problem 12. ", "Please help! Question: "])
     return before + text + rng.choice(["\n\nShow your work.", " Thanks!", "\nAnswer:", ""])
@@ -113,8 +143,14 @@ KINDS: dict[str, Callable[[str, random.Random], str]] = {
     "verbatim": verbatim, "other case": in_other_case, "embedded": embedded, "LaTeX respelled": latex_respelled,
     "plain-text maths": plain_maths, "numerals in words": numerals_in_words, "look-alikes": look_alikes,
     "every 12th word": change_every(12), "every 8th word": change_every(8), "renamed variables": rename_variables,
+    "renamed points": rename_points, "HTML": as_html, "hidden marks": hidden_marks, "without samples": without_samples,
 }  # fmt: skip
-REQUIRED = dict.fromkeys(KINDS, 0.95) | {"every 12th word": 0.85, "renamed variables": 0.85, "every 8th word": 0.7}
+REQUIRED = dict.fromkeys(KINDS, 0.95) | {
+    "every 12th word": 0.85,
+    "renamed variables": 0.85,
+    "renamed points": 0.85,
+    "every 8th word": 0.7,
+}
 
 TEMPLATES = (
     "What is the remainder when {a} is divided by {b}?",

@@ -6,8 +6,6 @@ Prints, and appends to the record, for each size: seconds of every step, tokens 
 batch call, and the peak memory of all processes together (sum of their proportional set sizes).
 """
 
-from __future__ import annotations
-
 import json
 import os
 import random
@@ -16,17 +14,26 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from promptcot_mamba.bench_record import RecordTable, render_record_table, write_record
-from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.bench_record import report_record, tabulate
+from promptcot_mamba.cli import flag, parse_args, run_program
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 
-logger = get_logger(__name__)
+COLUMNS = (
+    ("GB", "{gigabytes:g}"),
+    ("rows", "{rows:,}"),
+    ("wall s", "{seconds:.0f}"),
+    ("M tokens/s in the tokenizer", "{millions:.2f}"),
+    ("of encode_batch alone", "{tokenising_over_encode_batch:.2f}"),
+    ("everything, in times of it", "{everything_over_encode_batch_seconds:.2f}"),
+    ("peak MiB", "{peak:,.0f}"),
+    ("rows full %", "{full:.2f}"),
+)
 VOCABULARY = 32_768
 PARAGRAPHS = 20_000
 WORDS_PER_PARAGRAPH = 60
@@ -38,12 +45,12 @@ PROBE_ROWS = 1500  # for the tokenizer alone
 
 @dataclass
 class BenchArguments:
-    work_dir: str = field(default="outputs/bench_prepare", metadata={"help": "Corpus, tokenizer and shards go here."})
-    gigabytes: list[float] = field(default_factory=lambda: [0.25], metadata={"help": "Sizes of the corpus to measure."})
-    workers: int = field(default=0, metadata={"help": "Processes. Default: one a core."})
-    max_length: int = field(default=16384, metadata={"help": "Tokens of a packed row."})
-    record: str | None = field(default=None, metadata={"help": "JSON file that the figures are written to."})
-    seed: int = field(default=0, metadata={"help": "Of the corpus."})
+    work_dir: str = flag("Corpus, tokenizer and shards go here.", default="outputs/bench_prepare")
+    gigabytes: list[float] = flag("Sizes of the corpus to measure.", factory=lambda: [0.25])
+    workers: int = flag("Processes. Default: one a core.", default=0)
+    max_length: int = flag("Tokens of a packed row.", default=16384)
+    record: str | None = flag("JSON file that the figures are written to.", default=None)
+    seed: int = flag("Of the corpus.", default=0)
 
 
 def make_paragraphs(rng: random.Random) -> list[str]:
@@ -228,32 +235,13 @@ def main() -> None:
             result["peak_bytes"] / 2**20,
             100 * result["fill"],
         )
-    table = make_table(results)
-    print(render_record_table(table))
-    title = "Preparing SFT data"
-    write_record(args.record, title=title, config=vars(args), tables=[table], results=results)
-
-
-def make_table(results: list[dict]) -> RecordTable:
-    """One row a corpus size."""
     rows = [
-        [
-            f"{result['gigabytes']:g}",
-            f"{result['rows']:,}",
-            f"{result['seconds']:.0f}",
-            f"{result['tokenising_tokens_per_second'] / 1e6:.2f}",
-            f"{result['tokenising_over_encode_batch']:.2f}",
-            f"{result['everything_over_encode_batch_seconds']:.2f}",
-            f"{result['peak_bytes'] / 2**20:,.0f}",
-            f"{100 * result['fill']:.2f}",
-        ]
-        for result in results
-    ]
-    header = [
-        *("GB", "rows", "wall s", "M tokens/s in the tokenizer", "of encode_batch alone"),
-        *("everything, in times of it", "peak MiB", "rows full %"),
-    ]
-    return RecordTable("Filter, deduplicate, tokenise and pack a made corpus.", header, rows)
+        row | {"millions": row["tokenising_tokens_per_second"] / 1e6, "peak": row["peak_bytes"] / 2**20,
+               "full": 100 * row["fill"]}
+        for row in results
+    ]  # fmt: skip
+    table = tabulate("Filter, deduplicate, tokenise and pack a made corpus.", COLUMNS, rows)
+    report_record(args, title="Preparing SFT data", tables=[table], results=results)
 
 
 if __name__ == "__main__":

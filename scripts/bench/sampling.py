@@ -12,8 +12,6 @@ On a CPU both loops give the same samples, or the run fails. On CUDA a sample's 
 with, so that samples drift apart; their number is reported, their lengths and validity are the same by rule.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import random
@@ -22,13 +20,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from promptcot_mamba.bench_record import RecordTable, device_name, render_record_table, write_record
 from promptcot_mamba.chat_format import is_format_valid, render_prompt, with_open_thought
-from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.cli import flag, parse_args, run_program
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row, read_jsonl
 from promptcot_mamba.records import Problem, derive_seed
@@ -47,20 +45,18 @@ LENGTH_SIGMA = 1.0  # of the log of a chain's length: 1 % are over 10 times the 
 class BenchArguments:
     """Flags of the benchmark."""
 
-    model_path: str = field(default="", metadata={"help": "a checkpoint; a random tiny one will do"})
-    dummy: str | None = field(default=None, metadata={"help": f"instead of one, random weights: {', '.join(DUMMIES)}"})
+    model_path: str = flag("a checkpoint; a random tiny one will do", default="")
+    dummy: str | None = flag(f"instead of one, random weights: {', '.join(DUMMIES)}", default=None)
     problems: int = 60
     n: int = 16
     max_retries: int = 8
     invalid: float = 0.15
     max_len: int = 320
-    median_len: float = field(default=20.0, metadata={"help": "of the chains' log-normal lengths, in tokens"})
+    median_len: float = flag("of the chains' log-normal lengths, in tokens", default=20.0)
     max_num_seqs: int = 64
-    pairs: int = field(default=3, metadata={"help": "runs of each, in turn; medians are compared"})
-    record: str | None = field(
-        default=None, metadata={"help": "where to write; default docs/records/sampling_<seqs>.json"}
-    )
-    resume: bool = field(default=False, metadata={"help": "keep the pairs that the record holds already"})
+    pairs: int = flag("runs of each, in turn; medians are compared", default=3)
+    record: str | None = flag("where to write; default docs/records/sampling_<seqs>.json", default=None)
+    resume: bool = flag("keep the pairs that the record holds already", default=False)
 
     def __post_init__(self) -> None:
         if self.pairs < 1:

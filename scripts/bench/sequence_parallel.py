@@ -9,14 +9,12 @@ their own as long as a slice: the same tokens on the same cores, unsliced. The t
 processes, so that a busy minute meets both.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import statistics
 import tempfile
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -26,8 +24,8 @@ import torch.multiprocessing as mp
 from transformers import Mamba2Config
 
 from promptcot_mamba.bench_record import RecordTable, render_record_table, write_record
-from promptcot_mamba.cli import parse_args, run_program
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.cli import flag, parse_args, run_program
+from promptcot_mamba.log import logger
 from promptcot_mamba.model import Mamba2ForCausalLM
 from promptcot_mamba.model.causal_lm import next_token_labels
 from promptcot_mamba.ops.sequence_parallel import (
@@ -38,7 +36,6 @@ from promptcot_mamba.ops.sequence_parallel import (
     slice_documents,
 )
 
-logger = get_logger("bench_sequence_parallel")
 WHOLE = 1
 
 
@@ -46,12 +43,12 @@ WHOLE = 1
 class Arguments:
     """Flags of scripts.bench.sequence_parallel."""
 
-    lengths: list[int] = field(default_factory=lambda: [16384, 65536], metadata={"help": "tokens of the row"})
-    sizes: list[int] = field(default_factory=lambda: [2, 4], metadata={"help": "slices, a process each"})
-    rounds: int = field(default=5, metadata={"help": "pairs of steps whose times count"})
+    lengths: list[int] = flag("tokens of the row", factory=lambda: [16384, 65536])
+    sizes: list[int] = flag("slices, a process each", factory=lambda: [2, 4])
+    rounds: int = flag("pairs of steps whose times count", default=5)
     hidden_size: int = 128
     layers: int = 4
-    record: str | None = field(default=None, metadata={"help": "also write the record here"})
+    record: str | None = flag("also write the record here", default=None)
 
 
 @dataclass(frozen=True)

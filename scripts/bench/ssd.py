@@ -7,8 +7,6 @@ Outputs and gradients are first compared with the fp64 definition on a short row
 scripts.bench.kernels). Writes docs/records/bench_ssd.json, prints the table.
 """
 
-from __future__ import annotations
-
 import functools
 from dataclasses import dataclass
 from typing import Any

@@ -15,8 +15,6 @@ for 64 layers, the offloaded variants (and `ours` beside them) run at the deepes
 docs/records/<device>-<date>-<part>.json (train and train_lengths), written variant by variant and resumed.
 """
 
-from __future__ import annotations
-
 import functools
 import resource
 import statistics
@@ -24,12 +22,12 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 
 import torch
 
-from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.cli import flag, parse_args, run_program
 from promptcot_mamba.memory_budget import training_flops_per_token
 from promptcot_mamba.training.meters import peak_flops, peak_memory_bytes
 from scripts.bench.device_common import PartRecord, Row, peer_failures, profile_kernels, say_not_measured, use_device
@@ -44,25 +42,20 @@ LAYERS, LENGTH = 64, 20_480
 class Arguments:
     """Flags of scripts.bench.step_7b."""
 
-    part: str = field(default="step", metadata={"help": f"of {', '.join(PARTS)}"})
-    layers: int = field(default=LAYERS, metadata={"help": "depth; 64 is the 7B model's"})
-    length: int = field(default=LENGTH, metadata={"help": "tokens of the row"})
-    lengths: list[int] = field(
-        default_factory=lambda: [2048, 4096, 8192, 16_384, 20_480, 32_768, 65_536],
-        metadata={"help": "tokens of the rows of --part lengths"},
+    part: str = flag("one at a time", default="step", choices=tuple(PARTS))
+    layers: int = flag("depth; 64 is the 7B model's", default=LAYERS, least=1)
+    length: int = flag("tokens of the row", default=LENGTH, least=16)
+    lengths: list[int] = flag(
+        "tokens of the rows of --part lengths",
+        factory=lambda: [2048, 4096, 8192, 16_384, 20_480, 32_768, 65_536],
+        least=16,
     )
-    repeats: int = field(default=5, metadata={"help": "timed steps of each, at least 5"})
-    record: str | None = field(default=None, metadata={"help": "JSON file; see above where unset"})
-    overwrite: bool = field(default=False, metadata={"help": "measure what is recorded again"})
-    dry_run: bool = field(default=False, metadata={"help": "tiny shapes on the CPU; recorded only with --record"})
+    repeats: int = flag("timed steps of each", default=5, least=5)
+    record: str | None = flag("JSON file; see above where unset", default=None)
+    overwrite: bool = flag("measure what is recorded again", default=False)
+    dry_run: bool = flag("tiny shapes on the CPU; recorded only with --record", default=False)
 
     def __post_init__(self) -> None:
-        if self.part not in PARTS:
-            raise ValueError(f"--part: expected one of {', '.join(PARTS)}, found {self.part!r}")
-        if self.repeats < 5:
-            raise ValueError(f"--repeats: at least 5, found {self.repeats}")
-        if self.layers < 1 or min(self.length, *self.lengths) < 16:
-            raise ValueError("--layers must be at least 1, --length and --lengths at least 16")
         if self.dry_run:
             self.layers, self.length, self.lengths = 2, 64, [32, 64]
 

@@ -4,8 +4,6 @@ The model has the 7B model's head and state sizes and few of everything else, so
 definition takes seconds. Loss and every parameter's gradient are compared.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

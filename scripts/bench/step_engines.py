@@ -13,7 +13,7 @@ from transformers import Mamba2Config
 from transformers import Mamba2ForCausalLM as TransformersMamba2
 
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.memory_budget import Mamba2Shapes, offloaded_bytes
+from promptcot_mamba.memory_budget import Mamba2Shapes, count_kept_layers, offloaded_bytes, shapes_from_config
 from promptcot_mamba.model import Mamba2ForCausalLM
 from promptcot_mamba.ops.packing import cu_seqlens_from_lengths
 from promptcot_mamba.sampling.capacity import free_memory
@@ -189,6 +189,13 @@ def plan_offload(layers: int, free: float | None = None) -> tuple[int, bool]:
     raise InputError(f"offload: 8 layers take {needed / 1e9:.0f} GB of host memory, {free / 1e9:.0f} GB are free")
 
 
+def device_free_bytes(device: str) -> int:
+    """Memory this process may still take there: on CUDA also what torch's allocator holds unused."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    return free_memory()
+
+
 def make_engine(variant: str, layers: int, length: int, device: str, pinned: bool) -> tuple[Engine, Callable[[], int]]:
     """The engine of a variant, and a function that tells how many layers keep their activations."""
     theirs, rehearsal = variant.startswith("recipe"), device == "cpu"
@@ -205,9 +212,11 @@ def make_engine(variant: str, layers: int, length: int, device: str, pinned: boo
     else:
         engine = Passes(model, batch)
     if isinstance(model, Mamba2ForCausalLM):
-        # After the optimizer's states are made: what is free now is free for activations.
-        buckets = DEEPSPEED_BUCKETS if variant.endswith("offload") and not rehearsal else 0
-        model.choose_activations_from_memory(reserved_bytes=buckets)
+        # After the optimizer's states are made: what is free now is free for gradients, buckets and activations.
+        taken = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+        taken += DEEPSPEED_BUCKETS if variant.endswith("offload") and not rehearsal else 0
+        shapes = shapes_from_config(config.to_dict())
+        model.keep_layers(count_kept_layers(shapes, length, device_free_bytes(device) - taken))
 
     def kept() -> int:
         layers = model.backbone.layers if isinstance(model, Mamba2ForCausalLM) else ()

@@ -1,7 +1,5 @@
 """The tables of scripts.bench.step_7b: what was measured, and, apart and labelled, what follows from it."""
 
-from __future__ import annotations
-
 from promptcot_mamba.bench_record import RecordTable
 from promptcot_mamba.training.plan import PlanArguments
 from scripts.bench.device_common import Row, profile_table

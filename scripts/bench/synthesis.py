@@ -6,8 +6,6 @@ Concepts are made: Zipf-distributed over seed problems of five each, within topi
 topic. Start-up of the worker processes is counted.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from dataclasses import dataclass
@@ -16,10 +14,8 @@ import numpy as np
 
 from promptcot_mamba.bench_record import report_record, tabulate
 from promptcot_mamba.cli import flag, parse_args, run_program
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 from promptcot_mamba.synthesis.concept_sampling import ConceptTable, Weights, draw_sets, make_concept_table
-
-logger = get_logger("bench_synthesis")
 
 COLUMNS = (
     ("concepts", "{concepts:,}"),

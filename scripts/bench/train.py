@@ -8,12 +8,10 @@ installed, with and without full gradient checkpointing (the published recipe). 
 is each model's own, in a process of its own. Writes docs/records/bench_train.json and prints the table.
 """
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -23,8 +21,8 @@ import torch
 from transformers import Mamba2Config
 from transformers import Mamba2ForCausalLM as TransformersMamba2
 
-from promptcot_mamba.bench_record import NOT_MEASURED, RecordTable, render_record_table, write_record
-from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.bench_record import NOT_MEASURED, RecordTable, report_record
+from promptcot_mamba.cli import flag, parse_args, run_program
 from promptcot_mamba.data.pack import fill_share, pack_lengths
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.model import Mamba2ForCausalLM
@@ -33,7 +31,6 @@ from promptcot_mamba.ops.linear_cross_entropy import IGNORE_INDEX
 from promptcot_mamba.ops.packing import cu_seqlens_from_lengths
 from scripts.bench.common import DTYPES, make_table, time_interleaved
 
-RECORD = "docs/records/bench_train.json"
 HEAD_DIM = 64
 AnyMamba2 = Mamba2ForCausalLM | TransformersMamba2
 CPU_SHAPES = ((256, 1), (512, 8))  # hidden size, groups
@@ -45,22 +42,16 @@ CUDA_ONLY = ("transformers + mamba-ssm", "transformers + mamba-ssm, full checkpo
 class Arguments:
     """Flags of scripts.bench.train."""
 
-    hidden_size: int | None = field(default=None, metadata={"help": "one shape only, with --n_groups"})
-    n_groups: int = field(default=1, metadata={"help": "groups of that shape"})
-    num_layers: int = field(default=4, metadata={"help": "layers"})
-    length: int = field(default=2048, metadata={"help": "tokens of the one row"})
-    memory_length: int = field(default=8192, metadata={"help": "tokens for the peak memory; 0 leaves it out"})
-    vocab_size: int = field(default=1024, metadata={"help": "small, so that layers and not the head are timed"})
-    dtypes: list[str] = field(default_factory=lambda: ["fp32", "bf16"], metadata={"help": "fp32, bf16"})
-    repeats: int = field(default=7, metadata={"help": "timed steps of each, after two untimed ones"})
-    threads: int = field(default=2, metadata={"help": "CPU threads"})
-    record: str | None = field(default=None, metadata={"help": "where to write the record"})
-
-    def __post_init__(self) -> None:
-        if self.repeats < 5:
-            raise ValueError("--repeats must be at least 5, for a median and a spread")
-        if unknown := set(self.dtypes) - set(DTYPES):
-            raise ValueError(f"--dtypes: unknown {', '.join(sorted(unknown))}; choose from {', '.join(DTYPES)}")
+    hidden_size: int | None = flag("one shape only, with --n_groups", default=None)
+    n_groups: int = flag("groups of that shape", default=1)
+    num_layers: int = flag("layers", default=4)
+    length: int = flag("tokens of the one row", default=2048)
+    memory_length: int = flag("tokens for the peak memory; 0 leaves it out", default=8192)
+    vocab_size: int = flag("small, so that layers and not the head are timed", default=1024)
+    dtypes: list[str] = flag("of weights and activations", factory=lambda: ["fp32", "bf16"], choices=tuple(DTYPES))
+    repeats: int = flag("timed steps of each, after two untimed ones", default=7, least=5)
+    threads: int = flag("CPU threads", default=2)
+    record: str = flag("where to write the record", default="docs/records/bench_train.json")
 
 
 def make_config(args: Arguments, hidden_size: int, n_groups: int) -> Mamba2Config:
@@ -251,21 +242,11 @@ def describe_rows(rows: list[dict[str, Any]], length: int) -> RecordTable:
     cells = []
     for row in rows:
         quartiles = "-".join(f"{value:.0f}" for value in row.get("quartiles_ms", [])) or "-"
-        cells.append(
-            [
-                row["hidden_size"],
-                row["n_groups"],
-                row["model"],
-                row["dtype"],
-                row["median_ms"],
-                quartiles,
-                row.get("tokens_per_second", "-"),
-                row.get("times_faster_than_same_dtype", "-"),
-                row.get("times_faster_than_fp32", "-"),
-                f"{row['peak_bytes'] / 1e6:.0f}" if "peak_bytes" in row else "-",
-                row.get("share_of_peak", "-"),
-            ]
-        )
+        peak = f"{row['peak_bytes'] / 1e6:.0f}" if "peak_bytes" in row else "-"
+        ratios = ("tokens_per_second", "times_faster_than_same_dtype", "times_faster_than_fp32")
+        named = [row[key] for key in ("hidden_size", "n_groups", "model", "dtype", "median_ms")]
+        speeds = [row.get(key, "-") for key in ratios]
+        cells.append([*named, quartiles, *speeds, peak, row.get("share_of_peak", "-")])
     return make_table("One optimizer step of a whole model: forward, backward, AdamW.", header, cells)
 
 
@@ -290,10 +271,8 @@ def main() -> None:
     add_ratios(rows, peers(device)[-1])
     packing = bench_packing(args, device)
     tables = [describe_rows(rows, args.length), describe_packing(packing)]
-    print("\n\n".join(map(render_record_table, tables)))
     results = {"rows": rows, "packing": packing}
-    title = "Training step beside its peers"
-    write_record(args.record or RECORD, title=title, config=asdict(args), tables=tables, results=results)
+    report_record(args, title="Training step beside its peers", tables=tables, results=results)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,6 @@ The same rows and steps as phase 2; the merged model is sampled by vLLM and grad
 is done.
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from pathlib import Path
 

@@ -9,8 +9,6 @@ several seeds. Every stage is one of the project's own programs, run as its prin
 where the last one stopped.
 """
 
-from __future__ import annotations
-
 import time
 
 from promptcot_mamba.bench_record import report_record

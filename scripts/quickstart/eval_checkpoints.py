@@ -8,8 +8,6 @@ Writes `accuracy.md` and `accuracy.svg` to `--output_dir` (default: `<run_dir>/a
 and grades beside them. Sampling and grading resume, so a rerun adds only the steps saved since.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path

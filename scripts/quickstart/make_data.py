@@ -6,8 +6,6 @@ Writes `phase1.jsonl`, `phase2.jsonl`, `control.jsonl` (rows `prompt, completion
 (the test) with `tests/`, and `base/` (tokenizer and random weights in the transformers layout) to `--output_dir`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -6,8 +6,6 @@ Every stage is one of the project's own programs, run as its printed command lin
 long as its command and the files it reads stay the same, so a rerun continues where the last one stopped.
 """
 
-from __future__ import annotations
-
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path

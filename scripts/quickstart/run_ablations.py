@@ -7,8 +7,6 @@ and code. Arms that share a phase 1 share its checkpoint. A rerun continues wher
 for the 7B recipe are data recipes: `configs/ablations/README.md`.
 """
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 

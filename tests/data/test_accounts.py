@@ -7,15 +7,19 @@ import random
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from promptcot_mamba.data.card import push_to_hub, write_card
+from promptcot_mamba.data.conversation import Reading
 from promptcot_mamba.data.decontaminate import BenchmarkText
 from promptcot_mamba.data.prepare import DROPPED_FILE, prepare_shards
 from promptcot_mamba.data.report import write_report
+from promptcot_mamba.data.reread import ROWS_FILE
 from promptcot_mamba.data.shards import ShardRows
+from promptcot_mamba.data.tokens import build_store, open_store
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import read_jsonl
 from tests.data.planted import BASE
@@ -66,12 +70,12 @@ def raw(tmp_path_factory) -> Path:
 SOURCES = ("chats.jsonl.zst", "alpaca.json", "lines.jsonl")
 
 
-def prepare(raw: Path, output: Path, workers: int = 1, **changes):
+def prepare(raw: Path, output: Path, workers: int = 1, jsonl: bool = False, **changes):
     sources = {name.split(".")[0]: {"adapter": "generic", "path": str(raw / name)} for name in SOURCES}
     problems = [BenchmarkText("bench", "1", PROBLEM)]
     recipe = make_recipe(sources, shard_tokens=4096, **changes)
     return prepare_shards(
-        recipe, output, tokenizer=make_tokenizer(), tokenizer_path="t", problems=problems, workers=workers
+        recipe, output, tokenizer=make_tokenizer(), tokenizer_path="t", problems=problems, workers=workers, jsonl=jsonl
     )
 
 
@@ -159,7 +163,26 @@ def test_control_text_can_be_dropped_and_short_rows_come_first(raw, tmp_path):
     assert shards == sorted(shards)
 
 
-def test_a_hub_that_cannot_be_reached_says_how_to_go_on(prepared, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+def test_the_rows_as_text_are_trained_on_as_the_shards_are(raw, tmp_path):
+    """`rows.jsonl` through `train.py --data_path`'s reader: the same documents, token by token."""
+    result = prepare(raw, tmp_path / "shards", jsonl=True)
+    path = tmp_path / "shards" / ROWS_FILE
+    rows = read_jsonl(path)
+    assert len(rows) == result.manifest["counts"]["documents"]
+    assert {row["licence"] for row in rows} >= {"MIT", "CC-BY-4.0"}
+    build_store(tmp_path / "store", [path], make_tokenizer(), Reading())
+    store = open_store(tmp_path / "store")
+    texts = sorted((store.prompt_lengths[at], store.input_ids(at).tolist()) for at in range(len(store)))
+    shards, packed = ShardRows(tmp_path / "shards"), []
+    for row in (shards[number] for number in range(len(shards))):
+        for stop, length in zip(np.cumsum(row["lengths"]), row["lengths"], strict=True):
+            ids, labels = (row[name][stop - length : stop] for name in ("input_ids", "labels"))
+            packed.append((int((labels == -100).sum()), ids.tolist()))
+    assert texts == sorted(packed)
+
+
+@pytest.mark.parametrize(("name", "value"), [("HF_HUB_OFFLINE", True), ("ENDPOINT", "http://127.0.0.1:9")])
+def test_a_hub_that_cannot_be_reached_says_how_to_go_on(prepared, monkeypatch, name, value):
+    monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
     with pytest.raises(InputError, match=r"--push_to_hub me/data: .*the shards are whole in .*hf upload me/data"):
         push_to_hub(prepared[1], "me/data")

@@ -83,6 +83,14 @@ def test_devices_out_of_the_ordinary(gpu: Gpu, status: str, words: str):
     assert words in finding.found + finding.mend
 
 
+def test_cards_of_two_kinds_are_pointed_out(monkeypatch: pytest.MonkeyPatch):
+    other = Gpu(1, "GPU-2", "NVIDIA RTX A6000", 48 << 30, (8, 6), "580.82.07")
+    found = look(monkeypatch, [H100, other], True, "13.0", 2)
+    assert found["gpus"].status == WARNING
+    assert "the smallest what fits" in found["gpus"].mend
+    assert "gpus" not in look(monkeypatch, [H100, H100], True, "13.0", 2)
+
+
 def write_tool(folder: Path, name: str, body: str) -> None:
     (folder / name).write_text(f"#!/bin/sh\n{body}\n")
     (folder / name).chmod(0o755)
@@ -139,8 +147,10 @@ def test_small_shared_memory_full_disks_and_few_files(tmp_path: Path, monkeypatc
     monkeypatch.setattr(system.shutil, "disk_usage", lambda path: (64 << 20, 0, 64 << 20))
     assert "--shm-size" in system.check_shared_memory(tmp_path).mend
     assert system.check_disk(tmp_path, cuda=True).status == WARNING
-    monkeypatch.setattr(system.resource, "getrlimit", lambda which: (256, 1024))
+    monkeypatch.setattr(system.resource, "getrlimit", lambda which: (256, 8192))
     assert system.check_open_files().mend == "ulimit -n 4096"
+    monkeypatch.setattr(system.resource, "getrlimit", lambda which: (256, 1024))
+    assert "ulimit -n 1024, and ask for a hard limit of 4096" in system.check_open_files().mend
 
 
 def test_slurm_without_cpus_for_its_tasks():

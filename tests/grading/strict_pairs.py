@@ -130,12 +130,31 @@ e^{i\pi} | -1
 9.8 | 9.8\,\frac{\text{m}}{\text{s}^2}
 10,000 | 10\text{,}000
 113 | 113\text{.}
+# a gold that cannot be read, spaced otherwise
+$f(x)=a x+b$, where $b$ is an arbitrary integer with $\mho(a)=0$ | \displaystyle f(x)=a x+b, where b is an arbitrary integer with \mho(a)=0
 # signs, labels and words
 -7 | {-}7
 -7 | \text{negative } 7
 7 | \#\{\text{solutions}\} = 7
 112 | n = 113 \Rightarrow \text{answer } 112
 113 | p = 113, \text{ a prime}
+30 | \angle CAD = 30^\circ
+f(x)=cx | f(x)=kx
+f(x)=cx | f(t) = at \text{ for any real constant } a
+f(x)=cx | f(x)=cx, c\in\mathbb{R}
+n = 3k | n = 3m
+a_n = 2^n+1 | a_k = 2^k+1
+x = y = z = 1 | (1,1,1)
+(1,1,1) | x = y = z = 1
+\text{all positive integers except } 1, 2 | n \in \mathbb{Z}^+ \setminus \{1,2\}
+\text{all positive integers except } 1, 2 | \text{All positive integers except 1 and 2}
+5 | 5\text{,}
+18 | 18 dollars a day
+36 | \framebox{36}
+18 | \text{\textdollar}18
+\text{all odd } n | n \text{ odd}
+n \geq 3 | \text{all integers } n \ge 3
+(1,2),(2,1) | (1, 2) \quad (2, 1)
 5 | \text{a total of } 5
 7 | 7\text{ (since } 7 \text{ is prime)}
 \emptyset | \text{empty set}
@@ -338,7 +357,7 @@ n^2 | n^2 \text{ for all } n
 C | \text{(C) }12
 12 | \text{(C) }12
 \text{no solution} | \emptyset
-"""
+"""  # noqa: E501 (a gold with its words)
 
 DIFFERENT = r"""
 5 | 6
@@ -403,7 +422,23 @@ DIFFERENT = r"""
 5 | \text{the square of } 5
 5 | \text{one third of the total of } 5
 113 | n = 113 \Rightarrow 112
-113 | 113, \text{ an upper bound but not tight}
+f(x)=cx | f(x)=c
+f(x)=cx | f(x)=kx+1
+f(x)=2x+c | f(x)=2c+x
+n = 3k | n = 3m+1
+n = 3k | m = 3k
+x = 3a | x = 3b
+a = 3b | a = 3c
+a_n = 2^n | b_k = 2^k
+(1,1,1) | x = y = 1
+x = y = z = 1 | (1,1,0)
+\text{all positive integers except } 1, 2 | \text{all positive integers except } 1
+113 | 113, \text{ a lower bound}
+113 | 113, \text{ an estimate}
+\text{odd} | \text{odd or even}
+\text{odd} | \text{no odd } n
+x \ge 3 | \text{all integers } x \ge 3
+5 | 5\text{;} 6
 7 | 7\text{ (since } 8\text{ is not)}
 \frac{1}{4} | 25
 (3,4) | (4,3)

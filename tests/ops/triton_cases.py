@@ -115,7 +115,8 @@ def compare_other_order() -> dict:
     from promptcot_mamba.ops.ssd import triton_configs
 
     (tiles,) = triton_configs.SINGLE
-    other = replace(tiles.config, grad_pairs_first=not tiles.config.grad_pairs_first)
+    config = tiles.config
+    other = replace(config, grad_pairs_first=not config.grad_pairs_first, grad_diagonal=not config.grad_diagonal)
     triton_configs.SINGLE = (replace(tiles, config=other),)
     found = compare_ssd(lengths=[3, 18])
     triton_configs.SINGLE = (tiles,)

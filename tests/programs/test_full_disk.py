@@ -12,8 +12,9 @@ import pytest
 
 from promptcot_mamba.bench_record import write_record
 from promptcot_mamba.checkpoint import share_files
+from promptcot_mamba.jsonl import write_jsonl
 from tests.programs.train_helpers import flags_for, make_work, run_train
-from tests.tiny import make_checkpoint
+from tests.tiny import make_checkpoint, make_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -52,7 +53,10 @@ def test_a_conversion_that_does_not_fit_leaves_nothing_and_a_rerun_writes_it_rea
     assert ".lock" not in written
 
 
-@pytest.mark.parametrize("written", ["checkpoint", "optimizer", "export"])
+@pytest.mark.parametrize(
+    "written",
+    ["optimizer", pytest.param("checkpoint", marks=pytest.mark.slow), pytest.param("export", marks=pytest.mark.slow)],
+)
 def test_training_that_does_not_fit_leaves_nothing_torn_and_a_rerun_goes_on(tmp_path: Path, written: str):
     """Weights of 0.4 MB, an optimizer of twice that; what was saved before the disk was full is kept."""
     work = make_work(tmp_path)
@@ -87,6 +91,37 @@ def test_a_report_that_does_not_fit_keeps_the_last_one(tmp_path: Path):
     assert page.read_text() == "the last one"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["records", "report.html"]
     assert run("scripts.make_report", *flags).returncode == 0
+
+
+def test_problems_that_do_not_fit_keep_the_last_file_and_a_rerun_writes_them(tmp_path: Path):
+    hub = tmp_path / "hub"
+    rows = [{"ID": f"2024-II-{n}", "Problem": f"{n}? {'x' * 300}", "Solution": "So.", "Answer": n} for n in range(30)]
+    write_jsonl(hub / "Maxwell-Jia/AIME_2024/aime_2024_problems.jsonl", rows)
+    flags = ("--benchmark", "aime24", "--source_dir", hub, "--output_dir", tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "aime_test.jsonl").write_text("")
+    line = one_line(run("scripts.prepare_problems", *flags, most_bytes=5_000))
+    assert "aime_test.jsonl: File too large" in line
+    assert [(path.name, path.stat().st_size) for path in (tmp_path / "out").iterdir()] == [("aime_test.jsonl", 0)]
+    assert run("scripts.prepare_problems", *flags).returncode == 0
+
+
+@pytest.mark.parametrize("most_bytes", [1_000, 8_000, 30_000])
+def test_a_preparation_that_does_not_fit_declares_nothing_and_a_rerun_goes_on(tmp_path: Path, most_bytes: int):
+    make_tokenizer().save_pretrained(tmp_path / "tokenizer")
+    thought = "<think>\n{}\n</think>\nIt is \\boxed{{{}}}."
+    rows = [{"prompt": f"Find {n}.", "completion": thought.format(f"so {n} " * 40, n)} for n in range(200)]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    sources = json.dumps({"a": {"adapter": "generic", "path": str(tmp_path / "rows.jsonl")}})
+    flags = (
+        *("--sources", sources, "--tokenizer_path", tmp_path / "tokenizer", "--output_dir", tmp_path / "out"),
+        *("--benchmarks", "none", "--max_length", 512, "--near_duplicate_threshold", 0, "--workers", 1),
+    )
+    line = one_line(run("scripts.prepare_sft_data", *flags, most_bytes=most_bytes))
+    assert "File too large" in line or "the disk is full" in line
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".work"]
+    assert run("scripts.prepare_sft_data", *flags).returncode == 0
+    assert (tmp_path / "out" / "manifest.json").is_file()
 
 
 @pytest.mark.parametrize(("before", "after"), [(0o600, 0o644), (0o664, 0o664), (0o755, 0o755)])

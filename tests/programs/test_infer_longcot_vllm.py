@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,10 +17,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
+from promptcot_mamba.jsonl import read_jsonl
 from promptcot_mamba.run_info import side_path
+from promptcot_mamba.sampling.partial import read_partial
 from promptcot_mamba.sampling.vllm_engine import EngineSettings, engine_arguments
 from promptcot_mamba.sampling.vllm_server import VllmServer
+from promptcot_mamba.token_scores import TokenScores
 from tests.sampling.conftest import ROOT, comparable, write_problems
 from tests.tiny import make_checkpoint
 
@@ -103,20 +108,38 @@ def test_two_kills_change_nothing(problems: Path, checkpoint: Path, tmp_path: Pa
     assert lines(side_path(output, "attempts.jsonl")) == len(whole)
 
 
-SEGMENTS = ("--segment_len", "64", "--stop_on_loop", "True")
+SEGMENTS = ("--segment_len", "64", "--stop_on_loop", "True", "--save_logprobs", "True")
+
+
+def assert_same_scores(output: Path, other: Path) -> None:
+    """Log-probabilities and entropies of the same samples, whatever interrupted them: equal but for their rounding."""
+    ours, theirs = (
+        {
+            (row["problem_id"], row["run"]): TokenScores.unpack(row)
+            for row in read_jsonl(side_path(path, "logprobs.jsonl"))
+        }
+        for path in (output, other)
+    )
+    assert ours.keys() == theirs.keys()
+    for key, scores in ours.items():
+        assert scores.logprobs == pytest.approx(theirs[key].logprobs, abs=2e-2)
+        assert scores.entropies == pytest.approx(theirs[key].entropies, abs=2e-2)
+        assert max(scores.logprobs) < 0 < min(scores.entropies)
 
 
 @pytest.fixture(scope="module")
-def whole_in_segments(problems: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+def whole_in_segments(problems: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("segments") / "x.jsonl"
     finish(start(problems, output, checkpoint, *SEGMENTS))
     rows = comparable(output)
     assert sum(row["completion_tokens"] > 128 for row in rows) > 10
-    return rows
+    scores = {(row["problem_id"], row["run"]): row["tokens"] for row in read_jsonl(side_path(output, "logprobs.jsonl"))}
+    assert all(scores[f"made/{row['idx']}", row["run"]] == row["completion_tokens"] for row in rows)
+    return output
 
 
 def test_kills_within_segments_change_no_letter(
-    problems: Path, checkpoint: Path, tmp_path: Path, whole_in_segments: list[dict]
+    problems: Path, checkpoint: Path, tmp_path: Path, whole_in_segments: Path
 ):
     output = tmp_path / "x.jsonl"
     partial = side_path(output, "partial.jsonl")
@@ -128,7 +151,8 @@ def test_kills_within_segments_change_no_letter(
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
     finish(start(problems, output, checkpoint, *SEGMENTS))
-    assert comparable(output) == whole_in_segments
+    assert comparable(output) == comparable(whole_in_segments)
+    assert_same_scores(output, whole_in_segments)
 
 
 @pytest.fixture
@@ -160,7 +184,7 @@ def test_one_of_two_servers_dies(problems, checkpoint, tmp_path: Path, servers: 
 
 
 def test_one_of_two_servers_dies_within_segments(
-    problems: Path, checkpoint: Path, tmp_path: Path, servers: list[VllmServer], whole_in_segments: list[dict]
+    problems: Path, checkpoint: Path, tmp_path: Path, servers: list[VllmServer], whole_in_segments: Path
 ):
     output = tmp_path / "x.jsonl"
     urls = [server.base_url for server in servers]
@@ -169,7 +193,8 @@ def test_one_of_two_servers_dies_within_segments(
         time.sleep(0.005)
     servers[0].kill()
     finish(process)
-    assert comparable(output) == whole_in_segments
+    assert comparable(output) == comparable(whole_in_segments)
+    assert_same_scores(output, whole_in_segments)
 
 
 def test_two_replicas(problems: Path, checkpoint: Path, tmp_path: Path, whole: list[dict]):
@@ -189,3 +214,58 @@ def test_one_model_over_two_cores(problems: Path, checkpoint: Path, tmp_path: Pa
     output = tmp_path / "x.jsonl"
     finish(start(problems, output, checkpoint, "--n_gpus", "2", "--tensor_parallel_size", "2"))
     assert comparable(output) == whole
+
+
+LONG = 16_384
+
+
+@pytest.fixture(scope="module")
+def endless(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint, but its end of text is never drawn: every chain runs to --max_len."""
+    folder = tmp_path_factory.mktemp("endless") / "tiny"
+    shutil.copytree(checkpoint, folder)
+    [weights] = folder.glob("*.safetensors")
+    tensors = load_file(weights)
+    tensors["backbone.embeddings.weight"][:, 0] = 9.0  # carried on by the residual stream to the head
+    tensors["lm_head.weight"][:, 0] = 0.0
+    tensors["lm_head.weight"][json.loads((folder / "config.json").read_text())["eos_token_id"], 0] = -50.0
+    save_file(tensors, weights, metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("segment_len", [None, 2048])
+def test_a_chain_of_16k_tokens_outlives_its_machine(endless: Path, tmp_path: Path, segment_len: int | None):
+    """Killed after more than half of it: a rerun goes on from what was saved, at most 10 s (or a segment) before."""
+    data = write_problems(tmp_path / "one.jsonl", 1)
+    more = ["--n", "1", "--max_len", str(LONG), *(["--segment_len", str(segment_len)] if segment_len else [])]
+    whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
+    finish(start(data, whole, endless, *more))
+    [uncut] = read_jsonl(whole)
+    assert (uncut["completion_tokens"], uncut["finish_reason"]) == (LONG, "length")
+
+    def saved() -> int:
+        return max((len(each.ids) for each in read_partial(partial).values()), default=0)
+
+    partial = side_path(killed, "partial.jsonl")
+    process = start(data, killed, endless, *more)
+    while saved() < LONG // 2:
+        assert process.poll() is None
+        time.sleep(0.1)
+    time.sleep(2.0)
+    os.kill(process.pid, signal.SIGKILL)
+    age = time.time() - partial.stat().st_mtime
+    process.communicate()
+    kept = saved()
+    finish(start(data, killed, endless, *more))
+    [row] = read_jsonl(killed)
+    print(f"{kept:,} tokens kept, saved {age:.1f} s before the kill; {row['seconds']} s, uncut {uncut['seconds']} s")
+    assert (row["completion_tokens"], row["finish_reason"]) == (LONG, "length")
+    if segment_len is not None:
+        assert kept % segment_len == 0
+        assert comparable(killed) == comparable(whole)
+    else:
+        assert age < 10
+        assert row["continued"] == [kept]
+        third = len(row["completion"]) // 3  # of the letters: more than half of the tokens are the uncut chain's
+        assert row["completion"][:third] == uncut["completion"][:third]

@@ -99,12 +99,16 @@ def test_log_has_every_figure(whole: Path):
 
 
 def test_two_processes_train_as_one(work: Path, whole: Path):
-    """ZeRO-2 over two processes, half the accumulation each: the same losses and gradient norms."""
+    """ZeRO-2 over two processes, half the accumulation each: the losses and norms of one process without DeepSpeed.
+
+    Against one process under ZeRO-2 they are the same bits (a sum of two gradients has no order); against none, what
+    differs is how DeepSpeed sums the norm that gradients are clipped by.
+    """
     result = run_train(flags_for(work, "two", deepspeed=ZERO2, gradient_accumulation_steps=1), processes=2)
     assert result.returncode == 0, result.stderr[-3000:]
     for one, two in zip(read_curve(whole), read_curve(work / "two"), strict=True):
-        assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
-        assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-6)
+        assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-6)
         assert (two["documents"], two["labelled_tokens"]) == (one["documents"], one["labelled_tokens"])
 
 

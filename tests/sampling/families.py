@@ -2,8 +2,9 @@
 
 The templates are this project's words for what the families' own render for a system prompt and one user turn: their
 markers, beginnings of text, default system prompts, dates and trimming. Compared with the published templates of
-Qwen2.5-7B-Instruct, Qwen3-0.6B, Llama-3.1-8B-Instruct, Mistral-Nemo-Instruct-2407, R1-Distill-Qwen-32B and
-Nemotron-H-8B-Reasoning-128K they gave the same text.
+Qwen2.5-7B-Instruct, Qwen3-0.6B, Llama-3.1-8B-Instruct, Mistral-Nemo-Instruct-2407, R1-Distill-Qwen-32B (as llama.cpp
+keeps them) and Nemotron-H-8B-Reasoning-128K they gave the same text, for 24 choices of system prompt, user's text and
+`enable_thinking` each. Gemma 3's was not at hand.
 """
 
 from __future__ import annotations

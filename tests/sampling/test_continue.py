@@ -15,7 +15,7 @@ import pytest
 from scipy.stats import chi2_contingency
 
 import infer_longcot
-from promptcot_mamba.jsonl import read_jsonl
+from promptcot_mamba.jsonl import read_jsonl, write_jsonl
 from promptcot_mamba.run_info import side_path
 from promptcot_mamba.sampling import scheduler
 from promptcot_mamba.sampling.backend import CUT, Generated
@@ -176,6 +176,18 @@ def test_a_damaged_partial_file_is_read_as_far_as_it_goes(flags, tmp_path: Path,
     assert f"{path}:3: unreadable" in caplog.text
     run(flags(tmp_path / "whole.jsonl", segment_len=16))
     assert comparable(output) == comparable(tmp_path / "whole.jsonl")
+
+
+def test_a_partial_file_of_an_earlier_version_is_read(tmp_path: Path):
+    """Ids as a list, where they are packed now, and one chain in both forms."""
+    path = tmp_path / "x.partial.jsonl"
+    named = {"problem_id": "p", "run": 0, "attempt": 0, "seed": 1, "prompt_crc": 2, "continued": [], "closed": None}
+    write_jsonl(path, [named | {"at": 0, "ids": [5, 6, 7], "seconds": 1.0}])
+    file = PartialFile(path)
+    chain = scheduler.Chain(0, "p", 0, 0, 1, "prompt", [1], 100)
+    file.save(chain, [5, 6, 7, 8, 70_000], 2.0)
+    file.close()
+    assert list(read_partial(path)["p", 0, 0].ids) == [5, 6, 7, 8, 70_000]
 
 
 def test_the_file_is_written_anew_once_most_of_it_is_dead(tmp_path: Path, monkeypatch):

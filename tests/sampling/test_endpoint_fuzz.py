@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from promptcot_mamba.errors import InputError
+from promptcot_mamba.sampling.endpoint_answers import Answer, parse_object, read_completion, read_stream
 from promptcot_mamba.sampling.endpoint_errors import (
     PromptTooLongError,
     RefusedError,
@@ -23,13 +24,7 @@ from promptcot_mamba.sampling.endpoint_errors import (
     raise_for_error,
     retry_after,
 )
-from promptcot_mamba.sampling.endpoint_protocol import (
-    Answer,
-    find_model,
-    parse_object,
-    read_completion,
-    read_stream,
-)
+from promptcot_mamba.sampling.endpoint_protocol import find_model
 from promptcot_mamba.token_scores import TokenScores
 
 KNOWN = (ServerTroubleError, RefusedError, RejectedError, PromptTooLongError, InputError)
@@ -97,7 +92,7 @@ def assert_well_formed(answer: Answer, ids_before: int = 0) -> None:
     assert answer.token_ids is None or isinstance(answer.token_ids, array)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(bent_answers())
 def test_any_answer_is_an_answer_or_a_known_trouble(body: bytes):
     scores = TokenScores()
@@ -109,7 +104,7 @@ def test_any_answer_is_an_answer_or_a_known_trouble(body: bytes):
     assert len(scores.logprobs) == len(scores.entropies)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(bent_answers(), max_size=4), st.booleans())
 def test_any_stream_is_an_answer_or_a_known_trouble(bodies: list[bytes], stop_on_loop: bool):
     async def lines() -> AsyncIterator[bytes]:

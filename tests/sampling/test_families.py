@@ -7,6 +7,7 @@ answer may pass.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -197,4 +198,5 @@ def test_every_recipe_is_one_the_program_takes(recipe: Path):
     assert args.thinking in THINKING
     assert "boxed" not in (args.system_prompt or "")  # it would be said of code too
     assert (args.temperature == 0) <= (args.n == 1)
-    assert recipe.read_text().startswith("# ")  # where its numbers come from
+    assert recipe.read_text().startswith("# ")  # what was read and what was not
+    assert re.match(r"(unverified: )?https://[\w.-]+/\S+", args.source), "where its settings come from"

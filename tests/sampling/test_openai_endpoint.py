@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import urllib.request
 from collections import Counter
 
@@ -180,6 +181,60 @@ def test_only_vllm_is_sent_its_own_fields():
     assert "stop_token_ids" not in plain
     full = payload(request, SAMPLING, "m", is_vllm=True, stream=False)
     assert (full["prompt"], full["stop_token_ids"], full["seed"], full["top_k"]) == ([1, 2], [2], 5, 0)
+
+
+def test_dropped_requests_never_come_back_wherever_they_are(start_server):
+    """Waiting, on a server, or asleep until a busy server may be asked again."""
+    backend = connect(start_server(seconds=0.2, busy_first=2).url, concurrency=3)
+    finished: list = []
+    try:
+        for unit in range(12):
+            backend.submit(Request(unit, 0, 1000 + unit, f"prompt {unit}", None, 4096))
+        backend.poll(0.05)
+        time.sleep(0.05)
+        finished += backend.poll(0.05)
+        early = {each.unit for each in finished}
+        for unit in range(0, 12, 2):
+            backend.drop(unit)
+        backend.drop(0)  # twice is once
+        while len({each.unit for each in finished} | set(range(0, 12, 2))) < 12:
+            finished += backend.poll(0.2)
+        assert backend.poll(0.3) == []
+        assert backend.running() == 0
+    finally:
+        backend.close()
+    units = [each.unit for each in finished]
+    assert sorted(set(units) - early) == sorted(set(range(1, 12, 2)) - early)
+    assert len(units) == len(set(units))
+
+
+def test_servers_are_told_how_to_draw_in_their_own_words():
+    """llama.cpp's servers penalise, cut and filter by defaults of their own, under names of their own."""
+    request = Request(0, 0, 5, "text", [1, 2], 9)
+    none = SamplingSettings(0.8, 0.95, 1.0, (2,))
+    for owner in ("llamacpp", "me"):
+        body = payload(request, none, "m", is_vllm=False, stream=False, owner=owner)
+        drawn = {name: body.get(name) for name in ("repeat_penalty", "repeat_last_n", "top_k", "min_p")}
+        assert drawn == {"repeat_penalty": 1.0, "repeat_last_n": -1, "top_k": 0, "min_p": 0.0}
+        assert "repetition_penalty" not in body
+    body = payload(request, none, "m", is_vllm=False, stream=False, owner="sglang")
+    assert (body["repetition_penalty"], body["top_k"], body["min_p"]) == (1.0, -1, 0.0)
+    body = payload(request, none, "m", is_vllm=False, stream=False, owner="openai")  # refuses what it does not know
+    assert not body.keys() & {"repetition_penalty", "repeat_penalty", "top_k", "min_p"}
+
+
+@pytest.mark.parametrize(("owner", "penalty"), [("llamacpp", "repeat_penalty"), ("sglang", "repetition_penalty")])
+def test_whose_words_to_use_is_read_off_the_models_card(start_server, monkeypatch, owner: str, penalty: str):
+    bodies = []
+    post = EndpointPool.post
+
+    def remember(pool, endpoint, path, body):
+        bodies.append(body)
+        return post(pool, endpoint, path, body)
+
+    monkeypatch.setattr(EndpointPool, "post", remember)
+    assert_each_once_and_right(sample(connect(start_server(owner=owner).url), 3), 3)
+    assert all(penalty in body for body in bodies)
 
 
 def test_chat_completions_are_asked_for_with_messages(start_server, monkeypatch):

@@ -12,12 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import infer_longcot
-from promptcot_mamba.benchmarks.score_file import score_math_file
+from promptcot_mamba.benchmarks.score_file import score_math_file, write_scores
 from promptcot_mamba.jsonl import read_jsonl, write_jsonl
+from promptcot_mamba.report.evaluations import load_evaluation
+from promptcot_mamba.report.figures import draw_figures
 from promptcot_mamba.run_info import side_path
 from promptcot_mamba.sampling import scheduler
 from promptcot_mamba.sampling.backend import Request, SamplingSettings
-from promptcot_mamba.sampling.endpoint_protocol import add_scores, payload
+from promptcot_mamba.sampling.endpoint_answers import add_scores
+from promptcot_mamba.sampling.endpoint_protocol import payload
+from promptcot_mamba.sampling.partial import read_partial
 from promptcot_mamba.token_scores import TOP, TokenScores, entropy_of, mean, read_scores
 from tests.sampling.conftest import comparable, write_problems
 from tests.sampling.scripted import TokenBackend, score_of
@@ -97,11 +101,13 @@ def test_scores_outlive_kills_like_the_tokens_they_are_of(flags, tmp_path: Path,
     """The made scores follow from a request's seed and the place in it, so a wrong join would show."""
     monkeypatch.setattr(scheduler, "SAVE_SECONDS", 0.02)
     whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
-    how = {"n": 8} | ({} if segment_len is None else {"segment_len": segment_len})
+    how = {"n": 16} | ({} if segment_len is None else {"segment_len": segment_len})
     assert infer_longcot.main(flags(whole, **how), make_backend=lambda plan: TokenBackend(TOKENIZER)) == 0
     numbers = random.Random(2)
-    for _ in range(4):
+    for kill in range(30):  # a loaded machine may need some before anything is saved
         kill_while_running(flags(killed, **how), 0.1 + 0.2 * numbers.random())
+        if kill >= 3 and read_partial(side_path(killed, "partial.jsonl")):
+            break
     last = TokenBackend(TOKENIZER)
     assert infer_longcot.main(flags(killed, **how), make_backend=lambda plan: last) == 0
     assert any(len(request.kept) for request in last.submitted)
@@ -131,12 +137,13 @@ def test_grades_say_how_sure_the_model_was_and_a_damaged_line_is_left_out(flags,
         for i in range(2)
     ]
     write_jsonl(tmp_path / "maths.jsonl", problems)
-    how = flags(output, data_path=tmp_path / "maths.jsonl")
+    how = flags(output, data_path=tmp_path / "maths.jsonl", n=12)
     assert infer_longcot.main(how, make_backend=lambda plan: TokenBackend(TOKENIZER)) == 0
     path = side_path(output, "logprobs.jsonl")
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0][:40], *lines[1:]]) + "\n")
-    grades = score_math_file(output, None, "strict", 4).grades
+    scored = score_math_file(output, None, "strict", 12)
+    grades = scored.grades
     assert "logprobs.jsonl:1: unreadable" in caplog.text
     lost = json.loads(lines[0])
     for grade in grades:
@@ -144,6 +151,10 @@ def test_grades_say_how_sure_the_model_was_and_a_damaged_line_is_left_out(flags,
         assert (grade.extra.get("mean_logprob") is not None) == known
         assert not known or grade.extra["mean_entropy"] == -grade.extra["mean_logprob"]
     assert read_scores(tmp_path / "nowhere.jsonl") == {}
+
+    write_scores(scored, {})
+    sections = draw_figures([load_evaluation("m", tmp_path)])
+    assert "Confidence against correctness" in [section.title for section in sections]
 
 
 COMPLETIONS = {  # vLLM and OpenAI

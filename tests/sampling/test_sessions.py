@@ -13,6 +13,7 @@ from promptcot_mamba.report.cost import cost_section
 from promptcot_mamba.report.evaluations import Evaluation
 from promptcot_mamba.run_info import side_path
 from promptcot_mamba.sampling import sessions
+from promptcot_mamba.sampling.capacity import Device
 from promptcot_mamba.sampling.sessions import Session, device_hours
 from tests.sampling.conftest import write_problems
 from tests.sampling.scripted import ScriptedBackend
@@ -21,7 +22,7 @@ from tests.sampling.scripted import ScriptedBackend
 def test_a_session_is_noted_every_minute_and_at_its_end(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(sessions.time, "monotonic", lambda: clock[0])
-    session = Session(SimpleNamespace(base_url=[], n_gpus=8), settled=10)
+    session = Session(SimpleNamespace(n_gpus=8), Device("cpu", 1), settled=10)
     clock[0] = 59.0
     assert not session.note(500, 20)
     clock[0] = 61.0
@@ -30,7 +31,7 @@ def test_a_session_is_noted_every_minute_and_at_its_end(monkeypatch):
     clock[0] = 450.0
     assert session.note(900, 30, now=True)
     assert device_hours([session.row, {"seconds": 3600.0, "devices": 2}]) == 3.0
-    servers = Session(SimpleNamespace(base_url=["http://a"], n_gpus=1), 0)
+    servers = Session(SimpleNamespace(n_gpus=1), None, 0)
     assert (servers.row["devices"], servers.row["device"]) == (None, "servers")
     assert device_hours([session.row, servers.row]) is None
     assert device_hours([]) == 0.0
@@ -69,3 +70,10 @@ def test_hours_of_a_run_that_is_killed_are_kept_and_added_to(checkpoint: Path, t
     section = cost_section([], {"PromptCoT-DS-1.5B": log})
     assert section.table.rows[0][-1] == "not measured"  # no A100
     assert "Measured here: PromptCoT-DS-1.5B, training, 200.5 device hours (a laptop)." in section.notes
+
+
+def test_gpus_are_named_by_their_driver(monkeypatch):
+    """Never through CUDA: a process that has touched it cannot fork vLLM's workers."""
+    monkeypatch.setattr(sessions, "list_gpus", lambda: [SimpleNamespace(name="NVIDIA A100")] * 8)
+    row = Session(SimpleNamespace(n_gpus=8), Device("cuda", 1), 0).row
+    assert (row["devices"], row["device"]) == (8, "NVIDIA A100")

@@ -51,6 +51,21 @@ def test_a_continued_chain_is_penalised_as_if_uncut(checked: dict):
         assert again == whole
 
 
+def test_saved_scores_are_those_of_reading_the_chain_and_change_nothing(checked: dict):
+    assert checked["scores_change_nothing"]
+    assert len(checked["scores"]) == 20
+    for length, tokens, drawn, read, least, most in checked["scores"]:
+        assert length == tokens
+        assert drawn == pytest.approx(read, abs=1e-3)
+        assert 0 < least <= most < 6  # ln 384 = 5.95
+
+
+def test_dropped_requests_never_come_back(checked: dict):
+    assert checked["dropped"] == []
+    assert checked["undropped"] >= 9  # a short one may have ended before
+    assert checked["undropped_same"]
+
+
 def test_loops_end_with_the_text_they_had(checked: dict):
     for reason, tokens, is_prefix in checked["loops"]:
         assert reason == "loop"

@@ -13,6 +13,7 @@ from dataclasses import replace
 from promptcot_mamba.checkpoint import load_tokenizer
 from promptcot_mamba.sampling.backend import Generated, Request, SamplingSettings
 from promptcot_mamba.sampling.vllm_engine import EngineSettings, VllmEngine
+from promptcot_mamba.token_scores import TokenScores
 
 CONTEXT = 2048
 
@@ -53,6 +54,12 @@ def continued(engine: VllmEngine, requests: list[Request]) -> list[tuple[list[in
     return [(list(whole[unit].token_ids), list(again[unit].token_ids)) for unit in whole]
 
 
+def reread(engine: VllmEngine, request: Request, drawn: Generated) -> float:
+    """log p of a chain's tokens after its prompt, from reading them."""
+    [score] = engine.log_likelihoods([([*request.prompt_ids, *drawn.token_ids], len(request.prompt_ids))])
+    return score
+
+
 def readable(each: Generated) -> str:
     """The text without the marks of broken characters, of which a random model writes many."""
     return each.text.replace("\ufffd", "")
@@ -76,6 +83,31 @@ def main(checkpoint: str) -> dict[str, object]:
         results[f"{name}_together_as_alone"] = same({unit: together[unit] for unit in alone}, alone)
         results[f"{name}_in_another_order"] = same(together, generate(engine, shuffled))
         results[f"{name}_texts"] = len({each.text for each in together.values()})
+
+    # What the model is said to have thought of its tokens is what it thinks of them when it reads them.
+    engine.set_sampling(seeded)
+    unscored = generate(engine, requests)
+    scored = [replace(request, scores=TokenScores()) for request in requests]
+    drawn = generate(engine, scored)
+    results["scores_change_nothing"] = same(unscored, drawn)
+    results["scores"] = [
+        (len(request.scores), drawn[request.unit].completion_tokens, sum(request.scores.logprobs),
+         reread(engine, request, drawn[request.unit]), min(request.scores.entropies), max(request.scores.entropies))
+        for request in scored
+    ]  # fmt: skip
+
+    # A request that is dropped never comes back, and its neighbours do not notice.
+    for request in requests:
+        engine.submit(request)
+    engine.poll(1.0)
+    for unit in range(0, 20, 2):
+        engine.drop(unit)
+    left: dict[int, Generated] = {}
+    while engine.running():
+        left |= {each.unit: each for each in engine.poll(1.0)}
+    results["dropped"] = [unit for unit in left if unit % 2 == 0]
+    results["undropped_same"] = same(left, {unit: drawn[unit] for unit in left})
+    results["undropped"] = len(left)
 
     results["continued"] = continued(engine, requests[5:12])
 

@@ -111,8 +111,9 @@ def test_every_flag_of_transformers_is_followed_or_refused():
     ours = {one.name for one in fields(SftArguments)} - {one.name for one in fields(TrainingArguments)}
     ours |= {one.name for kind in (DataArguments, PlanArguments) for one in fields(kind)}
     followed = [name for names in FOLLOWED.values() for name in names]
-    assert len(followed) == len(set(followed)) <= 75
     theirs = {one.name for one in fields(TrainingArguments)}
+    assert len(followed) == len(set(followed))
+    assert len(theirs & set(followed)) <= 50  # of 112: --help is there to be read
     assert not REFUSED.keys() & {*followed, *UNSHOWN}
     assert theirs == (REFUSED.keys() | {*followed, *UNSHOWN}) - ours
     assert ours <= set(followed)

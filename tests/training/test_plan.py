@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from promptcot_mamba.cli import parse_args
@@ -18,13 +20,16 @@ def section(text: str, title: str) -> str:
     return next(part for part in text.split("\n\n") if part.startswith(title))
 
 
+def row(text: str, name: str) -> str:
+    return next(line for line in text.splitlines() if line.strip().startswith(name))
+
+
 def test_both_machines_and_phases():
     text = plan()
-    eight, one = section(text, "8 x H100 (80 GB)"), section(text, "1 x H200 (141 GB)")
-    assert "ZeRO-2, checkpointing: at most" in eight
-    assert "ZeRO-2, checkpointing" in one
-    assert next(line for line in one.splitlines() if "ZeRO-2, checkpointing" in line).endswith("does not fit")
-    assert next(line for line in one.splitlines() if "split masters, checkpointing" in line).endswith("  fits")
+    eight, one = section(text, "8 x H100 (80 GiB)"), section(text, "1 x H200 (140 GiB)")
+    assert "ZeRO-2, auto (" in eight
+    assert row(one, "ZeRO-2, recompute all").endswith("does not fit")
+    assert row(one, "split masters, recompute all").endswith("  fits")
     assert "--split_master_weights True" in one
     assert "split masters" not in eight
     assert eight.count("days an epoch") == one.count("days an epoch") == 2
@@ -33,22 +38,51 @@ def test_both_machines_and_phases():
 def test_figures_of_both_machines():
     """By hand: 7.285 B parameters, ZeRO-2 over 8 and split masters on one."""
     text = plan("--gradient_accumulation_steps", "8")
-    eight, one = section(text, "8 x H100 (80 GB)"), section(text, "1 x H200 (141 GB)")
-    parts = next(line for line in eight.splitlines() if "ZeRO-2, checkpointing" in line).split()[2:8]
+    eight, one = section(text, "8 x H100 (80 GiB)"), section(text, "1 x H200 (140 GiB)")
+    parts = row(eight, "ZeRO-2, recompute all").split()[3:9]
     assert parts[:3] == ["14.6", "3.6", "10.9"]  # 2 bytes, 4 / 8 (micro-batches are summed in fp32), 12 / 8
-    assert "fits, gradients summed in fp32" in eight
-    narrow = section(plan("--gradient_accumulation_steps", "8", "--grad_accum_dtype", "bf16"), "8 x H100 (80 GB)")
-    parts = next(line for line in narrow.splitlines() if "ZeRO-2, checkpointing" in line).split()[2:8]
+    assert row(eight, "ZeRO-2, recompute all").endswith("fits, fp32 sums")
+    narrow = section(plan("--gradient_accumulation_steps", "8", "--grad_accum_dtype", "bf16"), "8 x H100 (80 GiB)")
+    parts = row(narrow, "ZeRO-2, recompute all").split()[3:9]
     assert parts[:3] == ["14.6", "1.8", "10.9"]  # 2 / 8 of them
     assert parts[4] == "3.0"
-    parts = next(line for line in one.splitlines() if "split masters, checkpointing" in line).split()[3:9]
-    assert parts[:3] == ["14.6", "14.6", "72.9"]  # 2, 2 and 10 bytes
-    rate = 10_950
-    days = 1.88e6 * 6000 / (8 * rate) / 86_400
-    assert f"at most {rate:,} tokens/s per GPU" in eight
-    assert f"phase 1: 11.28 G tokens, at least {days:.1f} days" in eight
+    parts = row(one, "split masters, recompute all").split()[4:10]
+    assert parts[0] == "14.6"
+    assert parts[2] == "72.9"  # 2 and 10 bytes
     small = section(plan("--plan_machines", "1xH100", "--gradient_accumulation_steps", "8"), "1 x H100")
     assert "146 GB of host memory" in small  # 20 bytes a parameter, two of them for accumulating
+
+
+def test_speed_is_said_by_part_with_what_it_assumes():
+    text = section(plan("--config", "configs/sft_phase2.yaml", "--plan_machines", "8xH100"), "8 x H100")
+    rate = int(re.search(r"kept\): ([\d,]+) tokens/s per GPU", text)[1].replace(",", ""))
+    assert 8_000 < rate < 9_500
+    assert f"{1.88e6 * 6000 / (8 * rate) / 86_400:.1f} days" in row(text, "phase 1")
+    for part in ("matrix products", "conv, SSD and norms", "head", "optimizer", "communication"):
+        assert re.search(rf"{part} [\d.]+ s \(\d+%\)", text), part
+    assert "largest: matrix products" in text
+    assert "693 TFLOP/s (70% of 989), 2.01 TB/s (60% of 3.35), 360 GB/s between GPUs" in text
+    assert "--checkpoint_policy auto" in text
+    slower = plan("--plan_machines", "8xH100", "--plan_bandwidth_share", "0.1", "--plan_product_share", "0.9")
+    assert "largest: conv, SSD and norms" in slower
+
+
+@pytest.mark.parametrize(("machine", "low", "high"), [("8xH100", 13, 16), ("8xH200", 54, 58)])
+def test_sharded_gradients_leave_room_for_layers(machine: str, low: int, high: int):
+    """Whole gradients would leave 7 and 48 of 64."""
+    text = plan("--config", "configs/sft_phase2.yaml", "--plan_machines", machine)
+    kept, of = re.search(r"ZeRO-2, auto \((\d+) of (\d+) kept\)", text).groups()
+    assert low <= int(kept) <= high
+    assert of == "64"
+    assert "fits" in row(text, "ZeRO-2, auto")
+
+
+def test_adapters_fit_a_small_card():
+    text = plan("--lora_rank", "16", "--max_length", "4096", "--plan_machines", "1x4090")
+    assert "adapters, auto (" in text
+    assert row(text, "adapters, recompute all").endswith("fits")
+    assert "ZeRO" not in text
+    assert "adapters (--lora_rank)" in plan("--max_length", "4096", "--plan_machines", "1x4090")
 
 
 def test_assumptions_scale_the_days():
@@ -59,6 +93,12 @@ def test_assumptions_scale_the_days():
 
 def test_nothing_fits():
     assert "nothing fits" in plan("--max_length", "2000000", "--plan_machines", "1xA100")
+
+
+@pytest.mark.parametrize("flag", ["plan_product_share", "plan_bandwidth_share", "plan_network_gbs"])
+def test_shares_are_shares(flag: str):
+    with pytest.raises(InputError, match=f"--{flag} 0.0: expected"):
+        plan(f"--{flag}", "0")
 
 
 @pytest.mark.parametrize("machine", ["H100", "0xH100", "8xTPU", "8 x H100"])
@@ -77,9 +117,9 @@ def test_adapters_are_counted():
     text = plan("--lora_rank", "16", "--plan_machines", "1x4090", "1xH100", "--max_length", "4096")
     trained = 64 * 16 * ((4096 + 18_560) + (8192 + 4096))
     assert f"{trained / 1e6:.1f} M more trained as adapters" in text
-    for machine, fits in (("1 x RTX 4090 (24 GB)", "fits"), ("1 x H100 (80 GB)", "fits")):
-        row = next(line for line in section(text, machine).splitlines() if "adapters, checkpointing" in line)
-        assert row.split()[2:5] == [f"{(2 * 7.285e9 + 4 * trained) / 1e9:.1f}", "0.1", "0.3"]
+    for machine, fits in (("1 x 4090 (24 GiB)", "fits"), ("1 x H100 (80 GiB)", "fits")):
+        row = next(line for line in section(text, machine).splitlines() if "adapters, recompute all" in line)
+        assert row.split()[3:6] == [f"{(2 * 7.285e9 + 4 * trained) / 1e9:.1f}", "0.1", "0.3"]
         assert row.endswith(fits)
     assert "ZeRO" not in text
     full = plan("--plan_machines", "1xH100", "--max_length", "4096")

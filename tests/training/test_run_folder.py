@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -87,8 +88,11 @@ def test_unfinished_writing_is_removed(output_dir: Path):
     writing.mkdir()
     (writing / "model.safetensors").write_bytes(b"half")
     assert run_folder.find_checkpoints(output_dir) == []
+    torn = output_dir / f".{run_folder.RUN_FILE}.1.tmp"
+    torn.touch()
     run_folder.remove_unfinished(output_dir)
     assert not writing.exists()
+    assert not torn.exists()
 
 
 def test_only_the_latest_are_kept(output_dir: Path):
@@ -97,6 +101,55 @@ def test_only_the_latest_are_kept(output_dir: Path):
     run_folder.keep_latest(output_dir, None)
     run_folder.keep_latest(output_dir, 2)
     assert [step for step, _ in run_folder.find_checkpoints(output_dir)] == [9, 10]
+
+
+def test_a_removal_that_is_killed_leaves_no_torn_checkpoint(output_dir: Path, monkeypatch, caplog):
+    for step in (2, 4, 6):
+        write_checkpoint(output_dir, step)
+
+    def killed(folder: Path) -> None:
+        (folder / "model.safetensors").unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("shutil.rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_folder.keep_latest(output_dir, 2)
+    monkeypatch.undo()
+    assert [step for step, _ in run_folder.find_checkpoints(output_dir)] == [4, 6]
+    assert "torn" not in caplog.text
+    run_folder.remove_unfinished(output_dir)
+    names = sorted(path.name for path in output_dir.iterdir() if not path.name.startswith("."))
+    assert names == ["checkpoint-4", "checkpoint-6", "run.json"]
+
+
+def test_an_export_that_does_not_fit_leaves_what_was_there(output_dir: Path, monkeypatch):
+    """Weights by weights an export is whole or absent; the checkpoint that it is made of stays."""
+    checkpoint = write_checkpoint(output_dir, 30)
+    (checkpoint / "config.json").write_text("{}")
+
+    def copy(source: Path, target: Path) -> None:
+        target.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "full", str(target))
+
+    monkeypatch.setattr("shutil.copyfile", copy)
+    with pytest.raises(OSError, match="full"):
+        run_folder.finish(output_dir, 30)
+    monkeypatch.undo()
+    assert sorted(path.name for path in output_dir.iterdir()) == [".lock", "checkpoint-30", "run.json"]
+    run_folder.finish(output_dir, 30)
+    assert (output_dir / "model.safetensors").read_bytes() == b"w" * 100
+
+
+def test_a_model_without_a_checkpoint_is_exported_too(output_dir: Path):
+    """--save_strategy no: its model was written beside, and moves."""
+    writing = run_folder.writing_folder(output_dir, 30)
+    writing.mkdir()
+    for name in ("model.safetensors", "modeling_mamba2_grouped.py", "zero_to_fp32.py"):
+        (writing / name).write_bytes(b"w")
+    run_folder.finish(output_dir, 30)
+    exported = sorted(path.name for path in output_dir.iterdir() if not path.name.startswith("."))
+    assert exported == ["model.safetensors", "modeling_mamba2_grouped.py", "run.json"]
+    assert not writing.exists()
 
 
 def test_finishing_puts_the_model_on_top(output_dir: Path):

@@ -1,7 +1,5 @@
 """The training sources: one module a data set, one line each in `ADAPTERS`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from promptcot_mamba.data.adapters.adapter import Adapter

@@ -1,7 +1,5 @@
 """What an adapter is: where a data set lies, which columns it has, how one raw row becomes a canonical one."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Rows of any shape that people use, told by their columns (`data/shapes.py`), or by a map of columns."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from promptcot_mamba.data.adapters.adapter import Adapter

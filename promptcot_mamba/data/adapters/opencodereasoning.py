@@ -12,8 +12,6 @@ names of the four sets, how a Codeforces question is put together) and programs 
 pass_rate, source, license, dataset, split, index, difficulty). Not checked: row counts of the second, types of columns.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

@@ -9,8 +9,6 @@ Its other splits are not chains of thought alone: `tir` calls tools, `genselect`
 `additional_problems` have none. Rows of those are left out.
 """
 
-from __future__ import annotations
-
 from promptcot_mamba.data.adapters.adapter import Adapter, optional_text, text_of
 from promptcot_mamba.data.canonical import CanonicalRow, UnusableRowError
 from promptcot_mamba.jsonl import Row

@@ -10,8 +10,6 @@ A row is a conversation of one question and one answer. The trace is marked `<th
 `<|begin_of_thought|>` ... `<|begin_of_solution|>`, which means the same.
 """
 
-from __future__ import annotations
-
 from promptcot_mamba.chat_format import THINK_END, THINK_START, extract_question
 from promptcot_mamba.chat_markup import Turn
 from promptcot_mamba.data.adapters.adapter import Adapter

@@ -7,8 +7,6 @@ prompt-completion pairs in Qwen2.5's template; the data set's own page was not a
 sampling writes them: a problem's keys and a `completion` with its `finish_reason`.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from promptcot_mamba.chat_format import extract_question, with_open_thought

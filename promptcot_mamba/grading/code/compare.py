@@ -10,8 +10,6 @@ EvalPlus (`evalplus/eval/__init__.py`): equal values are right; where the proble
 value is made of floats (then 1e-6), values of one type and length within it (absolute) plus 1e-7 (relative) are too.
 """
 
-from __future__ import annotations
-
 import math
 from decimal import Decimal, InvalidOperation
 from itertools import zip_longest

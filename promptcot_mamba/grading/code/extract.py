@@ -4,8 +4,6 @@ LiveCodeBench (`lcb_runner/utils/extraction_utils.py`) takes what lies between t
 Where that is the program, so is ours; docs/sandbox.md lists where ours is meant to be better.
 """
 
-from __future__ import annotations
-
 import ast
 from dataclasses import dataclass
 

@@ -19,9 +19,7 @@ from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.code.tests import GRADER_VERSION, CodeVerdict
 from promptcot_mamba.grading.sandbox.sandbox import Limits, Sandbox
 from promptcot_mamba.jsonl import DurableAppender, Row
-from promptcot_mamba.log import get_logger
-
-logger = get_logger(__name__)
+from promptcot_mamba.log import logger
 
 Result = TypeVar("Result")
 FIRST_VERSION = "code-1"  # whose rows do not say so

@@ -6,8 +6,6 @@ HumanEval+ rows that list inputs are answered by the reference program in such a
 here by EvalPlus's rule.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

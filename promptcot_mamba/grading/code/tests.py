@@ -4,8 +4,6 @@ A test file is JSON with `input_output`, itself a JSON string of `inputs`, `outp
 that read standard input). A problem row's `tests` names the file (`fname`) and the `md5` of `json.dumps` of it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

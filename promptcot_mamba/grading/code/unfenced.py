@@ -5,8 +5,6 @@ and what the function needs. Here too statements that only do something are drop
 word of prose), but all others are kept: EvalPlus loses decorated functions, and tables filled by a loop.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 import warnings

@@ -8,8 +8,6 @@ numpy array of one element, of which `==` says one thing, is compared (`Single`)
 Lists and plain scalars are JSON's own; everything else is an object with one key, its type's name.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import types

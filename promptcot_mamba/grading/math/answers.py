@@ -3,8 +3,6 @@
 One pass over the text, so that a megabyte of braces costs milliseconds.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 

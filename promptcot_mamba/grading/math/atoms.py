@@ -1,7 +1,5 @@
 """The smallest parts of the grammar: numerals, symbols, brackets, commands with their arguments, matrices."""
 
-from __future__ import annotations
-
 from fractions import Fraction
 
 from promptcot_mamba.grading.math.tables import (

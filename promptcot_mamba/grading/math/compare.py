@@ -13,11 +13,18 @@ from fractions import Fraction
 from promptcot_mamba.grading.math.evaluate import Budget
 from promptcot_mamba.grading.math.families import same_family
 from promptcot_mamba.grading.math.gold import AnswerRules
-from promptcot_mamba.grading.math.labels import Statement, is_label, read_statement, same_label
-from promptcot_mamba.grading.math.prepare import MAX_ITEMS, is_qualifier, prepare
+from promptcot_mamba.grading.math.labels import (
+    Statement,
+    is_label,
+    read_statement,
+    same_label,
+    with_letters_of,
+    with_parameter_of,
+)
+from promptcot_mamba.grading.math.prepare import MAX_ITEMS, as_point, is_qualifier, prepare
 from promptcot_mamba.grading.math.regions import same_region
 from promptcot_mamba.grading.math.sets import FLIPPED, as_set, has_mixed_brackets, is_interval, union_parts
-from promptcot_mamba.grading.math.tree import Node, rebuild, symbols, walk
+from promptcot_mamba.grading.math.tree import Node, rebuild, rename, symbols, walk
 from promptcot_mamba.grading.math.units import Dimension, measure
 from promptcot_mamba.grading.math.value import approximate, is_near, same_expression, same_number
 
@@ -47,10 +54,6 @@ def same_answer(
     return _Comparison(rules, unit, family).same(golds, answers)
 
 
-def _rename(node: Node, names: dict[str, Node]) -> Node:
-    return rebuild(node, lambda part: names.get(part.args[0]) if part.kind == "sym" else None)
-
-
 class _Comparison:
     """One comparison under one benchmark's rules."""
 
@@ -65,6 +68,7 @@ class _Comparison:
             return True
         if "mod" in (gold.kind, answer.kind):
             return self._same_residue(gold, answer)
+        gold, answer = as_point(gold, answer), as_point(answer, gold)
         said, claimed = read_statement(gold, is_gold=True), read_statement(answer)
         if gold.kind == answer.kind == "relation":
             return self._same_relation(gold, answer, said, claimed)
@@ -92,12 +96,12 @@ class _Comparison:
         if said and claimed:
             if said.label is None or claimed.label is None:
                 return self._claims(said.values[-1], claimed)
-            if same_label(said.label, claimed.label):
-                if said.label.kind == claimed.label.kind == "apply":
-                    pairs = zip(claimed.label.args[1], said.label.args[1], strict=True)
-                    names = {old.args[0]: new for old, new in pairs if old.kind == "sym"}
-                    claimed = claimed._replace(values=tuple(_rename(value, names) for value in claimed.values))
-                return self._claims(said.values[-1], claimed)
+            claimed = with_letters_of(said, claimed)
+            if claimed.label is not None and same_label(said.label, claimed.label):
+                if self._claims(said.values[-1], claimed):
+                    return True
+                renamed = with_parameter_of(said, claimed)
+                return renamed is not None and self._claims(said.values[-1], renamed)
         return self._same_equation(gold, answer)
 
     def _same_residue(self, gold: Node, answer: Node) -> bool:
@@ -215,9 +219,9 @@ class _Comparison:
         plain = gold.args[:2] == ("(", ")") if gold.kind == "tuple" else len(gold.args[0]) == 1
         if not plain or not 1 < len(entries) < 4 or not symbols(answer) or not symbols(answer) <= set(UNIT_VECTORS):
             return False
-        origin = _rename(answer, dict.fromkeys(UNIT_VECTORS, ZERO))
+        origin = rename(answer, dict.fromkeys(UNIT_VECTORS, ZERO))
         parts = [
-            _rename(answer, {name: ONE if name == own else ZERO for name in UNIT_VECTORS})
+            rename(answer, {name: ONE if name == own else ZERO for name in UNIT_VECTORS})
             for own in UNIT_VECTORS[: len(entries)]
         ]
         beyond = symbols(answer) <= set(UNIT_VECTORS[: len(entries)])

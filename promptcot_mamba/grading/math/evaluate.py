@@ -5,8 +5,6 @@ towers of exponents and giant factorials raise TooBigError instead of running. N
 mpmath context.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 import operator

@@ -1,7 +1,5 @@
 """Families of answers over whole numbers, `\\pi/4 + k\\pi`: the letter and its shift are the writer's choice."""
 
-from __future__ import annotations
-
 from fractions import Fraction
 from typing import Any
 

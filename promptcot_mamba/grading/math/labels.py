@@ -9,13 +9,15 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from promptcot_mamba.grading.math.tables import CHANGING
-from promptcot_mamba.grading.math.tree import Node, symbols, walk
+from promptcot_mamba.grading.math.tree import Node, rename, symbols, walk
 
 COORDINATES = frozenset(["x", "y", "z", "r", "\\theta", "\\rho"])
 ZERO = Node("num", (Fraction(0),))
 APPLIED_GREEK = [
     Node("sym", (name,)) for name in ("\\sigma", "\\phi", "\\tau", "\\mu", "\\psi", "\\zeta")
 ]  # of integers
+WHOLE_NUMBERS = frozenset("nmN")
+PARAMETERS = frozenset("jklmst")  # of whole numbers
 EXACT_PLACES = 2  # `7/2 = 3.6` is false, `7/3 = 2.33` a rounding
 
 
@@ -126,3 +128,43 @@ def same_label(first: Node, second: Node) -> bool:
         if named == Node("sym", ("y",)) and applied.kind == "apply":
             return applied.args[1] == (Node("sym", ("x",)),)
     return False
+
+
+def _sequence(label: Node) -> tuple[str, str] | None:
+    """`a_n` as the name of a sequence and its index."""
+    name, _, index = str(label.args[0]).partition("_") if label.kind == "sym" else ("", "", "")
+    return (name, index) if len(index) == 1 and index.islower() else None
+
+
+def with_letters_of(said: Statement, claimed: Statement) -> Statement:
+    """`f(t) = 2t` with the letter of `f(x) = 2x`, and `a_k = 2k` with that of `a_n = 2n`."""
+    own, other = said.label, claimed.label
+    if own is None or other is None:
+        return claimed
+    if own.kind == other.kind == "apply" and same_label(own, other):
+        letters = {old.args[0]: new for old, new in zip(other.args[1], own.args[1], strict=True) if old.kind == "sym"}
+        return claimed._replace(values=tuple(rename(value, letters) for value in claimed.values))
+    first, second = _sequence(own), _sequence(other)
+    if first and second and first[0] == second[0]:
+        letters = {second[1]: Node("sym", (first[1],))}
+        return claimed._replace(label=own, values=tuple(rename(value, letters) for value in claimed.values))
+    return claimed
+
+
+def with_parameter_of(said: Statement, claimed: Statement) -> Statement | None:
+    """`f(x) = kx` with the constant of `f(x) = cx`, and `n = 3m` with that of `n = 3k`: each has one letter of its own.
+
+    Only functions, and numbers that by custom are whole, have such letters; in `x = 3a` the letter is the problem's.
+    """
+    label = said.label
+    if label is None:
+        return None
+    counted = label.kind == "sym" and str(label.args[0]) in WHOLE_NUMBERS
+    if label.kind != "apply" and not counted:
+        return None
+    bound = symbols(label)
+    own, other = (set().union(*(symbols(value) for value in one.values)) - bound for one in (said, claimed))
+    if len(own) != 1 or len(other) != 1 or own == other or (counted and not (own | other) <= PARAMETERS):
+        return None
+    letters = {other.pop(): Node("sym", (own.pop(),))}
+    return claimed._replace(values=tuple(rename(value, letters) for value in claimed.values))

@@ -1,7 +1,5 @@
 """Numbers written as English words: `twelve`, `two million`, `three fourths`, `one thousand and five`."""
 
-from __future__ import annotations
-
 import re
 from fractions import Fraction
 

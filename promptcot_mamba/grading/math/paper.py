@@ -7,8 +7,6 @@ without a box is searched for its last number. Left out are the faults of execut
 as Python, and instead of sympy's simplifier the bounded evaluator of `math_value` decides, so nothing hangs.
 """
 
-from __future__ import annotations
-
 import re
 from itertools import chain
 from math import isclose

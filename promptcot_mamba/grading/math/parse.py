@@ -11,8 +11,6 @@
 Depth and length are bounded, so no text can exhaust the stack or the clock.
 """
 
-from __future__ import annotations
-
 from collections.abc import Set
 from fractions import Fraction
 

@@ -57,7 +57,13 @@ def read_phrases(text: str) -> str:
     text = _EACH.sub(" per ", _EVERY.sub("", text))
     text = _APPOSED.sub("", _MINUS.sub("-", text))
     text = _drop_opening(_IS.sub(" = ", _ALL_LETTER.sub(r"\1}", _wrap_bare_words(text))))
-    return _GROUP.sub(_read_group, text) if "\\" in text else text
+    text = _GROUP.sub(_read_group, text) if "\\" in text else text
+    return _LEFT_OUT.sub(_in_braces, text) if "\\setminus " in text else text
+
+
+def _in_braces(match: re.Match[str]) -> str:
+    """`\\setminus 1, 2` means both numbers."""
+    return "\\{" + ", ".join(re.findall(r"-?\d+", match[1])) + "\\}"
 
 
 # `\\text{all integers } n \\ge 3`, where the letter by custom stands for them
@@ -69,8 +75,9 @@ _EACH = re.compile(
     r"(?<=[a-z])\s+(?:an?|each|every)\s+(?=(?:second|minute|hour|day|night|week|month|year|person)\b)"
 )  # `18 dollars a day`
 _MINUS = re.compile(rf"{TEXT}\{{\s*(?:negative|minus)\s*\}}\s*(?=[\d({{]|\\(?:[dt]?frac|sqrt|pi)\b)", re.IGNORECASE)
+_GUESSES = names("bound guess estimate approximation candidate candidates typo mistake conjecture possibility")
 _APPOSED = re.compile(  # `113, \\text{ a prime}`: says more of the answer before it
-    rf"(?<=[\w)}}\]])\s*,\s*{TEXT}\{{\s*(?:which is )?(?:an?|the) (?!.*\b(?:{'|'.join(sorted(CHANGING))})\b)"
+    rf"(?<=[\w)}}\]])\s*,\s*{TEXT}\{{\s*(?:which is )?(?:an?|the) (?!.*\b(?:{'|'.join(sorted(CHANGING | _GUESSES))})\b)"
     r"[A-Za-z -]+\.?\s*\}\s*$"
 )
 _ALL_LETTER = re.compile(
@@ -146,12 +153,18 @@ _RESTATED = re.compile(r"\s*\(\s*([A-Za-z -]+)\s*\)\s*")
 _CHOSEN = re.compile(r"\s*(?:option|choice|answer)\s*:?\s*\(?([A-J])\)?\s*", re.IGNORECASE)
 
 
+_ALL_BUT = re.compile(_ALL.pattern + r"(-?\d+(?:\s*(?:,|\band\b|\bor\b)+\s*-?\d+)*)\s*", re.IGNORECASE)
+_LEFT_OUT = re.compile(r"(?<=\\setminus )\s*(-?\d+(?:\s*(?:,|(?:\\text\s*\{\s*)?\band\b\s*\}?)+\s*-?\d+)*)\s*$")
+
+
 def _read_group(match: re.Match[str]) -> str:
     """One text macro: a number in words, a set in words, a choice; else as it stands."""
     content = match.group(1).replace("non-", "non")
     found = _ALL.fullmatch(content)
     if found and (found[1] or found[3] or re.search(r"(?:real|integer|natural)s\b", content, re.IGNORECASE)):
         return _SETS[" ".join(found[2].lower().split())] + (r"\setminus " if found[4] else "")
+    if (found := _ALL_BUT.fullmatch(content)) and found[4]:
+        return _SETS[" ".join(found[2].lower().split())] + rf"\setminus {found[5]}"
     if _NO_SOLUTION.fullmatch(content):
         return r"\emptyset "
     if _INFINITE.fullmatch(content):

@@ -22,7 +22,7 @@ def prepare(node: Node, whole: bool = False) -> Node:
     kept = [part for part in items if not is_qualifier(part)] or items
     if any(part.kind == "relation" and set(part.args[0]) <= INEQUALITIES for part in kept):
         kept = [part for part in kept if not is_qualifier(part, REALS)]  # `x \\in \\mathbb{R}, x \\ne 2`
-    kept = _without_conditions(kept)
+    kept = _without_domains(_without_conditions(kept))
     items = _share_label([_limited(part, domains) for part in kept])
     spread = [as_set(choice) for item in items for choice in _spell_signs(item)]
     if len(spread) > MAX_ITEMS:
@@ -37,6 +37,26 @@ def _without_conditions(items: list[Node]) -> list[Node]:
     answer = items[0].args[1][-1] if items[0].kind == "relation" and items[0].args[0] == ("=",) else items[0]
     letters = set().union(*(symbols(side) for side in items[1].args[1]))
     return items[:1] if answer.kind != "relation" and letters and letters <= symbols(answer) else items
+
+
+def _without_domains(items: list[Node]) -> list[Node]:
+    """`f(x) = cx, c \\in \\mathbb{R}`: what letters of the answer beside it range over is no second answer."""
+    answers = [item for item in items if not is_qualifier(item, REALS)]
+    letters = set().union(*(symbols(item) for item in answers))
+    ranged = set().union(*(symbols(item.args[1][0]) for item in items if is_qualifier(item, REALS)))
+    return answers if answers and ranged <= letters and all(item.kind == "relation" for item in answers) else items
+
+
+def as_point(node: Node, other: Node) -> Node:
+    """`x = y = z = 1` as a list of three, beside a point or a list of several."""
+    if node.kind != "relation" or set(node.args[0]) != {"="} or len(node.args[1]) < 3:
+        return node
+    *names, value = node.args[1]
+    statement = read_statement(other)
+    several = statement is not None and statement.values[-1].kind in ("tuple", "list")
+    if not several or any(name.kind != "sym" for name in names) or len(set(names)) < len(names) or symbols(value):
+        return node
+    return Node("list", tuple(Node("relation", (("=",), (name, value))) for name in names))
 
 
 def _limited(node: Node, domains: list[Node]) -> Node:

@@ -3,8 +3,6 @@
 `[0,20] \\setminus \\{12\\}`, `[0,12) \\cup (12,20]` and "0 <= x <= 20 and x != 12" have the same pieces.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 from promptcot_mamba.grading.math.evaluate import Budget, Evaluator, NoValueError, TooBigError

@@ -1,7 +1,5 @@
 """Sets of numbers however they are written: intervals, unions, inequalities, "all but one"."""
 
-from __future__ import annotations
-
 from promptcot_mamba.grading.math.tree import Node, symbols
 
 INFINITY = Node("const", ("inf",))

@@ -4,8 +4,6 @@ Works on text that `tokens.clean` has cleaned. Each rule has a trigger that must
 answers cost nothing. The paper grader does not use these rules.
 """
 
-from __future__ import annotations
-
 import re
 from fractions import Fraction
 from typing import Any

@@ -4,8 +4,6 @@ Text first, then words, then the parsed trees (`math_parse`, `math_compare`, `ma
 bounds in the calling thread: no signals, no processes, no global state, and nothing a model wrote is ever executed.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -78,9 +76,13 @@ def _compare(gold: Gold, answer: str) -> Verdict:
             return Verdict(True, "words")
         if not gold.rules.multiple and _same_decimal(left, right):
             return Verdict(True, "value")
-        return _compare_cleaned(gold, left, right)
     except UnreadableError:
         return Verdict(False, "unreadable")
+    try:
+        return _compare_cleaned(gold, left, right)
+    except UnreadableError:  # the gold: it can only equal its own text, however that is spaced
+        same = _bare(" ".join(left.split())) == _bare(" ".join(right.split()))
+        return Verdict(True, "text") if same else Verdict(False, "unreadable")
 
 
 def _same_decimal(left: str, right: str) -> bool:

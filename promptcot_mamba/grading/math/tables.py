@@ -83,9 +83,9 @@ LETTERS = names(
 ACCENTS = names(
     "overline bar vec hat tilde overrightarrow widehat widetilde underline dot overleftrightarrow underbrace"
 )
-CURRENCIES = names("usd eur gbp inr cny jpy cad aud")
+CURRENCIES = names("usd eur gbp inr cny jpy")
 # What is written for them, `$`, `€` and `£` apart.
-CURRENCY_CODES = pairs("USD=usd EUR=eur GBP=gbp INR=inr Rs.=inr Rs=inr CNY=cny RMB=cny JPY=jpy CAD=cad AUD=aud")
+CURRENCY_CODES = pairs("USD=usd EUR=eur GBP=gbp INR=inr Rs.=inr Rs=inr CNY=cny RMB=cny JPY=jpy")
 MATRICES = names("pmatrix bmatrix matrix Bmatrix vmatrix Vmatrix array smallmatrix")
 SILENT = names("angle triangle font measuredangle")
 # Macros that join, close or qualify, so that no factor can begin with them.

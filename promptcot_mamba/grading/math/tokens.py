@@ -45,7 +45,7 @@ _ROW_GAP = re.compile(r"\\cr\s*\[\s*-?[\d.]+\s*[a-z]{2}\s*\]")
 _DECIMAL_COMMA = re.compile(r"(?<=\d)\{,\}(?=\d)")
 _DOLLAR = re.compile(r"\\(?:text|math)dollar(?![A-Za-z])")
 _SIDE_BY_SIDE = re.compile(r"(?<=\))\s*(?:\\q?quad\s*)+(?=\()")  # pairs set apart: `(1, 2) \\quad (2, 1)`
-_SET_COMMA = re.compile(r"\\(?:text|mathrm|mathpunct|mathord|mathbin)\s*\{,\}")
+_SET_COMMA = re.compile(r"(?<=\d)\\(?:text|mathrm|mathpunct|mathord|mathbin)\s*\{,\}(?=\d)")
 _ESCAPED_TWICE = re.compile(r"\\\\(?=[A-Za-z{}%$!,;])")  # `\\\\frac`, as JSON text escaped once too often
 _NEVER = re.compile(r"(?!)")
 _BOLD = re.compile(r"^\s*\*\*(.*)\*\*\s*$", re.DOTALL)  # Markdown in a box

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from itertools import islice
 from typing import Any, NamedTuple
@@ -60,6 +60,11 @@ def rebuild(node: Node, change: Callable[[Node], Node | None]) -> Node:
 
     changed = change(node)
     return changed if changed is not None else Node(node.kind, tuple(rewrite(part) for part in node.args))
+
+
+def rename(node: Node, names: Mapping[str, Node]) -> Node:
+    """The node with other nodes in the place of some letters."""
+    return rebuild(node, lambda part: names.get(part.args[0]) if part.kind == "sym" else None)
 
 
 def symbols(node: Node) -> set[str]:

@@ -45,7 +45,6 @@ _SIZES: dict[str, tuple[str, Fraction]] = {
     **dict.fromkeys(("inr", "rupee"), ("rupees", Fraction(1))),
     **dict.fromkeys(("cny", "yuan"), ("yuan", Fraction(1))),
     **dict.fromkeys(("jpy", "yen"), ("yen", Fraction(1))),
-    **{name: (name, Fraction(1)) for name in ("cad", "aud")},
     **dict.fromkeys(("am",), ("before noon", Fraction(1))),
     **dict.fromkeys(("pm",), ("after noon", Fraction(1))),
     **dict.fromkeys(("unit",), ("units", Fraction(1))),

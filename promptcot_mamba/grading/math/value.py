@@ -5,8 +5,6 @@ points: two different expressions that agree at all of them do not occur by chan
 Where either tree counts (floors, factorials, binomials, alternating signs) symbols are whole numbers.
 """
 
-from __future__ import annotations
-
 import random
 from fractions import Fraction
 from functools import lru_cache

@@ -4,8 +4,6 @@ Everything here runs beside hostile code, so nothing here decides anything: the 
 function calls, the returned value's content. It never holds an expected output, and verdicts are made elsewhere.
 """
 
-from __future__ import annotations
-
 import _sitebuiltins
 import atexit
 import builtins

@@ -4,8 +4,6 @@ Numbers and structures are those of Linux's `include/uapi/linux/landlock.h`; eac
 the running kernel knows are handled, so whatever no rule grants is refused.
 """
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import os

@@ -4,8 +4,6 @@ A fork server imports what a program names before it forks, once for all program
 LiveCodeBench, which imports before it starts its clock, charges no program for it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import importlib

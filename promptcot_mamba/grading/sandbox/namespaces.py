@@ -4,8 +4,6 @@ The new root holds read-only views of Python's own folders at their usual paths,
 tmpfs for the programs' files. Needs no privilege where the kernel lets users make namespaces.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import struct

@@ -1,7 +1,5 @@
 """What one test may use, how it ended, and why: the trusted side's reading of a fork server's reply."""
 
-from __future__ import annotations
-
 import signal
 from dataclasses import asdict, dataclass
 from typing import Any

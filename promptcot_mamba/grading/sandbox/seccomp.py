@@ -5,8 +5,6 @@ others, tracing, mounts, namespaces, keys, io_uring, shared memory, memfd, chang
 allowed. A process that uses another architecture's system calls is killed.
 """
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import platform

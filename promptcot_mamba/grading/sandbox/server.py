@@ -8,8 +8,6 @@ through it as sealed files that only the forked process reads. One request at a 
     reply     JSON: wait status, CPU and wall seconds, peak memory, and what the server killed it for, if it did
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import gc

@@ -1,7 +1,5 @@
 """Source text to code, as a file of its own would be compiled."""
 
-from __future__ import annotations
-
 from types import CodeType
 
 BYTE_ORDER_MARK = "\ufeff"  # legal at a file's start, not in a text

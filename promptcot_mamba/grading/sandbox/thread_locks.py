@@ -6,10 +6,11 @@ tree, and a lock that its threads share is the same lock.
 
 from __future__ import annotations
 
-import _multiprocessing
+import importlib
 import threading
 from types import TracebackType
 
+OWN = importlib.import_module("_multiprocessing")  # loaded before the fork: what a test loads, it pays for
 RECURSIVE_MUTEX = 0  # multiprocessing.synchronize's kinds; the other one is 1, a semaphore
 
 
@@ -69,4 +70,4 @@ class SemLock:
 def install() -> None:
     """Let `multiprocessing.synchronize`, which is imported later if at all, find this class."""
     SemLock.__module__ = "_multiprocessing"
-    _multiprocessing.SemLock = SemLock  # type: ignore[misc,assignment]
+    OWN.__dict__["SemLock"] = SemLock

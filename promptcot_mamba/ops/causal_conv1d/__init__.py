@@ -1,7 +1,5 @@
 """`causal_conv1d`: each channel filtered over the last `w` tokens of its own document."""
 
-from __future__ import annotations
-
 import torch
 
 from promptcot_mamba.errors import InputError

@@ -4,8 +4,6 @@ Read against causal-conv1d 1.6: documents are marked by `seq_idx`, which it acce
 when final states are asked for; those combinations are refused here.
 """
 
-from __future__ import annotations
-
 from causal_conv1d import causal_conv1d_fn
 
 from promptcot_mamba.errors import InputError

@@ -1,7 +1,5 @@
 """The convolution's definition, one document and one token at a time."""
 
-from __future__ import annotations
-
 import itertools
 
 import torch

@@ -4,8 +4,6 @@ Documents are laid end to end, each preceded by its own w-1 rows of history (`in
 reaches over a document's start then reads that history and never the neighbour, in both directions.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -5,8 +5,6 @@ serves. The backward walks down its run instead, the last taps in registers: eve
 out once, and the sums over tokens for the weights stay in registers until the run ends.
 """
 
-from __future__ import annotations
-
 import torch
 import triton
 import triton.language as tl

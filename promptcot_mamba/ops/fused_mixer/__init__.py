@@ -11,8 +11,6 @@ The forms of our own are written as one; where one of the ops inside is chosen b
 mixer is composed of the three ops as chosen.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

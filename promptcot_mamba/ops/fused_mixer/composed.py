@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -75,7 +75,7 @@ class ComposedStages(Stages):
         super().__init__(*arguments)
         self.backends = backends
         (z, xBC, dt), others = self.split(self.tensors[0]), self.tensors[1:]
-        self.inputs = [z, xBC, dt, *others]
+        self.inputs: list[Any] = [z, xBC, dt, *others]  # tensors; None for a bias that there is not
 
     def _convolve(self, halo: torch.Tensor | None) -> torch.Tensor:
         _, xBC, _, weight, bias, *_ = self.inputs

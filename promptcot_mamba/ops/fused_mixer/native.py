@@ -217,6 +217,7 @@ class NativeStages(Stages):
         draw = self.layout.join(ddt.mul_(self.raw.sigmoid())).view(-1, self.h)
         drows[:, -self.h :] = draw
         dA_log = (da * self.dt).sum((0, 1)) * self.A
+        grads: list[torch.Tensor | None]
         grads = [drows, dtaps.sum(0).T, dbias.sum(0), dA_log, self.dD.sum(0), draw.sum(0), self.dnorm.sum(0)]
         return grads, None if dhalo is None else dhalo.T.to(self.rows.dtype)
 

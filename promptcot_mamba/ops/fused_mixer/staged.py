@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from promptcot_mamba.ops.mixer_settings import MixerSettings
 from promptcot_mamba.ops.packing import boundaries
 
-Tensors = Sequence[torch.Tensor]
+Tensors = Sequence[Any]  # tensors; None for a bias that there is not
 
 
 class Stages(ABC):
@@ -175,7 +175,7 @@ class _StagedMixer(torch.autograd.Function):
 def run_staged(
     make: Callable[..., Stages],
     settings: MixerSettings,
-    tensors: Sequence[torch.Tensor | None],
+    tensors: Tensors,
     cu_seqlens: torch.Tensor | None,
     keep: bool,
     neighbours: Neighbours | None,

@@ -32,7 +32,8 @@ class TritonStages(Stages):
         self.conv_weight, self.norm_weight = conv_weight.contiguous(), norm_weight.contiguous()
         self.A = -torch.exp(A_log.float())
         self.norm_settings = settings.eps, self.d_inner // settings.n_groups
-        self.halo = self.state = None
+        self.halo: torch.Tensor | None = None  # of every document, though only the first has one
+        self.state: torch.Tensor | None = None
 
     def table(self, size: int):
         return chunk_table(self.batch, self.length, self.cu_seqlens, size, self.rows.device)
@@ -124,6 +125,7 @@ class TritonStages(Stages):
             self.xBC, self.conv_weight, self.conv_bias, self.halo, dconvolved, self.dxBC,
             self.table(conv.BACKWARD_RUN), silu=True, dinitial=dhalo,
         )  # fmt: skip
+        shared: list[torch.Tensor | None]
         shared = [self.drows, dconv_weight, dconv_bias, dA * self.A, dD, ddt_bias, self.dnorm_weight]
         return shared, None if dhalo is None else dhalo[0]
 

@@ -4,8 +4,6 @@
 the released 7B weights (8 groups) were trained with the grouped form, which is the one here.
 """
 
-from __future__ import annotations
-
 import torch
 
 from promptcot_mamba.errors import InputError

@@ -1,7 +1,5 @@
 """The grouped gated norm as one autograd function that keeps its inputs and nothing between."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable

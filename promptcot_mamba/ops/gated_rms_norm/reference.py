@@ -1,7 +1,5 @@
 """The grouped gated norm's formula."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 

@@ -1,7 +1,5 @@
 """The grouped gated norm on Triton kernels: one launch each way, nothing kept but the inputs."""
 
-from __future__ import annotations
-
 import torch
 import triton
 import triton.language as tl

@@ -3,8 +3,6 @@
 At 20,480 tokens and 32,768 words logits and their gradient would take 5.4 GB in fp32.
 """
 
-from __future__ import annotations
-
 import torch
 
 from promptcot_mamba.errors import InputError

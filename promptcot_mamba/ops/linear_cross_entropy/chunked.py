@@ -5,8 +5,6 @@ backward: three matrix products in all instead of four. Per-token losses cannot 
 backward recomputes the logits.
 """
 
-from __future__ import annotations
-
 import torch
 from torch.autograd.function import once_differentiable
 

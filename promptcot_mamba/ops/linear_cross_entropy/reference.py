@@ -1,7 +1,5 @@
 """The loss from whole logits: the definition."""
 
-from __future__ import annotations
-
 import torch
 
 

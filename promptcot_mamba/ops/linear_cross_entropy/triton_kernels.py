@@ -6,8 +6,6 @@ turn that into the gradients of hidden and weight. As in the chunked form this h
 losses, while per-token losses, whose scale is not known yet, recompute their logits in the backward.
 """
 
-from __future__ import annotations
-
 import torch
 import triton
 import triton.language as tl

@@ -6,8 +6,6 @@
 Head `i` reads the `B` and `C` of group `i // (h / g)`.
 """
 
-from __future__ import annotations
-
 import torch
 
 from promptcot_mamba.errors import InputError

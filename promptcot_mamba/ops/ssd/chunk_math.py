@@ -14,8 +14,6 @@ The gradient of the decays is built from sums over pairs `j < t <= i` directly. 
 column sums loses the digits that matter: each pair outside appears in both and must cancel.
 """
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The SSD in chunks: matrix products instead of a scan, one autograd function that keeps its inputs only."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable

@@ -1,7 +1,5 @@
 """Rows cut into chunks of one size: (b, l, ...) <-> (c, q, ...), documents apart, short chunks padded."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import dataclass
 from functools import lru_cache

@@ -6,8 +6,6 @@ packed documents are refused here, as are gradients through the packed final sta
 Importing `mamba_ssm` needs its CUDA build (`selective_scan_cuda`).
 """
 
-from __future__ import annotations
-
 import torch
 from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
 

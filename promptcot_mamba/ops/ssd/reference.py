@@ -1,7 +1,5 @@
 """The SSD's definition, token by token. Slow, plain, and what every other form is compared with."""
 
-from __future__ import annotations
-
 import itertools
 
 import torch

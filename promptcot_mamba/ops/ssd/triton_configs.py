@@ -39,6 +39,7 @@ class SsdConfig:
     grad_warps: int
     grad_stages: int
     grad_pairs_first: bool  # see `_gradient_of_B_or_C`; wgmma's registers are the fewer the other way round
+    grad_diagonal: bool = True  # see `_gradient_of_x`
 
     def capped(self, chunk_size: int | None) -> SsdConfig:
         """The same with chunks of at most `chunk_size` tokens, where the caller asks for smaller ones."""
@@ -58,16 +59,19 @@ class Tiles:
 
 
 # Two-byte dtypes run on the tensor cores; fp32 keeps its full mantissa on the ordinary ones, so its tiles are small.
-_AMPERE = SsdConfig(64, 64, 4, 2, 32, 4, 3, 32, 3, 32, 32, 4, 2, True)
+_AMPERE = SsdConfig(64, 64, 4, 2, 32, 4, 3, 32, 2, 32, 32, 4, 2, True)
 _HOPPER = SsdConfig(128, 64, 8, 2, 64, 4, 3, 64, 2, 64, 64, 4, 2, False)
-_BLACKWELL = SsdConfig(128, 64, 8, 3, 64, 4, 3, 64, 2, 64, 64, 4, 2, False)
+_BLACKWELL = SsdConfig(64, 64, 8, 3, 64, 4, 3, 64, 2, 64, 64, 8, 2, False, grad_diagonal=False)
 _SINGLE = SsdConfig(16, 16, 8, 1, 16, 4, 2, 16, 2, 16, 16, 8, 1, True)
 # By the oldest architecture they are for. Consumer Blackwell (120) has Ampere's tensor instructions and less shared
 # memory than Ampere's largest, so it runs Ampere's tiles, as do 86 and 89.
 HALF = {
     80: (
-        Tiles(128, 128, 99 * 1024, _AMPERE),
-        Tiles(128, 256, 99 * 1024, replace(_AMPERE, walk_channels=16, scan_channels=32, grad_warps=8)),
+        Tiles(64, 128, 99 * 1024, _AMPERE),
+        Tiles(128, 128, 99 * 1024, replace(_AMPERE, scan_channels=32)),
+        Tiles(128, 256, 99 * 1024, replace(
+            _AMPERE, scan_channels=32, walk_channels=16, backward_walk_stages=3, grad_channels=16, grad_warps=8,
+            grad_diagonal=False)),
     ),
     90: (
         Tiles(64, 128, 227 * 1024, _HOPPER),
@@ -77,9 +81,10 @@ HALF = {
     ),
     100: (
         Tiles(64, 128, 227 * 1024, _BLACKWELL),
-        Tiles(128, 128, 227 * 1024, replace(_BLACKWELL, scan_chunk=64, grad_channels=32, grad_warps=8)),
+        Tiles(128, 128, 227 * 1024, replace(_BLACKWELL, grad_channels=32)),
         Tiles(128, 256, 227 * 1024, replace(
-            _BLACKWELL, scan_chunk=64, scan_channels=32, walk_channels=32, grad_channels=32, grad_warps=8)),
+            _BLACKWELL, scan_channels=32, walk_channels=32, backward_walk_channels=32, grad_channels=32,
+            grad_stages=1)),
     ),
 }  # fmt: skip
 SINGLE = (Tiles(128, 128, 99 * 1024, _SINGLE),)

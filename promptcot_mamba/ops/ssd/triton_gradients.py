@@ -29,9 +29,13 @@ from promptcot_mamba.ops.triton_common import sigmoid
 def _gradient_of_x(
     x, B, C, D, z, dy, grads, steps, sums, dx, direct, d_log, head_partials,
     slot, group, first_head, start, length, x_row, B_row, C_row, z_row, dy_row, dx_row, n_tokens, n_heads,
+    DIAGONAL: tl.constexpr,
     HEADS: tl.constexpr, P: tl.constexpr, BLOCK_P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr,
 ):  # fmt: skip
-    """dx; of the decays, what pairs of tokens and the outgoing state say."""
+    """dx; of the decays, what pairs of tokens and the outgoing state say; D's gradient.
+
+    `DIAGONAL`: the last off the pairs' products, in fewest registers; triton 3.7.1 does not compile that for sm_100.
+    """
     tokens = tl.arange(0, Q)
     inside = tokens < length
     B_tile = load_rows(B + start * B_row + group * N, B_row, length, N, Q)
@@ -48,7 +52,8 @@ def _gradient_of_x(
             x_tile = load_rows(x + start * x_row + first, x_row, length, BLOCK_P, Q)
             dy_tile = load_dy(dy, z, start, first, dy_row, z_row, length, BLOCK_P, Q)
             products_ji = tl.dot(x_tile, tl.trans(dy_tile), acc=products_ji, input_precision="ieee")
-        if D is not None:
+        same = tl.zeros([Q], tl.float32)  # dy_j . x_j, which D's gradient is the sum of
+        if D is not None and DIAGONAL:
             same = tl.sum(tl.where(is_same(tokens, k), products_ji, 0.0), axis=1)
             tl.store(head_partials + (slot * 3 + 1) * n_heads + head, tl.sum(tl.where(inside, same, 0.0), axis=0))
         # A pair's decay counts at every token after j up to i: add at i, take away at j, sum from the end. The
@@ -72,7 +77,11 @@ def _gradient_of_x(
             dx_tile = dxdt * step[:, None]
             if D is not None:
                 dx_tile += tl.load(D + head).to(tl.float32) * dy_tile.to(tl.float32)
+                if not DIAGONAL:
+                    same += tl.sum(x_tile.to(tl.float32) * dy_tile.to(tl.float32), axis=1)
             store_rows(dx + start * dx_row + first, dx_row, dx_tile, inside, BLOCK_P, Q)
+        if D is not None and not DIAGONAL:
+            tl.store(head_partials + (slot * 3 + 1) * n_heads + head, tl.sum(tl.where(inside, same, 0.0), axis=0))
         d_left *= step  # counts at every token after j
         decays = tl.cumsum(at_tokens, axis=0, reverse=True) + (tl.cumsum(d_left, axis=0) - d_left)
         tl.store(d_log + line + tokens, decays, mask=inside)
@@ -181,7 +190,7 @@ def chunk_gradients_kernel(
     dx, dB, dC, dz, direct, d_log, head_partials,
     x_row, B_row, C_row, z_row, dy_row, dx_row, dB_row, dC_row, dz_row, dBC_split, n_tokens, n_heads,
     HEADS_PER_GROUP: tl.constexpr, HEADS: tl.constexpr, P: tl.constexpr, BLOCK_P: tl.constexpr, N: tl.constexpr,
-    Q: tl.constexpr, PAIRS_FIRST: tl.constexpr,
+    Q: tl.constexpr, PAIRS_FIRST: tl.constexpr, DIAGONAL: tl.constexpr,
 ):  # fmt: skip
     """Gradients of x, B, C, z, each chunk's share of D's, and what `step_gradients_kernel` needs for the rest.
 
@@ -200,7 +209,7 @@ def chunk_gradients_kernel(
         _gradient_of_x(
             x, B, C, D, z, dy, grads, steps, sums, dx, direct, d_log, head_partials,
             slot, group, first_head, start, length, x_row, B_row, C_row, z_row, dy_row, dx_row, n_tokens, n_heads,
-            HEADS, P, BLOCK_P, N, Q,
+            DIAGONAL, HEADS, P, BLOCK_P, N, Q,
         )  # fmt: skip
     elif role == 1:
         _gradient_of_B_or_C(

@@ -130,7 +130,7 @@ def walk(inputs: SsdInputs, table: ChunkTable, final=None, dy=None, dfinal=None,
     launch(
         state_walk_kernel, (h * p // channels, table.n_documents, 1 if dy is None else 2),
         x, inputs.dt, inputs.A, inputs.dt_bias, inputs.B, inputs.initial_states, states, final, steps, sums,
-        dy, None if dy is None else inputs.z, inputs.C, dfinal, grads, dinitial,
+        dy, None if dy is None else inputs.z, None if dy is None else inputs.C, dfinal, grads, dinitial,
         table.starts, table.lengths, table.first_chunks,
         _row(x), _row(inputs.dt), _row(inputs.B), _row(dy), _row(inputs.z), _row(inputs.C),
         inputs.tokens, h, *map(float, inputs.dt_limit),
@@ -188,7 +188,8 @@ def run_gradients(inputs: SsdInputs, walked: Walked, dy: torch.Tensor, grads: Ss
         _row(inputs.x), _row(inputs.B), _row(inputs.C), _row(inputs.z), _row(dy),
         _row(grads.x), _row(dB), _row(dC), _row(grads.z), dBC_split, inputs.tokens, h,
         HEADS=heads, BLOCK_P=inputs.block(config.grad_channels), Q=table.chunk_size, **inputs.shape_flags,
-        PAIRS_FIRST=config.grad_pairs_first, num_warps=config.grad_warps, num_stages=config.grad_stages,
+        PAIRS_FIRST=config.grad_pairs_first, DIAGONAL=config.grad_diagonal,
+        num_warps=config.grad_warps, num_stages=config.grad_stages,
     )  # fmt: skip
     launch(
         step_gradients_kernel, (table.n_chunks, triton.cdiv(h, STEP_HEADS)),

@@ -1,7 +1,5 @@
 """The SSD's outputs, every chunk on its own once its incoming state is known."""
 
-from __future__ import annotations
-
 import triton
 import triton.language as tl
 

@@ -1,7 +1,5 @@
 """Device functions the SSD kernels share: tiles of tokens and states in and out, step sizes, decays, masks."""
 
-from __future__ import annotations
-
 import triton
 import triton.language as tl
 

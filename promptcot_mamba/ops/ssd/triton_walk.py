@@ -9,8 +9,6 @@ One program owns a document, a head and a slice of its channels, keeps the (n, p
 what enters each chunk. The backward pass runs both directions in one launch, since neither waits for the other.
 """
 
-from __future__ import annotations
-
 import triton
 import triton.language as tl
 

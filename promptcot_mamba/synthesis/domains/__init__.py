@@ -1,7 +1,5 @@
 """Domains: what is asked for beside a problem, and when two chains agree. A new one is a file here and a line below."""
 
-from __future__ import annotations
-
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.synthesis.domains import code, math, physics
 from promptcot_mamba.synthesis.domains.base import Domain

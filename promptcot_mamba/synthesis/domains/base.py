@@ -1,7 +1,5 @@
 """What a domain is: a chain stands for a value (an answer, what a program prints, a quantity), and values compare."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Code: a chain stands for what its program prints on the problem's inputs, run in the sandbox."""
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Maths: a chain stands for its final answer, compared by the strict grader."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from promptcot_mamba.chat_format import MATH_INSTRUCTION

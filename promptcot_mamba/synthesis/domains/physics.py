@@ -1,7 +1,5 @@
 """Physics: a chain stands for a quantity, a number with its unit; 0.30 m and 30 cm agree, 0.30 and 0.30 m do not."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from promptcot_mamba.grading.math.answers import extract_answer

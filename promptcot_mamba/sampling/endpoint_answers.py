@@ -1,0 +1,248 @@
+"""How a server's answer is read, whole or streamed, in whatever form: an `Answer`, or a trouble by its kind."""
+
+from __future__ import annotations
+
+import json
+import math
+from array import array
+from collections.abc import AsyncIterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.sampling.backend import LENGTH, LOOP, REFUSED, STOP
+from promptcot_mamba.sampling.endpoint_errors import (
+    BadAnswerError,
+    ServerTroubleError,
+    error_words,
+    raise_for_error,
+)
+from promptcot_mamba.sampling.loops import find_loop
+from promptcot_mamba.token_scores import TokenScores, entropy_of
+
+# What servers call the same three ends: TGI "eos_token", Anthropic-likes "end_turn", Gemini "MAX_TOKENS" ...
+_REASONS = {
+    **dict.fromkeys(("stop", "eos", "eos_token", "end_turn", "endturn", "stop_sequence", "stop_token"), STOP),
+    **dict.fromkeys(("tool_calls", "function_call", "tool_use"), STOP),
+    **dict.fromkeys(("length", "max_tokens", "max_output_tokens", "model_context_window_exceeded"), LENGTH),
+    **dict.fromkeys(("content_filter", "safety", "refusal", "prohibited_content", "blocklist", "recitation"), REFUSED),
+}
+_PASSING = ("abort", "cancelled", "error", "insufficient_system_resource", "network_error", "load", "repetition")
+THOUGHT_KEYS = ("reasoning_content", "reasoning")  # DeepSeek, SGLang and llama.cpp; vLLM since 0.12 and OpenRouter
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one request came to; the fields of `Generated` that a server knows. None: it did not say."""
+
+    text: str
+    finish_reason: str
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    token_ids: Sequence[int] | None = None
+    reasoning: str | None = None
+    note: str = ""
+
+
+def add_scores(scores: TokenScores, choice: dict[str, Any]) -> None:
+    """Add what a choice tells of its tokens: lists beside one another (completions), or a list of objects (chat).
+
+    What is null or of another form is unknown: NaN for a token, nothing for a choice.
+    """
+    given = choice.get("logprobs")
+    try:
+        if not isinstance(given, dict):
+            return
+        if isinstance(given.get("content"), list):
+            drawn = [(str(one.get("token")), one.get("logprob")) for one in given["content"]]
+            tops = [
+                {str(each.get("token")): each.get("logprob") for each in one.get("top_logprobs") or ()}
+                for one in given["content"]
+            ]
+        else:
+            logprobs = list(given.get("token_logprobs") or ())
+            names = list(given.get("tokens") or ()) or [None] * len(logprobs)
+            drawn = [(str(name), logprob) for name, logprob in zip(names, logprobs, strict=False)]
+            tops = [*(given.get("top_logprobs") or ()), *([{}] * len(drawn))]
+        for (name, logprob), top in zip(drawn, tops, strict=False):
+            known = {key: float(value) for key, value in ({name: logprob} | (top or {})).items() if value is not None}
+            entropy = entropy_of([min(value, 0.0) for value in known.values()]) if top else math.nan
+            scores.add([math.nan if logprob is None else float(logprob)], [entropy])
+    except (TypeError, ValueError, AttributeError, OverflowError):
+        return
+
+
+def parse_object(body: bytes, url: str) -> dict[str, Any]:
+    """An answer's JSON object; an error that comes under status 200, as gateways and llama.cpp send it, is raised.
+
+    Bytes that are no UTF-8 (halves of characters) are read as U+FFFD. Events in place of an answer that was not to be
+    streamed are put together.
+    """
+    text = body.decode("utf-8-sig", errors="replace").strip()
+    if text.startswith(("data:", "event:", ":")):
+        return _join_events(text, url)
+    try:
+        answer = json.loads(text)
+    except (ValueError, RecursionError):
+        words, _ = error_words(body)
+        raise BadAnswerError(f"not JSON: {words[:80]!r}") from None
+    if not isinstance(answer, dict):
+        raise BadAnswerError(f"JSON of another kind: {str(answer)[:80]}")
+    if answer.get("error") or answer.get("object") == "error":  # the latter is SGLang's
+        raise_for_error(url, error_words(body)[1] or 500, body)
+    return answer
+
+
+def _join_events(text: str, url: str) -> dict[str, Any]:
+    """One answer from the events of a stream that nobody asked for, as some gateways send it."""
+    joined: dict[str, Any] = {}
+    pieces: dict[str, list[str]] = {"content": [], **{key: [] for key in THOUGHT_KEYS}}
+    for line in text.splitlines():
+        data = line.removeprefix("data:").strip()
+        if not line.startswith("data:") or not data or data == "[DONE]":
+            continue
+        event = parse_object(data.encode(), url)
+        joined["usage"] = event.get("usage") or joined.get("usage")
+        for choice in _first_choices(event):
+            said = choice.get("delta") or choice.get("message") or {"content": choice.get("text")}
+            for key, parts in pieces.items():
+                parts.append(_flat(said.get(key)))
+            joined["reason"] = choice.get("finish_reason") or joined.get("reason")
+    if "usage" not in joined:
+        raise BadAnswerError(f"events without an answer: {text[:80]!r}")
+    said = {key: "".join(parts) for key, parts in pieces.items() if any(parts)}
+    choice = {"message": {"content": None, **said}, "text": said.get("content"), "finish_reason": joined.get("reason")}
+    return {"choices": [choice], "usage": joined["usage"]}
+
+
+def _first_choices(event: dict[str, Any]) -> list[dict[str, Any]]:
+    """An event's choices with index 0: one was asked for, whatever else comes. Raises BadAnswerError."""
+    choices = event.get("choices") or []
+    if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+        raise BadAnswerError(f"choices of another kind: {str(choices)[:80]}")
+    return [choice for choice in choices if choice.get("index") in (None, 0)]
+
+
+def count_of(value: Any) -> int | None:
+    """A number of tokens, also where it is written as 12.0 or "12"; None for what is none."""
+    try:
+        count = int(float(value))
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return count if 0 <= count < 1 << 31 else None
+
+
+def _counts(answer: dict[str, Any]) -> tuple[int | None, int | None]:
+    """Tokens of prompt and completion by a server's `usage`."""
+    usage = answer.get("usage")
+    if not isinstance(usage, dict):
+        return None, None
+    return count_of(usage.get("prompt_tokens")), count_of(usage.get("completion_tokens"))
+
+
+def finish_reason(said: Any, completion_tokens: int | None, max_tokens: int) -> str:
+    """Our word for a server's; where it says nothing, a chain that took all it was allowed was cut off.
+
+    Raises ServerTroubleError for a chain the server dropped ("abort": vLLM while shutting down).
+    """
+    if not said:
+        if completion_tokens is None:
+            raise BadAnswerError("answer without finish_reason and usage")
+        return LENGTH if completion_tokens >= max_tokens else STOP
+    word = str(said).lower()
+    if word in _REASONS:
+        return _REASONS[word]
+    raise (ServerTroubleError if word in _PASSING else BadAnswerError)(f"finish_reason {said!r}")
+
+
+def read_completion(answer: dict[str, Any], max_tokens: int, scores: TokenScores | None = None) -> Answer:
+    """The whole answer to a request that was not streamed; text that is null or not there is an empty text."""
+    try:
+        choice = answer["choices"][0]
+        message = choice.get("message", choice)
+        text = _flat(message["content"] if "message" in choice else choice["text"])
+        ids = choice.get("token_ids")
+        ids = array("i", ids) if ids is not None else None
+    except (KeyError, IndexError, TypeError, AttributeError, OverflowError) as error:
+        raise BadAnswerError(f"answer without {error}") from None
+    if scores is not None:
+        add_scores(scores, choice)
+    prompt_tokens, tokens = _counts(answer)
+    refusal = message.get("refusal")  # OpenAI's: beside a content that is null
+    reason = REFUSED if refusal and not text else finish_reason(choice.get("finish_reason"), tokens, max_tokens)
+    note = str(refusal or choice.get("finish_reason")) if reason == REFUSED else ""
+    thought = next((_flat(message[key]) for key in THOUGHT_KEYS if message.get(key)), None)
+    return Answer(text, reason, prompt_tokens, tokens, ids, thought, note)
+
+
+def _flat(content: Any) -> str:
+    """A message's text: a string, null, or (Mistral, Gemini gateways) a list of parts. Raises BadAnswerError."""
+    if isinstance(content, list):
+        return "".join(_flat(part.get("text") if isinstance(part, dict) else part) for part in content)
+    if content is None or isinstance(content, str):
+        return content or ""
+    raise BadAnswerError(f"text of another kind: {str(content)[:80]}")
+
+
+def read_score(answer: dict[str, Any], ids: Sequence[int], start: int, url: str) -> float:
+    """log p(ids[start:] | ids[:start]) in nats from an answer to `score_payload`."""
+    try:
+        tables = answer["choices"][0]["prompt_logprobs"]
+    except (KeyError, IndexError, TypeError):
+        tables = None
+    if tables is None:
+        raise InputError(f"--base_url {url}: does not return prompt log-probabilities; vLLM servers do")
+    try:
+        return sum(float(tables[i][str(ids[i])]["logprob"]) for i in range(start, len(ids)))
+    except (KeyError, IndexError, TypeError) as error:
+        raise BadAnswerError(f"prompt log-probabilities without {error}") from None
+
+
+async def read_stream(
+    lines: AsyncIterable[bytes], ids: array, max_tokens: int, url: str, *, stop_on_loop: bool,
+    scores: TokenScores | None = None,
+) -> Answer:  # fmt: skip
+    """Follow a streamed completion; `ids` grows by its tokens (and `scores` likewise) and holds those kept from before.
+
+    Left where the chain starts to loop; the server then drops the request. Text is made from `ids` where there are
+    any, by the caller.
+    """
+    pieces: list[str] = []
+    prompt_tokens = counted = None
+    reason, before = None, len(ids)
+    async for line in lines:
+        data = line.removeprefix(b"data:").strip()
+        if not line.startswith(b"data:") or not data or data == b"[DONE]":
+            continue  # comments that keep a connection open, event names, blank lines
+        event = parse_object(data, url)
+        if event.get("usage"):
+            prompt_tokens, counted = _counts(event)
+        for choice in _first_choices(event):
+            delta = choice.get("delta")
+            pieces.append(_flat(delta.get("content") if isinstance(delta, dict) else choice.get("text")))
+            reason = choice.get("finish_reason") or reason
+            looked_at = len(ids)
+            ids.extend(_ids_of(choice))
+            if scores is not None:
+                add_scores(scores, choice)
+            cut = find_loop(ids, looked_at) if stop_on_loop else None
+            if cut is not None:
+                del ids[cut:]
+                if scores is not None:
+                    scores.fit(cut)
+                return Answer("", LOOP, prompt_tokens, cut - before, ids)
+    if reason is None:
+        raise ServerTroubleError("the stream ended without a finish_reason")
+    if stop_on_loop and any(pieces) and len(ids) == before:
+        raise InputError(f"--stop_on_loop: {url} does not return token ids; vLLM servers do")
+    tokens = len(ids) - before or counted
+    reason = finish_reason(reason, tokens, max_tokens)
+    note = REFUSED if reason == REFUSED else ""
+    return Answer("".join(pieces), reason, prompt_tokens, tokens, ids if len(ids) > before else None, None, note)
+
+
+def _ids_of(choice: dict[str, Any]) -> array:
+    try:
+        return array("i", choice.get("token_ids") or ())
+    except (TypeError, OverflowError):
+        raise BadAnswerError(f"token ids of another kind: {str(choice['token_ids'])[:80]}") from None
