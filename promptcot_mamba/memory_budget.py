@@ -4,8 +4,6 @@ Units: bytes and FLOPs (a multiply-add is two) unless a name says otherwise; GB 
 algorithm must do; what a library adds (fragmentation, CUDA context) is not in them.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -5,8 +5,6 @@ gradients (a shard of them under ZeRO-2 and -3), optimizer states and buckets. A
 exist yet when training begins: DeepSpeed 0.19.8 makes Adam's moments in the first update.
 """
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

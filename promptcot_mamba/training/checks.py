@@ -1,7 +1,5 @@
 """Flags against one another and against what is installed: said in one line, before an hour of encoding."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import os

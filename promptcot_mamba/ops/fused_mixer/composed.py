@@ -1,7 +1,5 @@
 """The fused mixer put together from the other ops: as its definition, recomputed in the backward pass, in stages."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any, cast
 
