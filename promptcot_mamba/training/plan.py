@@ -101,9 +101,9 @@ def _machine_lines(shapes: Shapes, machine: Machine, load: Load, phases: list[tu
         return [*lines, _what_would_fit(options, load)]
     best = choose_option(shapes, machine, load, fitting)
     lines += _speed_lines(shapes, machine, load, best)
-    rate = tokens_per_second(shapes, machine.sheet, best.step, load.rates)
+    speed = tokens_per_second(shapes, machine.sheet, best.step, load.rates)
     for phase, phase_tokens in phases:
-        days = phase_tokens / (rate * count) / SECONDS_PER_DAY
+        days = phase_tokens / (speed * count) / SECONDS_PER_DAY
         lines.append(f"  {phase}: {phase_tokens / 1e9:.2f} G tokens, about {days:.1f} days an epoch")
     return lines
 
