@@ -254,8 +254,7 @@ def training_memory(
     `tokens` per micro-batch. `split_masters`: no DeepSpeed, but `training.split_adamw` on one device.
     `fp32_sums`: gradients of several micro-batches are summed in fp32 (`--grad_accum_dtype`).
     `kept_layers` keep their activations, the others their input; `segment`: only every `segment`-th layer's input is.
-    `adapters`: trained numbers in fp32 beside frozen weights (`--lora_rank`).
-    `element`: bytes of a weight; without ZeRO fp32 ones are their own masters.
+    `adapters`: trained fp32 numbers beside frozen weights. `element`: bytes of a weight; fp32 ones need no masters.
     `bucket_elements` and `logits_bytes` are those of the shipped DeepSpeed configs and of `linear_cross_entropy`.
     "update" is what the optimizer step needs above the activations that are gone by then.
     """
