@@ -12,8 +12,6 @@ X.attempts.jsonl (every attempt), X.partial.jsonl (chains under way) and X.run.j
 docs/sampling.md for other models, for many GPUs and many nodes.
 """
 
-from __future__ import annotations
-
 import errno
 import signal
 import sys
@@ -22,7 +20,6 @@ from dataclasses import asdict
 
 from promptcot_mamba.cli import EXIT_INTERRUPTED, parse_args, run_program
 from promptcot_mamba.jsonl import DurableAppender, write_json
-from promptcot_mamba.log import get_logger
 from promptcot_mamba.records import Problem, Sample
 from promptcot_mamba.run_info import describe_run, side_path
 from promptcot_mamba.sampling.arguments import SamplingArguments
@@ -39,8 +36,6 @@ from promptcot_mamba.sampling.scheduler import Scheduler
 from promptcot_mamba.sampling.sessions import Session, device_hours
 from promptcot_mamba.sampling.shared import sample_each
 from promptcot_mamba.stop_signal import StopSignal
-
-logger = get_logger("infer_longcot")
 
 EXIT_FAILED = 1
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -12,8 +12,6 @@ Every process runs this file. `together` runs a hop in all of them, `first_does`
 error of one is raised in all, so that they end with one message.
 """
 
-from __future__ import annotations
-
 import signal
 import sys
 from dataclasses import asdict
@@ -35,7 +33,7 @@ from promptcot_mamba.data.dataset import describe_rows
 from promptcot_mamba.data.encode import check_tokenizer, hash_tokenizer
 from promptcot_mamba.data.template import choose_template
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 from promptcot_mamba.memory_budget import shapes_from_config, training_flops_per_token
 from promptcot_mamba.model import Mamba2ForCausalLM, load_causal_lm
 from promptcot_mamba.model.debug_numerics import watch_numerics
@@ -56,8 +54,6 @@ from promptcot_mamba.training.ranks import fail_as_one, first_does, part, rank, 
 from promptcot_mamba.training.rows import Rows, decide_packing, make_eval_rows, make_training_rows
 from promptcot_mamba.training.run_folder import Identity
 from promptcot_mamba.training.trainer import SftTrainer, TrainingDivergedError
-
-logger = get_logger("train")
 
 EXIT_DIVERGED = 1
 STOPPING = "saving after this step, then stopping (Ctrl-C again: at once, without saving)"

@@ -3,8 +3,6 @@
 `tables` hold the cells as they were printed; `results` the figures behind them.
 """
 
-from __future__ import annotations
-
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass

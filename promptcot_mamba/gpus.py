@@ -5,8 +5,6 @@ this asks the driver's own program and imports no torch. `[N/A]` is an answer to
 (GB10, Jetson) have none of their own.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

@@ -74,8 +74,8 @@ def _list_files(repo: str, kind: str) -> list[str]:
     from huggingface_hub.errors import CachedRepoTreeNotFoundError, HFValidationError, RepositoryNotFoundError
 
     try:
-        siblings = HfApi().repo_info(repo, repo_type=kind, timeout=ANSWER_SECONDS).siblings or []
-        return [sibling.rfilename for sibling in siblings]
+        info = HfApi().repo_info(repo, repo_type=kind, timeout=ANSWER_SECONDS)
+        return [sibling.rfilename for sibling in getattr(info, "siblings", None) or []]
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise InputError(f"the hub refuses ({describe(error)})") from None
     except (OSError, transport_error()) as error:

@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.log import get_logger
-
-logger = get_logger(__name__)
+from promptcot_mamba.log import logger
 
 Row = dict[str, Any]
 

@@ -4,8 +4,6 @@ Units: bytes and FLOPs (a multiply-add is two) unless a name says otherwise; GB 
 algorithm must do; what a library adds (fragmentation, CUDA context) is not in them.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -277,12 +275,12 @@ def training_memory(
     head = 2 * logits_bytes + FP32 * shapes.vocab * shapes.hidden + 2 * BF16 * tokens * shapes.hidden
     # Two reducing, one gathering; ZeRO-3: one reducing, one fetching ahead, and twice as many weights at work.
     bucket = element * min(bucket_elements, p)
-    buckets = bucket * (4 if zero_stage == 3 else 3 if devices > 1 else 2)
+    buckets: float = bucket * (4 if zero_stage == 3 else 3 if devices > 1 else 2)
     if not zero_stage:
         buckets = gradients if devices > 1 else 0  # torch's DDP reduces copies
     activations = kept + 2 * saved + head  # one layer's forward again, and its gradients
     # DeepSpeed flattens the shard's gradients and widens them to fp32 before the update.
-    update = 0 if offload_optimizer else (FP32 if fp32_sums else BF16 + FP32) * p / shard["os"]
+    update: float = 0 if offload_optimizer else (FP32 if fp32_sums else BF16 + FP32) * p / shard["os"]
     if split_masters:
         update = 4 * FP32 * shapes.vocab * shapes.hidden  # fp32 copies of one parameter at a time, the largest
     return {

@@ -5,8 +5,6 @@ at `bandwidth_share` of the memory's bandwidth; the defaults are what such kerne
 was seen on an H200 (`BEST`), with which the same sums are a bound.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 from promptcot_mamba.gpus import DataSheet

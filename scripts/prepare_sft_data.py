@@ -7,8 +7,6 @@ Sources come from the hub, or with `--source_dir DIR` from `DIR/<owner>/<name>/`
 run; the shards do not depend on the number of workers. Training refuses shards of another tokenizer or length.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -124,7 +122,7 @@ def read_benchmarks(args: PrepareArguments) -> list:
     from promptcot_mamba.benchmarks import fetched, get_benchmark
     from promptcot_mamba.chat_format import extract_question
     from promptcot_mamba.data.decontaminate import BenchmarkText
-    from promptcot_mamba.log import get_logger
+    from promptcot_mamba.log import logger
     from promptcot_mamba.records import iter_problems
 
     if args.benchmarks == "none":
@@ -142,7 +140,7 @@ def read_benchmarks(args: PrepareArguments) -> list:
                 raise InputError(
                     f"{path}: missing, {name} cannot be kept out; {mend}, or --allow_missing_benchmark True"
                 )
-            get_logger(__name__).warning("%s: missing; %s is NOT kept out (%s)", path, name, mend)
+            logger.warning("%s: missing; %s is NOT kept out (%s)", path, name, mend)
             continue
         for problem in iter_problems(path):
             if problem.source is None or problem.source in benchmark.sources:
@@ -189,7 +187,7 @@ def main() -> None:
     from promptcot_mamba.data.report import write_report
     from promptcot_mamba.data.similar import require_package
     from promptcot_mamba.jsonl import write_json
-    from promptcot_mamba.log import get_logger
+    from promptcot_mamba.log import logger
     from promptcot_mamba.run_info import describe_run
 
     if args.embedding_model:
@@ -235,7 +233,6 @@ def main() -> None:
     if not args.keep_work:
         remove_work(output)
     counts = result.manifest["counts"]
-    logger = get_logger(__name__)
     logger.info("%s examples, %s tokens, %s rows", *(f"{counts[key]:,}" for key in ("documents", "tokens", "rows")))
     logger.info("read %s", report)
     if args.push_to_hub:

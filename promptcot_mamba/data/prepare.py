@@ -5,8 +5,6 @@ numbers: duplicates out, mixture drawn, order shuffled. Pass 2 packs and writes 
 or shard holds depends on inputs, recipe and seed, never on the number of workers or on what was interrupted.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 import time
@@ -40,10 +38,8 @@ from promptcot_mamba.data.sources import FoundSource, SourceSpec, find_repo_file
 from promptcot_mamba.data.workers import do_all, one_thread_each
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import write_json, write_jsonl
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 from promptcot_mamba.run_info import installed_versions
-
-logger = get_logger(__name__)
 
 PIPELINE_VERSION = 3  # raise whenever the same inputs would give other shards
 WORK_FOLDER = ".work"

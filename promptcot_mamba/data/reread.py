@@ -1,7 +1,5 @@
 """Rows read a second time, as the first pass read them: for what is made of their text after the mixture is chosen."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path

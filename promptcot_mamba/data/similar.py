@@ -5,8 +5,6 @@ and embeddings call two problems of one topic alike, so that they must not decid
 sentence-transformers reads; the package is optional.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from itertools import islice

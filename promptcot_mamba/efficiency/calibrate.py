@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from promptcot_mamba.efficiency.engine import Wave
 from promptcot_mamba.efficiency.measure import Measured
@@ -13,7 +14,8 @@ Row = dict[str, float]
 
 def median_wave(waves: Sequence[Row]) -> Wave:
     """Each figure's median over equal waves; the ratios among them follow from these."""
-    return Wave(**{name: statistics.median(wave[name] for wave in waves) for name in Wave.__dataclass_fields__})
+    medians: dict[str, Any] = {name: statistics.median(w[name] for w in waves) for name in Wave.__dataclass_fields__}
+    return Wave(**medians)
 
 
 def fit_pair(setup: Setup, done: Measured) -> tuple[Costs, Costs]:

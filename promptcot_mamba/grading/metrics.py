@@ -5,8 +5,6 @@ error therefore is that of the mean of the per-problem means (Miller, arXiv 2411
 the middle 95 % of its posterior (`posterior.py`), of which coverage was measured (scripts/bench/coverage.py).
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence

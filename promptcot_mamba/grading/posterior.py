@@ -7,8 +7,6 @@ approximation is made, so intervals hold near 0 and 1, where t intervals over pr
 docs/grading.md, made by scripts/bench/coverage.py).
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Sequence

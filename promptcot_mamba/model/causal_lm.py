@@ -5,8 +5,6 @@ documents that never see one another, padded batches are computed without their 
 logits.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext

@@ -74,7 +74,7 @@ class Mamba2Mixer(nn.Module):
                 zxbcdt, self.conv1d.weight[:, 0], self.conv1d.bias, self.A_log, self.D, self.dt_bias,
                 self.norm.weight, n_groups=self.config.n_groups, head_dim=self.config.head_dim,
                 state_size=self.config.state_size, eps=self.config.layer_norm_epsilon, cu_seqlens=cu_seqlens,
-                dt_limit=self.config.time_step_limit, keep=keep, neighbours=neighbours,
+                dt_limit=cast("tuple[float, float]", self.config.time_step_limit), keep=keep, neighbours=neighbours,
             )  # fmt: skip
         elif cache.has_previous_state(self.layer_idx) and zxbcdt.shape[1] == 1 and cu_seqlens is None:
             y = self._step(zxbcdt[:, 0], cache)[:, None]

@@ -1,7 +1,5 @@
 """The quickstart's report: what each model solves, what phase 2 adds, how the losses fell, what chains look like."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter, defaultdict
 from dataclasses import dataclass

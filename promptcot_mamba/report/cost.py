@@ -1,7 +1,5 @@
 """The published cost claim beside this project's plan for the same recipe, and what runs have cost here."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

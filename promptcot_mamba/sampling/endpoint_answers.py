@@ -1,7 +1,5 @@
 """How a server's answer is read, whole or streamed, in whatever form: an `Answer`, or a trouble by its kind."""
 
-from __future__ import annotations
-
 import json
 import math
 from array import array

@@ -1,7 +1,5 @@
 """The servers themselves: which of them serve our model, which are away, and when they are asked again."""
 
-from __future__ import annotations
-
 import asyncio
 import ssl
 import time
@@ -14,12 +12,10 @@ import aiohttp
 from yarl import URL
 
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 from promptcot_mamba.sampling.endpoint_answers import parse_object
 from promptcot_mamba.sampling.endpoint_errors import ServerTroubleError, raise_for_error
 from promptcot_mamba.sampling.endpoint_protocol import find_model, normal_url
-
-logger = get_logger(__name__)
 
 CONNECT_SECONDS = 10.0
 PROBE_SECONDS = 15.0  # between two looks at a server that holds requests

@@ -1,7 +1,5 @@
 """The OpenAI completions protocol as we speak it: where it is spoken, and what is sent."""
 
-from __future__ import annotations
-
 from pathlib import PurePath
 from typing import Any
 

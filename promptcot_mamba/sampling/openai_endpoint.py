@@ -6,8 +6,6 @@ this request wait, as long as it asks; one that answers badly is asked again a f
 Nothing is lost, and since a request's text follows from its seed alone it does not matter which server answers.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import time
@@ -20,7 +18,7 @@ from itertools import islice
 from typing import Any, cast
 
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.log import get_logger, log_once
+from promptcot_mamba.log import log_once, logger
 from promptcot_mamba.sampling import endpoint_pool
 from promptcot_mamba.sampling.backend import (
     CUT,
@@ -47,7 +45,6 @@ from promptcot_mamba.sampling.endpoint_protocol import payload, score_payload
 from promptcot_mamba.sampling.vllm_server import VllmServer
 
 __all__ = ["EndpointSettings", "OpenAIEndpoints"]
-logger = get_logger(__name__)
 
 POLL_SECONDS = 0.5
 MOST_BAD_ANSWERS = 8  # to one request, whichever servers gave them

@@ -1,7 +1,5 @@
 """What a run has cost so far: a session for every start, each with its time, its devices and what it made."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from typing import Any

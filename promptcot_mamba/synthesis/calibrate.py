@@ -4,22 +4,18 @@ Known problems are seeds (good) and seeds that somebody broke (bad): a condition
 another, the answer written into it. A judge that calls everything perfect has the weight 0, as has one that guesses.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row, iter_jsonl
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 from promptcot_mamba.synthesis.concepts import DEFAULT_LEVEL
 from promptcot_mamba.synthesis.judge import OneJudge, ask_judge, check_judges
 from promptcot_mamba.synthesis.judgement import PERFECT, UNPARSEABLE
 from promptcot_mamba.synthesis.stage import Context, content_key
 from promptcot_mamba.synthesis.templates import mark_up
-
-logger = get_logger(__name__)
 
 GOOD, BAD = "good", "bad"
 NO_RATIONALE = "(The author handed in none; judge the problem by itself.)"

@@ -4,8 +4,6 @@ There is no reference program for a new problem. Two programs that print the sam
 chains with the same final answer do; `distill` counts the agreement.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from promptcot_mamba.grading.code.extract import fenced_blocks

@@ -4,8 +4,6 @@ A concept is its name. What a model adds to it (`**a b**: used to x`, `a b - wha
 concepts are compared, counted and drawn by name.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 import unicodedata

@@ -4,8 +4,6 @@ Reads rows with `problem` (or `question`), optionally `level` and any other keys
 `concepts`, canonical, and `concepts_said`, as the model wrote them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -4,8 +4,6 @@ Judges are models and can be fooled; these are words. Measured on published prob
 the patterns are narrow on purpose: a fault they miss is still the judges' to find.
 """
 
-from __future__ import annotations
-
 import re
 
 STATED, NOTHING, BARE, INJECTED = "states its answer", "asks nothing", "asks of nothing", "gives instructions"

@@ -6,8 +6,6 @@ judgement is never an approval. What judges approve may still have a fault that 
 and benchmark problems are found by the data package, as for any training data.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,13 +18,11 @@ from promptcot_mamba.data.decontaminate import BenchmarkText, Decontaminator
 from promptcot_mamba.data.dedup import THRESHOLD, find_leaders, make_band_keys, make_shingles, propose_pairs
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row, iter_jsonl, write_jsonl
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 from promptcot_mamba.run_info import side_path
 from promptcot_mamba.synthesis.faults import BARE, INJECTED, NOTHING, STATED, find_fault
 from promptcot_mamba.synthesis.judgement import BAD, PERFECT, UNPARSEABLE
 from promptcot_mamba.synthesis.stage import LATER, Context
-
-logger = get_logger(__name__)
 
 Rule = Callable[[Sequence[str]], bool]
 

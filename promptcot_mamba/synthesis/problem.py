@@ -4,8 +4,6 @@
 candidates a concept set. Both use the prompt and the markup of one format.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 

@@ -9,8 +9,6 @@ form. It is the E step of PromptCoT 2.0 (arXiv 2509.19894); retraining on what w
 the two are `scripts.synthesize --rounds`.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

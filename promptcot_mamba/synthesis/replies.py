@@ -198,11 +198,12 @@ def _read_labels(text: str) -> tuple[str, str] | Rejected | None:
 
 def _fields(found: dict[str, Any]) -> tuple[str, str]:
     values = {str(key).lower().replace("_", " "): value for key, value in found.items()}
-    found = (
-        next((values[key] for key in values if re.fullmatch(_NAMES[kind], key)), "") for kind in (RATIONALE, PROBLEM)
-    )
-    rationale, problem = (each if isinstance(each, str) else "" for each in found)
-    return rationale, problem
+
+    def text(kind: str) -> str:
+        value = next((values[key] for key in values if re.fullmatch(_NAMES[kind], key)), "")
+        return value if isinstance(value, str) else ""
+
+    return text(RATIONALE), text(PROBLEM)
 
 
 def _settle(rationales: list[str], problems: list[str]) -> tuple[str, str] | Rejected:

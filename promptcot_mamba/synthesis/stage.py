@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
@@ -20,7 +19,7 @@ from tqdm import tqdm
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import DurableAppender, Row, iter_jsonl, read_jsonl, write_jsonl
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 from promptcot_mamba.run_info import side_path, write_run_info
 from promptcot_mamba.synthesis.asking import Asker, Model, Parse, Task
 from promptcot_mamba.synthesis.replies import Rejected
@@ -28,7 +27,6 @@ from promptcot_mamba.synthesis.spending import Price, Spending, Used, count_usag
 from promptcot_mamba.synthesis.templates import Format, load_format
 
 __all__ = ["Context", "Model", "Parse", "Rejected", "StageOutput", "Task", "ask_model"]
-logger: logging.Logger = get_logger(__name__)
 
 SPEED_ONLY = ("workers",)  # settings that change no row
 LATER = {"later": True}  # metadata of a setting that came later: with its default, files of before it stay valid

@@ -4,8 +4,6 @@ A bf16 sum of 64 equal terms is off by 1 to 3 percent, an fp32 one by rounding; 
 gradient that a device keeps (its shard's under ZeRO-2 and -3).
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,10 +1,8 @@
 """The flags of train.py: HF `TrainingArguments` with this project's defaults, and where model and data are."""
 
-from __future__ import annotations
-
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
+from promptcot_mamba.cli import flag
 from promptcot_mamba.data.dataset import OVERLONG
 from promptcot_mamba.training.flags import refuse_unfollowed
 
@@ -93,51 +92,36 @@ def share_cpu_cores() -> None:
 class DataArguments:
     """Where the model and the examples are, and how examples become rows."""
 
-    model_name_or_path: str = field(
-        default="",
-        metadata={"help": "Folder or hub name of a causal language model. Mamba-2 runs on this project's own model."},
+    model_name_or_path: str = flag(
+        "Folder or hub name of a causal language model. Mamba-2 runs on this project's own model.", default=""
     )
-    data_path: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Rows of `prompt` and `completion`, `messages`, ShareGPT or Alpaca, as files, folders, globs or "
-            "owner/name on the hub; or prepared shards."
-        },
+    data_path: list[str] = flag(
+        "Rows of `prompt` and `completion`, `messages`, ShareGPT or Alpaca, as files, folders, globs or "
+        "owner/name on the hub; or prepared shards.",
+        factory=list,
     )
-    tokenizer_path: str | None = field(default=None, metadata={"help": "Folder or hub name. Default: the model's."})
-    eval_data_path: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Validation examples; the loss is logged for each `source` in them, whenever a checkpoint is "
-            "saved or as --eval_strategy says."
-        },
+    tokenizer_path: str | None = flag("Folder or hub name. Default: the model's.", default=None)
+    eval_data_path: list[str] = flag(
+        "Validation examples; the loss is logged for each `source` in them, whenever a checkpoint is "
+        "saved or as --eval_strategy says.",
+        factory=list,
     )
-    max_length: int = field(default=20480, metadata={"help": "Tokens per row; per document where rows are not packed."})
-    packing: bool | None = field(
-        default=None,
-        metadata={"help": "Several documents a row. Default: where boundaries are honoured (Mamba-2)."},
+    max_length: int = flag("Tokens per row; per document where rows are not packed.", default=20480)
+    packing: bool | None = flag(
+        "Several documents a row. Default: where boundaries are honoured (Mamba-2).", default=None
     )
-    overlong: str = field(
-        default="drop",
-        metadata={
-            "help": "Examples beyond max_length are dropped or truncated, and counted.",
-            "choices": OVERLONG,
-        },
+    overlong: str = flag(
+        "Examples beyond max_length are dropped or truncated, and counted.", default="drop", choices=OVERLONG
     )
-    ops: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Backends of the model's ops, as `ssd=mamba_ssm causal_conv1d=reference`; see docs/ssd.md."},
+    ops: list[str] = flag(
+        "Backends of the model's ops, as `ssd=mamba_ssm causal_conv1d=reference`; see docs/ssd.md.", factory=list
     )
-    prompt_format: str = field(
-        default="auto", metadata={"help": "Prompts of rows: rendered chat text, bare questions, or auto, by markup."}
+    prompt_format: str = flag(
+        "Prompts of rows: rendered chat text, bare questions, or auto, by markup.", default="auto"
     )
-    loss_on: str = field(
-        default="assistant", metadata={"help": "Of a conversation: assistant, each answer is an example, or last."}
-    )
-    control_text: str = field(
-        default="auto", metadata={"help": "Rows that spell control tokens: kept as text (auto, keep), or drop."}
-    )
-    token_cache: str = field(default="cache/tokens", metadata={"help": "Folder of encoded data; safe to delete."})
+    loss_on: str = flag("Of a conversation: assistant, each answer is an example, or last.", default="assistant")
+    control_text: str = flag("Rows that spell control tokens: kept as text (auto, keep), or drop.", default="auto")
+    token_cache: str = flag("Folder of encoded data; safe to delete.", default="cache/tokens")
 
 
 @dataclass
@@ -147,129 +131,92 @@ class SftArguments(TrainingArguments):
     Where no GPU is found `use_cpu` is set, so that one command line runs on both kinds of machine.
     """
 
-    output_dir: str | None = field(default=None, metadata={"help": "Checkpoints, logs and the final model."})
-    do_train: bool = field(default=True, metadata={"help": "Refused where False."})
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Refused where True."})
-    resume_from_checkpoint: str | None = field(
-        default=None,
-        metadata={"help": "Begin at this checkpoint of a run with the same settings. Default: at --output_dir's last."},
+    output_dir: str | None = flag("Checkpoints, logs and the final model.", default=None)
+    do_train: bool = flag("Refused where False.", default=True)
+    logging_nan_inf_filter: bool = flag("Refused where True.", default=False)
+    resume_from_checkpoint: str | None = flag(
+        "Begin at this checkpoint of a run with the same settings. Default: at --output_dir's last.", default=None
     )
-    eval_strategy: str = field(
-        default="no",
-        metadata={
-            "help": "When to validate. Default with --eval_data_path: as saving.",
-            "choices": ("no", "steps", "epoch"),
-        },
+    eval_strategy: str = flag(
+        "When to validate. Default with --eval_data_path: as saving.", default="no", choices=("no", "steps", "epoch")
     )
-    save_only_model: bool = field(
-        default=False, metadata={"help": "Checkpoints without optimizer: half the bytes or less, but none to resume."}
+    save_only_model: bool = flag(
+        "Checkpoints without optimizer: half the bytes or less, but none to resume.", default=False
     )
-    load_best_model_at_end: bool = field(
-        default=False, metadata={"help": "Keep, and export at the end, the checkpoint of the lowest validation loss."}
+    load_best_model_at_end: bool = flag(
+        "Keep, and export at the end, the checkpoint of the lowest validation loss.", default=False
     )
     # 100 warm-up steps, then constant: the paper's schedule (arXiv 2505.22425, training set-up).
-    lr_scheduler_type: str = field(default="constant_with_warmup", metadata={"help": "Any of transformers' schedules."})
-    optim: str = field(
+    lr_scheduler_type: str = flag("Any of transformers' schedules.", default="constant_with_warmup")
+    optim: str = flag(
+        "adamw_torch, adamw_torch_fused, adafactor, sgd, or another of transformers' if installed.",
         default="adamw_torch_fused",
-        metadata={"help": "adamw_torch, adamw_torch_fused, adafactor, sgd, or another of transformers' if installed."},
     )
     # A row holds max_length tokens: more of them at once cost memory and gain no speed.
-    per_device_train_batch_size: int = field(default=1, metadata={"help": "Rows per device and micro-batch."})
-    per_device_eval_batch_size: int = field(default=1, metadata={"help": "Documents per device while validating."})
-    logging_steps: float = field(default=1, metadata={"help": "Steps between two log lines."})
-    report_to: list[str] = field(
-        default_factory=lambda: ["tensorboard"], metadata={"help": "tensorboard, wandb; `none` for neither."}
-    )
-    loss_average: str = field(
+    per_device_train_batch_size: int = flag("Rows per device and micro-batch.", default=1)
+    per_device_eval_batch_size: int = flag("Documents per device while validating.", default=1)
+    logging_steps: float = flag("Steps between two log lines.", default=1)
+    report_to: list[str] = flag("tensorboard, wandb; `none` for neither.", factory=lambda: ["tensorboard"])
+    loss_average: str = flag(
+        "Mean over the step's labelled tokens, or over its examples' own means as published.",
         default="tokens",
-        metadata={
-            "help": "Mean over the step's labelled tokens, or over its examples' own means as published.",
-            "choices": LOSS_AVERAGES,
-        },
+        choices=LOSS_AVERAGES,
     )
-    objective: str = field(
+    objective: str = flag(
+        "What is learned: completions (sft), or to prefer `chosen` to `rejected` answers (dpo).",
         default="sft",
-        metadata={
-            "help": "What is learned: completions (sft), or to prefer `chosen` to `rejected` answers (dpo).",
-            "choices": OBJECTIVES,
-        },
+        choices=OBJECTIVES,
     )
-    beta: float = field(
-        default=0.1, metadata={"help": "With --objective dpo: how closely the reference, the first model, is kept."}
+    beta: float = flag("With --objective dpo: how closely the reference, the first model, is kept.", default=0.1)
+    length_normalised: bool = flag(
+        "With --objective dpo: log-probabilities a token instead of an answer.", default=False
     )
-    length_normalised: bool = field(
-        default=False, metadata={"help": "With --objective dpo: log-probabilities a token instead of an answer."}
-    )
-    reference_path: str | None = field(
+    reference_path: str | None = flag(
+        "With --objective dpo: reference.npz of an earlier run over the same data from the same model. "
+        "Default: computed before the first step, into --output_dir.",
         default=None,
-        metadata={
-            "help": "With --objective dpo: reference.npz of an earlier run over the same data from the same model. "
-            "Default: computed before the first step, into --output_dir."
-        },
     )
 
-    checkpoint_policy: str = field(
+    checkpoint_policy: str = flag(
+        "With gradient_checkpointing: recompute all layers, or (auto, Mamba-2) only those whose "
+        "activations do not fit. With --checkpoint_every or --offload_checkpoints all are.",
         default="auto",
-        metadata={
-            "help": "With gradient_checkpointing: recompute all layers, or (auto, Mamba-2) only those whose "
-            "activations do not fit. With --checkpoint_every or --offload_checkpoints all are.",
-            "choices": CHECKPOINT_POLICIES,
-        },
+        choices=CHECKPOINT_POLICIES,
     )
-    checkpoint_every: int = field(
+    checkpoint_every: int = flag(
+        "With gradient_checkpointing: keep the residual stream before every k-th layer only and run the k "
+        "layers once more: for rows whose residual stream alone is too long.",
         default=1,
-        metadata={
-            "help": "With gradient_checkpointing: keep the residual stream before every k-th layer only and run the k "
-            "layers once more: for rows whose residual stream alone is too long."
-        },
     )
-    offload_checkpoints: bool = field(
-        default=False,
-        metadata={"help": "With gradient_checkpointing: what is kept of the residual stream waits in host memory."},
+    offload_checkpoints: bool = flag(
+        "With gradient_checkpointing: what is kept of the residual stream waits in host memory.", default=False
     )
-    residual_in_fp32: bool | None = field(
+    residual_in_fp32: bool | None = flag(
+        "False keeps the residual stream as narrow as bf16 weights, at half its memory, and says so in the "
+        "model's config. Default: as that config says.",
         default=None,
-        metadata={
-            "help": "False keeps the residual stream as narrow as bf16 weights, at half its memory, and says so in the "
-            "model's config. Default: as that config says."
-        },
     )
-    sequence_parallel_size: int = field(
-        default=1,
-        metadata={
-            "help": "Neighbouring processes that hold one packed row in slices: rows longer than a device holds."
-        },
+    sequence_parallel_size: int = flag(
+        "Neighbouring processes that hold one packed row in slices: rows longer than a device holds.", default=1
     )
-    split_master_weights: bool = field(
+    split_master_weights: bool = flag(
+        "One device, no DeepSpeed: AdamW on bf16 weights whose fp32 masters are kept as 16 further bits, "
+        "14 bytes a parameter in all.",
         default=False,
-        metadata={
-            "help": "One device, no DeepSpeed: AdamW on bf16 weights whose fp32 masters are kept as 16 further bits, "
-            "14 bytes a parameter in all."
-        },
     )
-    lora_rank: int = field(
-        default=0, metadata={"help": "Train adapters of this rank beside frozen weights; 0 trains the weights."}
+    lora_rank: int = flag("Train adapters of this rank beside frozen weights; 0 trains the weights.", default=0)
+    lora_alpha: float | None = flag(
+        "Adapters are scaled by lora_alpha / lora_rank. Default: twice the rank.", default=None
     )
-    lora_alpha: float | None = field(
-        default=None, metadata={"help": "Adapters are scaled by lora_alpha / lora_rank. Default: twice the rank."}
-    )
-    lora_target: list[str] = field(
-        default_factory=lambda: ["in_proj", "out_proj"], metadata={"help": "Linear layers that get adapters."}
-    )
-    grad_accum_dtype: str = field(
+    lora_target: list[str] = flag("Linear layers that get adapters.", factory=lambda: ["in_proj", "out_proj"])
+    grad_accum_dtype: str = flag(
+        "bf16 gradients of several micro-batches are summed in this precision. auto: fp32 where memory "
+        "allows, as --plan counts it; a run that began goes on as it began.",
         default="auto",
-        metadata={
-            "help": "bf16 gradients of several micro-batches are summed in this precision. auto: fp32 where memory "
-            "allows, as --plan counts it; a run that began goes on as it began.",
-            "choices": GRAD_ACCUM_DTYPES,
-        },
+        choices=GRAD_ACCUM_DTYPES,
     )
-    debug_numerics: bool = field(
-        default=False, metadata={"help": "Stop at the first module or op that makes a number that is none; slow."}
-    )
-    plan: bool = field(
-        default=False, metadata={"help": "Print memory, speed by part and days from shapes; train nothing."}
-    )
+    debug_numerics: bool = flag("Stop at the first module or op that makes a number that is none; slow.", default=False)
+    plan: bool = flag("Print memory, speed by part and days from shapes; train nothing.", default=False)
 
     def __post_init__(self) -> None:
         refuse_unfollowed(self)

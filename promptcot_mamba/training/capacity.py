@@ -5,10 +5,8 @@ gradients (a shard of them under ZeRO-2 and -3), optimizer states and buckets. A
 exist yet when training begins: DeepSpeed 0.19.8 makes Adam's moments in the first update.
 """
 
-from __future__ import annotations
-
 import os
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import torch
@@ -47,7 +45,7 @@ def bytes_held(args: SftArguments, model: PreTrainedModel) -> float:
         split_masters=args.split_master_weights, element=model.dtype.itemsize,
         fp32_sums=accumulates_narrow_gradients(args) and args.grad_accum_dtype == "fp32",
         adapters=count_trained(model) if args.lora_rank else 0,
-        **({"bucket_elements": buckets} if isinstance(buckets, int) else {}),
+        **cast(dict[str, Any], {"bucket_elements": buckets} if isinstance(buckets, int) else {}),
     )  # fmt: skip
     return held_memory(parts)
 

@@ -1,12 +1,11 @@
 """Flags against one another and against what is installed: said in one line, before an hour of encoding."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import os
 from copy import copy
 from dataclasses import fields
+from typing import Any, cast
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
@@ -182,7 +181,8 @@ def replace_quietly(args: SftArguments, **changes: object) -> SftArguments:
 
 def check_schedule(args: SftArguments) -> None:
     """Raise InputError for a schedule that its arguments do not make."""
-    name, settings = SchedulerType(args.lr_scheduler_type).value, args.lr_scheduler_kwargs
+    name = SchedulerType(args.lr_scheduler_type).value
+    settings = cast("dict[str, Any] | None", args.lr_scheduler_kwargs)  # read from JSON by now
     if settings and name in ("constant", "constant_with_warmup"):
         raise InputError(f"--lr_scheduler_kwargs {settings}: --lr_scheduler_type {name} takes none; leave it out")
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=args.learning_rate)

@@ -26,6 +26,7 @@ LIMITS: dict[str, tuple[str, float, float]] = {
     "adam_beta2": ("from", 0, 1), "adam_epsilon": ("above", 0, 1), "save_steps": ("above", 0, 1 << 40),
     "logging_steps": ("above", 0, 1 << 40), "eval_steps": ("above", 0, 1 << 40),
     "save_total_limit": ("from", 1, 1 << 30), "seed": ("from", 0, (1 << 32) - 1),
+    "data_seed": ("from", 0, 1 << 62),
     "dataloader_num_workers": ("from", 0, 1 << 16), "neftune_noise_alpha": ("above", 0, 1e6),
     "dataloader_prefetch_factor": ("from", 1, 1 << 16), "ddp_timeout": ("from", 1, 1 << 30),
     "torch_empty_cache_steps": ("from", 1, 1 << 40), "lora_rank": ("from", 0, 1 << 20), "lora_alpha": ("above", 0, 1e6),

@@ -36,7 +36,7 @@ FOLLOWED = {
         "deepspeed", "sequence_parallel_size", "use_cpu", "tf32", "torch_empty_cache_steps", "ddp_timeout",
         "full_determinism",
     ),
-    "plan": ("plan", "plan_machines", "plan_examples", "plan_tokens_per_example"),
+    "plan": ("plan", "plan_machines", "plan_examples", "plan_tokens_per_example", "plan_shares", "plan_network_gbs"),
 }  # fmt: skip
 UNSHOWN = ("local_rank",)  # what launchers pass; the place of a process is read from the environment
 

@@ -5,8 +5,6 @@ fp32. What is saved is merged: a checkpoint is a model like any other, which vLL
 The adapters lie in a folder of their own, where no engine looks for weights, and from which a run goes on.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

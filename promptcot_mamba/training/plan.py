@@ -53,11 +53,9 @@ class PlanArguments:
     plan_tokens_per_example: float = field(
         default=6000, metadata={"help": "Mean tokens per example: an assumption; measure yours when data is prepared."}
     )
-    plan_product_share: float = field(
-        default=Rates.product_share, metadata={"help": "Of the data sheet's bf16 rate, what matrix products reach."}
-    )
-    plan_bandwidth_share: float = field(
-        default=Rates.bandwidth_share, metadata={"help": "Of the memory's bandwidth, what kernels that stream reach."}
+    plan_shares: list[float] = field(
+        default_factory=lambda: [Rates.product_share, Rates.bandwidth_share],
+        metadata={"help": "Of the data sheet's bf16 rate what products reach, of its bandwidth what kernels do."},
     )
     plan_network_gbs: float = field(
         default=Rates.network_gbs,
@@ -67,12 +65,13 @@ class PlanArguments:
     @property
     def rates(self) -> Rates:
         """Raises InputError for a share that is none."""
-        for name in ("plan_product_share", "plan_bandwidth_share"):
-            if not 0 < getattr(self, name) <= 1:
-                raise InputError(f"--{name} {getattr(self, name)}: expected a share above 0, at most 1")
+        if len(self.plan_shares) != 2 or not all(0 < share <= 1 for share in self.plan_shares):
+            told = " ".join(f"{share:g}" for share in self.plan_shares)
+            raise InputError(f"--plan_shares {told}: expected two shares above 0, at most 1: products, bandwidth")
         if self.plan_network_gbs <= 0:
             raise InputError(f"--plan_network_gbs {self.plan_network_gbs}: expected more than 0")
-        return Rates(self.plan_product_share, self.plan_bandwidth_share, network_gbs=self.plan_network_gbs)
+        products, bandwidth = self.plan_shares
+        return Rates(products, bandwidth, network_gbs=self.plan_network_gbs)
 
     def refuse_idle(self) -> None:
         """Raise InputError for an assumption where no plan is asked for."""
@@ -102,9 +101,9 @@ def _machine_lines(shapes: Shapes, machine: Machine, load: Load, phases: list[tu
         return [*lines, _what_would_fit(options, load)]
     best = choose_option(shapes, machine, load, fitting)
     lines += _speed_lines(shapes, machine, load, best)
-    rate = tokens_per_second(shapes, machine.sheet, best.step, load.rates)
+    speed = tokens_per_second(shapes, machine.sheet, best.step, load.rates)
     for phase, phase_tokens in phases:
-        days = phase_tokens / (rate * count) / SECONDS_PER_DAY
+        days = phase_tokens / (speed * count) / SECONDS_PER_DAY
         lines.append(f"  {phase}: {phase_tokens / 1e9:.2f} G tokens, about {days:.1f} days an epoch")
     return lines
 
@@ -192,8 +191,8 @@ def render_plan(args: SftArguments, data_args: DataArguments, plan_args: PlanArg
         f"assumed: {plan_args.plan_tokens_per_example:,.0f} tokens per example on average "
         "(--plan_tokens_per_example), rows full (packed)",
         f"speed by arithmetic, not measured: what each part computes at {rates.product_share:.0%} of the data sheet's "
-        f"bf16 rate (--plan_product_share), what it moves at {rates.bandwidth_share:.0%} of the memory's bandwidth "
-        f"(--plan_bandwidth_share); at most: at {BEST.product_share:.0%} and {BEST.bandwidth_share:.0%}",
+        f"bf16 rate, what it moves at {rates.bandwidth_share:.0%} of the memory's bandwidth (--plan_shares); "
+        f"at most: at {BEST.product_share:.0%} and {BEST.bandwidth_share:.0%}",
     ]
     # Where a user names no segment, the one that keeps least: k segments of k layers.
     segment = args.checkpoint_every if args.checkpoint_every > 1 else math.isqrt(shapes.layers)

@@ -1,7 +1,5 @@
 """What a plan chooses from: machines, ways to shard a step's states, and what is kept for the backward pass."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass

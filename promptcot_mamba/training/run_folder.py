@@ -5,8 +5,6 @@ A checkpoint is written as `.writing-checkpoint-N` and moved to `checkpoint-N` o
 `checkpoint.json` lists every file with its size, so that a torn copy is recognised too.
 """
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os
@@ -18,10 +16,8 @@ from typing import IO, Any
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import write_json
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 from promptcot_mamba.run_info import describe_run
-
-logger = get_logger(__name__)
 
 RUN_FILE = "run.json"
 SEAL_FILE = "checkpoint.json"

@@ -13,8 +13,6 @@ compile, spills, or asks for more shared memory than the architecture has. What 
 own cache, so that a run that was stopped goes on.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import re

@@ -8,8 +8,6 @@ never) or is logit-normal (by its standard deviation). For pairs, two systems' a
 through a Gaussian copula. Beside the intervals of `grading.metrics` stands the t interval over problems.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The Triton launches of one forward and backward at the 7B model's sizes, recorded on meta tensors: nothing runs."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from typing import Any

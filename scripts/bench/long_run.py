@@ -7,8 +7,6 @@ half of its steps and continued by the same command. Losses are compared step by
 the first process's peak of resident memory is measured against the same command on rows of a 64th of the length.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import random
@@ -16,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +22,11 @@ import psutil
 
 from promptcot_mamba.bench_record import RecordTable, render_record_table, write_record
 from promptcot_mamba.chat_format import render_prompt
-from promptcot_mamba.cli import parse_args, run_program
+from promptcot_mamba.cli import flag, parse_args, run_program
 from promptcot_mamba.jsonl import write_jsonl
-from promptcot_mamba.log import get_logger
+from promptcot_mamba.log import logger
 from promptcot_mamba.quickstart.base import make_base
 
-logger = get_logger("bench_long_run")
 ROOT = Path(__file__).resolve().parents[2]
 SHORTER = 64
 SHAPE = {
@@ -42,10 +39,10 @@ SHAPE = {
 class Arguments:
     """Flags of scripts.bench.long_run."""
 
-    length: int = field(default=65_536, metadata={"help": "tokens of a row, at most"})
-    slices: int = field(default=2, metadata={"help": "processes that hold a row together"})
-    steps: int = field(default=6, metadata={"help": "optimizer steps, a row each"})
-    record: str | None = field(default=None, metadata={"help": "also write the record here"})
+    length: int = flag("tokens of a row, at most", default=65_536)
+    slices: int = flag("processes that hold a row together", default=2)
+    steps: int = flag("optimizer steps, a row each", default=6)
+    record: str | None = flag("also write the record here", default=None)
 
 
 def make_rows(count: int, tokens: int, tokenizer: Any) -> list[dict[str, str]]:

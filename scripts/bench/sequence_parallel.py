@@ -17,6 +17,7 @@ import time
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -115,7 +116,7 @@ def work(rank: int, size: int, args: Arguments, length: int, store: str, answers
         slices = make_slice_groups(size)
     model = make_model(args)
     run_step(model, 64 * size, slices)
-    found = {"first": asdict(run_step(model, length, slices)), "pairs": []}
+    found: dict[str, Any] = {"first": asdict(run_step(model, length, slices)), "pairs": []}
     for _ in range(args.rounds if slices is not None else 0):
         seconds = []
         for arm, tokens in ((slices, length), (None, length // size)):

@@ -1,7 +1,5 @@
 """A 7B training step taken apart for scripts.bench.step_7b: models, optimizers, and one micro-batch at a time."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable

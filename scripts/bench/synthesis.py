@@ -89,8 +89,7 @@ def main() -> None:
     names = sorted({name for own in lists for name in own})
     results = []
     for embeddings in (None, make_embeddings(names, args)):
-        table = make_concept_table(lists, embeddings)
-        results.append(measure(table, args, workers))
+        results.append(measure(make_concept_table(lists, embeddings), args, workers))
         logger.info("%s", results[-1])
     caption = f"Draw sets of {args.size} concepts at temperature {args.temperature:g}."
     rows = [

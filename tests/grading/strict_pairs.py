@@ -131,7 +131,7 @@ e^{i\pi} | -1
 10,000 | 10\text{,}000
 113 | 113\text{.}
 # a gold that cannot be read, spaced otherwise
-$f(x)=a x+b$, where $b$ is an arbitrary integer with $\mho(a)=0$ | \displaystyle f(x)=a x+b, where b is an arbitrary integer with \mho(a)=0
+$f(x)=a x$, an arbitrary integer $a$ with $\mho(a)=0$ | \displaystyle f(x)=a x, an arbitrary integer a with \mho(a)=0
 # signs, labels and words
 -7 | {-}7
 -7 | \text{negative } 7
@@ -357,7 +357,7 @@ n^2 | n^2 \text{ for all } n
 C | \text{(C) }12
 12 | \text{(C) }12
 \text{no solution} | \emptyset
-"""  # noqa: E501 (a gold with its words)
+"""
 
 DIFFERENT = r"""
 5 | 6

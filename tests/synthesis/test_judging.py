@@ -234,7 +234,7 @@ def test_the_quickstarts_problems_have_no_fault():
 
 @pytest.mark.skipif("PROMPTCOT_BENCHMARKS" not in os.environ, reason="needs benchmark files")
 def test_published_problems_have_no_fault():
-    """Of 2,832 problems two are dropped, and both hold their own worked solution."""
+    """Of 2,833 problems two are dropped, and both hold their own worked solution."""
     problems = []
     for path in sorted(Path(os.environ["PROMPTCOT_BENCHMARKS"]).glob("*.jsonl")):
         for _, row in iter_jsonl(path):

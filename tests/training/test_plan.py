@@ -63,7 +63,7 @@ def test_speed_is_said_by_part_with_what_it_assumes():
     assert "largest: matrix products" in text
     assert "693 TFLOP/s (70% of 989), 2.01 TB/s (60% of 3.35), 360 GB/s between GPUs" in text
     assert "--checkpoint_policy auto" in text
-    slower = plan("--plan_machines", "8xH100", "--plan_bandwidth_share", "0.1", "--plan_product_share", "0.9")
+    slower = plan("--plan_machines", "8xH100", "--plan_shares", "0.9", "0.1")
     assert "largest: conv, SSD and norms" in slower
 
 
@@ -95,10 +95,11 @@ def test_nothing_fits():
     assert "nothing fits" in plan("--max_length", "2000000", "--plan_machines", "1xA100")
 
 
-@pytest.mark.parametrize("flag", ["plan_product_share", "plan_bandwidth_share", "plan_network_gbs"])
-def test_shares_are_shares(flag: str):
-    with pytest.raises(InputError, match=f"--{flag} 0.0: expected"):
-        plan(f"--{flag}", "0")
+@pytest.mark.parametrize("flags", ["plan_shares 0 0.5", "plan_shares 0.5", "plan_shares 0.5 1.5", "plan_network_gbs 0"])
+def test_shares_are_shares(flags: str):
+    name, *values = flags.split()
+    with pytest.raises(InputError, match=f"--{name} .*: expected"):
+        plan(f"--{name}", *values)
 
 
 @pytest.mark.parametrize("machine", ["H100", "0xH100", "8xTPU", "8 x H100"])

@@ -11,7 +11,7 @@ import pytest
 import torch.distributed as dist
 
 from promptcot_mamba.training.ranks import fail_as_one, part
-from tests.programs.train_helpers import ROOT, child_environment, free_port
+from tests.programs.train_helpers import HANG_SECONDS, ROOT, child_environment, free_port
 
 
 def test_parting_takes_the_group_down(tmp_path: Path):
@@ -83,7 +83,7 @@ with ranks.fail_as_one():
 def test_a_full_disk_of_one_process_ends_both_with_one_line(tmp_path: Path, full: tuple[int, ...]):
     """The other stands in a collective, and would speak of a lost connection."""
     started = start_two(FULL_DISK.replace("FULL", str(full)).replace("PORT", str(free_port())), tmp_path)
-    ended = [process.communicate(timeout=100) for process in started]
+    ended = [process.communicate(timeout=HANG_SECONDS) for process in started]
     assert [process.returncode for process in started] == [2, 2]
     lines = [line for _, errors in ended for line in errors.splitlines() if "[W" not in line]
     assert lines == ["error: checkpoint-3: No space left on device; free some space and run the same command again"]

@@ -5,8 +5,6 @@ tuples are ordered and keep their brackets, sets and bare lists of solutions are
 a label (`x =`, `f(x) =`, `x \\in`) may be left out, not changed; units may be left out, not changed.
 """
 
-from __future__ import annotations
-
 import re
 from fractions import Fraction
 

@@ -3,8 +3,6 @@
 `x = 6/2 = 3` is labelled x and says 6/2 and 3; `m + n = 33` has a sum for label; `\\sqrt2 \\approx 1.41` says the root.
 """
 
-from __future__ import annotations
-
 from fractions import Fraction
 from typing import NamedTuple
 

@@ -4,8 +4,6 @@ Phrases are read after `spelling.spell`. What a phrase may say is a closed list:
 one ("not", "minus", "less than") or hedge it are never dropped, they leave it unreadable.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """One shape for each meaning, before two answers are compared: signs spelled out, qualifiers dropped, sets limited."""
 
-from __future__ import annotations
-
 from promptcot_mamba.grading.math.labels import read_statement
 from promptcot_mamba.grading.math.parse import INEQUALITIES
 from promptcot_mamba.grading.math.regions import INTEGERS

@@ -1,7 +1,5 @@
 """The tables behind the grammar: what Unicode signs, macros and plain words stand for. Data, no code to speak of."""
 
-from __future__ import annotations
-
 
 def words(text: str) -> tuple[str, ...]:
     """Words in order, written as one text."""

@@ -4,8 +4,6 @@ Everything here is a table or a regular expression without nested repetition, so
 text. Nothing is evaluated.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from typing import NamedTuple

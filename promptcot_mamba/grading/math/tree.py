@@ -1,7 +1,5 @@
 """The tree of an answer: nodes, numerals, and walks over them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from itertools import islice

@@ -1,7 +1,5 @@
 """Units as answers write them: `cm^2`, `square inches`, `km/h`, `dollars`: name -> dimension and factor."""
 
-from __future__ import annotations
-
 import re
 from fractions import Fraction
 from functools import lru_cache

@@ -4,8 +4,6 @@ The interpreter's own are named semaphores in shared memory, which the sandbox r
 tree, and a lock that its threads share is the same lock.
 """
 
-from __future__ import annotations
-
 import importlib
 import threading
 from types import TracebackType

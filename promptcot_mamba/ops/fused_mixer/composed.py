@@ -1,7 +1,5 @@
 """The fused mixer put together from the other ops: as its definition, recomputed in the backward pass, in stages."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any, cast
 
@@ -19,8 +17,8 @@ from promptcot_mamba.ops.ssd import ssd
 
 
 def _compose(
-    backends, zxbcdt, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight, n_groups, head_dim, state_size,
-    chunk_size, eps, cu_seqlens, dt_limit,
+    backends, zxbcdt, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight, *, n_groups, head_dim,
+    state_size, chunk_size, eps, cu_seqlens, dt_limit,
 ):  # fmt: skip
     """`backends`: the name each op runs on, None where it chooses."""
     h = A_log.shape[0]
@@ -44,7 +42,7 @@ def _compose(
 
 def fused_mixer_reference(*tensors, keep=False, cu_seqlens, neighbours=None, **settings):
     """See `promptcot_mamba.ops.fused_mixer.fused_mixer`; the reference of every op it is made of. Keeps everything."""
-    backends = dict.fromkeys(MIXER_OPS, "reference")
+    backends: dict[str, str | None] = dict.fromkeys(MIXER_OPS, "reference")
     if neighbours is not None:
         make = partial(ComposedStages, backends)
         return run_staged(make, MixerSettings(**settings), tensors, cu_seqlens, keep, neighbours)

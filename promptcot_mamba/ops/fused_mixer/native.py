@@ -4,8 +4,6 @@ The algebra and its letters are those of `ops/ssd/chunk_math.py`; the passes are
 plentiful the forward's results are kept for the backward, which otherwise makes them again from the inputs.
 """
 
-from __future__ import annotations
-
 import ctypes
 import math
 import threading

@@ -8,8 +8,6 @@ bring that document's last inputs of the convolution (the halo) and its state, a
 form sees tensors only: initial states, final states, and their gradients.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol

@@ -7,8 +7,6 @@ places of the gradient of zxbcdt. A slice of a row that others continue walks ov
 state, so that nobody waits for it longer than that.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import torch

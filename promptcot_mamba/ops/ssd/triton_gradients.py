@@ -6,8 +6,6 @@ so that what one has read the others find in the L2 cache. In tiles named `_ij` 
 rows, in `_ji` the earlier token j.
 """
 
-from __future__ import annotations
-
 import triton
 import triton.language as tl
 

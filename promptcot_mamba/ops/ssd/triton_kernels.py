@@ -1,7 +1,5 @@
 """The SSD on Triton kernels: two launches forward, three backward, nothing kept but the inputs (docs/ssd.md)."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

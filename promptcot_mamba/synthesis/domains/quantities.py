@@ -3,8 +3,6 @@ r"""Numbers with units as answers write them: `3.0\times 10^{8}\,\mathrm{m/s}`, 
 Sizes and dimensions of units are sympy's. What is not understood whole is no quantity: half a unit is a wrong one.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from dataclasses import dataclass
