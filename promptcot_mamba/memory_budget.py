@@ -267,18 +267,17 @@ def training_memory(
     optimizer = 0 if offload_optimizer else (masters + 2 * FP32) * p / shard["os"]  # master weights, two moments
     stream = tokens * residual * shapes.hidden  # the residual stream before a layer
     saved = tokens * (shapes.saved_for_backward(element) - (FP32 - residual) * shapes.hidden)
-    live_layer = 2 * saved  # one layer's forward again, and its gradients
     kept = kept_layers * saved + (shapes.layers - kept_layers) * stream
-    within = segment * stream if segment > 1 else 0  # the segment that is being repeated
-    if segment > 1 or offload_checkpoints:
-        kept = within + (stream if offload_checkpoints else checkpoint_bytes(shapes, tokens, segment, residual))
+    if segment > 1 or offload_checkpoints:  # with the segment that is being repeated
+        before = stream if offload_checkpoints else checkpoint_bytes(shapes, tokens, segment, residual)
+        kept = before + (segment * stream if segment > 1 else 0)
     head = 2 * logits_bytes + FP32 * shapes.vocab * shapes.hidden + 2 * BF16 * tokens * shapes.hidden
     # Two reducing, one gathering; ZeRO-3: one reducing, one fetching ahead, and twice as many weights at work.
     bucket = element * min(bucket_elements, p)
     buckets: float = bucket * (4 if zero_stage == 3 else 3 if devices > 1 else 2)
     if not zero_stage:
         buckets = gradients if devices > 1 else 0  # torch's DDP reduces copies
-    activations = kept + live_layer + head
+    activations = kept + 2 * saved + head  # one layer's forward again, and its gradients
     # DeepSpeed flattens the shard's gradients and widens them to fp32 before the update.
     update: float = 0 if offload_optimizer else (FP32 if fp32_sums else BF16 + FP32) * p / shard["os"]
     if split_masters:
