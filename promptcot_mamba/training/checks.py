@@ -43,8 +43,6 @@ def check_flags(args: SftArguments, data_args: DataArguments) -> None:
         )
     if args.checkpoint_every < 1 or (args.checkpoint_every > 1 and not args.gradient_checkpointing):
         raise InputError(f"--checkpoint_every {args.checkpoint_every}: at least 1, with --gradient_checkpointing True")
-    if args.checkpoint_policy == "auto" and not args.gradient_checkpointing:
-        raise InputError("--checkpoint_policy auto: needs --gradient_checkpointing True")
     if args.offload_checkpoints and not args.gradient_checkpointing:
         raise InputError("--offload_checkpoints True: needs --gradient_checkpointing True, whose checkpoints it moves")
     check_validation(args, data_args)

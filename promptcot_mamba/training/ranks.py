@@ -128,7 +128,9 @@ def fail_as_one() -> Iterator[None]:
         store, mine = dist.distributed_c10d._get_default_store(), f"{rank()}: {text}"
         if store.compare_set(FAILED_KEY, "", mine).decode() == mine:
             print(f"error: {text}", file=sys.stderr, flush=True)
-        if rank() == 0:  # it holds the store
+        if rank() == 0:  # it holds the store: the others leave their collective first, and read it
+            if dist.get_backend() == "gloo":
+                dist.destroy_process_group()
             time.sleep(LAST_WORD_SECONDS)
         sys.exit(EXIT_BAD_INPUT)
     except RuntimeError as error:

@@ -201,7 +201,6 @@ def test_the_same_flags_leave_the_same(observe):
             "--lr_scheduler_type polynomial: ",
         ),
         ({"adam_beta1": 1}, "--optim adamw_torch_fused: Invalid beta parameter at index 0: 1.0"),
-        ({"checkpoint_policy": "auto"}, "--checkpoint_policy auto: needs --gradient_checkpointing True"),
         ({"grad_accum_dtype": "bf16", "gradient_accumulation_steps": 2}, "--grad_accum_dtype bf16: gradients are fp32"),
     ],
 )
