@@ -4,8 +4,6 @@ A model seldom gives the form alone. What can be read without a guess is read; w
 its own: a thought that never ended, a refusal, the form repeated, two problems, a section missing or never closed.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass

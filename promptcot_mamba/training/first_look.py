@@ -3,8 +3,6 @@
 Flag names and types are read from the sources' text; what passes here is parsed in full, and checked, later.
 """
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Sequence
 from glob import has_magic

@@ -1,7 +1,5 @@
 """`--plan`: will it fit, how fast can it be, how many days: from shapes, before any machine is rented."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field, fields, replace
 

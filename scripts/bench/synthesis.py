@@ -97,8 +97,8 @@ def main() -> None:
                "share": 100 * row["different"] / row["sets"]}
         for row in results
     ]  # fmt: skip
-    table = tabulate(caption, COLUMNS, rows)
-    report_record(args, title="Concept sampling", tables=[table], results=results)
+    drawn = tabulate(caption, COLUMNS, rows)
+    report_record(args, title="Concept sampling", tables=[drawn], results=results)
 
 
 if __name__ == "__main__":

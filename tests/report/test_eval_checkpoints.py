@@ -29,8 +29,8 @@ def test_steps_become_a_table_and_a_plot(tmp_path: Path):
         series["toy"].append((step, read_scores(predictions, SOURCES)["toy"]))
     table = write_accuracy(tmp_path, series)
     assert [line.split("|")[1:3] for line in table.splitlines()[2:]] == [
-        [" 10 ", " 25.0 % [5.3, 71.6] 1/4 "],
-        [" 20 ", " 100.0 % [47.8, 100.0] 4/4 "],
+        [" 10 ", " 25.0 % [2.8, 71.6] 1/4 "],
+        [" 20 ", " 100.0 % [55.5, 100.0] 4/4 "],
     ]
     assert (tmp_path / "accuracy.svg").read_text(encoding="utf-8").startswith("<svg")
 
