@@ -20,11 +20,6 @@ def _make_logger() -> logging.Logger:
 logger = _make_logger()
 
 
-def get_logger(name: str) -> logging.Logger:
-    """A logger below ours, for modules that still have one of their own."""
-    return logging.getLogger(name if name.startswith(ROOT) else f"{ROOT}.{name}")
-
-
 @cache
 def log_once(message: str) -> None:
     """Log a choice (a backend, a fallback, a default) the first time it is made."""

@@ -1,9 +1,10 @@
 """`--plan`: will it fit, how fast can it be, how many days: from shapes, before any machine is rented."""
 
 import math
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 
 from promptcot_mamba.checkpoint import find_folder, read_config
+from promptcot_mamba.cli import flag
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.memory_budget import (
     BF16,
@@ -39,25 +40,23 @@ SECONDS_PER_DAY = 86_400
 class PlanArguments:
     """What a plan assumes beyond the recipe."""
 
-    plan_machines: list[str] = field(
-        default_factory=lambda: ["8xH100", "1xH200"],
-        metadata={"help": f"Machines to plan for, as COUNTxDEVICE with a device of {', '.join(DEVICES)}."},
+    plan_machines: list[str] = flag(
+        f"Machines to plan for, as COUNTxDEVICE with a device of {', '.join(DEVICES)}.",
+        factory=lambda: ["8xH100", "1xH200"],
     )
     # Examples: OpenCodeReasoning 735,255 + OpenThoughts2 1,143,205 (the paper's 1.88 M); the published PromptCoT SFT
     # set, about 406 k. What a phase really mixes is in configs/data; these are its sources' sizes.
-    plan_examples: list[float] = field(
-        default_factory=lambda: [1.88e6, 4.06e5], metadata={"help": "Examples of phase 1 and phase 2."}
+    plan_examples: list[float] = flag("Examples of phase 1 and phase 2.", factory=lambda: [1.88e6, 4.06e5])
+    plan_tokens_per_example: float = flag(
+        "Mean tokens per example: an assumption; measure yours when data is prepared.", default=6000
     )
-    plan_tokens_per_example: float = field(
-        default=6000, metadata={"help": "Mean tokens per example: an assumption; measure yours when data is prepared."}
+    plan_shares: list[float] = flag(
+        "Of the data sheet's bf16 rate what products reach, of its bandwidth what kernels do.",
+        factory=lambda: [Rates.product_share, Rates.bandwidth_share],
     )
-    plan_shares: list[float] = field(
-        default_factory=lambda: [Rates.product_share, Rates.bandwidth_share],
-        metadata={"help": "Of the data sheet's bf16 rate what products reach, of its bandwidth what kernels do."},
-    )
-    plan_network_gbs: float = field(
+    plan_network_gbs: float = flag(
+        "GB/s out of a node in one direction, all its network cards together; for more than 8 GPUs.",
         default=Rates.network_gbs,
-        metadata={"help": "GB/s out of a node in one direction, all its network cards together; for more than 8 GPUs."},
     )
 
     @property

@@ -142,7 +142,6 @@ def test_what_passes_leaves_every_answer_right(at, trouble: str, caplog):
 @pytest.fixture(autouse=True)
 def heard(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """What our logger says reaches `caplog`, also where an earlier test has said it or configured the logger."""
-    log.get_logger(log.ROOT)
     log.log_once.cache_clear()
     monkeypatch.setattr(logging.getLogger(log.ROOT), "propagate", True)
     caplog.set_level("INFO", logger=log.ROOT)
