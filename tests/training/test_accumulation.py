@@ -23,6 +23,7 @@ def arguments(config: dict | None = None, device: str = "cpu", devices: int = 8,
             "grad_accum_dtype": "auto", "gradient_accumulation_steps": 8, "bf16": True, "split_master_weights": False,
             "deepspeed": "x.json" if holder else None, "hf_deepspeed_config": holder, "world_size": devices,
             "device": torch.device(device), "gradient_checkpointing": True,
+            "checkpoint_every": 1,
         }
         | changes
     )  # fmt: skip
