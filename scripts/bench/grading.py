@@ -6,9 +6,8 @@
 
 The audit set (scripts/bench/audit_pairs.txt) is always graded, in the part that the grader was mended against and the
 third kept aside. From every gold of the benchmark files it makes format variants (the same answer) and negatives
-(another answer); a
-file of pairs brings its own verdicts in `expected` (`id, gold, pred, expected`, optional `mode`). math-verify is
-compared where it is installed, on at most `--math_verify_pairs` pairs a set, drawn at random.
+(another answer); a file of pairs brings its own verdicts in `expected` (`id, gold, pred, expected`, optional `mode`).
+math-verify is compared where it is installed, on at most `--math_verify_pairs` pairs a set, drawn at random.
 """
 
 import importlib.util
