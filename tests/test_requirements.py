@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -21,7 +22,7 @@ CUDA_ONLY = {"mamba_ssm", "causal_conv1d"}
 REASONS = {
     "accelerate": "transformers' Trainer asks for it",
     "datasets": "hub loading",
-    "sympy": "what LiveCodeBench's programs may import", "networkx": "the same",
+    "networkx": "what LiveCodeBench's programs may import",
     "tensorboard": "the published line's --report_to tensorboard",
     "setuptools": "builds", "wheel": "builds", "packaging": "builds", "ninja": "builds", "py-cpuinfo": "builds",
     "pytest-timeout": "pyproject's timeout", "pytest-xdist": "scripts/test.sh -n", "execnet": "pytest-xdist",
@@ -48,6 +49,7 @@ def read_list(name: str) -> dict[str, tuple[str, bool]]:
     return found
 
 
+@cache
 def imported() -> dict[str, str]:
     """{top-level module: one file that imports it} of the package, the programs and the tests."""
     found: dict[str, str] = {}
@@ -61,6 +63,7 @@ def imported() -> dict[str, str]:
     return {name: path for name, path in found.items() if name not in sys.stdlib_module_names and name not in OWN}
 
 
+@cache
 def distributions() -> dict[str, set[str]]:
     """{module: the distributions it comes from}, where it is installed; else its own name."""
     known = metadata.packages_distributions()
