@@ -52,15 +52,18 @@ def dpo_losses(ratios: torch.Tensor, beta: float) -> torch.Tensor:
     return softplus(-beta * (chosen - rejected))
 
 
-def read_reference(path: Path, identity: Identity, documents: int) -> np.ndarray:
-    """(documents) fp64 log-probabilities. Raises InputError for a file of another model, other data or none at all."""
+def read_reference(path: Path, identity: Identity, wanted: np.ndarray) -> np.ndarray:
+    """(documents of the store) fp64 log-probabilities, not a number where a document was left out; `wanted` are needed.
+
+    Raises InputError for a file of another model or other data, one that lacks wanted documents, or none at all.
+    """
     try:
         with np.load(path) as file:
             found, logps = json.loads(str(file["identity"])), file["logps"]
     except (OSError, ValueError, KeyError, BadZipFile) as error:
         raise InputError(f"{path}: no reference log-probabilities of this program ({error})") from None
     wrong = [name.partition(" ")[0] for name in REFERENCE_IS_OF if found.get(name) != identity[name]]
-    if wrong or len(logps) != documents:
+    if wrong or np.isnan(logps[wanted]).any():
         raise InputError(
             f"{path}: log-probabilities under another {' and '.join(wrong) or 'selection of rows'} than this run's; "
             "leave --reference_path out to have them computed"
@@ -98,13 +101,13 @@ class PreferenceTrainer(SftTrainer):
 
     def find_reference(self) -> None:
         """Read the reference's log-probabilities, or compute and keep them where nothing has been trained yet."""
-        path, documents = self.reference_path, len(self.pairs.store)
+        path = self.reference_path
         if self.args.reference_path is None and not first_does(path.exists):
             if self.state.global_step:
                 raise InputError(f"{path}: gone, and a trained model cannot compute it; start another --output_dir")
-            logps = self._score_reference(documents)
+            logps = self._score_reference()
             first_does(lambda: self._write_reference(path, logps))
-        logps = first_does(lambda: read_reference(path, self._identity, documents))
+        logps = first_does(lambda: read_reference(path, self._identity, self.pairs.selection.documents))
         self._reference = torch.from_numpy(logps).to(self.args.device)
 
     def _write_reference(self, path: Path, logps: np.ndarray) -> None:
@@ -113,18 +116,20 @@ class PreferenceTrainer(SftTrainer):
             np.savez(file, logps=logps, identity=json.dumps(is_of))
 
     @torch.no_grad()
-    def _score_reference(self, documents: int) -> np.ndarray:
-        """Every process scores its share of the rows; (documents) on all of them."""
-        logger.info("reference: log-probabilities of %s answers", f"{len(self.pairs.selection.documents):,}")
+    def _score_reference(self) -> np.ndarray:
+        """Every process scores its share of the rows; (documents of the store) on all of them."""
+        chosen = self.pairs.selection.documents
+        logger.info("reference: log-probabilities of %s answers", f"{len(chosen):,}")
         self.model_wrapped.eval()
-        logps = torch.zeros(documents, dtype=torch.float64, device=self.args.device)
+        logps = torch.zeros(len(self.pairs.store), dtype=torch.float64, device=self.args.device)
         for batch in self._loader(self.train_dataset, self.args.per_device_train_batch_size, shuffle=False):
             inputs = self._prepare_inputs({key: value for key, value in batch.items() if key != "example_ids"})
             scored = inputs.pop("store_documents", torch.zeros(0, dtype=torch.int64, device=logps.device))
             found, _ = answer_logps(self.model_wrapped, inputs)
             logps[scored] = found[: len(scored)].double()
         self.model_wrapped.train()
-        return sum_over_ranks(logps).cpu().numpy()
+        summed = sum_over_ranks(logps).cpu().numpy()
+        return np.where(np.isin(np.arange(len(summed)), chosen), summed, np.nan)
 
     def count_items(self, labelled: int, documents: int) -> int:
         """A step's loss is the mean over its pairs."""

@@ -199,12 +199,15 @@ def test_a_reference_is_kept_and_read_again(policy, pairs, tmp_path):
     assert torch.equal(again._reference, trainer._reference)
     for name, value in IDENTITY.items():
         with pytest.raises(InputError, match=f"another {name.partition(' ')[0]} than"):
-            read_reference(tmp_path / "reference.npz", {**IDENTITY, name: f"not {value}"}, len(pairs))
-    with pytest.raises(InputError, match="another selection of rows"):
-        read_reference(tmp_path / "reference.npz", IDENTITY, len(pairs) + 2)
+            read_reference(tmp_path / "reference.npz", {**IDENTITY, name: f"not {value}"}, rows.selection.documents)
+    fewer = make_trainer(model, make_pair_rows(pairs, 160), tmp_path / "fewer")
+    set_reference(fewer, reference)
+    assert len(fewer.pairs.selection.documents) < len(pairs)
+    with pytest.raises(InputError, match="another selection of rows"):  # a larger --max_length than it was made with
+        read_reference(tmp_path / "fewer" / "reference.npz", IDENTITY, rows.selection.documents)
     (tmp_path / "torn.npz").write_bytes((tmp_path / "reference.npz").read_bytes()[:100])
     with pytest.raises(InputError, match=r"torn\.npz: no reference log-probabilities"):
-        read_reference(tmp_path / "torn.npz", IDENTITY, len(pairs))
+        read_reference(tmp_path / "torn.npz", IDENTITY, rows.selection.documents)
     later = make_trainer(model, rows, tmp_path / "gone")
     later.state.global_step = 5
     with pytest.raises(InputError, match="gone, and a trained model cannot compute it"):
