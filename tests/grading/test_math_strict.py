@@ -23,7 +23,7 @@ from promptcot_mamba.grading.math.tables import words
 from scripts.bench.audit import LATER_FILES, is_held_out, read_audit
 from scripts.bench.pair_sets import negatives, variants
 from scripts.bench.pairs import grade_pair
-from tests.grading.strict_pairs import DIFFERENT, SAME, read
+from tests.grading.strict_pairs import DIFFERENT, SAME
 
 FILES = {
     "aime24": "aime_test.jsonl",
@@ -34,12 +34,12 @@ FILES = {
 LIMIT_SECONDS = 5.0
 
 
-@pytest.mark.parametrize(("gold", "answer"), read(SAME))
+@pytest.mark.parametrize(("gold", "answer"), SAME)
 def test_same(gold: str, answer: str):
     assert grade(Gold(gold), unbox(answer)).equal
 
 
-@pytest.mark.parametrize(("gold", "answer"), read(DIFFERENT))
+@pytest.mark.parametrize(("gold", "answer"), DIFFERENT)
 def test_different(gold: str, answer: str):
     assert not grade(Gold(gold), answer).equal
 
@@ -203,7 +203,7 @@ PIECES = st.sampled_from(
 
 
 @settings(max_examples=400, deadline=None)
-@given(st.lists(PIECES, max_size=25).map("".join), st.sampled_from([gold for gold, _ in read(SAME)]))
+@given(st.lists(PIECES, max_size=25).map("".join), st.sampled_from([gold for gold, _ in SAME]))
 def test_no_text_raises_and_equality_is_reflexive(text: str, gold: str):
     grade(Gold(gold), text)
     assert grade(Gold(text), f" {text} ").equal is has_content(text.strip())
@@ -221,7 +221,7 @@ def test_no_hedged_answer_passes(hedge: str):
     """Every right answer of SAME with another beside it, denied or made conditional; a choice stays chosen."""
     accepted = [
         (gold, hedge.format(answer))
-        for gold, answer in read(SAME)
+        for gold, answer in SAME
         if "(C)" not in answer and grade(Gold(gold), hedge.format(answer)).equal
     ]
     assert accepted == []
@@ -237,9 +237,7 @@ NOTHING = st.lists(
     ),
     max_size=6,
 ).map("".join)
-ANY_GOLD = st.sampled_from(
-    [gold for gold, _ in read(SAME)] + ["42", "0", "\\text{yes}", "\\{1,2\\}", "(3,4)", "or", ","]
-)
+ANY_GOLD = st.sampled_from([gold for gold, _ in SAME] + ["42", "0", "\\text{yes}", "\\{1,2\\}", "(3,4)", "or", ","])
 
 
 @settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -257,7 +255,7 @@ def test_fractions_are_exact(upper: int, lower: int, factor: int):
 
 
 def test_threads_and_processes_agree():
-    pairs = [(Gold(gold), unbox(answer)) for gold, answer in read(SAME)[:120]]
+    pairs = [(Gold(gold), unbox(answer)) for gold, answer in SAME[:120]]
     with ThreadPoolExecutor(8) as pool:
         assert all(verdict.equal for verdict in pool.map(lambda pair: grade(*pair), pairs * 3))
     with ProcessPoolExecutor(2) as pool:
