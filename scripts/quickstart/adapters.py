@@ -2,8 +2,8 @@
 
     python -m scripts.quickstart.adapters            after bash scripts/quickstart.sh, in its folder
 
-The same rows and steps as phase 2; the merged model is sampled by vLLM and graded as phase 2's is. A rerun keeps what
-is done.
+Phase 2's rows, for as many steps as the recipe says; the merged model is sampled by vLLM and graded as phase 2's is. A
+rerun keeps what is done.
 """
 
 from dataclasses import asdict, dataclass
