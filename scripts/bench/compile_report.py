@@ -219,7 +219,7 @@ def main() -> int:
     print("\n\n".join(map(render_record_table, tables)))
     faults = find_faults(rows)
     title = f"Triton kernels compiled without a device, triton {version('triton')}"
-    results = {"launches": len(rows), "faults": faults, "rows": rows}
+    results = {"launches": len(rows), "faults": faults}
     write_record(args.record, title=title, config=vars(args), tables=tables, results=results)
     for fault in faults:
         print(fault, file=sys.stderr)
