@@ -7,6 +7,7 @@ columns at a time.
 """
 
 import html
+import json
 import re
 import unicodedata
 from functools import lru_cache
@@ -55,12 +56,30 @@ _VOWELLESS = re.compile(r"(?<![a-z\\])[b-df-hj-np-tv-xz]{2,5}(?![a-z])", re.IGNO
 _TAG = re.compile(r"</?[a-z][a-z0-9]*\s*/?>")  # of HTML, without attributes
 _DRAWING = re.compile(r"\[asy\].*?\[/asy\]", re.DOTALL)
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[a-z*]+\}(?:\{[lcr|]*\})?")
+# Marks that a quotation, a table or a listing puts around its lines.
+_LINE_MARK = re.compile(r"^[ \t]*(?:>[ \t]?)+|^[ \t]*\|(?:[ \t]*\d+[ \t]*\|)?|\|[ \t]*$", re.MULTILINE)
+_LINE_NUMBER = re.compile(r"[ \t]*(\d+)(?:[.:)|]?[ \t]+|[.:)|]?$)")
+LISTED_SHARE = 0.6  # of a text's lines that are numbered on from 1, from where on the numbers are a listing's
+_JSON_STRING = re.compile(r'"(?:[^"\\\n]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4}){60,}"')
+_JSON_ESCAPE = re.compile(r'\\[\\"]|\\n(?![a-z])')
+# Formulas read out: what of it the formula does not say in signs that are kept goes, the rest becomes those signs.
+_READ_OUT = {
+    r"(?:is |are )?(?:less|greater) than or equal to|(?:is |are )?not equal to|and so on up to|dot dot dot": " ",
+    r"(?:is |are )?less than": " < ", r"(?:is |are )?greater than": " > ",
+    r"(?:raised )?to the power(?: of)?|(?:the )?square root of|the (?:fraction|quantity)": " ",
+    r"(?:the )?cube root of|cubed": " 3 ", r"squared": " 2 ",
+    r"sub(?:script)?(?= [a-z0-9]\b)": " ", r"the absolute value of": " | ",
+    r"sine(?: of)?": " sin ", r"cosine(?: of)?": " cos ", r"tangent of": " tan ",
+    r"log(?:arithm)?,? (?:to the )?base": " log ",
+}  # fmt: skip
+_SPOKEN_FORMULA = re.compile(r"\b(?:" + "|".join(f"({phrase})" for phrase in _READ_OUT) + r")\b")
+_SIGNS_SPOKEN = tuple(_READ_OUT.values())
 _GIST = re.compile(r"\\[a-z]+|\d+|[a-z]+|[,;\n-]")
 _GIST_SIGNS = re.compile(r"\\[a-z]+|\d+|[a-z]+|[<>!]=|[<>=+|-]|[,;\n]")
 # Commands of layout, and what a formula says in words as well as in signs: neither is evidence.
 SILENT = frozenset(
     """
-    over times plus minus equals equal squared cubed degrees degree deg circ prime leq geq le ge leqslant geqslant ne
+    over times plus minus equals equal degrees degree deg circ prime leq geq le ge leqslant geqslant ne
     neq lt gt cdot cdots ldots dots vdots infinity infty sqrt frac dfrac tfrac cfrac pi text textbf textit textrm
     textsc mathrm mathbb mathbf mathcal mathit operatorname mbox emph boxed left right big bigg quad qquad displaystyle
     limits begin end pmatrix bmatrix matrix array align cases hline ensuremath mid setminus cup cap subset subseteq
@@ -123,8 +142,39 @@ def _part(found: re.Match[str]) -> str:
     return f" {' '.join(found.group())} "
 
 
+def _without_line_marks(text: str) -> str:
+    """A text without what a quotation, a table or a listing puts before and after its lines."""
+    lines = text.split("\n")
+    if any(line.lstrip()[:1] in (">", "|") for line in lines):
+        text = _LINE_MARK.sub(" ", text)
+        lines = text.split("\n")
+    read, expected = [], 1
+    for line in lines:
+        found = _LINE_NUMBER.match(line)
+        if found is not None and int(found[1]) == expected:
+            line, expected = line[found.end() :], expected + 1
+        read.append(line)
+    return "\n".join(read) if expected > 3 and expected > LISTED_SHARE * len(lines) else text
+
+
+def _unescape(found: re.Match[str]) -> str:
+    """A string of JSON as the text it stands for; what only looks like one stays."""
+    return f" {json.loads(found[0])} " if _JSON_ESCAPE.search(found[0]) else found[0]
+
+
+def _say(found: re.Match[str]) -> str:
+    return _SIGNS_SPOKEN[(found.lastindex or 1) - 1]
+
+
 def _fold(text: str) -> str:
-    """`fold_letters`, with numbers without separators; HTML, drawings and LaTeX environments taken off."""
+    """`fold_letters`, with numbers without separators and formulas in signs; what carries the text taken off it.
+
+    That is JSON's escapes, marks of quotations, tables and listings, HTML, drawings and LaTeX environments.
+    """
+    if '"' in text and "\\" in text:
+        text = _JSON_STRING.sub(_unescape, text)
+    if "\n" in text:
+        text = _without_line_marks(text)
     if "&" in text:
         text = html.unescape(text)
     text = fold_letters(text)
@@ -134,7 +184,9 @@ def _fold(text: str) -> str:
         text = _DRAWING.sub(" ", text)
     if "," in text or "\\" in text:
         text = _THOUSANDS.sub("", text)
-    return _ENVIRONMENT.sub(" ", text) if "\\begin" in text else text
+    if "\\begin" in text:
+        text = _ENVIRONMENT.sub(" ", text)
+    return _SPOKEN_FORMULA.sub(_say, text)
 
 
 def _read_numbers(words: list[str]) -> list[str]:
