@@ -22,7 +22,7 @@ from rapidfuzz.distance import Levenshtein
 
 from promptcot_mamba.chat_format import THINK_END, THINK_START
 from promptcot_mamba.data.ngram_index import SIZES, GramIndex, Sieve, common_from, gram_places, make_grams
-from promptcot_mamba.data.words import gist_signs, gist_words, hash_ngrams, hash_words
+from promptcot_mamba.data.words import gist_signs, gist_words, hash_ngrams, hash_words, take_out
 
 CANDIDATE_SHARE = 0.3  # of a problem's weighted n-grams, from which a text is aligned with it
 MAX_CANDIDATES = 8
@@ -236,7 +236,7 @@ class Decontaminator:
 
     def _find_short(self, text: str, kind: str) -> Hit | None:
         """A short problem that is a sentence of the text, or several on end."""
-        sentences = [gist_signs(sentence) for sentence in _SENTENCE_END.split(text)]
+        sentences = [gist_signs(sentence) for sentence in _SENTENCE_END.split(take_out(text))]
         sentences = [signs for signs in sentences if signs]
         for at in range(len(sentences)):
             signs: list[str] = []

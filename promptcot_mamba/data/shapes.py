@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from promptcot_mamba.chat_format import THINK_END, THINK_START, rewrite_thought, tells_marks, with_open_thought
-from promptcot_mamba.chat_markup import Rendered, Turn, find_rendered
+from promptcot_mamba.chat_markup import Turn
 from promptcot_mamba.data.canonical import DOMAINS, CanonicalRow, UnusableRowError
-from promptcot_mamba.data.conversation import Reading, guess_domain, split_rendered
+from promptcot_mamba.data.conversation import Reading, guess_domain, split_rendered, with_line_end
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row
 
@@ -249,7 +249,7 @@ def read_row(
     prompt = _text(raw, prompt_name, "no_prompt")
     completion = _text(raw, answer_name, "no_completion")
     thought = raw.get(column["thought"]) if "thought" in column else find_thought(raw)
-    rendered = _find_markup(prompt, completion, reading)
+    rendered = with_line_end(reading.find_rendered(prompt), prompt, completion)
     history, question = split_rendered(rendered) if rendered else (_system_of(raw), prompt.strip())
     if not question:
         raise UnusableRowError("no_prompt", f"{prompt_name!r} holds no question")
@@ -275,17 +275,6 @@ def _in_our_marks(turn: Turn) -> Turn:
 
 def _system_of(raw: Row) -> tuple[Turn, ...]:
     return tuple(one.turn for one in _with_system(raw, []))
-
-
-def _find_markup(prompt: str, completion: str, reading: Reading) -> Rendered | None:
-    """The markup of a rendered prompt, with the white space that its completion begins with instead.
-
-    PromptCoT 2.0 strips `<|im_start|>assistant` and its line end apart, and writes the completion after the line end.
-    """
-    rendered = reading.find_rendered(prompt)
-    begun = completion[: len(completion) - len(completion.lstrip())]
-    whole = find_rendered(prompt + begun) if rendered and begun and not prompt[-1].isspace() else None
-    return whole if whole and rendered and whole.family == rendered.family else rendered
 
 
 def _from_turns(

@@ -58,6 +58,7 @@ _DRAWING = re.compile(r"\[asy\].*?\[/asy\]", re.DOTALL)
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[a-z*]+\}(?:\{[lcr|]*\})?")
 # Marks that a quotation, a table or a listing puts around its lines.
 _LINE_MARK = re.compile(r"^[ \t]*(?:>[ \t]?)+|^[ \t]*\|(?:[ \t]*\d+[ \t]*\|)?|\|[ \t]*$", re.MULTILINE)
+_CARRIERS = (">", "|")
 _LINE_NUMBER = re.compile(r"[ \t]*(\d+)(?:[.:)|]?[ \t]+|[.:)|]?$)")
 LISTED_SHARE = 0.6  # of a text's lines that are numbered on from 1, from where on the numbers are a listing's
 _JSON_STRING = re.compile(r'"(?:[^"\\\n]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4}){60,}"')
@@ -145,7 +146,7 @@ def _part(found: re.Match[str]) -> str:
 def _without_line_marks(text: str) -> str:
     """A text without what a quotation, a table or a listing puts before and after its lines."""
     lines = text.split("\n")
-    if any(line.lstrip()[:1] in (">", "|") for line in lines):
+    if any(line.lstrip()[:1] in _CARRIERS for line in lines):
         text = _LINE_MARK.sub(" ", text)
         lines = text.split("\n")
     read, expected = [], 1
@@ -166,15 +167,16 @@ def _say(found: re.Match[str]) -> str:
     return _SIGNS_SPOKEN[(found.lastindex or 1) - 1]
 
 
-def _fold(text: str) -> str:
-    """`fold_letters`, with numbers without separators and formulas in signs; what carries the text taken off it.
-
-    That is JSON's escapes, marks of quotations, tables and listings, HTML, drawings and LaTeX environments.
-    """
+def take_out(text: str) -> str:
+    """A text without what carries it: JSON's escapes, the marks of a quotation, a table or a listing."""
     if '"' in text and "\\" in text:
         text = _JSON_STRING.sub(_unescape, text)
-    if "\n" in text:
-        text = _without_line_marks(text)
+    return _without_line_marks(text) if "\n" in text or text.lstrip()[:1] in _CARRIERS else text
+
+
+def _fold(text: str) -> str:
+    """`fold_letters`, numbers without separators, formulas in signs; carriers, HTML, drawings, environments taken off."""
+    text = take_out(text)
     if "&" in text:
         text = html.unescape(text)
     text = fold_letters(text)

@@ -89,6 +89,54 @@ def test_system_turns_weights_reasoning_and_parts(tmp_path):
     assert completion == "2 + 2 = 4\n</think>\n\nNo: 4"
 
 
+APART = {
+    "messages": {"messages": [MESSAGES[0], {"role": "assistant", "content": "4", "reasoning": "2 and 2"}]},
+    "parts": {"messages": [MESSAGES[0], {"role": "assistant", "content": [
+        {"type": "thinking", "thinking": "2 and 2"}, {"type": "text", "text": "4"}]}]},
+    "a column": {"prompt": "2+2?", "response": "4", "reasoning_content": "2 and 2"},
+    "Alpaca's": {"instruction": "2+2?", "input": "", "output": "4", "reasoning": "2 and 2"},
+    "begin_of_thought": {"conversations": [
+        {"from": "system", "value": "Think between <|begin_of_thought|> and <|end_of_thought|>."}, SHAREGPT[0],
+        {"from": "gpt", "value": "<|begin_of_thought|>\n\n2 and 2\n\n<|end_of_thought|>\n\n"
+                                 "<|begin_of_solution|>\n\n4\n\n<|end_of_solution|>"}]},
+    "thinking": {"prompt": "2+2?", "completion": "<thinking>\n2 and 2\n</thinking>\n4"},
+    "mistral": {"messages": [MESSAGES[0], {"role": "assistant", "content": "[THINK]2 and 2[/THINK]4"}]},
+    "harmony": {"prompt": "2+2?", "completion": "<|channel|>analysis<|message|>2 and 2<|end|><|start|>assistant"
+                                                "<|channel|>final<|message|>4<|return|>"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", APART)
+def test_a_thought_apart_or_in_other_marks_is_trained_as_a_thought(tmp_path, name):
+    assert trained(tmp_path, write(tmp_path / "a.jsonl", APART[name])) == [
+        (chatml(("user", "2+2?")), "2 and 2\n</think>\n\n4")
+    ]
+
+
+def test_a_switch_is_no_thought(tmp_path):
+    row = {"prompt": "2+2?", "response": "4", "reasoning": "on"}
+    assert trained(tmp_path, write(tmp_path / "a.jsonl", row)) == [(chatml(("user", "2+2?")), "\n</think>\n\n4")]
+
+
+@pytest.mark.parametrize("row", [{"instruction": "2+2?", "output": THOUGHT}, {"prompt": "2+2?", "completion": THOUGHT}])
+def test_a_system_turn_in_a_column_and_earlier_questions_are_kept(tmp_path, row):
+    row |= {"system_prompt": "Be brief."}
+    [(prompt, _)] = trained(tmp_path, write(tmp_path / "a.jsonl", row))
+    assert prompt == chatml(("system", "Be brief."), ("user", "2+2?"))
+    if "output" in row:
+        (tmp_path / "again").mkdir()
+        path = write(tmp_path / "b.jsonl", row | {"history": [["1+1?", "2"]]})
+        [(prompt, _)] = trained(tmp_path / "again", path)
+        assert prompt == chatml(("system", "Be brief."), ("user", "1+1?"), ("assistant", "2"), ("user", "2+2?"))
+
+
+def test_a_line_end_between_prompt_and_completion_stays_where_it_was_published(tmp_path):
+    """PromptCoT 2.0 publishes ChatML up to `assistant` and completions that begin with the line end."""
+    row = {"prompt": render_prompt("2+2?").removesuffix("\n<think>\n"), "completion": f"\n{THOUGHT}"}
+    [(prompt, completion)] = trained(tmp_path, write(tmp_path / "a.jsonl", row))
+    assert prompt + completion == row["prompt"] + row["completion"]
+
+
 def test_alpaca_as_lines_and_as_an_array(tmp_path):
     rows = [{"instruction": "Add.", "input": "2, 2", "output": "4"}, {"instruction": "Hi", "input": "", "output": "Ho"}]
     (tmp_path / "a.json").write_text(json.dumps(rows, indent=2))
@@ -157,6 +205,9 @@ BAD = [
     ({"prompt": "q\ud800", "completion": "a"}, "holds lone surrogates"),
     ({"prompt": 5, "completion": "a"}, "'prompt' must be a text or a list of messages, found int"),
     ({"text": "x", "label": 1}, "found text, label; expected {prompt, completion}"),
+    ({"question": "q", "response": "r"}, "(columns: {prompt: question, completion: response}"),
+    ({"prompt": "q", "chosen": "a", "rejected": "b"}, "pairs of answers are trained with --objective dpo"),
+    ({"instruction": "q", "output": "a", "history": "none"}, "column 'history' must be a list of [question, answer]"),
 ]
 
 

@@ -2,9 +2,9 @@
 
 The second has 1,143,205 rows by R1; the third 1,200,000 by QwQ-32B, sixteen a question, with a `domain` column.
 
-Checked: the second against its card; the third against the documentation of a project that trains on it (forgather,
-datasets/open-thoughts: `{from, value}` turns of human and assistant, 120 Parquet files, no system turns, 16 answers a
-question) and programs that fetch data/train-*-of-00120.parquet and read `difficulty`, `source`, `domain`.
+Checked: the second against its card; the third against cards of copies of it (1,200,000 rows of `difficulty`, `source`,
+`domain`, `conversations` of `{from, value}`) and the documentation of a project that trains on it (forgather,
+datasets/open-thoughts: human and assistant, no system turns, 16 answers a question, 120 Parquet files).
 
 A row is a conversation of one question and one answer. The trace is marked `<think>`, or by the older pair
 `<|begin_of_thought|>` ... `<|begin_of_solution|>`, which means the same.
