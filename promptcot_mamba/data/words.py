@@ -59,22 +59,27 @@ _ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[a-z*]+\}(?:\{[lcr|]*\})?")
 # Marks that a quotation, a table or a listing puts around its lines.
 _LINE_MARK = re.compile(r"^[ \t]*(?:>[ \t]?)+|^[ \t]*\|(?:[ \t]*\d+[ \t]*\|)?|\|[ \t]*$", re.MULTILINE)
 _CARRIERS = (">", "|")
+_FIRST_LINE = re.compile(r"^[ \t]*1(?:[.:)|]?[ \t]|[.:)|]?$)", re.MULTILINE)
 _LINE_NUMBER = re.compile(r"[ \t]*(\d+)(?:[.:)|]?[ \t]+|[.:)|]?$)")
 LISTED_SHARE = 0.6  # of a text's lines that are numbered on from 1, from where on the numbers are a listing's
 _JSON_STRING = re.compile(r'"(?:[^"\\\n]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4}){60,}"')
 _JSON_ESCAPE = re.compile(r'\\[\\"]|\\n(?![a-z])')
 # Formulas read out: what of it the formula does not say in signs that are kept goes, the rest becomes those signs.
-_READ_OUT = {
-    r"(?:is |are )?(?:less|greater) than or equal to|(?:is |are )?not equal to|and so on up to|dot dot dot": " ",
-    r"(?:is |are )?less than": " < ", r"(?:is |are )?greater than": " > ",
-    r"(?:raised )?to the power(?: of)?|(?:the )?square root of|the (?:fraction|quantity)": " ",
-    r"(?:the )?cube root of|cubed": " 3 ", r"squared": " 2 ",
-    r"sub(?:script)?(?= [a-z0-9]\b)": " ", r"the absolute value of": " | ",
-    r"sine(?: of)?": " sin ", r"cosine(?: of)?": " cos ", r"tangent of": " tan ",
-    r"log(?:arithm)?,? (?:to the )?base": " log ",
-}  # fmt: skip
-_SPOKEN_FORMULA = re.compile(r"\b(?:" + "|".join(f"({phrase})" for phrase in _READ_OUT) + r")\b")
-_SIGNS_SPOKEN = tuple(_READ_OUT.values())
+_READ_OUT = tuple(
+    (key, re.compile(rf"\b(?:{phrase})\b"), sign)  # `key`: in every text that holds the phrase
+    for key, phrase, sign in (
+        ("or equal to", "(?:is |are )?(?:less|greater) than or equal to", " "),
+        ("not equal to", "(?:is |are )?not equal to", " "),
+        ("less than", "(?:is |are )?less than", " < "), ("greater than", "(?:is |are )?greater than", " > "),
+        ("so on up to", "and so on up to", " "), ("to the power", "(?:raised )?to the power(?: of)?", " "),
+        ("square root of", "(?:the )?square root of", " "), ("cube root of", "(?:the )?cube root of", " 3 "),
+        ("the fraction", "the fraction", " "), ("the quantity", "the quantity", " "), ("squared", "squared", " 2 "),
+        ("cubed", "cubed", " 3 "), (" sub ", "sub(?= [a-z0-9]\\b)", " "),
+        ("absolute value", "the absolute value of", " | "),
+        ("sine", "sine(?: of)?", " sin "), ("cosine", "cosine(?: of)?", " cos "), ("tangent of", "tangent of", " tan "),
+        (" base", "log(?:arithm)?,? (?:to the )?base", " log "),
+    )
+)  # fmt: skip
 _GIST = re.compile(r"\\[a-z]+|\d+|[a-z]+|[,;\n-]")
 _GIST_SIGNS = re.compile(r"\\[a-z]+|\d+|[a-z]+|[<>!]=|[<>=+|-]|[,;\n]")
 # Commands of layout, and what a formula says in words as well as in signs: neither is evidence.
@@ -145,10 +150,11 @@ def _part(found: re.Match[str]) -> str:
 
 def _without_line_marks(text: str) -> str:
     """A text without what a quotation, a table or a listing puts before and after its lines."""
-    lines = text.split("\n")
-    if any(line.lstrip()[:1] in _CARRIERS for line in lines):
+    if ">" in text or "|" in text:
         text = _LINE_MARK.sub(" ", text)
-        lines = text.split("\n")
+    if _FIRST_LINE.search(text) is None:
+        return text
+    lines = text.split("\n")
     read, expected = [], 1
     for line in lines:
         found = _LINE_NUMBER.match(line)
@@ -163,8 +169,12 @@ def _unescape(found: re.Match[str]) -> str:
     return f" {json.loads(found[0])} " if _JSON_ESCAPE.search(found[0]) else found[0]
 
 
-def _say(found: re.Match[str]) -> str:
-    return _SIGNS_SPOKEN[(found.lastindex or 1) - 1]
+def _in_signs(text: str) -> str:
+    """A text with the formulas that it reads out in signs, as far as signs are kept."""
+    for key, phrase, sign in _READ_OUT:
+        if key in text:
+            text = phrase.sub(sign, text)
+    return text
 
 
 def take_out(text: str) -> str:
@@ -175,7 +185,7 @@ def take_out(text: str) -> str:
 
 
 def _fold(text: str) -> str:
-    """`fold_letters`, numbers without separators, formulas in signs; carriers, HTML, drawings, environments taken off."""
+    """`fold_letters`, numbers without separators, formulas in signs; carriers, HTML, drawings, environments off."""
     text = take_out(text)
     if "&" in text:
         text = html.unescape(text)
@@ -188,7 +198,7 @@ def _fold(text: str) -> str:
         text = _THOUSANDS.sub("", text)
     if "\\begin" in text:
         text = _ENVIRONMENT.sub(" ", text)
-    return _SPOKEN_FORMULA.sub(_say, text)
+    return _in_signs(text)
 
 
 def _read_numbers(words: list[str]) -> list[str]:
