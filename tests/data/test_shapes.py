@@ -12,6 +12,7 @@ from promptcot_mamba.chat_format import CHAT_TEMPLATE, MATH_INSTRUCTION, render_
 from promptcot_mamba.chat_markup import FAMILIES
 from promptcot_mamba.data.conversation import Reading, own_template
 from promptcot_mamba.data.dataset import make_rows
+from promptcot_mamba.data.decontaminate import BenchmarkText
 from promptcot_mamba.data.encode import encode_prompt
 from promptcot_mamba.data.prepare import prepare_shards
 from promptcot_mamba.data.rows import find_row_files, iter_examples
@@ -20,6 +21,7 @@ from promptcot_mamba.data.sources import find_source, parse_sources
 from promptcot_mamba.data.template import choose_template
 from promptcot_mamba.data.tokens import build_store, open_store
 from promptcot_mamba.errors import InputError
+from promptcot_mamba.jsonl import read_jsonl
 from tests.data.test_prepare import make_recipe
 from tests.tiny import make_tokenizer
 
@@ -246,6 +248,26 @@ def test_rows_of_several_shapes_may_share_a_file_in_both_programs(tmp_path):
     result = prepare_shards(recipe, tmp_path / "out", tokenizer=make_tokenizer(), tokenizer_path="t", problems=[])
     assert result.manifest["counts"]["documents"] == 2  # the others are equal to one of them
     assert result.tallies["a"]["dropped"] == {"exact_duplicate": 3}
+
+
+def test_a_problem_is_found_in_a_system_turn_and_in_an_earlier_answer(tmp_path):
+    """What is no question and no answer under the loss is trained on all the same, as context."""
+    asked = "Find the least number of marbles that Xenia and Sergey can share among seven boxes of different colours."
+    turns = [{"role": "system", "content": "Be brief."}, *MESSAGES]
+    rows = []
+    for at in (None, 0, 2):
+        said = [dict(turn) for turn in turns]
+        said[-1]["content"] += f" {at}"
+        if at is not None:
+            said[at]["content"] = f"The task: {asked} Go on."
+        rows.append({"messages": said})
+    path = write(tmp_path / "a.jsonl", *rows)
+    recipe = make_recipe({"a": {"adapter": "generic", "path": str(path)}}, near_duplicate_threshold=0, loss_on="last")
+    problems = [BenchmarkText("bench", "7", asked)]
+    result = prepare_shards(recipe, tmp_path / "out", tokenizer=make_tokenizer(), tokenizer_path="t", problems=problems)
+    assert result.tallies["a"]["dropped"] == {"contaminated": 2}
+    found = [(hit["row"], hit["problem"], hit["kind"]) for hit in read_jsonl(tmp_path / "out/contaminated.jsonl")]
+    assert found == [("a.jsonl:2", "7", "prompt"), ("a.jsonl:3", "7", "completion")]
 
 
 def test_preparation_reads_a_saved_data_set_as_training_does(tmp_path):
