@@ -115,10 +115,10 @@ def test_a_thought_apart_or_in_other_marks_is_trained_as_a_thought(tmp_path, nam
     ]
 
 
-def test_a_thought_without_end_is_told(tmp_path, capsys):
+def test_a_thought_without_end_is_told(tmp_path, caplog):
     rows = [{"prompt": "2+2?", "completion": text} for text in (THOUGHT, THOUGHT.partition("</think>")[0], "4")]
     assert len(trained(tmp_path, write(tmp_path / "a.jsonl", *rows))) == 3
-    assert "1 examples open a thought and never close it" in capsys.readouterr().err
+    assert "1 examples open a thought and never close it" in caplog.text
 
 
 def test_a_switch_is_no_thought(tmp_path):
