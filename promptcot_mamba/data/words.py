@@ -56,8 +56,8 @@ _VOWELLESS = re.compile(r"(?<![a-z\\])[b-df-hj-np-tv-xz]{2,5}(?![a-z])", re.IGNO
 _TAG = re.compile(r"</?[a-z][a-z0-9]*\s*/?>")  # of HTML, without attributes
 _DRAWING = re.compile(r"\[asy\].*?\[/asy\]", re.DOTALL)
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[a-z*]+\}(?:\{[lcr|]*\})?")
-# Marks that a quotation, a table or a listing puts around its lines.
-_LINE_MARK = re.compile(r"^[ \t]*(?:>[ \t]?)+|^[ \t]*\|(?:[ \t]*\d+[ \t]*\|)?|\|[ \t]*$", re.MULTILINE)
+# Marks that a quotation, a table or a listing puts around its lines; Python's prompt is none.
+_LINE_MARK = re.compile(r"^[ \t]*(?!>>>)(?:>(?!>>)[ \t]?)+|^[ \t]*\|(?:[ \t]*\d+[ \t]*\|)?|\|[ \t]*$", re.MULTILINE)
 _CARRIERS = (">", "|")
 _FIRST_LINE = re.compile(r"^[ \t]*1(?:[.:)|]?[ \t]|[.:)|]?$)", re.MULTILINE)
 _LINE_NUMBER = re.compile(r"[ \t]*(\d+)(?:[.:)|]?[ \t]+|[.:)|]?$)")
