@@ -295,7 +295,8 @@ def test_columns_of_a_published_set_are_told_its_adapter(tmp_path):
     path = write(tmp_path / "a.jsonl", {"problem": "p", "generated_solution": "s"})
     with pytest.raises(InputError, match=r"found problem, generated_solution.*adapter openmathreasoning reads these"):
         find_source(spec_of(path), None)
-    with pytest.raises(InputError, match=r"columns: \{prompt: problem, completion: generated_solution\}"):
+    told = r"columns: \{prompt: problem, completion: generated_solution\}.*adapter openmathreasoning reads these"
+    with pytest.raises(InputError, match=told):
         list(iter_examples([path]))
 
 
