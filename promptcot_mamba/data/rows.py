@@ -12,7 +12,7 @@ from promptcot_mamba.data.adapters import recognise_rows
 from promptcot_mamba.data.canonical import CanonicalRow, UnusableRowError
 from promptcot_mamba.data.conversation import OURS, Reading, format_of, render_row
 from promptcot_mamba.data.row_files import SUFFIXES, Chunk, iter_rows, saved_files
-from promptcot_mamba.data.shapes import Shape, read_row
+from promptcot_mamba.data.shapes import Shape, describe, read_row
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.hub import DATASET, fetch, hint, is_hub_name, match_first
 from promptcot_mamba.log import logger
@@ -126,7 +126,7 @@ def iter_rows_of(
         if shape is None:
             shape = recognise_rows(columns, where)
             if announce and shape not in known.values():
-                logger.info("%s: recognised %s (%s)", file, shape.name, shape.looks)
+                logger.info("%s: recognised %s", file, describe(shape, columns))
             known[columns] = shape
         try:
             rows = read_row(raw, shape, reading)

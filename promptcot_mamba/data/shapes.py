@@ -175,6 +175,13 @@ SHAPES = (
 )  # fmt: skip
 
 
+def describe(shape: Shape, columns: Iterable[str]) -> str:
+    """A recognised shape in a few words of the log, with the columns beside it that are read too."""
+    beside = [name for name in (*SYSTEM, *THOUGHTS) if name in columns]
+    read = f", and {', '.join(beside)} beside it" if beside else ""
+    return f"{shape.name} ({shape.looks}{read})"
+
+
 def recognise(columns: Iterable[str], where: str = "") -> Shape:
     """The shape of rows with these columns; raises InputError listing them and the shapes known."""
     columns = list(columns)

@@ -11,6 +11,7 @@ from promptcot_mamba.data.canonical import DOMAINS
 from promptcot_mamba.data.conversation import Reading
 from promptcot_mamba.data.filters import FilterRules
 from promptcot_mamba.data.row_files import SUFFIXES, kind_of, read_columns, saved_files
+from promptcot_mamba.data.shapes import describe
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import logger
 
@@ -178,8 +179,9 @@ def find_source(spec: SourceSpec, source_dir: str | Path | None) -> FoundSource:
     for file in files:
         kind_of(file)
         if spec.adapter == "generic" and not spec.columns:
-            shape = recognise_rows(read_columns(file), str(file))
-            logger.info("sources.%s: %s: recognised %s (%s)", spec.name, file.name, shape.name, shape.looks)
+            columns = read_columns(file)
+            told = describe(recognise_rows(columns, str(file)), columns)
+            logger.info("sources.%s: %s: recognised %s", spec.name, file.name, told)
         missing = [column for column in adapter.columns if column not in read_columns(file)]
         if missing:
             raise InputError(

@@ -121,6 +121,11 @@ def test_a_thought_without_end_is_told(tmp_path, caplog):
     assert "1 examples open a thought and never close it" in caplog.text
 
 
+def test_what_is_read_beside_a_shape_is_told(tmp_path, caplog):
+    list(iter_examples([write(tmp_path / "a.jsonl", APART["a column"] | {"system": None, "score": 1})]))
+    assert "recognised prompt and response ({prompt, response}, and system, reasoning_content beside it)" in caplog.text
+
+
 def test_a_switch_is_no_thought(tmp_path):
     row = {"prompt": "2+2?", "response": "4", "reasoning": "on"}
     assert trained(tmp_path, write(tmp_path / "a.jsonl", row)) == [(chatml(("user", "2+2?")), "\n</think>\n\n4")]
