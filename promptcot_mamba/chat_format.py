@@ -19,11 +19,16 @@ MATH_INSTRUCTION = r"Please reason step by step, and put your final answer withi
 NEWLINE = "\n"
 # How a model may think: in `<think>` tags, not at all, or between its own marks: begin, end, what surrounds the answer.
 # s1: the training format of simplescaling/s1. begin_of_thought: the system prompt of Sky-T1 and Bespoke-Stratos.
+# mistral: Magistral's. harmony: gpt-oss's channels. The others are what prompts ask models for.
 _OTHER_MARKS = {
     "s1": ("<|im_start|>think", "<|im_start|>answer"),
     "begin_of_thought": (
         *("<|begin_of_thought|>", "<|end_of_thought|>", "<|begin_of_solution|>", "<|end_of_solution|>"),
     ),
+    "mistral": ("[THINK]", "[/THINK]"),
+    "harmony": ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>", "<|return|>"),
+    "thinking": ("<thinking>", "</thinking>"),
+    "reasoning": ("<reasoning>", "</reasoning>"),
 }
 THINKING = ("auto", "none", "think", *_OTHER_MARKS)
 QUESTION_MARK = "{question}"  # where an instruction that frames the question holds it
@@ -158,15 +163,28 @@ def read_completion(prompt: str, text: str, thinking: str = "auto", reasoning: s
         return (f"{thought}\n{THINK_END}\n\n{text}" if text and text.strip() else thought), "think"
     if thinking == "none":
         return text, "none"
-    for name, marks in _OTHER_MARKS.items():
-        if thinking in ("auto", name) and text.lstrip().startswith(marks[0]):
-            return _rewrite(text.lstrip(), *marks), "think"
+    rewritten = rewrite_thought(text, thinking)
+    if rewritten is not None:
+        return rewritten, "think"
     completion = with_open_thought(prompt, text)
     if completion.lstrip().startswith(THINK_START):
         return completion, "think"
     if THINK_END in completion or thinking == "think":  # opened by a template that nobody here has seen
         return f"{THINK_START}\n{completion}", "think"
     return completion, "none"
+
+
+def rewrite_thought(text: str, thinking: str = "auto") -> str | None:
+    """A completion that begins with a thought in other marks (`thinking`: in these), in `<think>` form; else None."""
+    for name, marks in _OTHER_MARKS.items():
+        if thinking in ("auto", name) and text.lstrip().startswith(marks[0]):
+            return _rewrite(text.lstrip(), *marks)
+    return None
+
+
+def tells_marks(text: str) -> bool:
+    """Whether a text names the marks of a thought, as system turns that explain them do."""
+    return any(mark in text for marks in _OTHER_MARKS.values() for mark in marks[:2])
 
 
 def _rewrite(text: str, begin: str, end: str, *around: str) -> str:

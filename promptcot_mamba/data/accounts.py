@@ -48,7 +48,8 @@ def log_drops(tallies: dict[str, dict[str, Any]]) -> None:
                 logger.info("%s: %s %s", name, f"{count:,}", NOTES[note])
         for reason in SHOWN_FAULTS:
             for place in tally["samples"].get(reason, ()):
-                logger.warning("%s: dropped %s", name, place)
+                if ": " in place:  # says why
+                    logger.warning("%s: dropped %s", name, place)
 
 
 def sum_formats(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from promptcot_mamba.data.conversation import OURS, Reading, format_of, render_r
 from promptcot_mamba.data.decontaminate import Decontaminator, Hit
 from promptcot_mamba.data.dedup import BANDS, make_band_keys, make_shingles, normal_form
 from promptcot_mamba.data.encode import Encoded, Encoder
-from promptcot_mamba.data.filters import find_fault
+from promptcot_mamba.data.filters import explain_fault, find_fault
 from promptcot_mamba.data.reread import as_asked
 from promptcot_mamba.data.row_files import Chunk, iter_rows
 from promptcot_mamba.data.sources import SourceSpec
@@ -38,7 +38,8 @@ BATCH_ROWS = 256
 SAMPLES = 2  # places named per reason and chunk
 HITS = ("contaminated", "reported")
 
-SHOWN_FAULTS = ("turn_order", "unknown_role", "not_text")  # of recognised shapes: named in the log, with what is wrong
+# Named in the log, with what is wrong or what keeps such rows.
+SHOWN_FAULTS = ("turn_order", "unknown_role", "not_text", "think_pair", "chat_markers")
 ROWS_SCHEMA = pa.schema([
     ("id", pa.binary(16)), ("same", pa.uint64()), ("prompt", pa.int32()), ("length", pa.int32()),
     ("prompt_length", pa.int32()), ("domain", pa.string()), ("origin", pa.string()), ("licence", pa.string()),
@@ -110,7 +111,7 @@ class _Tally:
         self.reasons[reason] += 1
         self.dropped.append((self.source, where, row.id.hex() if row else "", reason, detail))
         if len(self.samples[reason]) < SAMPLES:
-            self.samples[reason].append(f"{where}: {detail}" if reason in SHOWN_FAULTS else where)
+            self.samples[reason].append(f"{where}: {detail}" if detail and reason in SHOWN_FAULTS else where)
 
 
 @dataclass
@@ -159,6 +160,7 @@ class _ChunkRun:
         self.loaded = worker.loaded.get(source)
         self.tally = _Tally(source)
         self.prompts: dict[bytes, _Prompt] = {}  # by hash: a chunk may be large
+        self.told: dict[bytes, Hit | None] = {}  # by hash: what system turns and earlier answers hold
         self.prompt_rows: list[tuple[int, np.ndarray, np.ndarray]] = []
         self.kept: list[tuple[Any, ...]] = []  # as ROWS_SCHEMA
         self.waiting: list[tuple[CanonicalRow, str]] = []
@@ -224,19 +226,31 @@ class _ChunkRun:
             return False
         fault = find_fault(row, self.rules, self.worker.agrees)
         if fault is not None:
-            self.tally.drop(fault, where, row)
+            self.tally.drop(fault, where, row, explain_fault(row, fault))
             return False
         prompt = self._prompt(row.topic)
         hit = prompt.hit
         checker = self.worker.context.decontaminator
         if hit is None and checker is not None:
-            hit = checker.check_completion(row.completion)
+            hit = self._find_told(row, checker) or checker.check_completion(row.completion)
         if hit is not None and row.id.hex() not in self.worker.context.allowed:
             self.tally.drop("contaminated", where, row, f"{hit.benchmark} {hit.problem}")
             self.tally.contaminated.append(self._evidence(row, where, hit))
             return False
         self.tally.reported += [self._evidence(row, where, near) for near in prompt.near]
         return True
+
+    def _find_told(self, row: CanonicalRow, checker: Decontaminator) -> Hit | None:
+        """The first hit in what others than the user said before the question: a system turn, earlier answers."""
+        for role, text in row.history:
+            if role == "user":
+                continue  # part of what is asked
+            key = hash_text(role, text)
+            if key not in self.told:
+                self.told[key] = checker.check(text)[0] if role == "system" else checker.check_completion(text)
+            if self.told[key] is not None:
+                return self.told[key]
+        return None
 
     def _evidence(self, row: CanonicalRow, where: str, hit: Hit) -> dict[str, Any]:
         return {"id": row.id.hex(), "source": self.source, "row": where, **vars(hit)}

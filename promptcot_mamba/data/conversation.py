@@ -118,6 +118,16 @@ class Reading:
         return found
 
 
+def with_line_end(rendered: Rendered | None, prompt: str, completion: str) -> Rendered | None:
+    """A prompt's markup with the white space that ends it where the completion begins with that.
+
+    PromptCoT 2.0 publishes `...<|im_start|>assistant` and a completion that begins with the line end.
+    """
+    begun = completion[: len(completion) - len(completion.lstrip())]
+    whole = find_rendered(prompt + begun) if rendered and begun and not prompt[-1].isspace() else None
+    return whole if whole and rendered and whole.family == rendered.family else rendered
+
+
 def has_box_instruction(question: str) -> bool:
     r"""Whether a question already says to put the answer in `\boxed{}`."""
     return bool(_BOX_INSTRUCTION.search(question))

@@ -4,8 +4,9 @@ Two opinions are asked. The first is cheap: the share of a problem's n-grams (2 
 rarity over the benchmarks and a sample of the corpus, that a stretch of the text holds. Boilerplate ("print the answer
 modulo 10^9 + 7") is common and weighs nothing. Texts with enough of it are aligned with the problem word by word, signs
 of formulas included (`gist_signs`; rapidfuzz): how alike the best stretch is, whether its numbers agree, and whether
-something else stands in place of a part, as in another problem of the same setting. Short problems must be whole
-sentences of the text, with all their numbers.
+something else stands in place of a part, as in another problem of the same setting. Where that fails because a
+problem lies in pieces (its sentences in another order, or thoughts between them), the pieces are counted. Short
+problems must be whole sentences of the text, with all their numbers.
 
 The problems are handed in; this module knows no benchmark.
 """
@@ -21,7 +22,7 @@ from rapidfuzz.distance import Levenshtein
 
 from promptcot_mamba.chat_format import THINK_END, THINK_START
 from promptcot_mamba.data.ngram_index import SIZES, GramIndex, Sieve, common_from, gram_places, make_grams
-from promptcot_mamba.data.words import gist_signs, gist_words
+from promptcot_mamba.data.words import gist_signs, gist_words, hash_ngrams, hash_words, take_out
 
 CANDIDATE_SHARE = 0.3  # of a problem's weighted n-grams, from which a text is aligned with it
 MAX_CANDIDATES = 8
@@ -40,8 +41,18 @@ SHORT_ALIKE = 84.0
 VERY_SHORT = 10
 VERY_SHORT_ALIKE = 88.0
 SHORT_SHARE = 0.6  # of a short problem's different words, from which a sentence is compared with it
+SLACK = 5  # a fifth of a problem's length more on both sides, where its words are looked for one by one
 WINDOW = 1.6  # lengths of the problem that its n-grams may lie apart in a long text
-SAME_ASK = 0.34  # of the sentence that asks: the same setting with another question is another problem
+CUT_PART = 0.7  # of a problem whose text ends before the question, with nothing in its place: a copy cut off
+CUT_ALIKE = 95.0  # of what is left of a programming problem whose head is cut off
+CUT_REST = 3  # signs that may follow there
+PIECE = 4  # words and signs on end that a piece of a problem has at least
+PIECES_SHARE = 0.6  # of a problem's n-grams, wherever in the text, from which its pieces are counted
+IN_PIECES = 0.85  # of its words and signs, and
+PIECES_NUMBERS = 0.9  # of its numbers, and
+PIECES_MISSING = 6  # on end, at most: more is another question
+PIECES_ASK = 0.5  # of the sentence that asks, that must lie in pieces the text holds
+SAME_ASK = 0.45  # of the sentence that asks: the same setting with another question is another problem
 MIN_ASK = 4
 SHOWN_WORDS = 60
 HEAD = 400  # characters of a thought, and of an answer, in which a short problem is looked for
@@ -141,11 +152,21 @@ class Decontaminator:
         near: list[Hit] = []
         best: Hit | None = None
         signs: list[str] | None = None
-        for share, owner, window in self._candidates(words):
+        pieces: set[int] | None = None
+        for share, owner, window, anywhere in self._candidates(words):
             if signs is None:
                 signs = gist_signs(text)
             stretch = signs if window is None else _cut(signs, words, window)
             hit, is_copy = self._align(owner, stretch, share, kind)
+            if not is_copy and window is None and len(statement := _statement(text)) < len(text):
+                # Samples stand where the head of a copy without it would be looked for.
+                bare, is_copy = self._align(owner, gist_signs(statement), share, kind)
+                is_copy = is_copy and bare.alike >= CUT_ALIKE
+                hit = bare if is_copy else hit
+            if not is_copy and anywhere >= PIECES_SHARE:
+                if pieces is None:
+                    pieces = set(hash_ngrams(hash_words(signs), PIECE).tolist())
+                hit, is_copy = self._count_pieces(owner, pieces, anywhere, kind) or (hit, False)
             if not is_copy:
                 near.append(hit)
             elif best is None or hit.alike > best.alike:
@@ -154,8 +175,8 @@ class Decontaminator:
             best = self._find_short(text, kind)
         return best, near
 
-    def _candidates(self, words: list[str]) -> list[tuple[float, int, tuple[int, int] | None]]:
-        """`(share, problem, window in words)` of the problems that a text may hold, the likeliest first."""
+    def _candidates(self, words: list[str]) -> list[tuple[float, int, tuple[int, int] | None, float]]:
+        """`(share, problem, window in words, share anywhere)` of the problems that a text may hold, likeliest first."""
         grams = make_grams(words)
         places, entries = self._index.find(grams)
         if not len(entries):
@@ -171,13 +192,30 @@ class Decontaminator:
                 starts[places[own]], entries[own], index.weights, WINDOW * len(self._words[owner]), len(words)
             )
             share /= index.totals[owner]
-            if share >= CANDIDATE_SHARE:
-                found.append((float(share), owner, window))
+            anywhere = float(index.weights[np.unique(entries[own])].sum() / index.totals[owner])
+            if share >= CANDIDATE_SHARE or anywhere >= PIECES_SHARE:
+                found.append((float(share), owner, window, anywhere))
         return sorted(found, reverse=True, key=lambda one: one[0])[:MAX_CANDIDATES]
+
+    def _count_pieces(self, owner: int, pieces: set[int], share: float, kind: str) -> tuple[Hit, bool] | None:
+        """A problem that a text holds in pieces (`pieces`: hashes of its PIECE words and signs on end), or None."""
+        signs = self._signs[owner]
+        held = np.zeros(len(signs), bool)
+        for at, gram in enumerate(hash_ngrams(hash_words(signs), PIECE).tolist()):
+            if gram in pieces:
+                held[at : at + PIECE] = True
+        numbers = held[[at for at, sign in enumerate(signs) if sign.isdigit()]]
+        asked = held[len(signs) - self._asks[owner] :]
+        parts = ((held, IN_PIECES), (numbers, PIECES_NUMBERS), (asked, PIECES_ASK))
+        missing = np.diff(np.flatnonzero(np.concatenate([[True], held, [True]]))).max() - 1
+        if missing > PIECES_MISSING or any(part.size and part.mean() < least for part, least in parts):
+            return None
+        same = [sign for sign, is_held in zip(signs, held.tolist(), strict=True) if is_held]
+        return self._hit(owner, kind, share, 100 * float(held.mean()), same), True
 
     def _align(self, owner: int, signs: list[str], share: float, kind: str) -> tuple[Hit, bool]:
         """The problem laid over the text's best stretch: what they share, and whether that is a copy."""
-        alike, replaced, contradicted, places = _compare(self._signs[owner], signs)
+        alike, replaced, contradicted, places, rest = _compare(self._signs[owner], signs)
         same = [self._signs[owner][place] for place in places]
         numbers = Counter(filter(str.isdigit, self._signs[owner]))
         held = (numbers & Counter(filter(str.isdigit, same))).total() / numbers.total() if numbers else 1.0
@@ -191,14 +229,14 @@ class Decontaminator:
         ) and (
             replaced <= REPLACED
             and (part >= MIN_PART or share >= ALIKE_SHARE)
-            and asked >= SAME_ASK
+            and (asked >= SAME_ASK or (part >= CUT_PART and rest <= CUT_REST))
             and contradicted <= CONTRADICTED * numbers.total()
         )
         return self._hit(owner, kind, share, alike, same), is_copy
 
     def _find_short(self, text: str, kind: str) -> Hit | None:
         """A short problem that is a sentence of the text, or several on end."""
-        sentences = [gist_signs(sentence) for sentence in _SENTENCE_END.split(text)]
+        sentences = [gist_signs(sentence) for sentence in _SENTENCE_END.split(take_out(text))]
         sentences = [signs for signs in sentences if signs]
         for at in range(len(sentences)):
             signs: list[str] = []
@@ -289,34 +327,45 @@ def _ask_length(text: str) -> int:
     return length if length >= MIN_ASK else 0
 
 
-def _compare(problem: list[str], text: list[str]) -> tuple[float, int, int, list[int]]:
-    """The problem against the best stretch of a text: `(alike, replaced, contradicted, places)`.
+def _compare(problem: list[str], text: list[str]) -> tuple[float, int, int, list[int], int]:
+    """The problem against the best stretch of a text: `(alike, replaced, contradicted, places, rest)`.
 
     The ratio of the shorter with its best stretch of the longer; the longest run of the problem's words with others in
-    their place; how many of its numbers have another number there; and where in the problem words agree.
+    their place; how many of its numbers have another number there; where in the problem words agree; and how many words
+    of the text follow the last that does.
     """
     numbers: dict[str, int] = {}
     ours = [numbers.setdefault(word, len(numbers)) for word in problem]
     theirs = [numbers.setdefault(word, len(numbers)) for word in text]
     found = fuzz.partial_ratio_alignment(ours, theirs)
     if found is None:
-        return 0.0, 0, 0, []
-    begin = 0
-    if len(ours) <= len(theirs):
-        stretch = theirs[found.dest_start : found.dest_end]
-    else:
-        stretch, ours, begin = theirs, ours[found.src_start : found.src_end], found.src_start
-    replaced = contradicted = 0
-    same: list[int] = []
+        return 0.0, 0, 0, [], len(theirs)
     digits = {numbers[word] for word in numbers if word.isdigit()}
-    for step in Levenshtein.opcodes(ours, stretch):
+    begin, stop = found.dest_start, found.dest_end
+    if len(ours) > len(theirs):
+        laid = _lay(ours[found.src_start : found.src_end], theirs, digits)
+        return float(found.score), *laid[:2], [found.src_start + place for place in laid[2]], len(theirs) - laid[3]
+    laid = _lay(ours, theirs[begin:stop], digits)
+    # The stretch is as long as the problem: words put in between push its ends out, which a longer one holds.
+    wide = max(0, begin - len(ours) // SLACK)
+    longer = _lay(ours, theirs[wide : stop + len(ours) // SLACK], digits)
+    places, rest = (longer[2], longer[3] + wide) if len(longer[2]) > len(laid[2]) else (laid[2], laid[3] + begin)
+    return float(found.score), *laid[:2], places, len(theirs) - rest
+
+
+def _lay(ours: list[int], theirs: list[int], digits: set[int]) -> tuple[int, int, list[int], int]:
+    """`(replaced, contradicted, places, end)` of one text laid over another; `end`: after the last word that agrees."""
+    replaced = contradicted = end = 0
+    same: list[int] = []
+    for step in Levenshtein.opcodes(ours, theirs):
         if step.tag == "replace":
-            here, there = ours[step.src_start : step.src_end], stretch[step.dest_start : step.dest_end]
+            here, there = ours[step.src_start : step.src_end], theirs[step.dest_start : step.dest_end]
             replaced = max(replaced, min(len(here), len(there)))
             contradicted += min(sum(word in digits for word in here), sum(word in digits for word in there))
         elif step.tag == "equal":
-            same += range(begin + step.src_start, begin + step.src_end)
-    return float(found.score), replaced, contradicted, same
+            same += range(step.src_start, step.src_end)
+            end = step.dest_end
+    return replaced, contradicted, same, end
 
 
 def _same_numbers(left: list[str], right: list[str]) -> bool:

@@ -190,6 +190,19 @@ def may_lack_thought(row: CanonicalRow, rules: FilterRules) -> bool:
     return not rules.require_thought if rules.require_thought is not None else row.from_turns
 
 
+def explain_fault(row: CanonicalRow, fault: str) -> str:
+    """What a recipe would say to keep a row that was left out for the way its source writes; "" where nothing helps."""
+    opens, closes = THINK_START in row.completion, row.completion.count(THINK_END)
+    if fault == "think_pair" and not opens:
+        if not closes:
+            return "has no thought (require_thought: false trains it under an empty one)"
+        if closes == 1:
+            return "never opens its thought (thought_opened: true if the teacher's template did)"
+    if fault == "chat_markers":
+        return "holds markup of chat turns (--control_text keep takes it for text)"
+    return ""
+
+
 def find_fault(row: CanonicalRow, rules: FilterRules, agrees: Callable[[str, str], bool] | None = None) -> str | None:
     """The reason to leave a row out, None if there is none.
 

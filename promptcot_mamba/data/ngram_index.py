@@ -71,7 +71,7 @@ class Sieve:
         for own in words:
             for word in own:
                 self._ids.setdefault(word, len(self._ids) + 1)
-        for name, value in NUMBER_WORDS.items():
+        for name, value in {**NUMBER_WORDS, "squared": 2, "cubed": 3}.items():
             if str(value) in self._ids:
                 self._ids[name] = self._ids[str(value)]
         limit = common_from(texts)

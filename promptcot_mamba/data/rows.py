@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from promptcot_mamba.chat_markup import Parts, whole_text
+from promptcot_mamba.data.adapters import recognise_rows
 from promptcot_mamba.data.canonical import CanonicalRow, UnusableRowError
 from promptcot_mamba.data.conversation import OURS, Reading, format_of, render_row
 from promptcot_mamba.data.row_files import SUFFIXES, Chunk, iter_rows, saved_files
-from promptcot_mamba.data.shapes import Shape, read_row, recognise
+from promptcot_mamba.data.shapes import Shape, describe, read_row
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.hub import DATASET, fetch, hint, is_hub_name, match_first
 from promptcot_mamba.log import logger
@@ -123,9 +124,9 @@ def iter_rows_of(
     for number, (where, raw) in enumerate(iter_rows(Chunk(file)), start=1):
         shape = known.get(columns := tuple(raw))
         if shape is None:
-            shape = recognise(raw, where)
+            shape = recognise_rows(columns, where)
             if announce and shape not in known.values():
-                logger.info("%s: recognised %s (%s)", file, shape.name, shape.looks)
+                logger.info("%s: recognised %s", file, describe(shape, columns))
             known[columns] = shape
         try:
             rows = read_row(raw, shape, reading)

@@ -1,18 +1,18 @@
 """The shapes that people's rows have, told by their columns: one raw row -> the examples it holds.
 
 `messages`, ShareGPT's `conversations`, Alpaca's `instruction`, and `prompt` with `completion`, both as texts or as
-lists of messages. A row of a known shape that breaks it is an UnusableRowError that says where; the caller adds the
-row's place.
+lists of messages. A thought may stand before the answer, in `<think>` or other marks, or in a field of its own. A row
+of a known shape that breaks it is an UnusableRowError that says where; the caller adds the row's place.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from promptcot_mamba.chat_format import THINK_END, THINK_START, with_open_thought
+from promptcot_mamba.chat_format import THINK_END, THINK_START, rewrite_thought, tells_marks, with_open_thought
 from promptcot_mamba.chat_markup import Turn
 from promptcot_mamba.data.canonical import DOMAINS, CanonicalRow, UnusableRowError
-from promptcot_mamba.data.conversation import Reading, guess_domain, split_rendered
+from promptcot_mamba.data.conversation import Reading, guess_domain, split_rendered, with_line_end
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row
 
@@ -22,8 +22,12 @@ ROLES = {
     "assistant": "assistant", "gpt": "assistant", "bot": "assistant", "model": "assistant", "chatgpt": "assistant",
 }  # fmt: skip
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # keys under which servers keep an answer's thought apart
+SYSTEM = ("system", "system_prompt")
 # Columns that every shape reads where they are there.
-EXTRA = ("domain", "gold", "finish_reason", "source", "license", "licence", "system")
+EXTRA = ("domain", "gold", "finish_reason", "source", "license", "licence", *SYSTEM, *THOUGHTS)
+# Names of other columns, by what they are likely to be: only to say how to map them.
+QUESTIONS = ("question", "problem", "query", "input", "prompt", "instruction")
+ANSWERS = ("completion", "response", "answer", "output", "generated_solution", "solution", "r1_generation")
 
 
 @dataclass(frozen=True)
@@ -49,13 +53,13 @@ def _content(message: Mapping[str, Any], key: str, number: int) -> str:
     """A message's text; lists of `{type: text}` parts are joined."""
     content = message.get(key)
     if isinstance(content, list):
-        texts = [
-            part["text"]
-            for part in content
-            if isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
-        ]
-        if len(texts) != len(content):
-            raise UnusableRowError("not_text", f"turn {number} holds something else than text")
+        texts = []
+        for part in content:
+            kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+            text = part.get(kind) if kind in ("text", "thinking") else None
+            if not isinstance(text, str):
+                raise UnusableRowError("not_text", f"turn {number} holds something else than text ({kind})")
+            texts.append(join_thought(text, "") if kind == "thinking" else text)
         content = "".join(texts)
     if content is None:
         return ""
@@ -89,11 +93,25 @@ def read_messages(messages: Any, column: str, role_keys: Sequence[str] = ("role"
         if message.get("tool_calls") or message.get("function_call"):
             raise UnusableRowError("not_text", f"turn {number} calls tools, which no chat format here writes")
         text = _content(message, text_key, number)
-        thought = next((message[key] for key in THOUGHTS if message.get(key)), None)
-        if role == "assistant" and isinstance(thought, str) and THINK_END not in text:
-            text = f"{THINK_START}\n{thought.strip()}\n{THINK_END}\n\n{text.lstrip()}"
+        if role == "assistant":
+            text = join_thought(find_thought(message), text)
         said.append(Said(Turn(role, text), message.get("weight") != 0 and message.get("train") is not False))
     return said
+
+
+def find_thought(fields: Mapping[str, Any]) -> str | None:
+    """The thought that a message or row keeps apart from its answer; a switch (`reasoning: on`) is none."""
+    texts = ((key, fields.get(key)) for key in THOUGHTS)
+    return next(
+        (text for key, text in texts if isinstance(text, str) and (len(text.split()) > 1 or key != "reasoning")), None
+    )
+
+
+def join_thought(thought: str | None, answer: str) -> str:
+    """The thought in `<think>` form before the answer, unless that holds one."""
+    if not thought or THINK_END in answer:
+        return answer
+    return f"{THINK_START}\n{thought.strip()}\n{THINK_END}\n\n{answer.lstrip()}"
 
 
 def check_order(said: Sequence[Said]) -> None:
@@ -122,16 +140,24 @@ def _read_alpaca(raw: Row, column: Mapping[str, str]) -> list[Said]:
         if value is not None and not isinstance(value, str):
             raise InputError(f"column {column.get(name, name)!r} must be text, found {type(value).__name__}")
     asked = "\n\n".join(text.strip() for text in (instruction, given) if text and text.strip())
-    said = [Said(Turn("user", asked)), Said(Turn("assistant", output or ""))]
-    return ([Said(Turn("system", str(raw["system"])))] if raw.get("system") else []) + said
+    said = [Said(Turn("user", asked)), Said(Turn("assistant", join_thought(find_thought(raw), output or "")))]
+    earlier = raw.get("history") or []
+    if not isinstance(earlier, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in earlier):
+        raise InputError("column 'history' must be a list of [question, answer]")
+    turns = (Turn(role, str(text)) for pair in earlier for role, text in zip(("user", "assistant"), pair, strict=True))
+    return _with_system(raw, [*(Said(turn, trained=False) for turn in turns), *said])
+
+
+def _with_system(raw: Row, said: list[Said]) -> list[Said]:
+    """The turns after the system turn that a row has in a column of its own, unless they begin with one."""
+    system = next((raw[name] for name in SYSTEM if isinstance(raw.get(name), str) and raw[name].strip()), None)
+    has_one = bool(said) and said[0].turn.role == "system"
+    return said if system is None or has_one else [Said(Turn("system", system)), *said]
 
 
 def _list_reader(name: str) -> Callable[[Row, Mapping[str, str]], list[Said]]:
     def read(raw: Row, column: Mapping[str, str]) -> list[Said]:
-        said = read_messages(raw.get(column.get(name, name)), column.get(name, name))
-        system = raw.get("system")
-        has_system = bool(said) and said[0].turn.role == "system"
-        return [Said(Turn("system", system)), *said] if isinstance(system, str) and system and not has_system else said
+        return _with_system(raw, read_messages(raw.get(column.get(name, name)), column.get(name, name)))
 
     return read
 
@@ -145,8 +171,15 @@ SHAPES = (
         "ShareGPT", ("conversations",), (), "{conversations: [{from, value}]}", _list_reader("conversations")
     ),
     Shape("ShareGPT", ("conversation",), (), "{conversation: [{from, value}]}", _list_reader("conversation")),
-    Shape("Alpaca", ("instruction", "output"), ("input",), "{instruction, input, output}", _read_alpaca),
+    Shape("Alpaca", ("instruction", "output"), ("input", "history"), "{instruction, input, output}", _read_alpaca),
 )  # fmt: skip
+
+
+def describe(shape: Shape, columns: Iterable[str]) -> str:
+    """A recognised shape in a few words of the log, with the columns beside it that are read too."""
+    beside = [name for name in (*SYSTEM, *THOUGHTS) if name in columns]
+    read = f", and {', '.join(beside)} beside it" if beside else ""
+    return f"{shape.name} ({shape.looks}{read})"
 
 
 def recognise(columns: Iterable[str], where: str = "") -> Shape:
@@ -160,10 +193,14 @@ def recognise(columns: Iterable[str], where: str = "") -> Shape:
         f"missing key {name!r}; " for name in PAIR.marked if name not in columns and set(PAIR.marked) & set(columns)
     )
     place = f"{where}: " if where else ""
+    if {"chosen", "rejected"} <= set(columns):
+        raise InputError(f"{place}found {', '.join(columns)}; pairs of answers are trained with --objective dpo")
+    question = next((name for name in QUESTIONS if name in columns), "...")
+    answer = next((name for name in ANSWERS if name in columns and name != question), "...")
     raise InputError(
         f"{place}{missing}found {', '.join(columns) or 'nothing'}; expected {known}; other columns are named in a "
-        "recipe of scripts.prepare_sft_data (columns: {prompt: ..., completion: ...}), which has adapters for "
-        "published sets, too"
+        f"recipe of scripts.prepare_sft_data (columns: {{prompt: {question}, completion: {answer}}}, and thought: ... "
+        "where it has a column of its own), which has adapters for published sets, too"
     )
 
 
@@ -215,14 +252,19 @@ def read_row(
             else [Said(Turn("assistant", _text(raw, answer_name, "no_completion")))]
         )
         asked = [Said(one.turn, trained=False) for one in asked]
-        return _from_turns([*asked, *told], raw, column, reading, domain)
+        return _from_turns(_with_system(raw, [*asked, *told]), raw, column, reading, domain)
     prompt = _text(raw, prompt_name, "no_prompt")
     completion = _text(raw, answer_name, "no_completion")
-    rendered = reading.find_rendered(prompt)
-    history, question = split_rendered(rendered) if rendered else ((), prompt.strip())
+    thought = raw.get(column["thought"]) if "thought" in column else find_thought(raw)
+    rendered = with_line_end(reading.find_rendered(prompt), prompt, completion)
+    history, question = split_rendered(rendered) if rendered else (_system_of(raw), prompt.strip())
     if not question:
         raise UnusableRowError("no_prompt", f"{prompt_name!r} holds no question")
-    completion = with_open_thought(prompt, completion) if rendered else completion.strip()
+    completion = join_thought(thought, completion)
+    if rendered:
+        completion = with_open_thought(prompt, completion)
+    else:
+        completion = (rewrite_thought(completion) or completion).strip()
     if completion.lstrip().startswith(THINK_START):
         completion = completion.lstrip()
     return [
@@ -233,12 +275,23 @@ def read_row(
     ]  # fmt: skip
 
 
+def _in_our_marks(turn: Turn) -> Turn:
+    """An answer whose thought stands between other marks, in `<think>` form."""
+    return Turn(turn.role, rewrite_thought(turn.text) or turn.text) if turn.role == "assistant" else turn
+
+
+def _system_of(raw: Row) -> tuple[Turn, ...]:
+    return tuple(one.turn for one in _with_system(raw, []))
+
+
 def _from_turns(
     said: list[Said], raw: Row, column: Mapping[str, str], reading: Reading, domain: str | None
 ) -> list[CanonicalRow]:
     """One example for each answer under the loss, all of them known by the conversation's questions."""
     check_order(said)
-    turns = tuple(one.turn for one in said)
+    turns = tuple(_in_our_marks(one.turn) for one in said)
+    if turns != tuple(one.turn for one in said) and turns[0].role == "system" and tells_marks(turns[0].text):
+        said, turns = said[1:], turns[1:]  # it only explains the marks that the answers no longer have
     answers = [at for at, one in enumerate(said) if one.turn.role == "assistant" and one.trained]
     if not answers:
         raise UnusableRowError("turn_order", "no answer is under the loss")

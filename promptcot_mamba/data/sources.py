@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from promptcot_mamba import hub
-from promptcot_mamba.data.adapters import ADAPTERS, Adapter, get_adapter
+from promptcot_mamba.data.adapters import Adapter, get_adapter, recognise_rows
 from promptcot_mamba.data.canonical import DOMAINS
 from promptcot_mamba.data.conversation import Reading
 from promptcot_mamba.data.filters import FilterRules
 from promptcot_mamba.data.row_files import SUFFIXES, kind_of, read_columns, saved_files
-from promptcot_mamba.data.shapes import Shape, recognise
+from promptcot_mamba.data.shapes import describe
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import logger
 
@@ -156,17 +156,6 @@ def find_repo_files(repo: str, patterns: Sequence[str], source_dir: str | Path |
     return files
 
 
-def _recognise(file: Path) -> Shape:
-    """The shape of a file's rows; raises InputError, naming the adapter of published columns, where they have none."""
-    columns = read_columns(file)
-    try:
-        return recognise(columns, str(file))
-    except InputError as error:
-        own = [name for name, one in ADAPTERS.items() if len(one.columns) > 1 and set(one.columns) <= set(columns)]
-        mend = f"; adapter {' or '.join(own)} reads these columns" if own else ""
-        raise InputError(f"{error}{mend}") from None
-
-
 def find_source(spec: SourceSpec, source_dir: str | Path | None) -> FoundSource:
     """Locate a source's files and check that they have the columns its adapter needs.
 
@@ -190,8 +179,9 @@ def find_source(spec: SourceSpec, source_dir: str | Path | None) -> FoundSource:
     for file in files:
         kind_of(file)
         if spec.adapter == "generic" and not spec.columns:
-            shape = _recognise(file)
-            logger.info("sources.%s: %s: recognised %s (%s)", spec.name, file.name, shape.name, shape.looks)
+            columns = read_columns(file)
+            told = describe(recognise_rows(columns, str(file)), columns)
+            logger.info("sources.%s: %s: recognised %s", spec.name, file.name, told)
         missing = [column for column in adapter.columns if column not in read_columns(file)]
         if missing:
             raise InputError(

@@ -18,6 +18,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from promptcot_mamba.chat_format import THINK_END, THINK_START
 from promptcot_mamba.data.conversation import OURS, OWN, UNKNOWN, Reading, own_template
 from promptcot_mamba.data.encode import encode_examples
 from promptcot_mamba.data.rows import Example, Formats, iter_examples
@@ -25,7 +26,7 @@ from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import write_json
 from promptcot_mamba.log import logger
 
-STORE_VERSION = 2  # raise whenever the tokens of an unchanged file would change
+STORE_VERSION = 3  # raise whenever the tokens of an unchanged file would change
 FORMATS_FILE = "formats.json"
 STALE_SECONDS = 3600
 ENCODE_BATCH = 512  # examples per tokenizer call
@@ -102,6 +103,12 @@ class _Written:
     starts: list[int] = field(default_factory=lambda: [0])
     prompt_lengths: list[int] = field(default_factory=list)
     spelled: int = 0  # documents whose data spells control tokens
+    unclosed: int = 0  # and whose thought never ends
+
+
+def _never_answers(example: Example) -> bool:
+    """Whether a thought opens, in the prompt or the completion, and does not close: an answer that was cut off."""
+    return THINK_END not in example.completion and THINK_START in example.parts[-1].text + example.completion
 
 
 def _write_documents(
@@ -115,6 +122,7 @@ def _write_documents(
             written.spelled += document.spells_control
             if document.spells_control and control_text == "drop":
                 continue
+            written.unclosed += _never_answers(example)
             tokens.write(document.ids.tobytes())
             documents.write(json.dumps([example.id, example.source]) + "\n")
             written.starts.append(written.starts[-1] + len(document.ids))
@@ -150,6 +158,11 @@ def build_store(
         if written.spelled:
             done = "dropped" if reading.control_text == "drop" else "kept as text"
             logger.info("%s examples spell control tokens of the tokenizer: %s", f"{written.spelled:,}", done)
+        if written.unclosed:
+            logger.warning(
+                "%s examples open a thought and never close it: they teach thinking without end; drop them, or mend "
+                "their %s", f"{written.unclosed:,}", THINK_END,
+            )  # fmt: skip
         told = {OURS: "in our chat format", OWN: "in the tokenizer's own", UNKNOWN: "kept as they are"}
         kinds = (f"{count:,} {told.get(name, f'in {name}')}" for name, count in formats.counts.items())
         logger.info("prompts: %s", ", ".join(kinds))

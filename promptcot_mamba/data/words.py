@@ -7,6 +7,7 @@ columns at a time.
 """
 
 import html
+import json
 import re
 import unicodedata
 from functools import lru_cache
@@ -55,12 +56,36 @@ _VOWELLESS = re.compile(r"(?<![a-z\\])[b-df-hj-np-tv-xz]{2,5}(?![a-z])", re.IGNO
 _TAG = re.compile(r"</?[a-z][a-z0-9]*\s*/?>")  # of HTML, without attributes
 _DRAWING = re.compile(r"\[asy\].*?\[/asy\]", re.DOTALL)
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[a-z*]+\}(?:\{[lcr|]*\})?")
+# Marks that a quotation, a table or a listing puts around its lines; Python's prompt is none.
+_LINE_MARK = re.compile(r"^[ \t]*(?!>>>)(?:>(?!>>)[ \t]?)+|^[ \t]*\|(?:[ \t]*\d+[ \t]*\|)?|\|[ \t]*$", re.MULTILINE)
+_CARRIERS = (">", "|")
+_FIRST_LINE = re.compile(r"^[ \t]*1(?:[.:)|]?[ \t]|[.:)|]?$)", re.MULTILINE)
+_LINE_NUMBER = re.compile(r"[ \t]*(\d+)(?:[.:)|]?[ \t]+|[.:)|]?$)")
+LISTED_SHARE = 0.6  # of a text's lines that are numbered on from 1, from where on the numbers are a listing's
+_JSON_STRING = re.compile(r'"(?:[^"\\\n]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4}){60,}"')
+_JSON_ESCAPE = re.compile(r'\\[\\"]|\\n(?![a-z])')
+# Formulas read out: what of it the formula does not say in signs that are kept goes, the rest becomes those signs.
+_READ_OUT = tuple(
+    (key, re.compile(rf"\b(?:{phrase})\b"), sign)  # `key`: in every text that holds the phrase
+    for key, phrase, sign in (
+        ("or equal to", "(?:is |are )?(?:less|greater) than or equal to", " "),
+        ("not equal to", "(?:is |are )?not equal to", " "),
+        ("less than", "(?:is |are )?less than", " < "), ("greater than", "(?:is |are )?greater than", " > "),
+        ("so on up to", "and so on up to", " "), ("to the power", "(?:raised )?to the power(?: of)?", " "),
+        ("square root of", "(?:the )?square root of", " "), ("cube root of", "(?:the )?cube root of", " 3 "),
+        ("the fraction", "the fraction", " "), ("the quantity", "the quantity", " "), ("squared", "squared", " 2 "),
+        ("cubed", "cubed", " 3 "), (" sub ", "sub(?= [a-z0-9]\\b)", " "),
+        ("absolute value", "the absolute value of", " | "),
+        ("sine", "sine(?: of)?", " sin "), ("cosine", "cosine(?: of)?", " cos "), ("tangent of", "tangent of", " tan "),
+        (" base", "log(?:arithm)?,? (?:to the )?base", " log "),
+    )
+)  # fmt: skip
 _GIST = re.compile(r"\\[a-z]+|\d+|[a-z]+|[,;\n-]")
 _GIST_SIGNS = re.compile(r"\\[a-z]+|\d+|[a-z]+|[<>!]=|[<>=+|-]|[,;\n]")
 # Commands of layout, and what a formula says in words as well as in signs: neither is evidence.
 SILENT = frozenset(
     """
-    over times plus minus equals equal squared cubed degrees degree deg circ prime leq geq le ge leqslant geqslant ne
+    over times plus minus equals equal degrees degree deg circ prime leq geq le ge leqslant geqslant ne
     neq lt gt cdot cdots ldots dots vdots infinity infty sqrt frac dfrac tfrac cfrac pi text textbf textit textrm
     textsc mathrm mathbb mathbf mathcal mathit operatorname mbox emph boxed left right big bigg quad qquad displaystyle
     limits begin end pmatrix bmatrix matrix array align cases hline ensuremath mid setminus cup cap subset subseteq
@@ -123,8 +148,45 @@ def _part(found: re.Match[str]) -> str:
     return f" {' '.join(found.group())} "
 
 
+def _without_line_marks(text: str) -> str:
+    """A text without what a quotation, a table or a listing puts before and after its lines."""
+    if ">" in text or "|" in text:
+        text = _LINE_MARK.sub(" ", text)
+    if _FIRST_LINE.search(text) is None:
+        return text
+    lines = text.split("\n")
+    read, expected = [], 1
+    for line in lines:
+        found = _LINE_NUMBER.match(line)
+        if found is not None and int(found[1]) == expected:
+            line, expected = line[found.end() :], expected + 1
+        read.append(line)
+    return "\n".join(read) if expected > 3 and expected > LISTED_SHARE * len(lines) else text
+
+
+def _unescape(found: re.Match[str]) -> str:
+    """A string of JSON as the text it stands for; what only looks like one stays."""
+    return f" {json.loads(found[0])} " if _JSON_ESCAPE.search(found[0]) else found[0]
+
+
+def _in_signs(text: str) -> str:
+    """A text with the formulas that it reads out in signs, as far as signs are kept."""
+    for key, phrase, sign in _READ_OUT:
+        if key in text:
+            text = phrase.sub(sign, text)
+    return text
+
+
+def take_out(text: str) -> str:
+    """A text without what carries it: JSON's escapes, the marks of a quotation, a table or a listing."""
+    if '"' in text and "\\" in text:
+        text = _JSON_STRING.sub(_unescape, text)
+    return _without_line_marks(text) if "\n" in text or text.lstrip()[:1] in _CARRIERS else text
+
+
 def _fold(text: str) -> str:
-    """`fold_letters`, with numbers without separators; HTML, drawings and LaTeX environments taken off."""
+    """`fold_letters`, numbers without separators, formulas in signs; carriers, HTML, drawings, environments off."""
+    text = take_out(text)
     if "&" in text:
         text = html.unescape(text)
     text = fold_letters(text)
@@ -134,7 +196,9 @@ def _fold(text: str) -> str:
         text = _DRAWING.sub(" ", text)
     if "," in text or "\\" in text:
         text = _THOUSANDS.sub("", text)
-    return _ENVIRONMENT.sub(" ", text) if "\\begin" in text else text
+    if "\\begin" in text:
+        text = _ENVIRONMENT.sub(" ", text)
+    return _in_signs(text)
 
 
 def _read_numbers(words: list[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """Benchmark problems as they turn up in training data: copied, respelled, reworded a little; and clean look-alikes."""
 
 import html
+import json
 import random
 import re
 from collections.abc import Callable
@@ -15,6 +16,23 @@ FILLERS = (
     "value", "quantity", "object", "figure", "result", "given", "clearly", "several", "certain", "specific", "simple",
     "final", "another", "general", "measure", "during", "careful", "element", "formal", "direct", "exactly", "whole",
     "proper", "total", "example",
+)  # fmt: skip
+
+
+THOUGHTS = (
+    "Hmm, let me see what that means.", "So that is a condition to keep in mind.", "Right, I wrote this down.",
+    "Wait, careful here.", "That tells me something about how it is built.", "Let me name it before I go on.",
+    "Maybe an invariant helps with this later on.",
+)  # fmt: skip
+READ_OUT = (
+    (r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r" the fraction \1 over \2 "),
+    (r"\\sqrt\s*\{([^{}]*)\}", r" the square root of \1 "),
+    (r"\\(?:text|mathrm|mathbb|mathbf|operatorname)\s*\{([^{}]*)\}", r"\1"),
+    (r"\^\s*(?:2(?!\d)|\{2\})", " squared "), (r"\^\s*(?:3(?!\d)|\{3\})", " cubed "),
+    (r"\^\s*(?:\{([^{}]*)\}|(\w))", r" to the power of \1\2 "), (r"_\s*(?:\{([^{}]*)\}|(\w))", r" sub \1\2 "),
+    (r"\\leq?(?![a-z])", " is less than or equal to "), (r"\\geq?(?![a-z])", " is greater than or equal to "),
+    (r"<", " is less than "), (r">", " is greater than "), (r"=", " equals "), (r"\+", " plus "), (r"-", " minus "),
+    (r"\\(?:cdot|times)(?![a-z])", " times "), (r"\\c?l?dots(?![a-z])", " and so on up to "),
 )  # fmt: skip
 
 
@@ -134,6 +152,51 @@ def without_samples(text: str, rng: random.Random) -> str:
     return f"Solve in Python:\n\n{statement[2] or statement[0]}"
 
 
+def _sentences(text: str) -> list[str]:
+    return re.split(r"(?<=[.?!])\s+", text)
+
+
+def in_another_order(text: str, rng: random.Random) -> str:
+    """The sentences shuffled."""
+    parts = _sentences(text)
+    return " ".join(rng.sample(parts, len(parts)))
+
+
+def with_thoughts(text: str, rng: random.Random) -> str:
+    """As models restate a problem: a sentence, what they think of it, the next sentence."""
+    return "\n".join(f"{part}\n{' '.join(rng.sample(THOUGHTS, 2))}" for part in _sentences(text))
+
+
+def _read(formula: re.Match[str]) -> str:
+    text = formula[0]
+    for _ in range(3):  # as deep as formulas are nested
+        for form, said in READ_OUT:
+            text = re.sub(form, said, text)
+    return re.sub(r"[{}$\\]|\\left|\\right", "", text)
+
+
+def read_out(text: str, rng: random.Random) -> str:
+    """Formulas as one reads them to somebody who cannot see them."""
+    return re.sub(r"\$[^$]+\$|\\\[.+?\\\]", _read, text, flags=re.DOTALL)
+
+
+def carried(text: str, rng: random.Random) -> str:
+    """In what carries text from one place to another: a table, a quotation, a numbered listing, JSON."""
+    lines = [line for part in _sentences(text) for line in part.split("\n")]
+    return rng.choice([
+        "| no | text |\n|---|---|\n" + "\n".join(f"| {at} | {line} |" for at, line in enumerate(lines, start=1)),
+        "> " + "\n> ".join(lines),
+        "\n".join(f"{at:3d}  {line}" for at, line in enumerate(text.split("\n"), start=1)),
+        json.dumps({"id": rng.randrange(10**6), "problem": text}),
+    ])  # fmt: skip
+
+
+def cut_off(text: str, rng: random.Random) -> str:
+    """Without the last fifth of its words."""
+    words = text.split(" ")
+    return " ".join(words[: len(words) - len(words) // 5])
+
+
 def embedded(text: str, rng: random.Random) -> str:
     before = rng.choice(["Solve this for me. ", "Here is my homework:\n\n", "Problem 12. ", "Please help! Question: "])
     return before + text + rng.choice(["\n\nShow your work.", " Thanks!", "\nAnswer:", ""])
@@ -144,12 +207,15 @@ KINDS: dict[str, Callable[[str, random.Random], str]] = {
     "plain-text maths": plain_maths, "numerals in words": numerals_in_words, "look-alikes": look_alikes,
     "every 12th word": change_every(12), "every 8th word": change_every(8), "renamed variables": rename_variables,
     "renamed points": rename_points, "HTML": as_html, "hidden marks": hidden_marks, "without samples": without_samples,
+    "another order": in_another_order, "with thoughts": with_thoughts, "read out": read_out, "carried": carried,
+    "cut off": cut_off,
 }  # fmt: skip
 REQUIRED = dict.fromkeys(KINDS, 0.95) | {
     "every 12th word": 0.85,
     "renamed variables": 0.85,
     "renamed points": 0.85,
     "every 8th word": 0.7,
+    "cut off": 0.85,
 }
 
 TEMPLATES = (

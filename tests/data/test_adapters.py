@@ -73,6 +73,9 @@ def test_generic_columns():
     assert adapter.columns == ("q", "a", "g")
     (row,) = adapter.convert({"q": "Q?", "a": TRACE, "g": 4, "domain": "code"}, None)
     assert (row.prompt, row.completion, row.gold, row.domain) == ("Q?", TRACE, "4", "code")
+    apart = get_adapter("generic", {"prompt": "question", "completion": "attempt", "thought": "trajectory"})
+    (row,) = apart.convert({"question": "Q?", "attempt": "It is $\\boxed{4}$.", "trajectory": "so"}, None)
+    assert row.completion == TRACE
 
 
 def test_ids_name_content():
@@ -102,7 +105,10 @@ def test_what_came_since():
 
     code = TRACE.replace("$\\boxed{4}$", "\n```python\nprint(4)\n```")
     assert convert("promptcot2_sft", prompt="Print 4.", completion=code).domain == "code"
-    assert convert("promptcot2_sft", prompt="2 + 2?", completion=TRACE).domain == "math"
+    opened = render_prompt("2 + 2?", "").removesuffix("\n<think>\n")  # as its publisher's program writes prompts
+    row = convert("promptcot2_sft", prompt=opened, completion=f"\n{TRACE}")
+    assert (row.prompt, row.completion, row.domain) == ("2 + 2?", TRACE, "math")
+    assert whole_text(row.rendered.parts) == f"{opened}\n"
 
 
 def test_questions_of_opencodereasoning_2_are_joined_from_four_sets(tmp_path):

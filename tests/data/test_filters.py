@@ -7,7 +7,15 @@ import random
 import pytest
 
 from promptcot_mamba.data.canonical import CanonicalRow
-from promptcot_mamba.data.filters import REASONS, FilterRules, find_fault, has_few_phrases, has_loop, is_foreign
+from promptcot_mamba.data.filters import (
+    REASONS,
+    FilterRules,
+    explain_fault,
+    find_fault,
+    has_few_phrases,
+    has_loop,
+    is_foreign,
+)
 
 GOOD = {
     "math": "<think>\nTwo and two.\n</think>\n\nThe answer is $\\boxed{4}$.",
@@ -24,6 +32,23 @@ def fault(completion: str, domain: str = "math", prompt: str = "What is 2 + 2?",
 def test_good_rows_pass(domain):
     assert fault(GOOD[domain], domain) is None
     assert fault(GOOD[domain], domain, finish="stop") is None
+
+
+@pytest.mark.parametrize(
+    ("completion", "reason", "told"),
+    [
+        ("no thought \\boxed{4}", "think_pair", "require_thought: false"),
+        ("a\n</think>\n\\boxed{4}", "think_pair", "thought_opened: true"),
+        ("<think>\nnever closed \\boxed{4}", "think_pair", ""),
+        ("a\n</think>\nb</think>\n\\boxed{4}", "think_pair", ""),
+        ("<think>\n<|im_end|>\n</think>\\boxed{4}", "chat_markers", "--control_text keep"),
+    ],
+)
+def test_what_would_keep_a_row_is_said(completion, reason, told):
+    row = CanonicalRow("What is 2 + 2?", completion, "math")
+    assert find_fault(row, FilterRules()) == reason
+    assert told in explain_fault(row, reason)
+    assert bool(told) == bool(explain_fault(row, reason))
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from promptcot_mamba.chat_format import CHAT_TEMPLATE, MATH_INSTRUCTION, render_
 from promptcot_mamba.chat_markup import FAMILIES
 from promptcot_mamba.data.conversation import Reading, own_template
 from promptcot_mamba.data.dataset import make_rows
+from promptcot_mamba.data.decontaminate import BenchmarkText
 from promptcot_mamba.data.encode import encode_prompt
 from promptcot_mamba.data.prepare import prepare_shards
 from promptcot_mamba.data.rows import find_row_files, iter_examples
@@ -20,6 +21,7 @@ from promptcot_mamba.data.sources import find_source, parse_sources
 from promptcot_mamba.data.template import choose_template
 from promptcot_mamba.data.tokens import build_store, open_store
 from promptcot_mamba.errors import InputError
+from promptcot_mamba.jsonl import read_jsonl
 from tests.data.test_prepare import make_recipe
 from tests.tiny import make_tokenizer
 
@@ -87,6 +89,65 @@ def test_system_turns_weights_reasoning_and_parts(tmp_path):
     [(prompt, completion)] = trained(tmp_path, write(tmp_path / "a.jsonl", {"messages": messages}))
     assert prompt == chatml(("system", "Be brief."), ("user", "2+2?"), ("assistant", "5"), ("user", "Sure?"))
     assert completion == "2 + 2 = 4\n</think>\n\nNo: 4"
+
+
+APART = {
+    "messages": {"messages": [MESSAGES[0], {"role": "assistant", "content": "4", "reasoning": "2 and 2"}]},
+    "parts": {"messages": [MESSAGES[0], {"role": "assistant", "content": [
+        {"type": "thinking", "thinking": "2 and 2"}, {"type": "text", "text": "4"}]}]},
+    "a column": {"prompt": "2+2?", "response": "4", "reasoning_content": "2 and 2"},
+    "Alpaca's": {"instruction": "2+2?", "input": "", "output": "4", "reasoning": "2 and 2"},
+    "begin_of_thought": {"conversations": [
+        {"from": "system", "value": "Think between <|begin_of_thought|> and <|end_of_thought|>."}, SHAREGPT[0],
+        {"from": "gpt", "value": "<|begin_of_thought|>\n\n2 and 2\n\n<|end_of_thought|>\n\n"
+                                 "<|begin_of_solution|>\n\n4\n\n<|end_of_solution|>"}]},
+    "thinking": {"prompt": "2+2?", "completion": "<thinking>\n2 and 2\n</thinking>\n4"},
+    "mistral": {"messages": [MESSAGES[0], {"role": "assistant", "content": "[THINK]2 and 2[/THINK]4"}]},
+    "harmony": {"prompt": "2+2?", "completion": "<|channel|>analysis<|message|>2 and 2<|end|><|start|>assistant"
+                                                "<|channel|>final<|message|>4<|return|>"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", APART)
+def test_a_thought_apart_or_in_other_marks_is_trained_as_a_thought(tmp_path, name):
+    assert trained(tmp_path, write(tmp_path / "a.jsonl", APART[name])) == [
+        (chatml(("user", "2+2?")), "2 and 2\n</think>\n\n4")
+    ]
+
+
+def test_a_thought_without_end_is_told(tmp_path, caplog):
+    rows = [{"prompt": "2+2?", "completion": text} for text in (THOUGHT, THOUGHT.partition("</think>")[0], "4")]
+    assert len(trained(tmp_path, write(tmp_path / "a.jsonl", *rows))) == 3
+    assert "1 examples open a thought and never close it" in caplog.text
+
+
+def test_what_is_read_beside_a_shape_is_told(tmp_path, caplog):
+    list(iter_examples([write(tmp_path / "a.jsonl", APART["a column"] | {"system": None, "score": 1})]))
+    assert "recognised prompt and response ({prompt, response}, and system, reasoning_content beside it)" in caplog.text
+
+
+def test_a_switch_is_no_thought(tmp_path):
+    row = {"prompt": "2+2?", "response": "4", "reasoning": "on"}
+    assert trained(tmp_path, write(tmp_path / "a.jsonl", row)) == [(chatml(("user", "2+2?")), "\n</think>\n\n4")]
+
+
+@pytest.mark.parametrize("row", [{"instruction": "2+2?", "output": THOUGHT}, {"prompt": "2+2?", "completion": THOUGHT}])
+def test_a_system_turn_in_a_column_and_earlier_questions_are_kept(tmp_path, row):
+    row |= {"system_prompt": "Be brief."}
+    [(prompt, _)] = trained(tmp_path, write(tmp_path / "a.jsonl", row))
+    assert prompt == chatml(("system", "Be brief."), ("user", "2+2?"))
+    if "output" in row:
+        (tmp_path / "again").mkdir()
+        path = write(tmp_path / "b.jsonl", row | {"history": [["1+1?", "2"]]})
+        [(prompt, _)] = trained(tmp_path / "again", path)
+        assert prompt == chatml(("system", "Be brief."), ("user", "1+1?"), ("assistant", "2"), ("user", "2+2?"))
+
+
+def test_a_line_end_between_prompt_and_completion_stays_where_it_was_published(tmp_path):
+    """PromptCoT 2.0 publishes ChatML up to `assistant` and completions that begin with the line end."""
+    row = {"prompt": render_prompt("2+2?").removesuffix("\n<think>\n"), "completion": f"\n{THOUGHT}"}
+    [(prompt, completion)] = trained(tmp_path, write(tmp_path / "a.jsonl", row))
+    assert prompt + completion == row["prompt"] + row["completion"]
 
 
 def test_alpaca_as_lines_and_as_an_array(tmp_path):
@@ -157,6 +218,9 @@ BAD = [
     ({"prompt": "q\ud800", "completion": "a"}, "holds lone surrogates"),
     ({"prompt": 5, "completion": "a"}, "'prompt' must be a text or a list of messages, found int"),
     ({"text": "x", "label": 1}, "found text, label; expected {prompt, completion}"),
+    ({"question": "q", "response": "r"}, "(columns: {prompt: question, completion: response}"),
+    ({"prompt": "q", "chosen": "a", "rejected": "b"}, "pairs of answers are trained with --objective dpo"),
+    ({"instruction": "q", "output": "a", "history": "none"}, "column 'history' must be a list of [question, answer]"),
 ]
 
 
@@ -197,6 +261,26 @@ def test_rows_of_several_shapes_may_share_a_file_in_both_programs(tmp_path):
     assert result.tallies["a"]["dropped"] == {"exact_duplicate": 3}
 
 
+def test_a_problem_is_found_in_a_system_turn_and_in_an_earlier_answer(tmp_path):
+    """What is no question and no answer under the loss is trained on all the same, as context."""
+    asked = "Find the least number of marbles that Xenia and Sergey can share among seven boxes of different colours."
+    turns = [{"role": "system", "content": "Be brief."}, *MESSAGES]
+    rows = []
+    for at in (None, 0, 2):
+        said = [dict(turn) for turn in turns]
+        said[-1]["content"] += f" {at}"
+        if at is not None:
+            said[at]["content"] = f"The task: {asked} Go on."
+        rows.append({"messages": said})
+    path = write(tmp_path / "a.jsonl", *rows)
+    recipe = make_recipe({"a": {"adapter": "generic", "path": str(path)}}, near_duplicate_threshold=0, loss_on="last")
+    problems = [BenchmarkText("bench", "7", asked)]
+    result = prepare_shards(recipe, tmp_path / "out", tokenizer=make_tokenizer(), tokenizer_path="t", problems=problems)
+    assert result.tallies["a"]["dropped"] == {"contaminated": 2}
+    found = [(hit["row"], hit["problem"], hit["kind"]) for hit in read_jsonl(tmp_path / "out/contaminated.jsonl")]
+    assert found == [("a.jsonl:2", "7", "prompt"), ("a.jsonl:3", "7", "completion")]
+
+
 def test_preparation_reads_a_saved_data_set_as_training_does(tmp_path):
     from datasets import Dataset, DatasetDict
 
@@ -216,7 +300,8 @@ def test_columns_of_a_published_set_are_told_its_adapter(tmp_path):
     path = write(tmp_path / "a.jsonl", {"problem": "p", "generated_solution": "s"})
     with pytest.raises(InputError, match=r"found problem, generated_solution.*adapter openmathreasoning reads these"):
         find_source(spec_of(path), None)
-    with pytest.raises(InputError, match=r"columns: \{prompt: \.\.\., completion: \.\.\.\}"):
+    told = r"columns: \{prompt: problem, completion: generated_solution\}.*adapter openmathreasoning reads these"
+    with pytest.raises(InputError, match=told):
         list(iter_examples([path]))
 
 

@@ -8,12 +8,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from promptcot_mamba.jsonl import write_jsonl
+from scripts.prepare_sft_data import main
 from tests.data.planted import plant, recipe_sources
 from tests.tiny import make_tokenizer
 
@@ -49,40 +49,44 @@ def hashes(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.name != "run.json"}
 
 
-def kill_group_when(process: subprocess.Popen, ready) -> bool:
-    """`kill -9` a program and its workers at a moment; False if it ended before."""
-    deadline = time.monotonic() + 240
-    while process.poll() is None and time.monotonic() < deadline:
-        if ready():
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            return True
-        time.sleep(0.002)
-    return False
+# The program as `-m` runs it, but that its whole group is killed, workers in the midst of their chunks, at the moment
+# when its first process hears of the third part done under a title.
+KILLED = """
+import os, runpy, signal, sys
+from promptcot_mamba.data import workers
+
+def bar(results, *, desc, **rest):
+    for done, result in enumerate(results, start=1):
+        if desc == TITLE and done == 3:
+            os.killpg(0, signal.SIGKILL)
+        yield result
+
+workers.tqdm = bar
+runpy.run_module("scripts.prepare_sft_data", {}, "__main__", alter_sys=True)
+"""
 
 
-def chunks_done(folder: Path) -> int:
-    return len(list(folder.glob(".work/*/chunks/*.json")))
+def run_here(arguments: list[str], monkeypatch) -> None:
+    """The program in this process, by one worker: what two processes leave must be what one makes."""
+    monkeypatch.setattr(sys, "argv", arguments[2:])
+    for name in ("TOKENIZERS_PARALLELISM", "RAYON_NUM_THREADS", "OMP_NUM_THREADS", "ARROW_NUM_THREADS"):
+        monkeypatch.setenv(name, "1" if name != "TOKENIZERS_PARALLELISM" else "false")
+    main()
 
 
-def shards_done(folder: Path) -> int:
-    return len(list(folder.glob("shard-*.arrow")))
-
-
-@pytest.mark.parametrize("done", [chunks_done, pytest.param(shards_done, marks=pytest.mark.slow)])
-def test_killed_and_continued_gives_the_same_bytes(place, tmp_path, done):
+@pytest.mark.parametrize("title", ["reading and tokenising", pytest.param("packing shards", marks=pytest.mark.slow)])
+def test_killed_and_continued_gives_the_same_bytes(place, tmp_path, monkeypatch, title):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    finished = run(command(place, whole))
-    assert finished.returncode == 0, finished.stderr
+    run_here(command(place, whole, "--workers", "1"), monkeypatch)
     assert (whole / "report.md").exists()
     assert not (whole / ".work").exists()
-    process = subprocess.Popen(command(place, broken), cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
-    assert kill_group_when(process, lambda: done(broken) >= 2)
+    arguments = [sys.executable, "-c", KILLED.replace("TITLE", repr(title)), *command(place, broken)[3:]]
+    killed = subprocess.run(arguments, cwd=ROOT, start_new_session=True, capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (broken / "manifest.json").exists()
     chunks = {path: path.stat().st_mtime_ns for path in broken.glob(".work/*/chunks/*.json")}
-    assert chunks
-    finished = run(command(place, broken, "--keep_work", "True"))
-    assert finished.returncode == 0, finished.stderr
+    assert len(chunks) >= 3
+    run_here(command(place, broken, "--keep_work", "True", "--workers", "1"), monkeypatch)
     assert hashes(broken) == hashes(whole)
     again = {path: path.stat().st_mtime_ns for path in broken.glob(".work/*/chunks/*.json")}
     assert chunks.items() <= again.items()  # finished chunks were not done again

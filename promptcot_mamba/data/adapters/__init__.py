@@ -1,6 +1,6 @@
 """The training sources: one module a data set, one line each in `ADAPTERS`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from promptcot_mamba.data.adapters.adapter import Adapter
 from promptcot_mamba.data.adapters.generic import make_generic
@@ -9,6 +9,7 @@ from promptcot_mamba.data.adapters.openmathreasoning import OPENMATHREASONING
 from promptcot_mamba.data.adapters.openthoughts2 import OPENTHOUGHTS2, OPENTHOUGHTS3
 from promptcot_mamba.data.adapters.promptcot import PROMPTCOT_2, PROMPTCOT_DS, PROMPTCOT_QWQ, SYNTHESIS
 from promptcot_mamba.data.conversation import Reading
+from promptcot_mamba.data.shapes import Shape, recognise
 from promptcot_mamba.errors import InputError
 
 ADAPTERS: dict[str, Adapter] = {
@@ -25,6 +26,16 @@ ADAPTERS: dict[str, Adapter] = {
     "synthesis": SYNTHESIS,
     "generic": make_generic(),
 }
+
+
+def recognise_rows(columns: Sequence[str], where: str) -> Shape:
+    """The shape of rows with these columns; raises InputError, naming the adapters that read them, where none is."""
+    try:
+        return recognise(columns, where)
+    except InputError as error:
+        own = [name for name, one in ADAPTERS.items() if len(one.columns) > 1 and set(one.columns) <= set(columns)]
+        mend = f"; adapter {' or '.join(own)} reads these columns" if own else ""
+        raise InputError(f"{error}{mend}") from None
 
 
 def get_adapter(

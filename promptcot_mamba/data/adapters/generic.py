@@ -9,7 +9,7 @@ from promptcot_mamba.data.shapes import EXTRA, PAIR, SHAPES, Shape, read_row, re
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row
 
-FIELDS = ("prompt", "completion", "domain", "gold", "finish_reason")
+FIELDS = ("prompt", "completion", "thought", "domain", "gold", "finish_reason")
 ANY_SHAPE = tuple(dict.fromkeys(name for shape in SHAPES for name in (*shape.marked, *shape.optional)))
 
 

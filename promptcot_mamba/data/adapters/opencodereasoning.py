@@ -5,11 +5,11 @@ r1_generation`, with a critique of each. split_1 of the first and all of the sec
 they are the rows `index` of the `split` of TACO, APPS, CodeContests or open-r1/codeforces. Those are read once into one
 Arrow file that every worker maps.
 
-Checked: the first against its card (columns, splits and counts, 2025); the second against its publisher's own reader
-(NVIDIA/NeMo-Skills, recipes/opencodereasoning/scripts/prepare_questions.py: splits `python` and `cpp`, "-" as question,
-names of the four sets, how a Codeforces question is put together) and programs that fetch its files
-(train/python/train-*-of-00070.parquet; columns question_id, question, r1_generation, qwq_critique, solution, judgement,
-pass_rate, source, license, dataset, split, index, difficulty). Not checked: row counts of the second, types of columns.
+Checked: both against their cards (columns, all of them texts, splits and counts, 2025); the second also against its
+publisher's own reader (NVIDIA/NeMo-Skills, recipes/opencodereasoning/scripts/prepare_questions.py: "-" as question,
+names of the four sets, how a Codeforces question is put together). Its files are train/python/train-* and
+train/cpp/train-*, its columns question, r1_generation, qwq_critique, solution, judgement, pass_rate, source, license,
+dataset, split, difficulty, index, id and question_id.
 """
 
 import json

@@ -2,15 +2,15 @@
 
 The second has 1,143,205 rows by R1; the third 1,200,000 by QwQ-32B, sixteen a question, with a `domain` column.
 
-Checked: the second against its card; the third against the documentation of a project that trains on it (forgather,
-datasets/open-thoughts: `{from, value}` turns of human and assistant, 120 Parquet files, no system turns, 16 answers a
-question) and programs that fetch data/train-*-of-00120.parquet and read `difficulty`, `source`, `domain`.
+Checked: the second against its card; the third against cards of copies of it (1,200,000 rows of `difficulty`, `source`,
+`domain`, `conversations` of `{from, value}`) and the documentation of a project that trains on it (forgather,
+datasets/open-thoughts: human and assistant, no system turns, 16 answers a question, 120 Parquet files).
 
 A row is a conversation of one question and one answer. The trace is marked `<think>`, or by the older pair
 `<|begin_of_thought|>` ... `<|begin_of_solution|>`, which means the same.
 """
 
-from promptcot_mamba.chat_format import THINK_END, THINK_START, extract_question
+from promptcot_mamba.chat_format import extract_question, rewrite_thought, tells_marks
 from promptcot_mamba.chat_markup import Turn
 from promptcot_mamba.data.adapters.adapter import Adapter
 from promptcot_mamba.data.canonical import DOMAINS, CanonicalRow, UnusableRowError
@@ -18,12 +18,6 @@ from promptcot_mamba.data.conversation import guess_domain
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row
 
-OLD_MARKERS = {
-    "<|begin_of_thought|>": THINK_START,
-    "<|end_of_thought|>": THINK_END,
-    "<|begin_of_solution|>": "",
-    "<|end_of_solution|>": "",
-}
 QUESTION_SPEAKERS = ("user", "human")
 ANSWER_SPEAKERS = ("assistant", "gpt")
 
@@ -47,14 +41,13 @@ def read_turns(raw: Row) -> tuple[tuple[Turn, ...], str, str]:
     if not answer or not answer.strip():
         raise UnusableRowError("no_completion")
     system = next((turn["value"] for turn in turns if turn["from"] == "system" and turn["value"]), "")
-    is_told = bool(system.strip()) and not any(marker in system for marker in OLD_MARKERS)
+    is_told = bool(system.strip()) and not tells_marks(system)
     return (Turn("system", system.strip()),) if is_told else (), question, answer
 
 
 def convert(raw: Row, _context: None) -> CanonicalRow:
     history, question, completion = read_turns(raw)
-    for old, new in OLD_MARKERS.items():
-        completion = completion.replace(old, new)
+    completion = rewrite_thought(completion) or completion
     source, domain = raw.get("source") or "", raw.get("domain")
     return CanonicalRow(
         prompt=extract_question(question),

@@ -1,10 +1,11 @@
 """The PromptCoT releases (MIT): synthesized olympiad problems with a teacher's traces, and our own synthesis output.
 
 PromptCoT-DS-Dataset (about 406 k rows) and PromptCoT-QwQ-Dataset are `prompt, completion`; the prompt is whole chat
-text in the teacher's markers, which are taken off. PromptCoT-2.0-SFT-4.8M (maths and programming) is read by the same
-two columns. Not checked: its publisher's repository (inclusionAI/PromptCoT, README, "SFT Pipeline") says
-prompt-completion pairs in Qwen2.5's template; the data set's own page was not at hand. Our own output is rows as
-sampling writes them: a problem's keys and a `completion` with its `finish_reason`.
+text in the teacher's markers, which are taken off. PromptCoT-2.0-SFT-4.8M (maths and programming) has the same two
+columns: checked against the program that writes such rows (inclusionAI/PromptCoT, prepare_sft_data_code.py: ChatML up
+to `<|im_start|>assistant`, a completion that begins with the line end and `<think>`), not against the data set's own
+page, which was not at hand. Our own output is rows as sampling writes them: a problem's keys and a `completion` with
+its `finish_reason`.
 """
 
 from dataclasses import replace
@@ -13,7 +14,7 @@ from promptcot_mamba.chat_format import extract_question, with_open_thought
 from promptcot_mamba.chat_markup import find_rendered
 from promptcot_mamba.data.adapters.adapter import Adapter, optional_text, text_of
 from promptcot_mamba.data.canonical import DOMAINS, CanonicalRow, UnusableRowError
-from promptcot_mamba.data.conversation import guess_domain
+from promptcot_mamba.data.conversation import guess_domain, with_line_end
 from promptcot_mamba.jsonl import Row
 
 GOLD_MARK = "####"
@@ -34,7 +35,7 @@ def convert_release(raw: Row, _context: None) -> CanonicalRow:
         prompt=question,
         completion=open_completion(prompt, completion),
         domain="math",
-        rendered=find_rendered(prompt),
+        rendered=with_line_end(find_rendered(prompt), prompt, raw["completion"]),
     )
 
 
