@@ -1,10 +1,13 @@
 """Phase 3 at quickstart scale: what does a model gain from its own verified chains, at equal compute?
 
 Phase 2's checkpoint samples new problems of the training side, the graders tell right from wrong, and every arm goes on
-from the same weights: preferences between the samples, right samples alone, or another pass over phase 2's exercises. A
-seed is everything after phase 2: its problems, its samples and the order of training.
+from the same weights: preferences between the samples, right samples alone, or another pass over phase 2's exercises.
+Half of the right answers to hard problems come by wrong working (a remainder, the larger of two numbers); one more arm
+has preferences in which the family's exact solver checks the working too, as nobody could elsewhere. A seed is all that
+follows phase 2: its problems, its samples and the order of training.
 """
 
+import json
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from promptcot_mamba.chat_format import extract_question, split
 from promptcot_mamba.cli import flag, read_recipe
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row, read_jsonl, write_json, write_jsonl
@@ -29,11 +33,13 @@ from promptcot_mamba.quickstart.road import (
     split_families,
     train_stage,
 )
+from promptcot_mamba.quickstart.solver import solve
 from promptcot_mamba.quickstart.splits import draw_selfplay_rows, read_counts
 from promptcot_mamba.run_info import side_path
 
-START, DPO, RIGHT, MORE = "phase 2", "preferences", "right samples", "more phase 2"
-ARMS = (DPO, RIGHT, MORE)
+START, DPO, WORKED = "phase 2", "preferences", "preferences, workings checked"
+RIGHT, MORE = "right samples", "more phase 2"
+ARMS = (DPO, WORKED, RIGHT, MORE)
 FORWARD_AND_BACKWARD = 3  # a trained token in forward passes
 
 Verdicts = dict[str, dict[int, dict[str, dict[str, bool]]]]  # [arm][seed][family][problem]
@@ -109,14 +115,16 @@ class Road:
         self.args, self.seed = args, seed
         self.recipes, self.start = Path(args.recipes), args.start
         self.folder = Path(args.output_dir) / f"seed_{seed}"
+        self.samples = self.folder / "samples.jsonl"
         self.pairs, self.right = self.folder / "pairs.jsonl", self.folder / "right.jsonl"
+        self.worked = self.folder / "pairs_worked.jsonl"
 
     def run(self, stage: Stage) -> None:
         run_stage(replace(stage, title=f"seed {self.seed}: {stage.title}"), self.folder, to_log=True)
 
     def prefer(self) -> None:
         """New problems, samples of them, verdicts, and rows to learn from."""
-        problems, samples = self.folder / "problems.jsonl", self.folder / "samples.jsonl"
+        problems, samples = self.folder / "problems.jsonl", self.samples
         write_jsonl(problems, draw_selfplay_rows(read_counts("problems", self.args.problems), self.seed))
         stage = sample_stage("its_own", self.recipes / "selfplay_sample.yaml", self.start, problems, samples)
         self.run(replace(stage, command=[*stage.command, "--seed", str(self.seed)]))
@@ -124,22 +132,33 @@ class Road:
         for stage in grade_stages("its_own", samples, None, families):
             self.run(stage)
         files = [family_file(samples, family) for family in families]
+        grades = [side_path(file, "grades.jsonl") for file in files]
+        self.run(self.prefer_stage("prefer", files, grades, self.pairs, self.right))
+        checked = [self.folder / f"worked_{path.name}" for path in grades]
+        for file, path, target in zip(files, grades, checked, strict=True):
+            write_jsonl(target, check_workings(read_jsonl(file), read_jsonl(path)))
+        self.run(self.prefer_stage("prefer_worked", files, checked, self.worked))
+
+    def prefer_stage(
+        self, name: str, files: list[Path], grades: list[Path], pairs: Path, right: Path | None = None
+    ) -> Stage:
         recipe = self.recipes / "selfplay_pairs.yaml"
         command = python("-m", "scripts.make_preferences", "--config", recipe, "--input_path", *files)
-        command += ["--output_path", str(self.pairs), "--sft_path", str(self.right), "--seed", str(self.seed)]
-        inputs = (recipe, *files, *(side_path(file, "grades.jsonl") for file in files))
-        self.run(Stage("prefer", "preferences", command, inputs, (self.pairs, self.right)))
+        command += ["--grades_path", *map(str, grades), "--output_path", str(pairs), "--seed", str(self.seed)]
+        command += ["--sft_path", str(right)] if right else []
+        outputs = (pairs, right) if right else (pairs,)
+        return Stage(name, name.replace("_", ", "), command, (recipe, *files, *grades), outputs)
 
     def count(self) -> Compute:
         recipe = read_recipe(self.recipes / "selfplay.yaml")
         trained = self.args.steps * recipe["per_device_train_batch_size"] * recipe["max_length"]
-        return count_compute(read_jsonl(self.folder / "samples.jsonl"), read_jsonl(self.pairs), trained)
+        return count_compute(read_jsonl(self.samples), read_jsonl(self.pairs), trained)
 
     def train(self, arm: str) -> Path:
         """One arm from phase 2's weights; one process without a launcher, so that seeds share the machine well."""
         name, flags = slug(arm), {"seed": self.seed, "save_strategy": "no"}
-        if arm == DPO:
-            rows, recipe = self.pairs, "selfplay.yaml"
+        if arm in (DPO, WORKED):
+            rows, recipe = self.pairs if arm == DPO else self.worked, "selfplay.yaml"
             flags |= {"max_steps": self.args.steps}
         else:
             recipe = "phase2.yaml"
@@ -158,7 +177,21 @@ class Road:
 
 
 def slug(arm: str) -> str:
-    return arm.replace(" ", "_")
+    return arm.replace(",", "").replace(" ", "_")
+
+
+def check_workings(samples: list[Row], grades: list[Row]) -> list[Row]:
+    """The grades with maths right only where the exact solver would have written the same thought."""
+    right = {
+        (f"{row['source']}/{row['idx']}", row["run"]): "tests" in row
+        or split(row["completion"]).thought.strip() == solve(extract_question(row["prompt"])).thought
+        for row in samples
+    }
+    checked = []
+    for grade in grades:
+        correct = grade.get("strict", grade["correct"]) and right[grade["problem_id"], grade["run"]]
+        checked.append({**grade, "correct": correct} | ({"strict": correct} if "strict" in grade else {}))
+    return checked
 
 
 def evaluate_model(args: Arguments, run: Any, name: str, checkpoint: Path, folder: Path) -> dict[str, dict[str, bool]]:
@@ -204,11 +237,20 @@ def describe_seed(road: Road) -> Row:
         "samples": told["samples"],
         "pairs": told["rows"],
         "compute": vars(compute) | {"whole": compute.whole},
-        "steps": {DPO: road.args.steps} | {arm: compute.steps_for(arm, tokens) for arm in (RIGHT, MORE)},
+        "right_by_wrong_working": share_of_luck(road),
+        "steps": dict.fromkeys((DPO, WORKED), road.args.steps)
+        | {arm: compute.steps_for(arm, tokens) for arm in (RIGHT, MORE)},
     }
 
 
-def read_run(path: Path) -> Row:
-    import json
+def share_of_luck(road: Road) -> float:
+    """Of the right answers of maths, the share that wrong working reached."""
+    path = side_path(family_file(road.samples, "maths"), "grades.jsonl")
+    answered, worked = (
+        sum(row["correct"] for row in read_jsonl(file)) for file in (path, road.folder / f"worked_{path.name}")
+    )
+    return 1 - worked / answered if answered else 0.0
 
+
+def read_run(path: Path) -> Row:
     return json.loads(path.read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ from promptcot_mamba.bench_record import RecordTable
 from promptcot_mamba.grading.metrics import Comparison, Estimate, clustered_mean, compare_paired, t_interval
 from promptcot_mamba.jsonl import Row
 from promptcot_mamba.quickstart.road import COMPOSED
-from promptcot_mamba.quickstart.selfplay import ARMS, DPO, MORE, RIGHT, START, Verdicts
+from promptcot_mamba.quickstart.selfplay import ARMS, DPO, MORE, RIGHT, START, WORKED, Verdicts
 from promptcot_mamba.report.tables import format_difference, format_interval
 
 TITLE = "Phase 3 at quickstart scale: preferences between a model's own verified chains, at equal compute"
@@ -22,7 +22,7 @@ GROUPS = {
     "– code, pairs shown in training": ("code", COMPOSED["code"][:1]),
     "– code, a pair never shown": ("code", COMPOSED["code"][1:]),
 }
-COMPARED = ((DPO, MORE), (RIGHT, MORE), (DPO, RIGHT), (DPO, START), (MORE, START))
+COMPARED = ((DPO, MORE), (WORKED, MORE), (RIGHT, MORE), (WORKED, DPO), (DPO, START), (WORKED, START), (MORE, START))
 Scores = dict[str, list[float]]  # [problem] -> one score a seed
 
 
@@ -89,11 +89,22 @@ def material_table(told: Mapping[int, Row]) -> RecordTable:
         rows.append(
             [
                 *(str(seed), f"{sum(problems.values()):,}", f"{problems['with a pair']:,}", f"{row['pairs']:,}"),
+                f"{100 * row['right_by_wrong_working']:.1f} %",
                 *(f"{cost[part] / 1e6:.2f}" for part in ("sampled", "reference", "trained", "whole")),
                 *(str(row["steps"][arm]) for arm in ARMS),
             ]
         )
-    header = ["seed", "problems", "with a pair", "pairs", "sampled", "reference", "trained", "compute"]
+    header = [
+        "seed",
+        "problems",
+        "with a pair",
+        "pairs",
+        "right by wrong working",
+        "sampled",
+        "reference",
+        "trained",
+        "compute",
+    ]
     caption = (
         "What each seed learned from, its compute in millions of tokens of one forward pass (a trained one is three), "
         "and the steps of each arm"

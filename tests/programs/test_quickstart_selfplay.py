@@ -16,7 +16,18 @@ from promptcot_mamba.jsonl import read_jsonl, write_json, write_jsonl
 from promptcot_mamba.quickstart import programs, selfplay
 from promptcot_mamba.quickstart.exercise import links_of
 from promptcot_mamba.quickstart.road import Stage
-from promptcot_mamba.quickstart.selfplay import ARMS, DPO, MORE, RIGHT, START, Arguments, Compute, count_compute, play
+from promptcot_mamba.quickstart.selfplay import (
+    ARMS,
+    DPO,
+    MORE,
+    RIGHT,
+    START,
+    Arguments,
+    Compute,
+    check_workings,
+    count_compute,
+    play,
+)
 from promptcot_mamba.quickstart.selfplay_report import by_seed, figures, make_tables, over_problems, over_seeds
 from promptcot_mamba.quickstart.splits import HELD_OUT_LINKS, draw_selfplay_rows, is_held_out
 from promptcot_mamba.run_info import side_path
@@ -62,6 +73,22 @@ def test_compute_counts_samples_reference_and_training():
     assert compute.steps_for(RIGHT, 10**6) == 1
 
 
+def test_a_lucky_answer_is_no_right_working():
+    [row] = draw_selfplay_rows({"quickstart_composed": 1}, seed=5)
+    thought, _, gold = row["reference_solution"].partition("\n#### ")
+    texts = [
+        f"<think>\n{thought}\n</think>\nThe answer is \\boxed{{{gold}}}.",
+        f"<think>\n{gold}\n</think>\n\\boxed{{{gold}}}",
+    ]
+    samples = [{**row, "run": run, "completion": text} for run, text in enumerate(texts)]
+    program = {"source": "code", "idx": 0, "run": 0, "completion": "x", "tests": [], "prompt": "p"}
+    grades = [{"problem_id": "quickstart_composed/0", "run": run, "correct": True, "strict": True} for run in range(2)]
+    code = {"problem_id": "code/0", "run": 0, "correct": True}
+    checked = check_workings([*samples, program], [*grades, code])
+    assert [grade["correct"] for grade in checked] == [True, False, True]
+    assert [grade.get("strict") for grade in checked] == [True, False, None]
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -85,7 +112,11 @@ def test_a_quickstart_that_is_not_there_is_named(tmp_path: Path):
 
 def solves(stage: Stage, problem: str, run: int) -> bool:
     """What the pretended models can do: the arm of preferences all, others maths with seen pairs alone."""
-    return DPO in stage.name or ("its_own" in stage.name and run % 2 == 0) or problem.startswith("quickstart_composed")
+    return (
+        stage.name.startswith(f"grade_{DPO}")
+        or ("its_own" in stage.name and run % 2 == 0)
+        or problem.startswith("quickstart_composed")
+    )
 
 
 def pretend(stage: Stage, folder: Path) -> float:
@@ -115,11 +146,12 @@ def pretend(stage: Stage, folder: Path) -> float:
             for row in read_jsonl(stage.inputs[0])
         ]
         write_jsonl(stage.outputs[0], rows)
-    elif stage.name == "prefer":
+    elif stage.name.startswith("prefer"):
         samples = [row for path in stage.inputs[1:] if "grades" not in path.name for row in read_jsonl(path)]
         names = {f"{row['source']}/{row['idx']}" for row in samples}
         write_jsonl(stage.outputs[0], [{"problem_id": name, "chosen_run": 0, "rejected_run": 1} for name in names])
-        write_jsonl(stage.outputs[1], [{"prompt": "p", "completion": "c"} for _ in names])
+        for path in stage.outputs[1:]:
+            write_jsonl(path, [{"prompt": "p", "completion": "c"} for _ in names])
         told = {"problems": {"with a pair": len(names)}, "samples": {}, "rows": len(names)}
         write_json(side_path(stage.outputs[0], "run.json"), told)
     else:
@@ -152,9 +184,12 @@ def test_every_arm_costs_the_same_and_tables_say_what_it_gains(tmp_path: Path, m
     for seed in (1, 2):  # a step of phase 2's rows has 8 x 256 tokens, each trained one is three
         assert abs(told[seed]["steps"][MORE] * 3 * 8 * 256 - cost["whole"]) <= 3 * 8 * 256
     rows = [stage.command[stage.command.index("--data_path") + 1] for stage in trained]
-    files = ("seed_1/pairs.jsonl", "seed_1/right.jsonl", None, "seed_2/pairs.jsonl", "seed_2/right.jsonl", None)
+    own = [
+        [str(tmp_path / f"out/seed_{seed}/{name}.jsonl") for name in ("pairs", "pairs_worked", "right")]
+        for seed in (1, 2)
+    ]
     again = str(tmp_path / "quickstart/data/phase2.jsonl")
-    assert rows == [again if file is None else str(tmp_path / "out" / file) for file in files]
+    assert rows == [*own[0], again, *own[1], again]
     samplers = [stage.command for stage in ran if stage.name == "sample_its_own"]
     assert [words[-2:] for words in samplers] == [["--seed", "1"], ["--seed", "2"]]
 

@@ -171,7 +171,8 @@ def test_the_recipes_fit_their_programs_and_one_another(folder: str):
         return ["--config", str(ROOT / folder / f"{name}.yaml")]
 
     sampling = parse_args(
-        SamplingArguments, [*recipe("selfplay_sample"), "--model_path", "m", "--data_path", "d", "--output_path", "o"]
+        SamplingArguments,
+        [*recipe("selfplay_sample"), "--model_path", "m", "--data_path", "d", "--output_path", "o.jsonl"],
     )
     pairs = parse_args(
         PreferenceArguments,
