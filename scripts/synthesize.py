@@ -2,15 +2,13 @@
 
     python -m scripts.synthesize --config configs/synthesis.yaml                  # every stage it lists, in order
     python -m scripts.synthesize --config configs/synthesis.yaml --stage judge    # one of them
-    python -m scripts.synthesize --config configs/synthesis.yaml --rounds 2       # rationales and generator, again
+    python -m scripts.synthesize --config configs/synthesis.yaml --rounds 2       # rationales and models, again
     python -m scripts.synthesize --config configs/synthesis.yaml --dry_run True   # what it will ask, and the cost
 
 A stage that is complete is skipped, one that was killed continues; changed settings are refused by name.
 """
 
 import json
-import shlex
-import subprocess
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,12 +21,11 @@ from promptcot_mamba.sampling.backend import BackendFailedError
 from promptcot_mamba.synthesis import STAGES
 from promptcot_mamba.synthesis.dry_run import describe_plan, plan_run
 from promptcot_mamba.synthesis.models import ModelBook
+from promptcot_mamba.synthesis.rounds import Rounds, run_rounds
 from promptcot_mamba.synthesis.spending import TEACHER, BudgetSpentError, Price, Spending, read_prices
 from promptcot_mamba.synthesis.stage import Context, settings_from
 
 EXIT_FAILED = 1
-# What one round of expectation maximisation repeats, before the generator is trained again.
-ROUND_STAGES = ("rationales", "choose_rationales", "generator_data")
 
 
 @dataclass
@@ -40,10 +37,14 @@ class Arguments:
     stages: str = flag("in a recipe a mapping: stage -> its settings, in the order they run")
     seed: int = flag("base of every draw's and every reply's own seed", default=0)
     stage: str | None = flag("run only this stage", default=None)
-    rounds: int = flag("rounds of choosing rationales and training the generator on them", default=1, least=1)
+    rounds: int = flag("rounds of choosing rationales and training on them", default=1, least=1)
     train_generator: str | None = flag(
-        "command that trains the generator; {data}, {output}, {round} are filled in", default=None
+        "in rounds: command that trains the generator; {data}, {output}, {round} are filled in", default=None
     )
+    train_rationale: str | None = flag(
+        "in rounds: command that trains the model of the stage rationales; without it that model stays", default=None
+    )
+    judge_rounds: bool = flag("in rounds: write and judge the recipe's problems after each", default=False)
     dry_run: bool = flag("print requests, tokens and money by stage; ask nothing", default=False)
     budget_tokens: int | None = flag(
         "tokens that all models together may take, earlier runs in work_dir included", default=None, least=1
@@ -105,7 +106,7 @@ def run_stages(pipeline: Pipeline, names: list[str], work_dir: Path, spending: S
     try:
         for name in names:
             logger.info("stage %s", name)
-            settings, function = load_stage(name, pipeline.stages[name])
+            settings, function = load_stage(name, pipeline.stages.get(name, {}))
             function(settings, context)
     finally:
         models.close()
@@ -118,45 +119,14 @@ def show_plan(pipeline: Pipeline, names: list[str], args: Arguments) -> None:
     print(describe_plan(plan_run(stages, context), context, args.budget_tokens))
 
 
-def run_rounds(pipeline: Pipeline, args: Arguments, spending: Spending) -> None:
-    """Choose rationales and train the generator on them, `rounds` times, each in a folder of its own.
+def run_em(pipeline: Pipeline, args: Arguments, spending: Spending) -> None:
+    """Rounds of choosing rationales and training on them; see `synthesis/rounds.py`."""
+    rounds = Rounds(args.rounds, args.generator, args.train_generator, args.train_rationale, args.judge_rounds)
 
-    Round r's likelihoods come from the generator that round r - 1 trained (the recipe's own, in the first).
-    """
-    missing = [name for name in ROUND_STAGES if name not in pipeline.stages]
-    if missing or args.train_generator is None:
-        raise InputError(f"--rounds needs train_generator and the stages {', '.join(ROUND_STAGES)} in the recipe")
-    generator = pipeline.models.get(args.generator)
-    if generator is None or "base_url" in generator:
-        raise InputError(
-            f"--rounds: models: {args.generator}: expected an entry with model_path and no base_url; what a round "
-            "trains is loaded in this process for the next one (--generator names another entry)"
-        )
-    concepts = Path(args.work_dir) / "concepts.jsonl"
-    run_stages(pipeline, [name for name in ("concepts",) if name in pipeline.stages], concepts.parent, spending)
-    for number in range(1, args.rounds + 1):
-        folder = Path(args.work_dir) / f"round_{number}"
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in ("concepts.jsonl", "concepts.run.json"):
-            target = folder / name
-            if not target.exists():
-                target.symlink_to((concepts.parent / name).resolve())
-        run_stages(pipeline, list(ROUND_STAGES), folder, spending)
-        trained = folder / "generator"
-        train_generator(args.train_generator, folder / "generator_sft.jsonl", trained, number)
-        model = {**pipeline.models[args.generator], "model_path": str(trained)}
-        pipeline = replace(pipeline, models={**pipeline.models, args.generator: model})
+    def run(models: dict[str, dict[str, Any]], names: list[str], folder: Path) -> None:
+        run_stages(replace(pipeline, models=models), names, folder, spending)
 
-
-def train_generator(command: str, data: Path, output: Path, number: int) -> None:
-    """Run the training command, unless its output is already a finished checkpoint."""
-    if (output / "config.json").exists():
-        logger.info("round %d: %s is trained", number, output)
-        return
-    words = [word.format(data=data, output=output, round=number) for word in shlex.split(command)]
-    done = subprocess.run(words, check=False)
-    if done.returncode:
-        raise InputError(f"train_generator: {' '.join(words)} ended with exit code {done.returncode}")
+    run_rounds(rounds, pipeline.models, pipeline.stages, Path(args.work_dir), run)
 
 
 def main() -> int:
@@ -169,7 +139,7 @@ def main() -> int:
     spending = Spending(Path(args.work_dir), args.budget_tokens)
     try:
         if args.rounds > 1:
-            run_rounds(pipeline, args, spending)
+            run_em(pipeline, args, spending)
         else:
             run_stages(pipeline, names, Path(args.work_dir), spending)
     except (BackendFailedError, BudgetSpentError) as error:

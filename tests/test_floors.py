@@ -19,7 +19,7 @@ FLOORS = {
 PROGRAM_FLOOR = 6
 HEAVY = {"vllm", "deepspeed", "mamba_ssm", "causal_conv1d", "triton"}
 TORCH_FREE = ("grading", "report")
-MOST_SCRIPTS = 18  # entries at the top of scripts/, folders included: what a user meets
+MOST_SCRIPTS = 20  # entries at the top of scripts/, folders included: what a user meets
 MOST_LINES = 60
 # Longer functions, and why each is not cut.
 LONG = {

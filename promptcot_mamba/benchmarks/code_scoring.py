@@ -184,7 +184,7 @@ def to_grade(one: Prediction, job: CodeJob, row: Row) -> Grade:
         if key in row
     }
     extra |= {key: one.row.get(key) for key in ("format_valid", "thinking", "completion_tokens")}
-    extra["completion_chars"] = len(one.completion)
+    extra |= {"completion_chars": len(one.completion), "completion_hash": one.completion_hash}
     ending = "no_answer" if row["reason"] == "no_code" else row["reason"]
     return Grade(
         job.question_id, job.run, job.benchmark, job.kind, row["passed"], job.code, row["reason"], row["seconds"],

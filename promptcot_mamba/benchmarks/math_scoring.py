@@ -119,6 +119,7 @@ def grade_sample(prediction: Prediction, benchmark: Benchmark, gold: Gold, grade
         "gold_readable": readable,
         "completion_tokens": prediction.row.get("completion_tokens"),
         "completion_chars": len(prediction.completion),
+        "completion_hash": prediction.completion_hash,
         "format_valid": prediction.row.get("format_valid"),
         "thinking": prediction.row.get("thinking"),
         "grader_version": VERSIONS[grader],

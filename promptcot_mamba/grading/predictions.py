@@ -34,6 +34,15 @@ class Prediction:
         """Whether the sampler says that it stopped the text, not the model."""
         return self.row.get("finish_reason") in ("length", "loop")
 
+    @property
+    def completion_hash(self) -> str:
+        """What a grade says it is of: two models' answers may have the same length."""
+        return hash_text(self.completion)
+
+
+def hash_text(text: str) -> str:
+    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).hexdigest()
+
 
 def read_predictions(path: str | Path) -> list[Prediction]:
     """Every prediction of a file, in its order.
@@ -80,7 +89,7 @@ def identify(row: Row, where: str) -> str:
         return identity
     prompt = row.get("prompt") or row.get("question")
     if isinstance(prompt, str) and prompt:
-        return f"prompt-{hashlib.blake2b(prompt.encode(errors='surrogatepass'), digest_size=8).hexdigest()}"
+        return f"prompt-{hash_text(prompt)}"
     raise InputError(f"{where}: no id and no 'prompt' to tell problems apart; add 'idx' or 'prompt'")
 
 

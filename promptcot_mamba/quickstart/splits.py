@@ -115,39 +115,59 @@ def draw_test_rows(parts: dict[str, int], seed: int) -> tuple[list[Row], dict[st
     """
     rows, files = [], {}
     for name, wanted in parts.items():
-        chosen = list(islice(_draw_test_exercises(name, TRIES * wanted, seed), wanted))
-        if len(chosen) < wanted:
-            raise InputError(f"{name}: {wanted} problems asked for, {len(chosen)} different ones are held out")
-        for index, (exercise, tests) in enumerate(chosen):
-            row = {
-                "idx": index,
-                "source": name,
-                "prompt": render_prompt(exercise.question, SOURCES[name].instruction),
-                "reference_solution": f"{exercise.thought}\n#### {exercise.result}",
-                "kinds": list(exercise.kinds),
-            }
+        for row, tests in _draw_problems(name, wanted, "test", seed, held_out=True):
             if tests:
-                file_name = f"{name}-{index}.json"
+                file_name = f"{name}-{row['idx']}.json"
                 files[file_name] = {"input_output": tests}
                 row["tests"] = {"fname": file_name, "md5": hash_tests(files[file_name])}
             rows.append(row)
     return rows, files
 
 
-def _draw_test_exercises(name: str, tries: int, seed: int) -> Iterator[tuple[Exercise, dict[str, list[str]] | None]]:
-    """Different held-out exercises, code with its tests; at most `tries` are looked at."""
-    seen = set()
-    for exercise in islice(_draw_exercises(name, "test", seed, held_out=True), tries):
-        if exercise.question in seen:
+def draw_selfplay_rows(parts: dict[str, int], seed: int) -> list[Row]:
+    """`{source: problems}` -> problem rows on the training side, all different, whose answers can be checked.
+
+    As `draw_test_rows`, but a code row holds its tests. Raises InputError where a source has fewer problems.
+    """
+    rows = []
+    for name, wanted in parts.items():
+        if SOURCES[name].unseen:
+            raise InputError(f"{name}: its combinations only ever test")
+        for row, tests in _draw_problems(name, wanted, "selfplay", seed, held_out=False):
+            if tests:
+                pairs = zip(tests["inputs"], tests["outputs"], strict=True)
+                row["tests"] = [{"input": given, "output": printed} for given, printed in pairs]
+            rows.append(row)
+    return rows
+
+
+def _draw_problems(
+    name: str, wanted: int, address: str, seed: int, *, held_out: bool
+) -> list[tuple[Row, dict[str, list[str]] | None]]:
+    """So many different problems of a source; a maths row has no tests. Raises InputError where there are fewer."""
+    found: dict[str, tuple[Row, dict[str, list[str]] | None]] = {}
+    for exercise in islice(_draw_exercises(name, address, seed, held_out), TRIES * wanted):
+        if len(found) == wanted:
+            break
+        if exercise.question in found:
             continue
-        seen.add(exercise.question)
         tests = None
         if SOURCES[name].is_code:
-            rng = random.Random(derive_seed(seed, "tests", exercise.question))
-            tests = programs.make_tests(rng, exercise.result)
+            tests = programs.make_tests(random.Random(derive_seed(seed, "tests", exercise.question)), exercise.result)
             if tests is None:  # a step of this program changes nothing
                 continue
-        yield exercise, tests
+        row = {
+            "idx": len(found),
+            "source": name,
+            "prompt": render_prompt(exercise.question, SOURCES[name].instruction),
+            "reference_solution": f"{exercise.thought}\n#### {exercise.result}",
+            "kinds": list(exercise.kinds),
+        }
+        found[exercise.question] = row, tests
+    if len(found) < wanted:
+        side = "held out" if held_out else "to train on"
+        raise InputError(f"{name}: {wanted} problems asked for, {len(found)} different ones are {side}")
+    return list(found.values())
 
 
 def hash_tests(tests: Row) -> str:

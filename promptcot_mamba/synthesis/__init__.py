@@ -27,6 +27,7 @@ STAGES = {
     "concepts": Stage("synthesis.concepts", "concepts"),
     "rationales": Stage("synthesis.rationale", "rationales"),
     "choose_rationales": Stage("synthesis.rationale", "chosen_rationales", "ChoiceSettings", "run_choice"),
+    "rationale_data": Stage("synthesis.rationale", "rationale_sft", "DataSettings", "run_data"),
     "generator_data": Stage("synthesis.problem", "generator_sft", "DataSettings", "run_data"),
     "concept_sampling": Stage("synthesis.concept_sets", "concept_sets"),
     "problems": Stage("synthesis.problem", "problems"),

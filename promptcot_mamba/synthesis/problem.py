@@ -41,7 +41,7 @@ def make_generator_rows(rows: Sequence[Row], form: Format) -> list[Row]:
     """(concepts, level) -> (rationale, problem), as `train.py` reads it."""
     return [
         {
-            "prompt": form.render_problem(row["concepts"], row["level"]) + form.prompt_end,
+            "prompt": form.render_problem(row["concepts"], row["level"]),
             "completion": form.write(row["rationale"], row["problem"]),
             "source": "generator",
         }
@@ -56,7 +56,7 @@ def run(settings: Settings, context: Context) -> None:
     tasks = [
         Task(
             content_key(row["concepts"], row["level"], candidate),
-            form.render_problem(row["concepts"], row["level"]) + form.prompt_end,
+            form.render_problem(row["concepts"], row["level"]),
             {"concepts": row["concepts"], "level": row["level"], "candidate": candidate},
         )
         for row in rows

@@ -5,21 +5,22 @@ r"""Rationales: how an author would have come from the concepts to a seed proble
     log p(problem | z, concepts) + log p(z | concepts)
 
 under a problem-generation model: by the chain rule the log-probability of rationale and problem in that model's own
-form. It is the E step of PromptCoT 2.0 (arXiv 2509.19894); retraining on what was chosen is the M step, and rounds of
-the two are `scripts.synthesize --rounds`.
+form. `rationale_data` makes training rows of what was chosen, for the model that writes rationales. Rounds of all this
+are `rounds.py`.
 """
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from statistics import fmean
 
 from tqdm import tqdm
 
 from promptcot_mamba.jsonl import DurableAppender, Row, iter_jsonl
 from promptcot_mamba.synthesis.replies import Rejected, read_rationale
 from promptcot_mamba.synthesis.spending import USED, estimate_tokens
-from promptcot_mamba.synthesis.stage import Context, Model, Task, ask_model, content_key
-from promptcot_mamba.synthesis.templates import Format, number_lines
+from promptcot_mamba.synthesis.stage import LATER, Context, Model, Task, ask_model, content_key
+from promptcot_mamba.synthesis.templates import OURS, Format, load_format, number_lines
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,13 @@ class ChoiceSettings:
     """model: the problem-generation model whose likelihood chooses."""
 
     model: str
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """format: of the prompt, as the rationale model's; every chosen rationale becomes one training row."""
+
+    format: str = field(default=OURS, metadata=LATER)
 
 
 def run(settings: Settings, context: Context) -> None:
@@ -104,7 +112,22 @@ def run_choice(settings: ChoiceSettings, context: Context) -> None:
             spending.fits(uses[done]["prompt_tokens"])
     place = {row["key"]: i for i, row in enumerate(rows)}
     scored_rows = sorted((row for _, row in iter_jsonl(output.path)), key=lambda row: place[row["key"]])
-    output.finish(choose_best(scored_rows), candidates=len(rows))
+    chosen = choose_best(scored_rows)
+    known = [row["log_likelihood"] for row in scored_rows if row["log_likelihood"] is not None]
+    means = {"log_likelihood": [row["log_likelihood"] for row in chosen], "log_likelihood_of_candidates": known}
+    output.finish(chosen, candidates=len(rows), **{name: fmean(values) for name, values in means.items() if values})
+
+
+def run_data(settings: DataSettings, context: Context) -> None:
+    """chosen_rationales.jsonl -> rationale_sft.jsonl: (problem, concepts, level) -> rationale, for `train.py`."""
+    rows, form = context.read("chosen_rationales"), load_format(settings.format)
+    inputs = {"chosen_rationales": context.path("chosen_rationales")}
+    context.output("rationale_sft", settings, **inputs).finish(
+        [
+            {"prompt": make_task(row, 0, form).prompt, "completion": row["rationale"], "source": "rationale"}
+            for row in rows
+        ]
+    )
 
 
 def count_scored(row: Row, name: str, model: Model, form: Format) -> Row:

@@ -47,8 +47,8 @@ class Format:
         return _PLACEHOLDER.sub(lambda match: str(values[match[1]]), text)
 
     def render_problem(self, concepts: Sequence[str], level: str) -> str:
-        """The problem-generation model's prompt, less its end."""
-        return self.render("problem", concepts=number_lines(concepts), level=level)
+        """The problem-generation model's prompt with its end: the same text when it is trained, scored and used."""
+        return self.render("problem", concepts=number_lines(concepts), level=level) + self.prompt_end
 
     def write(self, rationale: str, problem: str) -> str:
         """A rationale and a problem as the problem-generation model writes them."""
@@ -129,7 +129,7 @@ def number_lines(concepts: Sequence[str]) -> str:
 
 
 def render_generator_prompt(concepts: Sequence[str], level: str) -> str:
-    """Our problem-generation model's prompt: the same text when it is trained, scored and used."""
+    """Our problem-generation model's prompt."""
     return load_format().render_problem(concepts, level)
 
 

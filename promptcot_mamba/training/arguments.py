@@ -171,6 +171,9 @@ class SftArguments(TrainingArguments):
     length_normalised: bool = flag(
         "With --objective dpo: log-probabilities a token instead of an answer.", default=False
     )
+    nll_weight: float = flag(
+        "With --objective dpo: weight of the chosen answer's own loss a token; 0 is plain DPO.", default=0.0, least=0
+    )
     reference_path: str | None = flag(
         "With --objective dpo: reference.npz of an earlier run over the same data from the same model. "
         "Default: computed before the first step, into --output_dir.",

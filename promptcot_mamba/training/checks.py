@@ -74,7 +74,7 @@ def check_objective(args: SftArguments, data_args: DataArguments, packing: bool,
     """Raise InputError for what does not go with preferences, and for their flags without them."""
     if args.objective != "dpo":
         defaults = {one.name: one.default for one in fields(args)}
-        for name in ("beta", "length_normalised", "reference_path"):
+        for name in ("beta", "length_normalised", "nll_weight", "reference_path"):
             if getattr(args, name) != defaults[name]:
                 raise InputError(f"--{name} {getattr(args, name)}: needs --objective dpo")
         return

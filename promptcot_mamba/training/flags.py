@@ -15,8 +15,8 @@ FOLLOWED = {
     "optimisation": (
         "num_train_epochs", "max_steps", "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps",
         "optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay", "max_grad_norm",
-        "neftune_noise_alpha", "loss_average", "objective", "beta", "length_normalised", "reference_path",
-        "bf16", "split_master_weights", "grad_accum_dtype",
+        "neftune_noise_alpha", "loss_average", "objective", "beta", "length_normalised", "nll_weight",
+        "reference_path", "bf16", "split_master_weights", "grad_accum_dtype",
         "lora_rank", "lora_alpha", "lora_target", "seed", "data_seed",
     ),
     "batches": (

@@ -62,6 +62,7 @@ def describe_identity(
         flags["--lora_target"] = " ".join(sorted(args.lora_target))
     if args.objective == "dpo":
         flags |= {"--objective": "dpo", "--beta": args.beta, "--length_normalised": args.length_normalised}
+        flags |= {"--nll_weight": args.nll_weight} if args.nll_weight else {}  # younger than the objective
     if args.residual_in_fp32 is not None:
         flags["--residual_in_fp32"] = args.residual_in_fp32
     if accumulates_narrow_gradients(args) and args.grad_accum_dtype == "fp32":  # before there were bf16 sums only

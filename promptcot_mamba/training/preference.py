@@ -1,9 +1,11 @@
 """Direct preference optimisation on packed pairs: `--objective dpo`.
 
 Rafailov et al., arXiv 2305.18290, equation 7: with r = log p(answer | prompt) - log p_ref(answer | prompt), a pair's
-loss is -log sigmoid(beta (r_chosen - r_rejected)). An answer's log-probability is the sum over its tokens, end of text
-included, of the chunked cross-entropy that supervised training uses too: whole logits are never made. The reference is
-the model that training starts from, so its log-probabilities are computed once, before the first step, into a file.
+loss is -log sigmoid(beta (r_chosen - r_rejected)). With `--nll_weight` the mean -log p of the chosen answer's tokens is
+added to it (arXiv 2404.19733, equation 1): a difference alone may be won while both answers become unlikely. An
+answer's log-probability is the sum over its tokens, end of text included, of the chunked cross-entropy that supervised
+training uses too: whole logits are never made. The reference is the model that training starts from, so its
+log-probabilities are computed once, before the first step, into a file.
 """
 
 from __future__ import annotations
@@ -88,7 +90,7 @@ class PreferenceTrainer(SftTrainer):
         super().__init__(**kwargs)
         self._identity = identity
         self._reference = torch.zeros(0)  # (docs of the store) fp64, once training begins
-        self._sums = torch.zeros(5, dtype=torch.float64, device=self.args.device)
+        self._sums = torch.zeros(6, dtype=torch.float64, device=self.args.device)
         self.add_callback(_BeforeTheFirstStep(self))
 
     @property
@@ -149,30 +151,34 @@ class PreferenceTrainer(SftTrainer):
         if documents is None:
             return logps.sum() * 0
         ratios = logps - self._reference[documents].to(logps.dtype)
-        self._add_metrics(ratios.detach(), lengths)
+        self._add_metrics(logps.detach(), ratios.detach(), lengths)
         losses = dpo_losses(ratios / lengths if self.args.length_normalised else ratios, self.args.beta)
+        if self.args.nll_weight:
+            losses = losses - self.args.nll_weight * (logps / lengths)[::2]
         assert num_items_in_batch is not None  # `get_batch_samples` counts them
         return losses.sum() / num_items_in_batch * self.args.world_size
 
-    def _add_metrics(self, ratios: torch.Tensor, lengths: torch.Tensor) -> None:
+    def _add_metrics(self, logps: torch.Tensor, ratios: torch.Tensor, lengths: torch.Tensor) -> None:
         rewards = (ratios / lengths if self.args.length_normalised else ratios) * self.args.beta
         chosen, rejected = rewards.view(-1, 2).unbind(1)
         right = (chosen > rejected).sum()
-        sums = (chosen.sum(), rejected.sum(), right, -ratios.sum(), lengths.sum())
+        sums = (chosen.sum(), rejected.sum(), right, -(logps / lengths)[::2].sum(), -ratios.sum(), lengths.sum())
         self._sums += torch.stack([value.double() for value in sums])
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Also `kl`: a sample estimate of KL(reference || policy) in nats a token, unbiased where the reference wrote
-        the answers."""
+        """Also `nll`, the mean -log p of a chosen answer's tokens, and `kl`: a sample estimate of
+        KL(reference || policy) in nats a token, unbiased where the reference wrote the answers.
+        """
         if "loss" in logs:
             pairs = max(self.meter.documents // 2, 1)
-            chosen, rejected, right, drop, tokens = sum_over_ranks(self._sums).tolist()
+            chosen, rejected, right, nll, drop, tokens = sum_over_ranks(self._sums).tolist()
             self._sums.zero_()
             logs |= {
                 "rewards/chosen": chosen / pairs,
                 "rewards/rejected": rejected / pairs,
                 "rewards/margins": (chosen - rejected) / pairs,
                 "rewards/accuracies": right / pairs,
+                "nll": nll / pairs,
                 "kl": drop / max(tokens, 1),
             }
         super().log(logs, start_time)

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = [
     "infer_longcot", "calc_acc_aime", "calc_acc_lcb", "scripts.calc_acc", "scripts.chat", "scripts.convert_checkpoint",
     "scripts.make_report", "scripts.prepare_problems", "scripts.prepare_sft_data", "scripts.synthesize",
+    "scripts.make_preferences",
     "scripts.doctor", "scripts.quickstart.run", "scripts.quickstart.make_data", "scripts.quickstart.run_ablations",
     "scripts.quickstart.closed_loop", "scripts.quickstart.eval_checkpoints", "scripts.quickstart.adapters",
 ]  # fmt: skip

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from promptcot_mamba.errors import InputError
+from promptcot_mamba.errors import InputError, ProgramFailedError
 from promptcot_mamba.jsonl import read_jsonl, write_jsonl
 from scripts import synthesize
 from tests.sampling.conftest import ROOT, ServerProcess
@@ -205,6 +205,90 @@ def test_rounds_choose_with_the_generator_that_the_round_before_trained(tmp_path
     assert (tmp_path / "work" / "round_2" / "generator" / "config.json").exists()
     ScriptedBook.opened.clear()
     assert call(monkeypatch, recipe, "--rounds", "2", "--train_generator", "false") == 0  # all of it is done
+
+
+@pytest.fixture
+def em_recipe(tmp_path: Path, write_recipe, monkeypatch) -> tuple[Path, Path]:
+    """A recipe whose writer of rationales and generator are checkpoints, and the checkpoint they begin with."""
+    monkeypatch.setattr(synthesize, "ModelBook", ScriptedBook)
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text("{}")
+    recipe = write_recipe("work", NoServer())
+    settings = yaml.safe_load(recipe.read_text())
+    own = {"model_path": str(base), "chat_template": False}
+    settings["models"] |= {"generator": own, "writer": own}
+    settings["stages"]["rationales"]["model"] = "writer"
+    settings["rounds"] = 2
+    recipe.write_text(yaml.safe_dump(settings, sort_keys=False))
+    return recipe, base
+
+
+def test_both_models_are_trained_in_turns_and_each_half_goes_on(tmp_path, em_recipe, monkeypatch):
+    recipe, base = em_recipe
+    work = tmp_path / "work"
+    train = dict.fromkeys(("train_generator", "train_rationale"), f"cp -r {base} {{output}}")
+
+    def flags(**changes: str) -> list[str]:
+        return [word for name, value in {**train, **changes}.items() for word in (f"--{name}", value)]
+
+    ScriptedBook.opened.clear()
+    with pytest.raises(ProgramFailedError, match=r"train_generator: false ended with exit code 1"):
+        call(monkeypatch, recipe, *flags(train_generator="false"), "--judge_rounds", "True")
+    [half] = read_jsonl(work / "rounds.jsonl")  # the E half is done, and stays
+    assert half["candidates"] == 27
+    assert "sound" not in half
+    assert (work / "round_1/rationale_model/config.json").is_file()
+    assert not (work / "round_1/generator").exists()
+
+    assert call(monkeypatch, recipe, *flags(train_rationale=f"sh -c '[ {{round}} = 2 ] && {train['train_rationale']}'"),
+                "--judge_rounds", "True") == 0  # fmt: skip
+    asked = set(ScriptedBook.opened)
+    assert {
+        str(work / "round_1/rationale_model"),
+        str(work / "round_1/generator"),
+        str(work / "round_2/generator"),
+    } <= asked
+    assert str(work / "round_2/rationale_model") not in asked  # no later round asks it
+    for number in (1, 2):
+        folder = work / f"round_{number}"
+        chosen = read_jsonl(folder / "chosen_rationales.jsonl")
+        taught = read_jsonl(folder / "rationale_sft.jsonl")
+        assert [row["completion"] for row in taught] == [row["rationale"] for row in chosen]
+        assert all(row["prompt"].startswith("An experienced author") for row in taught)
+        assert all(one["problem"] in row["prompt"] for one, row in zip(chosen, taught, strict=True))
+    first, second = read_jsonl(work / "rounds.jsonl")
+    scores = [row["log_likelihood"] for row in read_jsonl(work / "round_1/chosen_rationales.jsonl")]
+    assert first["log_likelihood"] == pytest.approx(sum(scores) / len(scores))
+    assert first["log_likelihood"] > first["log_likelihood_of_candidates"]
+    for number, row in ((1, first), (2, second)):
+        judged = read_jsonl(work / f"round_{number}/judgements.jsonl")
+        sound = sum(set(one["verdicts"].values()) == {"perfect"} for one in judged)
+        assert (row["round"], row["problems"], row["sound"]) == (number, 16, sound)
+        assert row["sound_share"] == sound / 16
+    sets = {row["key"] for row in read_jsonl(work / "concept_sets.jsonl")}
+    assert {row["key"] for row in read_jsonl(work / "round_2/concept_sets.jsonl")} == sets  # the same in every round
+
+    before = (work / "rounds.jsonl").read_bytes()
+    done = flags(train_generator="false", train_rationale="false")
+    assert call(monkeypatch, recipe, *done, "--judge_rounds", "True") == 0
+    assert (work / "rounds.jsonl").read_bytes() == before
+
+
+def test_rounds_that_train_two_models_need_two(em_recipe, write_recipe, monkeypatch):
+    recipe, _ = em_recipe
+    train = ["--train_generator", "true", "--train_rationale", "true"]
+    with pytest.raises(InputError, match="--train_rationale: models: writer writes rationales and problems"):
+        call(monkeypatch, recipe, *train, "--generator", "writer")
+    settings = yaml.safe_load(recipe.read_text())
+    del settings["stages"]["judge"]
+    recipe.write_text(yaml.safe_dump(settings, sort_keys=False))
+    with pytest.raises(InputError, match="--judge_rounds: the recipe lists no concept_sampling, problems and judge"):
+        call(monkeypatch, recipe, *train, "--judge_rounds", "True")
+    settings["models"]["writer"] = settings["models"]["m"]
+    recipe.write_text(yaml.safe_dump(settings, sort_keys=False))
+    with pytest.raises(InputError, match="models: writer: expected an entry with model_path and no base_url"):
+        call(monkeypatch, recipe, *train)
 
 
 def test_rounds_need_a_generator_of_their_own_and_a_command(write_recipe, monkeypatch):

@@ -17,6 +17,13 @@ from tests.synthesis.scripted import SETTINGS, ScriptedModel, answer, likelihood
 def run(folder: Path, seeds: Path, stages=tuple(SETTINGS), stop_after=None, **changes) -> ScriptedModel:
     """Run stages with one scripted model for every name; it dies after `stop_after` requests."""
     model = ScriptedModel(answer, likelihood, stop_after)
+    model.scored = {}
+
+    def score(prompt: str, continuation: str) -> float:
+        model.scored[prompt, continuation] = likelihood(prompt, continuation)
+        return model.scored[prompt, continuation]
+
+    model.likelihood = score
     context = Context(folder, 0, lambda name: model)
     for name in stages:
         settings_class, function = STAGES[name].load()
@@ -60,6 +67,13 @@ def test_ten_rows_through_every_stage(tmp_path, seeds):
     assert info["complete"]
     assert info["problems"] == len(judged)
     assert info["rows"] == len(kept)
+
+
+def test_a_rationale_is_scored_as_the_text_that_the_generator_trains_on(tmp_path, seeds):
+    model = run(tmp_path / "work", seeds, stages=("concepts", "rationales", "choose_rationales", "generator_data"))
+    assert len(model.scored) == 30
+    trained = read_jsonl(tmp_path / "work/generator_sft.jsonl")
+    assert {(row["prompt"], row["completion"]) for row in trained} <= set(model.scored)
 
 
 @pytest.mark.parametrize("stop_after", [1, 7, 13, 29, 45, 60, 80])

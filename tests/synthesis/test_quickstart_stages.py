@@ -185,7 +185,7 @@ def test_an_engine_that_writes_problems_is_judged_and_filtered_exactly(tmp_path:
             (mark_up(thought.replace("=", ">"), problem), "accuracy"),
             (mark_up(thought, problem).removesuffix("</problem>"), "no markup"),
         ][number % 4]
-        replies.append((render_generator_prompt(concepts, LEVEL) + "\n", reply))
+        replies.append((render_generator_prompt(concepts, LEVEL), reply))
         expected[concepts] = flaw
     generator = memorise(replies, tmp_path / "generator")
     settings = {"model_path": str(generator), "temperature": 0.0, "chat_template": False, "context": 512}

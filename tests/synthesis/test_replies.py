@@ -120,7 +120,7 @@ def test_latex_in_json_whose_backslashes_are_single():
 
 def test_the_released_generators_prompt_and_markup():
     form = load_format("promptcot_release")
-    assert form.render_problem(["gcd", "Vieta's formulas"], "HMMT-Feb") + form.prompt_end == (
+    assert form.render_problem(["gcd", "Vieta's formulas"], "HMMT-Feb") == (
         "Given foundational concepts and difficulty level, identify connections and develop a question that integrates "
         "these concepts with appropriate complexity.\n\nFoundational Concepts:\n1. gcd\n2. Vieta's formulas\n\n"
         "Difficulty Level: HMMT-Feb"
@@ -154,7 +154,7 @@ def test_a_format_of_ones_own_is_one_file(tmp_path: Path):
     path = tmp_path / "mine.yaml"
     path.write_text(OWN)
     form = load_format(str(path))
-    assert form.render_problem(["gcd"], "hard") + form.prompt_end == "Level hard. Use\n1. gcd"
+    assert form.render_problem(["gcd"], "hard") == "Level hard. Use\n1. gcd"
     for body in BODIES:
         assert read_pair(f"Sure!\n\n{form.write(*body)}\n", form) == body
         assert read_pair(in_tags(*body), form) == body, "what all models are known to write is still read"

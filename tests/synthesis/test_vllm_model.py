@@ -32,10 +32,7 @@ def test_log_likelihoods_equal_transformers(folder, models):
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     reference = Mamba2ForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    pairs = [
-        (render_generator_prompt(["gcd"] * i, "easy") + "\n", mark_up("why " * 5 * i, f"find {i}"))
-        for i in range(1, 12)
-    ]
+    pairs = [(render_generator_prompt(["gcd"] * i, "easy"), mark_up("why " * 5 * i, f"find {i}")) for i in range(1, 12)]
     scores = list(models("generator").score(pairs))
     for (prompt, continuation), score in zip(pairs, scores, strict=True):
         start = tokenizer(prompt)["input_ids"]

@@ -100,7 +100,9 @@ ELSEWHERE = {
     "ddp_timeout": "how long a process waits for one that hangs",
     "full_determinism": "torch's deterministic kernels",
     "offload_checkpoints": "where the residual stream waits, and never results: tests/model/test_segments.py",
-    **dict.fromkeys(("objective", "beta", "length_normalised", "reference_path"), "tests/training/test_preference.py"),
+    **dict.fromkeys(
+        ("objective", "beta", "length_normalised", "nll_weight", "reference_path"), "tests/training/test_preference.py"
+    ),
     **dict.fromkeys(FOLLOWED["plan"], "tests/training/test_plan.py"),
 }
 

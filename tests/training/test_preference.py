@@ -80,16 +80,19 @@ def answer_logp(model, store: TokenStore, document: int) -> tuple[torch.Tensor, 
     return logps.gather(1, ids[1:, None])[start - 1 :, 0].sum(), len(ids) - start
 
 
-def defined_loss(model, reference, store: TokenStore, rows, length_normalised: bool) -> torch.Tensor:
+def defined_loss(
+    model, reference, store: TokenStore, rows, length_normalised: bool, nll_weight: float = 0.0
+) -> torch.Tensor:
     losses = []
     for chosen, rejected in rows.selection.documents.reshape(-1, 2):
-        ratios = []
+        ratios, means = [], []
         for document in (int(chosen), int(rejected)):
             logp, length = answer_logp(model, store, document)
+            means.append(logp / length)
             with torch.no_grad():
                 known, _ = answer_logp(reference, store, document)
             ratios.append((logp - known) / (length if length_normalised else 1))
-        losses.append(-logsigmoid(BETA * (ratios[0] - ratios[1])))
+        losses.append(-logsigmoid(BETA * (ratios[0] - ratios[1])) - nll_weight * means[0])
     return torch.stack(losses).mean()
 
 
@@ -100,19 +103,26 @@ def set_reference(trainer: PreferenceTrainer, reference) -> None:
     trainer.model, trainer.model_wrapped = own, own
 
 
-@pytest.mark.parametrize("length_normalised", [False, True])
+@pytest.mark.parametrize(("length_normalised", "nll_weight"), [(False, 0.0), (True, 0.0), (False, 0.7), (True, 0.7)])
 @pytest.mark.parametrize(("world_size", "rows_per_device"), [(1, 1), (1, 4), (2, 1)])
 def test_loss_and_gradients_are_those_of_whole_logits(
-    policy, pairs, tmp_path, one_world, length_normalised: bool, world_size: int, rows_per_device: int
+    policy,
+    pairs,
+    tmp_path,
+    one_world,
+    length_normalised: bool,
+    nll_weight: float,
+    world_size: int,
+    rows_per_device: int,
 ):
     model, reference = policy
     rows = make_pair_rows(pairs, 500)
     assert 1 < len(rows) < len(pairs) // 2  # several rows, of several pairs
-    trainer = make_trainer(model, rows, tmp_path, length_normalised=length_normalised)
+    trainer = make_trainer(model, rows, tmp_path, length_normalised=length_normalised, nll_weight=nll_weight)
     set_reference(trainer, reference)
     found = step_gradients(trainer, world_size=world_size, rows_per_device=rows_per_device)
     model.zero_grad()
-    loss = defined_loss(model, reference, pairs, rows, length_normalised)
+    loss = defined_loss(model, reference, pairs, rows, length_normalised, nll_weight)
     loss.backward()
     expected = float(loss.detach()), {name: parameter.grad for name, parameter in model.named_parameters()}
     assert found[0] != pytest.approx(float(np.log(2)), abs=1e-3)  # the model has moved from its reference
@@ -127,14 +137,16 @@ def test_metrics_are_means_over_pairs(policy, pairs, tmp_path):
     step_gradients(trainer, world_size=1, rows_per_device=2)
     trainer.meter.documents = len(pairs)
     trainer.log(logs := {"loss": 1.0})
-    rewards, drop, tokens = [], 0.0, 0
+    rewards, nlls, drop, tokens = [], [], 0.0, 0
     with torch.no_grad():
         for document in rows.selection.documents:
             logp, length = answer_logp(model, pairs, int(document))
             ratio = float(logp - answer_logp(reference, pairs, int(document))[0])
             rewards.append(BETA * ratio)
+            nlls.append(-float(logp) / length)
             drop, tokens = drop - ratio, tokens + length
     chosen, rejected = np.reshape(rewards, (-1, 2)).T
+    assert logs["nll"] == pytest.approx(np.mean(nlls[::2]), rel=1e-3)
     assert logs["rewards/chosen"] == pytest.approx(chosen.mean(), rel=1e-3)
     assert logs["rewards/rejected"] == pytest.approx(rejected.mean(), rel=1e-3)
     assert logs["rewards/margins"] == pytest.approx((chosen - rejected).mean(), rel=1e-3, abs=1e-6)
@@ -222,6 +234,7 @@ def test_a_reference_is_kept_and_read_again(policy, pairs, tmp_path):
         ({"objective": "dpo"}, {"overlong": "truncate"}, True, "--overlong truncate"),
         ({"beta": 0.2}, {}, True, "--beta 0.2: needs --objective dpo"),
         ({"length_normalised": True}, {}, True, "--length_normalised True: needs --objective dpo"),
+        ({"nll_weight": 1.0}, {}, True, "--nll_weight 1.0: needs --objective dpo"),
         ({"reference_path": "x.npz"}, {}, True, "--reference_path x.npz: needs --objective dpo"),
     ],
 )
