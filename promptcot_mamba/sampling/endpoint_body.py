@@ -18,21 +18,18 @@ _FIELDS = (b":", b"event:", b"id:", b"retry:")  # lines of a stream that say not
 
 async def read_body(content: aiohttp.StreamReader, *, broken_too: bool = False) -> bytes:
     """A whole body. One that is cut off, or does not end, is taken where its JSON is whole; `broken_too`: as it is."""
-    body = b""
-    while True:
-        quiet = asyncio.timeout(QUIET_SECONDS if body else None)
+    body = await content.readany()
+    while not content.at_eof():
+        quiet = asyncio.timeout(QUIET_SECONDS)
         try:
             async with quiet:
-                piece = await content.readany()
+                body += await content.readany()
         except BROKEN:
             if broken_too or _is_whole(body):
                 return body
             if not quiet.expired():
-                raise
-            continue  # blanks, say, by which a server keeps the connection open while it works
-        if not piece:
-            return body
-        body = body + piece if body else piece
+                raise  # else: blanks, say, by which a server keeps the connection open while it works
+    return body
 
 
 def _is_whole(body: bytes) -> bool:

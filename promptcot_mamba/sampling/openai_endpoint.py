@@ -307,14 +307,16 @@ class OpenAIEndpoints:
             self._on_fatal(error)
 
     def _broke(self, pending: Pending, words: str) -> None:
-        """Its server broke; where every server does so for longer than all may be away, it is this request."""
+        """Its server broke. A second time it goes behind all others, whose servers it may break; where that happens for
+        longer than all may be away, it is given up."""
         self._note_served(pending)
-        now = time.monotonic()
-        pending.broken_since = pending.broken_since or now
-        if pending.fresh or now - pending.broken_since < self.settings.patience_seconds:
-            self._take_back(pending)
+        first = pending.broken_since is None
+        pending.broken_since = pending.broken_since or time.monotonic()
+        lasted = time.monotonic() - pending.broken_since
+        if pending.fresh or lasted < self.settings.patience_seconds:
+            self._take_back(pending, 0.0 if first else endpoint_pool.FIRST_PAUSE)
         else:
-            self._give_up(pending, f"a request was broken off for {now - pending.broken_since:.0f} s: {words}")
+            self._give_up(pending, f"a request was broken off for {lasted:.0f} s: {words}")
 
     def _timed_out(self, pending: Pending) -> None:
         """Too long for one request: a chain that has said something goes on from there, another has one more try."""
