@@ -28,7 +28,7 @@ from promptcot_mamba.chat_format import render_prompt
 from promptcot_mamba.cli import flag, parse_args, run_program
 from promptcot_mamba.jsonl import Row, read_jsonl, write_jsonl
 
-STEP = "Next, we write $x_{{{0}}} = \\frac{{{0}}}{{7}}$ and see that it is not \"whole\".\n"
+STEP = 'Next, we write $x_{{{0}}} = \\frac{{{0}}}{{7}}$ and see that it is not "whole".\n'
 COLUMNS = (
     ("bytes a text", "{size:,}"),
     ("samples", "{samples:,}"),

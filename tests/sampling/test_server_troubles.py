@@ -46,7 +46,7 @@ def short_pauses(monkeypatch):
 
 def ask(url: str, count: int = COUNT, **settings: object) -> list[Generated]:
     """Send the requests to one server, and poll until all have come back."""
-    how = {"concurrency": 8, "patience_seconds": 5.0, "gives_up": True, **settings}
+    how = {"concurrency": 8, "patience_seconds": 60.0, "gives_up": True, **settings}
     backend = OpenAIEndpoints(
         EndpointSettings([url], "tiny", context=5000, **how), SamplingSettings(0.8, 0.95, 1.0, (2,))
     )
@@ -252,8 +252,9 @@ def test_what_no_waiting_mends_ends_the_run_in_one_line(at, trouble: str, messag
         ("reason_abort", BackendFailedError, r"a request was broken off for .*'abort'"),
     ],
 )
-def test_what_befalls_all_requests_ends_the_run(at, trouble: str, error: type[Exception], message: str):
-    settings = EndpointSettings([at(trouble, FOR_EVER)], "tiny", context=5000, gives_up=True, patience_seconds=0.5)
+def test_what_befalls_all_requests_ends_the_run(at, trouble: str, error: type[Exception], message: str, monkeypatch):
+    monkeypatch.setattr(endpoint_pool, "LONGEST_PAUSE", 0.01)
+    settings = EndpointSettings([at(trouble, FOR_EVER)], "tiny", context=5000, gives_up=True, patience_seconds=1.0)
     backend = OpenAIEndpoints(settings, SamplingSettings(0.8, 0.95, 1.0, (2,)))
     try:
         for unit in range(1, 3 * 12, 3):  # only prompts that meet the trouble
