@@ -163,13 +163,14 @@ async def read_stream(
     """
     pieces: list[str] = []
     prompt_tokens = counted = None
-    reason, before, ended = None, len(ids), asyncio.Event()
+    reason, before, ended, bare = None, len(ids), asyncio.Event(), False
     async for event in until_quiet(iter_events(lines, url), ended):
         if event.get("usage"):
             prompt_tokens, counted = _counts(event)
         for choice in first_choices(event):
             said = choice.get("delta") or choice.get("message")
             pieces.append(flat(said.get("content") if isinstance(said, dict) else choice.get("text")))
+            bare = bare or bool(pieces[-1] and choice.get("token_ids") is None)
             reason = choice.get("finish_reason") or reason
             looked_at = len(ids)
             ids.extend(_ids_of(choice))
@@ -185,6 +186,8 @@ async def read_stream(
             ended.set()
     if not ended.is_set():
         raise ServerTroubleError("the stream ended without a finish_reason")
+    if bare and len(ids) > before:
+        raise BadAnswerError("only some of its text has token ids")
     if stop_on_loop and any(pieces) and len(ids) == before:
         raise InputError(f"--stop_on_loop: {url} does not return token ids; vLLM servers do")
     tokens = len(ids) - before or counted

@@ -94,6 +94,7 @@ def test_a_stream_that_has_said_all_is_an_answer(form: str):
         ([events(EVENTS[:1])], ServerTroubleError),  # a proxy's clean end of half a stream
         ([events(EVENTS[:1]), BREAK], aiohttp.ClientPayloadError),
         ([events(EVENTS[:1]), b'data: {"choices": [{"te\n\n'], BadAnswerError),
+        ([events([EVENTS[0], {"choices": [{"text": "b", "finish_reason": "stop"}]}])], BadAnswerError),  # ids of half
         ([b"<html>Please sign in</html>"], BadAnswerError),
         ([events(EVENTS[:1]), b'data: {"error": {"message": "EngineCore died", "code": 500}}\n\n'], BadAnswerError),
     ],
