@@ -187,6 +187,9 @@ async def read_stream(
     if not ended.is_set():
         raise ServerTroubleError("the stream ended without a finish_reason")
     if bare and len(ids) > before:
+        del ids[before:]  # nothing goes on from them
+        if scores is not None:
+            scores.fit(before)
         raise BadAnswerError("only some of its text has token ids")
     if stop_on_loop and any(pieces) and len(ids) == before:
         raise InputError(f"--stop_on_loop: {url} does not return token ids; vLLM servers do")
