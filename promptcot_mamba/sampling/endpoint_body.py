@@ -60,7 +60,8 @@ async def iter_events(lines: AsyncIterable[bytes], url: str) -> AsyncGenerator[d
     An event may stand in several `data:` lines, and need not be followed by a blank one. Raises what `parse_object`
     raises.
     """
-    held, plain = b"", []
+    held = b""
+    plain: list[bytes] = []
     async for line in lines:
         line = line.strip()
         if line.startswith(b"data:"):
