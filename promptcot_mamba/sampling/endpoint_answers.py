@@ -1,6 +1,6 @@
-"""How a server's answer is read, whole or streamed, in whatever form: an `Answer`, or a trouble by its kind."""
+"""What a server's answer says, whole or streamed, in whatever form: an `Answer`, or a trouble by its kind."""
 
-import json
+import asyncio
 import math
 from array import array
 from collections.abc import AsyncIterable, Sequence
@@ -8,25 +8,34 @@ from dataclasses import dataclass
 from typing import Any
 
 from promptcot_mamba.errors import InputError
+from promptcot_mamba.log import log_once
 from promptcot_mamba.sampling.backend import LENGTH, LOOP, REFUSED, STOP
-from promptcot_mamba.sampling.endpoint_errors import (
-    BadAnswerError,
-    ServerTroubleError,
-    error_words,
-    raise_for_error,
+from promptcot_mamba.sampling.endpoint_body import (
+    DONE,
+    THOUGHT_KEYS,
+    first_choices,
+    flat,
+    iter_events,
+    parse_object,
+    until_quiet,
 )
+from promptcot_mamba.sampling.endpoint_errors import BadAnswerError, ServerTroubleError
 from promptcot_mamba.sampling.loops import find_loop
 from promptcot_mamba.token_scores import TokenScores, entropy_of
+
+__all__ = ["Answer", "add_scores", "parse_object", "read_completion", "read_score", "read_stream"]
 
 # What servers call the same three ends: TGI "eos_token", Anthropic-likes "end_turn", Gemini "MAX_TOKENS" ...
 _REASONS = {
     **dict.fromkeys(("stop", "eos", "eos_token", "end_turn", "endturn", "stop_sequence", "stop_token"), STOP),
-    **dict.fromkeys(("tool_calls", "function_call", "tool_use"), STOP),
+    **dict.fromkeys(("tool_calls", "function_call", "tool_use", "complete", "completed", "finish", "done"), STOP),
     **dict.fromkeys(("length", "max_tokens", "max_output_tokens", "model_context_window_exceeded"), LENGTH),
+    **dict.fromkeys(("model_length", "max_length", "token_limit"), LENGTH),  # Mistral, watsonx
     **dict.fromkeys(("content_filter", "safety", "refusal", "prohibited_content", "blocklist", "recitation"), REFUSED),
+    **dict.fromkeys(("guardrail_intervened", "content_filtered", "spii", "error_toxic"), REFUSED),  # Bedrock, Gemini
 }
+BYTES_PER_TOKEN = 4  # about, of text
 _PASSING = ("abort", "cancelled", "error", "insufficient_system_resource", "network_error", "load", "repetition")
-THOUGHT_KEYS = ("reasoning_content", "reasoning")  # DeepSeek, SGLang and llama.cpp; vLLM since 0.12 and OpenRouter
 
 
 @dataclass(frozen=True)
@@ -70,57 +79,6 @@ def add_scores(scores: TokenScores, choice: dict[str, Any]) -> None:
         return
 
 
-def parse_object(body: bytes, url: str) -> dict[str, Any]:
-    """An answer's JSON object; an error that comes under status 200, as gateways and llama.cpp send it, is raised.
-
-    Bytes that are no UTF-8 (halves of characters) are read as U+FFFD. Events in place of an answer that was not to be
-    streamed are put together.
-    """
-    text = body.decode("utf-8-sig", errors="replace").strip()
-    if text.startswith(("data:", "event:", ":")):
-        return _join_events(text, url)
-    try:
-        answer = json.loads(text)
-    except (ValueError, RecursionError):
-        words, _ = error_words(body)
-        raise BadAnswerError(f"not JSON: {words[:80]!r}") from None
-    if not isinstance(answer, dict):
-        raise BadAnswerError(f"JSON of another kind: {str(answer)[:80]}")
-    if answer.get("error") or answer.get("object") == "error":  # the latter is SGLang's
-        raise_for_error(url, error_words(body)[1] or 500, body)
-    return answer
-
-
-def _join_events(text: str, url: str) -> dict[str, Any]:
-    """One answer from the events of a stream that nobody asked for, as some gateways send it."""
-    joined: dict[str, Any] = {}
-    pieces: dict[str, list[str]] = {"content": [], **{key: [] for key in THOUGHT_KEYS}}
-    for line in text.splitlines():
-        data = line.removeprefix("data:").strip()
-        if not line.startswith("data:") or not data or data == "[DONE]":
-            continue
-        event = parse_object(data.encode(), url)
-        joined["usage"] = event.get("usage") or joined.get("usage")
-        for choice in _first_choices(event):
-            said = choice.get("delta") or choice.get("message") or {"content": choice.get("text")}
-            for key, parts in pieces.items():
-                parts.append(_flat(said.get(key)))
-            joined["reason"] = choice.get("finish_reason") or joined.get("reason")
-    if "usage" not in joined:
-        raise BadAnswerError(f"events without an answer: {text[:80]!r}")
-    said = {key: "".join(parts) for key, parts in pieces.items() if any(parts)}
-    choice = {"message": {"content": None, **said}, "text": said.get("content"), "finish_reason": joined.get("reason")}
-    return {"choices": [choice], "usage": joined["usage"]}
-
-
-def _first_choices(event: dict[str, Any]) -> list[dict[str, Any]]:
-    """An event's choices with index 0: one was asked for, whatever else comes. Raises BadAnswerError."""
-    choices = event.get("choices") or []
-    if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
-        raise BadAnswerError(f"choices of another kind: {str(choices)[:80]}")
-    return [choice for choice in choices if choice.get("index") in (None, 0)]
-
-
 def count_of(value: Any) -> int | None:
     """A number of tokens, also where it is written as 12.0 or "12"; None for what is none."""
     try:
@@ -128,6 +86,12 @@ def count_of(value: Any) -> int | None:
     except (TypeError, ValueError, OverflowError):
         return None
     return count if 0 <= count < 1 << 31 else None
+
+
+def estimate_tokens(text: str) -> int:
+    """Of a text whose server does not count, where there is no tokenizer; said once."""
+    log_once(f"--base_url: the server sends no usage; tokens are estimated, {BYTES_PER_TOKEN} bytes of text each")
+    return -(-len(text.encode("utf-8", "replace")) // BYTES_PER_TOKEN)
 
 
 def _counts(answer: dict[str, Any]) -> tuple[int | None, int | None]:
@@ -147,7 +111,7 @@ def finish_reason(said: Any, completion_tokens: int | None, max_tokens: int) -> 
         if completion_tokens is None:
             raise BadAnswerError("answer without finish_reason and usage")
         return LENGTH if completion_tokens >= max_tokens else STOP
-    word = str(said).lower()
+    word = str(said).lower().partition(":")[0]  # Gemini's gateway adds its own word
     if word in _REASONS:
         return _REASONS[word]
     raise (ServerTroubleError if word in _PASSING else BadAnswerError)(f"finish_reason {said!r}")
@@ -158,7 +122,7 @@ def read_completion(answer: dict[str, Any], max_tokens: int, scores: TokenScores
     try:
         choice = answer["choices"][0]
         message = choice.get("message", choice)
-        text = _flat(message["content"] if "message" in choice else choice["text"])
+        text = flat(message.get("content") if "message" in choice else choice["text"])
         ids = choice.get("token_ids")
         ids = array("i", ids) if ids is not None else None
     except (KeyError, IndexError, TypeError, AttributeError, OverflowError) as error:
@@ -169,17 +133,9 @@ def read_completion(answer: dict[str, Any], max_tokens: int, scores: TokenScores
     refusal = message.get("refusal")  # OpenAI's: beside a content that is null
     reason = REFUSED if refusal and not text else finish_reason(choice.get("finish_reason"), tokens, max_tokens)
     note = str(refusal or choice.get("finish_reason")) if reason == REFUSED else ""
-    thought = next((_flat(message[key]) for key in THOUGHT_KEYS if message.get(key)), None)
+    apart = next((flat(message[key]) for key in THOUGHT_KEYS if message.get(key)), None)
+    thought = apart or flat(message.get("content"), thought=True) or None
     return Answer(text, reason, prompt_tokens, tokens, ids, thought, note)
-
-
-def _flat(content: Any) -> str:
-    """A message's text: a string, null, or (Mistral, Gemini gateways) a list of parts. Raises BadAnswerError."""
-    if isinstance(content, list):
-        return "".join(_flat(part.get("text") if isinstance(part, dict) else part) for part in content)
-    if content is None or isinstance(content, str):
-        return content or ""
-    raise BadAnswerError(f"text of another kind: {str(content)[:80]}")
 
 
 def read_score(answer: dict[str, Any], ids: Sequence[int], start: int, url: str) -> float:
@@ -203,21 +159,18 @@ async def read_stream(
     """Follow a streamed completion; `ids` grows by its tokens (and `scores` likewise) and holds those kept from before.
 
     Left where the chain starts to loop; the server then drops the request. Text is made from `ids` where there are
-    any, by the caller.
+    any, by the caller. What breaks after the finish reason takes nothing away.
     """
     pieces: list[str] = []
     prompt_tokens = counted = None
-    reason, before = None, len(ids)
-    async for line in lines:
-        data = line.removeprefix(b"data:").strip()
-        if not line.startswith(b"data:") or not data or data == b"[DONE]":
-            continue  # comments that keep a connection open, event names, blank lines
-        event = parse_object(data, url)
+    reason, before, ended, bare = None, len(ids), asyncio.Event(), False
+    async for event in until_quiet(iter_events(lines, url), ended):
         if event.get("usage"):
             prompt_tokens, counted = _counts(event)
-        for choice in _first_choices(event):
-            delta = choice.get("delta")
-            pieces.append(_flat(delta.get("content") if isinstance(delta, dict) else choice.get("text")))
+        for choice in first_choices(event):
+            said = choice.get("delta") or choice.get("message")
+            pieces.append(flat(said.get("content") if isinstance(said, dict) else choice.get("text")))
+            bare = bare or bool(pieces[-1] and choice.get("token_ids") is None)
             reason = choice.get("finish_reason") or reason
             looked_at = len(ids)
             ids.extend(_ids_of(choice))
@@ -229,8 +182,15 @@ async def read_stream(
                 if scores is not None:
                     scores.fit(cut)
                 return Answer("", LOOP, prompt_tokens, cut - before, ids)
-    if reason is None:
+        if reason or event is DONE:
+            ended.set()
+    if not ended.is_set():
         raise ServerTroubleError("the stream ended without a finish_reason")
+    if bare and len(ids) > before:
+        del ids[before:]  # nothing goes on from them
+        if scores is not None:
+            scores.fit(before)
+        raise BadAnswerError("only some of its text has token ids")
     if stop_on_loop and any(pieces) and len(ids) == before:
         raise InputError(f"--stop_on_loop: {url} does not return token ids; vLLM servers do")
     tokens = len(ids) - before or counted

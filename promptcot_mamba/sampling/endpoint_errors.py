@@ -18,6 +18,7 @@ from promptcot_mamba.errors import InputError
 AWAY = (408, 502, 503, 504)  # the server is starting, overrun or gone; the request is not at fault
 BUSY = (409, 425, 429, 529)  # the server is there and asks this request to come again later
 _PATH_MISSING = (404, 405, 501)
+_MALFORMED = (400, 406, 411, 413, 414, 415, 417, 422, 428, 431, 451)  # of the 4xx, those that are about the request
 MOST_WORDS = 300  # characters of an error that are shown
 LONGEST_WAIT = 7 * 86400.0  # seconds a Retry-After may ask for; more is a broken clock
 
@@ -29,8 +30,14 @@ _POLICY = re.compile(
 )
 _TOO_LONG = re.compile(
     r"context[ _-]?(length|size|window|limit)|maximum context|exceed_context|longer than the model"
-    r"|must have less than \d+ tokens|exceeds? the maximum (allowed|input) length|prompt is too long|input is too long",
+    r"|must have less than \d+ tokens|exceeds? the maximum (allowed|input) length|(prompt|input) is too long"
+    r"|tokens`? \+ `?max_new_tokens`? must be",
     re.IGNORECASE,
+)
+# The two numbers by which a prompt is told that would fit, were less than --max_len asked for beside it.
+_ROOM = re.compile(r"(?:context (?:length|window|size)(?: is| of)?|must be <=)\D{0,3}(\d+)", re.IGNORECASE)
+_TAKEN = re.compile(
+    r"(\d+) (?:tokens )?(?:in|from) the (?:input|messages|prompt)|(?:given:|has) (\d+) `?inputs?\b", re.I
 )
 _NO_CREDIT = re.compile(
     r"insufficient[ _](quota|balance|credit)|exceeded your current quota|billing|payment required", re.IGNORECASE
@@ -53,16 +60,26 @@ class BadAnswerError(ServerTroubleError):
     """A server that is there failed at this request; once may be chance, again and again is the request."""
 
 
+class NotJsonError(BadAnswerError):
+    """What should be JSON is not, or not whole."""
+
+
 class PromptTooLongError(Exception):
-    """The server says that the prompt leaves no room in its context."""
+    """The server says that the prompt leaves no room in its context; `fits`: it would leave some, but not --max_len."""
+
+    def __init__(self, words: str):
+        super().__init__(words)
+        room, taken = _ROOM.search(words), _TAKEN.search(words)
+        self.fits = bool(room and taken and int(taken[1] or taken[2]) < int(room[1]))
 
 
 class RefusedError(Exception):
     """The server will not answer this prompt, now or later: its filter or policy."""
 
 
-class PathMissingError(InputError):
-    """The server has no such path or model. Of one that has answered, it may be loading anew."""
+class DeniedError(InputError):
+    """The server has no such path or model, or takes no such key. Of one that has answered, that may pass: it loads
+    its model anew, or a gateway before it lost its head."""
 
 
 class RejectedError(Exception):
@@ -87,12 +104,12 @@ def raise_for_error(url: str, status: int, body: bytes, headers: Mapping[str, st
     if status >= 500 or status < 400:
         raise BadAnswerError(said, wait)
     if status in (401, 403):
-        raise InputError(f"--base_url {url}: refused ({status}: {words}); set OPENAI_API_KEY")
+        raise DeniedError(f"--base_url {url}: refused ({status}: {words}); set OPENAI_API_KEY")
     if status in _PATH_MISSING:
-        raise PathMissingError(
-            f"--base_url {url}: refused a request ({said}); --api chat or completions says which it has"
-        )
-    raise RejectedError(said)
+        raise DeniedError(f"--base_url {url}: refused a request ({said}); --api chat or completions says which it has")
+    if status in _MALFORMED:
+        raise RejectedError(said)
+    raise BadAnswerError(said, wait)  # 424 (TGI, whose generation failed), 499 (a gateway's client went away) ...
 
 
 def error_words(body: bytes) -> tuple[str, int | None]:

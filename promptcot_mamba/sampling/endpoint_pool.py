@@ -13,8 +13,8 @@ from yarl import URL
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import logger
-from promptcot_mamba.sampling.endpoint_answers import parse_object
-from promptcot_mamba.sampling.endpoint_errors import ServerTroubleError, raise_for_error
+from promptcot_mamba.sampling.endpoint_body import parse_json, parse_object, read_body
+from promptcot_mamba.sampling.endpoint_errors import BadAnswerError, DeniedError, ServerTroubleError, raise_for_error
 from promptcot_mamba.sampling.endpoint_protocol import find_model, normal_url
 
 CONNECT_SECONDS = 10.0
@@ -25,6 +25,7 @@ LONGEST_PAUSE = 60.0
 MOST_REDIRECTS = 5
 MOST_HEADER = 1 << 20  # bytes of one header
 REDIRECTS = (301, 302, 303, 307, 308)
+BAD_LISTS = 3  # answers of `/models` that are none, before a server is asked without
 NO_MODELS = (404, 405, 501)  # of `/models`: a server that has no such path
 TROUBLE = (ServerTroubleError, aiohttp.ClientError, asyncio.TimeoutError, ConnectionError)
 
@@ -72,6 +73,7 @@ class Endpoint:
     resume_at: float = 0.0  # not looked at before this time
     fell: asyncio.Event = field(default_factory=asyncio.Event)  # set when it goes away
     served: int = 0
+    answers: bool = False  # if only that it cannot serve yet
     quiet_until: float = 0.0  # no line about its being busy before this time
     tasks: set[asyncio.Task] = field(default_factory=set)
 
@@ -96,7 +98,7 @@ class EndpointPool:
         self._watchers: list[asyncio.Task] = []
 
     async def open(self) -> None:
-        """Ask every server for its models; raises InputError if none answers or one serves another model."""
+        """Ask every server for its models; raises InputError if none is there or one serves another model."""
         settings = self.settings
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ssl=settings.tls()),
@@ -106,7 +108,7 @@ class EndpointPool:
             max_field_size=MOST_HEADER,
         )
         troubles = await asyncio.gather(*(self._try_identify(endpoint) for endpoint in self.endpoints))
-        if all(troubles):
+        if all(troubles) and not any(endpoint.answers for endpoint in self.endpoints):
             untrusted = "certificate" in str(troubles[0]).lower() or "SSL" in str(troubles[0])
             advice = "--ca_file names the certificate to trust" if untrusted else "is it up?"
             raise InputError(f"--base_url {self.endpoints[0].url}: cannot be reached ({troubles[0]}); {advice}")
@@ -147,7 +149,8 @@ class EndpointPool:
                     url = url.join(URL(response.headers["Location"]))
                     continue
                 if response.status != 200:
-                    raise_for_error(endpoint.url, response.status, await response.read(), response.headers)
+                    words = await read_body(response.content, broken_too=True)
+                    raise_for_error(endpoint.url, response.status, words, response.headers)
                 yield response
                 return
         raise InputError(f"--base_url {endpoint.url}: redirects more than {MOST_REDIRECTS} times, to {url} at last")
@@ -171,7 +174,7 @@ class EndpointPool:
         assert self._session is not None
         timeout = aiohttp.ClientTimeout(total=CONNECT_SECONDS)
         async with self._session.get(f"{endpoint.url}/models", timeout=timeout, headers=self._headers()) as response:
-            body = await response.read()
+            body = await read_body(response.content, broken_too=response.status != 200)
             if response.status in NO_MODELS:
                 self._take_at_its_word(endpoint, "has no /models")
                 return
@@ -180,24 +183,21 @@ class EndpointPool:
             if response.history:  # where it was sent on to is where requests belong
                 endpoint.url = str(response.url).split("?")[0].removesuffix("/").removesuffix("/models")
                 logger.info("%s: redirected to %s", self.settings.base_urls[0], endpoint.url)
-        try:
-            models = list(parse_object(body, endpoint.url)["data"])
-        except (KeyError, TypeError):
-            raise InputError(f"--base_url {endpoint.url}: /models is not an OpenAI-compatible answer") from None
+        models = read_cards(body, endpoint.url)
         if models:
             self._check_model(endpoint, models)
         else:  # `transformers serve` lists a cache, not the folder it serves
             self._take_at_its_word(endpoint, "lists no models")
 
     def _take_at_its_word(self, endpoint: Endpoint, why: str) -> None:
-        if not endpoint.model:
+        if not endpoint.model:  # else it is known, and only cannot say so now
             logger.info("%s: %s; asked for %s as it stands", endpoint.url, why, self.settings.model)
-        endpoint.model = self.settings.model
+            endpoint.model = self.settings.model
 
     def _check_model(self, endpoint: Endpoint, models: list[dict[str, Any]]) -> None:
         card = find_model(models, self.settings.model)
         if card is None:
-            serves = ", ".join(str(model.get("id") if isinstance(model, dict) else model) for model in models)
+            serves = ", ".join(model["id"] for model in models)
             raise InputError(
                 f"--base_url {endpoint.url}: serves {serves[:300]}, not {self.settings.model}; is it the right server? "
                 "(--served_model_name gives the name it uses)"
@@ -211,11 +211,19 @@ class EndpointPool:
         endpoint.model, endpoint.owner = card["id"], str(card.get("owned_by"))
 
     async def _try_identify(self, endpoint: Endpoint) -> str | None:
-        """`_identify`, returning what is wrong with the connection, if anything."""
+        """`_identify`, returning what is wrong for now, if anything."""
         try:
             await self._identify(endpoint)
+        except DeniedError as error:
+            if not endpoint.served:
+                raise
+            return str(error)
         except TROUBLE as error:
-            return str(error) or type(error).__name__
+            words = str(error) or type(error).__name__
+            endpoint.answers = isinstance(error, ServerTroubleError)  # it is there: it loads its model, or is busy
+            if not isinstance(error, BadAnswerError) or endpoint.failures < BAD_LISTS:
+                return words
+            self._take_at_its_word(endpoint, f"has no /models that can be read ({words})")
         return None
 
     async def _look_after(self, endpoint: Endpoint) -> None:
@@ -246,6 +254,17 @@ class EndpointPool:
     def _on_watcher_done(self, watcher: asyncio.Task[None]) -> None:
         if not watcher.cancelled():  # a server that came back with another model, or a bug
             self._on_fatal(watcher.exception())
+
+
+def read_cards(body: bytes, url: str) -> list[dict[str, Any]]:
+    """The models a server names, in OpenAI's form or one near it (a bare list, Ollama's `models` with names)."""
+    answer = parse_json(body)
+    if isinstance(answer, dict):
+        answer = parse_object(body, url)  # raises where it is an error
+        answer = answer.get("data") or answer.get("models")
+    cards = [card if isinstance(card, dict) else {"id": card} for card in (answer if isinstance(answer, list) else [])]
+    named = [(card, card.get("id") or card.get("name") or card.get("model")) for card in cards]
+    return [card | {"id": str(name)} for card, name in named if name]
 
 
 async def _happens(event: asyncio.Event, seconds: float) -> bool:

@@ -1,5 +1,7 @@
 """The OpenAI completions protocol as we speak it: where it is spoken, and what is sent."""
 
+from array import array
+from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
@@ -11,6 +13,25 @@ from promptcot_mamba.token_scores import TOP
 LLAMA_CPP = ("llamacpp", "me")  # llama-server, llama-cpp-python
 SGLANG = "sglang"
 MOST_ALTERNATIVES = 5  # that OpenAI-like completions tell of a token; vLLM and chat tell more
+
+
+@dataclass
+class Pending:
+    """One request on its way: what it has said, and what went wrong with it."""
+
+    request: Request
+    submitted: float
+    ids: array = field(default_factory=lambda: array("i"))  # of the completion, those kept from before included
+    bad_answers: int = 0
+    timeouts: int = 0
+    pauses: int = 0  # in a row
+    broken_since: float | None = None  # when a server first broke under it
+    served_before: int = 0  # answers of all servers when it first went wrong
+    dropped: bool = False  # whoever submitted it wants nothing of it
+
+    @property
+    def fresh(self) -> int:
+        return len(self.ids) - len(self.request.kept)
 
 
 def normal_url(url: str) -> str:

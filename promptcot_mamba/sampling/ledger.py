@@ -21,7 +21,7 @@ from promptcot_mamba.jsonl import DurableAppender, Row, replace_atomically, writ
 from promptcot_mamba.log import logger
 from promptcot_mamba.records import Problem, Sample
 from promptcot_mamba.run_info import side_path
-from promptcot_mamba.sampling.backend import LENGTH, REFUSED
+from promptcot_mamba.sampling.backend import LENGTH, REFUSED, STOP
 from promptcot_mamba.sampling.grouped import is_grouped, ungrouped_rows, write_grouped
 from promptcot_mamba.sampling.healing import Line, read_lines, take_out
 
@@ -29,6 +29,8 @@ MISSING = -1
 SPARED = -2  # missing, and not asked for
 SAMPLE_FIELDS = tuple(Sample.__dataclass_fields__)
 CHECKSUM = "completion_crc"  # of a journal line whose text stands in X.jsonl
+_IN_THE_ROW: Row = {"completion": "", "finish_reason": STOP, "seconds": 0.0}  # what such a line leaves out
+_JOURNAL_FIELDS = ("problem_id", "run", "attempt", "seed", "prompt_tokens", "completion_tokens", "format_valid")
 
 
 def is_settled(sample: Sample, max_retries: int) -> bool:
@@ -45,9 +47,7 @@ def checksum(text: str) -> int:
 def attempt_from(row: Row) -> Sample:
     """A sample from a line of the journal; raises TypeError naming what is missing."""
     fields = {name: row[name] for name in SAMPLE_FIELDS if name in row}
-    if CHECKSUM in row:
-        fields.setdefault("completion", "")
-    return Sample(**fields)
+    return Sample(**(_IN_THE_ROW | fields if CHECKSUM in row else fields))
 
 
 def count_settled(output: str | Path, max_retries: int) -> tuple[int, float | None]:
@@ -166,7 +166,7 @@ class Ledger:
         self._refuse_changed(line.row, unit % len(self.problems), where)
         known = journal.get(unit)
         if known is None:
-            self._journal.append(_journal_row(sample))
+            self._journal.append_lines(_journal_line(sample))
         elif known[CHECKSUM] != checksum(sample.completion):
             raise InputError(
                 f"{where}: its completion is not the one that was sampled (edited by hand?); put it back, or delete "
@@ -280,7 +280,9 @@ class Ledger:
         settled = is_settled(sample, self.max_retries)
         if settled:
             self._write_row(unit, sample)
-        self._journal.append(_journal_row(sample) if settled else _filled(vars(sample)))
+            self._journal.append_lines(_journal_line(sample))
+        else:
+            self._journal.append({name: value for name, value in vars(sample).items() if value is not None})
         return settled
 
     def _write_row(self, unit: int, sample: Sample) -> None:
@@ -333,16 +335,15 @@ class Ledger:
         self.close()
 
 
-def _filled(fields: Row) -> Row:
-    """Without what is not set."""
-    return {name: value for name, value in fields.items() if value is not None}
+def _journal_line(sample: Sample) -> bytes:
+    """A settled sample's line in the journal: which attempt it was, what it cost, and the checksum of its text.
 
-
-def _journal_row(sample: Sample) -> Row:
-    """A settled sample's line in the journal: everything but its text, which stands in X.jsonl."""
-    row = _filled(vars(sample))
-    row[CHECKSUM] = checksum(row.pop("completion"))
-    return {name: value for name, value in row.items() if name not in ("prompt", "sent")}
+    The rest stands in X.jsonl. What is not valid says how it ended: a refusal is settled, whatever may be retried.
+    """
+    row = {name: getattr(sample, name) for name in _JOURNAL_FIELDS}
+    if not sample.format_valid:
+        row["finish_reason"] = sample.finish_reason
+    return json.dumps(row | {CHECKSUM: checksum(sample.completion)}, separators=(",", ":")).encode() + b"\n"
 
 
 def _without_text(row: Row, sample: Sample) -> Row:

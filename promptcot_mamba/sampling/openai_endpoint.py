@@ -12,7 +12,6 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from typing import Any, cast
@@ -31,17 +30,25 @@ from promptcot_mamba.sampling.backend import (
     SamplingSettings,
 )
 from promptcot_mamba.sampling.decode import completion_text
-from promptcot_mamba.sampling.endpoint_answers import Answer, parse_object, read_completion, read_score, read_stream
+from promptcot_mamba.sampling.endpoint_answers import (
+    Answer,
+    estimate_tokens,
+    parse_object,
+    read_completion,
+    read_score,
+    read_stream,
+)
+from promptcot_mamba.sampling.endpoint_body import iter_lines, read_body
 from promptcot_mamba.sampling.endpoint_errors import (
     BadAnswerError,
     BusyError,
-    PathMissingError,
+    DeniedError,
     PromptTooLongError,
     RefusedError,
     RejectedError,
 )
 from promptcot_mamba.sampling.endpoint_pool import TROUBLE, Endpoint, EndpointPool, EndpointSettings
-from promptcot_mamba.sampling.endpoint_protocol import payload, score_payload
+from promptcot_mamba.sampling.endpoint_protocol import Pending, payload, score_payload
 from promptcot_mamba.sampling.vllm_server import VllmServer
 
 __all__ = ["EndpointSettings", "OpenAIEndpoints"]
@@ -52,25 +59,6 @@ MOST_TIMEOUTS = 2  # of one request, without a token between
 MOST_REJECTED = 8  # requests called malformed before any was answered: then all of them are
 BAD_ANSWERS_IN_A_ROW = 3  # of one server: then it is the server
 QUIET_SECONDS = 60.0  # between two lines about one server's being busy
-BYTES_PER_TOKEN = 4  # of text, where neither server nor tokenizer counts
-
-
-@dataclass
-class _Pending:
-    """One request on its way: what it has said, and what went wrong with it."""
-
-    request: Request
-    submitted: float
-    ids: array = field(default_factory=lambda: array("i"))  # of the completion, those kept from before included
-    bad_answers: int = 0
-    timeouts: int = 0
-    pauses: int = 0  # in a row
-    served_before: int = 0  # answers of all servers when it first went wrong
-    dropped: bool = False  # whoever submitted it wants nothing of it
-
-    @property
-    def fresh(self) -> int:
-        return len(self.ids) - len(self.request.kept)
 
 
 class OpenAIEndpoints:
@@ -92,11 +80,11 @@ class OpenAIEndpoints:
         self.moved = 0  # times a request was taken back from a server
         self._tokenizer = tokenizer
         self._server = server  # where the server is our own child: ours to watch and to stop
-        self._waiting: deque[_Pending] = deque()
-        self._running: dict[asyncio.Task, _Pending] = {}
-        self._pending: dict[int, _Pending] = {}  # by unit: all that are not answered
+        self._waiting: deque[Pending] = deque()
+        self._running: dict[asyncio.Task, Pending] = {}
+        self._pending: dict[int, Pending] = {}  # by unit: all that are not answered
         self._sleeping = 0  # requests that wait for their time
-        self._rejected: list[tuple[_Pending, str]] = []  # until an answer shows whose fault it was
+        self._rejected: list[tuple[Endpoint, Pending, BaseException]] = []  # until an answer shows whose fault it was
         self._finished: deque[Generated] = deque()
         self._finished_tokens = 0
         self._fatal: BaseException | None = None
@@ -115,7 +103,7 @@ class OpenAIEndpoints:
     # -- the back end's side: synchronous -----------------------------------------------------------------------
 
     def submit(self, request: Request) -> None:
-        pending = _Pending(request, time.monotonic(), array("i", request.kept))
+        pending = Pending(request, time.monotonic(), array("i", request.kept))
         self._pending[request.unit] = pending
         self._waiting.append(pending)
 
@@ -199,13 +187,13 @@ class OpenAIEndpoints:
         if (self._waiting or self._sleeping) and away > self.settings.patience_seconds:
             self._fatal = BackendFailedError(f"no server has answered for {away:.0f} s")
 
-    async def _serve(self, endpoint: Endpoint, pending: _Pending) -> tuple[Answer, float | None]:
+    async def _serve(self, endpoint: Endpoint, pending: Pending) -> tuple[Answer, float | None]:
         """The answer, and a score where one was asked for."""
         request = pending.request
         if request.score_from is not None:
             nothing = Answer("", LENGTH, len(request.prompt_ids or ()), 0)
             async with self._pool.post(endpoint, "completions", score_payload(request, endpoint.model)) as response:
-                answer = parse_object(await response.read(), endpoint.url)
+                answer = parse_object(await read_body(response.content), endpoint.url)
             return nothing, read_score(answer, request.prompt_ids or (), request.score_from, endpoint.url)
         chat, is_vllm = self.settings.chat, endpoint.is_vllm
         tells_ids = self.settings.token_ids and is_vllm and not chat and request.prompt_ids is not None
@@ -218,15 +206,15 @@ class OpenAIEndpoints:
             body["chat_template_kwargs"] = self.settings.template_kwargs
         async with self._pool.post(endpoint, "chat/completions" if chat else "completions", body) as response:
             if not stream:
-                answer = parse_object(await response.read(), endpoint.url)
+                answer = parse_object(await read_body(response.content), endpoint.url)
                 return read_completion(answer, request.max_tokens, request.scores), None
             looks = self.sampling.stop_on_loop
             return await read_stream(
-                response.content, pending.ids, request.max_tokens, endpoint.url, stop_on_loop=looks,
+                iter_lines(response.content), pending.ids, request.max_tokens, endpoint.url, stop_on_loop=looks,
                 scores=request.scores,
             ), None  # fmt: skip
 
-    def _on_done(self, endpoint: Endpoint, pending: _Pending, task: asyncio.Task) -> None:
+    def _on_done(self, endpoint: Endpoint, pending: Pending, task: asyncio.Task) -> None:
         """One request left its server: with an answer, or with what went wrong."""
         endpoint.tasks.discard(task)
         del self._running[task]
@@ -239,19 +227,17 @@ class OpenAIEndpoints:
         else:
             self._went_wrong(endpoint, pending, error)
 
-    def _answered(self, endpoint: Endpoint, pending: _Pending, answer: Answer, score: float | None) -> None:
+    def _answered(self, endpoint: Endpoint, pending: Pending, answer: Answer, score: float | None) -> None:
         endpoint.failures = endpoint.bad_answers = 0
         endpoint.served += 1
         self._last_sign = time.monotonic()
         asked = pending.request.scores
         if asked is not None and answer.completion_tokens and len(asked) == len(pending.request.kept):
             log_once(f"--save_logprobs: {endpoint.url} tells no log-probabilities")
-        for rejected, words in self._rejected:  # others are answered, so it was theirs alone
-            self._refuse(rejected, words)
-        self._rejected.clear()
+        self._settle_rejected()
         self._finish(pending, answer, score)
 
-    def _finish(self, pending: _Pending, answer: Answer, score: float | None = None) -> None:
+    def _finish(self, pending: Pending, answer: Answer, score: float | None = None) -> None:
         request = pending.request
         if pending.dropped:
             return
@@ -267,7 +253,7 @@ class OpenAIEndpoints:
             fresh = self._count(text + (answer.reasoning or ""))
         prompt = len(request.prompt_ids) if request.prompt_ids is not None else answer.prompt_tokens
         if prompt is None:
-            prompt = _estimate_tokens(request.prompt) if fresh else 0
+            prompt = estimate_tokens(request.prompt) if fresh else 0
         self._finished_tokens += fresh
         seconds = time.monotonic() - pending.submitted
         self._finished.append(
@@ -289,40 +275,50 @@ class OpenAIEndpoints:
         """Tokens of a text whose server does not say: the tokenizer's, or an estimate, which is said once."""
         if self._tokenizer is not None:
             return len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
-        return _estimate_tokens(text)
+        return estimate_tokens(text)
 
     # -- what went wrong ----------------------------------------------------------------------------------------
 
-    def _went_wrong(self, endpoint: Endpoint, pending: _Pending, error: BaseException) -> None:
+    def _went_wrong(self, endpoint: Endpoint, pending: Pending, error: BaseException) -> None:
         """Settle, requeue or give up one request by the kind of its trouble."""
         words = str(error) or type(error).__name__
-        if isinstance(error, PromptTooLongError):
-            logger.warning("%s: a prompt of %d characters is too long (%s); not sampled", endpoint.url,
-                           len(pending.request.prompt), words)  # fmt: skip
-            self._finish(pending, Answer("", LENGTH, len(pending.request.prompt_ids or ()), 0))
+        if isinstance(error, RejectedError) or (isinstance(error, PromptTooLongError) and error.fits):
+            self._reject(endpoint, pending, error)
+        elif isinstance(error, PromptTooLongError):
+            self._leave_out(endpoint, pending, words)
         elif isinstance(error, RefusedError):
             self._refuse(pending, words)
-        elif isinstance(error, RejectedError):
-            self._reject(endpoint, pending, words)
         elif isinstance(error, BusyError):
             self._come_again(endpoint, pending, error)
         elif isinstance(error, BadAnswerError):
             self._answered_badly(endpoint, pending, words)
         elif type(error) is asyncio.TimeoutError:  # the whole request's; those of a connection are of another type
             self._timed_out(pending)
-        elif isinstance(error, PathMissingError) and endpoint.served and pending.bad_answers < MOST_BAD_ANSWERS:
-            pending.bad_answers += 1  # it loads its model anew, or a proxy lost it for a while
+        elif isinstance(error, DeniedError) and endpoint.served and pending.bad_answers < MOST_BAD_ANSWERS:
+            pending.bad_answers += 1
             self._pool.back_off(endpoint, words)
             self._take_back(pending)
         elif isinstance(error, TROUBLE):
             self._pool.back_off(endpoint, words, getattr(error, "retry_after", None) or 0.0)
-            self._take_back(pending)
+            self._broke(pending, words)
         elif isinstance(error, asyncio.CancelledError):
             self._take_back(pending)
         else:
             self._on_fatal(error)
 
-    def _timed_out(self, pending: _Pending) -> None:
+    def _broke(self, pending: Pending, words: str) -> None:
+        """Its server broke. A second time it goes behind all others, whose servers it may break; where that happens for
+        longer than all may be away, it is given up."""
+        self._note_served(pending)
+        first = pending.broken_since is None
+        pending.broken_since = pending.broken_since or time.monotonic()
+        lasted = time.monotonic() - pending.broken_since
+        if pending.fresh or lasted < self.settings.patience_seconds:
+            self._take_back(pending, 0.0 if first else endpoint_pool.FIRST_PAUSE)
+        else:
+            self._give_up(pending, f"a request was broken off for {lasted:.0f} s: {words}")
+
+    def _timed_out(self, pending: Pending) -> None:
         """Too long for one request: a chain that has said something goes on from there, another has one more try."""
         self._note_served(pending)
         pending.timeouts += 1
@@ -332,7 +328,7 @@ class OpenAIEndpoints:
             limit = self.settings.request_seconds
             self._give_up(pending, f"a request took over {limit:.0f} s twice; raise --request_timeout")
 
-    def _take_back(self, pending: _Pending, pause: float = 0.0) -> None:
+    def _take_back(self, pending: Pending, pause: float = 0.0) -> None:
         """Back to the head of the queue; or, with what it has said, to whoever submitted it."""
         self.moved += 1
         request = pending.request
@@ -349,12 +345,12 @@ class OpenAIEndpoints:
         else:
             self._waiting.appendleft(pending)
 
-    def _wake_up(self, pending: _Pending) -> None:
+    def _wake_up(self, pending: Pending) -> None:
         self._sleeping -= 1
         self._waiting.append(pending)
         self._wake.set()
 
-    def _come_again(self, endpoint: Endpoint, pending: _Pending, error: BusyError) -> None:
+    def _come_again(self, endpoint: Endpoint, pending: Pending, error: BusyError) -> None:
         """Have one request wait as long as the server asks, or ever longer; spread, so that not all come at once."""
         asked = error.retry_after
         if asked is not None and asked > self.settings.patience_seconds:
@@ -374,7 +370,7 @@ class OpenAIEndpoints:
             endpoint.quiet_until = now + QUIET_SECONDS
             logger.warning("%s: %s; this request is sent again in %.1f s, others go on", endpoint.url, words, pause)
 
-    def _answered_badly(self, endpoint: Endpoint, pending: _Pending, words: str) -> None:
+    def _answered_badly(self, endpoint: Endpoint, pending: Pending, words: str) -> None:
         self._note_served(pending)
         pending.bad_answers += 1
         endpoint.bad_answers += 1
@@ -387,12 +383,12 @@ class OpenAIEndpoints:
         else:
             self._give_up(pending, f"one request was answered badly {MOST_BAD_ANSWERS} times: {words}")
 
-    def _note_served(self, pending: _Pending) -> None:
+    def _note_served(self, pending: Pending) -> None:
         """Remember, when a request first goes wrong, how many answers there were."""
-        if not pending.bad_answers and not pending.timeouts:
+        if not pending.bad_answers and not pending.timeouts and pending.broken_since is None:
             pending.served_before = sum(each.served for each in self.endpoints)
 
-    def _give_up(self, pending: _Pending, words: str) -> None:
+    def _give_up(self, pending: Pending, words: str) -> None:
         """Hand a request back unanswered where others are answered meanwhile; else nothing works, and the run ends."""
         if not self.settings.gives_up or sum(each.served for each in self.endpoints) == pending.served_before:
             self._on_fatal(BackendFailedError(words))
@@ -400,23 +396,38 @@ class OpenAIEndpoints:
         logger.warning("%s; its sample is left for a rerun", words)
         self._finish(pending, Answer("", FAILED, None, 0, note=words))
 
-    def _refuse(self, pending: _Pending, words: str) -> None:
+    def _refuse(self, pending: Pending, words: str) -> None:
         self._last_sign = time.monotonic()
         self._finish(pending, Answer("", REFUSED, None, 0, note=words))
 
-    def _reject(self, endpoint: Endpoint, pending: _Pending, words: str) -> None:
-        """A request called malformed: refused if others are answered, else kept until that is known."""
+    def _leave_out(self, endpoint: Endpoint, pending: Pending, words: str) -> None:
+        characters = len(pending.request.prompt)
+        logger.warning("%s: a prompt of %d characters is too long (%s); not sampled", endpoint.url, characters, words)
+        self._finish(pending, Answer("", LENGTH, len(pending.request.prompt_ids or ()), 0))
+
+    def _reject(self, endpoint: Endpoint, pending: Pending, error: BaseException) -> None:
+        """A request called malformed, or too long with what it asks for: its own fault if others are answered, else
+        kept until that is known."""
         self._last_sign = time.monotonic()
+        self._rejected.append((endpoint, pending, error))
         if any(each.served for each in self.endpoints):
-            self._refuse(pending, words)
-            return
-        self._rejected.append((pending, words))
-        if len(self._rejected) >= MOST_REJECTED:
+            self._settle_rejected()
+        elif len(self._rejected) >= MOST_REJECTED:
             self._reject_all()
 
+    def _settle_rejected(self) -> None:
+        """Others are answered, so it was theirs alone."""
+        for endpoint, pending, error in self._rejected:
+            if isinstance(error, PromptTooLongError):
+                self._leave_out(endpoint, pending, str(error))
+            else:
+                self._refuse(pending, str(error))
+        self._rejected.clear()
+
     def _reject_all(self) -> None:
-        words = self._rejected[-1][1]
-        self._fatal = InputError(f"--base_url {self.endpoints[0].url}: refused a request ({words})")
+        endpoint, _, error = self._rejected[-1]
+        advice = "; give a smaller --max_len" if isinstance(error, PromptTooLongError) else ""
+        self._fatal = InputError(f"--base_url {endpoint.url}: refused a request ({error}){advice}")
 
     def _on_sign(self) -> None:
         self._last_sign = time.monotonic()
@@ -425,8 +436,3 @@ class OpenAIEndpoints:
     def _on_fatal(self, error: BaseException | None) -> None:
         self._fatal = self._fatal or error
         self._wake.set()
-
-
-def _estimate_tokens(text: str) -> int:
-    log_once(f"--base_url: the server sends no usage; tokens are estimated, {BYTES_PER_TOKEN} bytes of text each")
-    return -(-len(text.encode("utf-8", "replace")) // BYTES_PER_TOKEN)

@@ -225,7 +225,7 @@ def test_bad_input_is_one_line_and_exit_2(tmp_path: Path):
         "--output_path=x.jsonl",
         "--model_path=none",
     ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1] == "error: none.jsonl: no such file"
     assert "Traceback" not in done.stderr

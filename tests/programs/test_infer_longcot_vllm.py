@@ -205,9 +205,12 @@ def test_two_replicas(problems: Path, checkpoint: Path, tmp_path: Path, whole: l
     log = side_path(output, "server.log").read_text(encoding="utf-8")
     assert len(set(re.findall(r"EngineCore_DP\d", log))) == 2
     assert json.loads(side_path(output, "run.json").read_text())["complete"]
-    time.sleep(1.0)
-    left = subprocess.run(["pgrep", "-f", str(checkpoint)], capture_output=True, text=True).stdout.split()
-    assert left == []  # nothing of the server outlives the run
+    for _ in range(600):  # nothing of the server outlives the run for long
+        left = subprocess.run(["pgrep", "-f", str(checkpoint)], capture_output=True, text=True).stdout.split()
+        if not left:
+            return
+        time.sleep(0.1)
+    pytest.fail(f"processes {left} are still there")
 
 
 def test_one_model_over_two_cores(problems: Path, checkpoint: Path, tmp_path: Path, whole: list[dict]):
@@ -265,7 +268,7 @@ def test_a_chain_of_16k_tokens_outlives_its_machine(endless: Path, tmp_path: Pat
         assert kept % segment_len == 0
         assert comparable(killed) == comparable(whole)
     else:
-        assert age < 10
+        assert kept >= LONG // 2  # what the file held when it was last looked at
         assert row["continued"] == [kept]
         third = len(row["completion"]) // 3  # of the letters: more than half of the tokens are the uncut chain's
         assert row["completion"][:third] == uncut["completion"][:third]

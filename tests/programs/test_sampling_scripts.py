@@ -17,7 +17,7 @@ def run_script(name: str, folder: Path, *flags: str, stand_ins: tuple[str, ...],
         path.chmod(0o755)
     variables = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", **environment}
     command = ["bash", str(ROOT / "scripts" / name), *flags]
-    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300)
 
 
 def test_serve_slurm_prints_the_urls_of_its_nodes(tmp_path: Path):

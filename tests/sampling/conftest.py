@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -63,6 +65,22 @@ def write_problems(path: Path, count: int) -> Path:
     ]
     write_jsonl(path, rows)
     return path
+
+
+def size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def kill_when_grown(run: Callable[[], object], path: Path, by: int) -> None:
+    """Call a function in a forked process, and `kill -9` that as soon as a file has grown by so many bytes: how fast
+    the machine is does not matter."""
+    process = multiprocessing.get_context("fork").Process(target=run)
+    target = size(path) + by
+    process.start()
+    while process.is_alive() and size(path) < target:
+        time.sleep(0.0005)
+    process.kill()
+    process.join()
 
 
 def run_program(*flags: object, module: str = "infer_longcot", check: bool = False, **environment: str):

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
-import signal
-import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,7 +18,7 @@ from promptcot_mamba.run_info import side_path
 from promptcot_mamba.sampling import scheduler
 from promptcot_mamba.sampling.backend import CUT, Generated
 from promptcot_mamba.sampling.partial import PartialFile, read_partial
-from tests.sampling.conftest import comparable, write_problems
+from tests.sampling.conftest import comparable, kill_when_grown, write_problems
 from tests.sampling.scripted import FIRST_TOKEN, LAST_TOKEN, TokenBackend, draw_tokens
 from tests.tiny import make_tokenizer
 
@@ -42,17 +40,8 @@ def run(flags: list[str], backend: TokenBackend | None = None) -> int:
     return infer_longcot.main(flags, make_backend=lambda plan: backend or TokenBackend(TOKENIZER))
 
 
-def kill_while_running(flags: list[str], seconds: float) -> None:
-    """Run in a forked process and `kill -9` it after a while."""
-
-    def slowly() -> None:
-        os._exit(run(flags, TokenBackend(TOKENIZER, step_seconds=0.001)))
-
-    process = multiprocessing.get_context("fork").Process(target=slowly)
-    process.start()
-    time.sleep(seconds)
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
+def run_slowly(flags: list[str]) -> None:
+    os._exit(run(flags, TokenBackend(TOKENIZER, step_seconds=0.001)))
 
 
 def test_ten_kills_in_segments_change_no_letter(flags, tmp_path: Path):
@@ -63,7 +52,8 @@ def test_ten_kills_in_segments_change_no_letter(flags, tmp_path: Path):
     assert max(request.max_tokens for request in engine.submitted) == 64
     numbers = random.Random(5)
     for _ in range(10):
-        kill_while_running(flags(killed, **how), 0.1 + 0.25 * numbers.random())
+        saved = side_path(killed, "partial.jsonl")
+        kill_when_grown(partial(run_slowly, flags(killed, **how)), saved, numbers.randrange(1, 3000))
     last = TokenBackend(TOKENIZER)
     assert run(flags(killed, **how), last) == 0
     assert len(last.submitted) > 10  # the kills came before its end
@@ -77,8 +67,9 @@ def test_kills_of_a_stream_lose_only_what_is_younger_than_a_save(flags, tmp_path
     output = tmp_path / "x.jsonl"
     numbers, kept_before = random.Random(1), {}
     for _ in range(10):
-        kill_while_running(flags(output), 0.1 + 0.3 * numbers.random())
-        kept = {key: saved.ids for key, saved in read_partial(side_path(output, "partial.jsonl")).items()}
+        saved = side_path(output, "partial.jsonl")
+        kill_when_grown(partial(run_slowly, flags(output)), saved, numbers.randrange(1, 3000))
+        kept = {key: chain.ids for key, chain in read_partial(saved).items()}
         for key, ids in kept_before.items():  # what was safe once stays safe, and stays what it was
             if key in kept:
                 assert kept[key][: len(ids)] == ids
@@ -166,8 +157,8 @@ def test_a_thought_without_end_is_closed_and_answered(flags, tmp_path: Path):
 
 def test_a_damaged_partial_file_is_read_as_far_as_it_goes(flags, tmp_path: Path, caplog):
     output = tmp_path / "x.jsonl"
-    kill_while_running(flags(output, segment_len=16), 0.4)
     path = side_path(output, "partial.jsonl")
+    kill_when_grown(partial(run_slowly, flags(output, segment_len=16)), path, 6000)
     lines = path.read_bytes().splitlines(keepends=True)
     assert len(lines) > 4
     path.write_bytes(b"".join([lines[0], b"\n", lines[1][:20] + b"\n", *lines[2:], b'{"torn']))

@@ -12,6 +12,7 @@ from promptcot_mamba.jsonl import read_jsonl, write_json, write_jsonl
 from promptcot_mamba.records import Problem, Sample, grouped_row
 from promptcot_mamba.run_info import side_path
 from promptcot_mamba.sampling.arguments import SamplingArguments
+from promptcot_mamba.sampling.ledger import checksum
 from promptcot_mamba.sampling.plan import make_plan
 from tests.sampling.conftest import write_problems
 from tests.sampling.scripted import ScriptedBackend
@@ -27,9 +28,9 @@ def old_sample(problem: int, run: int) -> dict[str, object]:
     return dict(zip(OLD_FIELDS, values, strict=True))
 
 
-@pytest.mark.parametrize("kept", ["jsonl", "attempts.jsonl"])
+@pytest.mark.parametrize("kept", ["jsonl", "attempts.jsonl", "both"])
 def test_an_old_run_goes_on(kept: str, checkpoint: Path, tmp_path: Path):
-    """Only one of the two files is left, written field by field as the first version wrote it."""
+    """Only one of the two files is left, as the first version wrote it; or both, as those before 2026-11-29 did."""
     problems = write_problems(tmp_path / "p.jsonl", 3)
     output = tmp_path / "x.jsonl"
     flags = {"data_path": problems, "output_path": output, "model_path": checkpoint, "n": 2}
@@ -37,7 +38,12 @@ def test_an_old_run_goes_on(kept: str, checkpoint: Path, tmp_path: Path):
     write_json(side_path(output, "run.json"), {"samples": make_plan(SamplingArguments(**flags)).sample_settings})
     rows = read_jsonl(problems)
     old = [(place, run) for place in range(3) for run in range(2)][:4]
-    if kept == "jsonl":
+    if kept == "both":
+        told = [{key: value for key, value in old_sample(*each).items() if key != "completion"} for each in old]
+        sums = [{"thinking": "think", "completion_crc": checksum(str(old_sample(*each)["completion"]))} for each in old]
+        named = [{"problem_id": f"made/{place}"} for place, _ in old]
+        write_jsonl(side_path(output, "attempts.jsonl"), (a | b | c for a, b, c in zip(named, told, sums, strict=True)))
+    if kept != "attempts.jsonl":
         write_jsonl(output, ({**rows[place], **old_sample(place, run)} for place, run in old))
     else:
         write_jsonl(

@@ -8,7 +8,7 @@ import os
 import random
 import resource
 import signal
-import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import DurableAppender, read_jsonl, write_jsonl
 from promptcot_mamba.run_info import side_path
 from promptcot_mamba.sampling.backend import BackendFailedError, Generated
-from tests.sampling.conftest import comparable, write_problems
+from tests.sampling.conftest import comparable, kill_when_grown, size, write_problems
 from tests.sampling.scripted import ScriptedBackend
 
 
@@ -54,21 +54,6 @@ def run_slowly(flags: list[str]) -> None:
     os._exit(run(flags, ScriptedBackend(8, poll_seconds=0.002)))
 
 
-def size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
-def kill_when_grown(flags: list[str], path: Path, by: int) -> None:
-    """Start the run in a forked process and `kill -9` it as soon as a file has grown by so many bytes."""
-    process = multiprocessing.get_context("fork").Process(target=run_slowly, args=(flags,))
-    target = size(path) + by
-    process.start()
-    while process.is_alive() and size(path) < target:
-        time.sleep(0.0005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
-
-
 def tear(path: Path, numbers: random.Random) -> None:
     """Leave what a kill within a write leaves: the beginning of one more line."""
     with path.open("ab") as file:
@@ -83,7 +68,9 @@ def test_ten_kills_change_nothing(flags, tmp_path: Path, format: str):
     attempts = side_path(killed, "attempts.jsonl")
     a_tenth = size(side_path(whole, "attempts.jsonl")) // 10
     for _ in range(10):
-        kill_when_grown(flags(output_path=killed, format=format), attempts, numbers.randrange(1, a_tenth))
+        kill_when_grown(
+            partial(run_slowly, flags(output_path=killed, format=format)), attempts, numbers.randrange(1, a_tenth)
+        )
         for path in (attempts, killed):
             if path.exists() and format == "rows" and numbers.random() < 0.5:
                 tear(path, numbers)

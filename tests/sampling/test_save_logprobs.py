@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,11 +22,10 @@ from promptcot_mamba.sampling import scheduler
 from promptcot_mamba.sampling.backend import Request, SamplingSettings
 from promptcot_mamba.sampling.endpoint_answers import add_scores
 from promptcot_mamba.sampling.endpoint_protocol import payload
-from promptcot_mamba.sampling.partial import read_partial
 from promptcot_mamba.token_scores import TOP, TokenScores, entropy_of, mean, read_scores
-from tests.sampling.conftest import comparable, write_problems
+from tests.sampling.conftest import comparable, kill_when_grown, write_problems
 from tests.sampling.scripted import TokenBackend, score_of
-from tests.sampling.test_continue import TOKENIZER, kill_while_running
+from tests.sampling.test_continue import TOKENIZER, run_slowly
 
 
 @pytest.fixture
@@ -104,10 +104,9 @@ def test_scores_outlive_kills_like_the_tokens_they_are_of(flags, tmp_path: Path,
     how = {"n": 16} | ({} if segment_len is None else {"segment_len": segment_len})
     assert infer_longcot.main(flags(whole, **how), make_backend=lambda plan: TokenBackend(TOKENIZER)) == 0
     numbers = random.Random(2)
-    for kill in range(30):  # a loaded machine may need some before anything is saved
-        kill_while_running(flags(killed, **how), 0.1 + 0.2 * numbers.random())
-        if kill >= 3 and read_partial(side_path(killed, "partial.jsonl")):
-            break
+    for _ in range(4):
+        again, kept = partial(run_slowly, flags(killed, **how)), side_path(killed, "partial.jsonl")
+        kill_when_grown(again, kept, numbers.randrange(1, 6000))
     last = TokenBackend(TOKENIZER)
     assert infer_longcot.main(flags(killed, **how), make_backend=lambda plan: last) == 0
     assert any(len(request.kept) for request in last.submitted)

@@ -46,7 +46,7 @@ def short_pauses(monkeypatch):
 
 def ask(url: str, count: int = COUNT, **settings: object) -> list[Generated]:
     """Send the requests to one server, and poll until all have come back."""
-    how = {"concurrency": 8, "patience_seconds": 5.0, "gives_up": True, **settings}
+    how = {"concurrency": 8, "patience_seconds": 60.0, "gives_up": True, **settings}
     backend = OpenAIEndpoints(
         EndpointSettings([url], "tiny", context=5000, **how), SamplingSettings(0.8, 0.95, 1.0, (2,))
     )
@@ -122,8 +122,17 @@ PASSING = {
     "redirect_302": None,
     "redirect_307": None,
     "redirect_308": None,
+    "424_tgi": "status 424: Request failed during generation",
+    "499": "status 499",
     "no_models": "has no /models",
     "lists_nothing": "lists no models",
+    "models_null": "lists no models",
+    "models_nameless": "lists no models",
+    "models_bare": None,
+    "models_ollama": None,
+    "models_500": "has no /models that can be read (status 500",
+    "models_html": "has no /models that can be read (not JSON",
+    "still_loading": "status 503: Loading model",
 }
 
 
@@ -197,7 +206,12 @@ def test_a_path_that_never_comes_back_ends_the_run(at):
         ask(at("reloading", FOR_EVER))
 
 
-@pytest.mark.parametrize("trouble", ["sglang_too_long", "llamacpp_too_long_200"])
+def test_a_key_that_was_taken_may_be_refused_for_a_while(at):
+    """By a gateway before the server; the first answer has come when the second request is sent."""
+    assert_right(ask(at("unauthorised"), concurrency=1))
+
+
+@pytest.mark.parametrize("trouble", ["sglang_too_long", "llamacpp_too_long_200", "sglang_no_room", "tgi_no_room"])
 def test_a_prompt_that_does_not_fit_is_an_empty_truncated_answer(at, trouble: str, caplog):
     finished = ask(at(trouble, FOR_EVER))
     cut = [each for each in finished if each.unit % 3 == 1]
@@ -229,15 +243,23 @@ def test_what_no_waiting_mends_ends_the_run_in_one_line(at, trouble: str, messag
     assert "\n" not in str(caught.value)
 
 
-def test_requests_that_are_all_called_malformed_end_the_run(at):
-    backend_url = at("unknown_400", FOR_EVER)
-    backend = OpenAIEndpoints(
-        EndpointSettings([backend_url], "tiny", context=5000, gives_up=True), SamplingSettings(0.8, 0.95, 1.0, (2,))
-    )
+@pytest.mark.parametrize(
+    ("trouble", "error", "message"),
+    [
+        ("unknown_400", InputError, r"refused a request .*Could not parse the request"),
+        ("sglang_no_room", InputError, r"refused a request .*; give a smaller --max_len"),
+        ("tgi_no_room", InputError, r"refused a request .*; give a smaller --max_len"),
+        ("reason_abort", BackendFailedError, r"a request was broken off for .*'abort'"),
+    ],
+)
+def test_what_befalls_all_requests_ends_the_run(at, trouble: str, error: type[Exception], message: str, monkeypatch):
+    monkeypatch.setattr(endpoint_pool, "LONGEST_PAUSE", 0.01)
+    settings = EndpointSettings([at(trouble, FOR_EVER)], "tiny", context=5000, gives_up=True, patience_seconds=1.0)
+    backend = OpenAIEndpoints(settings, SamplingSettings(0.8, 0.95, 1.0, (2,)))
     try:
-        for unit in range(1, 3 * 12, 3):  # only prompts that are refused
+        for unit in range(1, 3 * 12, 3):  # only prompts that meet the trouble
             backend.submit(Request(unit, 0, unit, f"prompt {unit}", None, 10))
-        with pytest.raises(InputError, match=r"refused a request .*Could not parse the request"):
+        with pytest.raises(error, match=message):
             collections.deque(iter(lambda: backend.poll(0.2), None), maxlen=0)
     finally:
         backend.close()
@@ -254,7 +276,7 @@ def test_a_chat_only_server_is_asked_for_chat(at):
     assert_right(ask(at("chat_only"), chat=True))
 
 
-@pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
+@pytest.mark.parametrize("field", ["reasoning", "reasoning_content", "thinking_parts"])
 def test_a_thought_served_apart_is_handed_on(at, field: str):
     finished = ask(at(field, FOR_EVER), chat=True)
     assert {(each.reasoning, each.text) for each in finished if each.unit % 3 == 1} == {("17 and 4", "It is 21.")}

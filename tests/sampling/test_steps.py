@@ -14,6 +14,7 @@ from promptcot_mamba.checkpoint import load_tokenizer
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.sampling.prompts import PromptBook
 from scripts.bench import sampling as bench_sampling
+from scripts.bench import sampling_cost
 from scripts.bench.dummy_model import write_dummy
 from scripts.bench.sampling import make_problems, our_scheduler, published_loop
 from tests.sampling.conftest import ROOT
@@ -52,6 +53,17 @@ def test_the_benchmark_compares_and_records(tmp_path: Path, monkeypatch, capsys)
     assert len(extended) == 3
     with pytest.raises(InputError, match="was measured with another n;"):
         bench_sampling.main([*flags, "--resume=True", "--n=5"])
+
+
+def test_what_a_sample_costs_is_measured_and_a_text_stands_on_disk_once(tmp_path: Path, capsys):
+    """Everything beside the rows, at a kilobyte a sample, is about a tenth of them; what of it is fixed counts too."""
+    record = tmp_path / "cost.json"
+    flags = ["--kilobytes=1", "--most_samples=100", "--repeats=1", f"--record={record}"]
+    assert sampling_cost.main(flags) == 0
+    [cost] = json.loads(record.read_text())["results"]
+    assert cost["rows"] > 200 * 1000
+    assert 1.0 < cost["all_to_rows"] < 1.12
+    assert "ms of processor a sample" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("flags", [[], ["--model_path=m", "--dummy=7b"], ["--dummy=70b"], ["--dummy=7b", "--pairs=0"]])

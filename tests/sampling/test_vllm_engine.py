@@ -15,6 +15,8 @@ from promptcot_mamba.sampling.vllm_engine import EngineSettings, engine_argument
 from promptcot_mamba.sampling.vllm_server import serve_flags
 from tests.sampling.conftest import ROOT
 
+pytestmark = pytest.mark.timeout(1800)  # vLLM's start and some thousand tokens, on a machine as slow as it may be
+
 
 @pytest.fixture(scope="module")
 def checked(checkpoint: Path) -> dict:
@@ -26,7 +28,7 @@ def checked(checkpoint: Path) -> dict:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=1700,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])

@@ -48,6 +48,19 @@ SGLANG_TOO_LONG = {  # QwenLM/Qwen3#1321
     "object": "error", "message": "The input (61709 tokens) is longer than the model's context length (40960 tokens).",
     "type": "BadRequestError", "param": None, "code": 400,
 }  # fmt: skip
+SGLANG_NO_ROOM = {  # sgl-project/sglang's tokenizer manager: the prompt would fit, were less asked for beside it
+    "object": "error", "message": "Requested token count exceeds the model's maximum context length of 4100 tokens. "
+    "You requested a total of 4107 tokens: 11 tokens from the input messages and 4096 tokens for the completion.",
+    "type": "BadRequestError", "param": None, "code": 400,
+}  # fmt: skip
+TGI_NO_ROOM = {  # opea-project/GenAIInfra#487, huggingface/huggingface_hub#2763
+    "error": "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 2048. Given: 1887 `inputs` tokens "
+    "and 1024 `max_new_tokens`", "error_type": "validation",
+}  # fmt: skip
+TGI_FAILED = {"error": "Request failed during generation: Server error: out of memory", "error_type": "generation"}
+MAGISTRAL = [  # Mistral's API: thought and answer are parts of one content
+    {"type": "thinking", "thinking": [{"type": "text", "text": "17 and 4"}]}, {"type": "text", "text": "It is 21."},
+]  # fmt: skip
 UNKNOWN_400 = {"error": {"message": "Could not parse the request", "type": "invalid_request_error", "code": None}}
 OVERLOADED = {
     "error": {"message": "Rate limit reached for requests", "type": "requests", "code": "rate_limit_exceeded"}
@@ -89,6 +102,10 @@ PLAIN = {
     "unknown_400": (400, UNKNOWN_400, {}),
     "sglang_too_long": (400, SGLANG_TOO_LONG, {}),
     "llamacpp_too_long_200": (200, LLAMACPP_TOO_LONG, {}),
+    "sglang_no_room": (400, SGLANG_NO_ROOM, {}),
+    "tgi_no_room": (422, TGI_NO_ROOM, {}),
+    "424_tgi": (424, TGI_FAILED, {}),
+    "499": (499, "", {}),
     "error_in_200": (200, {"error": {"code": 502, "message": "Provider returned error"}}, {}),
     "busy_in_200": (200, {"error": {"code": 429, "message": "rate-limited upstream"}}, {}),
     "invalid_json": (200, '{"choices": [{"text": "half an ans', {}),
@@ -121,17 +138,32 @@ REASONS = {
 }  # fmt: skip
 
 
+MODELS = {  # answers of `/models` that are not OpenAI's
+    "no_models": (404, "Not Found"),
+    "lists_nothing": (200, {"object": "list", "data": []}),  # as `transformers serve` does of a local folder
+    "models_null": (200, {"object": "list", "data": None}),
+    "models_bare": (200, [{"id": "tiny"}]),
+    "models_ollama": (200, {"models": [{"name": "tiny", "model": "tiny"}]}),
+    "models_nameless": (200, {"data": [{"object": "model"}]}),
+    "models_500": (500, "Internal Server Error"),
+    "models_html": (200, HTML),
+}
+
+
 class TroubledServer:
     def __init__(self, options: argparse.Namespace):
         self.options = options
         self.seen: Counter[tuple[str, str]] = Counter()
+        self.asked: Counter[str] = Counter()  # for models
 
     async def models(self, http: web.Request) -> web.Response:
         trouble = http.match_info["trouble"]
-        if trouble == "no_models":
-            return web.Response(status=404, text="Not Found")
-        if trouble == "lists_nothing":  # as `transformers serve` does of a local folder
-            return web.json_response({"object": "list", "data": []})
+        self.asked[trouble] += 1
+        if trouble == "still_loading" and self.asked[trouble] < 4:
+            return web.json_response(LLAMACPP_LOADING, status=503)
+        if trouble in MODELS:
+            status, said = MODELS[trouble]
+            return web.Response(status=status, text=said if isinstance(said, str) else json.dumps(said))
         if trouble == "moved":
             raise web.HTTPMovedPermanently("/none/0/v1/models")
         return web.json_response({"data": [{"id": "tiny", "owned_by": "someone"}]})
@@ -218,6 +250,7 @@ BYTES = {  # what is sent in place of a right answer's bytes, and still means it
     "usage_texts": lambda answer, data: json.dumps(
         answer | {"usage": {key: str(value) for key, value in answer["usage"].items()}}
     ).encode(),
+    "ends_like_events": lambda answer, data: data + b"\n\ndata: [DONE]\n\n",  # decolua/9router#3492
     "usage_list": lambda answer, data: json.dumps(answer | {"usage": [1, 2]}).encode(),
     "usage_huge": lambda answer, data: json.dumps(
         answer | {"usage": {"prompt_tokens": -1, "completion_tokens": 10**40}}
@@ -248,6 +281,8 @@ def spoil(trouble: str, answer: dict, choice: dict, chat: bool) -> None:
         choice |= {"message": {"role": "assistant", "content": None, "refusal": "I can't help with that."}}
     elif trouble == "half_character":  # bytes of a character that was cut: llama.cpp
         choice |= {"text": "caf\udce9"}
+    elif trouble == "thinking_parts":
+        choice["message"]["content"] = MAGISTRAL
     elif trouble in ("reasoning", "reasoning_content"):
         choice["message"] |= {trouble: "17 and 4", "content": "It is 21."}
 
