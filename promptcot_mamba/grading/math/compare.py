@@ -13,20 +13,22 @@ from promptcot_mamba.grading.math.families import same_family
 from promptcot_mamba.grading.math.gold import AnswerRules
 from promptcot_mamba.grading.math.labels import (
     Statement,
+    is_constant,
     is_label,
     read_statement,
     same_label,
     with_letters_of,
     with_parameter_of,
 )
-from promptcot_mamba.grading.math.prepare import MAX_ITEMS, as_point, is_qualifier, prepare
+from promptcot_mamba.grading.math.prepare import MAX_ITEMS, as_point, has_free_signs, is_qualifier, prepare
 from promptcot_mamba.grading.math.regions import same_region
-from promptcot_mamba.grading.math.sets import FLIPPED, as_set, has_mixed_brackets, is_interval, union_parts
+from promptcot_mamba.grading.math.sets import FLIPPED, INFINITY, as_set, has_mixed_brackets, is_interval, union_parts
 from promptcot_mamba.grading.math.tree import Node, rebuild, rename, symbols, walk
 from promptcot_mamba.grading.math.units import Dimension, measure
 from promptcot_mamba.grading.math.value import approximate, is_near, same_expression, same_number
 
 ZERO, ONE, TEN = (Node("num", (Fraction(value),)) for value in (0, 1, 10))
+VARIABLES = frozenset(["x", "y", "z", "t", "u", "v", "s", "r", "\\theta"])
 UNIT_VECTORS = ("hat i", "hat j", "hat k")
 TEMPERATURES: list[set[Dimension]] = [
     {(("angle", 1),), ((scale, 1),)} for scale in ("celsius", "fahrenheit")
@@ -48,8 +50,13 @@ def same_answer(
     family = any(whole) or any(
         is_qualifier(item, "blackboard Z") for node in (gold, answer) for item in node.args if node.kind == "list"
     )
+    unit = "degree" if unit and "circ" in unit else unit
     golds, answers = (prepare(node, only) for node, only in zip((gold, answer), whole, strict=True))
-    return _Comparison(rules, unit, family).same(golds, answers)
+    if _Comparison(rules, unit, family).same(golds, answers):
+        return True
+    if not has_free_signs(answer):
+        return False
+    return _Comparison(rules, unit, family).same(golds, prepare(answer, whole[1], free=True))
 
 
 class _Comparison:
@@ -78,6 +85,7 @@ class _Comparison:
         near = claimed.near
         if not all(self._same_shape(gold, value) for value in claimed.values):
             rounded = gold.kind == "decimal" and any(self._same_shape(gold, part) for part in near)
+            rounded = rounded and all(is_constant(value) for value in claimed.values)
             return rounded and all(is_near(value, gold, self.budget) for value in (*claimed.values, *near))
         return all(is_near(claimed.values[-1], part, self.budget) for part in near)
 
@@ -92,6 +100,8 @@ class _Comparison:
 
     def _same_relation(self, gold: Node, answer: Node, said: Statement | None, claimed: Statement | None) -> bool:
         if said and claimed:
+            if len(names := _names(gold)) > 1 and names != _names(answer):
+                return False  # `a = b = 1` says more than `a = 1`
             if said.label is None or claimed.label is None:
                 return self._claims(said.values[-1], claimed)
             claimed = with_letters_of(said, claimed)
@@ -108,7 +118,7 @@ class _Comparison:
             return False
         (label, value), modulus = _residue(answer.args[0]), answer.args[1]
         if gold.kind != "mod":
-            return self.same(gold, value)
+            return self.same(gold, value) and self._is_reduced(value, modulus)
         (own_label, own), own_modulus = _residue(gold.args[0]), gold.args[1]
         if label is not None and own_label is not None and not same_label(own_label, label):
             return False
@@ -117,6 +127,12 @@ class _Comparison:
         whole = constant and same_number(turns, Node("function", ("floor", (turns,))), budget=self.budget)
         return self.same(own_modulus, modulus) and (whole or self.same(own, value))
 
+    def _is_reduced(self, value: Node, modulus: Node) -> bool:
+        """Whether `value` is below the modulus: `5 \\bmod 3` asks for a remainder that is not 5."""
+        if symbols(value) or symbols(modulus) or value.kind in CONTAINERS:
+            return True
+        return approximate(value, self.budget) < approximate(modulus, self.budget)
+
     def _same_equation(self, gold: Node, answer: Node) -> bool:
         """Two equations of one curve, up to a constant factor; two inequalities with equal sides."""
         (relations, sides), (other, others) = gold.args, answer.args
@@ -124,6 +140,8 @@ class _Comparison:
             other, others = relations, others[::-1]
         if relations != other:
             return False
+        if set(relations) == {"="} and all(side.kind == "sym" for side in (*sides, *others)):
+            return _names(gold) == _names(answer)
         if relations == ("=",) and not any(
             part.kind in CONTAINERS for side in (*sides, *others) for part in walk(side)
         ):
@@ -152,6 +170,8 @@ class _Comparison:
             entries = tuple(row[0] for row in matrix.args) if len(matrix.args[0]) == 1 else matrix.args[0]
             flat = len(matrix.args) == 1 or len(matrix.args[0]) == 1
             return flat and vector.args[:2] == ("(", ")") and self._same_sequence(entries, vector.args[2])
+        if kinds == ("list", "cup") and all(_is_point(item) for item in gold.args):
+            return False
         if set(kinds) & COMPOSED and (found := same_region(gold, answer, self.budget)) is not None:
             return found
         if "cup" in kinds:
@@ -170,7 +190,8 @@ class _Comparison:
         if answer.kind == "set" and len(answer.args) == 1 and gold.kind not in CONTAINERS:
             return self.same(gold, answer.args[0])
         if answer.kind == "list" and gold.kind not in CONTAINERS:  # `\\frac12 \\text{ or } 0.5`
-            return all(self.same(gold, item) for item in answer.args)
+            first, *others = answer.args
+            return self.same(gold, first) and all(self.same(gold, one) and self.same(first, one) for one in others)
         return False
 
     def _same_ratio(self, gold: Node, answer: Node) -> bool:
@@ -206,7 +227,8 @@ class _Comparison:
     def _spread(node: Node) -> tuple[Node, ...]:
         """The items of a list; where its only item is a set or list, that one's items."""
         inner = node.args[0] if len(node.args) == 1 else node
-        return inner.args if inner.kind in ("list", "set") and inner.args else node.args
+        nested = node.kind == inner.kind == "set" and inner is not node
+        return inner.args if inner.kind in ("list", "set") and inner.args and not nested else node.args
 
     def _same_sequence(self, gold: tuple[Node, ...], answer: tuple[Node, ...]) -> bool:
         return len(gold) == len(answer) and all(self.same(a, b) for a, b in zip(gold, answer, strict=True))
@@ -263,6 +285,8 @@ class _Comparison:
             return self._same_container(gold, answer)
         if _is_percent(gold_unit) != _is_percent(unit):
             return self._same_percentage(gold, answer, _is_percent(gold_unit))
+        if "degree" in (gold_unit, unit) and gold_unit != unit and _in_radians(gold) and _in_radians(answer):
+            return False  # `\frac{\pi}{6}^\circ` is no sixth of pi
         if self._same_value(gold, answer):
             return True
         if "degree" in (gold_unit, unit) and _in_radians(gold if unit == "degree" else answer):
@@ -288,6 +312,9 @@ class _Comparison:
     def _same_value(self, gold: Node, answer: Node, tolerance: float | None = None) -> bool:
         if any(_is_log(part, 2) for part in walk(gold)):
             answer = rebuild(answer, _with_base_10)  # where the gold says log_10, a bare log means that too
+        if is_constant(gold) and not is_constant(answer):
+            return False  # `about 0` as a product, `x - x`
+        answer = _with_constants_of(gold, answer)
         if symbols(gold) or symbols(answer) or any(part.kind == "apply" for part in (*walk(gold), *walk(answer))):
             return same_expression(gold, answer, budget=self.budget) or same_family(
                 gold, answer, self.whole, self.budget
@@ -319,6 +346,11 @@ def _quantity(node: Node) -> tuple[Node, str | None]:
     return node, None
 
 
+def _names(node: Node) -> set[str]:
+    """The letters that a chain of equalities sets equal."""
+    return {side.args[0] for side in node.args[1] if side.kind == "sym"} if set(node.args[0]) == {"="} else set()
+
+
 def _label(node: Node) -> Node | None:
     statement = read_statement(node)
     return statement.label if statement else None
@@ -329,6 +361,12 @@ def _residue(node: Node) -> tuple[Node | None, Node]:
     if node.kind == "relation" and set(node.args[0]) <= {"equiv", "="} and is_label(node.args[1][0]):
         return node.args[1][0], node.args[1][-1]
     return None, node
+
+
+def _is_point(node: Node) -> bool:
+    """Whether a pair in a list is read as a point: round brackets around finite ends."""
+    ends = node.args[2] if is_interval(node) and node.args[:2] == ("(", ")") else ()
+    return bool(ends) and not any(part == INFINITY for end in ends for part in walk(end))
 
 
 def _bare_point(node: Node) -> Node:
@@ -345,6 +383,24 @@ def _combination(node: Node) -> Node:
         return node
     inside = node.args[1].args[2]
     return Node("function", ("binom", inside)) if len(inside) == 2 else node
+
+
+def _with_constants_of(gold: Node, answer: Node) -> Node:
+    """Constants of integration as the gold writes them: `c_1` for `C_1`, `x^2 + c` for `x^2 + C`."""
+    letters = {}
+    for name in symbols(answer) - symbols(gold):
+        other = name.swapcase() if name[0] in "cC" else name
+        if other in symbols(gold) and (name[1:2] == "_" or (_is_added(gold, other) and _is_added(answer, name))):
+            letters[name] = Node("sym", (other,))
+    return rename(answer, letters) if letters else answer
+
+
+def _is_added(node: Node, name: str) -> bool:
+    """Whether a letter stands alone as one term of a sum in a variable, and nowhere else."""
+    letter = Node("sym", (name,))
+    terms = node.args if node.kind == "add" else ()
+    once = sum(part == letter for part in walk(node)) == 1
+    return letter in terms and once and symbols(node) - {name} <= VARIABLES
 
 
 def _is_percent(unit: str | None) -> bool:
@@ -371,8 +427,10 @@ def _in_radians(node: Node) -> bool:
     return any(part == Node("const", ("pi",)) for part in walk(node))
 
 
+_ARTICLE = re.compile(r"^\s*(?:an?|the)\s+")
 _KINDS = re.compile(r"\s+(?:functions?|numbers?|integers?|triangles?)$")  # "even" and "even function"
 
 
 def _words(text: str) -> str:
-    return "".join(sign for sign in _KINDS.sub("", text.casefold()) if sign.isalnum())
+    bare = _ARTICLE.sub("", _KINDS.sub("", text.casefold()))
+    return "".join(sign for sign in bare if sign.isalnum())

@@ -6,7 +6,7 @@
 from fractions import Fraction
 from typing import NamedTuple
 
-from promptcot_mamba.grading.math.tables import CHANGING
+from promptcot_mamba.grading.math.tables import CHANGING, GUESSES
 from promptcot_mamba.grading.math.tree import Node, rename, symbols, walk
 
 COORDINATES = frozenset(["x", "y", "z", "r", "\\theta", "\\rho"])
@@ -85,7 +85,8 @@ def is_label(node: Node) -> bool:
     if node.kind in ("sym", "apply"):
         return True
     if node.kind == "text":
-        return not CHANGING & set(node.args[0].lower().split())
+        said = node.args[0].lower().split()
+        return not (CHANGING | GUESSES) & set(said) and said[:1] != ["one"]  # "one value is" says there are others
     if node.kind == "const":
         return node.args[0] in ("e", "i")
     if node.kind in ("mul", "div", "ratio"):

@@ -19,7 +19,7 @@ from promptcot_mamba.grading.math.tokens import UnreadableError, clean, join_tho
 from promptcot_mamba.grading.math.tree import Node
 from promptcot_mamba.grading.math.value import UndecidedError
 
-VERSION = "strict-4"
+VERSION = "strict-5"
 MAX_ANSWER_CHARS = 100_000
 _WHOLE = re.compile(r"-?\d{1,18}")
 _ENDS = " \t\n.,;:"
@@ -213,6 +213,7 @@ def _opening_verdict(text: str) -> tuple[str, ...] | None:
 
 
 _CHOICE = re.compile(r"[(\[]?([A-J])[)\]]?\.?")
+_JUDGED = re.compile(r"\s*(?:is|isn't|or|and|but|if|unless|maybe|wrong|incorrect|false|not)\b", re.IGNORECASE)
 _PARITY = names("odd even")
 _NUMBERED = names("all every any for n k integer integers number numbers value values is of positive natural")
 _WORD = re.compile(r"[^\W\d_]+|[+-]?\d+(?:[.:/]\d+)*")
@@ -234,7 +235,11 @@ def _words(text: str, loose: bool = False) -> tuple[str, ...] | None:
     choice = _CHOICE.fullmatch(plain.replace(" ", ""))
     if choice and (macros or loose or plain.startswith("(")):
         return (choice.group(1).casefold(),)
-    if loose and (choice := re.match(r"\(([A-J])\)", plain)) and not OTHER_CHOICE.search(plain[choice.end() :]):
+    if (
+        loose
+        and (choice := re.match(r"\(([A-J])\)", plain))
+        and not (OTHER_CHOICE.search(plain[choice.end() :]) or _JUDGED.match(plain[choice.end() :]))
+    ):
         return (choice.group(1).casefold(),)
     if _ARITHMETIC.search(plain):
         return None
