@@ -22,7 +22,15 @@ from promptcot_mamba.grading.math.labels import (
 )
 from promptcot_mamba.grading.math.prepare import MAX_ITEMS, as_point, has_free_signs, is_qualifier, prepare
 from promptcot_mamba.grading.math.regions import same_region
-from promptcot_mamba.grading.math.sets import FLIPPED, INFINITY, as_set, has_mixed_brackets, is_interval, union_parts
+from promptcot_mamba.grading.math.sets import (
+    FLIPPED,
+    INFINITY,
+    as_set,
+    bound_letters,
+    has_mixed_brackets,
+    is_interval,
+    union_parts,
+)
 from promptcot_mamba.grading.math.tree import Node, rebuild, rename, symbols, walk
 from promptcot_mamba.grading.math.units import Dimension, measure
 from promptcot_mamba.grading.math.value import approximate, is_near, same_expression, same_number
@@ -100,8 +108,9 @@ class _Comparison:
 
     def _same_relation(self, gold: Node, answer: Node, said: Statement | None, claimed: Statement | None) -> bool:
         if said and claimed:
-            if len(names := _names(gold)) > 1 and names != _names(answer):
-                return False  # `a = b = 1` says more than `a = 1`
+            if len(names := _names(gold)) > 1:  # `a = b = 1` says more than `a = 1`
+                letters = len(names) == len(gold.args[1]) == len(answer.args[1])  # `a = b = c`
+                return names == _names(answer) and (letters or self._claims(said.values[-1], claimed))
             if said.label is None or claimed.label is None:
                 return self._claims(said.values[-1], claimed)
             claimed = with_letters_of(said, claimed)
@@ -176,7 +185,7 @@ class _Comparison:
             return found
         if "cup" in kinds:
             parts, others = union_parts(gold), union_parts(answer)
-            return self._same_unordered(parts, others)
+            return len(bound_letters((*parts, *others))) < 2 and self._same_unordered(parts, others)
         if set(kinds) & {"ratio", "clock"}:
             return self._same_ratio(gold, answer)
         if "both" in kinds:

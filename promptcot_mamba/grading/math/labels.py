@@ -141,7 +141,10 @@ def with_letters_of(said: Statement, claimed: Statement) -> Statement:
     if own is None or other is None:
         return claimed
     if own.kind == other.kind == "apply" and same_label(own, other):
-        letters = {old.args[0]: new for old, new in zip(other.args[1], own.args[1], strict=True) if old.kind == "sym"}
+        pairs = [(old, new) for old, new in zip(other.args[1], own.args[1], strict=True) if old.kind == "sym"]
+        # `f(y) = 2x`: the gold's letter was free there, and stays another one
+        letters = {new.args[0]: Node("sym", (f"free {new.args[0]}",)) for _, new in pairs if new.kind == "sym"}
+        letters |= {old.args[0]: new for old, new in pairs}
         return claimed._replace(values=tuple(rename(value, letters) for value in claimed.values))
     first, second = _sequence(own), _sequence(other)
     if first and second and first[0] == second[0]:

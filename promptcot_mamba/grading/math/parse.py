@@ -310,7 +310,7 @@ def _changes(text: str, first: bool) -> bool:
     said = text.split()
     if CHANGING & set(said) or _COUNTED.search(text):
         return True
-    return first and bool(said) and said[0] in CHANGING_BEHIND and PLAIN_BEHIND.match(text) is None
+    return first and bool(said) and said[0].strip("-.,") in CHANGING_BEHIND and PLAIN_BEHIND.match(text) is None
 
 
 _COUNTED = re.compile(r"(?<![a-z^{-])\d|=")  # a number in the words, powers (`cm^2`, `m2`) apart

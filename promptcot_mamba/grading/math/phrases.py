@@ -164,7 +164,9 @@ _CHOSEN = re.compile(r"\s*(?:option|choice|answer)\s*:?\s*\(?([A-J])\)?\s*", re.
 
 
 _ALL_BUT = re.compile(_ALL.pattern + r"(-?\d+(?:\s*(?:,|\band\b|\bor\b)+\s*-?\d+)*)\s*", re.IGNORECASE)
-_LEFT_OUT = re.compile(r"(?<=\\setminus )\s*(-?\d+(?:\s*(?:,|(?:\\text\s*\{\s*)?\band\b\s*\}?)+\s*-?\d+)*)\s*$")
+_LEFT_OUT = re.compile(
+    r"(?<=\\setminus )\s*(?:[a-z]\s*=\s*)?(-?\d+(?:\s*(?:,|(?:\\text\s*\{\s*)?\band\b\s*\}?)+\s*-?\d+)*)\s*$"
+)
 
 
 def _read_group(match: re.Match[str]) -> str:

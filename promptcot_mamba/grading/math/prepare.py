@@ -3,7 +3,7 @@
 from promptcot_mamba.grading.math.labels import is_label, read_statement
 from promptcot_mamba.grading.math.parse import INEQUALITIES
 from promptcot_mamba.grading.math.regions import INTEGERS
-from promptcot_mamba.grading.math.sets import REALS, as_set
+from promptcot_mamba.grading.math.sets import REALS, as_set, bound_letters
 from promptcot_mamba.grading.math.tree import Node, rebuild, symbols, walk
 from promptcot_mamba.grading.math.value import UndecidedError
 
@@ -30,7 +30,8 @@ def prepare(node: Node, whole: bool = False, free: bool = False) -> Node:
         kept = [part for part in kept if not is_qualifier(part, REALS)]  # `x \\in \\mathbb{R}, x \\ne 2`
     kept = _without_domains(_without_conditions(kept))
     items = _share_label([_limited(part, domains) for part in kept])
-    spread = [as_set(choice) for item in items for choice in (_spell_freely(item) if free else _spell_signs(item))]
+    shape = (lambda item: item) if len(bound_letters(items)) > 1 else as_set  # `x < 2 or y > 3`
+    spread = [shape(choice) for item in items for choice in (_spell_freely(item) if free else _spell_signs(item))]
     if len(spread) > MAX_ITEMS:
         raise UndecidedError(f"more than {MAX_ITEMS} answers")
     return spread[0] if len(spread) == 1 else Node("list", tuple(spread))

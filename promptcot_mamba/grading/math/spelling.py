@@ -173,6 +173,10 @@ _ORDINAL = re.compile(
 _MOD = rf"(?:\\[pb]?mod(?![A-Za-z])|{TEXT}\{{[\s(]*mod(?:ulo)?[\s)]*\}}|\bmod(?:ulo)?\b)"
 _NUMBER = r"\{?\s*(\d+|[a-z])\s*\}?"
 _BASE = r"\d+|two|three|four|five|six|seven|eight|nine|ten|twelve|sixteen"
+_ALSO = re.compile(
+    rf"{TEXT}\{{\s*\(\s*(?:or|i\.e\.|that is|equivalently)\s*,?\s*\}}([^()]*?)(?:{TEXT}\{{\s*\)\s*\}}|\))\s*$"
+)  # `\\frac12 \\text{ (or } 0.5)`
+_PRICE = re.compile(rf"{TEXT}\{{([^{{}}]*?)\\usd\s*(\d[\d,.]*)([^{{}}]*)\}}")  # `\\text{\\$18 a day}`
 _IN_BASE = re.compile(
     rf"(?<=\d)\s*(?:{TEXT}\{{)?\s*\(?\s*(?:in )?base[ -]?\s*\}}?\s*({_BASE})\s*\)?\s*\}}?\s*$"
 )  # `52 \\text{ (base 8)}`
@@ -217,6 +221,10 @@ _RULES: _Rules = (
     ("]", re.compile(r"^\s*([\[\]])([^\[\]()]*,[^\[\]()]*)([\[\]])\s*$"), _french),
     ("[", re.compile(r"^\s*(\[)([^\[\]()]*,[^\[\]()]*)(\[)\s*$"), _french),
     ("dots", re.compile(r"^[^=,<>]*[-+]\s*\\[lc]?dots[cb]?\s*[-+][^=,<>]*=(?=[^=,<>]+$)"), ""),
+    ("{array}", re.compile(r"\\\{\s*\\begin\{array\}\s*\{[lcr]\}(.*?)\\end\{array\}\s*$"), _system),
+    ("approx", re.compile(r"\(\s*(\\approx(?![A-Za-z])[^()]*)\)\s*$"), r"\1"),
+    ("(", _ALSO, r"\\text{ or } \1"),
+    ("\\usd", _PRICE, r"\\text{\1} \\usd \2 \\text{\3}"),
     ("cases", re.compile(r"\\begin\{cases\}(.*?)\\end\{cases\}"), _system),
     ("\\", re.compile(r"(?:\s*\\(?:cr)?)+\s*$"), ""),
     ("US", re.compile(r"\bUS\s*(?=\\usd)"), ""),

@@ -214,6 +214,7 @@ def _opening_verdict(text: str) -> tuple[str, ...] | None:
 
 _CHOICE = re.compile(r"[(\[]?([A-J])[)\]]?\.?")
 _JUDGED = re.compile(r"\s*(?:is|isn't|or|and|but|if|unless|maybe|wrong|incorrect|false|not)\b", re.IGNORECASE)
+_PRIMES = re.compile(r"\bprime (?:numbers?|integers?)\b(?: [a-z]$)?|\bprimes [a-z]$")
 _PARITY = names("odd even")
 _NUMBERED = names("all every any for n k integer integers number numbers value values is of positive natural")
 _WORD = re.compile(r"[^\W\d_]+|[+-]?\d+(?:[.:/]\d+)*")
@@ -244,7 +245,7 @@ def _words(text: str, loose: bool = False) -> tuple[str, ...] | None:
     if _ARITHMETIC.search(plain):
         return None
     folded = re.sub(r"\b([ap])\.\s?m\b\.?", r"\1m", plain.casefold())
-    words = tuple(_WORD.findall(folded))
+    words = tuple(_WORD.findall(_PRIMES.sub("primes", folded)))
     words = tuple(word for word in words if word not in ("a", "an", "the", "on")) or words
     if _PARITY & set(words):
         words = tuple(word for word in words if word not in _NUMBERED)

@@ -117,7 +117,7 @@ CHANGING_BEHIND = names(
 )
 # What may stand there all the same.
 PLAIN_BEHIND = re.compile(
-    r"in$|(?:in (?:total|all|this case|the (?:end|set|list))|to (?:the nearest \w+|be exact)|for (?:each|this case)"
+    r"in\.?$|(?:in (?:total|all|this case|the (?:end|set|list))|to (?:the nearest \w+|be exact)|for (?:each|this case)"
     r"|as (?:required|desired|needed|requested|asked|claimed|expected))\b"
 )
 # Words that change the value beside them, deny it or offer another; nothing that holds one is a label or a unit.
