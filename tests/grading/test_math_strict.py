@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -231,44 +232,28 @@ def test_no_hedged_answer_passes(hedge: str):
     assert accepted == []
 
 
-BEHIND = """squared|factorial|halves|dozen|million|mod 3|less|more|th root|to the 4th|out of 77|times 2|divided by 2
-as a lower bound|is false|or so|but not quite|at most|and above|and up|with 3 removed|when squared|reciprocal|negated
-rounded|excluded|unless x=1|when n = 1|for odd n|if n is even|doubled|for the first and 9 for the second|in hex|in binary
-base 3|in the other case|ish""".replace("\n", "|")
-BEFORE = """about|not|twice|the square of|at most|more than|one less than|up to|all but|multiples of|between 1 and|a third of
-the answer is not|the answer is about|cannot be|wrong:|false:|an upper bound is|the guess:|one value is|one example:
-different from|the reciprocal of""".replace("\n", "|")
-PLAIN_GOLDS = (
-    "42",
-    "0",
-    "1",
-    r"\frac{1}{2}",
-    "2.5",
-    "2n-1",
-    "(3,4)",
-    r"\{1,2\}",
-    "[0,1)",
-    r"\sqrt{2}",
-    r"90^\circ",
-    r"\$36",
-)
+BEHIND = """
+squared | factorial | halves | dozen | million | less | more | th root | to the 4th | out of 77 | times 2 | divided by 2
+as a lower bound | is false | or so | but not quite | at most | and above | and up | with 3 removed | when squared
+reciprocal | negated | rounded | excluded | unless x=1 | when n = 1 | for odd n | if n is even | doubled | in hex
+in binary | base 3 | in the other case | ish | for the first and 9 for the second
+"""
+BEFORE = """
+about | not | twice | the square of | at most | more than | one less than | up to | all but | multiples of
+between 1 and | a third of | the answer is not | the answer is about | cannot be | wrong: | false: | an upper bound is
+the guess: | one value is | one example: | different from | the reciprocal of
+"""
+PLAIN_GOLDS = ("42", r"\frac{1}{2}", "2.5", "2n-1", "(3,4)", r"\{1,2\}", "[0,1)", r"\sqrt{2}", r"90^\circ", r"\$36")
 
 
 @pytest.mark.parametrize("gold", PLAIN_GOLDS)
 def test_words_that_change_an_answer_are_read(gold: str):
     """What stands behind or before an answer and makes another one of it is no unit, label or opening."""
+    behind, before = ([word.strip() for word in re.split(r"[|\n]", text.strip())] for text in (BEHIND, BEFORE))
     inside = () if "\\" in gold else (r"\text{{{0} {1}}}",)  # a whole answer set as text
-    behind = [
-        form.format(gold, word) for word in BEHIND.split("|") for form in (r"{0} \text{{ {1}}}", "{0} {1}", *inside)
-    ]
-    before = [
-        form.format(word, gold) for word in BEFORE.split("|") for form in (r"\text{{{0} }} {1}", "{0} {1}", *inside)
-    ]
-    no_change = {f"0 {form}" for form in ("dozen", "million", r"\text{ dozen}", r"\text{ million}")} | {
-        r"\text{0 dozen}"
-    }
-    accepted = [answer for answer in (*behind, *before) if grade(Gold(gold), answer).equal]
-    assert set(accepted) <= no_change | {r"\text{0 million}"}, accepted
+    texts = [form.format(gold, word) for word in behind for form in (r"{0} \text{{ {1}}}", "{0} {1}", *inside)]
+    texts += [form.format(word, gold) for word in before for form in (r"\text{{{0} }} {1}", "{0} {1}", *inside)]
+    assert [text for text in texts if grade(Gold(gold), text).equal] == []
 
 
 NOTHING = st.lists(
