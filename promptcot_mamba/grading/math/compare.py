@@ -5,7 +5,6 @@ tuples are ordered and keep their brackets, sets and bare lists of solutions are
 a label (`x =`, `f(x) =`, `x \\in`) may be left out, not changed; units may be left out, not changed.
 """
 
-import re
 from fractions import Fraction
 
 from promptcot_mamba.grading.math.evaluate import Budget
@@ -14,7 +13,6 @@ from promptcot_mamba.grading.math.gold import AnswerRules
 from promptcot_mamba.grading.math.labels import (
     Statement,
     is_constant,
-    is_label,
     read_statement,
     same_label,
     with_letters_of,
@@ -24,19 +22,34 @@ from promptcot_mamba.grading.math.prepare import MAX_ITEMS, as_point, has_free_s
 from promptcot_mamba.grading.math.regions import same_region
 from promptcot_mamba.grading.math.sets import (
     FLIPPED,
-    INFINITY,
     as_set,
     bound_letters,
     has_mixed_brackets,
     is_interval,
     union_parts,
 )
+from promptcot_mamba.grading.math.shapes import (
+    as_binomial,
+    bare_point,
+    bare_words,
+    by_label,
+    equated_letters,
+    holds_pi,
+    is_log,
+    is_percent,
+    is_point,
+    is_radian,
+    label_of,
+    quantity_of,
+    residue_of,
+    with_base_10,
+    with_constants_of,
+)
 from promptcot_mamba.grading.math.tree import Node, rebuild, rename, symbols, walk
 from promptcot_mamba.grading.math.units import Dimension, measure
 from promptcot_mamba.grading.math.value import approximate, is_near, same_expression, same_number
 
-ZERO, ONE, TEN = (Node("num", (Fraction(value),)) for value in (0, 1, 10))
-VARIABLES = frozenset(["x", "y", "z", "t", "u", "v", "s", "r", "\\theta"])
+ZERO, ONE = (Node("num", (Fraction(value),)) for value in (0, 1))
 UNIT_VECTORS = ("hat i", "hat j", "hat k")
 TEMPERATURES: list[set[Dimension]] = [
     {(("angle", 1),), ((scale, 1),)} for scale in ("celsius", "fahrenheit")
@@ -100,7 +113,7 @@ class _Comparison:
     def _same_shape(self, gold: Node, answer: Node) -> bool:
         gold, answer = as_set(gold), as_set(answer)
         if gold.kind == "tuple" and len(gold.args[2]) > 1:
-            answer = _bare_point(answer)
+            answer = bare_point(answer)
         kinds = {gold.kind, answer.kind}
         if kinds & CONTAINERS and "unit" not in kinds:
             return self._same_container(gold, answer)
@@ -108,9 +121,9 @@ class _Comparison:
 
     def _same_relation(self, gold: Node, answer: Node, said: Statement | None, claimed: Statement | None) -> bool:
         if said and claimed:
-            if len(names := _names(gold)) > 1:  # `a = b = 1` says more than `a = 1`
+            if len(names := equated_letters(gold)) > 1:  # `a = b = 1` says more than `a = 1`
                 letters = len(names) == len(gold.args[1]) == len(answer.args[1])  # `a = b = c`
-                return names == _names(answer) and (letters or self._claims(said.values[-1], claimed))
+                return names == equated_letters(answer) and (letters or self._claims(said.values[-1], claimed))
             if said.label is None or claimed.label is None:
                 return self._claims(said.values[-1], claimed)
             claimed = with_letters_of(said, claimed)
@@ -125,10 +138,10 @@ class _Comparison:
         """`x \\equiv 3 \\pmod 7`: residues of one modulus; the modulus may be added to a residue, not left out."""
         if answer.kind != "mod":
             return False
-        (label, value), modulus = _residue(answer.args[0]), answer.args[1]
+        (label, value), modulus = residue_of(answer.args[0]), answer.args[1]
         if gold.kind != "mod":
             return self.same(gold, value) and self._is_reduced(value, modulus)
-        (own_label, own), own_modulus = _residue(gold.args[0]), gold.args[1]
+        (own_label, own), own_modulus = residue_of(gold.args[0]), gold.args[1]
         if label is not None and own_label is not None and not same_label(own_label, label):
             return False
         turns = Node("div", (Node("add", (own, Node("neg", (value,)))), modulus))
@@ -150,7 +163,7 @@ class _Comparison:
         if relations != other:
             return False
         if set(relations) == {"="} and all(side.kind == "sym" for side in (*sides, *others)):
-            return _names(gold) == _names(answer)
+            return equated_letters(gold) == equated_letters(answer)
         if relations == ("=",) and not any(
             part.kind in CONTAINERS for side in (*sides, *others) for part in walk(side)
         ):
@@ -166,11 +179,11 @@ class _Comparison:
             brackets = gold.args[:2] == answer.args[:2] or (not is_interval(gold) and not has_mixed_brackets(answer))
             return brackets and self._same_sequence(gold.args[2], answer.args[2])
         if kinds == ("tuple", "list"):
-            return gold.args[:2] == ("(", ")") and self._same_sequence(gold.args[2], _by_label(answer.args))
+            return gold.args[:2] == ("(", ")") and self._same_sequence(gold.args[2], by_label(answer.args))
         if kinds == ("list", "tuple"):
-            labels = {str(_label(item)) for item in gold.args if item.kind == "relation"}
+            labels = {str(label_of(item)) for item in gold.args if item.kind == "relation"}
             plain = answer.args[:2] == ("(", ")") and len(labels) == len(gold.args)
-            return plain and self._same_sequence(_by_label(gold.args), answer.args[2])
+            return plain and self._same_sequence(by_label(gold.args), answer.args[2])
         if kinds == ("matrix", "matrix"):
             rows = list(zip(gold.args, answer.args, strict=False))
             return len(gold.args) == len(answer.args) and all(self._same_sequence(a, b) for a, b in rows)
@@ -179,7 +192,7 @@ class _Comparison:
             entries = tuple(row[0] for row in matrix.args) if len(matrix.args[0]) == 1 else matrix.args[0]
             flat = len(matrix.args) == 1 or len(matrix.args[0]) == 1
             return flat and vector.args[:2] == ("(", ")") and self._same_sequence(entries, vector.args[2])
-        if kinds == ("list", "cup") and all(_is_point(item) for item in gold.args):
+        if kinds == ("list", "cup") and all(is_point(item) for item in gold.args):
             return False
         if set(kinds) & COMPOSED and (found := same_region(gold, answer, self.budget)) is not None:
             return found
@@ -226,7 +239,7 @@ class _Comparison:
 
     def _same_collection(self, gold: Node, answer: Node) -> bool:
         first, second = (self._spread(node) for node in (gold, answer))
-        labels = [_label(item) for item in gold.args]
+        labels = [label_of(item) for item in gold.args]
         named = None not in labels and len({str(label) for label in labels}) == len(labels) > 1
         if named and all(item.kind != "relation" for item in answer.args):
             return self._same_sequence(first, second)
@@ -275,11 +288,11 @@ class _Comparison:
 
     def _same_scalar(self, gold: Node, answer: Node) -> bool:
         if gold.kind == "text" or answer.kind == "text":
-            return gold.kind == answer.kind and _words(gold.args[0]) == _words(answer.args[0])
-        (gold, gold_unit), (answer, unit) = _quantity(gold), _quantity(_combination(answer))
+            return gold.kind == answer.kind and bare_words(gold.args[0]) == bare_words(answer.args[0])
+        (gold, gold_unit), (answer, unit) = quantity_of(gold), quantity_of(as_binomial(answer))
         gold_unit = gold_unit or self.unit
         gold_unit, unit = (
-            None if name and _is_radian(name, part) else name for name, part in ((gold_unit, gold), (unit, answer))
+            None if name and is_radian(name, part) else name for name, part in ((gold_unit, gold), (unit, answer))
         )
         if gold_unit and unit:
             own, other = measure(gold_unit), measure(unit)
@@ -292,13 +305,13 @@ class _Comparison:
                     answer = Node("mul", (answer, Node("num", (other[1] / own[1],))))
         if {gold.kind, answer.kind} & CONTAINERS:
             return self._same_container(gold, answer)
-        if _is_percent(gold_unit) != _is_percent(unit):
-            return self._same_percentage(gold, answer, _is_percent(gold_unit))
-        if "degree" in (gold_unit, unit) and gold_unit != unit and _in_radians(gold) and _in_radians(answer):
+        if is_percent(gold_unit) != is_percent(unit):
+            return self._same_percentage(gold, answer, is_percent(gold_unit))
+        if "degree" in (gold_unit, unit) and gold_unit != unit and holds_pi(gold) and holds_pi(answer):
             return False  # `\frac{\pi}{6}^\circ` is no sixth of pi
         if self._same_value(gold, answer):
             return True
-        if "degree" in (gold_unit, unit) and _in_radians(gold if unit == "degree" else answer):
+        if "degree" in (gold_unit, unit) and holds_pi(gold if unit == "degree" else answer):
             first, second = (
                 Node("degrees", (part,)) if name == "degree" else part
                 for part, name in ((gold, gold_unit), (answer, unit))
@@ -319,127 +332,14 @@ class _Comparison:
         return self._same_value(gold, answer) and (bool(symbols(gold)) or abs(approximate(gold, self.budget)) > 1)
 
     def _same_value(self, gold: Node, answer: Node, tolerance: float | None = None) -> bool:
-        if any(_is_log(part, 2) for part in walk(gold)):
-            answer = rebuild(answer, _with_base_10)  # where the gold says log_10, a bare log means that too
+        if any(is_log(part, 2) for part in walk(gold)):
+            answer = rebuild(answer, with_base_10)  # where the gold says log_10, a bare log means that too
         if is_constant(gold) and not is_constant(answer):
             return False  # `about 0` as a product, `x - x`
-        answer = _with_constants_of(gold, answer)
+        answer = with_constants_of(gold, answer)
         if symbols(gold) or symbols(answer) or any(part.kind == "apply" for part in (*walk(gold), *walk(answer))):
             return same_expression(gold, answer, budget=self.budget) or same_family(
                 gold, answer, self.whole, self.budget
             )
         allowed = self.rules.tolerance if tolerance is None else tolerance
         return same_number(gold, answer, allowed, budget=self.budget)
-
-
-def _by_label(items: tuple[Node, ...]) -> tuple[Node, ...]:
-    """`y = 2, x = 1` in the order of its letters, as a point (x, y) lists them; unlabelled items stay."""
-    labels = [label for label in map(_label, items) if label is not None and label.kind == "sym"]
-    if len(labels) < len(items):
-        return items
-    named = zip([label.args[0] for label in labels], items, strict=True)
-    return tuple(item for _, item in sorted(named, key=lambda pair: pair[0]))
-
-
-def _quantity(node: Node) -> tuple[Node, str | None]:
-    """A value and its unit, looked for under signs: `-5\\%`, `90^\\circ`, `\\$5`."""
-    if node.kind == "neg":
-        value, unit = _quantity(node.args[0])
-        return (Node("neg", (value,)), unit) if unit else (node, None)
-    if node.kind == "unit":
-        return node.args
-    if node.kind == "percent":
-        return node.args[0], "%"
-    if node.kind == "degrees":
-        return node.args[0], "degree"
-    return node, None
-
-
-def _names(node: Node) -> set[str]:
-    """The letters that a chain of equalities sets equal."""
-    return {side.args[0] for side in node.args[1] if side.kind == "sym"} if set(node.args[0]) == {"="} else set()
-
-
-def _label(node: Node) -> Node | None:
-    statement = read_statement(node)
-    return statement.label if statement else None
-
-
-def _residue(node: Node) -> tuple[Node | None, Node]:
-    """Label and value of what is taken by a modulus."""
-    if node.kind == "relation" and set(node.args[0]) <= {"equiv", "="} and is_label(node.args[1][0]):
-        return node.args[1][0], node.args[1][-1]
-    return None, node
-
-
-def _is_point(node: Node) -> bool:
-    """Whether a pair in a list is read as a point: round brackets around finite ends."""
-    ends = node.args[2] if is_interval(node) and node.args[:2] == ("(", ")") else ()
-    return bool(ends) and not any(part == INFINITY for end in ends for part in walk(end))
-
-
-def _bare_point(node: Node) -> Node:
-    """`P(2, 5)` without its name."""
-    if node.kind == "apply" and node.args[0].isupper() and len(node.args[1]) > 1:
-        return Node("tuple", ("(", ")", node.args[1]))
-    named = node.kind == "mul" and len(node.args) == 2 and node.args[0].kind == "sym" and node.args[1].kind == "tuple"
-    return node.args[1] if named and str(node.args[0].args[0]).isupper() else node
-
-
-def _combination(node: Node) -> Node:
-    """`C(20, 10)` as a binomial coefficient."""
-    if node.kind != "mul" or len(node.args) != 2 or node.args[0] != Node("sym", ("C",)) or node.args[1].kind != "tuple":
-        return node
-    inside = node.args[1].args[2]
-    return Node("function", ("binom", inside)) if len(inside) == 2 else node
-
-
-def _with_constants_of(gold: Node, answer: Node) -> Node:
-    """Constants of integration as the gold writes them: `c_1` for `C_1`, `x^2 + c` for `x^2 + C`."""
-    letters = {}
-    for name in symbols(answer) - symbols(gold):
-        other = name.swapcase() if name[0] in "cC" else name
-        if other in symbols(gold) and (name[1:2] == "_" or (_is_added(gold, other) and _is_added(answer, name))):
-            letters[name] = Node("sym", (other,))
-    return rename(answer, letters) if letters else answer
-
-
-def _is_added(node: Node, name: str) -> bool:
-    """Whether a letter stands alone as one term of a sum in a variable, and nowhere else."""
-    letter = Node("sym", (name,))
-    terms = node.args if node.kind == "add" else ()
-    once = sum(part == letter for part in walk(node)) == 1
-    return letter in terms and once and symbols(node) - {name} <= VARIABLES
-
-
-def _is_percent(unit: str | None) -> bool:
-    size = measure(unit) if unit else None
-    return size is not None and size[0] == (("percent", 1),)
-
-
-def _is_radian(unit: str, value: Node) -> bool:
-    """Radians beside a multiple of pi say nothing new."""
-    size = measure(unit)
-    return size is not None and size[0] == (("radians", 1),) and _in_radians(value)
-
-
-def _is_log(node: Node, arguments: int) -> bool:
-    named = node.kind == "function" and node.args[0] == "log" and len(node.args[1]) == arguments
-    return named and (arguments == 1 or node.args[1][1] == TEN)
-
-
-def _with_base_10(node: Node) -> Node | None:
-    return Node("function", ("log", (*node.args[1], TEN))) if _is_log(node, 1) else None
-
-
-def _in_radians(node: Node) -> bool:
-    return any(part == Node("const", ("pi",)) for part in walk(node))
-
-
-_ARTICLE = re.compile(r"^\s*(?:an?|the)\s+")
-_KINDS = re.compile(r"\s+(?:functions?|numbers?|integers?|triangles?)$")  # "even" and "even function"
-
-
-def _words(text: str) -> str:
-    bare = _ARTICLE.sub("", _KINDS.sub("", text.casefold()))
-    return "".join(sign for sign in bare if sign.isalnum())
