@@ -120,7 +120,7 @@ class Atoms(Cursor):
         if token.kind == "text":
             return Node("text", (token.value,))
         if token.kind == "word":
-            if token.value.lower() in CHANGING | GUESSES:
+            if token.value.lower() in CHANGING | GUESSES and not token.value.isupper():  # `NO` is a segment
                 raise UnreadableError(f"{token.value!r} is no product")
             self.tokens[self.at : self.at] = [Token("sym", letter) for letter in token.value[1:]]
             return self._symbol(token.value[0])
