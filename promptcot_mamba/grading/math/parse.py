@@ -313,7 +313,7 @@ def _changes(text: str, first: bool) -> bool:
     return first and bool(said) and said[0].strip("-.,") in CHANGING_BEHIND and PLAIN_BEHIND.match(text) is None
 
 
-_COUNTED = re.compile(r"(?<![a-z^{-])\d|=")  # a number in the words, powers (`cm^2`, `m2`) apart
+_COUNTED = re.compile(r"(?<![a-z\d^{-])\d+(?!\d|-[a-z])|=")  # a number in the words, powers (`cm^2`, `m2`) apart
 
 
 def _alternatives(items: list[Node], places: list[int]) -> list[list[Node]]:

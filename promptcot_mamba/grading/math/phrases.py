@@ -266,7 +266,7 @@ def split_qualifier(text: str) -> Qualified:
 
 
 _HEDGED = re.compile(
-    r"\b(?:or|and|maybe|if|not)\b|^\s*(?:\\text\{\s*)?(?:[,;=+*/-]|\\(?:pm|mp)|(?:is|isn't|but|unless|wrong|incorrect|false)\b)",
+    r"\b(?:or|and|maybe|if|not)\b|^\s*(?:\\text\{\s*)?(?:[,;=+*/-]|\\(?:pm|mp)|(?:is|isn't|but|unless)\b)",
     re.IGNORECASE,
 )
 OTHER_CHOICE = re.compile(r"\([A-J]\)|\b(?:or|and)\s+[A-J]\b")

@@ -213,7 +213,7 @@ def _opening_verdict(text: str) -> tuple[str, ...] | None:
 
 
 _CHOICE = re.compile(r"[(\[]?([A-J])[)\]]?\.?")
-_JUDGED = re.compile(r"\s*(?:is|isn't|or|and|but|if|unless|maybe|wrong|incorrect|false|not)\b", re.IGNORECASE)
+_JUDGED = re.compile(r"\s*(?:is|isn't|or|and|but|if|unless|maybe)\b", re.IGNORECASE)
 _PRIMES = re.compile(r"\bprime (?:numbers?|integers?)\b(?: [a-z]$)?|\bprimes [a-z]$")
 _PARITY = names("odd even")
 _NUMBERED = names("all every any for n k integer integers number numbers value values is of positive natural")

@@ -109,16 +109,16 @@ GUESSES = names(
 CHANGING_BEHIND = names(
     """
     squared cubed factorial mod modulo root power powers exponent raised choose halves thirds fourths quarters fifths
-    sixths sevenths eighths ninths tenths hundredths thousandths out th ish gross score doubled tripled halved
+    sixths sevenths eighths ninths tenths hundredths thousandths out th ish doubled tripled halved
     quadrupled reciprocal inverse negated conjugate complement rounded removed excluded hex binary ppm
     for when where with without to from by in as up down above below beyond and if while although though can't cannot
-    can could might should would may hardly barely
+    hardly barely
     """
 )
 # What may stand there all the same.
 PLAIN_BEHIND = re.compile(
-    r"in\.?$|(?:in (?:total|all|this case|the (?:end|set|list))|to (?:the nearest \w+|be exact)|for (?:each|this case)"
-    r"|as (?:required|desired|needed|requested|asked|claimed|expected))\b"
+    r"in\.?$|(?:in (?:total|all|each \w+|this case|the (?:end|set|list))|to (?:the nearest \w+|be exact)"
+    r"|for (?:each|this case)|as (?:required|desired|needed|requested|asked|claimed|expected))\b"
 )
 # Words that change the value beside them, deny it or offer another; nothing that holds one is a label or a unit.
 CHANGING = names(
