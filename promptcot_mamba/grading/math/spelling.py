@@ -177,6 +177,8 @@ _ALSO = re.compile(
     rf"{TEXT}\{{\s*\(\s*(?:or|i\.e\.|that is|equivalently)\s*,?\s*\}}([^()]*?)(?:{TEXT}\{{\s*\)\s*\}}|\))\s*$"
 )  # `\\frac12 \\text{ (or } 0.5)`
 _PRICE = re.compile(rf"{TEXT}\{{([^{{}}]*?)\\usd\s*(\d[\d,.]*)([^{{}}]*)\}}")  # `\\text{\\$18 a day}`
+_TERMS = r"(?:[\d\s{}()^_+*-]|(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])|\\(?:cdot|times|binom|d?frac)(?![A-Za-z]))*"
+_PARTIAL_SUM = re.compile(rf"^{_TERMS}[-+]\s*\\[lc]?dots[cb]?\s*[-+]{_TERMS}=(?=[^=,<>]+$)")  # `1+2+\\cdots+10 = 55`
 _IN_BASE = re.compile(
     rf"(?<=\d)\s*(?:{TEXT}\{{)?\s*\(?\s*(?:in )?base[ -]?\s*\}}?\s*({_BASE})\s*\)?\s*\}}?\s*$"
 )  # `52 \\text{ (base 8)}`
@@ -220,7 +222,7 @@ _RULES: _Rules = (
     ("\\overline", re.compile(r"(?<![\d.])\\overline\s*\{\s*(\d+)\s*\}"), r"\1"),
     ("]", re.compile(r"^\s*([\[\]])([^\[\]()]*,[^\[\]()]*)([\[\]])\s*$"), _french),
     ("[", re.compile(r"^\s*(\[)([^\[\]()]*,[^\[\]()]*)(\[)\s*$"), _french),
-    ("dots", re.compile(r"^[^=,<>]*[-+]\s*\\[lc]?dots[cb]?\s*[-+][^=,<>]*=(?=[^=,<>]+$)"), ""),
+    ("dots", _PARTIAL_SUM, ""),
     ("{array}", re.compile(r"\\\{\s*\\begin\{array\}\s*\{[lcr]\}(.*?)\\end\{array\}\s*$"), _system),
     ("approx", re.compile(r"\(\s*(\\approx(?![A-Za-z])[^()]*)\)\s*$"), r"\1"),
     ("(", _ALSO, r"\\text{ or } \1"),
