@@ -103,7 +103,10 @@ class _Comparison:
 
     def _claims(self, gold: Node, claimed: Statement) -> bool:
         """Whether every value claimed is the gold, and what is said to be close to it is."""
-        near = claimed.near
+        near, (*earlier, last) = claimed.near, claimed.values
+        measured = earlier and not near and all(value.kind == "unit" for value in claimed.values)
+        if measured and all(self._same_shape(last, value) for value in earlier):
+            return self._same_shape(gold, last)  # `1 hour = 60 minutes` converts
         if not all(self._same_shape(gold, value) for value in claimed.values):
             rounded = gold.kind == "decimal" and any(self._same_shape(gold, part) for part in near)
             rounded = rounded and all(is_constant(value) for value in claimed.values)
