@@ -215,8 +215,8 @@ class _Comparison:
         if answer.kind == "set" and len(answer.args) == 1 and gold.kind not in CONTAINERS:
             return self.same(gold, answer.args[0])
         if answer.kind == "list" and gold.kind not in CONTAINERS:  # `\\frac12 \\text{ or } 0.5`
-            first, *others = answer.args
-            return self.same(gold, first) and all(self.same(gold, one) and self.same(first, one) for one in others)
+            first, *rest = answer.args
+            return self.same(gold, first) and all(self.same(gold, one) and self.same(first, one) for one in rest)
         return False
 
     def _same_ratio(self, gold: Node, answer: Node) -> bool:

@@ -324,7 +324,7 @@ def _alternatives(items: list[Node], places: list[int]) -> list[list[Node]]:
     ends = sorted({0, *places, len(items)})
     parts = [items[start:end] for start, end in pairwise(ends)]
     labels = [[_letter(item) for item in part] for part in parts]
-    if len(parts) < 2 or any(None in names for names in labels):
+    if len(parts) < 2 or any("" in names for names in labels):
         return [items]
     if all(len(names) > 1 and sorted(names) == sorted(labels[0]) for names in labels):
         return parts
@@ -333,10 +333,10 @@ def _alternatives(items: list[Node], places: list[int]) -> list[list[Node]]:
     return [items]
 
 
-def _letter(item: Node) -> str | None:
-    """The letter that an item gives a value, `x` of `x = 3`."""
+def _letter(item: Node) -> str:
+    """The letter that an item gives a value, `x` of `x = 3`; nothing where it gives none."""
     named = item.kind == "relation" and item.args[0] == ("=",) and item.args[1][0].kind == "sym"
-    return str(item.args[1][0].args[0]) if named else None
+    return str(item.args[1][0].args[0]) if named else ""
 
 
 def _listed(items: list[Node], joined: Set[str] = frozenset()) -> Node:

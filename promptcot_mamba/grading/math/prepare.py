@@ -30,8 +30,9 @@ def prepare(node: Node, whole: bool = False, free: bool = False) -> Node:
         kept = [part for part in kept if not is_qualifier(part, REALS)]  # `x \\in \\mathbb{R}, x \\ne 2`
     kept = _without_domains(_without_conditions(kept))
     items = _share_label([_limited(part, domains) for part in kept])
-    shape = (lambda item: item) if len(bound_letters(items)) > 1 else as_set  # `x < 2 or y > 3`
-    spread = [shape(choice) for item in items for choice in (_spell_freely(item) if free else _spell_signs(item))]
+    apart = len(bound_letters(items)) > 1  # `x < 2 or y > 3`
+    choices = [choice for item in items for choice in (_spell_freely(item) if free else _spell_signs(item))]
+    spread = [choice if apart else as_set(choice) for choice in choices]
     if len(spread) > MAX_ITEMS:
         raise UndecidedError(f"more than {MAX_ITEMS} answers")
     return spread[0] if len(spread) == 1 else Node("list", tuple(spread))
