@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections import Counter
 from itertools import combinations
 
@@ -142,12 +141,11 @@ def test_majority_is_the_average_over_all_subsets(answers: list[str | None], dat
     assert vote.tied == pytest.approx(np.mean(ties))
 
 
-def test_majority_of_many_samples_is_exact_and_quick():
+def test_majority_of_many_samples_is_exact():
+    """Of 64 samples there are 2 * 10**18 subsets of 32: only the count over classes ends."""
     answers = ["right"] * 30 + [f"={i % 12}" for i in range(34)]
-    started = time.process_time()
     vote = maj_at_k(answers, [answer == "right" for answer in answers], 32)
     assert vote.accuracy == pytest.approx(1.0, abs=1e-3)
-    assert time.process_time() - started < 2.0
 
 
 def test_paired_interval_covers_95_percent_where_accuracies_are_low():

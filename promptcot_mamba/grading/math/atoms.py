@@ -4,8 +4,10 @@ from fractions import Fraction
 
 from promptcot_mamba.grading.math.tables import (
     ACCENTS,
+    CHANGING,
     CURRENCIES,
     FUNCTIONS,
+    GUESSES,
     LETTERS,
     MATRICES,
     RELATIONS,
@@ -118,6 +120,8 @@ class Atoms(Cursor):
         if token.kind == "text":
             return Node("text", (token.value,))
         if token.kind == "word":
+            if token.value.lower() in CHANGING | GUESSES and not token.value.isupper():  # `NO` is a segment
+                raise UnreadableError(f"{token.value!r} is no product")
             self.tokens[self.at : self.at] = [Token("sym", letter) for letter in token.value[1:]]
             return self._symbol(token.value[0])
         if token.kind == "op":

@@ -5,7 +5,6 @@ tuples are ordered and keep their brackets, sets and bare lists of solutions are
 a label (`x =`, `f(x) =`, `x \\in`) may be left out, not changed; units may be left out, not changed.
 """
 
-import re
 from fractions import Fraction
 
 from promptcot_mamba.grading.math.evaluate import Budget
@@ -13,20 +12,44 @@ from promptcot_mamba.grading.math.families import same_family
 from promptcot_mamba.grading.math.gold import AnswerRules
 from promptcot_mamba.grading.math.labels import (
     Statement,
-    is_label,
+    is_constant,
     read_statement,
     same_label,
     with_letters_of,
     with_parameter_of,
 )
-from promptcot_mamba.grading.math.prepare import MAX_ITEMS, as_point, is_qualifier, prepare
+from promptcot_mamba.grading.math.prepare import MAX_ITEMS, as_point, has_free_signs, is_qualifier, prepare
 from promptcot_mamba.grading.math.regions import same_region
-from promptcot_mamba.grading.math.sets import FLIPPED, as_set, has_mixed_brackets, is_interval, union_parts
+from promptcot_mamba.grading.math.sets import (
+    FLIPPED,
+    as_set,
+    bound_letters,
+    has_mixed_brackets,
+    is_interval,
+    union_parts,
+)
+from promptcot_mamba.grading.math.shapes import (
+    as_binomial,
+    bare_point,
+    bare_words,
+    by_label,
+    equated_letters,
+    holds_pi,
+    is_log,
+    is_percent,
+    is_point,
+    is_radian,
+    label_of,
+    quantity_of,
+    residue_of,
+    with_base_10,
+    with_constants_of,
+)
 from promptcot_mamba.grading.math.tree import Node, rebuild, rename, symbols, walk
 from promptcot_mamba.grading.math.units import Dimension, measure
 from promptcot_mamba.grading.math.value import approximate, is_near, same_expression, same_number
 
-ZERO, ONE, TEN = (Node("num", (Fraction(value),)) for value in (0, 1, 10))
+ZERO, ONE = (Node("num", (Fraction(value),)) for value in (0, 1))
 UNIT_VECTORS = ("hat i", "hat j", "hat k")
 TEMPERATURES: list[set[Dimension]] = [
     {(("angle", 1),), ((scale, 1),)} for scale in ("celsius", "fahrenheit")
@@ -48,8 +71,13 @@ def same_answer(
     family = any(whole) or any(
         is_qualifier(item, "blackboard Z") for node in (gold, answer) for item in node.args if node.kind == "list"
     )
+    unit = "degree" if unit and "circ" in unit else unit
     golds, answers = (prepare(node, only) for node, only in zip((gold, answer), whole, strict=True))
-    return _Comparison(rules, unit, family).same(golds, answers)
+    if _Comparison(rules, unit, family).same(golds, answers):
+        return True
+    if not has_free_signs(answer):
+        return False
+    return _Comparison(rules, unit, family).same(golds, prepare(answer, whole[1], free=True))
 
 
 class _Comparison:
@@ -75,16 +103,20 @@ class _Comparison:
 
     def _claims(self, gold: Node, claimed: Statement) -> bool:
         """Whether every value claimed is the gold, and what is said to be close to it is."""
-        near = claimed.near
+        near, (*earlier, last) = claimed.near, claimed.values
+        measured = earlier and not near and all(value.kind == "unit" for value in claimed.values)
+        if measured and all(self._same_shape(last, value) for value in earlier):
+            return self._same_shape(gold, last)  # `1 hour = 60 minutes` converts
         if not all(self._same_shape(gold, value) for value in claimed.values):
             rounded = gold.kind == "decimal" and any(self._same_shape(gold, part) for part in near)
+            rounded = rounded and all(is_constant(value) for value in claimed.values)
             return rounded and all(is_near(value, gold, self.budget) for value in (*claimed.values, *near))
         return all(is_near(claimed.values[-1], part, self.budget) for part in near)
 
     def _same_shape(self, gold: Node, answer: Node) -> bool:
         gold, answer = as_set(gold), as_set(answer)
         if gold.kind == "tuple" and len(gold.args[2]) > 1:
-            answer = _bare_point(answer)
+            answer = bare_point(answer)
         kinds = {gold.kind, answer.kind}
         if kinds & CONTAINERS and "unit" not in kinds:
             return self._same_container(gold, answer)
@@ -92,6 +124,9 @@ class _Comparison:
 
     def _same_relation(self, gold: Node, answer: Node, said: Statement | None, claimed: Statement | None) -> bool:
         if said and claimed:
+            if len(names := equated_letters(gold)) > 1:  # `a = b = 1` says more than `a = 1`
+                letters = len(names) == len(gold.args[1]) == len(answer.args[1])  # `a = b = c`
+                return names == equated_letters(answer) and (letters or self._claims(said.values[-1], claimed))
             if said.label is None or claimed.label is None:
                 return self._claims(said.values[-1], claimed)
             claimed = with_letters_of(said, claimed)
@@ -106,16 +141,22 @@ class _Comparison:
         """`x \\equiv 3 \\pmod 7`: residues of one modulus; the modulus may be added to a residue, not left out."""
         if answer.kind != "mod":
             return False
-        (label, value), modulus = _residue(answer.args[0]), answer.args[1]
+        (label, value), modulus = residue_of(answer.args[0]), answer.args[1]
         if gold.kind != "mod":
-            return self.same(gold, value)
-        (own_label, own), own_modulus = _residue(gold.args[0]), gold.args[1]
+            return self.same(gold, value) and self._is_reduced(value, modulus)
+        (own_label, own), own_modulus = residue_of(gold.args[0]), gold.args[1]
         if label is not None and own_label is not None and not same_label(own_label, label):
             return False
         turns = Node("div", (Node("add", (own, Node("neg", (value,)))), modulus))
         constant = not symbols(own) and not symbols(value) and not symbols(modulus)
         whole = constant and same_number(turns, Node("function", ("floor", (turns,))), budget=self.budget)
         return self.same(own_modulus, modulus) and (whole or self.same(own, value))
+
+    def _is_reduced(self, value: Node, modulus: Node) -> bool:
+        """Whether `value` is below the modulus: `5 \\bmod 3` asks for a remainder that is not 5."""
+        if symbols(value) or symbols(modulus) or value.kind in CONTAINERS:
+            return True
+        return approximate(value, self.budget) < approximate(modulus, self.budget)
 
     def _same_equation(self, gold: Node, answer: Node) -> bool:
         """Two equations of one curve, up to a constant factor; two inequalities with equal sides."""
@@ -124,6 +165,8 @@ class _Comparison:
             other, others = relations, others[::-1]
         if relations != other:
             return False
+        if set(relations) == {"="} and all(side.kind == "sym" for side in (*sides, *others)):
+            return equated_letters(gold) == equated_letters(answer)
         if relations == ("=",) and not any(
             part.kind in CONTAINERS for side in (*sides, *others) for part in walk(side)
         ):
@@ -139,11 +182,11 @@ class _Comparison:
             brackets = gold.args[:2] == answer.args[:2] or (not is_interval(gold) and not has_mixed_brackets(answer))
             return brackets and self._same_sequence(gold.args[2], answer.args[2])
         if kinds == ("tuple", "list"):
-            return gold.args[:2] == ("(", ")") and self._same_sequence(gold.args[2], _by_label(answer.args))
+            return gold.args[:2] == ("(", ")") and self._same_sequence(gold.args[2], by_label(answer.args))
         if kinds == ("list", "tuple"):
-            labels = {str(_label(item)) for item in gold.args if item.kind == "relation"}
+            labels = {str(label_of(item)) for item in gold.args if item.kind == "relation"}
             plain = answer.args[:2] == ("(", ")") and len(labels) == len(gold.args)
-            return plain and self._same_sequence(_by_label(gold.args), answer.args[2])
+            return plain and self._same_sequence(by_label(gold.args), answer.args[2])
         if kinds == ("matrix", "matrix"):
             rows = list(zip(gold.args, answer.args, strict=False))
             return len(gold.args) == len(answer.args) and all(self._same_sequence(a, b) for a, b in rows)
@@ -152,11 +195,13 @@ class _Comparison:
             entries = tuple(row[0] for row in matrix.args) if len(matrix.args[0]) == 1 else matrix.args[0]
             flat = len(matrix.args) == 1 or len(matrix.args[0]) == 1
             return flat and vector.args[:2] == ("(", ")") and self._same_sequence(entries, vector.args[2])
+        if kinds == ("list", "cup") and all(is_point(item) for item in gold.args):
+            return False
         if set(kinds) & COMPOSED and (found := same_region(gold, answer, self.budget)) is not None:
             return found
         if "cup" in kinds:
             parts, others = union_parts(gold), union_parts(answer)
-            return self._same_unordered(parts, others)
+            return len(bound_letters((*parts, *others))) < 2 and self._same_unordered(parts, others)
         if set(kinds) & {"ratio", "clock"}:
             return self._same_ratio(gold, answer)
         if "both" in kinds:
@@ -170,7 +215,8 @@ class _Comparison:
         if answer.kind == "set" and len(answer.args) == 1 and gold.kind not in CONTAINERS:
             return self.same(gold, answer.args[0])
         if answer.kind == "list" and gold.kind not in CONTAINERS:  # `\\frac12 \\text{ or } 0.5`
-            return all(self.same(gold, item) for item in answer.args)
+            first, *rest = answer.args
+            return self.same(gold, first) and all(self.same(gold, one) and self.same(first, one) for one in rest)
         return False
 
     def _same_ratio(self, gold: Node, answer: Node) -> bool:
@@ -196,7 +242,7 @@ class _Comparison:
 
     def _same_collection(self, gold: Node, answer: Node) -> bool:
         first, second = (self._spread(node) for node in (gold, answer))
-        labels = [_label(item) for item in gold.args]
+        labels = [label_of(item) for item in gold.args]
         named = None not in labels and len({str(label) for label in labels}) == len(labels) > 1
         if named and all(item.kind != "relation" for item in answer.args):
             return self._same_sequence(first, second)
@@ -206,7 +252,8 @@ class _Comparison:
     def _spread(node: Node) -> tuple[Node, ...]:
         """The items of a list; where its only item is a set or list, that one's items."""
         inner = node.args[0] if len(node.args) == 1 else node
-        return inner.args if inner.kind in ("list", "set") and inner.args else node.args
+        nested = node.kind == inner.kind == "set" and inner is not node
+        return inner.args if inner.kind in ("list", "set") and inner.args and not nested else node.args
 
     def _same_sequence(self, gold: tuple[Node, ...], answer: tuple[Node, ...]) -> bool:
         return len(gold) == len(answer) and all(self.same(a, b) for a, b in zip(gold, answer, strict=True))
@@ -244,11 +291,11 @@ class _Comparison:
 
     def _same_scalar(self, gold: Node, answer: Node) -> bool:
         if gold.kind == "text" or answer.kind == "text":
-            return gold.kind == answer.kind and _words(gold.args[0]) == _words(answer.args[0])
-        (gold, gold_unit), (answer, unit) = _quantity(gold), _quantity(_combination(answer))
+            return gold.kind == answer.kind and bare_words(gold.args[0]) == bare_words(answer.args[0])
+        (gold, gold_unit), (answer, unit) = quantity_of(gold), quantity_of(as_binomial(answer))
         gold_unit = gold_unit or self.unit
         gold_unit, unit = (
-            None if name and _is_radian(name, part) else name for name, part in ((gold_unit, gold), (unit, answer))
+            None if name and is_radian(name, part) else name for name, part in ((gold_unit, gold), (unit, answer))
         )
         if gold_unit and unit:
             own, other = measure(gold_unit), measure(unit)
@@ -261,11 +308,13 @@ class _Comparison:
                     answer = Node("mul", (answer, Node("num", (other[1] / own[1],))))
         if {gold.kind, answer.kind} & CONTAINERS:
             return self._same_container(gold, answer)
-        if _is_percent(gold_unit) != _is_percent(unit):
-            return self._same_percentage(gold, answer, _is_percent(gold_unit))
+        if is_percent(gold_unit) != is_percent(unit):
+            return self._same_percentage(gold, answer, is_percent(gold_unit))
+        if "degree" in (gold_unit, unit) and gold_unit != unit and holds_pi(gold) and holds_pi(answer):
+            return False  # `\frac{\pi}{6}^\circ` is no sixth of pi
         if self._same_value(gold, answer):
             return True
-        if "degree" in (gold_unit, unit) and _in_radians(gold if unit == "degree" else answer):
+        if "degree" in (gold_unit, unit) and holds_pi(gold if unit == "degree" else answer):
             first, second = (
                 Node("degrees", (part,)) if name == "degree" else part
                 for part, name in ((gold, gold_unit), (answer, unit))
@@ -286,93 +335,16 @@ class _Comparison:
         return self._same_value(gold, answer) and (bool(symbols(gold)) or abs(approximate(gold, self.budget)) > 1)
 
     def _same_value(self, gold: Node, answer: Node, tolerance: float | None = None) -> bool:
-        if any(_is_log(part, 2) for part in walk(gold)):
-            answer = rebuild(answer, _with_base_10)  # where the gold says log_10, a bare log means that too
+        if any(is_log(part, 2) for part in walk(gold)):
+            answer = rebuild(answer, with_base_10)  # where the gold says log_10, a bare log means that too
+        if is_constant(gold) and any(
+            part.kind == "mul" and ZERO in part.args and symbols(part) for part in walk(answer)
+        ):
+            return False  # `beyond 0`: words whose letters were factors
+        answer = with_constants_of(gold, answer)
         if symbols(gold) or symbols(answer) or any(part.kind == "apply" for part in (*walk(gold), *walk(answer))):
             return same_expression(gold, answer, budget=self.budget) or same_family(
                 gold, answer, self.whole, self.budget
             )
         allowed = self.rules.tolerance if tolerance is None else tolerance
         return same_number(gold, answer, allowed, budget=self.budget)
-
-
-def _by_label(items: tuple[Node, ...]) -> tuple[Node, ...]:
-    """`y = 2, x = 1` in the order of its letters, as a point (x, y) lists them; unlabelled items stay."""
-    labels = [label for label in map(_label, items) if label is not None and label.kind == "sym"]
-    if len(labels) < len(items):
-        return items
-    named = zip([label.args[0] for label in labels], items, strict=True)
-    return tuple(item for _, item in sorted(named, key=lambda pair: pair[0]))
-
-
-def _quantity(node: Node) -> tuple[Node, str | None]:
-    """A value and its unit, looked for under signs: `-5\\%`, `90^\\circ`, `\\$5`."""
-    if node.kind == "neg":
-        value, unit = _quantity(node.args[0])
-        return (Node("neg", (value,)), unit) if unit else (node, None)
-    if node.kind == "unit":
-        return node.args
-    if node.kind == "percent":
-        return node.args[0], "%"
-    if node.kind == "degrees":
-        return node.args[0], "degree"
-    return node, None
-
-
-def _label(node: Node) -> Node | None:
-    statement = read_statement(node)
-    return statement.label if statement else None
-
-
-def _residue(node: Node) -> tuple[Node | None, Node]:
-    """Label and value of what is taken by a modulus."""
-    if node.kind == "relation" and set(node.args[0]) <= {"equiv", "="} and is_label(node.args[1][0]):
-        return node.args[1][0], node.args[1][-1]
-    return None, node
-
-
-def _bare_point(node: Node) -> Node:
-    """`P(2, 5)` without its name."""
-    if node.kind == "apply" and node.args[0].isupper() and len(node.args[1]) > 1:
-        return Node("tuple", ("(", ")", node.args[1]))
-    named = node.kind == "mul" and len(node.args) == 2 and node.args[0].kind == "sym" and node.args[1].kind == "tuple"
-    return node.args[1] if named and str(node.args[0].args[0]).isupper() else node
-
-
-def _combination(node: Node) -> Node:
-    """`C(20, 10)` as a binomial coefficient."""
-    if node.kind != "mul" or len(node.args) != 2 or node.args[0] != Node("sym", ("C",)) or node.args[1].kind != "tuple":
-        return node
-    inside = node.args[1].args[2]
-    return Node("function", ("binom", inside)) if len(inside) == 2 else node
-
-
-def _is_percent(unit: str | None) -> bool:
-    size = measure(unit) if unit else None
-    return size is not None and size[0] == (("percent", 1),)
-
-
-def _is_radian(unit: str, value: Node) -> bool:
-    """Radians beside a multiple of pi say nothing new."""
-    size = measure(unit)
-    return size is not None and size[0] == (("radians", 1),) and _in_radians(value)
-
-
-def _is_log(node: Node, arguments: int) -> bool:
-    named = node.kind == "function" and node.args[0] == "log" and len(node.args[1]) == arguments
-    return named and (arguments == 1 or node.args[1][1] == TEN)
-
-
-def _with_base_10(node: Node) -> Node | None:
-    return Node("function", ("log", (*node.args[1], TEN))) if _is_log(node, 1) else None
-
-
-def _in_radians(node: Node) -> bool:
-    return any(part == Node("const", ("pi",)) for part in walk(node))
-
-
-_KINDS = re.compile(r"\s+(?:functions?|numbers?|integers?|triangles?)$")  # "even" and "even function"
-
-
-def _words(text: str) -> str:
-    return "".join(sign for sign in _KINDS.sub("", text.casefold()) if sign.isalnum())

@@ -6,7 +6,7 @@
 from fractions import Fraction
 from typing import NamedTuple
 
-from promptcot_mamba.grading.math.tables import CHANGING
+from promptcot_mamba.grading.math.tables import CHANGING, GUESSES
 from promptcot_mamba.grading.math.tree import Node, rename, symbols, walk
 
 COORDINATES = frozenset(["x", "y", "z", "r", "\\theta", "\\rho"])
@@ -85,7 +85,8 @@ def is_label(node: Node) -> bool:
     if node.kind in ("sym", "apply"):
         return True
     if node.kind == "text":
-        return not CHANGING & set(node.args[0].lower().split())
+        said = node.args[0].lower().split()
+        return not (CHANGING | GUESSES) & set(said) and said[:1] != ["one"]  # "one value is" says there are others
     if node.kind == "const":
         return node.args[0] in ("e", "i")
     if node.kind in ("mul", "div", "ratio"):
@@ -140,7 +141,10 @@ def with_letters_of(said: Statement, claimed: Statement) -> Statement:
     if own is None or other is None:
         return claimed
     if own.kind == other.kind == "apply" and same_label(own, other):
-        letters = {old.args[0]: new for old, new in zip(other.args[1], own.args[1], strict=True) if old.kind == "sym"}
+        pairs = [(old, new) for old, new in zip(other.args[1], own.args[1], strict=True) if old.kind == "sym"]
+        # `f(y) = 2x`: the gold's letter was free there, and stays another one
+        letters = {new.args[0]: Node("sym", (f"free {new.args[0]}",)) for _, new in pairs if new.kind == "sym"}
+        letters |= {old.args[0]: new for old, new in pairs}
         return claimed._replace(values=tuple(rename(value, letters) for value in claimed.values))
     first, second = _sequence(own), _sequence(other)
     if first and second and first[0] == second[0]:

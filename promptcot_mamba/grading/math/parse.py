@@ -11,11 +11,20 @@
 Depth and length are bounded, so no text can exhaust the stack or the clock.
 """
 
+import re
 from collections.abc import Set
 from fractions import Fraction
+from itertools import pairwise
 
 from promptcot_mamba.grading.math.atoms import Atoms
-from promptcot_mamba.grading.math.tables import CHANGING, CURRENCIES, NEVER_STARTS, RELATIONS
+from promptcot_mamba.grading.math.tables import (
+    CHANGING,
+    CHANGING_BEHIND,
+    CURRENCIES,
+    NEVER_STARTS,
+    PLAIN_BEHIND,
+    RELATIONS,
+)
 from promptcot_mamba.grading.math.tokens import UnreadableError, tokenize
 from promptcot_mamba.grading.math.tree import Node, name_of, product, total
 from promptcot_mamba.grading.math.units import is_unit_word
@@ -57,6 +66,7 @@ class _Parser(Atoms):
         """
         groups: list[list[Node]] = [[]]
         joined: set[str] = set()
+        offered: list[int] = []  # where an "or" stands
         while self.peek() is not None and self.value() not in closers:
             if self.take(";"):
                 groups.append([])
@@ -65,6 +75,7 @@ class _Parser(Atoms):
                 if sign in ("and", "or") and not any(groups) and not self.tolerant:
                     raise UnreadableError(f"begins with {sign}")
                 joined.add(sign)
+                offered += [len(groups[-1])] * (sign == "or")
                 continue
             groups[-1].append(self.item())
             token = self.peek()
@@ -74,8 +85,11 @@ class _Parser(Atoms):
                 if (sign := self._connector()) is None:
                     raise UnreadableError(f"unexpected {token.value}")
                 joined.add(sign)
+                offered += [len(groups[-1])] * (sign == "or")
         if not any(groups):
             raise UnreadableError("nothing stands here")
+        if len(groups) == 1 and offered:
+            groups = _alternatives(groups[0], offered)
         return _listed([_listed(group, joined) for group in groups if group])
 
     def _connector(self) -> str | None:
@@ -212,7 +226,7 @@ class _Parser(Atoms):
                 if token.value.lower().strip(" ,") in ("and", "or"):
                     break
                 words.append(self.next().value)
-                if CHANGING & set(words[-1].lower().split()):
+                if _changes(words[-1].lower(), first=len(words) == 1):
                     raise UnreadableError(f"{words[-1]!r} is no unit")
             elif token.value == "^" and words:
                 self.at += 1
@@ -266,7 +280,7 @@ class _Parser(Atoms):
             return node if decimal else Node("sym", (f"{name_of(node)}_{subscript}",))
         if self.take("!"):
             return Node("factorial", (node, 2 if self.take("!") else 1))
-        if self.take("%"):
+        if node.kind != "percent" and self.take("%"):
             return Node("percent", (node,))
         if self.take("degree"):
             return Node("degrees", (node,))
@@ -289,6 +303,40 @@ class _Parser(Atoms):
         if self.take("*", "star"):
             return Node("sym", (f"{name_of(node)}*",))
         return None
+
+
+def _changes(text: str, first: bool) -> bool:
+    """Whether words behind a number say another value than the number: "more", "thirds", "to 99", "for odd n"."""
+    said = text.split()
+    if CHANGING & set(said) or _COUNTED.search(text):
+        return True
+    return first and bool(said) and said[0].strip("-.,") in CHANGING_BEHIND and PLAIN_BEHIND.match(text) is None
+
+
+_COUNTED = re.compile(r"(?<![a-z\d^{-])\d+(?!\d|-[a-z])|=")  # a number in the words, powers (`cm^2`, `m2`) apart
+
+
+def _alternatives(items: list[Node], places: list[int]) -> list[list[Node]]:
+    """`x = 1, y = 2 or x = 3, y = 4` as two points: "or" parts more strongly than commas between parts of all labels.
+
+    Labels that differ on the two sides of an "or" (`x = 3 or y = 4`) make no point at all.
+    """
+    ends = sorted({0, *places, len(items)})
+    parts = [items[start:end] for start, end in pairwise(ends)]
+    labels = [[_letter(item) for item in part] for part in parts]
+    if len(parts) < 2 or any("" in names for names in labels):
+        return [items]
+    if all(len(names) > 1 and sorted(names) == sorted(labels[0]) for names in labels):
+        return parts
+    if all(len(names) == 1 for names in labels) and len({names[0] for names in labels}) == len(parts):
+        raise UnreadableError("one letter or another")
+    return [items]
+
+
+def _letter(item: Node) -> str:
+    """The letter that an item gives a value, `x` of `x = 3`; nothing where it gives none."""
+    named = item.kind == "relation" and item.args[0] == ("=",) and item.args[1][0].kind == "sym"
+    return str(item.args[1][0].args[0]) if named else ""
 
 
 def _listed(items: list[Node], joined: Set[str] = frozenset()) -> Node:

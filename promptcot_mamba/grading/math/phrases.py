@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from promptcot_mamba.grading.math.number_words import MULTIPLES, NUMBER_WORDS, read_number
 from promptcot_mamba.grading.math.spelling import TEXT
-from promptcot_mamba.grading.math.tables import CHANGING, names
+from promptcot_mamba.grading.math.tables import CHANGING, GUESSES, names
 
 _QUALIFIERS = "for|since|because|where|as|with|when|whenever|given|provided|assuming"
 _BARE_WORDS = sorted(
@@ -34,8 +34,14 @@ _TOTALS = "|".join(
     rf"(?<=\b{name} of)"
     for name in sorted(names("total sum maximum minimum max min value answer probability area volume length cost"))
 )
+_VERBS = "|".join(
+    rf"(?<=\b{name})"
+    for name in sorted(
+        names("makes make has have gets get earns pays costs needs takes spends saves sells receives gives")
+    )
+)
 _OPENING_WORDS = re.compile(
-    rf"^\s*(?:{TEXT}\{{)?\s*([A-Za-z][A-Za-z' ,-]*?)(?:\s*:|(?<=\bis)|(?<=\bare)|(?<=\bequals)|{_TOTALS})"
+    rf"^\s*(?:{TEXT}\{{)?\s*([A-Za-z][A-Za-z' ,-]*?)(?:\s*:|(?<=\bis)|(?<=\bare)|(?<=\bequals)|{_TOTALS}|{_VERBS})"
     r"\s*(?=[\s}:\\\d(-])(\}?)"
 )
 _OPENING_ADVERB = re.compile(
@@ -73,9 +79,8 @@ _EACH = re.compile(
     r"(?<=[a-z])\s+(?:an?|each|every)\s+(?=(?:second|minute|hour|day|night|week|month|year|person)\b)"
 )  # `18 dollars a day`
 _MINUS = re.compile(rf"{TEXT}\{{\s*(?:negative|minus)\s*\}}\s*(?=[\d({{]|\\(?:[dt]?frac|sqrt|pi)\b)", re.IGNORECASE)
-_GUESSES = names("bound guess estimate approximation candidate candidates typo mistake conjecture possibility")
 _APPOSED = re.compile(  # `113, \\text{ a prime}`: says more of the answer before it
-    rf"(?<=[\w)}}\]])\s*,\s*{TEXT}\{{\s*(?:which is )?(?:an?|the) (?!.*\b(?:{'|'.join(sorted(CHANGING | _GUESSES))})\b)"
+    rf"(?<=[\w)}}\]])\s*,\s*{TEXT}\{{\s*(?:which is )?(?:an?|the) (?!.*\b(?:{'|'.join(sorted(CHANGING | GUESSES))})\b)"
     r"[A-Za-z -]+\.?\s*\}\s*$"
 )
 _ALL_LETTER = re.compile(
@@ -111,7 +116,11 @@ def _drop_opening(text: str) -> str:
     if match is None:
         return text
     words = match.group(1).lower().replace(",", " ").split()
-    if CHANGING & set(words[:-1]) or (words[-1] == "of" and (words.count("of") > 1 or NUMBER_WORDS & set(words))):
+    if (
+        (CHANGING | GUESSES) & set(words)
+        or words[0] == "one"
+        or (words[-1] == "of" and (words.count("of") > 1 or NUMBER_WORDS & set(words)))
+    ):
         return text
     if len(match.group(1)) < 2 or match.group(1).lower() in ("option", "choice") or not text[match.end() :].strip(" }"):
         return text
@@ -148,11 +157,16 @@ _INFINITE = re.compile(
 _MISSING = re.compile(r"\s*(?:DNE|does not exist|do not exist)\s*", re.IGNORECASE)
 _SIGNED = re.compile(r"\s*(?:negative|minus)\s+")
 _RESTATED = re.compile(r"\s*\(\s*([A-Za-z -]+)\s*\)\s*")
+_MEASURED = re.compile(r"\s*([-+]?\d[\d.,]*)\s+([A-Za-z][A-Za-z -]*)")
+_RESTATED_COUNT = re.compile(r"\s*\(\s*(-?\d[\d,.]*)\s+([A-Za-z -]+)\)\s*")  # `5 \\text{ (5 ways)}`
+_RESTATED_BEHIND = re.compile(r"\s*(-?\d[\d,.]*)\s*(\([A-Za-z -]+\))\s*")  # `\\text{12 (twelve)}`
 _CHOSEN = re.compile(r"\s*(?:option|choice|answer)\s*:?\s*\(?([A-J])\)?\s*", re.IGNORECASE)
 
 
 _ALL_BUT = re.compile(_ALL.pattern + r"(-?\d+(?:\s*(?:,|\band\b|\bor\b)+\s*-?\d+)*)\s*", re.IGNORECASE)
-_LEFT_OUT = re.compile(r"(?<=\\setminus )\s*(-?\d+(?:\s*(?:,|(?:\\text\s*\{\s*)?\band\b\s*\}?)+\s*-?\d+)*)\s*$")
+_LEFT_OUT = re.compile(
+    r"(?<=\\setminus )\s*(?:[a-z]\s*=\s*)?(-?\d+(?:\s*(?:,|(?:\\text\s*\{\s*)?\band\b\s*\}?)+\s*-?\d+)*)\s*$"
+)
 
 
 def _read_group(match: re.Match[str]) -> str:
@@ -171,6 +185,12 @@ def _read_group(match: re.Match[str]) -> str:
         return r"\text{does not exist}"
     if found := _CHOSEN.fullmatch(content):
         return f"\\text{{({found[1].upper()})}}"
+    if found := _MEASURED.fullmatch(content):
+        return found[1] + _read_numeral(f"\\text{{ {found[2]}}}", found[2])
+    if found := _RESTATED_COUNT.fullmatch(content):
+        return f", {found[1]}\\text{{ {found[2]}}}"
+    if found := _RESTATED_BEHIND.fullmatch(content):
+        return found[1] + _read_numeral(f"\\text{{{found[2]}}}", found[2])
     return _read_numeral(match.group(), content)
 
 
@@ -203,7 +223,15 @@ _TAIL = re.compile(
     rf"(?<![\s,;:])[\s,;:]*(?:\\q?quad)?\s*[,(\[]?\s*(?:{TEXT}\{{[\s,;(]*(?:{_QUALIFIERS})\b|\\forall\b|(?<![\\A-Za-z])(?:{_QUALIFIERS})\s)"
 )
 _TAIL_CHANGES = re.compile(
-    r"\b(?:or|otherwise|else|odd|even|not|but|if|and then)\b|[;^+*/]|\\(?:[dt]?frac|sqrt|pm|mp)", re.I
+    r"\b(?:or|otherwise|else|odd|even|not|but|if|and then|squared|doubled|tripled|halved"
+    rf"|{'|'.join(sorted(GUESSES))})\b|;",
+    re.I,
+)
+_TAIL_COMPUTES = re.compile(r"[\^+*/]|\\(?:[dt]?frac|sqrt|pm|mp)")
+# `f(x) = x \\text{ for all } x, \\text{ or } f(x) = 2 - x \\text{ for all } x`: what each says of its letter
+_EACH_FOR_ALL = re.compile(
+    rf"[\s,]*{TEXT}\{{\s*for (?:all|every|any)(?:\s+real)?(?:\s+numbers?)?\s*[a-z]?\s*\}}(?:\s*[a-z](?![A-Za-z(]))?"
+    rf"(?:\s*\\in\s*\\mathbb\s*\{{?\s*R\s*\}}?)?(?=\s*(?:$|[,;]|\\text\s*\{{\s*,?\s*(?:or|and)\b))"
 )
 _TAIL_NUMBER = re.compile(
     r"(?<![<>=\d.])(?<!\\ge)(?<!\\le)(?<!\\ne)(?<!\\geq)(?<!\\leq)(?<!\\neq)(?<!lant)(?<!-)\s\d|[A-Za-z)}]\d|\d\s\d"
@@ -218,22 +246,29 @@ _INTEGER = re.compile(r"integer|\\mathbb\s*\{?\s*Z")
 
 def split_qualifier(text: str) -> Qualified:
     """`n^2 \\text{ for all } n` -> `n^2`. A tail that distinguishes cases or fixes a letter is part of the answer."""
+    if len(_TAIL.findall(text)) > 1:
+        text = _EACH_FOR_ALL.sub("", text)
     match = _TAIL.search(text)
     if match is None or match.start() == 0:
         return Qualified(text)
     tail = text[match.start() :]
     reason = _REASON.search(match.group()) is not None
-    numbered = _TAIL_NUMBER.search(tail) and not _BECAUSE.search(match.group())
-    if _TAIL_CHANGES.search(tail) or numbered or len(_TAIL.findall(tail)) > 1:
+    because = _BECAUSE.search(match.group()) is not None
+    computed = not because and (_TAIL_NUMBER.search(tail) or _TAIL_COMPUTES.search(tail))
+    if _TAIL_CHANGES.search(tail) or computed or len(_TAIL.findall(tail)) > 1:
         return Qualified(text)
-    if _TAIL_FIXES.search(tail) and not (reason and _TAIL_EQUATION.search(tail) and not _TAIL_ORDERS.search(tail)):
+    equation = because or (reason and _TAIL_EQUATION.search(tail))
+    if _TAIL_FIXES.search(tail) and not (equation and not _TAIL_ORDERS.search(tail)):
         return Qualified(text)
     if "(" in match.group() and not tail.rstrip(" }").endswith(")"):
         return Qualified(text)
     return Qualified(text[: match.start()].rstrip(" ,;:"), _INTEGER.search(tail) is not None)
 
 
-_HEDGED = re.compile(r"\b(?:or|and|maybe|if|not)\b|^\s*(?:[,;=+*/-]|\\(?:pm|mp))", re.IGNORECASE)
+_HEDGED = re.compile(
+    r"\b(?:or|and|maybe|if|not)\b|^\s*(?:\\text\{\s*)?(?:[,;=+*/-]|\\(?:pm|mp)|(?:is|isn't|but|unless)\b)",
+    re.IGNORECASE,
+)
 OTHER_CHOICE = re.compile(r"\([A-J]\)|\b(?:or|and)\s+[A-J]\b")
 _CHOICE_PREFIX = re.compile(
     rf"^\s*(?:{TEXT}\{{\s*\(?([A-J])(?:\)[.:]?|[.:])\s*\}}?|\(([A-J])\)(?!\s*[-+=*^(/_,)\\cdot])|([A-J])\)\s)\s*"

@@ -1,19 +1,27 @@
 """One shape for each meaning, before two answers are compared: signs spelled out, qualifiers dropped, sets limited."""
 
-from promptcot_mamba.grading.math.labels import read_statement
+from promptcot_mamba.grading.math.labels import is_label, read_statement
 from promptcot_mamba.grading.math.parse import INEQUALITIES
 from promptcot_mamba.grading.math.regions import INTEGERS
-from promptcot_mamba.grading.math.sets import REALS, as_set
+from promptcot_mamba.grading.math.sets import REALS, as_set, bound_letters
 from promptcot_mamba.grading.math.tree import Node, rebuild, symbols, walk
 from promptcot_mamba.grading.math.value import UndecidedError
 
 MAX_ITEMS = 60
+MAX_FREE_SIGNS = 4
 
 
-def prepare(node: Node, whole: bool = False) -> Node:
+def has_free_signs(node: Node) -> bool:
+    """Whether each of several `\\pm` (and no `\\mp`) may mean its own sign: `(\\pm 3, \\pm 2)`."""
+    kinds = [part.kind for part in walk(node)]
+    return 1 < kinds.count("pm") <= MAX_FREE_SIGNS and "mp" not in kinds
+
+
+def prepare(node: Node, whole: bool = False, free: bool = False) -> Node:
     """One shape for each meaning: signs of `\\pm` spelled out, inequalities as intervals, qualifiers dropped.
 
     A qualifier limits a set (`1 \\le x \\le 3, x \\in \\mathbb{Z}`, or `whole`); elsewhere it says what a letter is.
+    With `free` each `\\pm` has a sign of its own.
     """
     items = list(node.args) if node.kind == "list" else [node]
     domains = [part.args[1][1] for part in items if is_qualifier(part)] or [INTEGERS] * whole
@@ -22,7 +30,9 @@ def prepare(node: Node, whole: bool = False) -> Node:
         kept = [part for part in kept if not is_qualifier(part, REALS)]  # `x \\in \\mathbb{R}, x \\ne 2`
     kept = _without_domains(_without_conditions(kept))
     items = _share_label([_limited(part, domains) for part in kept])
-    spread = [as_set(choice) for item in items for choice in _spell_signs(item)]
+    apart = len(bound_letters(items)) > 1  # `x < 2 or y > 3`
+    choices = [choice for item in items for choice in (_spell_freely(item) if free else _spell_signs(item))]
+    spread = [choice if apart else as_set(choice) for choice in choices]
     if len(spread) > MAX_ITEMS:
         raise UndecidedError(f"more than {MAX_ITEMS} answers")
     return spread[0] if len(spread) == 1 else Node("list", tuple(spread))
@@ -52,7 +62,7 @@ def as_point(node: Node, other: Node) -> Node:
     *names, value = node.args[1]
     statement = read_statement(other)
     several = statement is not None and statement.values[-1].kind in ("tuple", "list")
-    if not several or any(name.kind != "sym" for name in names) or len(set(names)) < len(names) or symbols(value):
+    if not several or not all(is_label(name) for name in names) or len(set(names)) < len(names) or symbols(value):
         return node
     return Node("list", tuple(Node("relation", (("=",), (name, value))) for name in names))
 
@@ -89,6 +99,20 @@ def _spell_signs(node: Node) -> list[Node]:
     if node.kind == "set":
         return [Node("set", tuple(choice for item in node.args for choice in _spell_signs(item)))]
     return [_with_sign(node, True), _with_sign(node, False)]
+
+
+def _spell_freely(node: Node) -> list[Node]:
+    """The answers that several `\\pm` abbreviate where each goes its own way."""
+    signs = [part for part in walk(node) if part.kind == "pm"]
+    if not signs:
+        return [node]
+
+    def choose(upper: bool) -> Node:
+        return rebuild(
+            node, lambda part: (part.args[0] if upper else Node("neg", part.args)) if part is signs[0] else None
+        )
+
+    return [choice for upper in (True, False) for choice in _spell_freely(choose(upper))]
 
 
 def _with_sign(node: Node, upper: bool) -> Node:

@@ -6,7 +6,7 @@
 from typing import Any, NamedTuple
 
 from promptcot_mamba.grading.math.evaluate import Budget, Evaluator, NoValueError, TooBigError
-from promptcot_mamba.grading.math.sets import as_set, is_interval
+from promptcot_mamba.grading.math.sets import as_set, bound_letters, is_interval
 from promptcot_mamba.grading.math.tree import Node
 
 MAX_PIECES = 60
@@ -55,6 +55,8 @@ def _region(node: Node, at: Evaluator) -> list[Piece]:
     if node.kind == "set":
         points = [_end(item, at) for item in node.args]
         return _merged([Piece(point, True, point, True) for point in points], at)
+    if node.kind in ("cup", "list", "both") and len(bound_letters(node.args)) > 1:
+        raise NoRegionError("bounds of different letters")
     if node.kind in ("cup", "list"):
         if node.kind == "list" and any(as_set(part).kind not in ("tuple", "cup", "both") for part in node.args):
             raise NoRegionError("a list of points")

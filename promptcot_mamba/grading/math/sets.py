@@ -1,5 +1,7 @@
 """Sets of numbers however they are written: intervals, unions, inequalities, "all but one"."""
 
+from collections.abc import Iterable
+
 from promptcot_mamba.grading.math.tree import Node, symbols
 
 INFINITY = Node("const", ("inf",))
@@ -37,6 +39,12 @@ def as_set(node: Node) -> Node:
             return _without(right.args[0])
         return Node(node.kind, (left, right))
     return _solutions(*node.args) or node if node.kind == "relation" else node
+
+
+def bound_letters(items: Iterable[Node]) -> set[str]:
+    """The letters that inequalities and equations among these bound, each of which has one letter."""
+    relations = [item for item in items if item.kind == "relation" and set(item.args[0]) <= {*FLIPPED, "ne", "="}]
+    return set().union(*(letters for item in relations if len(letters := symbols(item)) == 1))
 
 
 def _solutions(relations: tuple[str, ...], sides: tuple[Node, ...]) -> Node | None:

@@ -75,6 +75,11 @@ def _progression(match: re.Match[str]) -> str:
     return ", ".join(map(str, full)) if full[: len(first)] == first and full[-len(last) :] == last else match.group()
 
 
+def _french(match: re.Match[str]) -> str:
+    """`]3, 4]` and `[3, 4[` as `(3, 4]` and `[3, 4)`."""
+    return f"{'[' if match[1] == '[' else '('}{match[2]}{']' if match[3] == ']' else ')'}"
+
+
 def _system(match: re.Match[str]) -> str:
     """Lines of a `cases` environment without conditions: a system's solution, as a list. Pieces stay unreadable."""
     lines = match.group(1)
@@ -99,6 +104,8 @@ _SHORT = {"h": "hour", "m": "minute", "'": "foot", '"': "inch"}
 def _join_measures(text: str) -> str:
     """`1 hour 30 minutes`, `5 ft 6 in`, `22^\\circ 30'` as one measure of the larger unit."""
     text = _ARC.sub(lambda arc: f"\\frac{{{60 * int(arc[1]) + Fraction(arc[2])}}}{{60}}^{{\\circ}}", text)
+    if "=" in text:
+        return "=".join(map(_join_measures, text.split("=")))
     match = _MEASURES.fullmatch(text.strip())
     if match is None:
         return text
@@ -165,6 +172,19 @@ _ORDINAL = re.compile(
 )
 _MOD = rf"(?:\\[pb]?mod(?![A-Za-z])|{TEXT}\{{[\s(]*mod(?:ulo)?[\s)]*\}}|\bmod(?:ulo)?\b)"
 _NUMBER = r"\{?\s*(\d+|[a-z])\s*\}?"
+_BASE = r"\d+|two|three|four|five|six|seven|eight|nine|ten|twelve|sixteen"
+_ALSO = re.compile(
+    rf"{TEXT}\{{\s*\(\s*(?:or|i\.e\.|that is|equivalently)\s*,?\s*\}}([^()]*?)(?:{TEXT}\{{\s*\)\s*\}}|\))\s*$"
+)  # `\\frac12 \\text{ (or } 0.5)`
+_PRICE = re.compile(rf"{TEXT}\{{([^{{}}]*?)\\usd\s*(\d[\d,.]*)([^{{}}]*)\}}")  # `\\text{\\$18 a day}`
+_TERMS = r"(?:[\d\s{}()^_+*-]|(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])|\\(?:cdot|times|binom|d?frac)(?![A-Za-z]))*"
+_PARTIAL_SUM = re.compile(rf"^{_TERMS}[-+]\s*\\[lc]?dots[cb]?\s*[-+]{_TERMS}=(?=[^=,<>]+$)")  # `1+2+\\cdots+10 = 55`
+_IN_BASE = re.compile(
+    rf"(?<=\d)\s*(?:{TEXT}\{{)?\s*\(?\s*(?:in )?base[ -]?\s*\}}?\s*({_BASE})\s*\)?\s*\}}?\s*$"
+)  # `52 \\text{ (base 8)}`
+_UNIT_ASIDE = re.compile(
+    rf"{TEXT}\{{\s*\(([A-Za-z. ]+)\}}\s*(\^\s*\{{?[23]\}}?)\s*(?:{TEXT}\{{\s*\)\s*\}}|\))"
+)  # `33 \\text{ (units}^2)`
 _GAP = r"[\s\\,]*"
 _CHOOSE = r"\s*(?:C|\\(?:mathrm|text|mathbf)\s*\{\s*C\s*\})\s*"
 _UNIT_VECTOR = re.compile(
@@ -197,6 +217,16 @@ _RULES: _Rules = (
     ("\\implies", _IMPLIED, _drop_premise),
     ("\\underline", re.compile(r"\\underline\s*\{(?=\s*[\d\\-])"), "{"),
     ("\\", re.compile(r"^\s*\\therefore(?![A-Za-z])"), ""),
+    ("(", _UNIT_ASIDE, r"\\text{\1}\2"),
+    ("base", _IN_BASE, r"_{\1}"),
+    ("\\overline", re.compile(r"(?<![\d.])\\overline\s*\{\s*(\d+)\s*\}"), r"\1"),
+    ("]", re.compile(r"^\s*([\[\]])([^\[\]()]*,[^\[\]()]*)([\[\]])\s*$"), _french),
+    ("[", re.compile(r"^\s*(\[)([^\[\]()]*,[^\[\]()]*)(\[)\s*$"), _french),
+    ("dots", _PARTIAL_SUM, ""),
+    ("{array}", re.compile(r"\\\{\s*\\begin\{array\}\s*\{[lcr]\}(.*?)\\end\{array\}\s*$"), _system),
+    ("approx", re.compile(r"\(\s*(\\approx(?![A-Za-z])[^()]*)\)\s*$"), r"\1"),
+    ("(", _ALSO, r"\\text{ or } \1"),
+    ("\\usd", _PRICE, r"\\text{\1} \\usd \2 \\text{\3}"),
     ("cases", re.compile(r"\\begin\{cases\}(.*?)\\end\{cases\}"), _system),
     ("\\", re.compile(r"(?:\s*\\(?:cr)?)+\s*$"), ""),
     ("US", re.compile(r"\bUS\s*(?=\\usd)"), ""),

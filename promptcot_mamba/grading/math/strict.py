@@ -19,7 +19,7 @@ from promptcot_mamba.grading.math.tokens import UnreadableError, clean, join_tho
 from promptcot_mamba.grading.math.tree import Node
 from promptcot_mamba.grading.math.value import UndecidedError
 
-VERSION = "strict-4"
+VERSION = "strict-5"
 MAX_ANSWER_CHARS = 100_000
 _WHOLE = re.compile(r"-?\d{1,18}")
 _ENDS = " \t\n.,;:"
@@ -213,6 +213,8 @@ def _opening_verdict(text: str) -> tuple[str, ...] | None:
 
 
 _CHOICE = re.compile(r"[(\[]?([A-J])[)\]]?\.?")
+_JUDGED = re.compile(r"\s*(?:is|isn't|or|and|but|if|unless|maybe)\b", re.IGNORECASE)
+_PRIMES = re.compile(r"\bprime (?:numbers?|integers?)\b(?: [a-z]$)?|\bprimes [a-z]$")
 _PARITY = names("odd even")
 _NUMBERED = names("all every any for n k integer integers number numbers value values is of positive natural")
 _WORD = re.compile(r"[^\W\d_]+|[+-]?\d+(?:[.:/]\d+)*")
@@ -234,12 +236,16 @@ def _words(text: str, loose: bool = False) -> tuple[str, ...] | None:
     choice = _CHOICE.fullmatch(plain.replace(" ", ""))
     if choice and (macros or loose or plain.startswith("(")):
         return (choice.group(1).casefold(),)
-    if loose and (choice := re.match(r"\(([A-J])\)", plain)) and not OTHER_CHOICE.search(plain[choice.end() :]):
+    if (
+        loose
+        and (choice := re.match(r"\(([A-J])\)", plain))
+        and not (OTHER_CHOICE.search(plain[choice.end() :]) or _JUDGED.match(plain[choice.end() :]))
+    ):
         return (choice.group(1).casefold(),)
     if _ARITHMETIC.search(plain):
         return None
     folded = re.sub(r"\b([ap])\.\s?m\b\.?", r"\1m", plain.casefold())
-    words = tuple(_WORD.findall(folded))
+    words = tuple(_WORD.findall(_PRIMES.sub("primes", folded)))
     words = tuple(word for word in words if word not in ("a", "an", "the", "on")) or words
     if _PARITY & set(words):
         words = tuple(word for word in words if word not in _NUMBERED)

@@ -1,5 +1,7 @@
 """The tables behind the grammar: what Unicode signs, macros and plain words stand for. Data, no code to speak of."""
 
+import re
+
 
 def words(text: str) -> tuple[str, ...]:
     """Words in order, written as one text."""
@@ -37,7 +39,7 @@ UNICODE = str.maketrans(
         **{sign: f"\\{macro} " for sign, macro in _MACROS.items()},
         **{sign: "\\frac{" + value.replace("/", "}{") + "}" for sign, value in _FRACTIONS.items()},
         **{sign: f"\\mathbb{{{letter}}}" for sign, letter in zip("ℝℤℕℚℂ", "RZNQC", strict=True)},
-        **{"，": ", ", "；": "; ", "、": ", "},
+        **{"¢": " cents ", "，": ", ", "；": "; ", "、": ", "},
         **_SIGNS,
     }
 )
@@ -98,6 +100,25 @@ UNIT_WORDS = names(
     way people person student apple egg point game coin ball integer value solution box car book page time step triangle
     square marble bird card term digit ticket mph kph sq cu per
     """
+)
+# Words by which an answer is only offered.
+GUESSES = names(
+    "bound guess estimate approximation candidate candidates typo mistake conjecture possibility example examples"
+)
+# Words that, directly behind a number, change it (`5 squared`, `5 thirds`) or say when, where, how far it holds.
+CHANGING_BEHIND = names(
+    """
+    squared cubed factorial mod modulo root power powers exponent raised choose halves thirds fourths quarters fifths
+    sixths sevenths eighths ninths tenths hundredths thousandths out th ish doubled tripled halved
+    quadrupled reciprocal inverse negated conjugate complement rounded removed excluded hex binary ppm
+    for when where with without to from by in as up down above below beyond and if while although though can't cannot
+    hardly barely
+    """
+)
+# What may stand there all the same.
+PLAIN_BEHIND = re.compile(
+    r"in\.?$|(?:in (?:total|all|each \w+|this case|the (?:end|set|list))|to (?:the nearest \w+|be exact)"
+    r"|for (?:each|this case)|as (?:required|desired|needed|requested|asked|claimed|expected))\b"
 )
 # Words that change the value beside them, deny it or offer another; nothing that holds one is a label or a unit.
 CHANGING = names(

@@ -62,6 +62,8 @@ def clean(text: str) -> str:
     if not text.isascii():
         text = _SCRIPT_RUN.sub(_plain_script, text)
         text = unicodedata.normalize("NFKC", text.translate(UNICODE)).translate(UNICODE)
+    if text[:1] in ("'", '"') and text[-1:] == text[:1]:
+        text = text[1:-1]
     text = (_ESCAPED_TWICE if "\\begin" not in text else _NEVER).sub(r"\\", text).replace("\\\\", "\\cr ")
     text = _BOLD.sub(r"\1", text).replace("\\$", " \\usd ").replace("$", " ").replace("\\%", "%").replace("\\&", "&")
     text = _DOLLAR.sub(r" \\usd ", _SIDE_BY_SIDE.sub(", ", text)) if "\\" in text else text
@@ -169,6 +171,7 @@ def _group(text: str, at: int, name: str) -> tuple[str, int]:
 _LETTERS = re.compile(r"[^\W\d_]+")
 _LONE_LETTER = re.compile(r"\(?([^\W\d_])\)?\.?")
 _MEASURED = re.compile(r"([-+]?\d[\d.,/]*)\s+([A-Za-z][A-Za-z ]*)")
+_LABELLED = re.compile(r"[A-Za-z]\s*=\s*[-+\d][^=A-Za-z]*")  # `\\text{x = 5}`
 _CONNECTOR = re.compile(r"\s*,?\s*(and|or)\s*,?\s*", re.IGNORECASE)
 
 
@@ -185,6 +188,8 @@ def _text_tokens(content: str) -> list[Token]:
         return [*tokenize(measured.group(1)), Token("text", measured.group(2).strip())]
     if content in PLAIN_WORDS:
         return [_command(content)]
+    if _LABELLED.fullmatch(content):
+        return tokenize(content)
     return [Token("text", " ".join(content.split()))]
 
 

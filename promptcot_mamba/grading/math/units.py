@@ -53,6 +53,7 @@ _SIZES: dict[str, tuple[str, Fraction]] = {
     },
     **dict.fromkeys(("hertz", "hz"), ("hertz", Fraction(1))),
 }
+LITER = Fraction(1, 1000)  # in cubic meters
 _PHRASES = {
     "mph": "mile / hour",
     "kph": "km / h",
@@ -109,4 +110,7 @@ def measure(unit: str) -> tuple[Dimension, Fraction] | None:
             prefix = 1
         elif word != "*":
             return None
+    if liters := powers.pop("volume", 0):
+        powers["length"] = powers.get("length", 0) + 3 * liters
+        size *= LITER**liters
     return (tuple(sorted((name, power) for name, power in powers.items() if power)), size) if powers else None
