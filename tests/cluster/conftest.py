@@ -1,0 +1,36 @@
+"""Clusters on one machine, for root on Linux with Debian's packages; skipped by name where a piece is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.hosts import Hosts, missing_pieces
+from tests.cluster.slurm import PROGRAMS, Slurm
+from tests.programs.train_helpers import make_work
+
+
+@pytest.fixture(scope="package")
+def hosts() -> Iterator[Hosts]:
+    if reason := missing_pieces({"ip": "iproute2"}):
+        pytest.skip(reason)
+    made = Hosts()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="package")
+def slurm(hosts: Hosts) -> Iterator[Slurm]:
+    if reason := missing_pieces(PROGRAMS):
+        pytest.skip(reason)
+    made = Slurm(hosts)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="package")
+def work(tmp_path_factory) -> Path:
+    """A tiny checkpoint and its rows, as every training test has them."""
+    return make_work(tmp_path_factory.mktemp("cluster"))
