@@ -7,6 +7,7 @@ and any checkpoint can be dealt anew, without having been prepared for it.
 DeepSpeed's universal checkpoints, made for this, are not used: see docs/LOG.md.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -86,13 +87,11 @@ def load_shards(engine: Any, own: Any, folder: str, tag: str, load_optimizer_sta
 
 
 def read_shards(folder: Path, kind: str) -> list[StateDict]:
-    """Every old process's file of a kind, in rank order; tensors stay on disk until they are copied."""
-    files = sorted(folder.glob(f"*zero_pp_rank_*_mp_rank_00_{kind}_states.pt"), key=_shard_number)
+    """The files of a kind, in rank order; tensors stay on disk until they are copied."""
+    files = sorted(
+        folder.glob(f"*{kind}_states.pt"), key=lambda file: [int(part) for part in re.findall(r"\d+", file.name)]
+    )
     return [torch.load(file, map_location="cpu", mmap=True, weights_only=False) for file in files]
-
-
-def _shard_number(file: Path) -> int:
-    return int(file.name.partition("zero_pp_rank_")[2].partition("_")[0])
 
 
 def fill_flat(size: int, wanted: list[tuple[str, Piece]], have: Have, flats: list[torch.Tensor]) -> torch.Tensor:
@@ -137,26 +136,26 @@ def deal_states(states: list[StateDict], sizes: list[int], deal: Deal) -> StateD
 
 
 def deal_zero2(engine: Any, folder: Path) -> StateDict:
-    """This process's state dict, as DeepSpeedZeroOptimizer on the present number of devices would have saved it."""
-    optimizer, shards = engine.optimizer, [shard[OPTIMIZER] for shard in read_shards(folder, "optim")]
+    """This process's state dict, as DeepSpeedZeroOptimizer on the present number of devices would have saved it.
+
+    Where a parameter lies follows from the order of the shapes in the checkpoint. The addresses beside the shards
+    (`param_slice_mappings`), which universal checkpoints are made by, leave out that `round_robin_gradients` changes
+    the order (DeepSpeed 0.19.8).
+    """
+    optimizer, shards = engine.optimizer, [shard[OPTIMIZER] for shard in read_shards(folder, "zero_pp_rank_*optim")]
+    old_groups = read_shards(folder, "mp_rank_00_model")[0][SHAPES]  # a {name: shape} a group, as they lie
+    if any(any(paddings) for paddings in [*shards[0].get(PADDINGS, ()), *optimizer.round_robin_bit16_padding]):
+        raise InputError("--deepspeed: zero_optimization.parameter_alignment belongs to one number of devices")
     masters, states = [], {}
     for number, flat in enumerate(optimizer.single_partition_of_fp32_groups):
-        have = trace_pieces([shard[MAPPINGS][number] for shard in shards])
-        wanted = []
-        for parameter in optimizer.bit16_groups[number]:
-            if (mapping := parameter._hp_mapping) is not None:
-                there, here = mapping.lp_fragment_address, mapping.hp_fragment_address
-                wanted.append((optimizer.param_names[parameter], Piece(there.start, there.numel, here.start)))
+        old_sizes = [_padded_size(shard, number) for shard in shards]
+        have = cut_anywhere([(name, shape.numel()) for name, shape in old_groups[number].items()], old_sizes[0])
+        sizes = [(engine.param_names[one], one.numel()) for one in optimizer.round_robin_bit16_groups[number]]
+        wanted = pieces_of(dist.get_rank(), cut_anywhere(sizes, flat.numel()))
         deal = partial(fill_flat, flat.numel(), wanted, have)
         masters.append(deal([shard[MASTERS][number] for shard in shards]))
-        old = [shard[BASE]["state"][number] for shard in shards]
-        states[number] = deal_states(old, [_padded_size(shard, number) for shard in shards], deal)
-    return {
-        **shards[0],
-        MASTERS: masters,
-        BASE: {**shards[0][BASE], "state": states},
-        PADDINGS: optimizer.round_robin_bit16_padding,
-    }
+        states[number] = deal_states([shard[BASE]["state"][number] for shard in shards], old_sizes, deal)
+    return {**shards[0], MASTERS: masters, BASE: {**shards[0][BASE], "state": states}}
 
 
 def _padded_size(shard: StateDict, number: int) -> int:
@@ -164,15 +163,24 @@ def _padded_size(shard: StateDict, number: int) -> int:
     return shard[MASTERS][number].numel() + shard["group_paddings"][number]
 
 
-def trace_pieces(addresses: list[dict[str, Any]]) -> Have:
-    """Where each parameter lies, of each old process's `{name: its part's place in the flat tensor}` in rank order."""
+def cut_anywhere(sizes: list[tuple[str, int]], share: int) -> Have:
+    """Where parameters that lie end to end, `(name, elements)` each, are in flat tensors of `share` elements."""
     have: Have = {}
-    for rank, parts in enumerate(addresses):
-        for name, part in parts.items():
-            pieces = have.setdefault(name, [])
-            start = pieces[-1][1].start + pieces[-1][1].length if pieces else 0
-            pieces.append((rank, Piece(start, part.numel, part.start)))
+    offset = 0
+    for name, size in sizes:
+        have[name], done = [], 0
+        while done < size:
+            rank, here = divmod(offset + done, share)
+            length = min(size - done, share - here)
+            have[name].append((rank, Piece(done, length, here)))
+            done += length
+        offset += size
     return have
+
+
+def pieces_of(rank: int, have: Have) -> list[tuple[str, Piece]]:
+    """What one process holds."""
+    return [(name, piece) for name, pieces in have.items() for owner, piece in pieces if owner == rank]
 
 
 # ---- ZeRO-3: each parameter cut into as many pieces as there are processes, the last one padded -------------------
@@ -184,8 +192,8 @@ def deal_zero3(engine: Any, folder: Path) -> StateDict:
     The sub-groups hold whole numbers of parameters, and change with the number of devices: what was in one of the old
     may be in several now.
     """
-    optimizer, shards = engine.optimizer, [shard[OPTIMIZER] for shard in read_shards(folder, "optim")]
-    old_groups = read_shards(folder, "model")[0][SHAPES]  # a {name: shape} a sub-group
+    optimizer, shards = engine.optimizer, [shard[OPTIMIZER] for shard in read_shards(folder, "zero_pp_rank_*optim")]
+    old_groups = read_shards(folder, "zero_pp_rank_0_*model")[0][SHAPES]  # a {name: shape} a sub-group
     have, home = {}, {}
     for number, shapes in enumerate(old_groups):
         sizes = [(name, shape.numel()) for name, shape in shapes.items()]
@@ -194,8 +202,7 @@ def deal_zero3(engine: Any, folder: Path) -> StateDict:
     masters, states = [], {}
     for number, group in enumerate(optimizer.fp16_groups):
         sizes = [(engine.param_names[parameter], parameter.ds_numel) for parameter in group]
-        cut = cut_evenly(sizes, dist.get_world_size())
-        wanted = [(name, cut[name][dist.get_rank()][1]) for name, _ in sizes]
+        wanted = pieces_of(dist.get_rank(), cut_evenly(sizes, dist.get_world_size()))
         size = optimizer.fp32_partitioned_groups_flat[number].numel()
         masters.append(torch.zeros(size))
         old = sorted({home[name] for name, _ in wanted})

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +23,8 @@ from promptcot_mamba.run_info import describe_run
 RUN_FILE = "run.json"
 SEAL_FILE = "checkpoint.json"
 LOCK_FILE = ".lock"
+LOCK_PATIENCE_SECONDS = 300.0
+LOCK_POLL_SECONDS = 1.0
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 WRITING_PREFIX = ".writing-"
 DEVICES_KEY = "devices"
@@ -87,15 +90,25 @@ def check_owner(output_dir: Path, identity: Identity, is_same_model: Callable[[A
 
 
 def hold(output_dir: Path) -> IO[str]:
-    """Lock the folder for as long as the returned file is open. Raises InputError if another process holds it."""
+    """Lock the folder for as long as the returned file is open. Raises InputError if another process holds it.
+
+    A job that Slurm has requeued waits: the lock of a node that was lost goes when the file server gives it up.
+    """
     output_dir.mkdir(parents=True, exist_ok=True)
     file = (output_dir / LOCK_FILE).open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise InputError(f"--output_dir {output_dir}: another process is training into it; wait or stop it") from None
-    return file
+    requeued = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+    deadline = time.monotonic() + (LOCK_PATIENCE_SECONDS if requeued else 0)
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                file.close()
+                raise InputError(
+                    f"--output_dir {output_dir}: another process is training into it; wait or stop it"
+                ) from None
+        time.sleep(LOCK_POLL_SECONDS)
 
 
 def claim(output_dir: Path, identity: Identity, config: dict[str, Any]) -> IO[str]:

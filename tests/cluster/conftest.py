@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,14 +13,23 @@ from tests.cluster.hosts import Hosts, missing_pieces
 from tests.cluster.slurm import PROGRAMS, Slurm
 from tests.programs.train_helpers import make_work
 
+LOCK = Path("/tmp/promptcot-cluster.lock")
+
 
 @pytest.fixture(scope="package")
 def hosts() -> Iterator[Hosts]:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        pytest.skip("one cluster a machine: scripts/test.sh --cluster runs these in one process")
     if reason := missing_pieces({"ip": "iproute2"}):
         pytest.skip(reason)
-    made = Hosts()
-    yield made
-    made.close()
+    with LOCK.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pytest.skip(f"another run has the cluster ({LOCK})")
+        made = Hosts()
+        yield made
+        made.close()
 
 
 @pytest.fixture(scope="package")

@@ -23,29 +23,12 @@ def draw_parameters(draw: random.Random) -> dict[str, torch.Tensor]:
     return {f"layer.{index}": part for index, part in enumerate(numbers)}
 
 
-def lay_out(
-    parameters: dict[str, torch.Tensor], processes: int, draw: random.Random
-) -> list[tuple[torch.Tensor, dict]]:
-    """A process's flat tensor, and where which part of which parameter lies in it, as ZeRO-2 cuts them."""
+def lay_out(parameters: dict[str, torch.Tensor], processes: int, draw: random.Random) -> tuple[list[str], list]:
+    """The order of the parameters, and each process's flat tensor, as ZeRO-2 cuts them."""
     order = draw.sample(list(parameters), len(parameters))  # round robin orders by the number of processes
     flat = torch.cat([parameters[name] for name in order])
-    unit = ALIGNMENT * processes
-    flat = torch.cat([flat, torch.zeros(-len(flat) % unit)])
-    share, starts, at = len(flat) // processes, {}, 0
-    for name in order:
-        starts[name], at = at, at + len(parameters[name])
-    laid = []
-    for rank in range(processes):
-        parts = {}
-        for name, values in parameters.items():
-            first = max(starts[name], rank * share)
-            last = min(starts[name] + len(values), (rank + 1) * share)
-            if first < last:
-                here = SimpleNamespace(start=first - rank * share, numel=last - first)
-                there = SimpleNamespace(start=first - starts[name], numel=last - first)
-                parts[name] = (there, here)
-        laid.append((flat[rank * share : (rank + 1) * share], parts))
-    return laid
+    flat = torch.cat([flat, torch.zeros(-len(flat) % (ALIGNMENT * processes))])
+    return order, list(flat.split(len(flat) // processes))
 
 
 def state_of(flat: torch.Tensor, scale: float) -> dict[str, object]:
@@ -53,18 +36,20 @@ def state_of(flat: torch.Tensor, scale: float) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(("old", "new"), COUNTS)
-def test_zero2_shards(tmp_path: Path, old: int, new: int):
+def test_zero2_shards(tmp_path: Path, monkeypatch, old: int, new: int):
     """Two groups of parameters; masters are saved without the padding at their end, Adam's states with it."""
     draw = random.Random(old * 10 + new)
     groups = [draw_parameters(draw) for _ in range(2)]
-    before = [lay_out(group, old, draw) for group in groups]
+    before, after = ([lay_out(group, processes, draw) for group in groups] for processes in (old, new))
     for rank in range(old):
-        flats = [laid[rank][0] for laid in before]
-        used = [max((here.start + here.numel for _, here in laid[rank][1].values()), default=0) for laid in before]
+        flats = [flats[rank] for _, flats in before]
+        used = [
+            min(len(flat), max(0, sum(map(len, group.values())) - rank * len(flat)))
+            for group, flat in zip(groups, flats, strict=True)
+        ]
         shard = {
             elastic.MASTERS: [flat[:size].clone() for flat, size in zip(flats, used, strict=True)],
             "group_paddings": [len(flat) - size for flat, size in zip(flats, used, strict=True)],
-            elastic.MAPPINGS: [{name: here for name, (_, here) in laid[rank][1].items()} for laid in before],
             elastic.BASE: {
                 "state": {number: state_of(flat, 2.0) for number, flat in enumerate(flats)},
                 "param_groups": [{"lr": 0.5, "params": [0]}, {"lr": 0.5, "params": [1]}],
@@ -72,25 +57,20 @@ def test_zero2_shards(tmp_path: Path, old: int, new: int):
             "loss_scaler": 1.0,
         }
         torch.save({elastic.OPTIMIZER: shard}, tmp_path / f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt")
-    after = [lay_out(group, new, draw) for group in groups]
+    shapes = [{name: group[name].shape for name in order} for group, (order, _) in zip(groups, before, strict=True)]
+    torch.save({elastic.SHAPES: shapes}, tmp_path / "mp_rank_00_model_states.pt")
+    tensors = [[groups[number][name] for name in order] for number, (order, _) in enumerate(after)]
+    names = ById({id(groups[number][name]): name for number, (order, _) in enumerate(after) for name in order})
     for rank in range(new):
-        names, bit16_groups = {}, []
-        for group, laid in zip(groups, after, strict=True):
-            bit16_groups.append([])
-            for name in group:
-                there, here = laid[rank][1].get(name, (None, None))
-                mapping = there and SimpleNamespace(lp_fragment_address=there, hp_fragment_address=here)
-                parameter = SimpleNamespace(_hp_mapping=mapping)
-                bit16_groups[-1].append(parameter)
-                names[id(parameter)] = name
+        monkeypatch.setattr(elastic.dist, "get_rank", lambda rank=rank: rank)
         optimizer = SimpleNamespace(
-            single_partition_of_fp32_groups=[laid[rank][0] for laid in after], bit16_groups=bit16_groups,
-            param_names=ById(names), round_robin_bit16_padding=[[0]],
+            single_partition_of_fp32_groups=[flats[rank] for _, flats in after], round_robin_bit16_groups=tensors,
+            round_robin_bit16_padding=[[0], [0]],
         )  # fmt: skip
-        mine = elastic.deal_zero2(SimpleNamespace(optimizer=optimizer), tmp_path)
-        for number, laid in enumerate(after):
-            assert torch.equal(mine[elastic.MASTERS][number], laid[rank][0])
-            state, wanted = mine[elastic.BASE]["state"][number], state_of(laid[rank][0], 2.0)
+        mine = elastic.deal_zero2(SimpleNamespace(optimizer=optimizer, param_names=names), tmp_path)
+        for number, (_, flats) in enumerate(after):
+            assert torch.equal(mine[elastic.MASTERS][number], flats[rank])
+            state, wanted = mine[elastic.BASE]["state"][number], state_of(flats[rank], 2.0)
             assert all(torch.equal(state[key], wanted[key]) for key in wanted)
         assert mine[elastic.BASE]["param_groups"][0]["lr"] == 0.5
         assert mine["loss_scaler"] == 1.0

@@ -59,6 +59,18 @@ def test_second_process_is_refused(output_dir: Path):
     run_folder.hold(output_dir).close()
 
 
+def test_a_requeued_job_waits_for_the_lock_of_a_lost_node(output_dir: Path, monkeypatch):
+    lost = run_folder.hold(output_dir)
+    waited = []
+    monkeypatch.setattr(run_folder.time, "sleep", lambda seconds: (waited.append(seconds), lost.close()))
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
+    with pytest.raises(InputError, match="another process is training into it"):
+        run_folder.hold(output_dir)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    run_folder.hold(output_dir).close()
+    assert waited == [run_folder.LOCK_POLL_SECONDS]
+
+
 @pytest.mark.parametrize("tear", ["missing file", "cut file", "no seal", "half a seal"])
 def test_torn_checkpoints_are_skipped(output_dir: Path, tear: str):
     whole, torn = write_checkpoint(output_dir, 10), write_checkpoint(output_dir, 20)
