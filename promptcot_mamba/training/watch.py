@@ -46,8 +46,9 @@ class Watch:
         self._others = [other for other in others if other != rank()]
         self._keys = [f"{BEAT_KEY}/{other}" for other in self._others]
         self._heard = time.monotonic()
-        for work in (self._listen, self._judge):
-            threading.Thread(target=work, daemon=True).start()
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._listen, self._judge)]
+        for thread in self._threads:
+            thread.start()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if self._store is None:
@@ -58,6 +59,8 @@ class Watch:
             if rank() == 0:  # it holds the store, in which the others read why
                 time.sleep(3 * BEAT_SECONDS)
         self._over.set()
+        for thread in self._threads:  # none may be in a C call while the interpreter ends
+            thread.join(timeout=BROKEN_AFTER_SECONDS)
 
     def _tell(self, error: BaseException) -> None:
         """Let the others know of this process's error; where it is a lost connection, find out who is lost."""

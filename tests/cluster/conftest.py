@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,9 +29,11 @@ def hosts() -> Iterator[Hosts]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             pytest.skip(f"another run has the cluster ({LOCK})")
+        before = signal.signal(signal.SIGTERM, lambda *_: sys.exit("SIGTERM"))  # an exit, after which all is removed
         made = Hosts()
         yield made
         made.close()
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="package")

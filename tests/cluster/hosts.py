@@ -17,8 +17,9 @@ HOSTS = ("node-a", "node-b")
 BRIDGE = "promptcot0"
 SUBNET = "10.213.77"
 ADDRESSES = {host: f"{SUBNET}.{number}" for number, host in enumerate(HOSTS, start=11)}
+SCRATCH = "promptcot-cluster-"  # what the folders of daemons begin with
 NAMES = Path("/tmp/promptcot-cluster-hosts")  # what /etc/hosts is on both
-WAIT_SECONDS = 300  # for what takes seconds on an idle machine
+WAIT_SECONDS = 600  # for what takes seconds on an idle machine
 
 
 def missing_pieces(programs: dict[str, str]) -> str:
@@ -110,3 +111,5 @@ class Hosts:
             run("ip", "link", "delete", f"pc-{host}")
         run("ip", "link", "delete", BRIDGE)
         NAMES.unlink(missing_ok=True)
+        for folder in Path("/tmp").glob(f"{SCRATCH}*/"):
+            shutil.rmtree(folder, ignore_errors=True)

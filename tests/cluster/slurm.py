@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.cluster.hosts import ADDRESSES, HOSTS, WAIT_SECONDS, Hosts
+from tests.cluster.hosts import ADDRESSES, HOSTS, SCRATCH, WAIT_SECONDS, Hosts
 
 PROGRAMS = {
     **dict.fromkeys(("slurmctld", "slurmd", "sbatch", "scontrol"), "slurm-wlm"),
@@ -55,7 +55,7 @@ PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMo
 """
 
 
-def wait_until(told: Callable[[], object], what: str, seconds: float = 40) -> None:
+def wait_until(told: Callable[[], object], what: str, seconds: float = WAIT_SECONDS) -> None:
     deadline = time.monotonic() + seconds
     while not told():
         assert time.monotonic() < deadline, f"never came: {what}"
@@ -67,7 +67,7 @@ class Slurm:
 
     def __init__(self, hosts: Hosts) -> None:
         self.hosts = hosts
-        self.folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{SCRATCH}slurm-", dir="/tmp"))
         self._daemons: dict[str, subprocess.Popen] = {}
         try:
             self._start()

@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from tests.cluster.hosts import ADDRESSES, HOSTS, Hosts, must
+from tests.cluster.hosts import ADDRESSES, HOSTS, SCRATCH, Hosts, must
 from tests.cluster.slurm import wait_until
 
 PROGRAMS = {"sshd": "openssh-server", "ssh": "openssh-client", "pdsh": "pdsh", "ip": "iproute2"}
@@ -18,7 +18,7 @@ class Sshd:
     """`path` is the folder to put before PATH: an `ssh` that reaches the hosts by name, as root, without a password."""
 
     def __init__(self, hosts: Hosts) -> None:
-        self.hosts, self.folder = hosts, Path(tempfile.mkdtemp(prefix="sshd-", dir="/tmp"))
+        self.hosts, self.folder = hosts, Path(tempfile.mkdtemp(prefix=f"{SCRATCH}sshd-", dir="/tmp"))
         self.path = self.folder / "bin"
         self._daemons: dict[str, subprocess.Popen] = {}
         try:
