@@ -194,7 +194,8 @@ def deal_zero3(engine: Any, folder: Path) -> StateDict:
     """
     optimizer, shards = engine.optimizer, [shard[OPTIMIZER] for shard in read_shards(folder, "zero_pp_rank_*optim")]
     old_groups = read_shards(folder, "zero_pp_rank_0_*model")[0][SHAPES]  # a {name: shape} a sub-group
-    have, home = {}, {}
+    have: Have = {}
+    home: dict[str, int] = {}  # the old sub-group of a parameter
     for number, shapes in enumerate(old_groups):
         sizes = [(name, shape.numel()) for name, shape in shapes.items()]
         have |= cut_evenly(sizes, len(shards))

@@ -14,12 +14,12 @@ from tests.cluster.slurm import Slurm, wait_until
 from tests.programs.train_helpers import ROOT, ZERO2, child_environment, flags_for, losses, write_examples
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
-STEPS = 24
+STEPS = 120  # of a tenth of a second: longer than it takes to be told of the moments below
 
 
 def submit(slurm: Slurm, work: Path, output: str, *words: str, **changes: object) -> tuple[int, Path]:
     """The job of a run of two processes, one a node, and its folder."""
-    settings = {"deepspeed": ZERO2, "gradient_accumulation_steps": 1, "max_steps": STEPS, "save_steps": 8, **changes}
+    settings = {"deepspeed": ZERO2, "gradient_accumulation_steps": 1, "max_steps": STEPS, "save_steps": 30, **changes}
     flags = [f"--{name}={value}" for name, value in flags_for(work, output, **settings).items()]
     nodes = ("--gpus-per-node=0", "--ntasks-per-node=1", "--nodes=2", "--cpus-per-task=1")
     log = work / f"{output}.log"
@@ -70,7 +70,7 @@ def has_step(slurm: Slurm, job: int) -> bool:
 
 
 def test_told_to_leave_at_any_moment(slurm: Slurm, work: Path, whole: Path):
-    job, output = submit(slurm, work, "told", token_cache=work / "cold", save_steps=5)
+    job, output = submit(slurm, work, "told", token_cache=work / "cold", save_steps=20)
     for number, (moment, seen) in enumerate(moments(work, output).items()):
         wait_until(lambda: has_step(slurm, job), f"attempt {number + 1}")
         wait_until(seen, moment)
@@ -98,7 +98,7 @@ def test_preempted(slurm: Slurm, work: Path, whole: Path):
 @pytest.mark.parametrize("host", HOSTS)
 def test_a_node_that_fails(slurm: Slurm, work: Path, whole: Path, host: str):
     """The first one runs the batch script, the group's store and the process that saves."""
-    job, output = submit(slurm, work, f"failed-{host}")
+    job, output = submit(slurm, work, f"failed-{host}", save_steps=5)
     wait_until(lambda: count_losses(output) >= 10, "a step beyond a checkpoint")
     slurm.crash_node(host)
     slurm.must("scontrol", "update", f"nodename={host}", "state=down", "reason=power")
