@@ -32,6 +32,8 @@ class Watch:
     def __init__(self, agreed: tuple[type[BaseException], ...]) -> None:
         self._agreed = agreed
         self._store = connect() if dist.is_initialized() and dist.get_world_size() > 1 else None
+        # In the first process the store lives by this, also where an error takes the group down.
+        self._group_store = dist.distributed_c10d._get_default_store() if self._store is not None else None
         self._over = threading.Event()
         self._heard = self._broken = time.monotonic()
         self._beats = 0

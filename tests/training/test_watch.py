@@ -20,7 +20,8 @@ watch.BEAT_SECONDS, watch.LOST_AFTER_SECONDS, watch.BROKEN_AFTER_SECONDS = 0.5, 
 dist.init_process_group("gloo", init_method="tcp://127.0.0.1:PORT", rank=int(sys.argv[2]), world_size=2)
 def leave():
     HOW
-with watch.Watch(agreed=(InputError,)):
+ranks.LAST_WORD_SECONDS = 1.0
+with watch.Watch(agreed=(InputError,)), ranks.fail_as_one():
     ones = torch.ones(1)
     ranks.sum_over_ranks(ones)
     if ranks.rank() == WHO:
@@ -74,6 +75,14 @@ def test_an_error_of_one_ends_both(tmp_path: Path, who: int):
     statuses, errors = run_two(tmp_path, who, 'raise KeyError("layer.7")')
     assert statuses == [EXIT_FAILED, EXIT_FAILED]
     assert who == 0 or any("rank 1 on " in line and "ended: KeyError: 'layer.7'" in line for line in errors)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who", [0, 1])
+def test_a_full_disk_keeps_its_one_line(tmp_path: Path, who: int):
+    statuses, errors = run_two(tmp_path, who, 'raise OSError(28, "No space left on device", "checkpoint-3")')
+    assert statuses == [2, 2]
+    assert who == 0 or errors == []  # the one with the full disk has said it
 
 
 @pytest.mark.slow
