@@ -72,6 +72,7 @@ class Watch:
                 self._store.set(BROKEN_KEY, "")
                 self._over.wait(2 * BROKEN_AFTER_SECONDS)  # `_listen` ends this process, unless all are there
             self._store.set(ENDED_KEY, f"{self._name(rank())} ended: {type(error).__name__}: {error}")
+            self._store.check([ENDED_KEY])  # an answer: what is sent to a process that has ended is lost without a word
         except RuntimeError:  # the store is gone, and with it the first process
             self._end_without_first()
 

@@ -104,11 +104,8 @@ class Slurm:
             os.chown(path, user.pw_uid, user.pw_gid)
         flags = [f"--{name}={folder}/{name.split('-')[0]}" for name in ("socket", "key-file", "log-file", "pid-file",
                                                                         "seed-file")]  # fmt: skip
-        command = ["munged", "--foreground", *flags]
-        self._daemons["munged"] = subprocess.Popen(
-            command, user=user.pw_uid, group=user.pw_gid, extra_groups=[], stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        as_munge = ("setpriv", "--reuid=munge", "--regid=munge", "--clear-groups")
+        self._keep("munged", self.hosts.command(HOSTS[0], *as_munge, "munged", "--foreground", *flags))
         wait_until(lambda: (folder / "socket").exists(), "munged's socket")
 
     def _keep(self, name: str, command: list[str]) -> None:
