@@ -63,6 +63,10 @@ class Watch:
         self._over.set()
         for thread in self._threads:  # none may be in a C call while the interpreter ends
             thread.join(timeout=BROKEN_AFTER_SECONDS)
+        if isinstance(error, SystemExit) and isinstance(error.code, int) and failed:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(error.code)  # all is said; gloo's threads, cut by the interpreter's end, would make it an abort
 
     def _tell(self, error: BaseException) -> None:
         """Let the others know of this process's error; where it is a lost connection, find out who is lost."""
