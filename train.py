@@ -14,8 +14,10 @@ error of one is raised in all, so that they end with one message.
 
 import signal
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 from typing import IO, Any
 
 from promptcot_mamba.training.first_look import refuse_at_once
@@ -45,15 +47,18 @@ from promptcot_mamba.training.arguments import DataArguments, SftArguments
 from promptcot_mamba.training.callbacks import ConsoleCallback, LogFileCallback, StopCallback, make_tensorboard_callback
 from promptcot_mamba.training.capacity import KeepLayersCallback, count_trained
 from promptcot_mamba.training.checks import check_flags, check_metric, check_objective, check_residual, check_slices
+from promptcot_mamba.training.elastic import dealt_anew
 from promptcot_mamba.training.flags import FOLLOWED
-from promptcot_mamba.training.identity import describe_identity
+from promptcot_mamba.training.identity import as_finished, describe_identity
 from promptcot_mamba.training.lora import add_adapters
+from promptcot_mamba.training.nodes import check_nodes
 from promptcot_mamba.training.plan import PlanArguments, render_plan
 from promptcot_mamba.training.preference import PreferenceTrainer
 from promptcot_mamba.training.ranks import fail_as_one, first_does, part, rank, speak_once, together
 from promptcot_mamba.training.rows import Rows, decide_packing, make_eval_rows, make_training_rows
 from promptcot_mamba.training.run_folder import Identity
 from promptcot_mamba.training.trainer import SftTrainer, TrainingDivergedError
+from promptcot_mamba.training.watch import Watch
 
 EXIT_DIVERGED = 1
 STOPPING = "saving after this step, then stopping (Ctrl-C again: at once, without saving)"
@@ -69,7 +74,8 @@ def main() -> int | None:
         return None
     plan_args.refuse_idle()
     try:
-        stopped_at = train(args, data_args)
+        with Watch(agreed=(InputError, TrainingDivergedError)):
+            stopped_at = train(args, data_args)
     except TrainingDivergedError as error:
         if rank() == 0:
             print(f"stopped: {error}", file=sys.stderr)
@@ -93,6 +99,7 @@ def train(args: SftArguments, data_args: DataArguments) -> int | None:
 
     # Check what can be checked in seconds, before an hour of encoding.
     checkpoint, tokenizer, packing = together(lambda: check(args, data_args))
+    check_nodes({"--output_dir": args.output_path, "--token_cache": Path(data_args.token_cache)})
 
     # Encode: text becomes tokens once for every process and every later run over the same data.
     rows, eval_rows, identity = encode(args, data_args, checkpoint, tokenizer, packing)
@@ -101,13 +108,13 @@ def train(args: SftArguments, data_args: DataArguments) -> int | None:
 
     # Claim the folder: a run is what it trains on and how; another one's folder is refused, a finished one is left.
     output_dir = args.output_path
+    identity = as_finished(identity, args, run_folder.read_run(output_dir))
     known = (identity, checkpoint.is_recorded_as)
     together(lambda: run_folder.check_owner(output_dir, *known))
     if finished := run_folder.finished_step(output_dir):
         logger.info("%s: this run finished at step %d; nothing to do", output_dir, finished)
         return None
-    start, devices, sharded = args.resume_from_checkpoint, args.world_size, bool(args.deepspeed)
-    step, resumed = together(lambda: run_folder.find_resume_point(output_dir, *known, start, devices, sharded))
+    step, resumed = together(lambda: run_folder.find_resume_point(output_dir, *known, args.resume_from_checkpoint))
     if resumed and run_folder.is_last_step(resumed):  # killed between its last checkpoint and its end
         best = run_folder.best_step(resumed) if args.load_best_model_at_end else None
         first_does(lambda: run_folder.finish(output_dir, step, best))
@@ -122,7 +129,7 @@ def train(args: SftArguments, data_args: DataArguments) -> int | None:
     if resumed:
         logger.info("continuing from %s", resumed)
     trainer = make_trainer(args, model, tokenizer, rows, eval_rows, packing, step, identity)
-    with fail_as_one():
+    with fail_as_one(), dealt_anew() if args.deepspeed else nullcontext():
         trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
         if trainer.stopped_at is not None:
             return trainer.stopped_at
@@ -227,15 +234,25 @@ def make_trainer(
         processing_class=tokenizer,
         callbacks=callbacks,
         slices=make_slice_groups(args.sequence_parallel_size) if args.sequence_parallel_size > 1 else None,
-        should_stop=StopSignal(
-            *(signal.SIGINT, signal.SIGTERM, signal.SIGUSR1), message=STOPPING if rank() == 0 else "", kill=True
-        ),
+        should_stop=lambda: listen()(),
     )
     if wide_gradients:  # once the weights are where they stay
         widen_gradients(model)
     trainer.remove_callback(PrinterCallback)
     stop.trainer = trainer
     return trainer
+
+
+@cache
+def listen() -> StopSignal:
+    """Listen for signals that ask to stop, from the first step on.
+
+    Before it a signal does what it does to any program: there is nothing to save yet, and a process that loads weights
+    or waits for others in a C call ends at once instead of minutes later.
+    """
+    return StopSignal(
+        *(signal.SIGINT, signal.SIGTERM, signal.SIGUSR1), message=STOPPING if rank() == 0 else "", kill=True
+    )
 
 
 if __name__ == "__main__":

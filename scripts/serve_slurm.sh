@@ -3,7 +3,9 @@
 #
 #   MODEL=/models/PromptCoT-Mamba-7B sbatch --nodes 4 --gpus-per-node 8 --time 12:00:00 scripts/serve_slurm.sh
 #
-# Optional: PORT (8000), MAX_LEN (65536; the context is 4,096 more), GPUS (8), TENSOR_PARALLEL (1), VLLM_FLAGS.
+# Optional: PORT (8000), MAX_LEN (65536; the context is 4,096 more), GPUS (8), TENSOR_PARALLEL (1), VLLM_FLAGS. Where a
+# node is lost the others serve on, and infer_longcot.py goes on with them.
+#SBATCH --no-kill
 set -euo pipefail
 
 : "${MODEL:?set MODEL to a checkpoint folder that every node sees}"
@@ -16,7 +18,10 @@ urls=()
 for node in $(scontrol show hostnames "$SLURM_JOB_NODELIST"); do urls+=("http://$node:$PORT"); done
 echo "--base_url ${urls[*]}"
 
+# A task has the CPUs it asks for, of the job's: since Slurm 22.05 it is one if nothing is said.
+cpus=${SLURM_CPUS_PER_TASK:-${SLURM_CPUS_ON_NODE:-1}}
 # shellcheck disable=SC2086  # VLLM_FLAGS is a list of flags
-srun --ntasks-per-node 1 vllm serve "$MODEL" --port "$PORT" --max-model-len "$CONTEXT" \
+srun --no-kill --kill-on-bad-exit=0 --ntasks-per-node 1 --cpus-per-task "$cpus" \
+    vllm serve "$MODEL" --port "$PORT" --max-model-len "$CONTEXT" \
     --data-parallel-size $((GPUS / TENSOR_PARALLEL)) --tensor-parallel-size "$TENSOR_PARALLEL" \
     --mamba-ssm-cache-dtype float32 --generation-config vllm --no-enable-prefix-caching --stream-interval 64 ${VLLM_FLAGS:-}

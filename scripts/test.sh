@@ -3,11 +3,19 @@
 #
 #   bash scripts/test.sh                     the fast ones: ten minutes on two cores
 #   bash scripts/test.sh --slow              those marked slow as well
+#   bash scripts/test.sh --cluster           two nodes on this machine (Slurm, ssh): half an hour, as root; says which of
+#                                            Debian's packages it lacks, and installs nothing
 #   bash scripts/test.sh tests/grading -x    any other flag goes to pytest; WORKERS=0 for one process
 #
 # Tests on real benchmark problems run where PROMPTCOT_BENCHMARKS names their folder, and skip elsewhere.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" TOKENIZERS_PARALLELISM=false
+if [ "${1:-}" = --cluster ]; then
+    shift
+    exec "${VENV:-.venv}/bin/python" -m pytest -m slow -rs --durations=0 tests/cluster "$@"
+fi
 
 bash scripts/setup.sh
 
@@ -18,5 +26,4 @@ if [ "${1:-}" = --slow ]; then
 fi
 # Two test processes of one thread each. Whole files go to one of them, so that what a file's tests share is made once,
 # in the order of their paths, so that no long file is left for the end.
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" TOKENIZERS_PARALLELISM=false
 exec "${VENV:-.venv}/bin/python" -m pytest -n "${WORKERS:-2}" --dist loadfile --no-loadscope-reorder "${marks[@]}" "$@"

@@ -1,15 +1,18 @@
 """What makes two runs the same: every setting that changes samples or gradients, and hashes of data, model, tokenizer.
 
 Flags about placement and logging are left out on purpose: a resumed run may change them. The number of processes is
-left out too (their rows per step together are in): the checkpoint to continue from decides about it.
+left out too (their rows per step together are in): a run may go on with another one.
 """
 
 import json
+from typing import Any
 
 from promptcot_mamba.ops.backends import chosen_ops
 from promptcot_mamba.training.arguments import DataArguments, SftArguments
 from promptcot_mamba.training.run_folder import MODEL_KEY, Identity
 
+ROWS_KEY = "rows per step (devices x per_device_train_batch_size x gradient_accumulation_steps)"
+BATCH_FLAGS = ("per_device_train_batch_size", "gradient_accumulation_steps", "sequence_parallel_size")
 GRAD_ACCUM_KEY = "--grad_accum_dtype"
 DATA_KEY = "--data_path (contents)"
 TOKENIZER_KEY = "--tokenizer_path (contents)"
@@ -37,6 +40,14 @@ def accumulates_narrow_gradients(args: SftArguments) -> bool:
     """Whether a step sums bf16 gradients of several micro-batches, so that the sum's precision matters."""
     narrow = args.split_master_weights or (args.bf16 and bool(args.deepspeed))
     return narrow and args.gradient_accumulation_steps > 1
+
+
+def as_finished(identity: Identity, args: SftArguments, run: dict[str, Any] | None) -> Identity:
+    """The identity to compare a folder's run with: where it has finished, other devices alone make no other run."""
+    config = (run or {}).get("config") or {}
+    if run and run.get("finished") and all(config.get(name) == getattr(args, name) for name in BATCH_FLAGS):
+        return {**identity, ROWS_KEY: run["identity"].get(ROWS_KEY)}
+    return identity
 
 
 def describe_identity(
@@ -80,7 +91,7 @@ def describe_identity(
         "--overlong": data_args.overlong,
         "--packing": packing,
         "--ops": chosen_ops(),
-        "rows per step (devices x per_device_train_batch_size x gradient_accumulation_steps)": rows_per_step,
+        ROWS_KEY: rows_per_step,
         "ZeRO stage (--deepspeed)": zero_stage(args),
         "optimizer and scheduler (--deepspeed)": own_optimizer(args),
     }

@@ -49,20 +49,29 @@ def speak_once() -> None:
 def _exchange(mine: object, *, from_all: bool) -> list[Any]:
     """Every process's object, or the first one's alone, through the group's store: polled, under no time-out.
 
-    A collective would kill the processes that wait for one that encodes text or reads weights for an hour.
+    A collective would kill the processes that wait for one that encodes text or reads weights for an hour. The first
+    process reads what all wrote and writes it once, so that the store is asked twice a process and not once a pair.
     """
     if not dist.is_initialized():
         return [mine]
     store, turn = dist.distributed_c10d._get_default_store(), next(_turns)
-    keys = [f"promptcot/{turn}/{number}" for number in range(dist.get_world_size() if from_all else 1)]
-    if from_all or rank() == 0:
-        key = keys[rank() if from_all else 0]
-        store.set(key, pickle.dumps(mine))  # type: ignore[arg-type]  # torch's stub says str; bytes are what it keeps
-    while not store.check(keys):
-        time.sleep(POLL_SECONDS)
-    found = [pickle.loads(store.get(key)) for key in keys]
+    told = f"promptcot/{turn}"
+    parts = [f"{told}/{number}" for number in range(dist.get_world_size())] if from_all else []
+    if from_all:
+        store.set(parts[rank()], pickle.dumps(mine))  # type: ignore[arg-type]  # torch's stub says str; bytes are kept
+    if rank() == 0:
+        _await(store, parts)
+        found = [pickle.loads(part) for part in store.multi_get(parts)] if from_all else [mine]
+        store.set(told, pickle.dumps(found))  # type: ignore[arg-type]
+    _await(store, [told])
+    found = pickle.loads(store.get(told))
     dist.barrier()  # all are here: the first process, which holds the store, may not leave before others have read
     return found
+
+
+def _await(store: Any, keys: list[str]) -> None:
+    while keys and not store.check(keys):
+        time.sleep(POLL_SECONDS)
 
 
 def agree(error: str | None) -> None:

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +23,8 @@ from promptcot_mamba.run_info import describe_run
 RUN_FILE = "run.json"
 SEAL_FILE = "checkpoint.json"
 LOCK_FILE = ".lock"
+LOCK_PATIENCE_SECONDS = 300.0
+LOCK_POLL_SECONDS = 1.0
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 WRITING_PREFIX = ".writing-"
 DEVICES_KEY = "devices"
@@ -87,15 +90,25 @@ def check_owner(output_dir: Path, identity: Identity, is_same_model: Callable[[A
 
 
 def hold(output_dir: Path) -> IO[str]:
-    """Lock the folder for as long as the returned file is open. Raises InputError if another process holds it."""
+    """Lock the folder for as long as the returned file is open. Raises InputError if another process holds it.
+
+    A job that Slurm has requeued waits: the lock of a node that was lost goes when the file server gives it up.
+    """
     output_dir.mkdir(parents=True, exist_ok=True)
     file = (output_dir / LOCK_FILE).open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise InputError(f"--output_dir {output_dir}: another process is training into it; wait or stop it") from None
-    return file
+    requeued = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+    deadline = time.monotonic() + (LOCK_PATIENCE_SECONDS if requeued else 0)
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                file.close()
+                raise InputError(
+                    f"--output_dir {output_dir}: another process is training into it; wait or stop it"
+                ) from None
+        time.sleep(LOCK_POLL_SECONDS)
 
 
 def claim(output_dir: Path, identity: Identity, config: dict[str, Any]) -> IO[str]:
@@ -120,26 +133,20 @@ def find_resume_point(
     identity: Identity,
     is_same_model: Callable[[Any], bool],
     start: str | None,
-    devices: int,
-    sharded: bool,
 ) -> tuple[int, Path | None]:
     """Step and folder of the checkpoint to go on from: the last whole one, or `start`; step 0 and None for a new run.
 
-    Raises InputError for a `start` that is no checkpoint of such a run, for checkpoints without an optimizer, and for
-    shards (of a run under DeepSpeed) of another number of devices.
+    Raises InputError for a `start` that is no checkpoint of such a run, and for checkpoints without an optimizer.
     """
     checkpoints = find_checkpoints(output_dir)
     step, checkpoint = checkpoints[-1] if checkpoints else (0, None)
     if start is not None and start.lower() not in ("true", "false"):  # transformers' words for the last one
         step, checkpoint = _start_at(Path(start), output_dir, identity, is_same_model, step, checkpoint)
-    if checkpoint and not is_last_step(checkpoint):
-        if not _holds_optimizer(checkpoint):
-            raise InputError(
-                f"{checkpoint}: holds no optimizer (--save_only_model True), so this run cannot be continued; start "
-                f"another --output_dir from its weights (--model_name_or_path {checkpoint})"
-            )
-        if sharded:
-            check_devices(checkpoint, devices)
+    if checkpoint and not is_last_step(checkpoint) and not _holds_optimizer(checkpoint):
+        raise InputError(
+            f"{checkpoint}: holds no optimizer (--save_only_model True), so this run cannot be continued; start "
+            f"another --output_dir from its weights (--model_name_or_path {checkpoint})"
+        )
     return step, checkpoint
 
 
@@ -221,20 +228,6 @@ def seal(writing: Path, step: int, devices: int) -> Path:
     if final.exists():  # a torn one of the same step, skipped at the start
         shutil.rmtree(final)
     return writing.rename(final)
-
-
-def check_devices(checkpoint: Path, devices: int) -> None:
-    """Raise InputError unless as many devices wrote a checkpoint as are to read it: ZeRO's shards belong together.
-
-    DeepSpeed's universal checkpoints could change the number, but what was loaded from them went on differently:
-    other losses from the first step under ZeRO-2, other Adam steps under ZeRO-3 (DeepSpeed 0.19.8).
-    """
-    written_by = _read_seal(checkpoint)[DEVICES_KEY]
-    if written_by != devices:
-        raise InputError(
-            f"{checkpoint}: its optimizer shards are those of {written_by} devices, this run has {devices}; use "
-            f"{written_by}, or start another --output_dir from its weights (--model_name_or_path {checkpoint})"
-        )
 
 
 def keep_latest(output_dir: Path, limit: int | None, best_step: int | None = None) -> None:
