@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import random
 import time
 
@@ -10,6 +11,7 @@ import pytest
 from promptcot_mamba.grading.code.extract import Extracted, Wanted, extract_program, fenced_blocks
 
 PROGRAM = "```python\nprint(1)\n```"
+ENDLESS_SECONDS = 120  # a guard against quadratic work, which would take hours
 
 
 @pytest.mark.parametrize(
@@ -119,6 +121,66 @@ BETTER = [
 @pytest.mark.parametrize(("answer", "program"), BETTER)
 def test_where_livecodebench_would_lose_it(answer, program):
     assert extract_program(answer) == Extracted(program + "\n")
+
+
+READER = "n = int(input())\nprint(n)"
+METHOD = "class Solution:\n    def f(self, x):\n        return x"
+FENCED_READER, FENCED_METHOD = f"```python\n{READER}\n```\n", f"```python\n{METHOD}\n```\n"
+BEHIND = (  # what models add behind their program, which LiveCodeBench would take for it
+    "```python\nprint(n)\n```",
+    "```python\n# 3 -> 3\nassert max(1, 3) == 3\n```",
+    "```\nTime: O(n)\nSpace: O(1)\n```",
+    "```\nfor each x:\n    add(x)\n```",
+    "```text\nanswer = max(a, b)\n```",
+    "```python\ns = Solution()\nprint(s.f(3))\n```",
+    "```python\ndef test():\n    assert f(3) == 3\n\ntest()\n```",
+)
+
+
+@pytest.mark.parametrize("behind", BEHIND)
+def test_an_example_behind_the_program_is_not_the_program(behind):
+    assert extract_program(f"{FENCED_READER}Note:\n{behind}", "stop", Wanted()).code == READER + "\n"
+    assert extract_program(f"{FENCED_METHOD}Note:\n{behind}", "stop", Wanted("f")).code == METHOD + "\n"
+    function = "f = lambda x: x"
+    assert extract_program(f"```py\n{function}\n```\n{behind}", "stop", Wanted("f")).code == function + "\n"
+
+
+@pytest.mark.parametrize(
+    "final",
+    [
+        "import sys\nprint(sys.stdin.read())",
+        "from sys import stdin as s\nprint(*s)",
+        "import os\nprint(os.read(0, 9))",
+        "print(open(0).read())",
+        "import fileinput\nprint(*fileinput.input())",
+        "for line in iter(input, ''):\n    print(line)",
+        "read = input\nprint(read())",
+        "exec('print(in' + 'put())')",
+        "n = int(input()\nprint(n)",  # broken, and still the answer
+    ],
+)
+def test_the_last_program_that_reads_is_the_answer(final):
+    assert extract_program(f"{FENCED_READER}Better:\n```python\n{final}\n```", "stop", Wanted()).code == final + "\n"
+
+
+def test_where_no_program_reads_the_last_is_the_answer():
+    answer = "```python\nprint(1)\n```\nNo:\n```python\nprint(2)  # without input\n```"
+    assert extract_program(answer, "stop", Wanted()).code == "print(2)  # without input\n"
+    assert extract_program(answer, "stop", Wanted("f")).code == "print(2)  # without input\n"
+
+
+@pytest.mark.parametrize("tick", ["```", "````"])
+def test_an_answer_wrapped_in_markdown_is_opened(tick):
+    answer = f"{tick}markdown\nHere it is.\n\n{FENCED_READER}{tick}\n"
+    assert extract_program(answer, "stop", Wanted()).code == READER + "\n"
+
+
+def test_a_program_that_is_indented_as_a_whole():
+    indented = "\n".join("    " + line for line in METHOD.split("\n"))
+    assert extract_program(f"```python\n{indented}\n```", "stop", Wanted("f")).code == METHOD + "\n"
+    function = "    def double(x):\n        return 2 * x"
+    for body, found in ((function, "def double(x):\n    return 2 * x"), ("    return 2 * x", "    return 2 * x")):
+        assert extract_program(f"```python\n{body}\n```", "stop", WANTED).code == found + "\n"
 
 
 @pytest.mark.parametrize(
@@ -252,8 +314,14 @@ def test_any_text_ends_and_blocks_are_its_text():
      "`` ` " * 30000, "word " * 100000, "prose\n" * 5000, "def f(:\n" * 3000],
     ids=range(17),
 )  # fmt: skip
-def test_hostile_text_ends_soon(body):
+def test_hostile_text_ends_soon(body, monkeypatch):
+    """However long the text: the parser is called a few times a line; the rest is linear, and far from its guard."""
+    calls = []
+    parse = ast.parse
+    monkeypatch.setattr(ast, "parse", lambda text: calls.append(len(text)) or parse(text))
     started = time.process_time()
-    extract_program(f"```python\n{body}\n```", "stop")
+    for wanted in (None, Wanted(), Wanted("f")):
+        extract_program(f"```python\n{body}\n```", "stop", wanted)
     extract_program(body, "stop", WANTED)
-    assert time.process_time() - started < 10
+    assert 0 < len(calls) <= 10 * (body.count("\n") + 2)
+    assert time.process_time() - started < ENDLESS_SECONDS

@@ -5,6 +5,9 @@ Where that is the program, so is ours; docs/sandbox.md lists where ours is meant
 """
 
 import ast
+import re
+import textwrap
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from promptcot_mamba.chat_format import split
@@ -20,6 +23,11 @@ OTHER_LANGUAGES = {
     "dockerfile", "r", "julia", "perl", "lua", "matlab", "mermaid", "dot", "pycon",
 }  # fmt: skip
 DOES_SOMETHING = (ast.Call, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
+MARKDOWN = ("markdown", "md")
+SOLUTION = re.compile(r"^class\s+Solution\b", re.MULTILINE)
+# One of these names stands in every program that reads its input, whichever way it does; a broken program is text.
+READING = frozenset(("input", "open", "read", "stdin", "fileinput", "mmap", "exec", "eval"))
+READING_WORDS = re.compile(rf"\b(?:{'|'.join(sorted(READING))})\b")
 
 
 @dataclass(frozen=True)
@@ -32,10 +40,20 @@ class Extracted:
 
 @dataclass(frozen=True)
 class Wanted:
-    """A function that the program must define, and the head that the model was shown of it."""
+    """What the program of an answer does: define `entry`, or without one read standard input.
 
-    entry: str
-    head: str
+    `head` is what HumanEval showed of the function; LiveCodeBench's may be a method of a `Solution`.
+    """
+
+    entry: str | None = None
+    head: str | None = None
+
+    def is_in(self, body: str) -> bool:
+        if self.entry is None:
+            return reads_input(body)
+        if self.head is None and SOLUTION.search(body):
+            return True
+        return define_pattern(self.entry).search(body) is not None
 
 
 def fenced_blocks(text: str) -> tuple[list[tuple[str, str]], bool]:
@@ -45,7 +63,7 @@ def fenced_blocks(text: str) -> tuple[list[tuple[str, str]], bool]:
 
 
 def extract_program(completion: str, finish_reason: str | None = None, wanted: Wanted | None = None) -> Extracted:
-    """The last block that is a program; of a wanted function, the last that defines it, else unfenced text that does.
+    """The last block that is a program, if one does what is wanted the last that does; else unfenced text that does.
 
     An unfinished thought, or a program cut off by the length limit, is `truncated`; text without a program is
     `no_code`. Neither is ever guessed at.
@@ -56,23 +74,56 @@ def extract_program(completion: str, finish_reason: str | None = None, wanted: W
     blocks, is_open = find_blocks(parts.answer)
     if is_open and finish_reason == "length":
         return Extracted(None, "truncated")
-    chosen = choose_block([block for block in blocks if block.body.strip()], wanted)
+    chosen = choose_block([block for block in open_wrappers(blocks) if block.body.strip()], wanted)
     if chosen is not None:
-        return Extracted(chosen.body + "\n")
-    function = find_function(parts.answer, wanted.head, wanted.entry) if wanted else None
-    if function is not None:
-        return Extracted(function)
+        return Extracted(without_indent(chosen.body, wanted) + "\n")
+    if wanted and wanted.head and wanted.entry:
+        function = find_function(parts.answer, wanted.head, wanted.entry)
+        if function is not None:
+            return Extracted(function)
     return Extracted(None, "truncated" if finish_reason == "length" else "no_code")
+
+
+def open_wrappers(blocks: list[Block]) -> Iterator[Block]:
+    """The blocks, those inside a block of Markdown in its place: a whole answer may be wrapped in one."""
+    for block in blocks:
+        if block.language in MARKDOWN:
+            yield from find_blocks(block.body)[0]
+        else:
+            yield block
 
 
 def choose_block(blocks: list[Block], wanted: Wanted | None) -> Block | None:
     """The last block that says it is Python or, where it does not say, is a program; else the last without a name."""
     programs = [block for block in blocks if block.is_python or is_program(block)]
     if wanted:
-        defining = define_pattern(wanted.entry)
-        programs = [block for block in programs if defining.search(block.body)] or programs
+        programs = [block for block in programs if wanted.is_in(without_indent(block.body, wanted))] or programs
     unnamed = [block for block in blocks if not block.info]
     return next(reversed(programs or unnamed), None)
+
+
+def without_indent(body: str, wanted: Wanted | None) -> str:
+    """A program all of whose lines are indented, at the margin; a HumanEval answer may be a body, which stays."""
+    first = next((line for line in body.split("\n") if line.strip()), "")
+    if not first[:1].isspace():
+        return body
+    moved = textwrap.dedent(body)
+    return body if wanted and wanted.head is not None and not wanted.is_in(moved) else moved
+
+
+def reads_input(body: str) -> bool:
+    """Whether a program names anything that could read its standard input; comments and prose do not count."""
+    tree = parse_python(body)
+    if tree is None:
+        return READING_WORDS.search(body) is not None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.alias):
+            names = {node.name, node.asname}
+        else:
+            names = {getattr(node, "id", None), getattr(node, "attr", None)}
+        if names & READING:
+            return True
+    return False
 
 
 def is_program(block: Block) -> bool:
