@@ -163,7 +163,7 @@ def test_nothing_changed_outside(verdicts, outside):
 def test_no_process_is_left(verdicts):
     """Closing a sandbox ends its fork server and whatever runs below it."""
     *_, processes = verdicts
-    assert len(processes) >= 2  # of each worker one at least
+    assert processes
     assert becomes(lambda: are_gone(processes))
 
 

@@ -89,7 +89,10 @@ def test_all_references_pass_all_plus_inputs(pool, benchmark_rows):
 
 
 def differing(pool: SandboxPool, problem: FunctionProblem, mutant: str) -> bool:
-    """Whether a mutant's values are wrong on some input, found in one process and not by the grader."""
+    """Whether a mutant's values are wrong on some input, found in one process and not by the grader.
+
+    One that takes too long is left out: how long it takes depends on the machine.
+    """
     limits = Limits(cpu_seconds=5, wall_seconds=20.0)
 
     def run(sandbox) -> bool:
@@ -101,7 +104,7 @@ def differing(pool: SandboxPool, problem: FunctionProblem, mutant: str) -> bool:
         outcome = sandbox.run({**job, "before": "", "code": mutant + driver, "args": encoded}, limits=limits)
         values, failed = returned_value(outcome)
         if failed:
-            return True
+            return failed.reason != "timeout"
         pairs = zip(inputs, values, expected, strict=True)
         return not all(is_right(problem, args, value, right) for args, value, right in pairs)
 
