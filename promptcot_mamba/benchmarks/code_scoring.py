@@ -84,7 +84,7 @@ class Prepared:
     kind: str
     md5: str
     grade: Callable
-    wanted: Wanted | None = None
+    wanted: Wanted
 
 
 class JobMaker:

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from promptcot_mamba.grading.code.extract import Extracted, Wanted, extract_program, fenced_blocks
+from promptcot_mamba.grading.code.extract import READER, Extracted, Wanted, extract_program, fenced_blocks
 
 PROGRAM = "```python\nprint(1)\n```"
 ENDLESS_SECONDS = 120  # a guard against quadratic work, which would take hours
@@ -123,9 +123,9 @@ def test_where_livecodebench_would_lose_it(answer, program):
     assert extract_program(answer) == Extracted(program + "\n")
 
 
-READER = "n = int(input())\nprint(n)"
+ECHO = "n = int(input())\nprint(n)"
 METHOD = "class Solution:\n    def f(self, x):\n        return x"
-FENCED_READER, FENCED_METHOD = f"```python\n{READER}\n```\n", f"```python\n{METHOD}\n```\n"
+FENCED_ECHO, FENCED_METHOD = f"```python\n{ECHO}\n```\n", f"```python\n{METHOD}\n```\n"
 BEHIND = (  # what models add behind their program, which LiveCodeBench would take for it
     "```python\nprint(n)\n```",
     "```python\n# 3 -> 3\nassert max(1, 3) == 3\n```",
@@ -139,7 +139,7 @@ BEHIND = (  # what models add behind their program, which LiveCodeBench would ta
 
 @pytest.mark.parametrize("behind", BEHIND)
 def test_an_example_behind_the_program_is_not_the_program(behind):
-    assert extract_program(f"{FENCED_READER}Note:\n{behind}", "stop", Wanted()).code == READER + "\n"
+    assert extract_program(f"{FENCED_ECHO}Note:\n{behind}", "stop").code == ECHO + "\n"
     assert extract_program(f"{FENCED_METHOD}Note:\n{behind}", "stop", Wanted("f")).code == METHOD + "\n"
     function = "f = lambda x: x"
     assert extract_program(f"```py\n{function}\n```\n{behind}", "stop", Wanted("f")).code == function + "\n"
@@ -160,19 +160,19 @@ def test_an_example_behind_the_program_is_not_the_program(behind):
     ],
 )
 def test_the_last_program_that_reads_is_the_answer(final):
-    assert extract_program(f"{FENCED_READER}Better:\n```python\n{final}\n```", "stop", Wanted()).code == final + "\n"
+    assert extract_program(f"{FENCED_ECHO}Better:\n```python\n{final}\n```", "stop").code == final + "\n"
 
 
 def test_where_no_program_reads_the_last_is_the_answer():
     answer = "```python\nprint(1)\n```\nNo:\n```python\nprint(2)  # without input\n```"
-    assert extract_program(answer, "stop", Wanted()).code == "print(2)  # without input\n"
+    assert extract_program(answer, "stop").code == "print(2)  # without input\n"
     assert extract_program(answer, "stop", Wanted("f")).code == "print(2)  # without input\n"
 
 
 @pytest.mark.parametrize("tick", ["```", "````"])
 def test_an_answer_wrapped_in_markdown_is_opened(tick):
-    answer = f"{tick}markdown\nHere it is.\n\n{FENCED_READER}{tick}\n"
-    assert extract_program(answer, "stop", Wanted()).code == READER + "\n"
+    answer = f"{tick}markdown\nHere it is.\n\n{FENCED_ECHO}{tick}\n"
+    assert extract_program(answer, "stop").code == ECHO + "\n"
 
 
 def test_a_program_that_is_indented_as_a_whole():
@@ -194,12 +194,13 @@ def test_code_only_in_the_thought_is_no_answer():
     assert extract_program(f"<think>\n{PROGRAM}\n</think>\nDone.", "stop") == Extracted(None, "no_code")
 
 
-PROGRAMS = (
-    "import sys\n\ndef main():\n    n = int(input())\n    # read `n`\n    print(n)\n\nmain()",
-    'class Solution:\n    def f(self, x):\n        """it\'s"""\n        return x',
-    "print(1)",
-    "n = int(input())\nprint('Yes' if n else 'No')",
-)
+PROGRAMS = (  # what is wanted, and programs that are all of its kind
+    (READER, ("import sys\n\ndef main():\n    n = int(input())\n    # read `n`\n    print(n)\n\nmain()",
+              "n = int(input())\nprint('Yes' if n else 'No')", "import sys\nprint(sys.stdin.read())")),
+    (READER, ("print(1)", "for x in range(9):\n    print(x)")),
+    (Wanted("f"), ('class Solution:\n    def f(self, x):\n        """it\'s"""\n        return x',
+                   "def f(x):\n    return 3")),
+)  # fmt: skip
 PROSE = (
     "Let me think.\n", "Here's it:\n", "\n", "The idea is to use `dp[i]`.\n\n", "### Solution\n",
     "1. Sort.\n2. Scan.\n", "> note\n", "$O(n)$ `a` ``b``\n", "It's O(n) - don't worry.\n", "---\n",
@@ -215,21 +216,22 @@ OPENINGS = (
 )
 
 
-def likely_answer(rng: random.Random) -> tuple[str, str]:
-    """Prose, perhaps a first program, more prose, and the last program; and that program."""
-    program = rng.choice(PROGRAMS)
-    first = rng.choice(OPENINGS) + rng.choice(PROGRAMS) + "\n```\n" if rng.random() < 0.3 else ""
+def likely_answer(rng: random.Random) -> tuple[str, str, Wanted]:
+    """Prose, perhaps a first program, more prose, and the last program; that program, and what it does."""
+    wanted, programs = rng.choice(PROGRAMS)
+    program = rng.choice(programs)
+    first = rng.choice(OPENINGS) + rng.choice(programs) + "\n```\n" if rng.random() < 0.3 else ""
     parts = [*rng.choices(PROSE, k=rng.randrange(4)), first, *rng.choices(PROSE, k=rng.randrange(3))]
     closing = rng.choice(["```", "``` ", "```\n", "```\n\nDone, it's fine.\n"])
-    return "".join(parts) + rng.choice(OPENINGS) + program + "\n" + closing, program
+    return "".join(parts) + rng.choice(OPENINGS) + program + "\n" + closing, program, wanted
 
 
 def test_likely_answers_give_what_livecodebench_takes():
     rng = random.Random(0)
     for _ in range(2000):
-        answer, program = likely_answer(rng)
+        answer, program, wanted = likely_answer(rng)
         assert livecodebench(answer) == program
-        assert extract_program(answer).code == program + "\n", answer
+        assert extract_program(answer, "stop", wanted).code == program + "\n", answer
 
 
 def test_inputs_between_fences_stay_as_many():
@@ -320,7 +322,7 @@ def test_hostile_text_ends_soon(body, monkeypatch):
     parse = ast.parse
     monkeypatch.setattr(ast, "parse", lambda text: calls.append(len(text)) or parse(text))
     started = time.process_time()
-    for wanted in (None, Wanted(), Wanted("f")):
+    for wanted in (READER, Wanted("f")):
         extract_program(f"```python\n{body}\n```", "stop", wanted)
     extract_program(body, "stop", WANTED)
     assert 0 < len(calls) <= 10 * (body.count("\n") + 2)

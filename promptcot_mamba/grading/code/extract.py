@@ -40,7 +40,7 @@ class Extracted:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the program of an answer does: define `entry`, or without one read standard input.
+    """What the program of an answer must do: define `entry`, or without one read standard input.
 
     `head` is what HumanEval showed of the function; LiveCodeBench's may be a method of a `Solution`.
     """
@@ -56,13 +56,16 @@ class Wanted:
         return define_pattern(self.entry).search(body) is not None
 
 
+READER = Wanted()
+
+
 def fenced_blocks(text: str) -> tuple[list[tuple[str, str]], bool]:
     """All closed fenced blocks as `(language, body)`, and whether the text ends inside an open one."""
     blocks, is_open = find_blocks(text)
     return [(block.language, block.body) for block in blocks], is_open
 
 
-def extract_program(completion: str, finish_reason: str | None = None, wanted: Wanted | None = None) -> Extracted:
+def extract_program(completion: str, finish_reason: str | None = None, wanted: Wanted = READER) -> Extracted:
     """The last block that is a program, if one does what is wanted the last that does; else unfenced text that does.
 
     An unfinished thought, or a program cut off by the length limit, is `truncated`; text without a program is
@@ -77,7 +80,7 @@ def extract_program(completion: str, finish_reason: str | None = None, wanted: W
     chosen = choose_block([block for block in open_wrappers(blocks) if block.body.strip()], wanted)
     if chosen is not None:
         return Extracted(without_indent(chosen.body, wanted) + "\n")
-    if wanted and wanted.head and wanted.entry:
+    if wanted.head and wanted.entry:
         function = find_function(parts.answer, wanted.head, wanted.entry)
         if function is not None:
             return Extracted(function)
@@ -93,22 +96,21 @@ def open_wrappers(blocks: list[Block]) -> Iterator[Block]:
             yield block
 
 
-def choose_block(blocks: list[Block], wanted: Wanted | None) -> Block | None:
+def choose_block(blocks: list[Block], wanted: Wanted) -> Block | None:
     """The last block that says it is Python or, where it does not say, is a program; else the last without a name."""
     programs = [block for block in blocks if block.is_python or is_program(block)]
-    if wanted:
-        programs = [block for block in programs if wanted.is_in(without_indent(block.body, wanted))] or programs
+    meant = [block for block in programs if wanted.is_in(without_indent(block.body, wanted))]
     unnamed = [block for block in blocks if not block.info]
-    return next(reversed(programs or unnamed), None)
+    return next(reversed(meant or programs or unnamed), None)
 
 
-def without_indent(body: str, wanted: Wanted | None) -> str:
+def without_indent(body: str, wanted: Wanted) -> str:
     """A program all of whose lines are indented, at the margin; a HumanEval answer may be a body, which stays."""
     first = next((line for line in body.split("\n") if line.strip()), "")
     if not first[:1].isspace():
         return body
     moved = textwrap.dedent(body)
-    return body if wanted and wanted.head is not None and not wanted.is_in(moved) else moved
+    return body if wanted.head is not None and not wanted.is_in(moved) else moved
 
 
 def reads_input(body: str) -> bool:

@@ -129,8 +129,8 @@ def _stop(process: subprocess.Popen, sock: socket.socket, base: tempfile.Tempora
 class Sandbox:
     """One fork server and its level. Not for use by two threads at once: give each its own.
 
-    Raises SandboxRefusedError if neither safe level can be reached and `unsafe` is not given, InputError if this process
-    inherited lower limits than programs are to have.
+    Raises SandboxRefusedError if neither safe level can be reached and `unsafe` is not given, InputError if this
+    process inherited lower limits than programs are to have.
     """
 
     def __init__(self, level: str | None = None, limits: Limits | None = None, unsafe: bool = False):
