@@ -238,6 +238,8 @@ def flush_streams(*streams: Any) -> None:
             closed = stream.closed
         except AttributeError:
             closed = False
+        except ValueError:  # detached: another stream has its buffer
+            closed = True
         if not closed:
             stream.flush()
 
