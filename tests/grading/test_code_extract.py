@@ -133,7 +133,8 @@ BEHIND = (  # what models add behind their program, which LiveCodeBench would ta
     "```\nfor each x:\n    add(x)\n```",
     "```text\nanswer = max(a, b)\n```",
     "```python\ns = Solution()\nprint(s.f(3))\n```",
-    "```python\ndef test():\n    assert f(3) == 3\n\ntest()\n```",
+    "```python\ndef test():\n    assert max(3, 2) == 3\n\ntest()\n```",
+    "```python\nn = int(input())\n```",
 )
 
 
@@ -152,6 +153,8 @@ def test_an_example_behind_the_program_is_not_the_program(behind):
         "from sys import stdin as s\nprint(*s)",
         "import os\nprint(os.read(0, 9))",
         "print(open(0).read())",
+        "import os\nos.write(1, os.read(0, 9))",
+        "import sys\nout = sys.stdout.write\nout(input())",
         "import fileinput\nprint(*fileinput.input())",
         "for line in iter(input, ''):\n    print(line)",
         "read = input\nprint(read())",
@@ -167,6 +170,11 @@ def test_where_no_program_reads_the_last_is_the_answer():
     answer = "```python\nprint(1)\n```\nNo:\n```python\nprint(2)  # without input\n```"
     assert extract_program(answer, "stop").code == "print(2)  # without input\n"
     assert extract_program(answer, "stop", Wanted("f")).code == "print(2)  # without input\n"
+
+
+def test_the_language_below_the_fence():
+    assert extract_program(f"```\npython\n{ECHO}\n```", "stop").code == ECHO + "\n"
+    assert extract_program(f"```python\nPython3\n{METHOD}\n```", "stop", Wanted("f")).code == METHOD + "\n"
 
 
 @pytest.mark.parametrize("tick", ["```", "````"])

@@ -25,9 +25,11 @@ OTHER_LANGUAGES = {
 DOES_SOMETHING = (ast.Call, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
 MARKDOWN = ("markdown", "md")
 SOLUTION = re.compile(r"^class\s+Solution\b", re.MULTILINE)
-# One of these names stands in every program that reads its input, whichever way it does; a broken program is text.
+# Of either kind one name stands in every program that reads its input and prints, whichever way it does.
 READING = frozenset(("input", "open", "read", "stdin", "fileinput", "mmap", "exec", "eval"))
+PRINTING = frozenset(("print", "pprint", "open", "write", "writelines", "stdout", "exec", "eval"))
 READING_WORDS = re.compile(rf"\b(?:{'|'.join(sorted(READING))})\b")
+LANGUAGE_LINE = re.compile(r"\A\s*(?:python3?|py)[ \t]*\n", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Extracted:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the program of an answer must do: define `entry`, or without one read standard input.
+    """What the program of an answer must do: define `entry`, or without one read standard input and print.
 
     `head` is what HumanEval showed of the function; LiveCodeBench's may be a method of a `Solution`.
     """
@@ -50,7 +52,7 @@ class Wanted:
 
     def is_in(self, body: str) -> bool:
         if self.entry is None:
-            return reads_input(body)
+            return reads_and_prints(body)
         if self.head is None and SOLUTION.search(body):
             return True
         return define_pattern(self.entry).search(body) is not None
@@ -79,7 +81,7 @@ def extract_program(completion: str, finish_reason: str | None = None, wanted: W
         return Extracted(None, "truncated")
     chosen = choose_block([block for block in open_wrappers(blocks) if block.body.strip()], wanted)
     if chosen is not None:
-        return Extracted(without_indent(chosen.body, wanted) + "\n")
+        return Extracted(at_margin(chosen.body, wanted) + "\n")
     if wanted.head and wanted.entry:
         function = find_function(parts.answer, wanted.head, wanted.entry)
         if function is not None:
@@ -99,13 +101,17 @@ def open_wrappers(blocks: list[Block]) -> Iterator[Block]:
 def choose_block(blocks: list[Block], wanted: Wanted) -> Block | None:
     """The last block that says it is Python or, where it does not say, is a program; else the last without a name."""
     programs = [block for block in blocks if block.is_python or is_program(block)]
-    meant = [block for block in programs if wanted.is_in(without_indent(block.body, wanted))]
+    meant = [block for block in programs if wanted.is_in(at_margin(block.body, wanted))]
     unnamed = [block for block in blocks if not block.info]
     return next(reversed(meant or programs or unnamed), None)
 
 
-def without_indent(body: str, wanted: Wanted) -> str:
-    """A program all of whose lines are indented, at the margin; a HumanEval answer may be a body, which stays."""
+def at_margin(body: str, wanted: Wanted) -> str:
+    """A program all of whose lines are indented, at the margin; a HumanEval answer may be a body, which stays.
+
+    A first line that only says "python" belonged on the fence.
+    """
+    body = LANGUAGE_LINE.sub("", body)
     first = next((line for line in body.split("\n") if line.strip()), "")
     if not first[:1].isspace():
         return body
@@ -113,19 +119,21 @@ def without_indent(body: str, wanted: Wanted) -> str:
     return body if wanted.head is not None and not wanted.is_in(moved) else moved
 
 
-def reads_input(body: str) -> bool:
-    """Whether a program names anything that could read its standard input; comments and prose do not count."""
+def reads_and_prints(body: str) -> bool:
+    """Whether a program names anything that could read its standard input, and print; comments and prose do not count.
+
+    Of one that is no Python, words that could read are enough.
+    """
     tree = parse_python(body)
     if tree is None:
         return READING_WORDS.search(body) is not None
+    names: set[str | None] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.alias):
-            names = {node.name, node.asname}
+            names |= {node.name, node.asname}
         else:
-            names = {getattr(node, "id", None), getattr(node, "attr", None)}
-        if names & READING:
-            return True
-    return False
+            names |= {getattr(node, "id", None), getattr(node, "attr", None)}
+    return bool(names & READING and names & PRINTING)
 
 
 def is_program(block: Block) -> bool:

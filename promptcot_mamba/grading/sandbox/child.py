@@ -146,6 +146,7 @@ def forget_names() -> None:
 
 def call_function(names: dict[str, Any], entry: str, args: list[Any], in_class: bool) -> Any:
     """Call the program's function, or the method of its `Solution`; `operator.add` is no answer to "write add"."""
+    in_class = in_class and "Solution" in names  # else only a comment names it
     wanted = "Solution" if in_class else entry
     if wanted not in names or names[wanted] is PRELUDE.get(wanted):
         raise NameError(f"name {wanted!r} is not defined by the program")
