@@ -193,7 +193,8 @@ def describe_os_error(error: OSError) -> str | None:
         number = int(next(group for group in found.groups() if group))
     if number not in MENDABLE:
         return None
-    where = f"{error.filename}: " if error.filename else ""
+    name = error.filename2 or error.filename  # of a renaming the name that was asked for, not the temporary one
+    where = f"{name}: " if name else ""
     mend = "; free some space and run the same command again" if number in (errno.ENOSPC, errno.EDQUOT) else ""
     return f"{where}{os.strerror(number)}{mend}"
 

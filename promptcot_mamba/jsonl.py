@@ -125,8 +125,9 @@ class DurableAppender:
         try:
             while rest:
                 rest = rest[self._file.write(rest) :]
-        except OSError:
+        except OSError as error:
             self._file.truncate(start)
+            error.filename = str(self.path)  # `write` knows a number only
             raise
         self._dirty = True
         self.sync_if_due()

@@ -32,7 +32,7 @@ from promptcot_mamba.chat_format import (
     split,
 )
 from promptcot_mamba.checkpoint import find_folder, load_tokenizer
-from promptcot_mamba.cli import flag, parse_args, run_program
+from promptcot_mamba.cli import describe_os_error, flag, parse_args, run_program
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import write_json
 from promptcot_mamba.log import logger
@@ -104,7 +104,9 @@ class Talk:
         if name == "/save" and rest.strip():
             try:
                 write_json(rest.strip(), {"turns": self.turns})
-            except (InputError, OSError) as error:
+            except OSError as error:
+                return describe_os_error(error) or str(error)
+            except InputError as error:
                 return str(error)
             return f"{len(self.turns)} turns in {rest.strip()}"
         return "\n".join(f"{name:12} {what}" for name, what in COMMANDS.items())

@@ -53,6 +53,7 @@ def pack_lengths(lengths: Sequence[int] | np.ndarray, capacity: int, seed: int =
         return []
     if lengths.min() < 1 or lengths.max() > capacity:
         raise InputError(f"cannot pack lengths from {lengths.min()} to {lengths.max()} into rows of {capacity} tokens")
+    capacity = min(capacity, int(lengths.sum()))  # what no row can fill costs nothing
     shuffled = np.random.default_rng(seed).permutation(lengths.size)
     order = shuffled[np.argsort(-lengths[shuffled], kind="stable")]  # longest first, equals in seeded order
     row_of = np.empty(lengths.size, dtype=np.int64)  # [position in order]

@@ -1,19 +1,26 @@
 """From a plan to the back end it calls for: one engine in this process, replicas we serve, or servers."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from promptcot_mamba.run_info import side_path
 from promptcot_mamba.sampling.backend import Backend
-from promptcot_mamba.sampling.openai_endpoint import EndpointSettings, OpenAIEndpoints
 from promptcot_mamba.sampling.plan import Plan
 from promptcot_mamba.sampling.vllm_engine import EngineSettings, VllmEngine, engine_arguments
 from promptcot_mamba.sampling.vllm_server import VllmServer
 
+if TYPE_CHECKING:
+    from promptcot_mamba.sampling.openai_endpoint import EndpointSettings
+
 
 def make_backend(plan: Plan) -> Backend:
     """Load, start or connect to whatever generates for this plan; slow, and it may raise what each of them raises."""
+    from promptcot_mamba.sampling.openai_endpoint import OpenAIEndpoints  # aiohttp: a third of a second
+
     args = plan.args
     if args.base_url:
         return OpenAIEndpoints(
@@ -61,6 +68,8 @@ def engine_settings(plan: Plan) -> EngineSettings:
 
 
 def endpoint_settings(plan: Plan, urls: Sequence[str], concurrency: int) -> EndpointSettings:
+    from promptcot_mamba.sampling.openai_endpoint import EndpointSettings
+
     return EndpointSettings(
         base_urls=urls,
         model=plan.args.served_model_name or plan.args.model_path,

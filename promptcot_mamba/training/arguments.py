@@ -121,7 +121,7 @@ class DataArguments:
     )
     loss_on: str = flag("Of a conversation: assistant, each answer is an example, or last.", default="assistant")
     control_text: str = flag("Rows that spell control tokens: kept as text (auto, keep), or drop.", default="auto")
-    token_cache: str = flag("Folder of encoded data; safe to delete.", default="cache/tokens")
+    token_cache: str = flag("Folder of encoded data; safe to delete.", default="cache/tokens", writes="folder")
 
 
 @dataclass

@@ -33,6 +33,12 @@ def test_rows_are_those_of_the_definition(case: tuple[int, list[int]]):
     assert spaces == spaces_of_naive_packing(lengths, capacity)
 
 
+def test_a_row_longer_than_all_documents_costs_no_more_than_they_do():
+    """Open spaces are bits of one number: 10^12 of them would not fit into memory."""
+    [row] = pack_lengths([3, 1, 2], 10**12)
+    assert sorted(row) == [0, 1, 2]
+
+
 def long_tailed_lengths(count: int) -> np.ndarray:
     """Log-normal with median 6 k, at most 20 k: the shape of long-CoT data."""
     draws = np.random.default_rng(0).normal(np.log(6000), 0.7, count)

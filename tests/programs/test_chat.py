@@ -95,8 +95,9 @@ def test_several_turns_reset_and_save(checkpoint: Path, tmp_path: Path, monkeypa
     ask = chat.Talk.ask
     monkeypatch.setattr(chat.Talk, "ask", lambda talk, question: prompts.append(ask(talk, question)) or prompts[-1])
     saved = tmp_path / "talk.json"
+    unwritable = ("/save /proc/x", f"/save {tmp_path}")
     run_talk(
-        checkpoint, monkeypatch, "1 + 1?", "and 2 more?", f"/save {saved}", "/reset", "1 + 1?", "/what", "/save /proc/x"
+        checkpoint, monkeypatch, "1 + 1?", "and 2 more?", f"/save {saved}", "/reset", "1 + 1?", "/what", *unwritable
     )
     assert [turn["role"] for turn in json.loads(saved.read_text())["turns"]] == ["user", "assistant"] * 2
     first, second, third = prompts
@@ -109,6 +110,7 @@ def test_several_turns_reset_and_save(checkpoint: Path, tmp_path: Path, monkeypa
     assert "Begun anew." in out
     assert "forget the turns so far" in out
     assert "cannot write here" in out
+    assert f"{tmp_path}: Is a directory" in out
 
 
 def test_turns_are_the_same_with_and_without_a_template():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -61,17 +62,18 @@ def write_recipe(tmp_path: Path, seeds: Path, tokenizer_folder: Path) -> Callabl
     return write
 
 
-def start(recipe: Path, *flags: str) -> subprocess.Popen:
+def start(recipe: Path, *flags: str, most_bytes: int = resource.RLIM_INFINITY) -> subprocess.Popen:
     command = [sys.executable, "-m", "scripts.synthesize", "--config", str(recipe), *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, resource.RLIM_INFINITY)),
+    )  # fmt: skip
 
 
-def run(recipe: Path, *flags: str, status: int = 0) -> str:
-    """Run to the end; return what it said."""
-    process = start(recipe, *flags)
+def run(recipe: Path, *flags: str, status: int = 0, most_bytes: int = resource.RLIM_INFINITY) -> str:
+    """Run to the end, writing no file longer than `most_bytes`; return what it said."""
+    process = start(recipe, *flags, most_bytes=most_bytes)
     said = process.communicate(timeout=500)[1]
     assert process.returncode == status, said[-3000:]
     return said
@@ -100,6 +102,21 @@ def test_a_killed_stage_continues(tmp_path, write_recipe, start_server):  # noqa
     kill_within(torn, tmp_path / "torn" / "concepts.jsonl", 3, "--stage", "concepts")
     assert "resuming" in run(torn, "--stage", "concepts")
     assert contents(tmp_path / "torn") == contents(tmp_path / "whole")
+
+
+def test_a_stage_on_a_full_disk_keeps_its_replies_and_continues(tmp_path, write_recipe, start_server):  # noqa: F811
+    server = start_server()
+    whole, full = write_recipe("whole", server), write_recipe("full", server)
+    run(whole, "--stage", "concepts")
+    rows = (tmp_path / "whole" / "concepts.jsonl").read_bytes()
+    said = run(full, "--stage", "concepts", status=2, most_bytes=len(rows) * 3 // 4)
+    assert said.splitlines()[-1].startswith(f"error: {tmp_path / 'full'}")
+    assert said.splitlines()[-1].endswith("concepts.jsonl: File too large")  # the replies' file or their usage's
+    kept = (tmp_path / "full" / "concepts.jsonl").read_bytes()
+    assert kept.endswith(b"\n")
+    assert len(kept) < len(rows)
+    assert "resuming" in run(full, "--stage", "concepts")
+    assert contents(tmp_path / "full") == contents(tmp_path / "whole")
 
 
 @pytest.mark.slow

@@ -150,18 +150,15 @@ def test_ctrl_c_saves_and_says_how_to_go_on(work: Path, whole: Path):
 
 
 def test_a_second_ctrl_c_does_not_wait_for_the_step(work: Path):
-    """In the middle of a step of seconds; nothing is saved, and nothing half saved is left."""
+    """In the middle of a step: what waited for its end would save. Nothing is saved, and nothing half saved is left."""
     write_examples(work / "many.jsonl", 4000)
     flags = flags_for(work, "twice", data_path=work / "many.jsonl", gradient_accumulation_steps=400)
     process = start_train(flags)
     wait_for_step(work / "twice", 1, process)
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    started = time.monotonic()
-    process.communicate(timeout=HANG_SECONDS)
+    while process.poll() is None:  # two that come before the first is handled are one
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
     assert process.returncode == -signal.SIGINT
-    assert time.monotonic() - started < 2
     assert not list((work / "twice").glob("*checkpoint-*"))
 
 
