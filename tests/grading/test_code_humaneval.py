@@ -24,6 +24,7 @@ from tests.grading.mutants import make_mutants
 
 PLUS_INPUTS = 2  # of each problem, in the default tests; all of them in the slow ones
 MUTANTS_EACH = 4
+PARTS = 8  # of the slowest test
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +83,10 @@ def test_references_pass_the_first_plus_inputs(pool, benchmark_rows):
 
 
 @pytest.mark.slow
-def test_all_references_pass_all_plus_inputs(pool, benchmark_rows):
-    rows = benchmark_rows("HumanEvalPlus.jsonl.gz")
+@pytest.mark.timeout(7200)  # 15,000 processes each
+@pytest.mark.parametrize("part", range(PARTS))
+def test_all_references_pass_all_plus_inputs(pool, benchmark_rows, part):
+    rows = benchmark_rows("HumanEvalPlus.jsonl.gz")[part::PARTS]
     verdicts = grade_all(pool, [(read_problem(row, "row"), row["prompt"] + row["canonical_solution"]) for row in rows])
     assert [row["task_id"] for row, verdict in zip(rows, verdicts, strict=True) if not verdict.passed] == []
 
@@ -122,7 +125,7 @@ def mutants_of(rows: list[dict], each: int) -> list[tuple[int, str]]:
 
 @pytest.mark.parametrize(
     ("step", "count", "each"),
-    [(8, 3, 3), pytest.param(1, 1000, MUTANTS_EACH, marks=pytest.mark.slow)],
+    [(8, 3, 3), pytest.param(1, 1000, MUTANTS_EACH, marks=[pytest.mark.slow, pytest.mark.timeout(7200)])],
     ids=["some", "all"],
 )
 def test_mutants_that_differ_are_rejected(pool, benchmark_rows, step, count, each):
