@@ -78,13 +78,13 @@ class CodeOptions:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A problem's benchmark, kind of tests and their md5, how a program is graded, and the function it must define."""
+    """A problem's benchmark, kind of tests and their md5, how a program is graded, and what it must do."""
 
     benchmark: str
     kind: str
     md5: str
     grade: Callable
-    wanted: Wanted | None = None
+    wanted: Wanted
 
 
 class JobMaker:
@@ -122,7 +122,7 @@ class JobMaker:
         if tests is None:
             return None
         name = f"{name}-{SAMPLES}" if tests.kind == SAMPLES else name
-        return Prepared(name, tests.kind, tests.md5, partial(run_tests, tests=tests))
+        return Prepared(name, tests.kind, tests.md5, partial(run_tests, tests=tests), Wanted(tests.entry))
 
     def benchmark_of(self, one: Prediction, where: str) -> str:
         """The row's benchmark. A source no benchmark knows keeps its own name if the row brings its own tests."""

@@ -79,6 +79,16 @@ def test_a_time_out_of_what_had_seconds_left_is_no_verdict_for_good(folder, grad
     assert [row["reason"] for row in read(folder / "p.grades.jsonl")] == ["timeout"] * 3
 
 
+def test_an_example_behind_the_program_is_passed_over(folder):
+    examples = ("print(sum(map(int, '1 2'.split())))", "s = Solution()\nprint(s.add([1, 2], 3))")
+    rows = read(folder / "p.jsonl")[::2]
+    for row, example in zip(rows, examples, strict=True):
+        row["completion"] += f"\nFor example:\n```python\n{example}\n```"
+    write(folder, rows)
+    score(folder)
+    assert reasons(folder) == ["right", "right"]
+
+
 def test_a_grade_s_grader_is_the_kind_of_its_tests(folder):
     score(folder)
     assert {row["grader"] for row in read(folder / "p.grades.jsonl")} == {"livecodebench"}

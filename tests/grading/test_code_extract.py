@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import random
 import time
 
 import pytest
 
-from promptcot_mamba.grading.code.extract import Extracted, Wanted, extract_program, fenced_blocks
+from promptcot_mamba.grading.code.extract import READER, Extracted, Wanted, extract_program, fenced_blocks
 
 PROGRAM = "```python\nprint(1)\n```"
+ENDLESS_SECONDS = 120  # a guard against quadratic work, which would take hours
 
 
 @pytest.mark.parametrize(
@@ -121,6 +123,74 @@ def test_where_livecodebench_would_lose_it(answer, program):
     assert extract_program(answer) == Extracted(program + "\n")
 
 
+ECHO = "n = int(input())\nprint(n)"
+METHOD = "class Solution:\n    def f(self, x):\n        return x"
+FENCED_ECHO, FENCED_METHOD = f"```python\n{ECHO}\n```\n", f"```python\n{METHOD}\n```\n"
+BEHIND = (  # what models add behind their program, which LiveCodeBench would take for it
+    "```python\nprint(n)\n```",
+    "```python\n# 3 -> 3\nassert max(1, 3) == 3\n```",
+    "```\nTime: O(n)\nSpace: O(1)\n```",
+    "```\nfor each x:\n    add(x)\n```",
+    "```text\nanswer = max(a, b)\n```",
+    "```python\ns = Solution()\nprint(s.f(3))\n```",
+    "```python\ndef test():\n    assert max(3, 2) == 3\n\ntest()\n```",
+    "```python\nn = int(input())\n```",
+)
+
+
+@pytest.mark.parametrize("behind", BEHIND)
+def test_an_example_behind_the_program_is_not_the_program(behind):
+    assert extract_program(f"{FENCED_ECHO}Note:\n{behind}", "stop").code == ECHO + "\n"
+    assert extract_program(f"{FENCED_METHOD}Note:\n{behind}", "stop", Wanted("f")).code == METHOD + "\n"
+    function = "f = lambda x: x"
+    assert extract_program(f"```py\n{function}\n```\n{behind}", "stop", Wanted("f")).code == function + "\n"
+
+
+@pytest.mark.parametrize(
+    "final",
+    [
+        "import sys\nprint(sys.stdin.read())",
+        "from sys import stdin as s\nprint(*s)",
+        "import os\nprint(os.read(0, 9))",
+        "print(open(0).read())",
+        "import os\nos.write(1, os.read(0, 9))",
+        "import sys\nout = sys.stdout.write\nout(input())",
+        "import fileinput\nprint(*fileinput.input())",
+        "for line in iter(input, ''):\n    print(line)",
+        "read = input\nprint(read())",
+        "exec('print(in' + 'put())')",
+        "n = int(input()\nprint(n)",  # broken, and still the answer
+    ],
+)
+def test_the_last_program_that_reads_is_the_answer(final):
+    assert extract_program(f"{FENCED_ECHO}Better:\n```python\n{final}\n```", "stop").code == final + "\n"
+
+
+def test_where_no_program_reads_the_last_is_the_answer():
+    answer = "```python\nprint(1)\n```\nNo:\n```python\nprint(2)  # without input\n```"
+    assert extract_program(answer, "stop").code == "print(2)  # without input\n"
+    assert extract_program(answer, "stop", Wanted("f")).code == "print(2)  # without input\n"
+
+
+def test_the_language_below_the_fence():
+    assert extract_program(f"```\npython\n{ECHO}\n```", "stop").code == ECHO + "\n"
+    assert extract_program(f"```python\nPython3\n{METHOD}\n```", "stop", Wanted("f")).code == METHOD + "\n"
+
+
+@pytest.mark.parametrize("tick", ["```", "````"])
+def test_an_answer_wrapped_in_markdown_is_opened(tick):
+    answer = f"{tick}markdown\nHere it is.\n\n{FENCED_ECHO}{tick}\n"
+    assert extract_program(answer, "stop").code == ECHO + "\n"
+
+
+def test_a_program_that_is_indented_as_a_whole():
+    indented = "\n".join("    " + line for line in METHOD.split("\n"))
+    assert extract_program(f"```python\n{indented}\n```", "stop", Wanted("f")).code == METHOD + "\n"
+    function = "    def double(x):\n        return 2 * x"
+    for body, found in ((function, "def double(x):\n    return 2 * x"), ("    return 2 * x", "    return 2 * x")):
+        assert extract_program(f"```python\n{body}\n```", "stop", WANTED).code == found + "\n"
+
+
 @pytest.mark.parametrize(
     "answer", ["Use ```print(1)``` only.", "```cpp\nint main() { f(); }\n```", "```bash\nls\n```", "a ```"]
 )
@@ -132,12 +202,13 @@ def test_code_only_in_the_thought_is_no_answer():
     assert extract_program(f"<think>\n{PROGRAM}\n</think>\nDone.", "stop") == Extracted(None, "no_code")
 
 
-PROGRAMS = (
-    "import sys\n\ndef main():\n    n = int(input())\n    # read `n`\n    print(n)\n\nmain()",
-    'class Solution:\n    def f(self, x):\n        """it\'s"""\n        return x',
-    "print(1)",
-    "n = int(input())\nprint('Yes' if n else 'No')",
-)
+PROGRAMS = (  # what is wanted, and programs that are all of its kind
+    (READER, ("import sys\n\ndef main():\n    n = int(input())\n    # read `n`\n    print(n)\n\nmain()",
+              "n = int(input())\nprint('Yes' if n else 'No')", "import sys\nprint(sys.stdin.read())")),
+    (READER, ("print(1)", "for x in range(9):\n    print(x)")),
+    (Wanted("f"), ('class Solution:\n    def f(self, x):\n        """it\'s"""\n        return x',
+                   "def f(x):\n    return 3")),
+)  # fmt: skip
 PROSE = (
     "Let me think.\n", "Here's it:\n", "\n", "The idea is to use `dp[i]`.\n\n", "### Solution\n",
     "1. Sort.\n2. Scan.\n", "> note\n", "$O(n)$ `a` ``b``\n", "It's O(n) - don't worry.\n", "---\n",
@@ -153,21 +224,22 @@ OPENINGS = (
 )
 
 
-def likely_answer(rng: random.Random) -> tuple[str, str]:
-    """Prose, perhaps a first program, more prose, and the last program; and that program."""
-    program = rng.choice(PROGRAMS)
-    first = rng.choice(OPENINGS) + rng.choice(PROGRAMS) + "\n```\n" if rng.random() < 0.3 else ""
+def likely_answer(rng: random.Random) -> tuple[str, str, Wanted]:
+    """Prose, perhaps a first program, more prose, and the last program; that program, and what it does."""
+    wanted, programs = rng.choice(PROGRAMS)
+    program = rng.choice(programs)
+    first = rng.choice(OPENINGS) + rng.choice(programs) + "\n```\n" if rng.random() < 0.3 else ""
     parts = [*rng.choices(PROSE, k=rng.randrange(4)), first, *rng.choices(PROSE, k=rng.randrange(3))]
     closing = rng.choice(["```", "``` ", "```\n", "```\n\nDone, it's fine.\n"])
-    return "".join(parts) + rng.choice(OPENINGS) + program + "\n" + closing, program
+    return "".join(parts) + rng.choice(OPENINGS) + program + "\n" + closing, program, wanted
 
 
 def test_likely_answers_give_what_livecodebench_takes():
     rng = random.Random(0)
     for _ in range(2000):
-        answer, program = likely_answer(rng)
+        answer, program, wanted = likely_answer(rng)
         assert livecodebench(answer) == program
-        assert extract_program(answer).code == program + "\n", answer
+        assert extract_program(answer, "stop", wanted).code == program + "\n", answer
 
 
 def test_inputs_between_fences_stay_as_many():
@@ -252,8 +324,14 @@ def test_any_text_ends_and_blocks_are_its_text():
      "`` ` " * 30000, "word " * 100000, "prose\n" * 5000, "def f(:\n" * 3000],
     ids=range(17),
 )  # fmt: skip
-def test_hostile_text_ends_soon(body):
+def test_hostile_text_ends_soon(body, monkeypatch):
+    """However long the text: the parser is called a few times a line; the rest is linear, and far from its guard."""
+    calls = []
+    parse = ast.parse
+    monkeypatch.setattr(ast, "parse", lambda text: calls.append(len(text)) or parse(text))
     started = time.process_time()
-    extract_program(f"```python\n{body}\n```", "stop")
+    for wanted in (READER, Wanted("f")):
+        extract_program(f"```python\n{body}\n```", "stop", wanted)
     extract_program(body, "stop", WANTED)
-    assert time.process_time() - started < 10
+    assert 0 < len(calls) <= 10 * (body.count("\n") + 2)
+    assert time.process_time() - started < ENDLESS_SECONDS

@@ -22,6 +22,7 @@ import pytest
 
 from promptcot_mamba.grading.code.tests import CodeVerdict, parse_tests, run_tests
 from promptcot_mamba.grading.sandbox.sandbox import SAFE_LEVELS, Limits, Sandbox, SandboxRefusedError
+from tests.grading.processes import are_gone, becomes, tree_of
 
 PROGRAMS = sorted((Path(__file__).parent / "hostile").glob("*.py.txt"))
 # Small limits, so that hundreds of attacks take seconds.
@@ -116,9 +117,12 @@ def verdicts(request, outside, monkeypatch_module):
     except SandboxRefusedError as error:
         pytest.skip(f"level {request.param} cannot be reached here: {error}")
     finally:
+        servers = [server for sandbox in made for server in (sandbox, *sandbox._others.values())]
+        processes = {pid: start for server in servers for pid, start in tree_of(server._process.pid).items()}
         for sandbox in made:
             sandbox.close()
-    return found, outside.marks(), hashlib.sha256(outside.tests.read_bytes()).hexdigest() == digest
+    untouched = hashlib.sha256(outside.tests.read_bytes()).hexdigest() == digest
+    return found, outside.marks(), untouched, processes
 
 
 def _available(path: Path) -> bool:
@@ -148,7 +152,7 @@ def test_verdict(path: Path, verdicts):
 
 
 def test_nothing_changed_outside(verdicts, outside):
-    _, marks, tests_untouched = verdicts
+    _, marks, tests_untouched, _ = verdicts
     assert not marks
     assert tests_untouched
     assert [path.name for path in outside.folder.iterdir()] == ["hostile.json"]
@@ -158,17 +162,9 @@ def test_nothing_changed_outside(verdicts, outside):
 
 def test_no_process_is_left(verdicts):
     """Closing a sandbox ends its fork server and whatever runs below it."""
-    left = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                command = (folder / "cmdline").read_bytes()
-                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            except (OSError, IndexError):
-                continue
-            if b"sandbox_server" in command and parent in (1, os.getpid()):
-                left.append(folder.name)
-    assert not left
+    *_, processes = verdicts
+    assert processes
+    assert becomes(lambda: are_gone(processes))
 
 
 def _umask() -> int:

@@ -24,6 +24,7 @@ from tests.grading.mutants import make_mutants
 
 PLUS_INPUTS = 2  # of each problem, in the default tests; all of them in the slow ones
 MUTANTS_EACH = 4
+PARTS = 8  # of the slowest test
 
 
 @pytest.fixture(scope="module")
@@ -82,14 +83,19 @@ def test_references_pass_the_first_plus_inputs(pool, benchmark_rows):
 
 
 @pytest.mark.slow
-def test_all_references_pass_all_plus_inputs(pool, benchmark_rows):
-    rows = benchmark_rows("HumanEvalPlus.jsonl.gz")
+@pytest.mark.timeout(7200)  # 15,000 processes each
+@pytest.mark.parametrize("part", range(PARTS))
+def test_all_references_pass_all_plus_inputs(pool, benchmark_rows, part):
+    rows = benchmark_rows("HumanEvalPlus.jsonl.gz")[part::PARTS]
     verdicts = grade_all(pool, [(read_problem(row, "row"), row["prompt"] + row["canonical_solution"]) for row in rows])
     assert [row["task_id"] for row, verdict in zip(rows, verdicts, strict=True) if not verdict.passed] == []
 
 
 def differing(pool: SandboxPool, problem: FunctionProblem, mutant: str) -> bool:
-    """Whether a mutant's values are wrong on some input, found in one process and not by the grader."""
+    """Whether a mutant's values are wrong on some input, found in one process and not by the grader.
+
+    One that takes too long is left out: how long it takes depends on the machine.
+    """
     limits = Limits(cpu_seconds=5, wall_seconds=20.0)
 
     def run(sandbox) -> bool:
@@ -101,7 +107,7 @@ def differing(pool: SandboxPool, problem: FunctionProblem, mutant: str) -> bool:
         outcome = sandbox.run({**job, "before": "", "code": mutant + driver, "args": encoded}, limits=limits)
         values, failed = returned_value(outcome)
         if failed:
-            return True
+            return failed.reason != "timeout"
         pairs = zip(inputs, values, expected, strict=True)
         return not all(is_right(problem, args, value, right) for args, value, right in pairs)
 
@@ -119,7 +125,7 @@ def mutants_of(rows: list[dict], each: int) -> list[tuple[int, str]]:
 
 @pytest.mark.parametrize(
     ("step", "count", "each"),
-    [(8, 3, 3), pytest.param(1, 1000, MUTANTS_EACH, marks=pytest.mark.slow)],
+    [(8, 3, 3), pytest.param(1, 1000, MUTANTS_EACH, marks=[pytest.mark.slow, pytest.mark.timeout(7200)])],
     ids=["some", "all"],
 )
 def test_mutants_that_differ_are_rejected(pool, benchmark_rows, step, count, each):

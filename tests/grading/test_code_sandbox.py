@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import resource
 import signal
 import struct
 import subprocess
@@ -18,6 +20,8 @@ from promptcot_mamba.grading.sandbox import seccomp as seccomp
 from promptcot_mamba.grading.sandbox.libraries import wanted_modules
 from promptcot_mamba.grading.sandbox.sandbox import SAFE_LEVELS, Limits, Sandbox
 from promptcot_mamba.grading.sandbox.source import compile_program
+from tests.grading.lcb_files import flags, make_folder
+from tests.grading.processes import are_gone, becomes, tree_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = Limits(cpu_seconds=1, wall_seconds=5.0, memory_mb=512, output_mb=1)
@@ -46,8 +50,10 @@ def test_endings_are_told_apart(sandbox, code, reason):
 
 
 def test_what_a_run_used_is_told(sandbox):
-    outcome = sandbox.run(job("x = bytearray(100_000_000)\nsum(range(3_000_000))"), limits=SMALL)
-    assert outcome.cpu_seconds > 0.01
+    """The kernel's count of a test's CPU time begins no later than the program's own."""
+    code = "import time\nx = bytearray(100_000_000)\nwhile time.process_time() < 0.1:\n    pass"
+    outcome = sandbox.run(job(code), limits=SMALL)
+    assert outcome.cpu_seconds >= 0.1
     assert outcome.peak_bytes > 100_000_000
     assert sandbox.run(job("raise KeyError('which')")).detail == "KeyError: 'which'"
 
@@ -78,20 +84,20 @@ def test_what_a_server_imports_for_a_program(code, modules):
     assert wanted_modules(code) == modules
 
 
-def test_import_lines_are_read_in_no_time():
+def test_import_lines_of_any_length_are_read():
     started = time.process_time()
     for code in ("import numpy" + ".a" * 200_000, "import numpy" + ", a" * 200_000, "import numpy\n" * 100_000):
         assert wanted_modules(code) == ["numpy"]
-    assert time.process_time() - started < 5
+    assert time.process_time() - started < 120  # a guard: quadratic work would take hours
 
 
 @pytest.mark.parametrize("level", SAFE_LEVELS)
 def test_an_offered_package_is_imported_once_for_all(level):
     pytest.importorskip("sympy")
+    code = "import sys\nprint('sympy' in sys.modules)\nimport sympy\nprint(sympy.Integer(7))"
     with Sandbox(level) as own:
-        outcomes = [own.run(job("import sympy\nprint(sympy.Integer(7))")) for _ in range(2)]
-    assert [outcome.stdout for outcome in outcomes] == [b"7\n"] * 2
-    assert max(outcome.cpu_seconds for outcome in outcomes) < 0.5  # importing takes longer
+        assert own.run(job(code)).stdout == b"True\n7\n"  # imported before the program began, so at no cost to it
+        assert own.run(job("import sys\nprint('sympy' in sys.modules)")).stdout == b"False\n"  # by another server
 
 
 @pytest.mark.parametrize(
@@ -120,24 +126,62 @@ def test_servers_end_with_a_killed_grader():
     code = (
         "from promptcot_mamba.grading.sandbox.sandbox import Sandbox\n"
         "s = Sandbox()\nprint(s._process.pid, flush=True)\n"
-        "s.run({'mode': 'stdin', 'prelude': True, 'code': 'import time; time.sleep(600)'})\n"
+        "s.run({'mode': 'stdin', 'prelude': True, 'code': 'import time; time.sleep(6000)'})\n"
     )
     grader = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     server = int(grader.stdout.readline())
-    time.sleep(0.3)
+    servers = len(tree_of(server))  # two, where processes have a namespace of their own
+    assert becomes(lambda: len(tree_of(server)) > servers), "no program was started"
+    below = tree_of(server)
     grader.send_signal(signal.SIGKILL)
     grader.wait()
-    deadline = time.monotonic() + 30
-    while _runs(server) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not _runs(server)
+    assert becomes(lambda: are_gone(below))
 
 
-def _runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+@pytest.mark.parametrize(
+    ("kind", "given", "words"),
+    [
+        (resource.RLIMIT_CPU, 6, r"6 s of CPU time \(ulimit -t\).* 7;"),
+        (resource.RLIMIT_AS, 3 << 30, r"3072 MiB of address space \(ulimit -v\).* 4096;"),
+        (resource.RLIMIT_DATA, 1 << 30, r"1024 MiB of data \(ulimit -d\).* 4096;"),
+        (resource.RLIMIT_FSIZE, 1 << 20, r"1 MiB a file \(ulimit -f\).* 32;"),
+        (resource.RLIMIT_NOFILE, 100, r"100 open files \(ulimit -n\)"),
+    ],
+)
+def test_an_inherited_limit_below_a_programs_is_named(monkeypatch, kind, given, words):
+    real = resource.getrlimit
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (given, given) if which == kind else real(which))
+    with pytest.raises(InputError, match=words):
+        Sandbox()
+
+
+def test_a_low_file_limit_ends_the_program_with_one_line(tmp_path):
+    folder = make_folder(tmp_path)
+    command = [sys.executable, "calc_acc_lcb.py", "--input_path", str(folder / "p.jsonl"), *flags(folder)]
+    files = sorted(tmp_path.iterdir())
+    ended = subprocess.run(
+        ["bash", "-c", 'ulimit -f 100 && exec "$@"', "bash", *command], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert re.fullmatch(r"error: .*ulimit -f.*\n", ended.stderr)
+    assert sorted(tmp_path.iterdir()) == files
+
+
+def test_what_breaks_two_sandboxes_is_no_verdict():
+    """Such as a limit that nobody foresaw: the reason is told, by an error that ends a program in one line."""
+    words = "could not be locked down: .*not allowed to raise maximum limit"
+    code = (
+        "import resource, sys\n"
+        "from promptcot_mamba.grading.code.grading import SandboxPool\n"
+        "from promptcot_mamba.grading.sandbox import sandbox\n"
+        "sandbox.assert_limits_can_be_given = lambda limits: None\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
+        "with SandboxPool(1) as pool:\n"
+        "    try:\n        pool.run(lambda one: one.run({'mode': 'stdin', 'code': '', 'prelude': True}))\n"
+        "    except sandbox.SandboxRefusedError as error:\n        print(error)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert re.fullmatch(f"two sandboxes broke over one program: .*{words}.*\n", ended.stdout), ended
 
 
 def evaluate(program: bytes, number: int, arguments: tuple[int, ...] = (), arch: int = 0xC000003E) -> int:

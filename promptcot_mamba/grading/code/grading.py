@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.code.tests import GRADER_VERSION, CodeVerdict
-from promptcot_mamba.grading.sandbox.sandbox import Limits, Sandbox
+from promptcot_mamba.grading.sandbox.sandbox import Limits, Sandbox, SandboxBrokenError, SandboxRefusedError
 from promptcot_mamba.jsonl import DurableAppender, Row
 from promptcot_mamba.log import logger
 
@@ -106,7 +106,10 @@ class SandboxPool:
             self._idle.put(None)  # made when first needed
 
     def run(self, grade: Callable[[Sandbox], Result]) -> Result:
-        """Grade in a free sandbox; one whose server broke is replaced, and the work done once more."""
+        """Grade in a free sandbox; one whose server broke is replaced, and the work done once more.
+
+        Raises SandboxRefusedError where that breaks too: no verdict is made of it.
+        """
         sandbox = self._idle.get()
         try:
             sandbox = sandbox or self._make()
@@ -118,7 +121,10 @@ class SandboxPool:
                 logger.warning("a sandbox broke (%s); grading once more in a new one", error)
                 sandbox.close()
                 sandbox = self._make()
-                return grade(sandbox)
+                try:
+                    return grade(sandbox)
+                except SandboxBrokenError as again:
+                    raise SandboxRefusedError(f"two sandboxes broke over one program: {again}") from again
         finally:
             self._idle.put(sandbox)
 

@@ -19,7 +19,7 @@ from promptcot_mamba.grading.sandbox.sandbox import Outcome, Sandbox
 from promptcot_mamba.jsonl import Row
 
 # Raised whenever a verdict could change: cached verdicts of another version are not used.
-GRADER_VERSION = "code-3"
+GRADER_VERSION = "code-4"
 
 FAR_LONGER, SHORT = 8, 65536
 MAX_SHOWN = 200  # characters of a failed test's input and outputs

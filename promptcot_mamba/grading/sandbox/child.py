@@ -34,6 +34,7 @@ RECURSION_LIMIT = 50_000  # as LiveCodeBench sets it
 MAX_INT_DIGITS = 50_000  # likewise
 MAX_OPEN_FILES = 64
 FREE_FD = 128  # the fork server holds fewer
+MAX_JOB_FILES = 8  # that come with a request
 PR_SET_PDEATHSIG = 1
 
 # LiveCodeBench runs every program below these imports, star imports first, in this order.
@@ -90,12 +91,16 @@ def set_limits(limits: dict[str, int]) -> None:
         resource.setrlimit(nothing, (0, 0))
 
 
-def take_files(fds: list[int]) -> None:
-    """Put the files at descriptors 0, 1, 2 and on; close every other one, the fork server's socket among them."""
+def take_files(fds: list[int]) -> int:
+    """Put the files at descriptors 0, 1, 2 and on; close every other one, the fork server's socket among them.
+
+    Returns the descriptor of the last.
+    """
     high = [fcntl.fcntl(fd, fcntl.F_DUPFD, FREE_FD) for fd in fds]  # first out of the way of the low numbers
     for index, fd in enumerate(high):
         os.dup2(fd, index)
     os.closerange(len(fds), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    return len(fds) - 1
 
 
 def open_streams() -> None:
@@ -141,6 +146,7 @@ def forget_names() -> None:
 
 def call_function(names: dict[str, Any], entry: str, args: list[Any], in_class: bool) -> Any:
     """Call the program's function, or the method of its `Solution`; `operator.add` is no answer to "write add"."""
+    in_class = in_class and "Solution" in names  # else only a comment names it
     wanted = "Solution" if in_class else entry
     if wanted not in names or names[wanted] is PRELUDE.get(wanted):
         raise NameError(f"name {wanted!r} is not defined by the program")
@@ -233,6 +239,8 @@ def flush_streams(*streams: Any) -> None:
             closed = stream.closed
         except AttributeError:
             closed = False
+        except ValueError:  # detached: another stream has its buffer
+            closed = True
         if not closed:
             stream.flush()
 

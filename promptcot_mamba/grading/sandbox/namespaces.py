@@ -20,7 +20,10 @@ SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 CAPABILITY_VERSION_3 = 0x20080522
 
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
-STANDARD_STREAMS = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
+LINKS = {
+    "/dev/fd": "/proc/self/fd", "/dev/stdin": "/proc/self/fd/0", "/dev/stdout": "/proc/self/fd/1",
+    "/dev/stderr": "/proc/self/fd/2",
+}  # fmt: skip
 
 
 def _check(result: int, what: str) -> None:
@@ -78,8 +81,8 @@ def change_root(libc: ctypes.CDLL, base: Path, readable: list[str], own: str, ow
         target.touch()
         _mount(libc, device, str(target), None, MS_BIND)
     (base / "proc").mkdir()
-    for path, fd in STANDARD_STREAMS.items():
-        (base / path.lstrip("/")).symlink_to(f"/proc/self/fd/{fd}")
+    for path, target_path in LINKS.items():
+        (base / path.lstrip("/")).symlink_to(target_path)
     _mount(libc, "proc", str(base / "proc"), "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     folder = base / own.lstrip("/")
     folder.mkdir(parents=True)

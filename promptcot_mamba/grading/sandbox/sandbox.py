@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from promptcot_mamba.errors import InputError
+from promptcot_mamba.grading.sandbox.inherited import assert_limits_can_be_given
 from promptcot_mamba.grading.sandbox.libraries import OFFERED, wanted_modules
 from promptcot_mamba.grading.sandbox.outcome import MIB, Limits, Outcome, SandboxBrokenError, judge_ending
 from promptcot_mamba.log import log_once
@@ -128,11 +129,13 @@ def _stop(process: subprocess.Popen, sock: socket.socket, base: tempfile.Tempora
 class Sandbox:
     """One fork server and its level. Not for use by two threads at once: give each its own.
 
-    Raises SandboxRefusedError if neither safe level can be reached and `unsafe` is not given.
+    Raises SandboxRefusedError if neither safe level can be reached and `unsafe` is not given, InputError if this
+    process inherited lower limits than programs are to have.
     """
 
     def __init__(self, level: str | None = None, limits: Limits | None = None, unsafe: bool = False):
         self.limits = limits or Limits()
+        assert_limits_can_be_given(self.limits)
         self._others: dict[str, Sandbox] = {}
         if level is not None and (level not in LEVELS or (level not in SAFE_LEVELS and not unsafe)):
             raise InputError(f"--sandbox {level}: expected {' or '.join(SAFE_LEVELS)}; or pass --unsafe")

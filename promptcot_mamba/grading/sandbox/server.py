@@ -28,7 +28,6 @@ from promptcot_mamba.grading.sandbox import child, landlock, libraries, namespac
 WATCH_SECONDS = 0.05  # how often a running program's threads and files are looked at
 RUNNING = frozenset((b"R", b"D"))  # the states of a thread that runs, waits for a core, or for a page or a disk
 STATE, THREADS = 0, 17  # fields of /proc/PID/stat behind the name
-MAX_FDS = 8
 MAX_PACKET = 4096
 READY = b"ready"
 STACK_BYTES = 1 << 30  # the main thread's; memory is bounded by RLIMIT_AS
@@ -115,17 +114,20 @@ class Server:
             landlock.restrict_self(self.libc, self.ruleset)
             seccomp.install_filter(self.filter.aim(os.getpid()), self.libc)
             thread_locks.install()
-        child.take_files([stdin, stdout, stderr, *others, ready])
-        child.set_limits(request)
-        os.write(3 + len(others), READY)
-        os.close(3 + len(others))
+        with os.fdopen(child.take_files([stdin, stdout, stderr, *others, ready]), "wb", 0) as said:
+            try:
+                child.set_limits(request)
+            except (OSError, ValueError) as error:  # above what this process inherited
+                said.write(repr(error).encode())
+                os._exit(1)
+            said.write(READY)
         return job
 
     def serve(self) -> bytes | None:
         """Answer requests until the socket closes. In a forked process this returns the job it is to run."""
         while True:
             try:
-                data, fds, _, _ = socket.recv_fds(self.socket, MAX_PACKET, MAX_FDS)
+                data, fds, _, _ = socket.recv_fds(self.socket, MAX_PACKET, child.MAX_JOB_FILES)
             except ConnectionResetError:  # the grader ended with a reply unread
                 return None
             if not data:
