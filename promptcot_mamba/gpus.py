@@ -48,36 +48,43 @@ class DataSheet:
 
 
 # NVIDIA's data sheets; a device's name is matched as the driver spells it, first match wins. Where a sheet gives the
-# sparse figure, half of it stands here; GeForce figures are those with fp32 accumulation.
+# sparse figure, half of it stands here; GeForce figures are those with fp32 accumulation. The Server and Max-Q editions
+# publish none for bf16: four times their fp32.
 DATA_SHEETS: dict[str, DataSheet] = {
     "GB300": DataSheet(2500, 8.0, 277, 900, 103), "GB200": DataSheet(2500, 8.0, 185, 900, 100),
-    "B300": DataSheet(2250, 8.0, 268, 900, 103), "B200": DataSheet(2250, 8.0, 179, 900, 100),
+    "B300": DataSheet(2250, 7.7, 268.6, 900, 103), "B200": DataSheet(2250, 7.7, 179, 900, 100),
     "GH200": DataSheet(989.4, 4.0, 95.6, 450, 90), "H200 NVL": DataSheet(835.5, 4.8, 140.4, 64, 90),
     "H200": DataSheet(989.4, 4.8, 140.4, 450, 90), "H100 PCIe": DataSheet(756, 2.0, 79.6, 64, 90),
     "H100 NVL": DataSheet(835.5, 3.9, 93.6, 64, 90), "H100": DataSheet(989.4, 3.35, 79.6, 450, 90),
     "H800 PCIe": DataSheet(756, 2.0, 79.6, 64, 90), "H800": DataSheet(989.4, 3.35, 79.6, 200, 90),
-    "H20": DataSheet(148, 4.0, 95.6, 450, 90),
+    "H20-3e": DataSheet(148, 4.9, 140.4, 450, 90), "H20": DataSheet(148, 4.0, 95.6, 450, 90),
     "A100-PCIE-40GB": DataSheet(311.9, 1.56, 40, 32, 80), "A100-SXM4-40GB": DataSheet(311.9, 1.56, 40, 300, 80),
-    "A100": DataSheet(311.9, 2.0, 80, 300, 80), "A800": DataSheet(311.9, 2.0, 80, 200, 80),
+    "A100 80GB PCIe": DataSheet(311.9, 1.94, 80, 32, 80), "A800 80GB PCIe": DataSheet(311.9, 1.94, 80, 32, 80),
+    "A100": DataSheet(311.9, 2.04, 80, 300, 80), "A800": DataSheet(311.9, 2.04, 80, 200, 80),
     "A30": DataSheet(165, 0.93, 24, 32, 80), "A40": DataSheet(149.7, 0.70, 45, 32, 86),
     "A10G": DataSheet(70, 0.60, 22.5, 32, 86), "A10": DataSheet(125, 0.60, 22.5, 32, 86),
     "L40S": DataSheet(362, 0.86, 45, 32, 89), "L40": DataSheet(181, 0.86, 45, 32, 89),
-    "L4": DataSheet(121, 0.30, 22.5, 32, 89), "RTX PRO 6000": DataSheet(503.8, 1.79, 95.6, 64, 120),
+    "L4": DataSheet(121, 0.30, 22.5, 32, 89),
+    "RTX PRO 6000 Blackwell Server": DataSheet(480, 1.6, 95.6, 64, 120),
+    "RTX PRO 6000 Blackwell Max-Q": DataSheet(440, 1.79, 95.6, 64, 120),
+    "RTX PRO 6000": DataSheet(503.8, 1.79, 95.6, 64, 120),
     "RTX 6000 Ada": DataSheet(364.2, 0.96, 48, 32, 89), "RTX A6000": DataSheet(154.8, 0.77, 48, 32, 86),
     "5090": DataSheet(209.5, 1.79, 31.8, 64, 120), "4090": DataSheet(165.2, 1.01, 24, 32, 89),
     "3090": DataSheet(71, 0.94, 24, 32, 86),
 }  # fmt: skip
 MIG_NAME = re.compile(r"MIG (?P<slices>\d+)g\.(?P<gb>\d+)gb")
-MIG_SLICES = {"A30": 4}  # compute slices of a whole device; elsewhere 7
+# Compute slices of a whole device; elsewhere 7 (NVIDIA's MIG user guide).
+MIG_SLICES = {"A30": 4} | dict.fromkeys((name for name in DATA_SHEETS if name.startswith("RTX PRO 6000")), 4)
+OTHER_CARDS = r"(?! (?:Laptop|Ti|D)\b)"  # "4090 D" is another one than the 4090
 
 
 def data_sheet(name: str) -> DataSheet | None:
     """The sheet of a device's name as the driver spells it, of a MIG instance its share; None where it is not known.
 
-    `A10` is not an `A100`.
+    `A10` is not an `A100`, and a laptop's 4090 no 4090.
     """
     for part, sheet in DATA_SHEETS.items():
-        if re.search(rf"(?<![A-Za-z0-9]){re.escape(part)}(?![A-Za-z0-9])", name):
+        if re.search(rf"(?<![A-Za-z0-9]){re.escape(part)}(?![A-Za-z0-9]){OTHER_CARDS}", name):
             mig = MIG_NAME.search(name)
             return _mig_share(sheet, mig, MIG_SLICES.get(part, 7)) if mig else sheet
     return None

@@ -54,6 +54,8 @@ def test_visible_devices_as_cuda_reads_them(wanted: str | None, indices: list[in
         ("NVIDIA H200", 989.4), ("NVIDIA H200 NVL", 835.5), ("NVIDIA H100 PCIe", 756), ("NVIDIA H100 80GB HBM3", 989.4),
         ("NVIDIA H20", 148), ("NVIDIA B300 SXM6 AC", 2250), ("NVIDIA GeForce RTX 5090", 209.5), ("NVIDIA L40", 181),
         ("NVIDIA L40S", 362), ("NVIDIA L4", 121), ("NVIDIA A10G", 70), ("NVIDIA A10", 125),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", 480),
+        ("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", 503.8),
         ("NVIDIA A100-SXM4-80GB", 311.9), ("NVIDIA GeForce RTX 3090", 71), ("NVIDIA GH200 480GB", 989.4),
     ],
 )  # fmt: skip
@@ -70,12 +72,20 @@ def test_a_mig_instance_gets_its_share():
     assert part.bandwidth_tbs == pytest.approx(whole.bandwidth_tbs * 10 / whole.memory_gib)
     assert data_sheet("NVIDIA A30 MIG 2g.12gb").bf16_tflops == pytest.approx(165 / 2)
     assert data_sheet("NVIDIA H100 80GB HBM3 MIG 7g.80gb").bf16_tflops == whole.bf16_tflops
+    assert data_sheet("NVIDIA RTX PRO 6000 Blackwell Server Edition MIG 4g.96gb").bf16_tflops == 480
     assert data_sheet("NVIDIA A100-SXM4-40GB").memory_gib == 40
+
+
+def test_forms_of_one_name_have_their_own_links_and_memory():
+    assert data_sheet("NVIDIA A100 80GB PCIe").link_gbs < data_sheet("NVIDIA A100-SXM4-80GB").link_gbs
+    assert data_sheet("NVIDIA H20-3e").memory_gib > data_sheet("NVIDIA H20").memory_gib
 
 
 def test_an_unknown_device_gets_none():
     assert data_sheet("NVIDIA Tesla V100-SXM2-32GB") is None
     assert data_sheet("NVIDIA H2000") is None
+    assert data_sheet("NVIDIA GeForce RTX 4090 Laptop GPU") is None
+    assert data_sheet("NVIDIA GeForce RTX 3090 Ti") is None
     assert len(DATA_SHEETS) > 20
 
 
