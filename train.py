@@ -17,7 +17,6 @@ import sys
 from contextlib import nullcontext
 from dataclasses import asdict
 from functools import cache, partial
-from pathlib import Path
 from typing import IO, Any
 
 from promptcot_mamba.training.first_look import refuse_at_once
@@ -74,7 +73,7 @@ def main() -> int | None:
         return None
     plan_args.refuse_idle()
     try:
-        with Watch(agreed=(InputError, TrainingDivergedError)):
+        with Watch():
             stopped_at = train(args, data_args)
     except TrainingDivergedError as error:
         if rank() == 0:
@@ -99,7 +98,7 @@ def train(args: SftArguments, data_args: DataArguments) -> int | None:
 
     # Check what can be checked in seconds, before an hour of encoding.
     checkpoint, tokenizer, packing = together(lambda: check(args, data_args))
-    check_nodes({"--output_dir": args.output_path, "--token_cache": Path(data_args.token_cache)})
+    check_nodes({"--output_dir": args.output_path})
 
     # Encode: text becomes tokens once for every process and every later run over the same data.
     rows, eval_rows, identity = encode(args, data_args, checkpoint, tokenizer, packing)

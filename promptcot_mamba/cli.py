@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import re
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -225,4 +226,8 @@ def leave(message: str) -> None:
         print(f"error: {message}", file=sys.stderr, flush=True)
     else:  # a launcher ends every process once one has failed: let the first one speak for all
         time.sleep(WAIT_FOR_FIRST_SECONDS)
+        torch = sys.modules.get("torch")
+        if os.environ.get("LOCAL_RANK", "0") == "0" and not (torch and torch.distributed.is_initialized()):
+            # Before the processes met, what is wrong may be this node's own.
+            print(f"error: {socket.gethostname()}: {message}", file=sys.stderr, flush=True)
     sys.exit(EXIT_BAD_INPUT)

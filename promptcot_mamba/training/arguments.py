@@ -121,7 +121,7 @@ class DataArguments:
     )
     loss_on: str = flag("Of a conversation: assistant, each answer is an example, or last.", default="assistant")
     control_text: str = flag("Rows that spell control tokens: kept as text (auto, keep), or drop.", default="auto")
-    token_cache: str = flag("Folder of encoded data; safe to delete.", default="cache/tokens", writes="folder")
+    token_cache: str = flag("Folder of encoded data; safe to delete.", default="cache/tokens")
 
 
 @dataclass
@@ -172,7 +172,7 @@ class SftArguments(TrainingArguments):
         "With --objective dpo: log-probabilities a token instead of an answer.", default=False
     )
     nll_weight: float = flag(
-        "With --objective dpo: weight of the chosen answer's own loss a token; 0 is plain DPO.", default=0.0, least=0
+        "With --objective dpo: weight of the chosen answer's own loss a token; 0 is plain DPO.", default=0.0
     )
     reference_path: str | None = flag(
         "With --objective dpo: reference.npz of an earlier run over the same data from the same model. "

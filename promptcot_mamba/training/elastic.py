@@ -52,11 +52,12 @@ def dealt_anew() -> Iterator[None]:
 
     rigid = DeepSpeedEngine.load_checkpoint
 
-    def load_checkpoint(engine: Any, *args: Any, **settings: Any) -> Any:
+    def load_checkpoint(engine: Any, load_dir: str, *args: Any, **settings: Any) -> Any:
+        refuse_swapped(engine, Path(load_dir))
         engine._get_ckpt_name = partial(name_checkpoint, engine._get_ckpt_name)
         engine._load_zero_checkpoint = partial(load_shards, engine, engine._load_zero_checkpoint)
         try:
-            return rigid(engine, *args, **settings)
+            return rigid(engine, load_dir, *args, **settings)
         finally:
             del engine._get_ckpt_name, engine._load_zero_checkpoint
 
@@ -65,6 +66,17 @@ def dealt_anew() -> Iterator[None]:
         yield
     finally:
         DeepSpeedEngine.load_checkpoint = rigid
+
+
+def refuse_swapped(engine: Any, folder: Path) -> None:
+    """Raise InputError where optimizer states on NVMe, which DeepSpeed copies file by file, are of other devices."""
+    offload = engine.zero_offload_optimizer()
+    shards = len([*folder.glob("*/*zero_pp_rank_*optim_states.pt")])
+    if offload is not None and offload.device == "nvme" and shards != engine.seq_dp_world_size:
+        raise InputError(
+            f"--deepspeed: {folder} has optimizer states of {shards} devices on NVMe, this run has "
+            f"{engine.seq_dp_world_size}; use {shards}, or offload to the CPU"
+        )
 
 
 def name_checkpoint(own: Any, *args: Any, **settings: Any) -> str:
@@ -77,7 +89,10 @@ def name_checkpoint(own: Any, *args: Any, **settings: Any) -> str:
 def load_shards(engine: Any, own: Any, folder: str, tag: str, load_optimizer_states: bool = True) -> bool:
     if engine.loaded_checkpoint_dp_world_size == engine.seq_dp_world_size or not load_optimizer_states:
         return own(folder, tag, load_optimizer_states)
-    deal = deal_zero3 if engine.zero_optimization_partition_weights() else deal_zero2
+    sharded_weights = engine.zero_optimization_partition_weights()
+    if not sharded_weights and not hasattr(engine.optimizer, "round_robin_bit16_groups"):
+        raise InputError("--deepspeed: ZeRO-1 with fp32 sums goes on with as many devices only; use ZeRO-2")
+    deal = deal_zero3 if sharded_weights else deal_zero2
     mine: list[StateDict] = [{} for _ in range(dist.get_world_size())]
     mine[dist.get_rank()] = deal(engine, Path(folder) / tag)
     engine.optimizer.load_state_dict(
@@ -154,7 +169,8 @@ def deal_zero2(engine: Any, folder: Path) -> StateDict:
         wanted = pieces_of(dist.get_rank(), cut_anywhere(sizes, flat.numel()))
         deal = partial(fill_flat, flat.numel(), wanted, have)
         masters.append(deal([shard[MASTERS][number] for shard in shards]))
-        states[number] = deal_states([shard[BASE]["state"][number] for shard in shards], old_sizes, deal)
+        if number in shards[0][BASE]["state"]:  # SGD without momentum has none
+            states[number] = deal_states([shard[BASE]["state"][number] for shard in shards], old_sizes, deal)
     return {**shards[0], MASTERS: masters, BASE: {**shards[0][BASE], "state": states}}
 
 
@@ -198,6 +214,10 @@ def deal_zero3(engine: Any, folder: Path) -> StateDict:
     home: dict[str, int] = {}  # the old sub-group of a parameter
     for number, shapes in enumerate(old_groups):
         sizes = [(name, shape.numel()) for name, shape in shapes.items()]
+        if sum(-(-size // len(shards)) for _, size in sizes) != shards[0][FLAT_GROUPS][number].numel():
+            raise InputError(
+                "--deepspeed: the checkpoint's shards are not cut by all of its devices (MiCS); use as many"
+            )
         have |= cut_evenly(sizes, len(shards))
         home |= dict.fromkeys(shapes, number)
     masters, states = [], {}
@@ -212,9 +232,11 @@ def deal_zero3(engine: Any, folder: Path) -> StateDict:
             from_one = [(name, piece) for name, piece in wanted if home[name] == one]
             deal = partial(fill_flat, size, from_one, have)
             masters[-1] += deal([shard[FLAT_GROUPS][one].view(-1) for shard in shards])
-            past = [shard[OPTIMIZER]["state"][one] for shard in shards]
-            parts.append(deal_states(past, [shard[FLAT_GROUPS][one].numel() for shard in shards], deal))
-        states[number] = add_states(parts)
+            if one in shards[0][OPTIMIZER]["state"]:
+                past = [shard[OPTIMIZER]["state"][one] for shard in shards]
+                parts.append(deal_states(past, [shard[FLAT_GROUPS][one].numel() for shard in shards], deal))
+        if parts:
+            states[number] = add_states(parts)
     base = shards[0][OPTIMIZER]
     groups = number_groups(base["param_groups"], optimizer)
     return {**shards[0], FLAT_GROUPS: masters, OPTIMIZER: {**base, "state": states, "param_groups": groups}}

@@ -28,7 +28,7 @@ LIMITS: dict[str, tuple[str, float, float]] = {
     "dataloader_num_workers": ("from", 0, 1 << 16), "neftune_noise_alpha": ("above", 0, 1e6),
     "dataloader_prefetch_factor": ("from", 1, 1 << 16), "ddp_timeout": ("from", 1, 1 << 30),
     "torch_empty_cache_steps": ("from", 1, 1 << 40), "lora_rank": ("from", 0, 1 << 20), "lora_alpha": ("above", 0, 1e6),
-    "beta": ("above", 0, 1e3),
+    "beta": ("above", 0, 1e3), "nll_weight": ("from", 0, 1e3),
     "plan_examples": ("above", 0, 1e15), "plan_tokens_per_example": ("above", 0, 1e9),
 }  # fmt: skip
 
@@ -132,4 +132,8 @@ def check_paths(values: dict[str, list[str]]) -> None:
     for name in ("model_name_or_path", "tokenizer_path"):
         for text in filter(None, values.get(name, [])):
             find_folder(text, f"--{name}", weights=False)
-    check_writable(f"--output_dir {values['output_dir'][0]}", Path(values["output_dir"][0]), {"writes": "folder"})
+    for name in ("output_dir", "token_cache"):
+        for text in values.get(name, []):
+            if not text.strip():
+                raise InputError(f"--{name}: empty, expected a path")
+            check_writable(f"--{name} {text}", Path(text), {"writes": "folder"})

@@ -15,11 +15,13 @@ from typing import Any, NoReturn
 
 import torch.distributed as dist
 
+from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import logger
 from promptcot_mamba.training.ranks import gather_lists, local_rank, rank
 
 BEAT_SECONDS = 2.0
 LOST_AFTER_SECONDS = 120.0  # in which a process must get the interpreter for a moment
+SUSPENDED_AFTER_BEATS = 5  # a whole job may be stopped and go on; a longer gap than this is nobody else's
 BROKEN_AFTER_SECONDS = 15.0  # the same, once a connection between processes broke
 EXIT_LOST = 75  # EX_TEMPFAIL: nothing is wrong with the run; the same command goes on
 EXIT_FAILED = 1
@@ -27,10 +29,11 @@ BEAT_KEY, LOST_KEY, BROKEN_KEY, ENDED_KEY = (f"promptcot/watch/{name}" for name 
 
 
 class Watch:
-    """Around a run of several processes. `agreed`: errors that all of them raise together, and end by themselves."""
+    """Around a run of several processes. Raises InputError where a launcher starts one again with its old store."""
 
-    def __init__(self, agreed: tuple[type[BaseException], ...]) -> None:
-        self._agreed = agreed
+    def __init__(self) -> None:
+        if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):  # what the last attempt said stands in it
+            raise InputError("torchrun --max-restarts: start the same command again instead; it goes on by itself")
         self._store = connect() if dist.is_initialized() and dist.get_world_size() > 1 else None
         # In the first process the store lives by this, also where an error takes the group down.
         self._group_store = dist.distributed_c10d._get_default_store() if self._store is not None else None
@@ -56,7 +59,7 @@ class Watch:
         if self._store is None:
             return
         failed = isinstance(error, Exception) or (isinstance(error, SystemExit) and error.code)
-        if error is not None and failed and not isinstance(error, self._agreed):
+        if error is not None and failed:
             self._tell(error)
             if rank() == 0:  # it holds the store, in which the others read why
                 time.sleep(3 * BEAT_SECONDS)
@@ -87,9 +90,12 @@ class Watch:
 
     def _listen(self) -> None:
         """Beat, and look who else does. A call may never return, where the first process's host is gone."""
-        store = self._store
+        store, last = self._store, time.monotonic()
         assert store is not None
         while not self._over.wait(BEAT_SECONDS):
+            if time.monotonic() - last > SUSPENDED_AFTER_BEATS * BEAT_SECONDS:  # perhaps all were: begin anew
+                self._seen.clear()
+            last = time.monotonic()
             try:
                 self._beat()
                 if store.check([ENDED_KEY]):
@@ -120,7 +126,11 @@ class Watch:
 
     def _judge(self) -> None:
         """End where `_listen` hangs."""
+        last = time.monotonic()
         while not self._over.wait(BEAT_SECONDS):
+            if time.monotonic() - last > SUSPENDED_AFTER_BEATS * BEAT_SECONDS:
+                self._heard = time.monotonic()
+            last = time.monotonic()
             if time.monotonic() - self._heard > LOST_AFTER_SECONDS:
                 self._end_without_first()
 

@@ -119,21 +119,18 @@ def last_step(output: Path) -> int:
 
 def test_nodes_that_differ_are_named(sshd: Sshd, work: Path, hostfile: Path, tmp_path: Path):
     """node-b has a folder of the same name on a disk of its own; another version of a package; another program."""
-    for name in ("own", "cache"):
-        (tmp_path / name).mkdir()
+    (tmp_path / "own").mkdir()
     metadata = Path(distribution("transformers").locate_file("")) / f"transformers-{version('transformers')}.dist-info"
     (tmp_path / "METADATA").write_text("Metadata-Version: 2.1\nName: transformers\nVersion: 5.0.9\n")
     (tmp_path / "errors.py").write_text((ROOT / "promptcot_mamba" / "errors.py").read_text() + "# changed\n")
     differences = {
         f"mount -t tmpfs none {tmp_path}/own": "--output_dir ",
-        f"mount -t tmpfs none {tmp_path}/cache": "--token_cache ",
         f"mount --bind {tmp_path}/METADATA {metadata}/METADATA": "node-b: transformers is 5.0.9, on node-a it is ",
         f"mount --bind {tmp_path}/errors.py {ROOT}/promptcot_mamba/errors.py": "node-b: this repository is ",
     }
     for difference, error in differences.items():
         sshd.start("node-b", difference)
-        flags = {"output_dir": tmp_path / "own" / "run", "token_cache": tmp_path / "cache"}
-        status, said = finish(start(sshd, hostfile, work, "never", **flags))
+        status, said = finish(start(sshd, hostfile, work, "never", output_dir=tmp_path / "own" / "run"))
         sshd.start("node-b")
         print(*errors(said), sep="\n")
         assert status != 0

@@ -26,11 +26,12 @@ def test_every_kernel_compiles_without_spills_on_every_architecture(tmp_path: Pa
     record = tmp_path / "compile.json"
     child = report("--record", str(record), "--sizes", "64x128", "--archs", "86,90,100,120", "--dtypes", "bf16")
     assert child.returncode == 0, child.stdout + child.stderr
-    rows = json.loads(record.read_text())["results"]["rows"]
-    assert {row["arch"] for row in rows} == {86, 90, 100, 120}
-    assert all(row["stack"] == 0 for row in rows), rows
+    table = json.loads(record.read_text())["tables"][0]
+    rows = [dict(zip(table["header"], row, strict=True)) for row in table["rows"]]
+    assert {row["arch"] for row in rows} == {"sm_86", "sm_90", "sm_100", "sm_120"}
+    assert all(row["stack B"] == "0" for row in rows), rows
     dots = {"state_walk", "chunk_scan", "chunk_gradients"}
-    hopper = {row["kernel"]: row["matrix_unit"] for row in rows if row["arch"] == 90}
+    hopper = {row["kernel"]: row["matrix unit"] for row in rows if row["arch"] == "sm_90"}
     assert {kernel for kernel, unit in hopper.items() if unit == "wgmma"} == dots, hopper
 
 

@@ -34,9 +34,9 @@ def test_an_unfinished_quickstart_is_refused(tmp_path: Path, monkeypatch):
 
 
 def test_only_what_is_trained_differs_from_phase_2():
-    """Or the comparison would be of schedules."""
+    """Or the comparison would be of schedules; the number of steps is told beside it."""
     phase2, ours = (
         yaml.safe_load((ROOT / f"configs/quickstart/{name}.yaml").read_text()) for name in ("phase2", "adapters")
     )
     differing = {name for name in phase2.keys() | ours.keys() if phase2.get(name) != ours.get(name)}
-    assert differing == {"lora_rank", "lora_target", "learning_rate", "save_steps", "save_total_limit"}
+    assert differing == {"lora_rank", "lora_target", "learning_rate", "max_steps", "save_steps", "save_total_limit"}
