@@ -19,7 +19,7 @@ FLOORS = {
 PROGRAM_FLOOR = 6
 HEAVY = {"vllm", "deepspeed", "mamba_ssm", "causal_conv1d", "triton"}
 TORCH_FREE = ("grading", "report")
-MOST_SCRIPTS = 18  # programs at the top of scripts/, beside its folders bench/ and quickstart/: what a user meets
+MOST_SCRIPTS = 18  # entries at the top of scripts/, folders included: what a user meets
 MOST_LINES = 60
 # Longer functions, and why each is not cut.
 LONG = {
@@ -91,10 +91,8 @@ def test_grading_and_report_need_no_torch(folder: str):
 
 
 def test_scripts_is_what_a_user_runs():
-    entries = [path for path in (ROOT / "scripts").iterdir() if path.name != "__pycache__"]
-    programs = [path for path in entries if path.is_file()]
-    assert len(programs) <= MOST_SCRIPTS, f"{len(programs)} programs; stopwatches go to bench/, examples to quickstart/"
-    assert {path.name for path in entries if path.is_dir()} == {"bench", "quickstart"}
+    entries = [path.name for path in (ROOT / "scripts").iterdir() if path.name != "__pycache__"]
+    assert len(entries) <= MOST_SCRIPTS, f"{len(entries)} entries; stopwatches go to bench/, examples to quickstart/"
 
 
 def test_long_functions_have_a_reason():

@@ -76,7 +76,7 @@ def check_slurm(variables: Mapping[str, str]) -> list[Finding]:
         mend = "give --cpus-per-task (8 a GPU), and pass it to srun too: since Slurm 22.05 it is not inherited"
         findings.append(Finding("slurm cpus", WARNING, f"{cpus or 1} CPU a task", mend))
     elif "SRUN_CPUS_PER_TASK" not in variables and "SLURM_STEP_ID" not in variables:
-        mend = "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK, as scripts/slurm_sft.sbatch does"
+        mend = "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK, as scripts/cluster/slurm_sft.sbatch does"
         findings.append(Finding("slurm cpus", NOTE, f"{cpus} CPUs a task, which srun will not inherit", mend))
     if variables.get("SLURM_JOB_GPUS") is None and variables.get("SLURM_GPUS_ON_NODE") is None:
         findings.append(Finding("slurm gpus", NOTE, "the job holds no GPU", "for one: --gpus-per-node"))

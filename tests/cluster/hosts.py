@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 HOSTS = ("node-a", "node-b")
@@ -51,11 +52,10 @@ class Hosts:
 
     def __init__(self) -> None:
         self.close()  # what a killed test left
-        try:
+        with ExitStack() as unless_made:
+            unless_made.callback(self.close)
             self._make()
-        except BaseException:
-            self.close()
-            raise
+            unless_made.pop_all()
 
     def _make(self) -> None:
         must("ip", "link", "add", BRIDGE, "type", "bridge")

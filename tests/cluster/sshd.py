@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 from tests.cluster.hosts import ADDRESSES, HOSTS, SCRATCH, Hosts, must
@@ -21,11 +22,10 @@ class Sshd:
         self.hosts, self.folder = hosts, Path(tempfile.mkdtemp(prefix=f"{SCRATCH}sshd-", dir="/tmp"))
         self.path = self.folder / "bin"
         self._daemons: dict[str, subprocess.Popen] = {}
-        try:
+        with ExitStack() as unless_made:
+            unless_made.callback(self.close)
             self._start()
-        except BaseException:
-            self.close()
-            raise
+            unless_made.pop_all()
 
     def _start(self) -> None:
         Path("/run/sshd").mkdir(exist_ok=True)  # sshd insists

@@ -1,4 +1,4 @@
-"""scripts/launch_multinode.sh between two hosts over ssh: what is wrong is said before anything is trained, and a host
+"""launch_multinode.sh between two hosts over ssh: what is wrong is said before anything is trained, and a host
 that vanishes in a step ends the run by name; the same command then goes on to the losses of one that stayed whole."""
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def start(sshd: Sshd, hostfile: Path, work: Path, output: str, **changes: object
     flags = [f"--{name}={value}" for name, value in flags_for(work, output, **settings).items()]
     environment = child_environment()
     environment["PATH"] = f"{sshd.path}:{environment['PATH']}"
-    command = sshd.hosts.command(HOSTS[0], "bash", "scripts/launch_multinode.sh", hostfile, *flags)
+    command = sshd.hosts.command(HOSTS[0], "bash", "scripts/cluster/launch_multinode.sh", hostfile, *flags)
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )

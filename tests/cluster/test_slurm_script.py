@@ -1,4 +1,4 @@
-"""scripts/slurm_sft.sbatch on a Slurm of two nodes, with a program of a few lines in the place of train.py: who hears
+"""slurm_sft.sbatch on a Slurm of two nodes, with a program of a few lines in the place of train.py: who hears
 of what, and what becomes of the job for each way in which the program may end."""
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from tests.cluster.slurm import Slurm, wait_until
 from tests.programs.train_helpers import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-SCRIPT = ROOT / "scripts" / "slurm_sft.sbatch"
+SCRIPT = ROOT / "scripts" / "cluster" / "slurm_sft.sbatch"
 NO_GPUS = ("--gpus-per-node=0", "--ntasks-per-node=1", "--nodes=2", "--cpus-per-task=1")
 # Says what it sees; ends as told the first time, and with 0 once the job has been requeued.
 PROGRAM = """

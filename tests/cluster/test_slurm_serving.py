@@ -1,4 +1,4 @@
-"""scripts/serve_slurm.sh on a Slurm of two nodes, with a server of a few lines in the place of vLLM's: both nodes
+"""serve_slurm.sh on a Slurm of two nodes, with a server of a few lines in the place of vLLM's: both nodes
 serve, with all their CPUs, and one serves on where the other is lost."""
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def test_a_lost_node_leaves_the_other_serving(slurm: Slurm, tmp_path: Path):
     (tmp_path / "vllm").chmod(0o755)
     environment = {"MODEL": "model", "GPUS": "1", "PATH": f"{tmp_path}:{slurm.environment['PATH']}"}
     log = tmp_path / "log"
-    script = ROOT / "scripts" / "serve_slurm.sh"
+    script = ROOT / "scripts" / "cluster" / "serve_slurm.sh"
     job = slurm.submit(
         "--nodes=2", "--exclusive", "--no-requeue", f"--output={log}", script, environment=environment, cwd=tmp_path
     )

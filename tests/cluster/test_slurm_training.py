@@ -24,7 +24,7 @@ def submit(slurm: Slurm, work: Path, output: str, *words: str, **changes: object
     nodes = ("--gpus-per-node=0", "--ntasks-per-node=1", "--nodes=2", "--cpus-per-task=1")
     log = work / f"{output}.log"
     environment = child_environment()
-    script = ROOT / "scripts" / "slurm_sft.sbatch"
+    script = ROOT / "scripts" / "cluster" / "slurm_sft.sbatch"
     job = slurm.submit(*nodes, f"--output={log}", *words, script, *flags, environment=environment, cwd=ROOT)
     return job, work / output
 

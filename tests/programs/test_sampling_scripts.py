@@ -24,7 +24,7 @@ def test_serve_slurm_prints_the_urls_of_its_nodes(tmp_path: Path):
     (tmp_path / "scontrol").write_text("#!/bin/sh\nprintf 'node0\\nnode1\\n'\n", encoding="utf-8")
     (tmp_path / "scontrol").chmod(0o755)
     environment = {"MODEL": "m", "SLURM_JOB_NODELIST": "node[0-1]", "TENSOR_PARALLEL": "2"}
-    done = run_script("serve_slurm.sh", tmp_path, stand_ins=("srun",), **environment)
+    done = run_script("cluster/serve_slurm.sh", tmp_path, stand_ins=("srun",), **environment)
     assert done.returncode == 0, done.stderr
     urls, served = done.stdout.splitlines()
     assert urls == "--base_url http://node0:8000 http://node1:8000"
@@ -32,6 +32,6 @@ def test_serve_slurm_prints_the_urls_of_its_nodes(tmp_path: Path):
 
 
 def test_a_missing_model_is_named(tmp_path: Path):
-    done = run_script("serve_slurm.sh", tmp_path, stand_ins=())
+    done = run_script("cluster/serve_slurm.sh", tmp_path, stand_ins=())
     assert done.returncode != 0
     assert "set MODEL" in done.stderr

@@ -185,13 +185,18 @@ class ScriptedBook:
     def close(self) -> None: ...
 
 
-def test_rounds_choose_with_the_generator_that_the_round_before_trained(tmp_path, write_recipe, monkeypatch):
-    monkeypatch.setattr(synthesize, "ModelBook", ScriptedBook)
-    base = tmp_path / "base"
+def begin_rounds(folder: Path, write_recipe: Callable[..., Path]) -> tuple[Path, Path, dict]:
+    """A folder that passes for a checkpoint, a recipe of all stages, and its settings."""
+    base = folder / "base"
     base.mkdir()
     (base / "config.json").write_text("{}")
     recipe = write_recipe("work", NoServer())
-    settings = yaml.safe_load(recipe.read_text())
+    return base, recipe, yaml.safe_load(recipe.read_text())
+
+
+def test_rounds_choose_with_the_generator_that_the_round_before_trained(tmp_path, write_recipe, monkeypatch):
+    monkeypatch.setattr(synthesize, "ModelBook", ScriptedBook)
+    base, recipe, settings = begin_rounds(tmp_path, write_recipe)
     settings["models"]["generator"] = {"model_path": str(base), "chat_template": False}
     recipe.write_text(yaml.safe_dump(settings, sort_keys=False))
     train = f"cp -r {base} {{output}}"
@@ -211,11 +216,7 @@ def test_rounds_choose_with_the_generator_that_the_round_before_trained(tmp_path
 def em_recipe(tmp_path: Path, write_recipe, monkeypatch) -> tuple[Path, Path]:
     """A recipe whose writer of rationales and generator are checkpoints, and the checkpoint they begin with."""
     monkeypatch.setattr(synthesize, "ModelBook", ScriptedBook)
-    base = tmp_path / "base"
-    base.mkdir()
-    (base / "config.json").write_text("{}")
-    recipe = write_recipe("work", NoServer())
-    settings = yaml.safe_load(recipe.read_text())
+    base, recipe, settings = begin_rounds(tmp_path, write_recipe)
     own = {"model_path": str(base), "chat_template": False}
     settings["models"] |= {"generator": own, "writer": own}
     settings["stages"]["rationales"]["model"] = "writer"

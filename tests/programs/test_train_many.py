@@ -171,7 +171,12 @@ def test_two_nodes_train_as_one(work: Path, alone: Path):
     place = {"NO_SSH": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     nodes = [
         subprocess.Popen(
-            ["bash", "scripts/launch_multinode.sh", str(work / "hosts"), *(f"--{k}={v}" for k, v in flags.items())],
+            [
+                "bash",
+                "scripts/cluster/launch_multinode.sh",
+                str(work / "hosts"),
+                *(f"--{k}={v}" for k, v in flags.items()),
+            ],
             cwd=ROOT,
             env={**child_environment(), **place, "NODE_RANK": str(rank)},
             stdout=subprocess.PIPE,

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One `vllm serve` a node under Slurm, each on all GPUs of its node, until the job ends; prints the --base_url list.
 #
-#   MODEL=/models/PromptCoT-Mamba-7B sbatch --nodes 4 --gpus-per-node 8 --time 12:00:00 scripts/serve_slurm.sh
+#   MODEL=/models/PromptCoT-Mamba-7B sbatch --nodes 4 --gpus-per-node 8 --time 12:00:00 scripts/cluster/serve_slurm.sh
 #
 # Optional: PORT (8000), MAX_LEN (65536; the context is 4,096 more), GPUS (8), TENSOR_PARALLEL (1), VLLM_FLAGS. Where a
 # node is lost the others serve on, and infer_longcot.py goes on with them.

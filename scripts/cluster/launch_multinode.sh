@@ -2,17 +2,17 @@
 # Train on several nodes with DeepSpeed's hostfile launcher. The folders in the flags must be on storage that every
 # node shares, and the nodes must have this repository and its .venv at the same path.
 #
-#   bash scripts/launch_multinode.sh HOSTFILE [flags of train.py]
+#   bash scripts/cluster/launch_multinode.sh HOSTFILE [flags of train.py]
 #
 # HOSTFILE has a line per node: `name slots=8`. Over ssh (and pdsh), start it once, on the first node. Without ssh
 # between the nodes, start it on every node, with what tells it its place:
 #
-#   NO_SSH=1 NODE_RANK=1 MASTER_ADDR=node0 bash scripts/launch_multinode.sh HOSTFILE [flags]
+#   NO_SSH=1 NODE_RANK=1 MASTER_ADDR=node0 bash scripts/cluster/launch_multinode.sh HOSTFILE [flags]
 #
 # Optional: MASTER_ADDR (the first host of the file), MASTER_PORT (29500). Every process's fast network interface can be
 # named with NCCL_SOCKET_IFNAME / GLOO_SOCKET_IFNAME. A node that vanishes ends the run (docs/many_nodes.md).
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 # The environment of scripts/setup.sh, where no other is active.
 command -v deepspeed >/dev/null || export PATH="$PWD/.venv/bin:$PATH"
 
