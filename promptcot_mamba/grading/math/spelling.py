@@ -8,11 +8,10 @@ import re
 from fractions import Fraction
 from typing import Any
 
-from promptcot_mamba.grading.math.tables import CHANGING, CURRENCY_CODES
+from promptcot_mamba.grading.math.layout import PERMUTED, drop_parts, join_lines, permute
+from promptcot_mamba.grading.math.tables import CHANGING, CURRENCY_CODES, TEXT
 from promptcot_mamba.grading.math.units import measure
 
-# A macro that sets its argument as text.
-TEXT = r"\\(?:text(?:rm|bf|it|sf|tt|up|md|normal)?|mbox|hbox|mathrm|mathsf|mathbf|operatorname|emph|rm)(?![A-Za-z])\s*"
 MAX_LISTED = 60
 _LETTER_UNITS = {
     **dict(zip("mgsh", ("meter", "gram", "second", "hour"), strict=True)),
@@ -36,6 +35,10 @@ def spell(text: str) -> str:
         for trigger, pattern, replacement in rules:
             if trigger in text:
                 text = pattern.sub(replacement, text)
+    if "\\cr" in text and "\\begin" not in text:
+        text = join_lines(text)
+    if ")" in text:
+        text = drop_parts(text)
     if any(sign.isdigit() for sign in text) and any(sign.isalpha() or sign in "'’" for sign in text):
         text = _RATE.sub(r"\\text{\1/\2}\3", text) if "frac" in text else text
         text = _CURRENCY.sub(_name_currency, text)
@@ -192,6 +195,10 @@ _UNIT_VECTOR = re.compile(
     r"(?:\{\s*\\hat\s*\{\s*([ijk])\s*\}\s*\}|\{\s*\\?([ij]math|[ijk])\s*\}|\\([ij]math)(?![A-Za-z]))"
 )
 
+_CONDITION = re.compile(  # `2k \\quad (k \\in \\mathbb{Z})`: what is said of a letter behind an answer
+    r"(?:\s|(?<=[\w)}\]]))\((?:\s*(?:\\text\s*\{\s*(?:for|where|with)\s*\}\s*)?)"
+    r"([A-Za-z](?:_\w)?(?:\s*,\s*[A-Za-z](?:_\w)?)*\s*(?:\\(?:in|ge|geq|le|leq|ne|neq|geqslant|leqslant)(?![A-Za-z])|[<>])[^()]*)\)\s*$"
+)
 _O = rf"{TEXT}\{{\s*o\s*\}}"
 _REALS = r"\\mathbb\s*\{?\s*R\s*\}?\s*"
 
@@ -228,6 +235,9 @@ _RULES: _Rules = (
     ("(", _ALSO, r"\\text{ or } \1"),
     ("\\usd", _PRICE, r"\\text{\1} \\usd \2 \\text{\3}"),
     ("cases", re.compile(r"\\begin\{cases\}(.*?)\\end\{cases\}"), _system),
+    ("ermutation", PERMUTED, permute),
+    ("const", re.compile(rf"\+\s*{TEXT}\{{\s*(?:an? )?(?:arbitrary )?const(?:ant)?\.?\s*\}}"), "+ C"),
+    (")", _CONDITION, r", \1"),
     ("\\", re.compile(r"(?:\s*\\(?:cr)?)+\s*$"), ""),
     ("US", re.compile(r"\bUS\s*(?=\\usd)"), ""),
     ("\\#", re.compile(r"\\#\s*(?=\d)"), ""),
