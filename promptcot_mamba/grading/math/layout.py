@@ -15,7 +15,7 @@ _FLAT = re.compile(r"\(([^()]*)\)")
 
 
 def permute(match: re.Match[str]) -> str:
-    """`(1, 2, 3) \\text{ and permutations}` in full, in the order in which its parts stand."""
+    """`(1, 2, 3) \\text{ and permutations}` in full, each point in its place; as it stands where no point does."""
 
     def spread(found: re.Match[str]) -> str:
         parts = [part.strip() for part in found[1].split(",")]
@@ -24,7 +24,7 @@ def permute(match: re.Match[str]) -> str:
         return ", ".join(dict.fromkeys("(" + ", ".join(order) + ")" for order in orders))
 
     label, sign, points = match[1].rpartition("=")
-    return label + sign + _FLAT.sub(spread, points)
+    return label + sign + _FLAT.sub(spread, points) if any("," in flat for flat in _FLAT.findall(points)) else match[0]
 
 
 def join_lines(text: str) -> str:
@@ -37,11 +37,14 @@ _PART = re.compile(
     rf"(?:^|(?<=[,;\s}}]))\s*(?:{TEXT}\{{\s*(?:and\s*)?|and\s+)?(?:part\s*)?\(?(a|b|c|d|e|i|ii|iii|iv|v)\)\s*[:.]?\s*\}}?\s*",
     re.IGNORECASE,
 )
+_WHOLE_TEXT = re.compile(rf"\s*{TEXT}\{{(\s*\(?(?:a|i)\)[^{{}}]*)\}}\s*")
 _PART_NAMES = (["a", "b", "c", "d", "e"], ["i", "ii", "iii", "iv", "v"])
 
 
 def drop_parts(text: str) -> str:
     """`(a) 778, (b) 624` -> `778, 624`, where the parts are named in order and each has an answer."""
+    if whole := _WHOLE_TEXT.fullmatch(text):
+        text = whole[1]
     opening = _PART.match(text)
     if opening is None or opening[1] not in "aiAI":
         return text

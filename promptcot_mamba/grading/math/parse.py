@@ -320,7 +320,7 @@ def _changes(text: str, first: bool) -> bool:
     return first and bool(said) and said[0].strip("-.,") in CHANGING_BEHIND and PLAIN_BEHIND.match(text) is None
 
 
-_GOES_ON = re.compile(r"\band \w+ing\b")  # "42 F and falling"
+_GOES_ON = re.compile(r"\band \w+ing\b|\b(?:square|cube|cubic|fourth) roots?\b")  # "42 F and falling"
 _COUNTED = re.compile(r"(?<![a-z\d^{-])\d+(?!\d|-[a-z])|=")  # a number in the words, powers (`cm^2`, `m2`) apart
 
 

@@ -195,9 +195,11 @@ _UNIT_VECTOR = re.compile(
     r"(?:\{\s*\\hat\s*\{\s*([ijk])\s*\}\s*\}|\{\s*\\?([ij]math|[ijk])\s*\}|\\([ij]math)(?![A-Za-z]))"
 )
 
-_CONDITION = re.compile(  # `2k \\quad (k \\in \\mathbb{Z})`: what is said of a letter behind an answer
-    r"(?:\s|(?<=[\w)}\]]))\((?:\s*(?:\\text\s*\{\s*(?:for|where|with)\s*\}\s*)?)"
-    r"([A-Za-z](?:_\w)?(?:\s*,\s*[A-Za-z](?:_\w)?)*\s*(?:\\(?:in|ge|geq|le|leq|ne|neq|geqslant|leqslant)(?![A-Za-z])|[<>])[^()]*)\)\s*$"
+_LETTER = r"[A-Za-z](?:_\w)?"
+_CONDITION = re.compile(  # `2k \\quad (k \\in \\mathbb{Z})`, `(x > 0)`, `(n \\ge 2)`: of a letter, behind an answer
+    r"(?:\s|(?<=[\w)}\]]))\(\s*(?:\\text\s*\{\s*(?:for|where|with)\s*\}\s*)?"
+    rf"({_LETTER}(?:\s*,\s*{_LETTER})*\s*\\in(?![A-Za-z])[^()]*|{_LETTER}\s*\\ne(?:q)?(?![A-Za-z])[^()]*"
+    rf"|{_LETTER}\s*(?:\\(?:ge|geq|le|leq|geqslant|leqslant)(?![A-Za-z])|[<>])\s*0|[i-nN]\s*(?:\\(?:ge|geq|geqslant)(?![A-Za-z])|>)\s*\d)\s*\)\s*$"
 )
 _O = rf"{TEXT}\{{\s*o\s*\}}"
 _REALS = r"\\mathbb\s*\{?\s*R\s*\}?\s*"

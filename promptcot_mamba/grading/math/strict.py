@@ -225,7 +225,10 @@ def _plain_letters(text: str) -> str:
 
 _JUDGED = re.compile(r"\s*(?:is|isn't|or|and|but|if|unless|maybe)\b", re.IGNORECASE)
 _PRIMES = re.compile(r"\bprime (?:numbers?|integers?)\b(?: [a-z]$)?|\bprimes [a-z]$")
-_WINS = re.compile(r"\s+(?:always\s+|will\s+)?(?:wins?|has (?:a|the) winning strategy)(?: the game)?$")
+_WINS = re.compile(
+    r"(?<!true)(?<!false)(?<!yes)(?<!no)\s+(?:always\s+|will\s+)?(?:wins?|has (?:a|the) winning strategy)"
+    r"(?: the game)?$"
+)
 _PARITY = names("odd even")
 _NUMBERED = names("all every any for n k integer integers number numbers value values is of positive natural")
 _WORD = re.compile(r"[^\W\d_]+|[+-]?\d+(?:[.:/]\d+)*")

@@ -56,22 +56,25 @@ RENAMED = pairs(
     neq=ne lt=< gt=> ast=* lbrace=\{ rbrace=\} lbrack=[ rbrack=] lparen=( rparen=) vert=| lvert=| rvert=| colon=:
     simeq=approx sim=approx doteq=approx varnothing=emptyset backslash=setminus deg=degree vee=or lor=or wedge=and
     land=and infin=infty infinity=infty inf=infty oo=infty Infinity=infty arctg=arctan tg=tan ctg=cot asin=arcsin
-    acos=arccos atan=arctan R=reals varphi=phi vartheta=theta varepsilon=epsilon ell=l cdots=dots ldots=dots dotsc=dots
-    dotsb=dots mathit=font mathbf=font boldsymbol=font bm=font mathcal=font mathnormal=font boxed=font fbox=font
-    framebox=font smash=font choose=choose
+    acos=arccos atan=arctan arsinh=arcsinh arcosh=arccosh artanh=arctanh asinh=arcsinh
+    acosh=arccosh atanh=arctanh R=reals varphi=phi vartheta=theta varepsilon=epsilon ell=l cdots=dots ldots=dots
+    dotsc=dots dotsb=dots mathit=font mathbf=font boldsymbol=font bm=font mathcal=font mathnormal=font boxed=font
+    fbox=font framebox=font smash=font choose=choose
     """
 )
 # Words that plain text spells out, as whole words only: `sqrt(2)`, `2pi`, `3 or 4`.
 PLAIN_WORDS = names(
     """
-    sqrt cbrt sin cos tan cot sec csc arcsin arccos arctan asin acos atan sinh cosh tanh log ln lg exp pi abs floor ceil
+    sqrt cbrt sin cos tan cot sec csc arcsin arccos arctan asin acos atan sinh cosh tanh arsinh arcosh artanh arcsinh
+    arccosh arctanh asinh acosh atanh log ln lg exp pi abs floor ceil
     infty infinity Infinity inf oo or and max min gcd lcm binom frac cup cap theta alpha beta gamma lambda
     """
 )
 RELATIONS = names("= < > le ge ne in approx equiv to notin subset subseteq")
 FUNCTIONS = names(
     """
-    sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln lg exp max min gcd lcm abs floor ceil cbrt
+    sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh arcsinh arccosh arctanh log ln lg exp max min gcd lcm
+    abs floor ceil cbrt
     """
 )
 LETTERS = names(
