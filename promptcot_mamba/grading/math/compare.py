@@ -164,7 +164,7 @@ class _Comparison:
     def _is_reduced(self, value: Node, modulus: Node) -> bool:
         """Whether `value` is below the modulus: `5 \\bmod 3` asks for a remainder that is not 5."""
         if symbols(value) or symbols(modulus) or value.kind in CONTAINERS:
-            return True
+            return not symbols(value) or bool(symbols(modulus))  # `x \\bmod 1` is not x
         return approximate(value, self.budget) < approximate(modulus, self.budget)
 
     def _same_equation(self, gold: Node, answer: Node) -> bool:
@@ -222,7 +222,7 @@ class _Comparison:
         if gold.kind == "set" and len(gold.args) == 1 and answer.kind not in CONTAINERS:
             return self.same(gold.args[0], answer)
         if answer.kind == "set" and len(answer.args) == 1 and gold.kind not in CONTAINERS:
-            return self.same(gold, answer.args[0])
+            return answer.args[0].kind != "set" and self.same(gold, answer.args[0])
         if answer.kind == "list" and gold.kind not in CONTAINERS:  # `\\frac12 \\text{ or } 0.5`
             first, *rest = answer.args
             return self.same(gold, first) and all(self.same(gold, one) and self.same(first, one) for one in rest)

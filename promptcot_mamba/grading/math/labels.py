@@ -42,7 +42,7 @@ def read_statement(node: Node, is_gold: bool = False) -> Statement | None:
     if not set(relations[:cut]) <= {"="} or not set(relations[cut:]) <= {"=", "approx"}:
         return None
     exact, near = sides[: cut + 1], sides[cut + 1 :]
-    if len(exact) == 1 and near and is_label(exact[0]):
+    if len(exact) == 1 and near and is_label(exact[0]) and not symbols(near[0]):
         return Statement(exact[0], near[:1], near[1:])
     label, values = _split(exact, is_gold)
     if values is None:

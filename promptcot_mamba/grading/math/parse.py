@@ -26,7 +26,7 @@ from promptcot_mamba.grading.math.tables import (
     RELATIONS,
 )
 from promptcot_mamba.grading.math.tokens import UnreadableError, tokenize
-from promptcot_mamba.grading.math.tree import Node, name_of, product, total
+from promptcot_mamba.grading.math.tree import Node, name_of, product, symbols, total
 from promptcot_mamba.grading.math.units import is_unit_word
 
 MAX_TOKENS = 1500
@@ -103,9 +103,10 @@ class _Parser(Atoms):
         return None
 
     def item(self) -> Node:
-        while self.take("=", "approx"):  # "= 5"
-            pass
+        opened = list(iter(lambda: self.take("=", "approx"), None))  # "= 5", "\\approx 5"
         sides, relations = [self.union()], []
+        if "approx" in opened and symbols(sides[0]):
+            raise UnreadableError("only near an expression")
         while self.value() in RELATIONS:
             relations.append(self.next().value)
             sides.append(self.union())
@@ -315,7 +316,7 @@ def _fraction(upper: Node, lower: Node) -> Node:
 def _changes(text: str, first: bool) -> bool:
     """Whether words behind a number say another value than the number: "more", "thirds", "to 99", "for odd n"."""
     said = text.split()
-    if CHANGING & set(said) or _COUNTED.search(text) or _GOES_ON.search(text):
+    if CHANGING & {word.strip("().,") for word in said} or _COUNTED.search(text) or _GOES_ON.search(text):
         return True
     return first and bool(said) and said[0].strip("-.,") in CHANGING_BEHIND and PLAIN_BEHIND.match(text) is None
 

@@ -238,8 +238,8 @@ _TAIL = re.compile(
     rf"(?<![\s,;:])[\s,;:]*(?:\\q?quad)?\s*[,(\[]?\s*(?:{TEXT}\{{[\s,;(]*(?:{_QUALIFIERS})\b|\\forall\b|(?<![\\A-Za-z])(?:{_QUALIFIERS})\s)"
 )
 _TAIL_CHANGES = re.compile(
-    r"\b(?:or|otherwise|else|odd|even|not|but|if|and then|squared|doubled|tripled|halved"
-    rf"|{'|'.join(sorted(GUESSES))})\b|;",
+    r"\b(?:or|otherwise|else|odd|even|not|but|if|and then|squared|doubled|tripled|halved|large|small|most|only"
+    rf"|{'|'.join(sorted(GUESSES))})\b|;|\\(?:to|rightarrow)(?![A-Za-z])",
     re.I,
 )
 _TAIL_COMPUTES = re.compile(r"[\^+*/]|\\(?:[dt]?frac|sqrt|pm|mp)")

@@ -169,16 +169,27 @@ def _drop_premise(match: re.Match[str]) -> str:
 
 
 _ORD = r"\s*(?:st|nd|rd|th)\s*"
+_COUNTED = (
+    "primes?|powers?|roots?|smallest|largest|odd|even|squares?|cubes?|triangular|positive|multiples?|of|Fibonacci"
+)
 _ORDINAL = re.compile(
     rf"(?<=\d)\s*(?:\^\s*\{{\s*{TEXT}\{{{_ORD}\}}\s*\}}|\^\s*\{{{_ORD}\}}|\^?\s*(?:{TEXT}|\\textsuperscript\s*)\{{{_ORD}\}}"
-    r"|(?:st|nd|rd|th)(?![A-Za-z]))"
+    rf"|(?:st|nd|rd|th)(?![A-Za-z]))(?!\s*(?:{TEXT}\{{\s*)?(?:{_COUNTED})\b)"
 )
 _MOD = rf"(?:\\[pb]?mod(?![A-Za-z])|{TEXT}\{{[\s(]*mod(?:ulo)?[\s)]*\}}|\bmod(?:ulo)?\b)"
 _NUMBER = r"\{?\s*(\d+|[a-z])\s*\}?"
 _BASE = r"\d+|two|three|four|five|six|seven|eight|nine|ten|twelve|sixteen"
 _ALSO = re.compile(
-    rf"{TEXT}\{{\s*\(\s*(?:or|i\.e\.|that is|equivalently)\s*,?\s*\}}([^()]*?)(?:{TEXT}\{{\s*\)\s*\}}|\))\s*$"
+    rf"(?:{TEXT}\{{\s*\(|\(\s*{TEXT}\{{)\s*(?:or|i\.e\.|that is|equivalently)\s*,?\s*\}}([^()]*?)"
+    rf"(?:{TEXT}\{{\s*\)\s*\}}|\))\s*$"
 )  # `\\frac12 \\text{ (or } 0.5)`
+_THAT_IS = re.compile(
+    rf"(?<=[\w)}}]),?\s*{TEXT}\{{\s*,?\s*(?:i\.e\.|that is|or equivalently|equivalently)\s*[,:]?\s*\}}\s*(?=[-\d\\])"
+)
+_NEARLY = re.compile(
+    rf"(?<=[\w)}}])\s*(?:{TEXT}\{{\s*[,(]+|[,(]\s*{TEXT}\{{)\s*(?:which is |or )?"
+    r"(?:approximately|approx\.?|about|roughly)\s*\}\s*(-?[\d.]+)\s*\)?\s*$"
+)  # `1/3 \\text{ (approximately } 0.333)`
 _PRICE = re.compile(rf"{TEXT}\{{([^{{}}]*?)\\usd\s*(\d[\d,.]*)([^{{}}]*)\}}")  # `\\text{\\$18 a day}`
 _TERMS = r"(?:[\d\s{}()^_+*-]|(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])|\\(?:cdot|times|binom|d?frac)(?![A-Za-z]))*"
 _PARTIAL_SUM = re.compile(rf"^{_TERMS}[-+]\s*\\[lc]?dots[cb]?\s*[-+]{_TERMS}=(?=[^=,<>]+$)")  # `1+2+\\cdots+10 = 55`
@@ -235,6 +246,8 @@ _RULES: _Rules = (
     ("{array}", re.compile(r"\\\{\s*\\begin\{array\}\s*\{[lcr]\}(.*?)\\end\{array\}\s*$"), _system),
     ("approx", re.compile(r"\(\s*(\\approx(?![A-Za-z])[^()]*)\)\s*$"), r"\1"),
     ("(", _ALSO, r"\\text{ or } \1"),
+    ("}", _THAT_IS, r"\\text{ or } "),
+    ("}", _NEARLY, r" \\approx \1"),
     ("\\usd", _PRICE, r"\\text{\1} \\usd \2 \\text{\3}"),
     ("cases", re.compile(r"\\begin\{cases\}(.*?)\\end\{cases\}"), _system),
     ("ermutation", PERMUTED, permute),

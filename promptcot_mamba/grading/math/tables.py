@@ -117,13 +117,15 @@ CHANGING_BEHIND = names(
     sixths sevenths eighths ninths tenths hundredths thousandths out th ish doubled tripled halved
     quadrupled reciprocal inverse negated conjugate complement rounded removed excluded hex binary ppm
     for when where with without to from by in as up down above below beyond and if while although though can't cannot
-    hardly barely
+    hardly barely away asymptotically eventually st nd rd is are was were would could should might may seems appears
+    fails looks
     """
 )
 # What may stand there all the same.
 PLAIN_BEHIND = re.compile(
     r"in\.?$|(?:in (?:total|all|each \w+|this case|the (?:end|set|list))|to (?:the nearest \w+|be exact)"
-    r"|for (?:each|this case)|as (?:required|desired|needed|requested|asked|claimed|expected))\b"
+    r"|is (?:(?:the|our|my) (?:\w+ )?(?:answer|result|value|number|solution|maximum|minimum|total|sum)|correct|right)\b"
+    r"|for (?:each\.?$|this case)|as (?:required|desired|needed|requested|asked|claimed|expected))\b"
 )
 # Words that change the value beside them, deny it or offer another; nothing that holds one is a label or a unit.
 CHANGING = names(
@@ -131,6 +133,6 @@ CHANGING = names(
     not no nor never neither none without isn't wrong incorrect false invalid impossible except unless if otherwise else
     or either maybe perhaps possibly about approximately approx nearly almost roughly around circa between
     less fewer greater more least most minus plus twice thrice double triple half negative opposite divided multiplied
-    over than but instead versus until undefined unknown
+    over than but instead versus until undefined unknown rejected extraneous discarded inadmissible
     """
 )
