@@ -6,7 +6,7 @@ Benchmarks of `--problems` problems x `--n` samples are drawn with known mean ac
 comes from a beta distribution (by the sum of its parameters: a small sum means problems that are solved always or
 never) or is logit-normal (by its standard deviation). For pairs, two systems' accuracies on a problem are correlated
 through a Gaussian copula, and in some rows their spreads differ. Beside the intervals of `grading.metrics` stands the
-t interval over problems. Two minutes on one core at the default draws.
+t interval over problems. Five minutes on one core at the default draws.
 """
 
 import math
@@ -36,7 +36,7 @@ class Arguments:
     output: str = flag("where the tables go, as JSON", default="docs/records/coverage.json")
     problems: int = flag("problems of a simulated benchmark", default=30)
     n: int = flag("samples a problem", default=16)
-    draws: int = flag("simulated benchmarks a cell; half as many for pairs", default=2000)
+    draws: int = flag("simulated benchmarks a cell", default=2000)
 
 
 def accuracies(normals: np.ndarray, mean: float, spread: Spread) -> np.ndarray:
@@ -74,12 +74,11 @@ def headline_cell(spread: Spread, mean: float, args: Arguments) -> Cell:
 def paired_cell(
     spreads: tuple[Spread, Spread], correlation: float, means: tuple[float, float], args: Arguments
 ) -> Cell:
-    """Coverage of a paired difference's interval at one pair of means, over half as many draws."""
+    """Coverage of a paired difference's interval at one pair of means."""
     rng = address(spreads[0], correlation, *means, *([] if spreads[0] == spreads[1] else [spreads[1][1]]))
     covered = np.zeros(2)
-    draws = max(args.draws // 2, 1)
     first, second = means
-    for _ in range(draws):
+    for _ in range(args.draws):
         normals = rng.standard_normal(args.problems)
         others = correlation * normals + math.sqrt(1 - correlation**2) * rng.standard_normal(args.problems)
         a = rng.binomial(args.n, accuracies(normals, first, spreads[0]))
@@ -87,7 +86,7 @@ def paired_cell(
         found = compare_paired(scores(a, args.n), scores(b, args.n)).difference
         for place, one in enumerate((found, t_interval((b - a) / args.n, 0))):
             covered[place] += one.low - 1e-12 <= second - first <= one.high + 1e-12
-    ours, plain = 100 * covered / draws
+    ours, plain = 100 * covered / args.draws
     return float(ours), float(plain)
 
 

@@ -101,7 +101,7 @@ def same_family(gold: Node, answer: Node, domains: Domains, budget: Budget) -> b
     Unless one of them says that its letter is an integer, only multiples of pi are taken as families, since `n^2` and
     `k^2` may be different answers.
     """
-    whole = any(one.whole or one.bounded for one in domains)
+    whole = any(one.whole for one in domains) or all(one.bounded for one in domains)
     letters = symbols(gold), symbols(answer)
     if any(len(names) != 1 or not names <= PARAMETERS for names in letters):
         return False
