@@ -26,7 +26,7 @@ from promptcot_mamba.grading.math.tables import (
     RELATIONS,
 )
 from promptcot_mamba.grading.math.tokens import UnreadableError, tokenize
-from promptcot_mamba.grading.math.tree import Node, name_of, product, symbols, total
+from promptcot_mamba.grading.math.tree import Node, name_of, negated, product, symbols, total
 from promptcot_mamba.grading.math.units import is_unit_word
 
 MAX_TOKENS = 1500
@@ -151,7 +151,7 @@ class _Parser(Atoms):
             return Node(sign, (node,))
         if sign == "-" and node.kind == "matrix":
             return product([Node("num", (Fraction(-1),)), node])
-        return Node("neg", (node,)) if sign == "-" else node
+        return negated(node) if sign == "-" else node
 
     def term(self) -> Node:
         factors = [self.factor()]
