@@ -7,7 +7,7 @@ approximation is made, so intervals hold near 0 and 1, where t intervals over pr
 docs/grading.md, made by scripts/bench/coverage.py).
 
 Of two posteriors' difference a uniform r says too little where hardly anything is solved: both then allow for spreads
-that neither has. There r is Beta(0.2, 1.4) beforehand (not below 0.0005), chosen by simulation; many problems make it moot.
+that neither has. There r is Beta(0.2, 1.4) beforehand, from 0.0005 on, chosen by simulation; many problems outweigh it.
 """
 
 import math
