@@ -72,7 +72,7 @@ def check_driver(torch: Any, gpus: list[Gpu], present: bool) -> Finding:
             return Finding("driver", OK, f"{version}, made to run CUDA {cuda_version} by a compatibility package")
         mend = (
             f"install driver {oldest} or newer; or, for data-centre cards, the package cuda-compat-"
-            f"{cuda_version.replace('.', '-')}, and its folder in LD_LIBRARY_PATH"
+            f"{cuda_version.replace('.', '-')}, with LD_LIBRARY_PATH=/usr/local/cuda-{cuda_version}/compat"
         )
         return Finding("driver", FAULT, f"{version} is too old for torch's CUDA {cuda_version}", mend)
     if not gpus:
@@ -169,7 +169,7 @@ def check_devices(torch: Any) -> list[Finding]:
     """The driver, torch's view of it, and each device that this process may use."""
     installed, wanted = installed_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = visible_gpus(installed, wanted)
-    findings = [check_driver(torch, installed, has_nvidia_device())]
+    findings = [check_driver(torch, installed, bool(installed) or has_nvidia_device())]
     if installed and not gpus:
         mend = f"unset it (the driver shows {len(installed)}); a batch job has to ask for GPUs"
         findings.append(Finding("devices", FAULT, f"CUDA_VISIBLE_DEVICES={wanted!r} leaves none", mend))

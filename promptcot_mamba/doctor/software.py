@@ -61,7 +61,7 @@ def check_import(module: str, needed_for: str) -> Finding:
 def _mend_import(reason: str, needed_for: str) -> str:
     """What to do about a package that does not import, beside what it is needed for."""
     if reason.startswith("No module named"):
-        return f"needed for {needed_for}; this is {sys.executable}: . .venv/bin/activate (bash scripts/setup.sh makes it)"
+        return f"needed for {needed_for}; {sys.executable} has it not: bash scripts/setup.sh, then . .venv/bin/activate"
     libraries = os.environ.get("LD_LIBRARY_PATH")
     if libraries and re.search(r"undefined symbol|cannot open shared object|version `", reason):
         return (
@@ -139,7 +139,8 @@ def check_compilers(cuda_version: str | None) -> list[Finding]:
     major = cuda_version.partition(".")[0]
     if nvcc is None:
         mend = f"install the CUDA {major} toolkit or set CUDA_HOME, then bash scripts/setup.sh --peers"
-        findings.append(Finding("nvcc", NOTE, f"missing: {lost}", mend))
+        home = os.environ.get("CUDA_HOME")
+        findings.append(Finding("nvcc", NOTE, f"missing{f' under CUDA_HOME={home}' if home else ''}: {lost}", mend))
         return findings
     version = nvcc_version(nvcc)
     if version is None or version.partition(".")[0] != major:
