@@ -17,6 +17,8 @@ PYTHON="${PYTHON:-python3}"
 LIMIT="${LIMIT:-600}"
 RECORDS="${RECORDS:-docs/records}"
 EFFICIENCY_LENGTHS="${EFFICIENCY_LENGTHS:-1024 4096 16384}"
+# DeepSpeed builds the offloaded optimizer with the ninja that it finds on PATH: that of an environment not activated, too.
+PATH="$(dirname "$(command -v "$PYTHON")"):$PATH"
 ALL=(peers correctness step sanitizer speed profile train train_lengths sampling efficiency)
 
 overwrite=
