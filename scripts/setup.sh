@@ -104,6 +104,15 @@ check_compiler() { # python
     [ -e "$headers/Python.h" ] || die "$headers/Python.h is missing (Triton and DeepSpeed compile against it); on Debian or Ubuntu: apt-get install python$(python_version "$1")-dev"
 }
 
+# vLLM's llguidance has wheels from glibc 2.31 on; elsewhere pip would ask for Rust. RHEL 8 has 2.28.
+check_libc() { # python
+    local version
+    version=$("$1" -c 'import platform; print(platform.libc_ver()[1])')
+    case "$version" in
+        '' | 2.? | 2.[12]? | 2.30) die "glibc ${version:-is missing, or} older than 2.31, which the wheels want (Ubuntu 20.04, Debian 11, RHEL 9 have it); run this in a container" ;;
+    esac
+}
+
 # Said before the gigabytes come; they are of use once the driver is mended.
 check_driver() {
     local version
@@ -259,6 +268,7 @@ main() {
     fi
 
     python=$(find_python)
+    check_libc "$python"
     check_compiler "$python"
     if [ "$kind" = cpu ]; then check_disk $CPU_DISK_GB; else check_disk $CUDA_DISK_GB; fi
     [ "$kind" = cpu ] || check_driver

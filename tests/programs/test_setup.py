@@ -35,7 +35,7 @@ def write_tool(clone: Path, name: str, body: str) -> None:
     path.chmod(0o755)
 
 
-def fake_python(clone: Path, version: str, pip: str = "echo no route to host >&2; exit 1") -> None:
+def fake_python(clone: Path, version: str, pip: str = "echo no route to host >&2; exit 1", libc: str = "2.36") -> None:
     """A `python3` that knows its version and makes environments in which `pip` ends as told.
 
     What pip was called with goes to pip.log, in front of it what DeepSpeed's setup was told of nvcc.
@@ -43,7 +43,8 @@ def fake_python(clone: Path, version: str, pip: str = "echo no route to host >&2
     inner = clone / "inner-python"
     (clone / "include").mkdir(exist_ok=True)
     (clone / "include/Python.h").touch()
-    answer = f'case "$2" in *sysconfig*) echo {clone}/include ;; *) echo {version} ;; esac'
+    facts = f"*sysconfig*) echo {clone}/include ;; *libc_ver*) echo {libc} ;; *) echo {version} ;;"
+    answer = f'case "$2" in {facts} esac'
     inner.write_text(
         f'#!/usr/bin/env bash\ncase "$1 $2 $3" in -c*) {answer} ;; *--version) exit 0 ;;'
         f'*) echo "nvcc-ignored=${{DS_IGNORE_CUDA_DETECTION:-}} $*" >>"{clone}/pip.log"; {pip} ;; esac\n',
@@ -88,6 +89,15 @@ def test_a_missing_compiler_is_named_with_its_package(clone: Path):
     assert result.returncode == 1
     assert "g++ is missing" in result.stderr
     assert "apt-get install g++" in result.stderr
+
+
+@pytest.mark.parametrize(("libc", "enough"), [("2.28", False), ("2.30", False), ("", False), ("2.31", True)])
+def test_an_old_libc_is_named(clone: Path, libc: str, enough: bool):
+    """RHEL 8's: pip would begin to build one of vLLM's packages, and end for want of Rust."""
+    fake_python(clone, "3.12", libc=libc)
+    result = run_setup(clone, "--cpu")
+    assert ("older than 2.31, which the wheels want" in result.stderr) != enough
+    assert (clone / ".venv").exists() == enough
 
 
 def test_missing_headers_are_named_with_their_package(clone: Path):
