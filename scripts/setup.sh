@@ -27,7 +27,8 @@ PEER_LOSS="--ops cannot choose them and benchmarks do not compare with them; tra
 say() { echo "setup: $*" >&2; }
 die() { say "$*"; exit 1; }
 
-unset PYTHONPATH # what `module load` puts there pip would take for installed
+# What `module load` puts on PYTHONPATH pip would take for installed; NVIDIA's containers constrain torch to their own.
+unset PYTHONPATH PIP_CONSTRAINT PIP_BUILD_CONSTRAINT
 
 has_nvidia_driver() { [ -e "$DRIVER_FILE" ] || nvidia-smi -L >/dev/null 2>&1; }
 
@@ -91,9 +92,11 @@ find_python() {
     die "no Python 3.11, 3.12 or 3.13 found (python3 is $(python_version python3 || echo missing)); install one, or set PYTHON=/path/to/python3.12"
 }
 
+free_gb() { df -Pk "$1" | awk 'NR == 2 { print int($4 / 1048576) }'; }
+
 check_disk() {
     local needed=$1 free
-    free=$(df -Pk "$(dirname "$VENV")" | awk 'NR == 2 { print int($4 / 1048576) }')
+    free=$(free_gb "$(dirname "$VENV")")
     [ "$free" -ge "$needed" ] || die "only $free GB free on this disk, $needed GB are needed; free some space, or set VENV=/on/another/disk"
 }
 
@@ -133,6 +136,15 @@ make_venv() { # python
     fi
     [ "${held:-$kind}" = "$kind" ] || say "$VENV holds the $held stack, which the $kind stack replaces"
     "$python" -m venv --clear "$VENV" || die "$python cannot make virtual environments; on Debian or Ubuntu: apt-get install python$(python_version "$python")-venv"
+}
+
+# pip gathers wheels in TMPDIR before it installs any, gigabytes that a /tmp in memory does not hold.
+choose_tmp() {
+    [ "$(free_gb "${TMPDIR:-/tmp}")" -lt $CPU_DISK_GB ] || return 0
+    TMPDIR=$(cd "$VENV" && pwd)/tmp
+    export TMPDIR
+    mkdir -p "$TMPDIR"
+    trap 'rm -rf "$TMPDIR"' EXIT
 }
 
 # Bytecode is left to the first import: compiling every module of every wheel takes longer than the unpacking. DeepSpeed's
@@ -274,6 +286,7 @@ main() {
     [ "$kind" = cpu ] || check_driver
     say "$kind packages for Python $(python_version "$python") into $VENV"
     make_venv "$python"
+    choose_tmp
     rm -f "$STAMP"
     install_build_tools
     "install_$kind"

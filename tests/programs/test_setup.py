@@ -120,6 +120,18 @@ def test_a_full_disk_is_refused_before_anything_is_made(clone: Path):
     assert not (clone / ".venv").exists()
 
 
+@pytest.mark.parametrize(("gigabytes", "place"), [(2, "{clone}/.venv/tmp"), (20, "/tmp")])
+def test_a_small_tmp_is_not_what_pip_fills(clone: Path, gigabytes: int, place: str):
+    fake_python(clone, "3.12", pip="printenv TMPDIR >>pip.tmp || echo /tmp >>pip.tmp; [ -d $(tail -n 1 pip.tmp) ]")
+    blocks = f"case $2 in */tmp) echo /dev/x 9 9 {gigabytes << 20} ;; *) echo /dev/y 9 9 {99 << 20} ;; esac"
+    write_tool(clone, "df", f"echo Filesystem 1K Used Available; {blocks}")
+    (clone / "bin/printenv").symlink_to(shutil.which("printenv"))
+    result = run_setup(clone, "--cpu")
+    assert result.returncode == 0, result.stderr
+    assert set((clone / "pip.tmp").read_text().split()) == {place.format(clone=clone)}
+    assert not (clone / ".venv/tmp").exists()
+
+
 def test_no_network_is_said_and_leaves_no_stamp(clone: Path):
     fake_python(clone, "3.12")
     result = run_setup(clone, "--cpu")
