@@ -193,9 +193,7 @@ def main(argv: list[str] | None = None) -> int:
     disable_progress_bar()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu" and has_nvidia_device():
-        logger.warning(
-            "an NVIDIA driver runs here, but torch sees no device: this is the CPU (why: scripts.doctor)"
-        )
+        logger.warning("an NVIDIA driver runs here, but torch sees no device: this is the CPU (why: scripts.doctor)")
     model = load_causal_lm(args.model_path, dtype=args.dtype).eval().to(device)
     talk = Talk(tokenizer, args.instruction)
     if args.prompt is not None:
