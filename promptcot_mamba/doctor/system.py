@@ -13,13 +13,14 @@ GB = 10**9
 CUDA_DISK, CPU_DISK = 120 * GB, 2 * GB
 SHM_LEAST = 1 * GB  # NCCL, torch's workers and vLLM share buffers there; containers give 64 MB unless told
 FILES_LEAST = 4096
-# Where compiled kernels and downloads are kept: the variable that moves it, and the folder without it.
+# Where compiled kernels and downloads are kept: the variable that moves it, and where it is without: below the folder
+# that another variable names, or below that variable's default.
 CACHES = {
-    "TRITON_CACHE_DIR": "~/.triton/cache",
-    "TORCH_EXTENSIONS_DIR": "~/.cache/torch_extensions",
-    "VLLM_CACHE_ROOT": "~/.cache/vllm",
-    "PROMPTCOT_CACHE": "~/.cache/promptcot_mamba",
-    "HF_HOME": "~/.cache/huggingface",
+    "TRITON_CACHE_DIR": ("TRITON_HOME", "~", ".triton/cache"),
+    "TORCH_EXTENSIONS_DIR": ("XDG_CACHE_HOME", "~/.cache", "torch_extensions"),
+    "VLLM_CACHE_ROOT": ("XDG_CACHE_HOME", "~/.cache", "vllm"),
+    "PROMPTCOT_CACHE": ("", "~/.cache", "promptcot_mamba"),
+    "HF_HOME": ("XDG_CACHE_HOME", "~/.cache", "huggingface"),
 }
 COMPILED = ("TRITON_CACHE_DIR", "TORCH_EXTENSIONS_DIR")  # renamed and locked by many processes at once
 SHARED_TYPES = ("nfs", "nfs4", "lustre", "gpfs", "beegfs", "cifs", "afs", "panfs", "fuse.sshfs")
@@ -57,7 +58,10 @@ def file_system(folder: Path, mounts: str) -> str:
 
 def check_caches(variables: Mapping[str, str], cuda: bool, mounts: str | None = None) -> Finding:
     """Whether kernels can be kept once compiled: homes are read-only in many containers, and shared on clusters."""
-    places = {name: Path(variables.get(name) or home).expanduser() for name, home in CACHES.items()}
+    places = {
+        name: Path(variables.get(name) or Path(variables.get(above) or default, below)).expanduser()
+        for name, (above, default, below) in CACHES.items()
+    }
     closed = [name for name, place in places.items() if not os.access(nearest(place), os.W_OK)]
     if closed:
         found = f"{places[closed[0]]} cannot be written" + (f", nor {len(closed) - 1} more" if closed[1:] else "")

@@ -293,6 +293,8 @@ MOUNTS = "/dev/sda1 / ext4 rw 0 0\nfiler:/home /home nfs4 rw 0 0\ntmpfs /home/me
 def test_caches_that_cannot_be_written_or_are_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     places = {name: str(tmp_path / name) for name in system.CACHES}
     assert system.check_caches(places, True, MOUNTS).status == OK
+    moved = system.check_caches(places | {"TRITON_CACHE_DIR": "", "TRITON_HOME": str(tmp_path / "t")}, True, MOUNTS)
+    assert str(tmp_path / "t/.triton/cache") in moved.found
     shared = system.check_caches(places, True, f"/dev/sda1 / ext4 rw 0 0\nfiler:/x {tmp_path} lustre rw 0 0\n")
     assert shared.status == WARNING
     assert "is on lustre" in shared.found
