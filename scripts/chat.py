@@ -34,6 +34,7 @@ from promptcot_mamba.chat_format import (
 from promptcot_mamba.checkpoint import find_folder, load_tokenizer
 from promptcot_mamba.cli import describe_os_error, flag, parse_args, run_program
 from promptcot_mamba.errors import InputError
+from promptcot_mamba.gpus import has_nvidia_device
 from promptcot_mamba.jsonl import write_json
 from promptcot_mamba.log import logger
 
@@ -190,7 +191,10 @@ def main(argv: list[str] | None = None) -> int:
 
     logger.setLevel(logging.WARNING)  # the screen belongs to the answer
     disable_progress_bar()
-    model = load_causal_lm(args.model_path, dtype=args.dtype).eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu" and has_nvidia_device():
+        logger.warning("an NVIDIA driver runs here, but torch sees no device: this is the CPU (why: scripts.doctor)")
+    model = load_causal_lm(args.model_path, dtype=args.dtype).eval().to(device)
     talk = Talk(tokenizer, args.instruction)
     if args.prompt is not None:
         answer(model, talk, args.prompt, args)

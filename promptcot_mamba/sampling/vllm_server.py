@@ -109,6 +109,7 @@ class VllmServer:
             path = [self._folder.name, str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
             self._environment["PYTHONPATH"] = os.pathsep.join(path)
         self._environment.setdefault("VLLM_NO_USAGE_STATS", "1")
+        self._environment.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")  # as in vllm_engine.py
         if on_cpu:
             self._environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the worker lives in its engine's process
             if (parts := arguments.get("tensor_parallel_size", 1)) > 1:

@@ -99,6 +99,20 @@ def test_a_device_that_shares_the_hosts_memory_is_no_cpu(monkeypatch):
     assert device.memory > 0
 
 
+def test_nothing_samples_on_a_cpu_unsaid(monkeypatch, caplog):
+    """A CUDA build without a device cannot sample at all; a CPU build beside one can, and says so."""
+    monkeypatch.setattr(capacity, "list_gpus", list)
+    monkeypatch.setattr(capacity, "has_nvidia_device", lambda: True)
+    with caplog.at_level("WARNING", logger=capacity.logger.name), pytest.MonkeyPatch.context() as cpu_build:
+        cpu_build.setattr("torch.version.cuda", None)
+        cpu_build.setattr(capacity.logger, "propagate", True)
+        assert capacity.find_device().kind == "cpu"
+    assert "this torch is a CPU build: sampling on the CPU" in caplog.text
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+    with pytest.raises(InputError, match="nvidia-smi names no device for this process"):
+        capacity.find_device()
+
+
 def test_chains_stop_at_the_tokenizers_end_of_text(checkpoint: Path, tmp_path: Path):
     problems = write_problems(tmp_path / "p.jsonl", 1)
     plan = make_plan(SamplingArguments(str(problems), "x.jsonl", str(checkpoint)))

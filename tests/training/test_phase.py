@@ -190,6 +190,12 @@ def test_a_gpu_that_torch_cannot_use_is_not_passed_over(flags, tmp_path: Path, m
     parse(flags)
 
 
+def test_a_cuda_build_on_a_login_node_does_not_train_on_its_cpu(flags, monkeypatch):
+    monkeypatch.setattr(arguments.torch.version, "cuda", "13.0")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "NoDevFiles")  # what Slurm sets in a job that asked for none
+    assert "torch is a build for CUDA 13.0 and finds no device (a login node" in complaint(flags)
+
+
 def test_several_gpus_without_a_launcher_are_refused(flags, monkeypatch):
     """transformers would wrap the model in nn.DataParallel, which scatters cu_seqlens."""
     monkeypatch.setattr(SftArguments, "n_gpu", property(lambda _: 4))
