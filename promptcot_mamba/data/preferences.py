@@ -18,7 +18,7 @@ from promptcot_mamba.data.dataset import Selection, TokenRows, TrainRow
 from promptcot_mamba.data.pack import pack_lengths
 from promptcot_mamba.data.row_files import Chunk, iter_rows
 from promptcot_mamba.data.rows import Example, Formats, stem
-from promptcot_mamba.data.shapes import read_row, recognise
+from promptcot_mamba.data.shapes import CHATS, read_row, recognise
 from promptcot_mamba.data.tokens import TokenStore
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row
@@ -36,7 +36,7 @@ def _begins_conversation(answer: Any) -> bool:
 
 def read_side(raw: Row, side: str, reading: Reading) -> CanonicalRow:
     """The prompt and one answer of a preference row. Raises InputError or UnusableRowError as `read_row`."""
-    answer, rest = raw[side], {name: value for name, value in raw.items() if name not in (*SIDES, "prompt")}
+    answer, rest = raw[side], {name: value for name, value in raw.items() if name not in (*SIDES, "prompt", *CHATS)}
     if _begins_conversation(answer):
         one = {**rest, "messages": answer}
     elif "prompt" in raw:
