@@ -83,22 +83,23 @@ def find_document(path: Path) -> int | None:
         raise unreadable(path, error) from None
     text = head.lstrip(ARRAY_START)
     begin = len(head) - len(text)
+    first, _, rest = text.partition(b"\n")
+    if not text.startswith((b"[", b"{")) or (rest.strip() and _is_json(first)):
+        return None
     if text.startswith(b"["):
         return begin
-    first, _, rest = text.partition(b"\n")
-    if not text.startswith(b"{") or (rest.strip() and _is_object(first)):
-        return None
     array = _find_wrapped(text.decode("utf-8", "replace"))
     if array is not None:
         return begin + array
     return begin if first.strip() == b"{" else None
 
 
-def _is_object(line: bytes) -> bool:
+def _is_json(line: bytes) -> bool:
     try:
-        return isinstance(json.loads(line), dict)
+        json.loads(line)
     except (ValueError, RecursionError):
         return False
+    return True
 
 
 def _find_wrapped(text: str) -> int | None:
