@@ -147,15 +147,13 @@ def _read_text(raw: Row, column: Mapping[str, str]) -> list[Said]:
 CHATS = ("messages", "conversations", "conversation", "contents")
 PAIR = Shape("prompt and completion", ("prompt", "completion"), (), "{prompt, completion}, texts or messages", None)
 MESSAGES = Shape("messages", ("messages",), ("answer",), "{messages: [{role, content}]}", _list_reader("messages"))
-_NAMED_PAIRS = f"{{{'|'.join(ASKED[1:])} with {'|'.join(TOLD)}}}"
+_NAMED_PAIRS = f"{{{'|'.join(ASKED)}, {'|'.join(TOLD)}}}"
+_TURNS = "{conversations: [{from, value}]}"
 SHAPES = (
     PAIR,
-    Shape("prompt and response", ("prompt", "response"), (), "{prompt, response}", None),
+    Shape("prompt and response", ("prompt", "response"), (), _NAMED_PAIRS, None),
     MESSAGES,
-    Shape(
-        "ShareGPT", ("conversations",), (), "{conversations: [{from, value}]}", _list_reader("conversations")
-    ),
-    Shape("ShareGPT", ("conversation",), (), "{conversation: [{from, value}]}", _list_reader("conversation")),
+    *(Shape("ShareGPT", (name,), (), _TURNS, _list_reader(name)) for name in ("conversations", "conversation")),
     Shape("Gemini", ("contents",), (), "{contents: [{role, parts}]}", _list_reader("contents")),
     Shape(
         "Alpaca", ("instruction", "output"), ("input", "history", "context"), "{instruction, input, output}",

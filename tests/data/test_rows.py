@@ -85,3 +85,10 @@ def test_bad_paths_are_named(tmp_path: Path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"no \.jsonl"):
         find_row_files(tmp_path / "empty")
+
+
+def test_tables_beside_rows_are_notes(tmp_path: Path):
+    (tmp_path / "loss.csv").write_text("step,loss\n1,2\n")
+    assert find_row_files(tmp_path) == [tmp_path / "loss.csv"]
+    (tmp_path / "a.jsonl").write_text('{"prompt": "p", "completion": "c"}\n')
+    assert find_row_files(tmp_path) == [tmp_path / "a.jsonl"]
