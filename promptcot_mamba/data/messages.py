@@ -116,7 +116,7 @@ def read_messages(messages: Any, column: str) -> list[Said]:
         if message.get("tool_calls") or message.get("function_call"):
             raise UnusableRowError("not_text", f"turn {number} calls tools, which no chat format here writes")
         text = read_text(message[text_key], f"turn {number}")
-        if role == "assistant":
+        if role == "assistant" and text.strip():
             text = join_thought(find_thought(message), text)
         if role != "system" or text.strip():  # Nemotron's sets write an empty system turn into every row
             said.append(Said(Turn(role, text), _is_trained(message)))
@@ -181,6 +181,8 @@ def check_order(said: Sequence[Said]) -> None:
         if not text.strip():
             reason = "no_completion" if role == "assistant" else "no_prompt"
             raise UnusableRowError(reason, f"turn {number}, {role}'s, is empty")
+        if role == "assistant" and text.rstrip().endswith(THINK_END):
+            raise UnusableRowError("empty_answer", f"turn {number} has a thought and no answer")
         expected = "assistant" if role == "user" else "user"
     if not any(one.turn.role == "assistant" for one in said):
         raise UnusableRowError("turn_order", "no turn is the assistant's")

@@ -122,6 +122,20 @@ BROKEN = {
     "no question": ({"input": "-", "output": WHOLE}, "'input' is '-', no question (scripts.prepare_sft_data has"),
     "no question in a turn": ({"messages": [{"role": "user", "content": "-"}, GPT]}, "is '-', no question"),
     "plain text": ({"text": "A story."}, "'text' is written in no known chat format (chatml, deepseek"),
+    "a thought alone": ({"messages": [USER, {"role": "assistant", "content": "", "reasoning_content": THOUGHT}]},
+                        "turn 2, assistant's, is empty"),
+    "no answer after it": ({"messages": [USER, {"role": "assistant", "content": f"<think>{THOUGHT}</think>\n"}]},
+                           "turn 2 has a thought and no answer"),
+    "Granite's prompt": ({"prompt": "<|start_of_role|>user<|end_of_role|>2+2?<|end_of_text|>\n"
+                                    "<|start_of_role|>assistant<|end_of_role|>", "completion": ANSWER},
+                         "the prompt ends in '>assistant<|end_of_role|>', as chat text of a format that is unknown"),
+    "Command's prompt": ({"prompt": "<|START_OF_TURN_TOKEN|><|USER_TOKEN|>2+2?<|END_OF_TURN_TOKEN|>"
+                                    "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>", "completion": ANSWER},
+                         "the prompt ends in '<|CHATBOT_TOKEN|>'"),
+    "R1-Zero's prompt": ({"prompt": "A conversation between User and Assistant. User: 2+2?\nAssistant: <think>\n",
+                          "completion": f"{THOUGHT}</think> {ANSWER}"}, "the prompt ends in 'Assistant: <think>'"),
+    "gpt-oss's prompt": ({"prompt": "<|start|>user<|message|>2+2?<|end|><|start|>assistant", "completion": ANSWER},
+                         "the prompt ends in '>assistant'"),
     "null": ({"messages": None}, "'messages' is null"),
     "no JSON": ({"messages": "[{'role': 'user'}]"}, "'messages' must be a list of {role, content} or {from, value}, "
                 "found text that is no JSON"),
