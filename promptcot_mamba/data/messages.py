@@ -63,15 +63,21 @@ def read_text(content: Any, what: str) -> str:
     return "".join(texts)
 
 
+def _of_json(text: Any, column: str) -> Any:
+    try:
+        return json.loads(text) if isinstance(text, str) else text
+    except json.JSONDecodeError as error:
+        raise InputError(f"{column!r} must be {EXPECTED}, found text that is no JSON ({error.msg})") from None
+
+
 def _as_list(messages: Any, column: str) -> list[Mapping[str, Any]]:
-    """The turns of a column: a list, its JSON, or a struct of lists (what `datasets` made of a Sequence)."""
+    """The turns of a column: a list, JSON of it or of its turns, or a struct of lists (`datasets` made of a Sequence)."""
     if isinstance(messages, str) and messages.lstrip().startswith("["):
-        try:
-            messages = json.loads(messages)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{column!r} must be {EXPECTED}, found text that is no JSON ({error.msg})") from None
+        messages = _of_json(messages, column)
     if isinstance(messages, Mapping) and all(isinstance(values, list) for values in messages.values()):
         messages = [dict(zip(messages, turn, strict=False)) for turn in zip(*messages.values(), strict=False)]
+    if isinstance(messages, list) and any(isinstance(one, str) and one.lstrip().startswith("{") for one in messages):
+        messages = [_of_json(one, column) for one in messages]
     if messages is None:
         raise UnusableRowError("turn_order", f"{column!r} is null")
     if not isinstance(messages, list) or not all(isinstance(message, Mapping) for message in messages):

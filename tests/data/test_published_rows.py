@@ -85,6 +85,7 @@ ROWS = {
     "role and value": ({"messages": [{"from": "human", "content": "2+2?"}, {"role": "Assistant", "value": ANSWER}]},
                        ASKED, BARE),
     "JSON in a cell": ({"messages": json.dumps([USER, GPT])}, ASKED, WHOLE),
+    "JSON in every turn": ({"messages": [json.dumps(USER), json.dumps(GPT)]}, ASKED, WHOLE),
     "Qwen3's empty thought": ({"messages": [USER, {"role": "assistant", "content": BARE}]}, ASKED, BARE),
     "a thought twice": ({"messages": [USER, {**GPT, "reasoning_content": THOUGHT}]}, ASKED, WHOLE),
     "thought marks": ({"prompt": "2+2?", "completion": f"<thought>\n{THOUGHT}\n</thought>\n{ANSWER}"}, ASKED, WHOLE),
