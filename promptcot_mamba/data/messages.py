@@ -71,7 +71,7 @@ def _of_json(text: Any, column: str) -> Any:
 
 
 def _as_list(messages: Any, column: str) -> list[Mapping[str, Any]]:
-    """The turns of a column: a list, JSON of it or of its turns, or a struct of lists (`datasets` made of a Sequence)."""
+    """The turns of a column: a list, JSON of it or of its turns, or a struct of lists (a Sequence of `datasets`)."""
     if isinstance(messages, str) and messages.lstrip().startswith("["):
         messages = _of_json(messages, column)
     if isinstance(messages, Mapping) and all(isinstance(values, list) for values in messages.values()):
