@@ -7,7 +7,7 @@ A row of a known shape that breaks it is an UnusableRowError that says where; th
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from promptcot_mamba.chat_format import THINK_START, rewrite_thought, tells_marks, with_open_thought
@@ -97,11 +97,17 @@ def _with_system(raw: Row, said: list[Said]) -> list[Said]:
     return said if system is None else [Said(Turn("system", system)), *said]
 
 
-def _answer_beside(raw: Row, said: list[Said]) -> list[Said]:
-    """An answer in a column of its own after turns that end with the user's: Dolphin-R1's `reasoning` and `answer`."""
+def _with_beside(raw: Row, said: list[Said]) -> list[Said]:
+    """The turns with the thought of the last answer, or with a whole answer, that stands in columns beside them.
+
+    Dolphin-R1 has `reasoning` and `answer` after turns that end with the user's.
+    """
+    thought = find_thought(raw)
+    if said and said[-1].turn.role == "assistant" and said[-1].turn.text.strip():
+        role, text = said[-1].turn
+        return [*said[:-1], replace(said[-1], turn=Turn(role, join_thought(thought, text)))]
     if not said or said[-1].turn.role != "user" or any(one.turn.role == "assistant" for one in said):
         return said
-    thought = find_thought(raw)
     names = (*TOLD, "answer") if thought else TOLD  # alone, an answer may be a reference
     told = next((raw[name] for name in names if isinstance(raw.get(name), str) and raw[name].strip()), None)
     return said if told is None else [*said, Said(Turn("assistant", join_thought(thought, told)))]
@@ -117,7 +123,7 @@ def _list_reader(name: str) -> Callable[[Row, Mapping[str, str]], list[Said]]:
                     f"columns {own!r} and {other!r} hold different turns; leave one out, or name the one to train on "
                     f"in a recipe of scripts.prepare_sft_data (columns: {{messages: {other}}})"
                 )
-        return _with_system(raw, _answer_beside(raw, said))
+        return _with_system(raw, _with_beside(raw, said))
 
     return read
 

@@ -87,6 +87,8 @@ ROWS = {
     "JSON in a cell": ({"messages": json.dumps([USER, GPT])}, ASKED, WHOLE),
     "JSON in every turn": ({"messages": [json.dumps(USER), json.dumps(GPT)]}, ASKED, WHOLE),
     "Qwen3's empty thought": ({"messages": [USER, {"role": "assistant", "content": BARE}]}, ASKED, BARE),
+    "a thought beside the turns": ({"conversations": [HUMAN, {"from": "gpt", "value": ANSWER}], "reasoning": THOUGHT},
+                                   ASKED, WHOLE),
     "a thought twice": ({"messages": [USER, {**GPT, "reasoning_content": THOUGHT}]}, ASKED, WHOLE),
     "thought marks": ({"prompt": "2+2?", "completion": f"<thought>\n{THOUGHT}\n</thought>\n{ANSWER}"}, ASKED, WHOLE),
     "thought and answer marks": ({"messages": [USER, {"role": "assistant", "content":
