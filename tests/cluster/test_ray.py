@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,11 +41,10 @@ def here(place: Path) -> Path:
 
 
 @pytest.fixture
-def both(ray_nodes: RayNodes) -> Iterator[RayNodes]:
-    """The two nodes; the second one is as new afterwards."""
-    yield ray_nodes
-    ray_nodes.lose(HOSTS[1])
-    ray_nodes.start(HOSTS[1])
+def both(ray_nodes: RayNodes) -> RayNodes:
+    """Two nodes alike, whatever the last test made of the second."""
+    ray_nodes.make_whole()
+    return ray_nodes
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +79,9 @@ def graded_here(samples: Path) -> Path:
     return samples / "one"
 
 
-def test_two_processes_and_two_nodes_make_the_same_shards(ray_nodes: RayNodes, place: Path, here: Path):
+def test_two_processes_and_two_nodes_make_the_same_shards(both: RayNodes, place: Path, here: Path):
     for name, flags in {"two": ("--workers", "2"), "nodes": ("--workers", "0", *RAY)}.items():
-        done = ray_nodes.run(*command(place, place / name, *flags))
+        done = both.run(*command(place, place / name, *flags))
         assert done.returncode == 0, done.stderr
         assert hashes(place / name) == hashes(here), name
     assert "2 nodes, 4 CPUs" in done.stderr
@@ -106,7 +104,7 @@ def lose_a_node(both: RayNodes, words: list[str], sign: Path) -> str:
     )  # fmt: skip
     try:
         wait_until(lambda: sign.exists() or program.poll() is not None, "a held job")
-        both.lose(HOSTS[1])
+        both.lose_second()
         said, _ = program.communicate(timeout=WAIT_SECONDS)
     finally:
         program.kill()
@@ -116,11 +114,11 @@ def lose_a_node(both: RayNodes, words: list[str], sign: Path) -> str:
     return said
 
 
-def test_two_processes_and_two_nodes_give_the_same_verdicts(ray_nodes: RayNodes, samples: Path, graded_here: Path):
+def test_two_processes_and_two_nodes_give_the_same_verdicts(both: RayNodes, samples: Path, graded_here: Path):
     assert len({reason for _, _, reason, *_ in verdicts(graded_here).values()}) >= 4
     for name, own in {"two": ("--workers", "2"), "nodes": RAY}.items():
         flags = grade_flags(samples, samples / name, *own)
-        done = ray_nodes.run(sys.executable, "calc_acc_lcb.py", *flags)
+        done = both.run(sys.executable, "calc_acc_lcb.py", *flags)
         assert done.returncode == 0, done.stderr
         assert verdicts(samples / name) == verdicts(graded_here), name
 
@@ -145,58 +143,58 @@ def refused(nodes: RayNodes, words: list[str], output: Path) -> str:
     return line
 
 
-@pytest.mark.parametrize("address", ["10.213.77.11:1", "10.213.77.99:6379", "node-a", "ray://node-a:10001", "nobody:1"])
-def test_a_wrong_address_is_one_line(ray_nodes: RayNodes, place: Path, samples: Path, tmp_path: Path, address: str):
-    prepare = command(place, tmp_path / "out", "--ray_address", address)
-    line = refused(ray_nodes, prepare, tmp_path)
-    assert line.startswith(f"error: --ray_address {address}: ")
-    flags = grade_flags(samples, tmp_path / "graded", "--ray_address", address)
-    done = ray_nodes.run(sys.executable, "calc_acc_lcb.py", *flags)
+def test_nobody_at_the_address_is_one_line(both: RayNodes, place: Path, samples: Path, tmp_path: Path):
+    line = refused(both, command(place, tmp_path / "out", "--ray_address", "10.213.77.99:6379"), tmp_path)
+    assert line.startswith("error: --ray_address 10.213.77.99:6379: cannot be reached (No route to host)")
+    flags = grade_flags(samples, tmp_path / "graded", "--ray_address", "node-b:1")
+    done = both.run(sys.executable, "calc_acc_lcb.py", *flags)
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1] == line
+    assert done.stderr.splitlines()[-1].startswith(
+        "error: --ray_address node-b:1: cannot be reached (Connection refused)"
+    )
 
 
-def test_another_python_is_one_line(ray_nodes: RayNodes, place: Path, tmp_path: Path):
+def test_another_python_is_one_line(both: RayNodes, place: Path, tmp_path: Path):
     """ray itself refuses a node that would join with another one; this program is told it has another one."""
     pretend = (
         "import runpy, ray._private.utils as utils; "
         "utils.compute_version_info = lambda: (utils.ray.__version__, '3.9.1'); "
         "runpy.run_module('scripts.prepare_sft_data', {}, '__main__', alter_sys=True)"
     )
-    line = refused(ray_nodes, [sys.executable, "-c", pretend, *command(place, tmp_path, *RAY)[3:]], tmp_path)
+    line = refused(both, [sys.executable, "-c", pretend, *command(place, tmp_path, *RAY)[3:]], tmp_path)
     assert "Python: 3.9.1" in line
 
 
 @pytest.fixture
-def changed(both: RayNodes) -> RayNodes:
-    """Without its second node, which a test starts with another folder in the place of one."""
-    both.lose(HOSTS[1])
-    return both
+def first(ray_nodes: RayNodes) -> RayNodes:
+    """The first node alone; a test starts a second one that sees another folder in the place of one."""
+    ray_nodes.lose_second()
+    return ray_nodes
 
 
-def test_another_version_of_the_project_is_one_line(changed: RayNodes, place: Path, tmp_path: Path):
+def test_another_version_of_the_project_is_one_line(first: RayNodes, place: Path, tmp_path: Path):
     package = ROOT / "promptcot_mamba"
     shutil.copytree(package, tmp_path / "other", ignore=shutil.ignore_patterns("__pycache__"))
     with (tmp_path / "other" / "errors.py").open("a") as file:
         file.write("# another line\n")
-    changed.start(HOSTS[1], instead={package: tmp_path / "other"})
-    line = refused(changed, command(place, tmp_path / "out", *RAY), tmp_path / "out")
+    first.start(HOSTS[1], instead={package: tmp_path / "other"})
+    line = refused(first, command(place, tmp_path / "out", *RAY), tmp_path / "out")
     assert "node-b: this repository is " in line
     assert ", on node-a it is " in line
 
 
-def test_a_node_without_the_project_is_one_line(changed: RayNodes, place: Path, tmp_path: Path):
+def test_a_node_without_the_project_is_one_line(first: RayNodes, place: Path, tmp_path: Path):
     (tmp_path / "empty").mkdir()
-    changed.start(HOSTS[1], instead={ROOT / "promptcot_mamba": tmp_path / "empty"})
-    line = refused(changed, command(place, tmp_path / "out", *RAY), tmp_path / "out")
+    first.start(HOSTS[1], instead={ROOT / "promptcot_mamba": tmp_path / "empty"})
+    line = refused(first, command(place, tmp_path / "out", *RAY), tmp_path / "out")
     assert f"needs this repository at {ROOT}" in line
 
 
 @pytest.mark.parametrize("name", ["out", "raw"])
-def test_a_folder_that_nodes_do_not_share_is_one_line(changed: RayNodes, place: Path, tmp_path: Path, name: str):
+def test_a_folder_that_nodes_do_not_share_is_one_line(first: RayNodes, place: Path, tmp_path: Path, name: str):
     (tmp_path / "empty").mkdir()
     (tmp_path / "out").mkdir()
     theirs = {"out": tmp_path / "out", "raw": place / "raw"}[name]
-    changed.start(HOSTS[1], instead={theirs: tmp_path / "empty"})
-    line = refused(changed, command(place, tmp_path / "out", *RAY), tmp_path / "out")
+    first.start(HOSTS[1], instead={theirs: tmp_path / "empty"})
+    line = refused(first, command(place, tmp_path / "out", *RAY), tmp_path / "out")
     assert {"out": "node-b does not see in ", "raw": "node-b does not see it"}[name] in line
