@@ -104,7 +104,7 @@ def _check_address(address: str) -> None:
 
 def open_cluster(address: str | None, most: int | None) -> "AbstractContextManager[RayCluster | None]":
     """The cluster at an address, `most` jobs at once on it (default: one a CPU); None where there is no address."""
-    return RayCluster(address, most) if address else nullcontext()
+    return nullcontext() if address is None else RayCluster(address, most)
 
 
 class RayCluster:
@@ -117,7 +117,8 @@ class RayCluster:
     def __init__(self, address: str, most: int | None = None):
         self._ray = ray = _import_ray(address)
         _check_address(address)
-        self.address, self._folder = address, None
+        self.address = address
+        self._folder: str | None = None
         self._facts = describe_node(PACKAGES)
         try:
             ray.init(address, log_to_driver=False, logging_level="ERROR")
