@@ -31,6 +31,7 @@ from promptcot_mamba.grading.summary import (
 )
 from promptcot_mamba.jsonl import Row, write_json, write_jsonl
 from promptcot_mamba.log import logger
+from promptcot_mamba.ray_jobs import open_cluster
 from promptcot_mamba.records import Grade
 from promptcot_mamba.run_info import describe_run, side_path
 
@@ -57,6 +58,9 @@ class CodeOptions:
     )
     memory_mb: int = flag("memory a test may take, in MiB", default=4096, least=64)
     workers: int | None = flag("sandboxes at work at once; default: one a core", default=None, least=1)
+    ray_address: str | None = flag(
+        "HOST:PORT of a Ray cluster that this machine is a node of, or auto: its CPUs grade", default=None
+    )
     all_tests: bool = flag("go on after a program's first failed test", default=False)
     sandbox: str | None = flag("namespaces or landlock; default: the strongest there is", default=None)
     unsafe: bool = flag("run programs unprotected where no sandbox can be made", default=False)
@@ -171,8 +175,11 @@ def score_code_file(
         logger.warning("%s: %d problems have neither tests nor samples; left out", path, without)
     if not pairs:
         raise InputError(f"{path}: no problem has tests or samples")
-    with SandboxPool(options.workers, options.limits(), options.sandbox, options.unsafe) as pool:
-        graded = grade_jobs([job for _, job in pairs], pool, options.cache_path)
+    with (
+        SandboxPool(options.workers, options.limits(), options.sandbox, options.unsafe) as pool,
+        open_cluster(options.ray_address, options.workers) as cluster,
+    ):
+        graded = grade_jobs([job for _, job in pairs], pool, options.cache_path, cluster)
         grades = [to_grade(one, job, row) for (one, _), (job, row) in zip(pairs, graded, strict=True)]
         return grades, lacking, pool.label
 

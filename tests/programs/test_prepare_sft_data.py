@@ -22,7 +22,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("place")
+    return make_place(tmp_path_factory.mktemp("place"))
+
+
+def make_place(folder: Path) -> Path:
+    """Planted sources, their recipe, a tokenizer and a benchmark."""
     corpus = plant(folder / "raw", 400, seed=3)
     make_tokenizer().save_pretrained(folder / "tokenizer")
     (folder / "sources.json").write_text(json.dumps(recipe_sources(corpus)))
