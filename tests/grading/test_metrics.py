@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.special import betaincinv, betaln
 from scipy.stats import beta as beta_distribution
+from scipy.stats import norm
+from scipy.stats import t as student_t
 
 from promptcot_mamba.grading.metrics import (
     clustered_mean,
@@ -23,7 +25,13 @@ from promptcot_mamba.grading.metrics import (
     share_interval,
     t_interval,
 )
-from promptcot_mamba.grading.posterior import Posterior, difference_points, likely_correlations
+from promptcot_mamba.grading.posterior import (
+    PAIRED_WEIGHTS,
+    WEIGHTS,
+    Posterior,
+    difference_points,
+    likely_correlations,
+)
 
 # The mean of min(2 p, 1) - p for p from Beta(0.2, 3.8), the two systems of the paired simulation.
 TRUE_GAIN = quad(lambda p: (min(2 * p, 1.0) - p) * beta_distribution.pdf(p, 0.2, 3.8), 0, 1, points=[0.5], limit=200)[0]
@@ -77,16 +85,18 @@ def test_posterior_of_single_samples_is_the_beta_distribution():
     assert (one.low, one.high) == pytest.approx(tuple(betaincinv(3.5, 37.5, [0.025, 0.975])))
 
 
-def test_posterior_grid_agrees_with_brute_force():
-    """The same model summed on a plain grid of 2,000 means and 400 correlations."""
-    counts = [(3, 16), (0, 16), (16, 16), (1, 8)]
+@pytest.mark.parametrize(("weights", "a", "b"), [(WEIGHTS, 1, 1), (PAIRED_WEIGHTS, 0.35, 1.4)], ids=["mean", "paired"])
+@pytest.mark.parametrize("counts", [[(3, 16), (0, 16), (16, 16), (1, 8)], [(1, 16), (0, 16), (0, 16)]])
+def test_posterior_grid_agrees_with_brute_force(weights: np.ndarray, a: float, b: float, counts: list[tuple[int, int]]):
+    """The same model summed on a plain grid of 2,000 means and 800 correlations."""
     mean = ((np.arange(2000) + 0.5) / 2000)[:, None]
-    correlation = ((np.arange(400) + 0.5) / 400)[None, :]
+    correlation = ((np.arange(800) + 0.5) / 800)[None, :]
     alpha, beta = mean * (1 / correlation - 1), (1 - mean) * (1 / correlation - 1)
     total = sum(betaln(alpha + c, beta + n - c) - betaln(alpha, beta) for c, n in counts)
+    total = total + (a - 1) * np.log(correlation) + (b - 1) * np.log(1 - correlation)
     cumulative = np.cumsum((np.exp(total) / np.sqrt(mean * (1 - mean))).sum(axis=1))  # Jeffreys' prior of the mean
     expected = np.interp([0.025, 0.5, 0.975], cumulative / cumulative[-1], mean[:, 0])
-    assert Posterior(counts).quantile(np.array([0.025, 0.5, 0.975])) == pytest.approx(expected, abs=4e-3)
+    assert Posterior(counts, weights).quantile(np.array([0.025, 0.5, 0.975])) == pytest.approx(expected, abs=6e-3)
 
 
 def test_run_spread_is_mean_and_sd_over_runs():
@@ -170,6 +180,21 @@ def test_p_value_and_interval_agree():
         result = compare_paired(*scores)
         excluded = not result.difference.low <= 0 <= result.difference.high
         assert (result.p_value < 0.05) is excluded
+
+
+@pytest.mark.parametrize("problems", [8, 30, 400])
+def test_tails_of_a_difference_are_student_s(problems: int):
+    """One sample a problem and no correlation: the ends are quantiles of the difference of two beta distributions."""
+    first = {str(i): [float(i % 4 == 0)] for i in range(problems)}
+    second = {str(i): [float(i % 4 < 2 and i % 8 != 0)] for i in range(problems)}
+    found = compare_paired(first, second)
+    counts = [[(scores[name][0], 1) for name in first] for scores in (first, second)]
+    a, b = (np.array([right for right, _ in own]) for own in counts)
+    correlations = likely_correlations(a, b, int(np.sum(a != b)))
+    points = difference_points(*(Posterior(own) for own in counts), correlations)
+    share = norm.cdf(student_t.ppf(0.025, problems - 1))
+    assert share < 0.025
+    assert (found.difference.low, found.difference.high) == pytest.approx(np.quantile(points, [share, 1 - share]))
 
 
 def test_pairing_removes_the_problems_difficulty():
