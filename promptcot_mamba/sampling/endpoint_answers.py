@@ -10,20 +10,10 @@ from typing import Any
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import log_once
 from promptcot_mamba.sampling.backend import LENGTH, LOOP, REFUSED, STOP
-from promptcot_mamba.sampling.endpoint_body import (
-    DONE,
-    THOUGHT_KEYS,
-    first_choices,
-    flat,
-    iter_events,
-    parse_object,
-    until_quiet,
-)
+from promptcot_mamba.sampling.endpoint_body import DONE, THOUGHT_KEYS, first_choices, flat, iter_events, until_quiet
 from promptcot_mamba.sampling.endpoint_errors import BadAnswerError, ServerTroubleError
 from promptcot_mamba.sampling.loops import find_loop
 from promptcot_mamba.token_scores import TokenScores, entropy_of
-
-__all__ = ["Answer", "add_scores", "parse_object", "read_completion", "read_score", "read_stream"]
 
 # What servers call the same three ends: TGI "eos_token", Anthropic-likes "end_turn", Gemini "MAX_TOKENS" ...
 _REASONS = {
