@@ -50,8 +50,6 @@ from promptcot_mamba.sampling.endpoint_pool import TROUBLE, Endpoint, EndpointPo
 from promptcot_mamba.sampling.endpoint_protocol import Pending, payload, score_payload
 from promptcot_mamba.sampling.vllm_server import VllmServer
 
-__all__ = ["EndpointSettings", "OpenAIEndpoints"]
-
 POLL_SECONDS = 0.5
 MOST_BAD_ANSWERS = 8  # to one request, whichever servers gave them
 MOST_TIMEOUTS = 2  # of one request, without a token between

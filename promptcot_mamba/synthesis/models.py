@@ -202,7 +202,8 @@ class EndpointModel(TextModel):
         del self.identity["dtype"]  # the server's own
 
     def _start(self) -> OpenAIEndpoints:
-        from promptcot_mamba.sampling.openai_endpoint import EndpointSettings, OpenAIEndpoints
+        from promptcot_mamba.sampling.endpoint_pool import EndpointSettings
+        from promptcot_mamba.sampling.openai_endpoint import OpenAIEndpoints
 
         settings = self.settings
         endpoints = EndpointSettings(
