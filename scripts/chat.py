@@ -45,25 +45,15 @@ HISTORY_LINES = 1000
 
 @dataclass
 class ChatArguments:
-    """Flags of the chat."""
-
     model_path: str = flag("a checkpoint folder, or its name on the hub", elsewhere=True)
     prompt: str | None = flag("ask this one question and end", default=None)
     instruction: str = flag("what is added below a question", default=MATH_INSTRUCTION)
-    max_len: int = flag("most tokens of an answer", default=4096)
-    temperature: float = 0.8
-    top_p: float = 0.95
-    repetition_penalty: float = 1.1
+    max_len: int = flag("most tokens of an answer", default=4096, least=1)
+    temperature: float = flag("0 takes the likeliest token", default=0.8, least=0)
+    top_p: float = flag("share of probability that is drawn from", default=0.95, above=0, most=1)
+    repetition_penalty: float = flag("1 is none", default=1.1, above=0)
     seed: int = 0
-    dtype: str = flag("auto, float32 or bfloat16", default="auto")
-
-    def __post_init__(self) -> None:
-        if self.max_len < 1:
-            raise InputError(f"--max_len {self.max_len}: must be at least 1")
-        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.repetition_penalty <= 0:
-            raise InputError("--temperature must be >= 0, --top_p in (0, 1], --repetition_penalty > 0")
-        if self.dtype not in ("auto", "float32", "bfloat16"):
-            raise InputError(f"--dtype {self.dtype}: must be auto, float32 or bfloat16")
+    dtype: str = flag("of weights and activations", default="auto", choices=("auto", "float32", "bfloat16"))
 
 
 @dataclass

@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import shlex
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from promptcot_mamba.cli import read_recipe
 from promptcot_mamba.errors import ProgramFailedError
 from promptcot_mamba.jsonl import iter_jsonl, read_jsonl, write_json, write_jsonl
 from promptcot_mamba.run_info import ROOT, side_path
+from promptcot_mamba.sampling.vllm_server import free_port
 
 PORT_FLAG = "--master_port="
 DEVICES_FLAG = "--include=localhost:"
@@ -45,13 +45,6 @@ class Stage:
 def python(*arguments: str | Path, flags: Flags | None = None) -> list[str]:
     """A command line for this interpreter."""
     return [sys.executable, *map(str, arguments), *(f"--{name}={value}" for name, value in (flags or {}).items())]
-
-
-def find_free_port() -> int:
-    """A port nobody listens on now: two runs on one machine must not meet at the launcher's default."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def data_stage(
@@ -92,7 +85,7 @@ def train_stage(
     command = python("train.py")
     if processes is not None:
         launcher = [str(Path(sys.executable).with_name("deepspeed")), choose_devices(processes)]
-        command = [*launcher, f"{PORT_FLAG}{find_free_port()}", "train.py"]
+        command = [*launcher, f"{PORT_FLAG}{free_port()}", "train.py"]
     command += ["--config", str(recipe), "--model_name_or_path", str(start)]
     command += ["--data_path", str(rows), "--output_dir", str(output)]
     command += [f"--{flag}={value}" for flag, value in (flags or {}).items()]

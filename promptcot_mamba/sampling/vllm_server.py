@@ -32,6 +32,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def free_port() -> int:
+    """A port nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

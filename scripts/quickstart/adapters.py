@@ -6,10 +6,10 @@ Phase 2's rows, for as many steps as the recipe says; the merged model is sample
 rerun keeps what is done.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from promptcot_mamba.bench_record import RecordTable, render_record_table, time_table, write_record
+from promptcot_mamba.bench_record import RecordTable, report_record, time_table
 from promptcot_mamba.cli import flag, parse_args, run_program
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.metrics import compare_paired, share_interval
@@ -66,13 +66,12 @@ def main() -> None:
     adapters = evaluate(run, sample_stage(NAME, *sampling), data, tuple(GRADERS))
     full = {family: read_verdicts(family_file(samples / "phase2.jsonl", family), family) for family in GRADERS}
     table = compare(full, adapters)
-    print(render_record_table(table))
     shares = {
         name: {family: sum(found.values()) / len(found) for family, found in verdicts.items()}
         for name, verdicts in (("all weights", full), (NAME, adapters))
     }
     title = "Adapters against full fine-tuning, at quickstart scale"
-    write_record(args.record, title=title, config=asdict(args), tables=[table, time_table(times)], results=shares)
+    report_record(args, title=title, tables=[table, time_table(times)], results=shares)
 
 
 if __name__ == "__main__":

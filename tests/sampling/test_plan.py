@@ -13,8 +13,9 @@ from promptcot_mamba.errors import InputError
 from promptcot_mamba.gpus import Gpu
 from promptcot_mamba.sampling import capacity
 from promptcot_mamba.sampling.arguments import SamplingArguments
+from promptcot_mamba.sampling.cache_cost import cache_cost
 from promptcot_mamba.sampling.capacity import GIB, Device, free_memory, plan_capacity
-from promptcot_mamba.sampling.plan import make_plan
+from promptcot_mamba.sampling.plan import make_plan, model_context
 from tests.sampling.conftest import ROOT, write_problems
 
 RECIPES = sorted((ROOT / "configs" / "eval").glob("*.yaml"))
@@ -36,11 +37,11 @@ def test_recipes_are_the_benchmarks_own(recipe: Path):
 
 
 def test_a_chain_of_the_7b_model_takes_268_megabytes():
-    model = Checkpoint(Path("7b"), CODESTRAL, WEIGHTS)
+    cost = cache_cost(CODESTRAL, "bfloat16", "float32")
     state = 64 * 128 * 64 * 128 * 4
-    assert model.sequence_bytes(**HOW) == state + 64 * (128 * 64 + 2 * 8 * 128) * 3 * 2
+    assert cost.bytes(HOW["context"]) == cost.bytes(1) == state + 64 * (128 * 64 + 2 * 8 * 128) * 3 * 2
     assert round(state / 1e6) == 268
-    assert model.context is None
+    assert model_context(Checkpoint(Path("7b"), CODESTRAL, WEIGHTS), {}) is None
 
 
 @pytest.mark.parametrize(("memory", "least", "most"), [(24, 0, 24), (80, 150, 220), (141, 350, 440)])
@@ -73,8 +74,8 @@ def test_an_attention_model_counts_its_context():
     config = {"model_type": "qwen2", "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4,
               "hidden_size": 3584, "max_position_embeddings": 131072}  # fmt: skip
     model = Checkpoint(Path("q"), config, WEIGHTS)
-    assert model.sequence_bytes("bfloat16", "float32", 1) == 57344  # 57 KB a token
-    assert model.context == 131072
+    assert cache_cost(config, "bfloat16", "float32").bytes(1) == 57344  # 57 KB a token
+    assert model_context(model, {}) == 131072
 
 
 def test_free_memory_is_what_this_machine_has():

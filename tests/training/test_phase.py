@@ -95,7 +95,7 @@ def test_tokenizer_that_does_not_fit(flags, checkpoint: Path, tmp_path: Path):
 
 def test_output_that_cannot_be_written(flags, tmp_path: Path):
     (tmp_path / "file").write_text("")
-    assert "is not a folder" in complaint(flags, output_dir=tmp_path / "file" / "run")
+    assert "is a file, not a folder" in complaint(flags, output_dir=tmp_path / "file" / "run")
 
 
 def test_packing_other_models_is_refused(flags, checkpoint: Path, tmp_path: Path):
