@@ -134,7 +134,11 @@ make_venv() { # python
     if [ -e "$VENV" ] && ! [ -e "$VENV/pyvenv.cfg" ] && [ -n "$(ls -A "$VENV")" ]; then
         die "$VENV is there and is no virtual environment of Python 3.11 to 3.13 with the $kind stack; nothing is removed from it: set VENV to another folder"
     fi
-    [ "${held:-$kind}" = "$kind" ] || say "$VENV holds the $held stack, which the $kind stack replaces"
+    if [ "${held:-$kind}" != "$kind" ]; then
+        "$VENV/bin/python" -m pip download -qq --retries 1 --timeout 20 --no-deps -d "$VENV/reached" "$(grep '^wheel==' requirements-cpu.txt)" ||
+            die "pip can fetch nothing (is there a network, or an index in pip's configuration?), so the $held stack in $VENV stays"
+        say "$VENV holds the $held stack, which the $kind stack replaces"
+    fi
     "$python" -m venv --clear "$VENV" || die "$python cannot make virtual environments; on Debian or Ubuntu: apt-get install python$(python_version "$python")-venv"
 }
 

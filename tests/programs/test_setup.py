@@ -272,6 +272,16 @@ def test_the_other_stack_replaces_the_one_that_is_there(clone: Path):
     assert not torch.exists()
 
 
+def test_without_a_network_the_stack_that_is_there_stays(clone: Path):
+    cuda_machine(clone, failing="pip download")
+    assert run_setup(clone, "--cpu").returncode == 0
+    torch = holds(clone, "2.13.0+cpu")
+    result = run_setup(clone, "--cuda")
+    assert result.returncode == 1
+    assert "so the cpu stack in .venv stays" in result.stderr
+    assert torch.exists()
+
+
 def test_without_a_flag_the_stack_that_is_there_stays(clone: Path):
     """`setup.sh --cpu` on a machine whose driver is too old, then quickstart.sh, which calls it without a flag."""
     cuda_machine(clone)
