@@ -123,7 +123,8 @@ class RayCluster:
         try:
             ray.init(address, log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            raise InputError(f"--ray_address {address}: {' '.join(str(error).split())}") from None
+            mend = "; is this machine a node of it (ray start --address)?" if isinstance(error, ConnectionError) else ""
+            raise InputError(f"--ray_address {address}: {' '.join(str(error).split())}{mend}") from None
         self._job = ray.remote(_do).options(num_cpus=1, max_retries=0, scheduling_strategy="SPREAD")
         try:
             self._ask_nodes()

@@ -169,7 +169,7 @@ def make_recipe(args: PrepareArguments, sources: list) -> Any:
         sources=sources,
         max_length=args.max_length,
         min_tokens=args.min_tokens,
-        max_tokens=args.max_tokens,
+        max_tokens=args.max_tokens or args.max_length,
         near_duplicate_threshold=args.near_duplicate_threshold,
         total_examples=args.total_examples,
         shard_tokens=args.shard_tokens,

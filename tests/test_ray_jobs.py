@@ -116,7 +116,6 @@ def test_files_and_folders_must_be_seen(monkeypatch, tmp_path: Path):
     (tmp_path / "rows.jsonl").write_text("{}\n")
     cluster.share({"--output_dir": tmp_path / "out"}, [tmp_path / "rows.jsonl"])
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]  # the token is gone
-    monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)
     found = ray_jobs._find_fault([], None, files=[(str(tmp_path / "rows.jsonl"), 4)])
     assert found.endswith("all nodes must read the same files")
     found = ray_jobs._find_fault([], None, files=[(str(tmp_path / "none.jsonl"), 3)])

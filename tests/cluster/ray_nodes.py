@@ -33,13 +33,13 @@ for _ in sys.stdin:
 
 
 class RayNodes:
-    """The running nodes; programs run on the first host."""
+    """The running nodes; programs run on the first host. `environment`: what they all have besides this process's."""
 
-    def __init__(self, hosts: Hosts) -> None:
+    def __init__(self, hosts: Hosts, environment: dict[str, str] | None = None) -> None:
         self.hosts = hosts
         self.folder = Path(tempfile.mkdtemp(prefix=f"{SCRATCH}ray-", dir="/tmp"))  # short: sockets lie in it
         quiet = {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-        self.environment = {**os.environ, **quiet}
+        self.environment = {**os.environ, **quiet, **(environment or {})}
         self._started: list[subprocess.Popen] = []
         self._watch: subprocess.Popen[str] | None = None
         self.is_plain = True  # the second node sees what the first one sees
