@@ -19,6 +19,8 @@ from promptcot_mamba.grading.posterior import PAIRED_WEIGHTS, Posterior, differe
 CONFIDENCE = 0.95
 TAILS = np.array([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
 POWER = 0.8
+# Of a paired interval's N - 1 degrees of freedom; two spreads and a correlation take theirs. Chosen by simulation.
+FREEDOM_SHARE = 2 / 3
 
 
 @dataclass(frozen=True)
@@ -197,10 +199,10 @@ def compare_paired(first: Mapping[str, Sequence[float]], second: Mapping[str, Se
     before, after = (Posterior(own, PAIRED_WEIGHTS) for own in counts)
     points = difference_points(before, after, likely_correlations(a, b, informative))
     freedom = len(shared) - 1
-    low, high = np.quantile(points, ndtr(stdtrit(freedom, TAILS)))
+    low, high = np.quantile(points, ndtr(stdtrit(FREEDOM_SHARE * freedom, TAILS)))
     beyond = min(float((points <= 0).mean()), float((points >= 0).mean()))
     beyond = max(beyond, 1 / len(points))  # no smaller one can be told from zero
-    p_value = min(1.0, 2 * float(stdtr(freedom, ndtri(beyond))))
+    p_value = min(1.0, 2 * float(stdtr(FREEDOM_SHARE * freedom, ndtri(beyond))))
     needed = float(stdtrit(freedom, TAILS[1]) + stdtrit(freedom, POWER)) * difference.standard_error
     low, high = min(float(low), difference.mean), max(float(high), difference.mean)
     return Comparison(*means, replace(difference, low=low, high=high), p_value, needed, unpaired)
