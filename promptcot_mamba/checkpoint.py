@@ -209,9 +209,9 @@ def require_causal_lm(checkpoint: Checkpoint, flag: str = "") -> None:
         raise InputError(f"{where}: holds {what}, which is not a causal language model transformers knows")
 
 
-def require_served(checkpoint: Checkpoint, flag: str = "--model_path") -> None:
+def require_served(checkpoint: Checkpoint) -> None:
     """Raise InputError unless vLLM computes this model as training does."""
-    where, config = f"{flag} {checkpoint.path}", checkpoint.config
+    where, config = f"--model_path {checkpoint.path}", checkpoint.config
     if checkpoint.layout in (CODESTRAL, MAMBA_SSM):
         raise InputError(
             f"{where}: Mamba-2 in {checkpoint.layout}'s layout, which vLLM does not read; convert it with "
