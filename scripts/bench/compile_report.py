@@ -176,8 +176,6 @@ def find_faults(rows: list[dict]) -> list[str]:
 
 @dataclass
 class Arguments:
-    """Flags of scripts.bench.compile_report."""
-
     archs: list[int] = flag("compute capabilities", factory=lambda: list(ARCHS), choices=ARCHS)
     sizes: list[str] = flag("head width x state", factory=lambda: list(SIZES), choices=tuple(SIZES))
     dtypes: list[str] = flag("of weights and activations", factory=lambda: list(DTYPES), choices=tuple(DTYPES))

@@ -21,8 +21,6 @@ PROMPT, TOKENS = [5, 6, 7], 8
 
 @dataclass
 class StartArguments:
-    """Flags of the benchmark."""
-
     model_path: str = flag("a checkpoint; a tiny one shows the engine's own time")
     context: int = 4608
     pairs: int = flag("starts of each, in turn; medians are compared", default=3)

@@ -37,8 +37,6 @@ SHAPE = {
 
 @dataclass
 class Arguments:
-    """Flags of scripts.bench.long_run."""
-
     length: int = flag("tokens of a row, at most", default=65_536)
     slices: int = flag("processes that hold a row together", default=2)
     steps: int = flag("optimizer steps, a row each", default=6)

@@ -43,8 +43,6 @@ LENGTH_SIGMA = 1.0  # of the log of a chain's length: 1 % are over 10 times the 
 
 @dataclass
 class BenchArguments:
-    """Flags of the benchmark."""
-
     model_path: str = flag("a checkpoint; a random tiny one will do", default="")
     dummy: str | None = flag("instead of one, random weights", default=None, choices=tuple(DUMMIES))
     problems: int = 60

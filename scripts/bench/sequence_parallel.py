@@ -43,8 +43,6 @@ WHOLE = 1
 
 @dataclass
 class Arguments:
-    """Flags of scripts.bench.sequence_parallel."""
-
     lengths: list[int] = flag("tokens of the row", factory=lambda: [16384, 65536])
     sizes: list[int] = flag("slices, a process each", factory=lambda: [2, 4])
     rounds: int = flag("pairs of steps whose times count", default=5)

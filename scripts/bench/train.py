@@ -38,8 +38,6 @@ CUDA_ONLY = ("transformers + mamba-ssm", "transformers + mamba-ssm, full checkpo
 
 @dataclass
 class Arguments:
-    """Flags of scripts.bench.train."""
-
     hidden_size: int | None = flag("one shape only, with --n_groups", default=None)
     n_groups: int = flag("groups of that shape", default=1)
     num_layers: int = flag("layers", default=4)
