@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import socket
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -167,7 +168,7 @@ def replace_atomically(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     On any error `path` is left as it was and the temporary file is removed.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = temporary.open(mode, encoding=None if "b" in mode else "utf-8")

@@ -4,7 +4,8 @@ r"""Published data sets -> filtered, decontaminated, deduplicated, packed token 
         --output_dir outputs/data/phase1
 
 Sources come from the hub, or with `--source_dir DIR` from `DIR/<owner>/<name>/`. The same command continues a killed
-run; the shards do not depend on the number of workers. Training refuses shards of another tokenizer or length.
+run; the shards do not depend on the number of workers, nor on whether they are a Ray cluster's (`--ray_address`).
+Training refuses shards of another tokenizer or length.
 """
 
 import json
@@ -12,6 +13,7 @@ import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from promptcot_mamba.cli import flag
 from promptcot_mamba.data.conversation import Reading
@@ -51,7 +53,7 @@ class PrepareArguments:
     )
     total_tokens: int | None = flag("The same in tokens: weights are shares of them.", default=None, least=1)
     max_passes: float = flag("Passes over a source that a mixture may ask for.", default=4.0, above=0)
-    order: str = flag("shuffled, or short_first: in each pass from short to long.", default="shuffled")
+    order: str = flag("short_first: in each pass from short to long.", default="shuffled", choices=ORDERS)
     keep_rows: list[str] = flag(
         "Ids (of contaminated.jsonl) of rows to keep whatever they share, or a file of them.", factory=list
     )
@@ -66,6 +68,9 @@ class PrepareArguments:
     shard_tokens: int = flag("Tokens of one shard, about.", default=1 << 24, least=1)
     seed: int = flag("Of the mixture, its order and the packing.", default=0)
     workers: int = flag("Processes. Default: one a core.", default=0, least=0)
+    ray_address: str | None = flag(
+        "HOST:PORT of a Ray cluster that this machine is a node of, or auto: its CPUs do the work.", default=None
+    )
     overwrite: bool = flag("Replace shards of another recipe in output_dir.", default=False)
     jsonl: bool = flag("Also write the mixture's rows as text, rows.jsonl, which train.py reads.", default=False)
     push_to_hub: str | None = flag(
@@ -81,20 +86,9 @@ class PrepareArguments:
             self.max_tokens = self.max_length
         if not 2 <= self.max_tokens <= self.max_length:
             raise ValueError(f"--max_tokens {self.max_tokens}: expected 2 to --max_length ({self.max_length})")
-        if self.workers < 0:
-            raise ValueError(f"--workers {self.workers}: expected 1 or more, or 0 for one a core")
-        if self.order not in ORDERS:
-            raise ValueError(f"--order {self.order}: expected one of {', '.join(ORDERS)}")
-        if self.max_passes <= 0:
-            raise ValueError(f"--max_passes {self.max_passes}: expected more than 0")
         if self.total_examples is not None and self.total_tokens is not None:
             raise ValueError("--total_examples, --total_tokens: give one of them")
-        for name in ("total_examples", "total_tokens"):
-            if (amount := getattr(self, name)) is not None and amount < 1:
-                raise ValueError(f"--{name} {amount}: expected at least 1")
         Reading(self.prompt_format, self.loss_on, self.control_text)
-        if not 0 <= self.near_duplicate_threshold <= 1:
-            raise ValueError(f"--near_duplicate_threshold {self.near_duplicate_threshold}: expected 0 to 1")
         if self.shard_tokens < self.max_length:
             raise ValueError(f"--shard_tokens {self.shard_tokens}: expected at least --max_length ({self.max_length})")
 
@@ -168,6 +162,28 @@ def read_kept_ids(given: list[str]) -> tuple[str, ...]:
     return tuple(sorted(set(ids)))
 
 
+def make_recipe(args: PrepareArguments, sources: list) -> Any:
+    from promptcot_mamba.data.prepare import Recipe
+
+    return Recipe(
+        sources=sources,
+        max_length=args.max_length,
+        min_tokens=args.min_tokens,
+        max_tokens=args.max_tokens or args.max_length,
+        near_duplicate_threshold=args.near_duplicate_threshold,
+        total_examples=args.total_examples,
+        shard_tokens=args.shard_tokens,
+        seed=args.seed,
+        total_tokens=args.total_tokens,
+        max_passes=args.max_passes,
+        order=args.order,
+        prompt_format=args.prompt_format,
+        loss_on=args.loss_on,
+        control_text=args.control_text,
+        allowed=read_kept_ids(args.keep_rows),
+    )
+
+
 def _answer_check(sources: list):
     """The grader, where a source asks for it: importing it costs every worker seconds."""
     if not any(spec.check_gold for spec in sources):
@@ -183,48 +199,36 @@ def main() -> None:
     args = parse_args(PrepareArguments, description=__doc__)
     from promptcot_mamba.checkpoint import load_tokenizer
     from promptcot_mamba.data.card import push_to_hub, write_card
-    from promptcot_mamba.data.prepare import Recipe, prepare_shards, remove_work
+    from promptcot_mamba.data.prepare import prepare_shards, remove_work
     from promptcot_mamba.data.report import write_report
     from promptcot_mamba.data.similar import require_package
     from promptcot_mamba.jsonl import write_json
     from promptcot_mamba.log import logger
+    from promptcot_mamba.ray_jobs import open_cluster
     from promptcot_mamba.run_info import describe_run
 
     if args.embedding_model:
         require_package()
     sources = choose_sources(args)
     tokenizer = load_tokenizer(args.tokenizer_path, "--tokenizer_path")
-    recipe = Recipe(
-        sources=sources,
-        max_length=args.max_length,
-        min_tokens=args.min_tokens,
-        max_tokens=args.max_tokens,
-        near_duplicate_threshold=args.near_duplicate_threshold,
-        total_examples=args.total_examples,
-        shard_tokens=args.shard_tokens,
-        seed=args.seed,
-        total_tokens=args.total_tokens,
-        max_passes=args.max_passes,
-        order=args.order,
-        prompt_format=args.prompt_format,
-        loss_on=args.loss_on,
-        control_text=args.control_text,
-        allowed=read_kept_ids(args.keep_rows),
-    )
+    recipe = make_recipe(args, sources)
     output = Path(args.output_dir)
-    result = prepare_shards(
-        recipe,
-        output,
-        tokenizer=tokenizer,
-        tokenizer_path=args.tokenizer_path,
-        problems=read_benchmarks(args),
-        source_dir=args.source_dir,
-        workers=args.workers or len(os.sched_getaffinity(0)),
-        overwrite=args.overwrite,
-        agrees=_answer_check(sources),
-        embedding_model=args.embedding_model,
-        jsonl=args.jsonl,
-    )
+    problems = read_benchmarks(args)
+    with open_cluster(args.ray_address, args.workers or None) as cluster:
+        result = prepare_shards(
+            recipe,
+            output,
+            tokenizer=tokenizer,
+            tokenizer_path=args.tokenizer_path,
+            problems=problems,
+            source_dir=args.source_dir,
+            workers=args.workers or len(os.sched_getaffinity(0)),
+            cluster=cluster,
+            overwrite=args.overwrite,
+            agrees=_answer_check(sources),
+            embedding_model=args.embedding_model,
+            jsonl=args.jsonl,
+        )
     if result is None:
         return
     report = write_report(result, output)

@@ -3,8 +3,8 @@
 #
 #   bash scripts/test.sh                     the fast ones: ten minutes on two cores
 #   bash scripts/test.sh --slow              those marked slow as well
-#   bash scripts/test.sh --cluster           two nodes on this machine (Slurm, ssh): half an hour, as root; says which of
-#                                            Debian's packages it lacks, and installs nothing
+#   bash scripts/test.sh --cluster           two nodes on this machine (Slurm, ssh, Ray): 40 minutes, as root; says which
+#                                            of Debian's packages it lacks, or ray, and installs nothing
 #   bash scripts/test.sh tests/grading -x    any other flag goes to pytest; WORKERS=0 for one process
 #
 # Tests on real benchmark problems run where PROMPTCOT_BENCHMARKS names their folder, and skip elsewhere.

@@ -16,7 +16,7 @@ LISTS = ("requirements.txt", "requirements-cpu.txt")
 TRANSITIVE = "# What the packages above need"  # what stands below it is there because --no-deps installs the list
 OWN = {"promptcot_mamba", "scripts", "tests", "train", "infer_longcot"}
 # Imported where they happen to be installed, inside a function that says so when they are not.
-OPTIONAL = {"sentence_transformers", "liger_kernel", "wandb"}
+OPTIONAL = {"sentence_transformers", "liger_kernel", "wandb", "ray"}
 CUDA_ONLY = {"mamba_ssm", "causal_conv1d"}
 # Declared and never imported by name, and why.
 REASONS = {

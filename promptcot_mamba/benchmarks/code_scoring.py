@@ -4,7 +4,6 @@ What `calc_acc_lcb.py` and `scripts.calc_acc` run. A row's benchmark is its `sou
 statement's own samples stand in for absent tests, the samples are a benchmark of their own in every table.
 """
 
-import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -31,6 +30,7 @@ from promptcot_mamba.grading.summary import (
 )
 from promptcot_mamba.jsonl import Row, write_json, write_jsonl
 from promptcot_mamba.log import logger
+from promptcot_mamba.ray_jobs import open_cluster
 from promptcot_mamba.records import Grade
 from promptcot_mamba.run_info import describe_run, side_path
 
@@ -57,6 +57,9 @@ class CodeOptions:
     )
     memory_mb: int = flag("memory a test may take, in MiB", default=4096, least=64)
     workers: int | None = flag("sandboxes at work at once; default: one a core", default=None, least=1)
+    ray_address: str | None = flag(
+        "HOST:PORT of a Ray cluster that this machine is a node of, or auto: its CPUs grade", default=None
+    )
     all_tests: bool = flag("go on after a program's first failed test", default=False)
     sandbox: str | None = flag("namespaces or landlock; default: the strongest there is", default=None)
     unsafe: bool = flag("run programs unprotected where no sandbox can be made", default=False)
@@ -64,16 +67,6 @@ class CodeOptions:
     def limits(self) -> Limits:
         wall = BLOCKED_FACTOR * self.time_limit if self.wall_limit is None else self.wall_limit
         return Limits(cpu_seconds=self.time_limit, wall_seconds=wall, memory_mb=self.memory_mb)
-
-    def check(self) -> None:
-        """Raise InputError for a limit that nothing could meet."""
-        for option, value, least in (
-            ("time_limit", self.time_limit, 1), ("memory_mb", self.memory_mb, 64), ("workers", self.workers, 1),
-        ):  # fmt: skip
-            if value is not None and value < least:
-                raise InputError(f"--{option} {value}: must be at least {least}")
-        if self.wall_limit is not None and not 0 < self.wall_limit < math.inf:
-            raise InputError(f"--wall_limit {self.wall_limit}: must be a number of seconds above 0")
 
 
 @dataclass(frozen=True)
@@ -160,7 +153,6 @@ def score_code_file(
 
     Raises InputError for unreadable rows and tests, and where no sandbox can be made.
     """
-    options.check()
     predictions = read_predictions(path)
     lacking = missing_runs(predictions, expected_runs) if expected_runs else {}
     warn_of_missing(path, lacking)
@@ -171,8 +163,11 @@ def score_code_file(
         logger.warning("%s: %d problems have neither tests nor samples; left out", path, without)
     if not pairs:
         raise InputError(f"{path}: no problem has tests or samples")
-    with SandboxPool(options.workers, options.limits(), options.sandbox, options.unsafe) as pool:
-        graded = grade_jobs([job for _, job in pairs], pool, options.cache_path)
+    with (
+        SandboxPool(options.workers, options.limits(), options.sandbox, options.unsafe) as pool,
+        open_cluster(options.ray_address, options.workers) as cluster,
+    ):
+        graded = grade_jobs([job for _, job in pairs], pool, options.cache_path, cluster)
         grades = [to_grade(one, job, row) for (one, _), (job, row) in zip(pairs, graded, strict=True)]
         return grades, lacking, pool.label
 

@@ -2,11 +2,11 @@
 
 A finished chunk is `N.tokens` (all kept rows' tokens end to end), `N.rows.arrow` (one line a kept row),
 `N.prompts.arrow` (one line a different prompt, with what near-duplicates are found by), `N.dropped.arrow` (one line a
-row left out), and `N.json`, written last: its presence says that the chunk is done.
+row left out), and `N.json`, written last: its presence says that the chunk is done. Each appears whole: a node that
+was given up may still be writing the chunk that another does again.
 """
 
 import json
-import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ from promptcot_mamba.data.row_files import Chunk, iter_rows
 from promptcot_mamba.data.sources import SourceSpec
 from promptcot_mamba.data.words import symbol_words
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.jsonl import write_json
+from promptcot_mamba.jsonl import replace_atomically, write_json
 
 BATCH_CHARACTERS = 1 << 20  # text handed to the tokenizer at a time
 BATCH_ROWS = 256
@@ -175,7 +175,7 @@ class _ChunkRun:
         columns = (*self.adapter.columns, *self.adapter.optional)
         on_bad_line = None if self.spec.bad_rows == "refuse" else self._drop_unreadable
         shown = Path(chunk.shown).name  # outputs do not tell where inputs lie
-        with chunk_path(folder, self.number, "tokens").open("wb") as tokens:
+        with replace_atomically(chunk_path(folder, self.number, "tokens"), "wb") as tokens:
             for place, raw in iter_rows(chunk, columns, on_bad_line):
                 where = place.replace(chunk.shown, shown, 1)
                 try:
@@ -187,8 +187,6 @@ class _ChunkRun:
                 if self.waiting_characters >= BATCH_CHARACTERS or len(self.waiting) >= BATCH_ROWS:
                     self._flush(tokens)
             self._flush(tokens)
-            tokens.flush()
-            os.fsync(tokens.fileno())
         self._write_tables(folder)
         self.seconds["all"] = time.perf_counter() - started
         tally = self.tally
@@ -320,7 +318,7 @@ class _ChunkRun:
             schema=PROMPTS_SCHEMA,
         )
         for kind, batch in (("rows.arrow", rows), ("prompts.arrow", prompts), ("dropped.arrow", dropped)):
-            with pa.OSFile(str(chunk_path(folder, self.number, kind)), "wb") as sink:
+            with replace_atomically(chunk_path(folder, self.number, kind), "wb") as sink:
                 with pa.ipc.new_file(sink, batch.schema) as writer:
                     writer.write_batch(batch)
 

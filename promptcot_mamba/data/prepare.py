@@ -2,7 +2,7 @@
 
 Pass 1 takes raw files chunk by chunk: adapt, filter, compare with the benchmarks, tokenise. Then, over columns of
 numbers: duplicates out, mixture drawn, order shuffled. Pass 2 packs and writes shard by shard. What a finished chunk
-or shard holds depends on inputs, recipe and seed, never on the number of workers or on what was interrupted.
+or shard holds depends on inputs, recipe and seed, never on the number of workers, their nodes or what was interrupted.
 """
 
 import json
@@ -39,9 +39,10 @@ from promptcot_mamba.data.workers import do_all, one_thread_each
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import write_json, write_jsonl
 from promptcot_mamba.log import logger
+from promptcot_mamba.ray_jobs import RayCluster
 from promptcot_mamba.run_info import installed_versions
 
-PIPELINE_VERSION = 4  # raise whenever the same inputs would give other shards
+PIPELINE_VERSION = 5  # raise whenever the same inputs would give other shards
 WORK_FOLDER = ".work"
 CONTAMINATED_FILE = "contaminated.jsonl"
 NEAR_FILE = "near_benchmark.jsonl"
@@ -132,6 +133,7 @@ def prepare_shards(
     problems: Sequence[BenchmarkText],
     source_dir: str | None = None,
     workers: int = 1,
+    cluster: RayCluster | None = None,
     overwrite: bool = False,
     agrees: Callable[[str, str], bool] | None = None,
     embedding_model: str | None = None,
@@ -139,9 +141,9 @@ def prepare_shards(
 ) -> Result | None:
     """Make the shards of a recipe under `output`; None if they are already there.
 
-    `agrees(gold, answer)` serves sources with `check_gold`; it must be importable by workers. `embedding_model` is a
-    folder that sentence-transformers reads: questions that mean what a problem means are reported. `jsonl` writes the
-    mixture's rows as text beside the shards.
+    `agrees(gold, answer)` serves sources with `check_gold`; it must be importable by workers, which are `cluster`'s
+    where there is one. `embedding_model` is a folder that sentence-transformers reads: questions that mean what a
+    problem means are reported. `jsonl` writes the mixture's rows as text beside the shards.
 
     Raises InputError for sources, rows or tokenizers that do not fit, if a source is empty after filtering, or if
     `output` holds other shards and `overwrite` is false.
@@ -150,6 +152,8 @@ def prepare_shards(
     clock = _Clock()
     work = _make_work_folder(output)
     sources = [find_source(spec, source_dir) for spec in recipe.sources]
+    if cluster:
+        cluster.share({"--output_dir": output}, (file for source in sources for file in source.files))
     files = hash_sources(sources, work, workers)
     clock.lap("hash_inputs")
     tokenizer_files, tokenizer_hash = save_tokenizer(tokenizer, tokenizer_path, work)
@@ -164,7 +168,7 @@ def prepare_shards(
     for path in (chunks_folder, shards_folder):
         path.mkdir(parents=True, exist_ok=True)
 
-    jobs = plan_jobs(sources, work / "unpacked", workers)
+    jobs = plan_jobs(sources, work / "unpacked", workers, cluster)
     contexts = _open_contexts(sources, folder / "context", source_dir)
     sample = sample_questions(sources, jobs, contexts, recipe.reading) if problems else []
     context = ChunkContext(
@@ -179,7 +183,7 @@ def prepare_shards(
         allowed=frozenset(recipe.allowed),
     )
     clock.lap("open")
-    parts = do_all(partial(_make_chunk_runner, context, agrees), jobs, workers, "reading and tokenising")
+    parts = do_all(partial(_make_chunk_runner, context, agrees), jobs, workers, "reading and tokenising", cluster)
     clock.lap("first_pass")
     tallies = sum_tallies([spec.name for spec in recipe.sources], parts)
     log_drops(tallies)
@@ -204,7 +208,7 @@ def prepare_shards(
         ordered=recipe.order != "shuffled",
     )
     shard_jobs = [(number,) for number in range(len(selection.edges) - 1)]
-    shards = do_all(partial(_make_shard_runner, shard_context), shard_jobs, workers, "packing shards")
+    shards = do_all(partial(_make_shard_runner, shard_context), shard_jobs, workers, "packing shards", cluster)
     clock.lap("second_pass")
     clock.seconds["tokenize_in_workers"] = sum(part["seconds"]["tokenize"] for part in parts)
     clock.seconds["chunks_in_workers"] = sum(part["seconds"]["all"] for part in parts)
@@ -318,11 +322,13 @@ def _is_finished(output: Path, key: str, overwrite: bool) -> bool:
 
 
 def _remove_strangers(output: Path, count: int) -> None:
-    """Shards of an overwritten recipe that had more of them."""
+    """Shards of an overwritten recipe that had more of them, and what a killed worker left of one."""
     expected = {shard_name(number) for number in range(count)}
     for path in output.glob("shard-*.arrow"):
         if path.name not in expected:
             path.unlink()
+    for torn in output.glob(".shard-*.tmp"):
+        torn.unlink()
 
 
 class _Clock:

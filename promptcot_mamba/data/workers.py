@@ -1,4 +1,5 @@
-"""Jobs over processes: started fresh, one thread each, done in any order, the first failure stopping the rest."""
+"""Jobs over processes of this machine or of a Ray cluster: one thread each, in any order, the first failure stopping
+the rest."""
 
 import errno
 import multiprocessing
@@ -6,11 +7,13 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from typing import Any
 
 from tqdm import tqdm
 
 from promptcot_mamba.errors import InputError
+from promptcot_mamba.ray_jobs import RayCluster
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # full, over quota, over the limit of a file
 _run: Callable[..., Any] | None = None  # what this worker process does with a job
@@ -31,17 +34,27 @@ def one_thread_each() -> None:
     os.environ.update(TOKENIZERS_PARALLELISM="false", RAYON_NUM_THREADS="1", OMP_NUM_THREADS="1", ARROW_NUM_THREADS="1")
 
 
+def _alone(make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
+    one_thread_each()
+    return make()
+
+
 def do_all(
-    make: Callable[[], Callable[..., Any]], jobs: Sequence[tuple[Any, ...]], workers: int, title: str
+    make: Callable[[], Callable[..., Any]],
+    jobs: Sequence[tuple[Any, ...]],
+    workers: int,
+    title: str,
+    cluster: RayCluster | None = None,
 ) -> list[Any]:
-    """The results of all jobs, in their order; `make()` runs once in each worker.
+    """The results of all jobs, in their order; `make()` runs once in each worker, of `cluster` where there is one.
 
     Raises what a job raised; InputError if the disk is full or a worker was killed. Finished jobs stay finished:
     they are the jobs' own files.
     """
     results: list[Any] = [None] * len(jobs)
     try:
-        for number, result in tqdm(_results(make, jobs, workers), total=len(jobs), desc=title, unit="part"):
+        done = cluster.results(partial(_alone, make), enumerate(jobs)) if cluster else _results(make, jobs, workers)
+        for number, result in tqdm(done, total=len(jobs), desc=title, unit="part"):
             results[number] = result
     except OSError as error:
         if error.errno in NO_ROOM or "No space left" in str(error):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.hosts import Hosts, missing_pieces
+from tests.cluster.ray_nodes import RayNodes, missing_ray
 from tests.cluster.slurm import PROGRAMS, Slurm
 from tests.programs.train_helpers import make_work
 
@@ -41,6 +42,15 @@ def slurm(hosts: Hosts) -> Iterator[Slurm]:
     if reason := missing_pieces(PROGRAMS):
         pytest.skip(reason)
     made = Slurm(hosts)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def ray_nodes(hosts: Hosts) -> Iterator[RayNodes]:
+    if reason := missing_ray():
+        pytest.skip(reason)
+    made = RayNodes(hosts)
     yield made
     made.close()
 

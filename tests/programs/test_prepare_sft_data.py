@@ -22,7 +22,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("place")
+    return make_place(tmp_path_factory.mktemp("place"))
+
+
+def make_place(folder: Path) -> Path:
+    """Planted sources, their recipe, a tokenizer and a benchmark."""
     corpus = plant(folder / "raw", 400, seed=3)
     make_tokenizer().save_pretrained(folder / "tokenizer")
     (folder / "sources.json").write_text(json.dumps(recipe_sources(corpus)))
@@ -157,7 +161,7 @@ def test_a_full_disk_is_one_line(place, tmp_path):
     ("flags", "complaint"),
     [
         (("--workers", "-3"), "--workers -3: must be at least 0"),
-        (("--order", "long_first"), "--order long_first: expected one of shuffled, short_first"),
+        (("--order", "long_first"), "--order long_first: must be one of shuffled, short_first"),
         (("--prompt_format", "raw"), "--prompt_format raw: expected one of auto, rendered, bare"),
         (("--keep_rows", "17"), "--keep_rows 17: no row id (32 hexadecimal digits), and no such file"),
         (("--total_tokens", "9", "--total_examples", "9"), "--total_examples, --total_tokens: give one of them"),

@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -118,6 +119,36 @@ def test_killed_anywhere_ends_the_same(tmp_path: Path, config: str):
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (output, tmp_path / "whole"))
     assert all((ours[name] == theirs[name]).all() for name in theirs)
     assert sum(killed.values()) >= 18, killed  # an export is milliseconds: some are over before the kill
+
+
+# train.py as it is, but that a signal comes as the first file of the export is copied.
+TOLD = """
+import os, runpy, shutil, signal, sys
+
+def copyfile(source, target, copy=shutil.copyfile):
+    if target.parent.name == ".writing-export" and not [*target.parent.iterdir()]:
+        print("exporting", file=sys.stderr)
+        os.kill(os.getpid(), signal.SIGTERM)
+    return copy(source, target)
+
+shutil.copyfile = copyfile
+runpy.run_path("train.py", run_name="__main__")
+"""
+
+
+def test_told_to_leave_while_exporting_the_run_ends_well(tmp_path: Path):
+    """The export is finished and said to be: there is nothing to requeue."""
+    make_checkpoint(tmp_path / "model")
+    write_examples(tmp_path / "sums.jsonl", 40)
+    flags = flags_for(tmp_path, "told", max_steps=2)
+    command = [sys.executable, "-c", TOLD, *train_command(flags)[2:]]
+    done = subprocess.run(command, cwd=ROOT, env=child_environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "exporting" in done.stderr
+    assert finished_step(tmp_path / "told") == 2
+    assert load_file(tmp_path / "told" / "model.safetensors")
+    again = subprocess.run(train_command(flags), cwd=ROOT, env=child_environment(), capture_output=True, text=True)
+    assert "finished at step 2; nothing to do" in again.stderr
 
 
 def unfinish(output: Path) -> None:

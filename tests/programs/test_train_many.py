@@ -132,13 +132,12 @@ def test_adapters_under_zero3_are_refused(work: Path):
     assert not (work / "zero3").exists()
 
 
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: Path(path).stem)
-def test_another_number_of_devices_goes_on(work: Path, alone: Path, config: str):
-    """Two devices, one, two, killed in between: the losses of one device without DeepSpeed, and its weights."""
-    output = work / f"devices-{Path(config).stem}"
-    for processes, until in ((2, 3), (1, 5), (2, STEPS)):
-        accumulation = 2 // processes
+def train_on(
+    work: Path, output: Path, config: str, rows: int, stages: tuple[tuple[int, int], ...]
+) -> dict[str, object]:
+    """Train on (devices, until which step) in turn, killed in between; `rows` a step. Returns the last flags."""
+    for processes, until in stages:
+        accumulation = rows // processes
         flags = flags_for(work, output.name, deepspeed=config, gradient_accumulation_steps=accumulation, save_steps=1)
         process = start_train(flags, processes)
         if until < STEPS:
@@ -146,17 +145,41 @@ def test_another_number_of_devices_goes_on(work: Path, alone: Path, config: str)
             os.killpg(process.pid, signal.SIGKILL)
         said, _ = process.communicate(timeout=HANG_SECONDS)
         assert until < STEPS or process.returncode == 0, said[-3000:]
-    assert set(devices_of(output)) == {1, 2}
+    assert set(devices_of(output)) == {processes for processes, _ in stages}
+    return flags
+
+
+def is_the_same_run(output: Path, alone: Path, config: str) -> None:
     for (_, one), (_, two) in zip(losses(alone), losses(output), strict=True):
         assert two == pytest.approx(one, rel=1e-6 if "zero3" not in config else 1e-5)
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (output, alone))
     for name, weight in theirs.items():
         torch.testing.assert_close(ours[name], weight, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: Path(path).stem)
+def test_another_number_of_devices_goes_on(work: Path, alone: Path, config: str):
+    """Two devices, one, two, killed in between: the losses of one device without DeepSpeed, and its weights."""
+    output = work / f"devices-{Path(config).stem}"
+    flags = train_on(work, output, config, 2, ((2, 3), (1, 5), (2, STEPS)))
+    is_the_same_run(output, alone, config)
     finished = run_train({**flags, "gradient_accumulation_steps": 2}, processes=2)  # another batch: another run
     assert "holds another run" in finished.stderr
     finished = run_train(flags)  # the same flags on one device
     assert finished.returncode == 0
     assert f"finished at step {STEPS}; nothing to do" in finished.stderr
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: Path(path).stem)
+def test_two_devices_become_four(work: Path, config: str):
+    """Four rows a step: on one device without DeepSpeed, and on two, then four."""
+    alone, output = work / "alone-of-four", work / f"four-{Path(config).stem}"
+    if not alone.exists():
+        assert run_train(flags_for(work, alone.name, gradient_accumulation_steps=4)).returncode == 0
+    train_on(work, output, config, 4, ((2, 3), (4, STEPS)))
+    is_the_same_run(output, alone, config)
 
 
 def devices_of(output: Path) -> list[int]:

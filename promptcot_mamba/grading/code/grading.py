@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +21,7 @@ from promptcot_mamba.grading.code.tests import GRADER_VERSION, CodeVerdict
 from promptcot_mamba.grading.sandbox.sandbox import Limits, Sandbox, SandboxBrokenError, SandboxRefusedError
 from promptcot_mamba.jsonl import DurableAppender, Row
 from promptcot_mamba.log import logger
+from promptcot_mamba.ray_jobs import RayCluster
 
 Result = TypeVar("Result")
 FIRST_VERSION = "code-1"  # whose rows do not say so
@@ -147,9 +149,13 @@ class SandboxPool:
 
 
 def grade_jobs(
-    jobs: Sequence[CodeJob], pool: SandboxPool, cache_path: str | Path | None = None
+    jobs: Sequence[CodeJob],
+    pool: SandboxPool,
+    cache_path: str | Path | None = None,
+    cluster: RayCluster | None = None,
 ) -> Iterator[tuple[CodeJob, Row]]:
-    """Grade jobs and yield `(job, verdict row)` in the jobs' order.
+    """Grade jobs and yield `(job, verdict row)` in the jobs' order: in the pool, or in sandboxes like its own on a
+    cluster's nodes.
 
     Verdicts whose key is in the cache are taken from it; every new one is appended there as it is found, but for those
     that are not settled: a program that slept too long is tried again.
@@ -171,7 +177,7 @@ def grade_jobs(
                 cache_path,
                 len(todo),
             )
-        for key, verdict in _grade_all(todo, pool):
+        for key, verdict in _grade_on(cluster, todo, pool) if cluster else _grade_all(todo, pool):
             job = todo[key]
             row = {"question_id": job.question_id, "run": job.run, **verdict.to_row()}
             row |= {"sandbox": pool.label, "benchmark": job.benchmark, "grader_version": GRADER_VERSION, "key": key}
@@ -212,6 +218,16 @@ def _grade_all(todo: dict[str, CodeJob], pool: SandboxPool) -> Iterable[tuple[st
                 for future in waiting:
                     future.cancel()
                 pool.close()
+
+
+def _grade_on(cluster: RayCluster, todo: dict[str, CodeJob], pool: SandboxPool) -> Iterator[tuple[str, CodeVerdict]]:
+    """`_grade_all` on a cluster, every sandbox of the level that this machine's has."""
+    make = partial(_make_grader, pool.limits, pool.level)
+    yield from cluster.results(make, ((key, (job,)) for key, job in todo.items()))
+
+
+def _make_grader(limits: Limits, level: str) -> Callable[[CodeJob], CodeVerdict]:
+    return partial(_grade_one, pool=SandboxPool(1, limits, level, unsafe=level == "unsafe"))
 
 
 def _grade_one(job: CodeJob, pool: SandboxPool) -> CodeVerdict:

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from promptcot_mamba import node_facts as nodes
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.training import nodes
+from promptcot_mamba.training.nodes import PACKAGES
 
 
 def facts_of(host: str, **changes: str) -> list[str]:
     """This node's facts as another's, with other values."""
-    found = [line.split("\t") for line in nodes.describe_node()]
+    found = [line.split("\t") for line in nodes.describe_node(PACKAGES)]
     return [f"{host}\t{name}\t{changes.get(name.replace(' ', '_'), value)}" for _, name, value in found]
 
 
