@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 LISTS = ("requirements.txt", "requirements-cpu.txt")
 TRANSITIVE = "# What the packages above need"  # what stands below it is there because --no-deps installs the list
-OWN = {"promptcot_mamba", "scripts", "tests", "train", "infer_longcot"}
+OWN = {"promptcot_mamba", "scripts", "tests", "train", "infer_longcot", "calc_acc_aime"}
 # Imported where they happen to be installed, inside a function that says so when they are not.
 OPTIONAL = {"sentence_transformers", "liger_kernel", "wandb", "ray"}
 CUDA_ONLY = {"mamba_ssm", "causal_conv1d"}
