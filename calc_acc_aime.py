@@ -8,6 +8,7 @@ published rules disagree). `scripts.calc_acc` does the same for one named benchm
 
 from dataclasses import dataclass
 
+from promptcot_mamba.benchmarks.math_scoring import GRADERS
 from promptcot_mamba.benchmarks.score_file import Options, run_math
 from promptcot_mamba.cli import flag, parse_args, run_program
 
@@ -17,7 +18,7 @@ class Arguments:
     input_path: str = flag("rows: completion (or completions), reference_solution, source", reads="file")
     expected_runs: int = flag("samples each problem should have", default=16, least=1)
     strict_runs: bool = flag("exit with 1 where runs are missing", default=False)
-    grader: str = flag("strict, or paper for the published rules", default="strict")
+    grader: str = flag("paper: the published rules", default="strict", choices=GRADERS)
     compare: str | None = flag("a second file, compared problem by problem", default=None, reads="file")
     markdown: bool = flag("write X.metrics.md too", default=False)
 

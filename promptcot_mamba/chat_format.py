@@ -28,6 +28,7 @@ _OTHER_MARKS = {
     "mistral": ("[THINK]", "[/THINK]"),
     "harmony": ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>", "<|return|>"),
     "thinking": ("<thinking>", "</thinking>"),
+    "thought": ("<thought>", "</thought>"),
     "reasoning": ("<reasoning>", "</reasoning>"),
 }
 THINKING = ("auto", "none", "think", *_OTHER_MARKS)

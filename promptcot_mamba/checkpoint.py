@@ -54,13 +54,6 @@ class Checkpoint:
         return self.layout is not None or self.config.get("model_type") == "mamba2"
 
     @property
-    def context(self) -> int | None:
-        """The longest sequence the model was made for; None for state-space models, which have no such bound."""
-        if self.is_mamba2:
-            return None
-        return next((self.config[key] for key in CONTEXT_KEYS if isinstance(self.config.get(key), int)), None)
-
-    @property
     def n_groups(self) -> int:
         return self.config.get("n_groups", 1)
 
@@ -70,20 +63,6 @@ class Checkpoint:
             return requested
         own = self.config.get("dtype") or self.config.get("torch_dtype") or "float32"
         return own if own in DTYPE_BYTES else "bfloat16"
-
-    def sequence_bytes(self, dtype: str, state_dtype: str, context: int) -> int:
-        """Bytes one running chain holds: constant for Mamba-2, keys and values of `context` tokens otherwise."""
-        config = self.config
-        layers = config.get("num_hidden_layers", config.get("n_layer", 1))
-        if self.is_mamba2:
-            inner = config.get("num_heads", 1) * config.get("head_dim", 64)
-            state = inner * config.get("state_size", 128) * DTYPE_BYTES[state_dtype]
-            channels = inner + 2 * self.n_groups * config.get("state_size", 128)
-            conv = channels * (config.get("conv_kernel", 4) - 1) * DTYPE_BYTES[dtype]
-            return layers * (state + conv)
-        heads = config.get("num_attention_heads", 1)
-        head_dim = config.get("head_dim") or config.get("hidden_size", 1) // heads
-        return layers * 2 * config.get("num_key_value_heads", heads) * head_dim * DTYPE_BYTES[dtype] * context
 
     def fingerprint(self) -> str:
         """A hash of config and tensors, so that retraining into the same folder is noticed and moving it is not.
@@ -230,9 +209,9 @@ def require_causal_lm(checkpoint: Checkpoint, flag: str = "") -> None:
         raise InputError(f"{where}: holds {what}, which is not a causal language model transformers knows")
 
 
-def require_served(checkpoint: Checkpoint, flag: str = "--model_path") -> None:
+def require_served(checkpoint: Checkpoint) -> None:
     """Raise InputError unless vLLM computes this model as training does."""
-    where, config = f"{flag} {checkpoint.path}", checkpoint.config
+    where, config = f"--model_path {checkpoint.path}", checkpoint.config
     if checkpoint.layout in (CODESTRAL, MAMBA_SSM):
         raise InputError(
             f"{where}: Mamba-2 in {checkpoint.layout}'s layout, which vLLM does not read; convert it with "

@@ -115,6 +115,10 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
         raise InputError(f"{message}; see --help")
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            raise InputError(f"--{action.dest} {value}: must be one of {', '.join(map(str, action.choices))}")
+
     def _add_field(self, group: Any, one: Field, hint: Any, is_shown: bool) -> None:
         """One field as `--name` (or `--na-me`, unshown)."""
         known = {name: value for name, value in one.metadata.items() if name not in (*LIMITS, "aliases")}

@@ -110,9 +110,30 @@ def run_nvidia_smi(*flags: str) -> str | None:
         return None
 
 
+def nvidia_smi_says() -> str:
+    """The first line of what a failing `nvidia-smi` has to say; "not found" where it is missing."""
+    try:
+        done = subprocess.run(["nvidia-smi"], capture_output=True, text=True, check=False, timeout=60)
+    except OSError:
+        return "not found"
+    except subprocess.TimeoutExpired:
+        return "no answer within a minute"
+    return next((line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()), "nothing")
+
+
 def has_nvidia_device() -> bool:
     """Whether an NVIDIA driver runs here, even one that this torch cannot use."""
     return DRIVER_FILE.exists() or run_nvidia_smi("-L") is not None
+
+
+def kernel_driver() -> str | None:
+    """`580.82.07` of the kernel's module, where nvidia-smi says nothing; None without one."""
+    try:
+        text = DRIVER_FILE.read_text(encoding="utf-8")
+    except OSError:
+        return None
+    match = re.search(r"Kernel Module.*?\s(\d{3}\.[\d.]+)\s", text)
+    return match[1] if match else None
 
 
 def _capability(text: str) -> tuple[int, int] | None:
@@ -174,10 +195,15 @@ def _is_named(gpu: Gpu, entry: str) -> bool:
     return gpu.uuid.startswith(entry)
 
 
-def list_gpus() -> list[Gpu]:
-    """The devices that this process may use; empty without a driver."""
+def installed_gpus() -> list[Gpu]:
+    """The machine's devices and MIG instances, whatever `CUDA_VISIBLE_DEVICES` says; empty without a driver."""
     query = run_nvidia_smi(f"--query-gpu={QUERY}", "--format=csv,noheader,nounits")
     if query is None:
         return []
     listing = run_nvidia_smi("-L") if ", Enabled" in query else ""
-    return visible_gpus(read_gpus(query, listing or ""), os.environ.get("CUDA_VISIBLE_DEVICES"))
+    return read_gpus(query, listing or "")
+
+
+def list_gpus() -> list[Gpu]:
+    """The devices that this process may use; empty without a driver."""
+    return visible_gpus(installed_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES"))

@@ -71,15 +71,6 @@ class Mamba2Shapes:
         """A layer's matrices by name: inputs, outputs."""
         return {"in_proj": (self.hidden, self.in_proj_width), "out_proj": (self.inner, self.hidden)}
 
-    @property
-    def state_bytes(self) -> int:
-        """A sequence's whole memory while sampling: fp32 SSM states and bf16 convolution windows, all layers."""
-        return self.layers * (FP32 * self.inner * self.state + BF16 * self.conv_channels * (self.conv - 1))
-
-    def cache_bytes(self, tokens: int) -> int:
-        """Memory of one sequence after `tokens` tokens: constant."""
-        return self.state_bytes
-
 
 @dataclass(frozen=True)
 class AttentionShapes:
@@ -126,10 +117,6 @@ class AttentionShapes:
             "o_proj": (queries, self.hidden), "gate_proj": (self.hidden, self.feed_forward),
             "up_proj": (self.hidden, self.feed_forward), "down_proj": (self.feed_forward, self.hidden),
         }  # fmt: skip
-
-    def cache_bytes(self, tokens: int) -> int:
-        """Memory of one sequence after `tokens` tokens: bf16 keys and values, all layers."""
-        return tokens * self.layers * BF16 * 2 * self.kv_heads * self.head_dim
 
 
 Shapes = Mamba2Shapes | AttentionShapes
@@ -211,7 +198,6 @@ def adapter_parameters(shapes: Shapes, rank: int, targets: list[str]) -> int:
 def training_flops_per_token(shapes: Shapes, adapters: int = 0) -> float:
     """Forward and backward (twice the forward), without recomputation: the numerator of MFU.
 
-    `residual`: bytes of a number of the residual stream; `offload_checkpoints`: what is kept of it waits with the host.
     `adapters`: trained numbers beside frozen weights, which have no gradient of their own to be computed.
     """
     frozen = 2 * matrix_parameters(shapes) if adapters else 0
@@ -254,6 +240,7 @@ def training_memory(
     `tokens` per micro-batch. `split_masters`: no DeepSpeed, but `training.split_adamw` on one device.
     `fp32_sums`: gradients of several micro-batches are summed in fp32 (`--grad_accum_dtype`).
     `kept_layers` keep their activations, the others their input; `segment`: only every `segment`-th layer's input is.
+    `residual`: bytes of a number of the residual stream; `offload_checkpoints`: what is kept of it waits with the host.
     `adapters`: trained fp32 numbers beside frozen weights. `element`: bytes of a weight; fp32 ones need no masters.
     `bucket_elements` and `logits_bytes` are those of the shipped DeepSpeed configs and of `linear_cross_entropy`.
     "update" is what the optimizer step needs above the activations that are gone by then.

@@ -8,7 +8,7 @@ import os
 import re
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -126,11 +126,10 @@ class RayCluster:
             mend = "; is this machine a node of it (ray start --address)?" if isinstance(error, ConnectionError) else ""
             raise InputError(f"--ray_address {address}: {' '.join(str(error).split())}{mend}") from None
         self._job = ray.remote(_do).options(num_cpus=1, max_retries=0, scheduling_strategy="SPREAD")
-        try:
+        with ExitStack() as undo:
+            undo.callback(self.close)
             self._ask_nodes()
-        except BaseException:
-            self.close()
-            raise
+            undo.pop_all()
         cpus = self._count_cpus()
         self._in_flight = most or 2 * cpus
         logger.info("%s: %d nodes, %d CPUs", address, len(self._nodes()), cpus)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from promptcot_mamba.benchmarks import BENCHMARKS, Benchmark, problem_sets
 from promptcot_mamba.benchmarks.code_scoring import CodeOptions, run_code
+from promptcot_mamba.benchmarks.math_scoring import GRADERS
 from promptcot_mamba.benchmarks.score_file import Options, run_math
 from promptcot_mamba.cli import flag, parse_args, run_program
 from promptcot_mamba.errors import InputError
@@ -30,7 +31,7 @@ class Arguments:
     expected_runs: int | None = flag("samples each problem should have", default=None, least=1)
     strict_runs: bool = flag("exit with 1 where runs are missing", default=False)
     markdown: bool = flag("write X.metrics.md too", default=False)
-    grader: str | None = flag("maths: strict (default), or paper: the published rules", default=None)
+    grader: str | None = flag("maths: strict (default), or paper: the published rules", default=None, choices=GRADERS)
     compare: str | None = flag("maths: a second file, compared problem by problem", default=None, reads="any")
 
 

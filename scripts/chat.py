@@ -34,6 +34,7 @@ from promptcot_mamba.chat_format import (
 from promptcot_mamba.checkpoint import find_folder, load_tokenizer
 from promptcot_mamba.cli import describe_os_error, flag, parse_args, run_program
 from promptcot_mamba.errors import InputError
+from promptcot_mamba.gpus import has_nvidia_device
 from promptcot_mamba.jsonl import write_json
 from promptcot_mamba.log import logger
 
@@ -44,25 +45,15 @@ HISTORY_LINES = 1000
 
 @dataclass
 class ChatArguments:
-    """Flags of the chat."""
-
     model_path: str = flag("a checkpoint folder, or its name on the hub", elsewhere=True)
     prompt: str | None = flag("ask this one question and end", default=None)
     instruction: str = flag("what is added below a question", default=MATH_INSTRUCTION)
-    max_len: int = flag("most tokens of an answer", default=4096)
-    temperature: float = 0.8
-    top_p: float = 0.95
-    repetition_penalty: float = 1.1
+    max_len: int = flag("most tokens of an answer", default=4096, least=1)
+    temperature: float = flag("0 takes the likeliest token", default=0.8, least=0)
+    top_p: float = flag("share of probability that is drawn from", default=0.95, above=0, most=1)
+    repetition_penalty: float = flag("1 is none", default=1.1, above=0)
     seed: int = 0
-    dtype: str = flag("auto, float32 or bfloat16", default="auto")
-
-    def __post_init__(self) -> None:
-        if self.max_len < 1:
-            raise InputError(f"--max_len {self.max_len}: must be at least 1")
-        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.repetition_penalty <= 0:
-            raise InputError("--temperature must be >= 0, --top_p in (0, 1], --repetition_penalty > 0")
-        if self.dtype not in ("auto", "float32", "bfloat16"):
-            raise InputError(f"--dtype {self.dtype}: must be auto, float32 or bfloat16")
+    dtype: str = flag("of weights and activations", default="auto", choices=("auto", "float32", "bfloat16"))
 
 
 @dataclass
@@ -190,7 +181,10 @@ def main(argv: list[str] | None = None) -> int:
 
     logger.setLevel(logging.WARNING)  # the screen belongs to the answer
     disable_progress_bar()
-    model = load_causal_lm(args.model_path, dtype=args.dtype).eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu" and has_nvidia_device():
+        logger.warning("an NVIDIA driver runs here, but torch sees no device: this is the CPU (why: scripts.doctor)")
+    model = load_causal_lm(args.model_path, dtype=args.dtype).eval().to(device)
     talk = Talk(tokenizer, args.instruction)
     if args.prompt is not None:
         answer(model, talk, args.prompt, args)

@@ -27,8 +27,6 @@ LEFT_BEHIND = (
 
 @dataclass
 class Arguments:
-    """Flags of the converter."""
-
     input_path: str = flag("checkpoint folder in any of the three layouts", reads="folder")
     output_path: str = flag("folder to write; must not exist or be empty", writes="folder")
     layout: Literal["transformers", "codestral", "mamba_ssm"] = flag("layout to write", default="transformers")

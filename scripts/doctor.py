@@ -40,15 +40,19 @@ def examine(args: Arguments) -> Iterator[Finding]:
     from promptcot_mamba.doctor.devices import check_devices
 
     cuda = torch.version.cuda is not None
+    if foreign := software.check_origin(Path(torch.__file__)):
+        yield foreign
     yield from check_devices(torch)
     yield software.check_pins(cuda)
     yield software.check_import("deepspeed", "training on several devices")
     yield software.check_import("vllm", "sampling")
     yield from software.check_compilers(torch.version.cuda)
+    yield software.check_ninja()
     if cuda:
         yield from software.check_peers()
     yield system.check_memory()
     yield system.check_disk(Path(args.output_dir), cuda)
+    yield system.check_caches(os.environ, cuda)
     yield system.check_shared_memory()
     yield system.check_open_files()
     yield from system.check_slurm(os.environ)
@@ -56,8 +60,9 @@ def examine(args: Arguments) -> Iterator[Finding]:
         from promptcot_mamba.doctor.collectives import check_collectives
         from promptcot_mamba.doctor.kernels import check_kernels
 
-        yield from check_kernels()
+        # Its processes come and go before this one holds the devices: in exclusive mode they would find them busy.
         yield check_collectives()
+        yield from check_kernels()
 
 
 def main() -> int:

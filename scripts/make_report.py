@@ -22,8 +22,6 @@ LOG_FILE = "train_log.jsonl"
 
 @dataclass
 class Arguments:
-    """Flags of scripts.make_report."""
-
     evaluation: list[str] = flag("NAME=FOLDER of graded predictions", factory=list)
     loss: list[str] = flag("NAME=FOLDER of a training run", factory=list)
     records: str = flag("folder of measured records", default="docs/records", reads="folder")

@@ -92,11 +92,8 @@ def convert_rows(name: str, form: Form, files: list[Path]) -> Iterator[tuple[Row
 
 def hash_stream(path: Path) -> str:
     """sha256 of a file of any size."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def keep_neighbours(path: Path, benchmark: Benchmark) -> list[Row]:

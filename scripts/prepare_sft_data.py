@@ -53,7 +53,7 @@ class PrepareArguments:
     )
     total_tokens: int | None = flag("The same in tokens: weights are shares of them.", default=None, least=1)
     max_passes: float = flag("Passes over a source that a mixture may ask for.", default=4.0, above=0)
-    order: str = flag("shuffled, or short_first: in each pass from short to long.", default="shuffled")
+    order: str = flag("short_first: in each pass from short to long.", default="shuffled", choices=ORDERS)
     keep_rows: list[str] = flag(
         "Ids (of contaminated.jsonl) of rows to keep whatever they share, or a file of them.", factory=list
     )
@@ -86,20 +86,9 @@ class PrepareArguments:
             self.max_tokens = self.max_length
         if not 2 <= self.max_tokens <= self.max_length:
             raise ValueError(f"--max_tokens {self.max_tokens}: expected 2 to --max_length ({self.max_length})")
-        if self.workers < 0:
-            raise ValueError(f"--workers {self.workers}: expected 1 or more, or 0 for one a core")
-        if self.order not in ORDERS:
-            raise ValueError(f"--order {self.order}: expected one of {', '.join(ORDERS)}")
-        if self.max_passes <= 0:
-            raise ValueError(f"--max_passes {self.max_passes}: expected more than 0")
         if self.total_examples is not None and self.total_tokens is not None:
             raise ValueError("--total_examples, --total_tokens: give one of them")
-        for name in ("total_examples", "total_tokens"):
-            if (amount := getattr(self, name)) is not None and amount < 1:
-                raise ValueError(f"--{name} {amount}: expected at least 1")
         Reading(self.prompt_format, self.loss_on, self.control_text)
-        if not 0 <= self.near_duplicate_threshold <= 1:
-            raise ValueError(f"--near_duplicate_threshold {self.near_duplicate_threshold}: expected 0 to 1")
         if self.shard_tokens < self.max_length:
             raise ValueError(f"--shard_tokens {self.shard_tokens}: expected at least --max_length ({self.max_length})")
 

@@ -9,7 +9,7 @@
 # is in docs/selfplay.md.
 #
 # Optional: ROUNDS (1), BY (gold, or majority for maths whose answers nobody knows), SEED (0), the recipes SAMPLE_CONFIG,
-# PAIRS_CONFIG and TRAIN_CONFIG, NUM_GPUS (8), and the commands that start each program where you run it: SAMPLER,
+# PAIRS_CONFIG and TRAIN_CONFIG, NUM_GPUS (8; or CUDA_VISIBLE_DEVICES), and the commands that start each program where you run it: SAMPLER,
 # MATHS_GRADER, CODE_GRADER, LAUNCHER (of train.py). Running it again goes on where it was: a hop that is done is
 # skipped, one that was killed resumes, and one whose command or recipe changed since is refused.
 set -euo pipefail
@@ -20,14 +20,15 @@ command -v deepspeed >/dev/null || export PATH="$PWD/.venv/bin:$PATH"
 : "${MODEL:?set MODEL to the folder of the model to start from}"
 : "${OUTPUT:?set OUTPUT to the folder for all rounds}"
 [ -n "${MATHS:-}${CODE:-}" ] || { echo "error: set MATHS or CODE, or both, to a problem file" >&2; exit 2; }
-ROUNDS=${ROUNDS:-1} BY=${BY:-gold} SEED=${SEED:-0} NUM_GPUS=${NUM_GPUS:-8}
+ROUNDS=${ROUNDS:-1} BY=${BY:-gold} SEED=${SEED:-0}
+# shellcheck source=scripts/cluster/one_node.sh
+. scripts/cluster/one_node.sh
 SAMPLE_CONFIG=${SAMPLE_CONFIG:-configs/selfplay_sample.yaml}
 PAIRS_CONFIG=${PAIRS_CONFIG:-configs/selfplay_pairs.yaml}
 TRAIN_CONFIG=${TRAIN_CONFIG:-configs/selfplay.yaml}
 SAMPLER=${SAMPLER:-python infer_longcot.py --n_gpus $NUM_GPUS}
 MATHS_GRADER=${MATHS_GRADER:-python calc_acc_aime.py}
 CODE_GRADER=${CODE_GRADER:-python calc_acc_lcb.py}
-LAUNCHER=${LAUNCHER:-deepspeed --num_gpus=$NUM_GPUS}
 
 [[ "$ROUNDS" =~ ^[1-9][0-9]*$ ]] || { echo "error: ROUNDS=$ROUNDS: expected a whole number from 1" >&2; exit 2; }
 [[ "$SEED" =~ ^[0-9]+$ ]] || { echo "error: SEED=$SEED: expected a whole number" >&2; exit 2; }

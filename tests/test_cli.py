@@ -99,7 +99,7 @@ def data(tmp_path: Path) -> str:
         (["--seeds", "10"], "--seeds 10: must be at most 9"),
         (["--learning_rate", "0"], "--learning_rate 0.0: must be above 0"),
         (["--learning-rate", "nan"], "--learning_rate nan: not a finite number"),
-        (["--kind", "c"], "--kind: invalid choice: 'c'"),
+        (["--kind", "c"], "--kind c: must be one of a, b"),
         (["--lr", "1"], r"--lr: no such flag; did you mean --learning_rate\?"),
         (["--output", "/dev/null/x"], "--output /dev/null/x: /dev/null is a file, not a folder"),
         (["--output", "/tmp"], "--output /tmp: is a folder, expected a file"),

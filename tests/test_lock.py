@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,11 @@ def test_both_stacks_have_the_same_versions():
     shared = cuda.keys() & cpu.keys()
     assert len(shared) > 130
     assert {name for name in shared if cuda[name] != cpu[name]} <= OWN_PINS
+
+
+def test_uv_sync_is_kept_from_the_environment():
+    """This project names no dependencies: `uv sync` took every package that setup.sh had installed out of .venv."""
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["uv"]["managed"] is False
 
 
 @pytest.mark.network

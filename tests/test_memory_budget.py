@@ -48,8 +48,6 @@ def test_seven_b_figures():
     assert SEVEN_B.parameters == 7_285_403_648
     assert 2 * SEVEN_B.layer_matrix_parameters / 1e6 == pytest.approx(219, abs=0.5)  # MFLOP per token and layer
     assert SEVEN_B.mixing_flops / 1e6 == pytest.approx(6.6, abs=0.1)
-    assert SEVEN_B.state_bytes == pytest.approx(268e6, rel=0.03)
-    assert SEVEN_B.cache_bytes(10) == SEVEN_B.cache_bytes(65_536)
     assert forward_flops_per_token(SEVEN_B) / 1e9 == pytest.approx(14.7, abs=0.1)
 
 

@@ -4,7 +4,6 @@ What `calc_acc_lcb.py` and `scripts.calc_acc` run. A row's benchmark is its `sou
 statement's own samples stand in for absent tests, the samples are a benchmark of their own in every table.
 """
 
-import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -68,16 +67,6 @@ class CodeOptions:
     def limits(self) -> Limits:
         wall = BLOCKED_FACTOR * self.time_limit if self.wall_limit is None else self.wall_limit
         return Limits(cpu_seconds=self.time_limit, wall_seconds=wall, memory_mb=self.memory_mb)
-
-    def check(self) -> None:
-        """Raise InputError for a limit that nothing could meet."""
-        for option, value, least in (
-            ("time_limit", self.time_limit, 1), ("memory_mb", self.memory_mb, 64), ("workers", self.workers, 1),
-        ):  # fmt: skip
-            if value is not None and value < least:
-                raise InputError(f"--{option} {value}: must be at least {least}")
-        if self.wall_limit is not None and not 0 < self.wall_limit < math.inf:
-            raise InputError(f"--wall_limit {self.wall_limit}: must be a number of seconds above 0")
 
 
 @dataclass(frozen=True)
@@ -164,7 +153,6 @@ def score_code_file(
 
     Raises InputError for unreadable rows and tests, and where no sandbox can be made.
     """
-    options.check()
     predictions = read_predictions(path)
     lacking = missing_runs(predictions, expected_runs) if expected_runs else {}
     warn_of_missing(path, lacking)

@@ -30,7 +30,7 @@ from promptcot_mamba.chat_markup import (
     strip_end,
     whole_text,
 )
-from promptcot_mamba.data.canonical import CanonicalRow, hash_text
+from promptcot_mamba.data.canonical import CanonicalRow, UnusableRowError, hash_text
 from promptcot_mamba.errors import InputError
 
 PROMPT_FORMATS = ("auto", "rendered", "bare")
@@ -39,6 +39,12 @@ CONTROL_TEXT = ("auto", "keep", "drop")
 OURS, OWN, UNKNOWN = "ours", "own", "unknown"  # how a prompt was rendered, beside the names of chat_markup.FAMILIES
 EMPTY_THOUGHT = f"{THINK_START}\n\n{THINK_END}\n\n"
 _BOX_INSTRUCTION = re.compile(r"\\boxed\s*\{\s*(?:\.\.\.|\{\}|\[?[a-z ]*\]?|\\[a-z]+)?\s*\}", re.IGNORECASE)
+# How other formats open an answer: a tag that names who speaks, alone or before another tag; or a line of its own.
+_OPENS_ANSWER = re.compile(
+    r"(?:<[^<>\n]{0,30}(?:assistant|chatbot)[^<>\n]{0,30}>|>\s*assistant\s*(?:<[^<>\n]{1,30}>)?"
+    r"|(?:\A|\s)(?:#+ ?)?Assistant:)\s*(?:<think>\s*)?\Z",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,8 @@ class Reading:
     def find_rendered(self, prompt: str) -> Rendered | None:
         """The markup of a rendered prompt, None for a bare one.
 
-        Raises InputError for text that begins as a chat format does but does not end in an opened answer.
+        Raises InputError for text that begins as a chat format does but does not end in an opened answer, and
+        UnusableRowError for text that ends as one does which is not known (Granite's, Command's, R1-Zero's plain text).
         """
         if self.prompt_format == "bare":
             return None
@@ -114,6 +121,12 @@ class Reading:
             raise InputError(
                 f"the prompt begins as {begun} chat text but does not end where an answer begins; pass "
                 "--prompt_format rendered to keep it as it is, bare to take it for a question"
+            )
+        if found is None and (opened := _OPENS_ANSWER.search(prompt, max(0, len(prompt) - 100))):
+            raise UnusableRowError(
+                "chat_markers",
+                f"the prompt ends in {opened[0].strip()!r}, as chat text of a format that is unknown here; "
+                "--prompt_format rendered keeps it as it is, bare takes it for a question",
             )
         return found
 

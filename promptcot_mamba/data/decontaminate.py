@@ -22,7 +22,7 @@ from rapidfuzz.distance import Levenshtein
 
 from promptcot_mamba.chat_format import THINK_END, THINK_START
 from promptcot_mamba.data.ngram_index import SIZES, GramIndex, Sieve, common_from, gram_places, make_grams
-from promptcot_mamba.data.words import gist_signs, gist_words, hash_ngrams, hash_words, take_out
+from promptcot_mamba.data.words import gist_signs, gist_words, hash_ngrams, hash_words, take_out, without_tags
 
 CANDIDATE_SHARE = 0.3  # of a problem's weighted n-grams, from which a text is aligned with it
 MAX_CANDIDATES = 8
@@ -46,6 +46,12 @@ WINDOW = 1.6  # lengths of the problem that its n-grams may lie apart in a long 
 CUT_PART = 0.7  # of a problem whose text ends before the question, with nothing in its place: a copy cut off
 CUT_ALIKE = 95.0  # of what is left of a programming problem whose head is cut off
 CUT_REST = 3  # signs that may follow there
+HALF = 0.42  # of a problem, and
+HALF_SIGNS = 20  # on end: a text that is the first half of one, and nothing more
+HALF_ALIKE = 97.0
+PROSE = 12  # words that a problem has beside its formulas, and
+FORMULAS = 8  # signs in formulas, from where on a text whose formulas are taken out is compared without them
+PROSE_ALIKE = 92.0
 PIECE = 4  # words and signs on end that a piece of a problem has at least
 PIECES_SHARE = 0.6  # of a problem's n-grams, wherever in the text, from which its pieces are counted
 IN_PIECES = 0.85  # of its words and signs, and
@@ -232,11 +238,15 @@ class Decontaminator:
             and (asked >= SAME_ASK or (part >= CUT_PART and rest <= CUT_REST))
             and contradicted <= CONTRADICTED * numbers.total()
         )
+        is_half = (
+            part >= HALF and len(same) >= HALF_SIGNS and alike >= HALF_ALIKE and replaced <= 1 and rest <= CUT_REST
+        )
+        is_copy = is_copy or is_half or _lacks_formulas(self._signs[owner], signs)
         return self._hit(owner, kind, share, alike, same), is_copy
 
     def _find_short(self, text: str, kind: str) -> Hit | None:
         """A short problem that is a sentence of the text, or several on end."""
-        sentences = [gist_signs(sentence) for sentence in _SENTENCE_END.split(take_out(text))]
+        sentences = [gist_signs(sentence) for sentence in _SENTENCE_END.split(without_tags(take_out(text)))]
         sentences = [signs for signs in sentences if signs]
         for at in range(len(sentences)):
             signs: list[str] = []
@@ -325,6 +335,15 @@ def _ask_length(text: str) -> int:
         return 0
     length = len(gist_signs(sentences[-1]))
     return length if length >= MIN_ASK else 0
+
+
+def _lacks_formulas(problem: list[str], text: list[str]) -> bool:
+    """Whether a text is the problem's words with nothing in the places of its formulas."""
+    ours, theirs = ([sign for sign in signs if len(sign) > 1 and sign.isalpha()] for signs in (problem, text))
+    formulas, left = len(problem) - len(ours), len(text) - len(theirs)
+    if len(ours) < PROSE or formulas < FORMULAS or 3 * left > formulas or 5 * len(theirs) < 4 * len(ours):
+        return False
+    return fuzz.partial_ratio(ours, theirs) >= PROSE_ALIKE
 
 
 def _compare(problem: list[str], text: list[str]) -> tuple[float, int, int, list[int], int]:

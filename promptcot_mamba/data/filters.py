@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from promptcot_mamba.chat_format import THINK_END, THINK_START
 from promptcot_mamba.data.canonical import CanonicalRow
+from promptcot_mamba.data.messages import has_no_question
 from promptcot_mamba.grading.math.answers import extract_boxed
 
 REASONS = {
@@ -53,7 +54,6 @@ _BAD_CHARACTERS = re.compile("[\ufffd\ud800-\udfff\x00-\x08\x0b\x0e-\x1f]")
 # UTF-8 read as Latin-1 or Windows-1252: accented letters and typographic quotes become these pairs.
 _DECODED_TWICE = re.compile("\u00c3[\u0080-\u00bf\u2018-\u201e]|\u00e2[\u20ac\u0080\u02c6]|\u00c2[\u0080-\u00bf]")
 MAX_DECODED_TWICE = 3  # one may be a quotation about it
-_WORD = re.compile(r"[^\W_]")
 _LETTER = re.compile(r"[^\W\d_]")
 _LATIN_OR_GREEK = re.compile("[A-Za-z\u00aa-\u024f\u0370-\u03ff\u1d00-\u1fff\u2100-\u214f\U0001d400-\U0001d7ff]")
 MAX_FOREIGN_SHARE = 0.3  # of the letters
@@ -180,11 +180,6 @@ class FilterRules:
     control_text: str = "auto"  # keep: markup of chat turns in a row is text like any other
 
 
-def has_no_question(prompt: str) -> bool:
-    """Whether there is neither a letter nor a digit: `-` stands for a question that is not there."""
-    return not _WORD.search(prompt)
-
-
 def may_lack_thought(row: CanonicalRow, rules: FilterRules) -> bool:
     """Whether a row without any thought is fit: it is trained under an empty one."""
     return not rules.require_thought if rules.require_thought is not None else row.from_turns
@@ -216,7 +211,7 @@ def find_fault(row: CanonicalRow, rules: FilterRules, agrees: Callable[[str, str
     if THINK_START not in completion and THINK_END not in completion and may_lack_thought(row, rules):
         answer = completion
     else:
-        fault, answer = _take_apart(row)
+        fault, answer = _take_apart(row, rules)
         if fault is not None:
             return fault
     return _answer_fault(row, answer, rules) or _text_fault(row, answer, rules, agrees)
@@ -229,7 +224,7 @@ def has_chat_markers(row: CanonicalRow) -> bool:
     )  # fmt: skip
 
 
-def _take_apart(row: CanonicalRow) -> tuple[str | None, str]:
+def _take_apart(row: CanonicalRow, rules: FilterRules) -> tuple[str | None, str]:
     """`(fault, answer)`: what is wrong with the thought, or what stands after it."""
     completion = row.completion
     if completion.count(THINK_START) != 1 or not completion.startswith(THINK_START):
@@ -239,7 +234,7 @@ def _take_apart(row: CanonicalRow) -> tuple[str | None, str]:
         cut = THINK_END not in completion and row.finish_reason == "length"
         return "unfinished" if cut else "think_pair", ""
     thought, _, answer = completion[len(THINK_START) :].partition(THINK_END)
-    if not thought.strip():
+    if not thought.strip() and not may_lack_thought(row, rules):  # Qwen3's way of having none
         return "empty_thought", ""
     return None, answer
 

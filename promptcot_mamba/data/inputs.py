@@ -13,7 +13,7 @@ from promptcot_mamba.data.canonical import CanonicalRow, UnusableRowError
 from promptcot_mamba.data.chunk_work import TokenizerFiles
 from promptcot_mamba.data.conversation import Reading
 from promptcot_mamba.data.encode import hash_tokenizer
-from promptcot_mamba.data.row_files import Chunk, iter_rows, kind_of, plan_chunks, unpack
+from promptcot_mamba.data.row_files import STREAMED, Chunk, iter_rows, kind_of, plan_chunks, unpack
 from promptcot_mamba.data.sources import FoundSource
 from promptcot_mamba.data.workers import do_all
 from promptcot_mamba.errors import InputError
@@ -77,7 +77,7 @@ def plan_jobs(
     sources: Sequence[FoundSource], folder: Path, workers: int, cluster: RayCluster | None = None
 ) -> list[tuple[int, str, Chunk]]:
     """`(number, source, chunk)` of all chunks; what has no middle to enter at is unpacked under `folder` first."""
-    packed = {file for source in sources for file in source.files if kind_of(file) in ("packed", "array")}
+    packed = {file for source in sources for file in source.files if kind_of(file) in STREAMED}
     unpacked = {
         file: folder / f"{digest([str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns])}.jsonl"
         for file in sorted(packed)

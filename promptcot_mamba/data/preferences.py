@@ -1,8 +1,9 @@
 """Preference rows: one prompt, a chosen answer and a rejected one, as two documents that stay beside one another.
 
-The shapes that people have: `prompt` with `chosen` and `rejected` as texts; the answers as lists of messages after a
-`prompt` that is text or messages; or both as whole conversations (TRL's "explicit" and "implicit prompt" formats). A
-side is read as any other row is (`shapes.py`), so that a preference's prompt is rendered as in supervised training.
+The shapes that people have: `prompt` (or `question`, `instruction` and `input`, `conversations`...) with `chosen` and
+`rejected` as texts; the answers as messages after a prompt that is text or messages; or both as whole conversations
+(TRL's "explicit" and "implicit prompt" formats). A side is read as any other row is (`shapes.py`), so that a
+preference's prompt is rendered as in supervised training.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from promptcot_mamba.data.dataset import Selection, TokenRows, TrainRow
 from promptcot_mamba.data.pack import pack_lengths
 from promptcot_mamba.data.row_files import Chunk, iter_rows
 from promptcot_mamba.data.rows import Example, Formats, stem
-from promptcot_mamba.data.shapes import read_row, recognise
+from promptcot_mamba.data.shapes import ASKED, CHATS, MESSAGES, PAIR, read_row
 from promptcot_mamba.data.tokens import TokenStore
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row
@@ -36,14 +37,19 @@ def _begins_conversation(answer: Any) -> bool:
 
 def read_side(raw: Row, side: str, reading: Reading) -> CanonicalRow:
     """The prompt and one answer of a preference row. Raises InputError or UnusableRowError as `read_row`."""
-    answer, rest = raw[side], {name: value for name, value in raw.items() if name not in (*SIDES, "prompt")}
+    answer = [raw[side]] if isinstance(raw[side], Mapping) else raw[side]
+    reading = replace(reading, loss_on="last")
     if _begins_conversation(answer):
-        one = {**rest, "messages": answer}
-    elif "prompt" in raw:
-        one = {**rest, "prompt": raw["prompt"], "completion": answer}
-    else:
+        rest = {name: value for name, value in raw.items() if name not in (*SIDES, *CHATS)}
+        return read_row({**rest, "messages": answer}, MESSAGES, reading)[0]
+    told = [name for name in (*ASKED, *CHATS) if name in raw]
+    asked = next((name for name in told if raw[name] is not None), told[0] if told else None)
+    if asked is None:
         raise InputError(f"no 'prompt', and {side!r} is no whole conversation; expected {LOOKS}")
-    return read_row(one, recognise(one), replace(reading, loss_on="last"))[0]
+    one = {**raw, side: answer}
+    if asked == "instruction" and isinstance(raw.get("input"), str):
+        one[asked] = f"{raw[asked]}\n\n{raw['input']}".strip()
+    return read_row(one, PAIR, reading, {"prompt": asked, "completion": side})[0]
 
 
 def read_pair(raw: Row, reading: Reading) -> tuple[CanonicalRow, CanonicalRow]:

@@ -42,7 +42,7 @@ from promptcot_mamba.log import logger
 from promptcot_mamba.ray_jobs import RayCluster
 from promptcot_mamba.run_info import installed_versions
 
-PIPELINE_VERSION = 4  # raise whenever the same inputs would give other shards
+PIPELINE_VERSION = 5  # raise whenever the same inputs would give other shards
 WORK_FOLDER = ".work"
 CONTAMINATED_FILE = "contaminated.jsonl"
 NEAR_FILE = "near_benchmark.jsonl"

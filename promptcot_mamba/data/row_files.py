@@ -1,7 +1,7 @@
 """Raw row files in chunks: byte ranges of JSONL, row groups of Parquet, batches of Arrow; no file is ever held whole.
 
 Chunks depend on the files alone, so any number of workers sees the same ones. What cannot be entered in the middle
-(compressed JSONL, a JSON array) is read from front to back, or unpacked to JSONL first (`unpack`).
+(compressed JSONL, a JSON document, a table) is read from front to back, or unpacked to JSONL first (`unpack`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,11 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from promptcot_mamba.data.row_streams import (
-    ARRAY_START,
     READ_BUFFER,
+    UNPACKING,
+    find_document,
     first_line,
-    is_packed_array,
-    iter_array,
+    iter_document,
+    iter_table,
     open_stream,
     parse,
     unreadable,
@@ -31,7 +32,9 @@ MAX_PIECES = 16  # ...so there are only so many
 BATCH_ROWS = 64  # rows of Parquet and Arrow turned into Python values at a time
 JSONL_SUFFIXES = (".jsonl", ".json", ".ndjson")
 PACKED_SUFFIXES = tuple(f"{suffix}{packing}" for suffix in JSONL_SUFFIXES for packing in (".gz", ".zst"))
-SUFFIXES = (*JSONL_SUFFIXES, *PACKED_SUFFIXES, ".parquet", ".arrow")
+TABLE_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+SUFFIXES = (*JSONL_SUFFIXES, *PACKED_SUFFIXES, ".parquet", ".arrow", *TABLE_SUFFIXES)
+STREAMED = ("packed", "document", "table")  # kinds that have no middle to enter at
 
 
 @dataclass(frozen=True)
@@ -59,26 +62,20 @@ def whole_file(path: Path) -> Chunk:
 
 
 def kind_of(path: Path) -> str:
-    """`jsonl`, `packed`, `array`, `parquet` or `arrow`; raises InputError for other names.
+    """`jsonl`, `packed`, `document`, `table`, `parquet` or `arrow`; raises InputError for other names.
 
-    A file named `.json` is an array if it begins as one, else JSON Lines.
+    A file named as JSON is a document (an array, or an object around one) if it begins as one, else JSON Lines.
     """
     name = path.name
     if name.endswith(PACKED_SUFFIXES):
         return "packed"
+    if name.endswith(TABLE_SUFFIXES):
+        return "table"
     if name.endswith(JSONL_SUFFIXES):
-        return "array" if name.endswith(".json") and _begins_as_array(path) else "jsonl"
+        return "jsonl" if not path.is_file() or find_document(path) is None else "document"
     if name.endswith((".parquet", ".arrow")):
         return path.suffix[1:]
     raise InputError(f"{path}: unknown format; expected a name ending in {', '.join(SUFFIXES)}")
-
-
-def _begins_as_array(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(READ_BUFFER).lstrip(ARRAY_START).startswith(b"[")
-    except OSError:
-        return False
 
 
 def saved_files(folder: Path) -> list[Path] | None:
@@ -179,11 +176,11 @@ def plan_chunks(path: Path, chunk_bytes: int = CHUNK_BYTES) -> list[Chunk]:
 
 
 def unpack(path: Path, target: Path) -> None:
-    """Write a compressed file or a JSON array as JSONL, row n of it as line n, unless that is there."""
+    """Write a compressed file, a JSON document or a table as JSONL, row n of it as line n, unless that is there."""
     if target.exists():
         return
     with replace_atomically(target, "wb") as file:
-        if kind_of(path) == "array" or is_packed_array(path):
+        if kind_of(path) in ("document", "table") or find_document(path) is not None:
             for _, row in iter_rows(Chunk(path)):
                 file.write(dump_row(row))
             return
@@ -191,7 +188,7 @@ def unpack(path: Path, target: Path) -> None:
             with open_stream(path) as stream:
                 while block := stream.read(READ_BUFFER):
                     file.write(block)
-        except (EOFError, OSError) as error:
+        except UNPACKING as error:
             raise unreadable(path, error) from None
 
 
@@ -226,17 +223,22 @@ def _iter_jsonl(chunk: Chunk, on_bad_line: Callable[[InputError], None] | None) 
             yield from parse(line, f"{chunk.shown}:{number}", on_bad_line)
 
 
-def _iter_stream(chunk: Chunk, on_bad_line: Callable[[InputError], None] | None) -> Iterator[tuple[str, Row]]:
-    """Rows of a file that can only be read from its front: compressed lines, or an array."""
-    is_array = is_packed_array(chunk.path)
+def _iter_stream(
+    chunk: Chunk, kind: str, on_bad_line: Callable[[InputError], None] | None
+) -> Iterator[tuple[str, Row]]:
+    """Rows of a file that can only be read from its front: compressed lines, a JSON document or a table."""
+    begin = None if kind == "table" else find_document(chunk.path)
     try:
         with open_stream(chunk.path) as stream:
-            if is_array:
-                yield from iter_array(chunk.path, stream)
+            if kind == "table":
+                yield from iter_table(chunk.path, stream)
+                return
+            if begin is not None:
+                yield from iter_document(chunk.path, stream, begin)
                 return
             for number, line in enumerate(stream, start=1):
                 yield from parse(line, f"{chunk.path}:{number}", on_bad_line)
-    except (EOFError, OSError) as error:
+    except UNPACKING as error:
         raise unreadable(chunk.path, error) from None
 
 
@@ -285,8 +287,8 @@ def iter_rows(
     kind = kind_of(chunk.path)
     if kind == "jsonl":
         yield from _iter_jsonl(chunk, on_bad_line)
-    elif kind in ("packed", "array"):
-        yield from _iter_stream(chunk, on_bad_line)
+    elif kind in STREAMED:
+        yield from _iter_stream(chunk, kind, on_bad_line)
     elif kind == "parquet":
         with open_parquet(chunk.path) as file:
             names = [name for name in file.schema_arrow.names if columns is None or name in columns]

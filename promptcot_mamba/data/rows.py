@@ -11,7 +11,7 @@ from promptcot_mamba.chat_markup import Parts, whole_text
 from promptcot_mamba.data.adapters import recognise_rows
 from promptcot_mamba.data.canonical import CanonicalRow, UnusableRowError
 from promptcot_mamba.data.conversation import OURS, Reading, format_of, render_row
-from promptcot_mamba.data.row_files import SUFFIXES, Chunk, iter_rows, saved_files
+from promptcot_mamba.data.row_files import SUFFIXES, TABLE_SUFFIXES, Chunk, iter_rows, saved_files
 from promptcot_mamba.data.shapes import Shape, describe, read_row
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.hub import DATASET, fetch, hint, is_hub_name, match_first
@@ -85,6 +85,8 @@ def find_row_files(data_path: str | Path | Sequence[str | Path]) -> list[Path]:
         files = sorted(file for file in path.rglob("*") if file.name.endswith(SUFFIXES) and file.is_file())
         # Side files of a prepared folder (X.run.json) and of the `datasets` library are not rows.
         files = [file for file in files if not file.name.endswith((".run.json", "dataset_info.json"))]
+        tables = [file for file in files if file.name.endswith(TABLE_SUFFIXES)]
+        files = [file for file in files if file not in tables] or tables  # beside rows they are notes about them
         if not files:
             raise InputError(f"--data_path {data_path}: no {', '.join(SUFFIXES)} file in this folder")
         return files

@@ -1,41 +1,53 @@
 """The shapes that people's rows have, told by their columns: one raw row -> the examples it holds.
 
-`messages`, ShareGPT's `conversations`, Alpaca's `instruction`, and `prompt` with `completion`, both as texts or as
-lists of messages. A thought may stand before the answer, in `<think>` or other marks, or in a field of its own. A row
-of a known shape that breaks it is an UnusableRowError that says where; the caller adds the row's place.
+`messages`, ShareGPT's `conversations`, Alpaca's `instruction`, and pairs as `prompt` with `completion`, both as texts
+or as lists of messages. A thought may stand before the answer, in `<think>` or other marks, or in a field of its own.
+A row of a known shape that breaks it is an UnusableRowError that says where; the caller adds the row's place.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from promptcot_mamba.chat_format import THINK_END, THINK_START, rewrite_thought, tells_marks, with_open_thought
-from promptcot_mamba.chat_markup import Turn
+from promptcot_mamba.chat_format import THINK_START, rewrite_thought, tells_marks, with_open_thought
+from promptcot_mamba.chat_markup import FAMILIES, Turn, find_rendered, strip_end
 from promptcot_mamba.data.canonical import DOMAINS, CanonicalRow, UnusableRowError
 from promptcot_mamba.data.conversation import Reading, guess_domain, split_rendered, with_line_end
+from promptcot_mamba.data.messages import (
+    BY_COLUMNS,
+    THOUGHTS,
+    Said,
+    bare_answer,
+    check_order,
+    find_thought,
+    has_no_question,
+    in_our_marks,
+    join_thought,
+    read_messages,
+    read_text,
+)
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row
 
-ROLES = {
-    "system": "system", "developer": "system",
-    "user": "user", "human": "user", "prompter": "user",
-    "assistant": "assistant", "gpt": "assistant", "bot": "assistant", "model": "assistant", "chatgpt": "assistant",
-}  # fmt: skip
-THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # keys under which servers keep an answer's thought apart
-SYSTEM = ("system", "system_prompt")
+SYSTEM = ("system", "system_prompt", "systemInstruction")
 # Columns that every shape reads where they are there.
 EXTRA = ("domain", "gold", "finish_reason", "source", "license", "licence", *SYSTEM, *THOUGHTS)
-# Names of other columns, by what they are likely to be: only to say how to map them.
-QUESTIONS = ("question", "problem", "query", "input", "prompt", "instruction")
-ANSWERS = ("completion", "response", "answer", "output", "generated_solution", "solution", "r1_generation")
+# Pairs are told by these names; `answer` and `solution` are as often a reference as what is to be learned.
+ASKED = ("prompt", "instruction", "question", "query", "problem", "input")
+TOLD = ("completion", "response", "output", "generation")
+# Names of other columns, by what they are likely to be, in small letters: only to say how to map them.
+QUESTIONS = (*("question", "problem", "query", "input", "prompt", "instruction"), "user")
+ANSWERS = (
+    *TOLD, "r1_generation", "generated_solution", "r1_solution_1", "deepseek_solution", "deepseek_attempt",
+    "llm_response", "generated_response", "attempt", "content", "target", "final", "solution", "answer",
+)  # fmt: skip
+APART = (
+    *THOUGHTS, "deepseek_reasoning", "deepseek_thinking_trajectory", "thinking_trajectories", "think", "cot",
+    "complex_cot", "analysis",
+)  # fmt: skip
 
-
-@dataclass(frozen=True)
-class Said:
-    """One message as read: its turn, and whether it is under the loss (`weight: 0` takes it out)."""
-
-    turn: Turn
-    trained: bool = True
+_NO_QUESTION = "{}, no question (scripts.prepare_sft_data has adapters that join those of published sets)"
 
 
 @dataclass(frozen=True)
@@ -49,129 +61,119 @@ class Shape:
     read: Callable[[Row, Mapping[str, str]], list[Said]] | None  # None: prompt and completion, read by their own rules
 
 
-def _content(message: Mapping[str, Any], key: str, number: int) -> str:
-    """A message's text; lists of `{type: text}` parts are joined."""
-    content = message.get(key)
-    if isinstance(content, list):
-        texts = []
-        for part in content:
-            kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-            text = part.get(kind) if kind in ("text", "thinking") else None
-            if not isinstance(text, str):
-                raise UnusableRowError("not_text", f"turn {number} holds something else than text ({kind})")
-            texts.append(join_thought(text, "") if kind == "thinking" else text)
-        content = "".join(texts)
-    if content is None:
-        return ""
-    if not isinstance(content, str):
-        raise InputError(f"turn {number}: {key!r} must be text, found {type(content).__name__}")
-    return content
+def _instruction_reader(told: str) -> Callable[[Row, Mapping[str, str]], list[Said]]:
+    """Alpaca's rows, and those that call its output otherwise; Dolly's `context` is its `input`."""
 
-
-def read_messages(messages: Any, column: str, role_keys: Sequence[str] = ("role", "from")) -> list[Said]:
-    """A list of `{role, content}` or `{from, value}`, or such a struct of lists (what `datasets` made of a Sequence).
-
-    Raises InputError if it is none, UnusableRowError for an unknown role and for what is no text.
-    """
-    if isinstance(messages, Mapping) and all(isinstance(values, list) for values in messages.values()):
-        messages = [dict(zip(messages, turn, strict=False)) for turn in zip(*messages.values(), strict=False)]
-    if not isinstance(messages, list) or not all(isinstance(message, Mapping) for message in messages):
-        raise InputError(f"{column!r} must be a list of {{role, content}} or {{from, value}}")
-    said = []
-    for number, message in enumerate(messages, start=1):
-        role_key = next((key for key in role_keys if key in message), None)
-        text_key = "value" if role_key == "from" else "content"
-        if role_key is None or text_key not in message:
-            raise InputError(
-                f"column {column!r}, turn {number}: expected {{role, content}} or {{from, value}}, "
-                f"found {', '.join(map(str, message)) or 'nothing'}"
-            )
-        role = ROLES.get(str(message[role_key]).lower())
-        if role is None:
-            known = ", ".join(ROLES)
-            raise UnusableRowError("unknown_role", f"turn {number}: unknown role {message[role_key]!r}; known: {known}")
-        if message.get("tool_calls") or message.get("function_call"):
-            raise UnusableRowError("not_text", f"turn {number} calls tools, which no chat format here writes")
-        text = _content(message, text_key, number)
-        if role == "assistant":
-            text = join_thought(find_thought(message), text)
-        said.append(Said(Turn(role, text), message.get("weight") != 0 and message.get("train") is not False))
-    return said
-
-
-def find_thought(fields: Mapping[str, Any]) -> str | None:
-    """The thought that a message or row keeps apart from its answer; a switch (`reasoning: on`) is none."""
-    texts = ((key, fields.get(key)) for key in THOUGHTS)
-    return next(
-        (text for key, text in texts if isinstance(text, str) and (len(text.split()) > 1 or key != "reasoning")), None
-    )
-
-
-def join_thought(thought: str | None, answer: str) -> str:
-    """The thought in `<think>` form before the answer, unless that holds one."""
-    if not thought or THINK_END in answer:
-        return answer
-    return f"{THINK_START}\n{thought.strip()}\n{THINK_END}\n\n{answer.lstrip()}"
-
-
-def check_order(said: Sequence[Said]) -> None:
-    """Raise UnusableRowError unless it goes system?, user, assistant, user, ... and no turn is empty."""
-    if not said:
-        raise UnusableRowError("turn_order", "the conversation is empty")
-    expected, first = "user", True
-    for number, (role, text) in enumerate((one.turn for one in said), start=1):
-        if role == "system" and first:
-            first = False
-            continue
-        first = False
-        if role != expected:
-            raise UnusableRowError("turn_order", f"turn {number} is {role}'s, expected {expected}'s")
-        if not text.strip():
-            reason = "no_completion" if role == "assistant" else "no_prompt"
-            raise UnusableRowError(reason, f"turn {number}, {role}'s, is empty")
-        expected = "assistant" if role == "user" else "user"
-    if not any(one.turn.role == "assistant" for one in said):
-        raise UnusableRowError("turn_order", "no turn is the assistant's")
-
-
-def _read_alpaca(raw: Row, column: Mapping[str, str]) -> list[Said]:
-    instruction, given, output = (raw.get(column.get(name, name)) for name in ("instruction", "input", "output"))
-    for name, value in (("instruction", instruction), ("input", given), ("output", output)):
-        if value is not None and not isinstance(value, str):
-            raise InputError(f"column {column.get(name, name)!r} must be text, found {type(value).__name__}")
-    asked = "\n\n".join(text.strip() for text in (instruction, given) if text and text.strip())
-    said = [Said(Turn("user", asked)), Said(Turn("assistant", join_thought(find_thought(raw), output or "")))]
-    earlier = raw.get("history") or []
-    if not isinstance(earlier, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in earlier):
-        raise InputError("column 'history' must be a list of [question, answer]")
-    turns = (Turn(role, str(text)) for pair in earlier for role, text in zip(("user", "assistant"), pair, strict=True))
-    return _with_system(raw, [*(Said(turn, trained=False) for turn in turns), *said])
-
-
-def _with_system(raw: Row, said: list[Said]) -> list[Said]:
-    """The turns after the system turn that a row has in a column of its own, unless they begin with one."""
-    system = next((raw[name] for name in SYSTEM if isinstance(raw.get(name), str) and raw[name].strip()), None)
-    has_one = bool(said) and said[0].turn.role == "system"
-    return said if system is None or has_one else [Said(Turn("system", system)), *said]
-
-
-def _list_reader(name: str) -> Callable[[Row, Mapping[str, str]], list[Said]]:
     def read(raw: Row, column: Mapping[str, str]) -> list[Said]:
-        return _with_system(raw, read_messages(raw.get(column.get(name, name)), column.get(name, name)))
+        names = {name: column.get(name, name) for name in ("instruction", "input", "context", told)}
+        for name in names.values():
+            if raw.get(name) is not None and not isinstance(raw[name], str):
+                raise InputError(f"column {name!r} must be text, found {type(raw[name]).__name__}")
+        given = raw.get(names["input"]) or raw.get(names["context"])
+        asked = "\n\n".join(text.strip() for text in (raw.get(names["instruction"]), given) if text and text.strip())
+        answer = join_thought(find_thought(raw), raw.get(names[told]) or "")
+        return _with_system(raw, [*_history(raw), Said(Turn("user", asked)), Said(Turn("assistant", answer))])
 
     return read
 
 
+def _history(raw: Row) -> list[Said]:
+    """The turns of `history: [[question, answer], ...]`, or messages: context, for such sets have a row an answer."""
+    earlier = raw.get("history") or []
+    if isinstance(earlier, list) and all(isinstance(turn, Mapping) for turn in earlier):
+        return [Said(one.turn, trained=False) for one in read_messages(earlier, "history")]
+    if not isinstance(earlier, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in earlier):
+        raise InputError("column 'history' must be a list of [question, answer]")
+    turns = (Turn(role, str(text)) for pair in earlier for role, text in zip(("user", "assistant"), pair, strict=True))
+    return [Said(turn, trained=False) for turn in turns]
+
+
+def _with_system(raw: Row, said: list[Said]) -> list[Said]:
+    """The turns after the system turn that a row has in a column of its own, unless they begin with one."""
+    if said and said[0].turn.role == "system":
+        return said
+    texts = (read_text(raw[name], f"column {name!r}") for name in SYSTEM if raw.get(name))
+    system = next((text for text in texts if text.strip()), None)
+    return said if system is None else [Said(Turn("system", system)), *said]
+
+
+def _with_beside(raw: Row, said: list[Said]) -> list[Said]:
+    """The turns with the thought of the last answer, or with a whole answer, that stands in columns beside them.
+
+    Dolphin-R1 has `reasoning` and `answer` after turns that end with the user's.
+    """
+    thought = find_thought(raw)
+    if said and said[-1].turn.role == "assistant" and said[-1].turn.text.strip():
+        role, text = said[-1].turn
+        return [*said[:-1], replace(said[-1], turn=Turn(role, join_thought(thought, text)))]
+    if not said or said[-1].turn.role != "user" or any(one.turn.role == "assistant" for one in said):
+        return said
+    names = (*TOLD, "answer") if thought else TOLD  # alone, an answer may be a reference
+    told = next((raw[name] for name in names if isinstance(raw.get(name), str) and raw[name].strip()), None)
+    return said if told is None else [*said, Said(Turn("assistant", join_thought(thought, told)))]
+
+
+def _list_reader(name: str) -> Callable[[Row, Mapping[str, str]], list[Said]]:
+    def read(raw: Row, column: Mapping[str, str]) -> list[Said]:
+        own = column.get(name, name)
+        said = read_messages(raw.get(own), own)
+        for other in CHATS:
+            if name not in column and other != own and _holds_others(raw.get(other), said):
+                raise InputError(
+                    f"columns {own!r} and {other!r} hold different turns; leave one out, or name the one to train on "
+                    f"in a recipe of scripts.prepare_sft_data (columns: {{messages: {other}}})"
+                )
+        return _with_system(raw, _with_beside(raw, said))
+
+    return read
+
+
+def _holds_others(messages: Any, said: Sequence[Said]) -> bool:
+    """Whether a second column of turns says something else than the first."""
+    if not isinstance(messages, list) or not messages or not isinstance(messages[0], Mapping):
+        return False
+    return read_messages(messages, "") != list(said)
+
+
+def _read_text(raw: Row, column: Mapping[str, str]) -> list[Said]:
+    """A whole conversation as a chat format wrote it, as notebooks for TRL and Unsloth make them."""
+    text = raw.get("text")
+    if not isinstance(text, str):
+        raise UnusableRowError("no_prompt", "'text' must be a text")
+    for family in FAMILIES.values():
+        opened = max((match.end() for match in re.finditer(family.assistant, text)), default=0)
+        found = find_rendered(text[:opened])
+        if found is not None and found.family == family.name:
+            answer = strip_end(text[opened:], family.name).strip()
+            return [*map(Said, found.turns), Said(Turn("assistant", answer))]
+    known = ", ".join(FAMILIES)
+    raise UnusableRowError("turn_order", f"'text' is written in no known chat format ({known}): it has no answer")
+
+
+CHATS = ("messages", "conversations", "conversation", "contents")
 PAIR = Shape("prompt and completion", ("prompt", "completion"), (), "{prompt, completion}, texts or messages", None)
+MESSAGES = Shape("messages", ("messages",), ("answer",), "{messages: [{role, content}]}", _list_reader("messages"))
+_NAMED_PAIRS = f"{{{'|'.join(ASKED)}, {'|'.join(TOLD)}}}"
+_TURNS = "{conversations: [{from, value}]}"
 SHAPES = (
     PAIR,
-    Shape("prompt and response", ("prompt", "response"), (), "{prompt, response}", None),
-    Shape("messages", ("messages",), (), "{messages: [{role, content}]}", _list_reader("messages")),
+    Shape("prompt and response", ("prompt", "response"), (), _NAMED_PAIRS, None),
+    MESSAGES,
+    *(Shape("ShareGPT", (name,), (), _TURNS, _list_reader(name)) for name in ("conversations", "conversation")),
+    Shape("Gemini", ("contents",), (), "{contents: [{role, parts}]}", _list_reader("contents")),
     Shape(
-        "ShareGPT", ("conversations",), (), "{conversations: [{from, value}]}", _list_reader("conversations")
+        "Alpaca", ("instruction", "output"), ("input", "history", "context"), "{instruction, input, output}",
+        _instruction_reader("output"),
     ),
-    Shape("ShareGPT", ("conversation",), (), "{conversation: [{from, value}]}", _list_reader("conversation")),
-    Shape("Alpaca", ("instruction", "output"), ("input", "history"), "{instruction, input, output}", _read_alpaca),
+    *(
+        Shape(
+            f"{asked} and {told}", (asked, told), ("history",), _NAMED_PAIRS,
+            _instruction_reader(told) if asked == "instruction" else None,
+        )
+        for asked in ASKED
+        for told in TOLD
+    ),
+    Shape("chat text", ("text",), (), "{text} in a chat format", _read_text),
 )  # fmt: skip
 
 
@@ -179,7 +181,8 @@ def describe(shape: Shape, columns: Iterable[str]) -> str:
     """A recognised shape in a few words of the log, with the columns beside it that are read too."""
     beside = [name for name in (*SYSTEM, *THOUGHTS) if name in columns]
     read = f", and {', '.join(beside)} beside it" if beside else ""
-    return f"{shape.name} ({shape.looks}{read})"
+    looks = f"{{{', '.join(shape.marked)}}}" if shape.looks == _NAMED_PAIRS else shape.looks
+    return f"{shape.name} ({looks}{read})"
 
 
 def recognise(columns: Iterable[str], where: str = "") -> Shape:
@@ -195,13 +198,22 @@ def recognise(columns: Iterable[str], where: str = "") -> Shape:
     place = f"{where}: " if where else ""
     if {"chosen", "rejected"} <= set(columns):
         raise InputError(f"{place}found {', '.join(columns)}; pairs of answers are trained with --objective dpo")
-    question = next((name for name in QUESTIONS if name in columns), "...")
-    answer = next((name for name in ANSWERS if name in columns and name != question), "...")
+    if columns and all(column.isdigit() for column in columns):
+        raise InputError(f"{place}found {', '.join(columns[:5])}{BY_COLUMNS}")
+    asked, told, thought = (_likely(columns, names) for names in (QUESTIONS, ANSWERS, APART))
+    apart = f", thought: {thought}" if thought else ""
     raise InputError(
         f"{place}{missing}found {', '.join(columns) or 'nothing'}; expected {known}; other columns are named in a "
-        f"recipe of scripts.prepare_sft_data (columns: {{prompt: {question}, completion: {answer}}}, and thought: ... "
-        "where it has a column of its own), which has adapters for published sets, too"
+        f"recipe of scripts.prepare_sft_data (columns: {{prompt: {asked or '...'}, completion: {told or '...'}{apart}}}"
+        f"{'' if apart else ', and thought: ... where it has a column of its own'}, or messages: ... for a list of "
+        "turns), which has adapters for published sets, too"
     )
+
+
+def _likely(columns: Sequence[str], names: Iterable[str]) -> str | None:
+    """The column that has the first of these names, in small letters or large."""
+    small = {column.lower(): column for column in columns}
+    return next((small[name] for name in names if name in small), None)
 
 
 def _text(raw: Row, column: str, reason: str) -> str:
@@ -244,27 +256,23 @@ def read_row(
         return _from_turns(shape.read(raw, column), raw, column, reading, domain)
     prompt_name, answer_name = (column.get(name, name) for name in shape.marked)
     prompt, answer = raw.get(prompt_name), raw.get(answer_name)
-    if isinstance(prompt, list) or isinstance(answer, list):
-        asked = read_messages(prompt, prompt_name) if isinstance(prompt, list) else [Said(Turn("user", prompt or ""))]
-        told = (
-            read_messages(answer, answer_name)
-            if isinstance(answer, list)
-            else [Said(Turn("assistant", _text(raw, answer_name, "no_completion")))]
+    if isinstance(prompt, list) or isinstance(answer, list) or raw.get("history"):
+        asked, told = (
+            _as_turns(raw, name, role, column) for name, role in ((prompt_name, "user"), (answer_name, "assistant"))
         )
-        asked = [Said(one.turn, trained=False) for one in asked]
+        asked = [*_history(raw), *(Said(one.turn, trained=False) for one in asked)]
         return _from_turns(_with_system(raw, [*asked, *told]), raw, column, reading, domain)
-    prompt = _text(raw, prompt_name, "no_prompt")
-    completion = _text(raw, answer_name, "no_completion")
-    thought = raw.get(column["thought"]) if "thought" in column else find_thought(raw)
+    prompt, completion = _text(raw, prompt_name, "no_prompt"), _text(raw, answer_name, "no_completion")
     rendered = with_line_end(reading.find_rendered(prompt), prompt, completion)
     history, question = split_rendered(rendered) if rendered else (_system_of(raw), prompt.strip())
-    if not question:
-        raise UnusableRowError("no_prompt", f"{prompt_name!r} holds no question")
-    completion = join_thought(thought, completion)
+    if has_no_question(question):
+        raise UnusableRowError("no_prompt", _NO_QUESTION.format(f"{prompt_name!r} is {question[:20]!r}"))
+    completion = join_thought(_thought_of(raw, column), completion)
     if rendered:
         completion = with_open_thought(prompt, completion)
     else:
         completion = (rewrite_thought(completion) or completion).strip()
+        completion = bare_answer(completion, [*(turn.text for turn in history), prompt])
     if completion.lstrip().startswith(THINK_START):
         completion = completion.lstrip()
     return [
@@ -275,9 +283,24 @@ def read_row(
     ]  # fmt: skip
 
 
-def _in_our_marks(turn: Turn) -> Turn:
-    """An answer whose thought stands between other marks, in `<think>` form."""
-    return Turn(turn.role, rewrite_thought(turn.text) or turn.text) if turn.role == "assistant" else turn
+def _as_turns(raw: Row, name: str, role: str, column: Mapping[str, str]) -> list[Said]:
+    """A column of a pair as turns: its messages, or one turn of its text."""
+    if isinstance(raw.get(name), list):
+        return read_messages(raw[name], name)
+    text = _text(raw, name, "no_prompt" if role == "user" else "no_completion")
+    return [Said(Turn(role, join_thought(_thought_of(raw, column), text) if role == "assistant" else text))]
+
+
+def _thought_of(raw: Row, column: Mapping[str, str]) -> str | None:
+    """The thought in a column of its own: of those that are known, or of the one that the recipe names."""
+    if "thought" not in column:
+        return find_thought(raw)
+    thought = raw.get(column["thought"])
+    if isinstance(thought, list) and len(thought) == 1:  # s1K's trajectories
+        thought = thought[0]
+    if thought is not None and not isinstance(thought, str):
+        raise InputError(f"column {column['thought']!r} must be one text, found {type(thought).__name__}")
+    return thought
 
 
 def _system_of(raw: Row) -> tuple[Turn, ...]:
@@ -289,9 +312,11 @@ def _from_turns(
 ) -> list[CanonicalRow]:
     """One example for each answer under the loss, all of them known by the conversation's questions."""
     check_order(said)
-    turns = tuple(_in_our_marks(one.turn) for one in said)
+    turns = tuple(in_our_marks([one.turn for one in said]))
     if turns != tuple(one.turn for one in said) and turns[0].role == "system" and tells_marks(turns[0].text):
         said, turns = said[1:], turns[1:]  # it only explains the marks that the answers no longer have
+    if len(turns) <= 3 and has_no_question(asked := next(turn.text for turn in turns if turn.role == "user").strip()):
+        raise UnusableRowError("no_prompt", _NO_QUESTION.format(f"the user's turn is {asked[:20]!r}"))
     answers = [at for at, one in enumerate(said) if one.turn.role == "assistant" and one.trained]
     if not answers:
         raise UnusableRowError("turn_order", "no answer is under the loss")

@@ -26,7 +26,7 @@ from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import write_json
 from promptcot_mamba.log import logger
 
-STORE_VERSION = 3  # raise whenever the tokens of an unchanged file would change
+STORE_VERSION = 4  # raise whenever the tokens of an unchanged file would change
 FORMATS_FILE = "formats.json"
 STALE_SECONDS = 3600
 ENCODE_BATCH = 512  # examples per tokenizer call

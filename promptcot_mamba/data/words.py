@@ -35,6 +35,8 @@ _LOOK_ALIKES = {
 _FOLD = {ord(other): latin for latin, others in _LOOK_ALIKES.items() for other in others}
 _FOLD |= {ord(upper): latin.upper() for other, latin in _FOLD.items() if len(upper := chr(other).upper()) == 1}
 _FOLD |= dict.fromkeys(map(ord, "\u2264\u2265\u2260\u00d7\u00b7\u00f7\u221a\u221e\u03c0\u00b0"), " ")  # as SILENT
+# Digits of other scripts (Arabic, Devanagari, ...); those of full width and of mathematical alphabets NFKD takes off.
+_FOLD |= {code: str(unicodedata.digit(chr(code))) for code in range(0x660, 0x10000) if chr(code).isdecimal()}
 _FOLD |= dict.fromkeys(map(ord, "\u2212\u2013\u2014"), "-")
 _FOLD |= {0x2220: " angle ", 0x25B3: " triangle ", 0x2211: " sum ", 0x2225: " parallel ", 0x22A5: " perp "}
 _FOLD |= dict(zip(map(ord, "ᴀʙᴄᴅᴇꜰɢʜɪᴊᴋʟᴍɴᴏᴘʀꜱᴛᴜᴠᴡʏᴢ"), "abcdefghijklmnoprstuvwyz", strict=True))
@@ -53,7 +55,8 @@ _CAPITALS = re.compile(r"\b[A-Z]{2,5}\b")
 _UPPER, _LOWER = "AEIOSTNR", "aeiostnr"  # enough to see which case a text is in
 CASE_CHARACTERS = 2000
 _VOWELLESS = re.compile(r"(?<![a-z\\])[b-df-hj-np-tv-xz]{2,5}(?![a-z])", re.IGNORECASE)
-_TAG = re.compile(r"</?[a-z][a-z0-9]*\s*/?>")  # of HTML, without attributes
+# Of HTML; attributes are quoted, since `a <b and c> d` is maths.
+_TAG = re.compile(r"</?[a-z][a-z0-9]*(?:\s+[a-z][-:\w]*\s*=\s*(?:\"[^\"]*\"|'[^']*'))*\s*/?>", re.IGNORECASE)
 _DRAWING = re.compile(r"\[asy\].*?\[/asy\]", re.DOTALL)
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[a-z*]+\}(?:\{[lcr|]*\})?")
 # Marks that a quotation, a table or a listing puts around its lines; Python's prompt is none.
@@ -177,6 +180,10 @@ def _in_signs(text: str) -> str:
     return text
 
 
+def without_tags(text: str, instead: str = "\n") -> str:
+    return _TAG.sub(instead, text) if "<" in text else text
+
+
 def take_out(text: str) -> str:
     """A text without what carries it: JSON's escapes, the marks of a quotation, a table or a listing."""
     if '"' in text and "\\" in text:
@@ -190,8 +197,7 @@ def _fold(text: str) -> str:
     if "&" in text:
         text = html.unescape(text)
     text = fold_letters(text)
-    if "<" in text:
-        text = _TAG.sub(" ", text)
+    text = without_tags(text, " ")
     if "[asy]" in text:
         text = _DRAWING.sub(" ", text)
     if "," in text or "\\" in text:

@@ -4,7 +4,10 @@ import importlib
 import os
 import re
 import shutil
+import site
 import subprocess
+import sys
+import sysconfig
 from importlib import metadata
 from pathlib import Path
 
@@ -51,8 +54,32 @@ def check_import(module: str, needed_for: str) -> Finding:
     # A broken wheel fails in any way (a missing library, an undefined symbol); the finding is the report of it.
     except Exception as error:  # noqa: BLE001
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return Finding(module, FAULT, f"does not import: {reason:.160}", f"needed for {needed_for}")
+        return Finding(module, FAULT, f"does not import: {reason:.160}", _mend_import(reason, needed_for))
     return Finding(module, OK, f"imports ({needed_for})")
+
+
+def _mend_import(reason: str, needed_for: str) -> str:
+    """What to do about a package that does not import, beside what it is needed for."""
+    if reason.startswith("No module named"):
+        return f"needed for {needed_for}; {sys.executable} has it not: bash scripts/setup.sh, then . .venv/bin/activate"
+    libraries = os.environ.get("LD_LIBRARY_PATH")
+    if libraries and re.search(r"undefined symbol|cannot open shared object|version `", reason):
+        return (
+            f"needed for {needed_for}; LD_LIBRARY_PATH={libraries:.120} may bring another library: unset it, try again"
+        )
+    if "undefined symbol" in reason:
+        return f"needed for {needed_for}; it was built against another torch: install the pinned ones (see packages)"
+    return f"needed for {needed_for}"
+
+
+def check_origin(file: Path) -> Finding | None:
+    """A finding where torch's `file` comes from PYTHONPATH (`module load` sets it) or ~/.local: both go first."""
+    places = {"unset PYTHONPATH": os.environ.get("PYTHONPATH", "").split(os.pathsep)}
+    places["export PYTHONNOUSERSITE=1"] = [site.getusersitepackages()]
+    for mend, folders in places.items():
+        if any(folder and file.is_relative_to(Path(folder).absolute()) for folder in folders):
+            return Finding("environment", WARNING, f"torch comes from {file.parent}, not from {sys.prefix}", mend)
+    return None
 
 
 def check_peers() -> list[Finding]:
@@ -74,10 +101,11 @@ def check_peers() -> list[Finding]:
 
 
 def find_nvcc() -> str | None:
-    """The CUDA compiler's path: on PATH, or under CUDA_HOME."""
-    if path := shutil.which("nvcc"):
+    """The CUDA compiler that torch builds with: of CUDA_HOME (or CUDA_PATH) where set, of PATH, of the usual place."""
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    if not home and (path := shutil.which("nvcc")):
         return path
-    under_home = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "bin/nvcc"
+    under_home = Path(home or "/usr/local/cuda") / "bin/nvcc"
     return str(under_home) if under_home.is_file() else None
 
 
@@ -92,13 +120,18 @@ def nvcc_version(nvcc: str) -> str | None:
 
 
 def check_compilers(cuda_version: str | None) -> list[Finding]:
-    """g++ (torch, Triton, DeepSpeed and our CPU kernels compile with it), and nvcc for what is built on CUDA."""
+    """g++ with Python's headers (torch, Triton, DeepSpeed and our CPU kernels), nvcc for what is built on CUDA."""
     findings = []
-    if shutil.which("g++"):
-        findings.append(Finding("g++", OK, shutil.which("g++") or ""))
-    else:
+    headers, python = Path(sysconfig.get_path("include")), f"python{sys.version_info.major}.{sys.version_info.minor}"
+    if not shutil.which("g++"):
         mend = "on Debian or Ubuntu: apt-get install g++"
         findings.append(Finding("g++", FAULT, "missing: Triton, DeepSpeed and vLLM compile with it", mend))
+    elif not (headers / "Python.h").is_file():
+        mend = f"on Debian or Ubuntu: apt-get install {python}-dev"
+        found = f"{headers}/Python.h is missing: Triton and DeepSpeed compile against it"
+        findings.append(Finding("g++", FAULT, found, mend))
+    else:
+        findings.append(Finding("g++", OK, shutil.which("g++") or ""))
     if cuda_version is None:
         return findings
     nvcc = find_nvcc()
@@ -106,7 +139,8 @@ def check_compilers(cuda_version: str | None) -> list[Finding]:
     major = cuda_version.partition(".")[0]
     if nvcc is None:
         mend = f"install the CUDA {major} toolkit or set CUDA_HOME, then bash scripts/setup.sh --peers"
-        findings.append(Finding("nvcc", NOTE, f"missing: {lost}", mend))
+        home = os.environ.get("CUDA_HOME")
+        findings.append(Finding("nvcc", NOTE, f"missing{f' under CUDA_HOME={home}' if home else ''}: {lost}", mend))
         return findings
     version = nvcc_version(nvcc)
     if version is None or version.partition(".")[0] != major:
@@ -115,3 +149,11 @@ def check_compilers(cuda_version: str | None) -> list[Finding]:
     else:
         findings.append(Finding("nvcc", OK, f"{version} ({nvcc})"))
     return findings
+
+
+def check_ninja() -> Finding:
+    """ninja, which torch's builder of extensions runs from PATH."""
+    if path := shutil.which("ninja"):
+        return Finding("ninja", OK, path)
+    found = "not on PATH: DeepSpeed builds its CPU optimizer and CPU collectives with it"
+    return Finding("ninja", WARNING, found, f"export PATH={Path(sys.executable).parent}:$PATH (what activate does)")

@@ -13,12 +13,22 @@ GB = 10**9
 CUDA_DISK, CPU_DISK = 120 * GB, 2 * GB
 SHM_LEAST = 1 * GB  # NCCL, torch's workers and vLLM share buffers there; containers give 64 MB unless told
 FILES_LEAST = 4096
+# Where compiled kernels and downloads are kept: the variable that moves it, and where it is without: below the folder
+# that another variable names, or below that variable's default.
+CACHES = {
+    "TRITON_CACHE_DIR": ("TRITON_HOME", "~", ".triton/cache"),
+    "TORCH_EXTENSIONS_DIR": ("XDG_CACHE_HOME", "~/.cache", "torch_extensions"),
+    "VLLM_CACHE_ROOT": ("XDG_CACHE_HOME", "~/.cache", "vllm"),
+    "PROMPTCOT_CACHE": ("", "~/.cache", "promptcot_mamba"),
+    "HF_HOME": ("XDG_CACHE_HOME", "~/.cache", "huggingface"),
+}
+COMPILED = ("TRITON_CACHE_DIR", "TORCH_EXTENSIONS_DIR")  # renamed and locked by many processes at once
+SHARED_TYPES = ("nfs", "nfs4", "lustre", "gpfs", "beegfs", "cifs", "afs", "panfs", "fuse.sshfs")
 
 
 def check_disk(folder: Path, cuda: bool) -> Finding:
     """Free space where outputs go: on the disk of the nearest folder that exists."""
-    while not folder.exists():
-        folder = folder.absolute().parent
+    folder = nearest(folder)
     free, wanted = shutil.disk_usage(folder)[2], CUDA_DISK if cuda else CPU_DISK
     found = f"{free / GB:,.0f} GB free in {folder}"
     if free < wanted:
@@ -26,6 +36,44 @@ def check_disk(folder: Path, cuda: bool) -> Finding:
         mend = f"{what} takes {wanted / GB:,.0f} GB: set --output_dir to a larger disk"
         return Finding("disk", WARNING, found, mend)
     return Finding("disk", OK, found)
+
+
+def nearest(folder: Path) -> Path:
+    """The folder, or the first above it that exists."""
+    while not folder.exists():
+        folder = folder.absolute().parent
+    return folder
+
+
+def file_system(folder: Path, mounts: str) -> str:
+    """The type of the file system that holds a folder, by the text of /proc/self/mounts."""
+    best, kind = "", ""
+    for line in mounts.splitlines():
+        point, name = line.split()[1:3]
+        point = point.replace("\\040", " ")
+        if folder.is_relative_to(point) and len(point) >= len(best):
+            best, kind = point, name
+    return kind
+
+
+def check_caches(variables: Mapping[str, str], cuda: bool, mounts: str | None = None) -> Finding:
+    """Whether kernels can be kept once compiled: homes are read-only in many containers, and shared on clusters."""
+    places = {
+        name: Path(variables.get(name) or Path(variables.get(above) or default, below)).expanduser()
+        for name, (above, default, below) in CACHES.items()
+    }
+    closed = [name for name, place in places.items() if not os.access(nearest(place), os.W_OK)]
+    if closed:
+        found = f"{places[closed[0]]} cannot be written" + (f", nor {len(closed) - 1} more" if closed[1:] else "")
+        mend = "export " + " ".join(f"{name}=/tmp/$USER/{name.lower()}" for name in closed)
+        return Finding("caches", FAULT if cuda else WARNING, found, mend)
+    if mounts is None:
+        mounts = Path("/proc/self/mounts").read_text(encoding="utf-8")
+    for name in COMPILED:
+        if (kind := file_system(nearest(places[name]).resolve(), mounts)) in SHARED_TYPES:
+            mend = f"export {name}=/tmp/$USER/{name.lower()}: nodes that compile into one folder meet stale files"
+            return Finding("caches", WARNING, f"{places[name]} is on {kind}", mend)
+    return Finding("caches", OK, f"can be written ({places[COMPILED[0]]}, ...)")
 
 
 def check_shared_memory(folder: Path = Path("/dev/shm")) -> Finding:

@@ -60,6 +60,7 @@ class Stopwatch:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")  # it would want nvcc (sampling/vllm_engine.py)
         import torch
         from vllm import EngineArgs, LLMEngine, SamplingParams
 

@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from promptcot_mamba.bench_record import RecordTable
+from promptcot_mamba.checkpoint import DTYPE_BYTES
 from promptcot_mamba.memory_budget import shapes_from_config
-from promptcot_mamba.sampling.cache_cost import DTYPE_BYTES, cache_cost
+from promptcot_mamba.sampling.cache_cost import cache_cost
 
 GIB = 1 << 30
 

@@ -12,13 +12,15 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
-from scipy.special import stdtrit  # scipy.stats would take a second to import
+from scipy.special import ndtr, ndtri, stdtr, stdtrit  # scipy.stats would take a second to import
 
-from promptcot_mamba.grading.posterior import Posterior, difference_points, likely_correlations
+from promptcot_mamba.grading.posterior import PAIRED_WEIGHTS, Posterior, difference_points, likely_correlations
 
 CONFIDENCE = 0.95
 TAILS = np.array([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
 POWER = 0.8
+# Of a paired interval's N - 1 degrees of freedom; two spreads and a correlation take theirs. Chosen by simulation.
+FREEDOM_SHARE = 2 / 3
 
 
 @dataclass(frozen=True)
@@ -181,8 +183,9 @@ def compare_paired(first: Mapping[str, Sequence[float]], second: Mapping[str, Se
     """Paired difference of per-problem means over the problems both hold.
 
     Pairing removes the problems' difficulty from the error (Miller, arXiv 2411.00640, section on paired differences):
-    the interval is the middle of the difference of the two posteriors that `clustered_mean` takes, correlated as the
-    systems' results on the problems are; p is twice its smaller part beside zero.
+    the interval is the middle of the difference of two posteriors, correlated as the systems' results on the problems
+    are. Spreads and correlation are estimated from the problems, so the tails left out are those of a normal variable
+    beyond Student's quantile, less than 2.5 % each; p is twice the smaller part beside zero, by the same measure.
     """
     shared = [name for name in first if name in second]
     counts = [[(float(sum(scores[name])), len(scores[name])) for name in shared] for scores in (first, second)]
@@ -193,11 +196,13 @@ def compare_paired(first: Mapping[str, Sequence[float]], second: Mapping[str, Se
     if len(shared) < 2:
         return Comparison(*means, difference, math.nan, math.nan, unpaired)
     informative = int(np.sum((a != b) | ((a > 0) & (a < 1))))
-    before, after = (Posterior(own) for own in counts)
+    before, after = (Posterior(own, PAIRED_WEIGHTS) for own in counts)
     points = difference_points(before, after, likely_correlations(a, b, informative))
-    low, high = np.quantile(points, TAILS)
+    freedom = len(shared) - 1
+    low, high = np.quantile(points, ndtr(stdtrit(FREEDOM_SHARE * freedom, TAILS)))
     beyond = min(float((points <= 0).mean()), float((points >= 0).mean()))
-    p_value = min(1.0, 2 * max(beyond, 1 / len(points)))  # no smaller one can be told from zero
-    needed = float(stdtrit(len(shared) - 1, TAILS[1]) + stdtrit(len(shared) - 1, POWER)) * difference.standard_error
+    beyond = max(beyond, 1 / len(points))  # no smaller one can be told from zero
+    p_value = min(1.0, 2 * float(stdtr(FREEDOM_SHARE * freedom, ndtri(beyond))))
+    needed = float(stdtrit(freedom, TAILS[1]) + stdtrit(freedom, POWER)) * difference.standard_error
     low, high = min(float(low), difference.mean), max(float(high), difference.mean)
     return Comparison(*means, replace(difference, low=low, high=high), p_value, needed, unpaired)

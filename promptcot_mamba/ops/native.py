@@ -15,6 +15,7 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
+import psutil
 import torch
 
 from promptcot_mamba.log import logger
@@ -22,8 +23,6 @@ from promptcot_mamba.log import logger
 HERE = Path(__file__).parent
 MIXER_SOURCE = HERE / "fused_mixer" / "cpu_kernels.cpp"
 TYPES = {torch.float32: "float", torch.bfloat16: "bf16"}  # and how their functions' names end
-
-
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-std=c++17", "-shared", "-fPIC")
 
 
@@ -84,13 +83,8 @@ def runs_native(tensor: torch.Tensor) -> bool:
 
 
 def free_memory() -> int:
-    """Bytes this process may still take; 0 where the system does not say."""
-    meminfo = Path("/proc/meminfo")
-    if meminfo.is_file():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return 0
+    """Bytes this process may still take."""
+    return psutil.virtual_memory().available
 
 
 def pointer(tensor: torch.Tensor) -> ctypes.c_void_p:

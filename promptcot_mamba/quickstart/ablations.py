@@ -27,8 +27,6 @@ ROWS_LOCK = threading.Lock()
 
 @dataclass
 class Arguments:
-    """Flags of scripts.quickstart.run_ablations."""
-
     arms: str = flag("in a recipe a mapping: arm -> phase1, phase2 -> rows by source")
     test: str = flag("in a recipe a mapping: problems by source, composed ones")
     seeds: list[int] = flag("one run of every arm each", factory=lambda: [20, 21, 22], least=0)

@@ -17,7 +17,16 @@ from promptcot_mamba.chat_format import extract_question
 from promptcot_mamba.cli import flag
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row, read_jsonl, write_jsonl
-from promptcot_mamba.quickstart.road import Stage, data_stage, evaluate, python, run_stage, sample_stage, train_stage
+from promptcot_mamba.quickstart.road import (
+    Stage,
+    count_processes,
+    data_stage,
+    evaluate,
+    python,
+    run_stage,
+    sample_stage,
+    train_stage,
+)
 from promptcot_mamba.quickstart.splits import draw_training_rows, read_counts
 from promptcot_mamba.records import derive_seed
 from promptcot_mamba.run_info import side_path
@@ -53,7 +62,7 @@ class Arguments:
     vocab_size: int = flag("tokens", default=704, least=300)
     recipes: str = flag("folder of the quickstart's recipes", default="configs/quickstart", reads="folder")
     output_dir: str = flag("where everything goes", default="outputs/closed_loop", writes="folder")
-    processes: int = flag("training processes", default=2, least=1)
+    processes: int | None = flag("training processes; default: 2, or 1 where there is one GPU", default=None, least=1)
     record: str | None = flag("also write the record here (docs/records/X.json)", default=None, writes="file")
 
     def __post_init__(self) -> None:
@@ -120,7 +129,8 @@ class Loop:
     def train(self, name: str, recipe: str, start: Path, rows: Path, steps: int, seed: int) -> Path:
         flags = {"max_steps": steps, "seed": seed, "save_strategy": "no"}
         output = self.folder / name
-        self.run(train_stage(name, self.recipes / recipe, start, rows, output, self.args.processes, flags))
+        processes = count_processes(self.args.processes)
+        self.run(train_stage(name, self.recipes / recipe, start, rows, output, processes, flags))
         return output
 
     def train_phase2(self, arm: str, seed: int) -> Path:

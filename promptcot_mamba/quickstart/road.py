@@ -6,8 +6,8 @@ the same, so a rerun continues where the last one stopped.
 
 import hashlib
 import json
+import os
 import shlex
-import socket
 import subprocess
 import sys
 import time
@@ -19,8 +19,10 @@ from promptcot_mamba.cli import read_recipe
 from promptcot_mamba.errors import ProgramFailedError
 from promptcot_mamba.jsonl import iter_jsonl, read_jsonl, write_json, write_jsonl
 from promptcot_mamba.run_info import ROOT, side_path
+from promptcot_mamba.sampling.vllm_server import free_port
 
 PORT_FLAG = "--master_port="
+DEVICES_FLAG = "--include=localhost:"
 GRADERS = {"maths": "calc_acc_aime.py", "code": "calc_acc_lcb.py"}
 COMPOSED = {
     "maths": ("quickstart_composed", "quickstart_unseen"),
@@ -45,13 +47,6 @@ def python(*arguments: str | Path, flags: Flags | None = None) -> list[str]:
     return [sys.executable, *map(str, arguments), *(f"--{name}={value}" for name, value in (flags or {}).items())]
 
 
-def find_free_port() -> int:
-    """A port nobody listens on now: two runs on one machine must not meet at the launcher's default."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def data_stage(
     recipes: Path, data: Path, flags: Flags | None = None, inputs: Sequence[Path] = (), title: str = ""
 ) -> Stage:
@@ -60,14 +55,37 @@ def data_stage(
     return Stage("data", title or "exercises, tokenizer, untrained model", command, (recipe, *inputs), (data,))
 
 
+def count_processes(wanted: int | None) -> int:
+    """Two processes show data parallelism on any machine but one with a single GPU."""
+    if wanted is not None:
+        return wanted
+    import torch
+
+    return 1 if torch.cuda.device_count() == 1 else 2
+
+
+def choose_devices(processes: int) -> str:
+    """The launcher's flag for so many devices: those of CUDA_VISIBLE_DEVICES by name, where it names any.
+
+    Beside --num_gpus DeepSpeed's launcher passes over the variable, and takes the machine's first ones.
+    """
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[:processes]
+    if len(chosen) == processes and all(one.strip().isdigit() for one in chosen):
+        import torch
+
+        if torch.cuda.is_available():
+            return DEVICES_FLAG + ",".join(one.strip() for one in chosen)
+    return f"--num_gpus={processes}"
+
+
 def train_stage(
     name: str, recipe: Path, start: Path, rows: Path, output: Path, processes: int | None, flags: Flags | None = None
 ) -> Stage:
     """One SFT run under the DeepSpeed launcher, or without it where `processes` is None."""
     command = python("train.py")
     if processes is not None:
-        launcher = [str(Path(sys.executable).with_name("deepspeed")), f"--num_gpus={processes}"]
-        command = [*launcher, f"{PORT_FLAG}{find_free_port()}", "train.py"]
+        launcher = [str(Path(sys.executable).with_name("deepspeed")), choose_devices(processes)]
+        command = [*launcher, f"{PORT_FLAG}{free_port()}", "train.py"]
     command += ["--config", str(recipe), "--model_name_or_path", str(start)]
     command += ["--data_path", str(rows), "--output_dir", str(output)]
     command += [f"--{flag}={value}" for flag, value in (flags or {}).items()]
@@ -137,8 +155,10 @@ def evaluate(
 
 
 def hash_inputs(stage: Stage) -> str:
-    """A hash of the command (but its free port) and of all it reads; of a model folder, its weights and config."""
+    """A hash of the command (but its free port, and which devices) and of all it reads; of a model folder, its weights
+    and config."""
     command = [word for word in stage.command if not word.startswith(PORT_FLAG)]
+    command = [f"--num_gpus={word.count(',') + 1}" if word.startswith(DEVICES_FLAG) else word for word in command]
     digest = hashlib.blake2b(json.dumps(command).encode(), digest_size=16)
     for path in stage.inputs:
         files = [*sorted(path.glob("*.safetensors")), path / "config.json"] if path.is_dir() else [path]

@@ -8,8 +8,6 @@ follows phase 2: its problems, its samples and the order of training.
 """
 
 import json
-import os
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +17,7 @@ from promptcot_mamba.chat_format import extract_question, split
 from promptcot_mamba.cli import flag, read_recipe
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row, read_jsonl, write_json, write_jsonl
-from promptcot_mamba.quickstart.ablations import check_test, work_through
+from promptcot_mamba.quickstart.ablations import check_test, share_cores, work_through
 from promptcot_mamba.quickstart.road import (
     GRADERS,
     Stage,
@@ -204,7 +202,7 @@ def evaluate_model(args: Arguments, run: Any, name: str, checkpoint: Path, folde
 def play(args: Arguments) -> tuple[Verdicts, dict[int, Row]]:
     """Run every stage, `args.jobs` seeds at a time; verdicts, and what each seed learned from and paid."""
     start, folder = args.start, Path(args.output_dir)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // args.jobs)))
+    share_cores(args.jobs)
 
     def run(stage: Stage) -> None:
         run_stage(stage, folder, to_log=True)
@@ -231,7 +229,7 @@ def describe_seed(road: Road) -> Row:
     """Counts of a seed: its problems, its rows, its compute in millions of forward tokens, steps of every arm."""
     compute = road.count()
     tokens = road.args.rows_per_step * read_recipe(road.recipes / "phase2.yaml")["max_length"]
-    told: Mapping[str, Any] = read_run(side_path(road.pairs, "run.json"))
+    told = json.loads(side_path(road.pairs, "run.json").read_text(encoding="utf-8"))
     return {
         "problems": told["problems"],
         "samples": told["samples"],
@@ -250,7 +248,3 @@ def share_of_luck(road: Road) -> float:
         sum(row["correct"] for row in read_jsonl(file)) for file in (path, road.folder / f"worked_{path.name}")
     )
     return 1 - worked / answered if answered else 0.0
-
-
-def read_run(path: Path) -> Row:
-    return json.loads(path.read_text(encoding="utf-8"))

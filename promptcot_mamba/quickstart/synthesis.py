@@ -24,7 +24,7 @@ from promptcot_mamba.quickstart.solver import (
 from promptcot_mamba.quickstart.splits import is_held_out
 from promptcot_mamba.synthesis.concept_sets import Settings as OneSizeSettings
 from promptcot_mamba.synthesis.concept_sets import build_table, draw_rows
-from promptcot_mamba.synthesis.judge import BAD, PERFECT
+from promptcot_mamba.synthesis.judgement import BAD, PERFECT
 from promptcot_mamba.synthesis.stage import Context, content_key
 
 LEVEL = "numbers of two digits"

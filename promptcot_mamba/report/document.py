@@ -167,9 +167,9 @@ def _render(template: str, **values: Any) -> str:
     return _environment().get_template(template).render(**values)
 
 
-def write_document(folder: Path, document: Document, name: str = "report") -> None:
-    """Write `<name>.html`, `<name>.md` and the plots into a folder."""
-    files = {f"{name}.html": render_html(document), f"{name}.md": render_document_markdown(document)}
+def write_document(folder: Path, document: Document) -> None:
+    """Write `report.html`, `report.md` and the plots into a folder."""
+    files = {"report.html": render_html(document), "report.md": render_document_markdown(document)}
     files |= {f"{plot.name}.svg": f'<?xml version="1.0" encoding="utf-8"?>\n{plot.titled}\n' for plot in document.plots}
     for file_name, text in files.items():
         with replace_atomically(folder / file_name) as file:

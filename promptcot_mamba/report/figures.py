@@ -42,17 +42,12 @@ def draw_figures(evaluations: Sequence[Evaluation]) -> list[Section]:
         if len(sure) >= 2 * QUANTILES:
             confidence, correct = np.array(sure, dtype=float).T
             by_confidence.append(_curve(label, *accuracy_by(np.exp(confidence), correct), place))
+    sure_of = "mean probability of a token (medians of equal groups)"
     drawn = [
         ("pass@k", pass_at, "k", "problems solved, %", True),
         ("maj@k", majority, "k", "problems solved, %", True),
         ("Accuracy against thinking length", by_length, "tokens (medians of equal groups)", "right, %", False),
-        (
-            "Confidence against correctness",
-            by_confidence,
-            "mean probability of a token (medians of equal groups)",
-            "right, %",
-            False,
-        ),
+        ("Confidence against correctness", by_confidence, sure_of, "right, %", False),
         ("Lengths of completions", lengths, "tokens", "samples, %", False),
     ]
     return [

@@ -65,10 +65,7 @@ ABLATION = PublishedTable(
         "without OpenCodeReasoning": (None, 13.6),
     },
     spread={},
-    ours=(
-        *("full curriculum", "without PromptCoT's problems", "without OpenThoughts2"),
-        "without OpenCodeReasoning",
-    ),
+    ours=("full curriculum", "without PromptCoT's problems", "without OpenThoughts2", "without OpenCodeReasoning"),
     note="The paper's AIME values without a part are 35.2 less the differences it prints. All arms run at quickstart "
     "scale with scripts.quickstart.run_ablations, whose record stands below if there is one; at 7B they are data "
     "recipes (configs/ablations).",

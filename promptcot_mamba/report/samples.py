@@ -44,7 +44,7 @@ def shorten(text: str, most: int) -> str:
     return f"{text[:head]}\n[… {len(text) - most:,} characters left out …]\n{text[-tail:]}"
 
 
-def collect_samples(evaluations: Sequence[Evaluation], most: int = MAX_SAMPLES) -> dict[str, Any]:
+def collect_samples(evaluations: Sequence[Evaluation], most: int) -> dict[str, Any]:
     """Problems and samples of all evaluations, at most `most`, the first runs of every problem first."""
     problems: dict[tuple[str, str], int] = {}
     questions: list[dict[str, str]] = []

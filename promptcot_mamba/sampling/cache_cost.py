@@ -8,7 +8,8 @@ Checked against vLLM's own specification of its cache on tiny models of each fam
 from dataclasses import dataclass
 from typing import Any
 
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+from promptcot_mamba.checkpoint import DTYPE_BYTES
+
 ATTENTION, WINDOW, STATE, BOTH, NOTHING = "attention", "window", "state", "both", "nothing"
 _KINDS = {
     **dict.fromkeys(("attention", "full_attention", "full", "*", "hybrid_attention"), ATTENTION),

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from promptcot_mamba.checkpoint import Checkpoint
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.gpus import list_gpus
+from promptcot_mamba.gpus import has_nvidia_device, list_gpus
+from promptcot_mamba.log import logger
 from promptcot_mamba.sampling.cache_cost import cache_cost
 
 GIB = 1 << 30
@@ -40,15 +41,24 @@ class Device:
 
 
 def find_device(devices: int = 1) -> Device:
-    """What this machine runs `devices` replicas' parts on; raises InputError if it has fewer GPUs than that.
+    """What this machine runs `devices` replicas' parts on; raises InputError if it has fewer GPUs than that, or CUDA
+    builds of torch and vLLM and none at all.
 
     CUDA is asked through `nvidia-smi`, since a process that has touched CUDA cannot fork vLLM's workers.
     """
     import torch
 
-    totals = _gpu_memories() if torch.version.cuda else []
-    if not totals:
+    if torch.version.cuda is None:
+        if has_nvidia_device():
+            logger.warning("an NVIDIA driver runs here, but this torch is a CPU build: sampling on the CPU "
+                           "(bash scripts/setup.sh --cuda)")  # fmt: skip
         return Device("cpu", free_memory() // devices)
+    totals = _gpu_memories()
+    if not totals:
+        raise InputError(
+            f"torch and vLLM are builds for CUDA {torch.version.cuda}, and nvidia-smi names no device for this "
+            "process: `python -m scripts.doctor` says why"
+        )
     if devices > len(totals):
         raise InputError(
             f"--n_gpus {devices}: this machine has {len(totals)}; other machines are reached by --base_url"

@@ -5,6 +5,7 @@ from typing import Any
 
 from promptcot_mamba.sampling.backend import STOP, SamplingSettings
 
+BYTES_PER_TOKEN = 4  # about, of text
 CONTEXT_TOKENS = 6  # of the prompt: a SentencePiece tokenizer drops the space of a text's first word
 
 
@@ -25,3 +26,8 @@ def completion_text(
 
 def _is_special(tokenizer: Any, token_id: int) -> bool:
     return token_id in getattr(tokenizer, "all_special_ids", ())
+
+
+def count_by_bytes(text: str) -> int:
+    """About how many tokens a text has, where its tokenizer is not at hand."""
+    return -(-len(text.encode("utf-8", "replace")) // BYTES_PER_TOKEN)

@@ -10,20 +10,11 @@ from typing import Any
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import log_once
 from promptcot_mamba.sampling.backend import LENGTH, LOOP, REFUSED, STOP
-from promptcot_mamba.sampling.endpoint_body import (
-    DONE,
-    THOUGHT_KEYS,
-    first_choices,
-    flat,
-    iter_events,
-    parse_object,
-    until_quiet,
-)
+from promptcot_mamba.sampling.decode import BYTES_PER_TOKEN, count_by_bytes
+from promptcot_mamba.sampling.endpoint_body import DONE, THOUGHT_KEYS, first_choices, flat, iter_events, until_quiet
 from promptcot_mamba.sampling.endpoint_errors import BadAnswerError, ServerTroubleError
 from promptcot_mamba.sampling.loops import find_loop
 from promptcot_mamba.token_scores import TokenScores, entropy_of
-
-__all__ = ["Answer", "add_scores", "parse_object", "read_completion", "read_score", "read_stream"]
 
 # What servers call the same three ends: TGI "eos_token", Anthropic-likes "end_turn", Gemini "MAX_TOKENS" ...
 _REASONS = {
@@ -34,7 +25,6 @@ _REASONS = {
     **dict.fromkeys(("content_filter", "safety", "refusal", "prohibited_content", "blocklist", "recitation"), REFUSED),
     **dict.fromkeys(("guardrail_intervened", "content_filtered", "spii", "error_toxic"), REFUSED),  # Bedrock, Gemini
 }
-BYTES_PER_TOKEN = 4  # about, of text
 _PASSING = ("abort", "cancelled", "error", "insufficient_system_resource", "network_error", "load", "repetition")
 
 
@@ -91,7 +81,7 @@ def count_of(value: Any) -> int | None:
 def estimate_tokens(text: str) -> int:
     """Of a text whose server does not count, where there is no tokenizer; said once."""
     log_once(f"--base_url: the server sends no usage; tokens are estimated, {BYTES_PER_TOKEN} bytes of text each")
-    return -(-len(text.encode("utf-8", "replace")) // BYTES_PER_TOKEN)
+    return count_by_bytes(text)
 
 
 def _counts(answer: dict[str, Any]) -> tuple[int | None, int | None]:

@@ -4,7 +4,7 @@ import asyncio
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -239,7 +239,10 @@ class EndpointPool:
                     endpoint.away, endpoint.bad_answers = False, 0
                     endpoint.fell.clear()
                     self._on_change()
-            elif await _happens(endpoint.fell, PROBE_SECONDS) or not endpoint.tasks:
+                continue
+            with suppress(TimeoutError):
+                await asyncio.wait_for(endpoint.fell.wait(), PROBE_SECONDS)
+            if endpoint.fell.is_set() or not endpoint.tasks:
                 missed = 0
             elif trouble := await self._try_identify(endpoint):
                 missed += 1
@@ -265,12 +268,3 @@ def read_cards(body: bytes, url: str) -> list[dict[str, Any]]:
     cards = [card if isinstance(card, dict) else {"id": card} for card in (answer if isinstance(answer, list) else [])]
     named = [(card, card.get("id") or card.get("name") or card.get("model")) for card in cards]
     return [card | {"id": str(name)} for card, name in named if name]
-
-
-async def _happens(event: asyncio.Event, seconds: float) -> bool:
-    """Wait for an event; return whether it came in time."""
-    try:
-        await asyncio.wait_for(event.wait(), seconds)
-    except TimeoutError:
-        return False
-    return True

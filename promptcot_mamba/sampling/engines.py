@@ -14,7 +14,7 @@ from promptcot_mamba.sampling.vllm_engine import EngineSettings, VllmEngine, eng
 from promptcot_mamba.sampling.vllm_server import VllmServer
 
 if TYPE_CHECKING:
-    from promptcot_mamba.sampling.openai_endpoint import EndpointSettings
+    from promptcot_mamba.sampling.endpoint_pool import EndpointSettings
 
 
 def make_backend(plan: Plan) -> Backend:
@@ -68,7 +68,7 @@ def engine_settings(plan: Plan) -> EngineSettings:
 
 
 def endpoint_settings(plan: Plan, urls: Sequence[str], concurrency: int) -> EndpointSettings:
-    from promptcot_mamba.sampling.openai_endpoint import EndpointSettings
+    from promptcot_mamba.sampling.endpoint_pool import EndpointSettings
 
     return EndpointSettings(
         base_urls=urls,

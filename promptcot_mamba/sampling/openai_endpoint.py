@@ -33,12 +33,11 @@ from promptcot_mamba.sampling.decode import completion_text
 from promptcot_mamba.sampling.endpoint_answers import (
     Answer,
     estimate_tokens,
-    parse_object,
     read_completion,
     read_score,
     read_stream,
 )
-from promptcot_mamba.sampling.endpoint_body import iter_lines, read_body
+from promptcot_mamba.sampling.endpoint_body import iter_lines, parse_object, read_body
 from promptcot_mamba.sampling.endpoint_errors import (
     BadAnswerError,
     BusyError,
@@ -50,8 +49,6 @@ from promptcot_mamba.sampling.endpoint_errors import (
 from promptcot_mamba.sampling.endpoint_pool import TROUBLE, Endpoint, EndpointPool, EndpointSettings
 from promptcot_mamba.sampling.endpoint_protocol import Pending, payload, score_payload
 from promptcot_mamba.sampling.vllm_server import VllmServer
-
-__all__ = ["EndpointSettings", "OpenAIEndpoints"]
 
 POLL_SECONDS = 0.5
 MOST_BAD_ANSWERS = 8  # to one request, whichever servers gave them
@@ -255,19 +252,19 @@ class OpenAIEndpoints:
         if prompt is None:
             prompt = estimate_tokens(request.prompt) if fresh else 0
         self._finished_tokens += fresh
-        seconds = time.monotonic() - pending.submitted
+        seconds, whole = time.monotonic() - pending.submitted, len(request.kept) + fresh
         self._finished.append(
             Generated(
                 request.unit,
                 text,
                 answer.finish_reason,
                 prompt,
-                len(request.kept) + fresh,
+                whole,
                 seconds,
                 score,
-                token_ids=ids,
-                reasoning=answer.reasoning,
-                note=answer.note,
+                ids,
+                answer.reasoning,
+                answer.note,
             )
         )
 

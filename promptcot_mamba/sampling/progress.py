@@ -7,12 +7,14 @@ import time
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import Any
 
+from promptcot_mamba.grading.summary import render_table
 from promptcot_mamba.records import Problem, Sample
 from promptcot_mamba.sampling.backend import LENGTH, LOOP, REFUSED, Backend
 
 LONGEST_SHOWN = 3  # chains whose length the line tells
+COUNTS = ("samples", "invalid", "truncated", "looped", "refused", "continued", "retried", "saved_tokens")  # of a Tally
 COMPARED, COMPARED_TOKENS = 20, 16  # problems whose samples are compared with their first, and the least tokens of them
 
 
@@ -43,7 +45,7 @@ class Tally:
         self.lengths.append(sample.completion_tokens)
 
     def merge(self, other: Tally) -> None:
-        for name in ("samples", "invalid", "truncated", "looped", "refused", "continued", "retried", "saved_tokens"):
+        for name in COUNTS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.lengths.extend(other.lengths)
 
@@ -56,14 +58,7 @@ class Tally:
             return ordered[min(len(ordered) - 1, int(q * len(ordered)))] if ordered else 0
 
         return {
-            "samples": self.samples,
-            "invalid": self.invalid,
-            "truncated": self.truncated,
-            "looped": self.looped,
-            "refused": self.refused,
-            "continued": self.continued,
-            "retried": self.retried,
-            "saved_tokens": self.saved_tokens,
+            **{name: getattr(self, name) for name in COUNTS},
             "completion_tokens": sum(ordered),
             "mean_tokens": round(sum(ordered) / count, 1),
             "median_tokens": quantile(0.5),
@@ -102,17 +97,15 @@ class Report:
 
     def table(self) -> str:
         """The closing table, one row a source."""
-        header = ("source", "samples", "invalid", "truncated", "looped", "retried", "mean", "median", "p95", "max")
-        rows: list[tuple[str, ...]] = [header]
+        header = ["source", "samples", "invalid", "truncated", "looped", "retried", "mean", "median", "p95", "max"]
+        rows = [header]
         for source, row in self.summaries().items():
             count = max(1, row["samples"])
             shares = [
                 f"{row[name]} ({row[name] / count:.1%})" for name in ("invalid", "truncated", "looped", "retried")
             ]
             lengths = [f"{row[f'{name}_tokens']:,.0f}" for name in ("mean", "median", "p95", "max")]
-            rows.append((source, f"{row['samples']:,}", *shares, *lengths))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+            rows.append([source, f"{row['samples']:,}", *shares, *lengths])
         notes = "lengths in completion tokens"
         total = self.total()
         if total.looped:
@@ -123,18 +116,17 @@ class Report:
             notes += f"; {total.refused:,} were refused by the server (finish_reason refused), which counts as invalid"
         if total.continued:
             notes += f"; {total.continued:,} were continued after an interruption"
-        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], f"({notes})"])
+        return f"{render_table(rows)}\n({notes})"
 
 
 class Progress:
-    """One line about the run: rewritten in a terminal, one every `every` seconds in a log."""
+    """One line about the run: rewritten in a terminal, one every ten seconds in a log."""
 
-    def __init__(self, total: int, report: Report, stream: IO[str] = sys.stderr, every: float = 10.0):
+    def __init__(self, total: int, report: Report):
         self._total = total
         self._report = report
-        self._stream = stream
-        self._terminal = stream.isatty()
-        self._every = 0.5 if self._terminal else every
+        self._terminal = sys.stderr.isatty()
+        self._every = 0.5 if self._terminal else 10.0
         self._started = self._shown = time.monotonic()
         self._before = sum(tally.samples for tally in report.by_source.values())
 
@@ -152,8 +144,7 @@ class Progress:
         line = self.line(backend.running(), backend.generated_tokens, seconds, self._total - spared)
         if lengths := longest(LONGEST_SHOWN):
             line += f" | longest {' '.join(f'{length:,}' for length in lengths)}"
-        self._stream.write(f"\r\x1b[2K{line}" if self._terminal else f"{line}\n")
-        self._stream.flush()
+        print(f"\r\x1b[2K{line}" if self._terminal else f"{line}\n", end="", file=sys.stderr, flush=True)
 
     def line(self, running: int, generated_tokens: int, seconds: float, total: int | None = None) -> str:
         total = self._total if total is None else total
@@ -169,7 +160,7 @@ class Progress:
 
     def end(self) -> None:
         if self._terminal:
-            self._stream.write("\n")
+            print(file=sys.stderr)
 
 
 def clock(seconds: float | None) -> str:

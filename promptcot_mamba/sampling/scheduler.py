@@ -8,6 +8,7 @@ import heapq
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
 
 from promptcot_mamba.chat_format import is_format_valid, read_completion, split
 from promptcot_mamba.jsonl import DurableAppender
@@ -28,6 +29,7 @@ SAVE_SECONDS = 4.5
 NO_CUTS = Cuts()
 
 
+@dataclass
 class Scheduler:
     """Feeds a back end the ledger's missing samples and writes what it returns.
 
@@ -36,78 +38,62 @@ class Scheduler:
     log-probabilities, which are asked for where there is one.
     """
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        backend: Backend,
-        prompts: PromptBook,
-        *,
-        base_seed: int,
-        max_len: int,
-        context: int,
-        cuts: Cuts = NO_CUTS,
-        partial: PartialFile | None = None,
-        scores: DurableAppender | None = None,
-        decisions: Decisions | None = None,
-        sent: dict | None = None,
-        thinking: str = "auto",
-        chat: bool = False,
-        tick: Callable[[], None] = lambda: None,
-        should_stop: Callable[[], bool] = lambda: False,
-    ):
-        self.ledger = ledger
-        self.backend = backend
-        self.prompts = prompts
-        self.base_seed = base_seed
-        self.max_len = max_len
-        self.context = context
-        self.cuts = cuts
-        self.sent = sent
-        self.thinking = thinking
-        self.chat = chat
+    ledger: Ledger
+    backend: Backend
+    prompts: PromptBook
+    _: KW_ONLY
+    base_seed: int
+    max_len: int
+    context: int
+    cuts: Cuts = NO_CUTS
+    partial: PartialFile | None = None
+    scores: DurableAppender | None = None
+    decisions: Decisions | None = None
+    sent: dict | None = None
+    thinking: str = "auto"
+    chat: bool = False
+    tick: Callable[[], None] = lambda: None
+    should_stop: Callable[[], bool] = lambda: False
+
+    def __post_init__(self) -> None:
         self.in_flight: dict[int, Chain] = {}
         self.too_long: set[str] = set()  # ids of problems whose prompt leaves no room
         self.failed: dict[int, str] = {}  # units that no server could answer, and its words
-        self._partial = partial
-        self._scores = scores
-        self._decisions = decisions
         self._ready: deque[Chain] = deque()  # retries and chains to be continued: before any new one
         self._next_save = time.monotonic() + SAVE_SECONDS
-        self._tick = tick
-        self._should_stop = should_stop
 
     def run(self) -> bool:
         """Sample until nothing is missing (True) or `should_stop` says so (False)."""
         todo = self._todo()
         try:
-            while not self._should_stop():
+            while not self.should_stop():
                 self._fill(todo)
                 if not self.in_flight:
                     return not self.failed
                 for generated in self.backend.poll(POLL_SECONDS):
                     self._take(self.in_flight.pop(generated.unit), generated)
                 self._spare_decided()
-                if self._partial is not None:
-                    self._partial.flush()
+                if self.partial is not None:
+                    self.partial.flush()
                 self.ledger.sync_if_due()
-                if self._scores is not None:
-                    self._scores.sync_if_due()
+                if self.scores is not None:
+                    self.scores.sync_if_due()
                 if time.monotonic() >= self._next_save:
                     self._save_growing()
-                self._tick()
+                self.tick()
             return False
         finally:
             self._save_growing(last=True)
 
     def _spare_decided(self) -> None:
         """Make no more samples of problems whose majority is decided; those under way are dropped."""
-        while self._decisions is not None and self._decisions.decided:
-            for unit in self.ledger.spare(self._decisions.decided.pop()):
+        while self.decisions is not None and self.decisions.decided:
+            for unit in self.ledger.spare(self.decisions.decided.pop()):
                 chain = self.in_flight.pop(unit, None)
                 if chain is not None:
                     self.backend.drop(unit)
-                    if self._partial is not None:
-                        self._partial.forget(chain.key)
+                    if self.partial is not None:
+                        self.partial.forget(chain.key)
 
     def longest(self, count: int) -> list[int]:
         """Lengths in tokens of the longest chains that are being generated."""
@@ -131,7 +117,7 @@ class Scheduler:
     def _missing(self) -> Iterator[Chain]:
         """The ledger's missing samples: first what an earlier run began, the longest first, so that none of them is
         alone at the end."""
-        found = self._partial.found if self._partial is not None else {}
+        found = self.partial.found if self.partial is not None else {}
         begun = dict(self.ledger.resumed_attempts)
         longest = sorted(found.items(), key=lambda item: -len(item[1].ids))
         started = set()
@@ -152,8 +138,8 @@ class Scheduler:
         room = self.context - len(prompt_ids) if prompt_ids is not None else self.max_len
         seed = derive_seed(self.base_seed, identity, run, attempt)
         chain = Chain(unit, identity, run, attempt, seed, prompt, prompt_ids, min(self.max_len, room), messages)
-        chain.scores = TokenScores() if self._scores is not None else None
-        saved = self._partial.found.pop(chain.key, None) if self._partial is not None else None
+        chain.scores = TokenScores() if self.scores is not None else None
+        saved = self.partial.found.pop(chain.key, None) if self.partial is not None else None
         if saved is not None and prompt_ids is not None and (saved.seed, saved.prompt_crc) == (seed, chain.prompt_crc):
             chain.seconds, chain.continued, chain.closed = saved.seconds, saved.continued, saved.closed
             chain.scores = saved.scores or chain.scores if chain.scores is not None else None
@@ -256,31 +242,31 @@ class Scheduler:
             thought_closed=chain.closed,
             refusal=generated.note if refused else None,
         )
-        if self._partial is not None:
-            self._partial.forget(chain.key)
-        if self._scores is not None and chain.scores is not None:  # before the row, which nothing would make again
+        if self.partial is not None:
+            self.partial.forget(chain.key)
+        if self.scores is not None and chain.scores is not None:  # before the row, which nothing would make again
             if generated.token_ids is not None:
                 chain.scores.fit(generated.completion_tokens)
             named = {"problem_id": chain.problem_id, "run": chain.run, "attempt": chain.attempt}
-            self._scores.append(named | chain.scores.pack())
+            self.scores.append(named | chain.scores.pack())
         if not self.ledger.append(chain.unit, sample):
             self._ready.append(self._chain(chain.unit, chain.attempt + 1))
 
     # -- what is saved of chains under way ----------------------------------------------------------------------
 
     def _save(self, chain: Chain) -> None:
-        if self._partial is not None:
-            self._partial.save(chain, chain.kept, chain.seconds)
+        if self.partial is not None:
+            self.partial.save(chain, chain.kept, chain.seconds)
 
     def _save_growing(self, *, last: bool = False) -> None:
         """Save what chains have said, of those that were growing at the last look already."""
-        if self._partial is None:
+        if self.partial is None:
             return
         if self.cuts.segment_len is None:
             for unit, ids in self.backend.growing().items():
                 chain = self.in_flight[unit]
                 if chain.grew or chain.kept:
-                    self._partial.save(chain, ids, chain.seconds)
+                    self.partial.save(chain, ids, chain.seconds)
                 chain.grew = chain.grew or not last
-        self._partial.sync()
+        self.partial.sync()
         self._next_save = time.monotonic() + SAVE_SECONDS

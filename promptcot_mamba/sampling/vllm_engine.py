@@ -124,6 +124,9 @@ class VllmEngine:
             if settings.tensor_parallel_size > 1:
                 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", share_cores(settings.tensor_parallel_size))
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        # FlashInfer's sampler takes no seed of a request, so ours never reach it; but vLLM tries it at start, and where
+        # nvcc is missing its compiling ends the engine (vllm-project/vllm#49497).
+        os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
         # The CPU build warns about a dozen things that are as they should be.
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR" if settings.on_cpu else "WARNING")
         from pydantic import ValidationError

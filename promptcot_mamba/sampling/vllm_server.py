@@ -32,6 +32,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def free_port() -> int:
+    """A port nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -109,6 +110,7 @@ class VllmServer:
             path = [self._folder.name, str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
             self._environment["PYTHONPATH"] = os.pathsep.join(path)
         self._environment.setdefault("VLLM_NO_USAGE_STATS", "1")
+        self._environment.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")  # as in vllm_engine.py
         if on_cpu:
             self._environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the worker lives in its engine's process
             if (parts := arguments.get("tensor_parallel_size", 1)) > 1:

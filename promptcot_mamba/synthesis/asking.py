@@ -9,8 +9,9 @@ from promptcot_mamba.chat_format import with_open_thought
 from promptcot_mamba.jsonl import DurableAppender, Row
 from promptcot_mamba.records import derive_seed
 from promptcot_mamba.sampling.backend import LENGTH, REFUSED, Backend, Generated, Request
+from promptcot_mamba.sampling.decode import count_by_bytes
 from promptcot_mamba.synthesis.replies import Rejected
-from promptcot_mamba.synthesis.spending import USED, Spending, estimate_tokens
+from promptcot_mamba.synthesis.spending import USED, Spending
 from promptcot_mamba.synthesis.templates import Format, mark_for
 
 POLL_SECONDS = 0.5
@@ -131,7 +132,7 @@ class Asker:
         ids = self.model.encode(prompt)
         if ids is not None and self.model.context is not None and len(ids) >= self.model.context:
             return Rejected("prompt over the context")
-        tokens = self.max_tokens + (estimate_tokens(prompt) if ids is None else len(ids))
+        tokens = self.max_tokens + (count_by_bytes(prompt) if ids is None else len(ids))
         if not self.spending.fits(tokens):
             return None
         self.spending.take(tokens)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from promptcot_mamba.grading.code.extract import fenced_blocks
 from promptcot_mamba.jsonl import Row
+from promptcot_mamba.synthesis.asking import Task
 from promptcot_mamba.synthesis.replies import Rejected, read_answer
-from promptcot_mamba.synthesis.stage import Context, Task, ask_model
+from promptcot_mamba.synthesis.stage import Context, ask_model
 from promptcot_mamba.synthesis.templates import Format
 
 

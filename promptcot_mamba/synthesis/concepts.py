@@ -10,10 +10,12 @@ from pathlib import Path
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row, iter_jsonl
+from promptcot_mamba.synthesis.asking import Task
 from promptcot_mamba.synthesis.concept_replies import parse_concepts
 from promptcot_mamba.synthesis.embeddings import embed_texts
 from promptcot_mamba.synthesis.merging import COSINE, merge_concepts
-from promptcot_mamba.synthesis.stage import Context, Rejected, Task, ask_model, content_key
+from promptcot_mamba.synthesis.replies import Rejected
+from promptcot_mamba.synthesis.stage import Context, ask_model, content_key
 
 DEFAULT_LEVEL = "competition"
 

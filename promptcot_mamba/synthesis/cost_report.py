@@ -32,8 +32,7 @@ def describe_cost(
     lines = [[output, model, *_figures(used, used.money(prices.get(model)), kept)] for output, model, used in asked]
     monies = [money for _, model, used in asked if (money := used.money(prices.get(model))) is not None]
     for _, _, used in asked:
-        for name in ("requests", "again", "repairs", "prompt_tokens", "completion_tokens"):
-            setattr(total, name, getattr(total, name) + getattr(used, name))
+        total += used
     lines.append(["all", "", *_figures(total, sum(monies) if monies else None, kept)])
     header = ["for", "model", "requests", "again", "repairs", "prompt tokens", "completion tokens", "money"]
     header += ["requests a kept problem", "tokens a kept problem", "money a kept problem"]

@@ -15,10 +15,11 @@ from promptcot_mamba.jsonl import Row, write_jsonl
 from promptcot_mamba.log import logger
 from promptcot_mamba.records import derive_seed
 from promptcot_mamba.run_info import side_path
+from promptcot_mamba.synthesis.asking import Task
 from promptcot_mamba.synthesis.distill import KEPT, check_band, place_in_band
 from promptcot_mamba.synthesis.domains import find_domain
 from promptcot_mamba.synthesis.judge import check_judges
-from promptcot_mamba.synthesis.stage import Context, Task, ask_model, content_key
+from promptcot_mamba.synthesis.stage import Context, ask_model, content_key
 
 
 @dataclass(frozen=True)

@@ -85,16 +85,11 @@ def run(settings: Settings, context: Context) -> None:
     if output.complete:
         return
     settled = list(settle_problems(chains, settings))
-    rows, outcomes = [row for each in settled for row in each.rows], Counter(each.outcome for each in settled)
+    rows, outcomes = sum_up(settled)
     logger.info("distill: %d rows; problems: %s", len(rows), dict(outcomes))
-    write_jsonl(
-        side_path(output.path, "rejected.jsonl"),
-        (
-            {"id": each.problem, "reason": each.outcome, "agreement": each.agreement}
-            for each in settled
-            if not each.rows
-        ),
-    )
+    lost = [each for each in settled if not each.rows]
+    rejected = [{"id": each.problem, "reason": each.outcome, "agreement": each.agreement} for each in lost]
+    write_jsonl(side_path(output.path, "rejected.jsonl"), rejected)
     counts = {f"problems: {outcome}": count for outcome, count in outcomes.items()}
     output.finish(rows, problems=len(settled), chains=len(chains), **counts)
 
@@ -117,7 +112,10 @@ def read_chains(context: Context) -> list[Row]:
 
 def distill(chains: Sequence[Row], settings: Settings) -> tuple[list[Row], Counter[str]]:
     """Rows of the problems whose samples agree, and how many problems ended in each outcome."""
-    settled = list(settle_problems(chains, settings))
+    return sum_up(list(settle_problems(chains, settings)))
+
+
+def sum_up(settled: Sequence[Settled]) -> tuple[list[Row], Counter[str]]:
     return [row for each in settled for row in each.rows], Counter(each.outcome for each in settled)
 
 
@@ -130,13 +128,11 @@ def settle_problems(chains: Sequence[Row], settings: Settings) -> Iterator[Settl
     domains = {name: find_domain(own[0]["domain"]) for name, own in problems.items()}
     observed: dict[tuple[str, int], Any] = {}
     for domain in {id(each): each for each in domains.values()}.values():
-        observed |= domain.observe(
-            [c for name in usable if domains[name] is domain for c in usable[name]], settings.workers
-        )
+        own_chains = [chain for name in usable if domains[name] is domain for chain in usable[name]]
+        observed |= domain.observe(own_chains, settings.workers)
     for name, own in problems.items():
-        majority = max(
-            group_chains(usable[name], domains[name], observed), key=len, default=[]
-        )  # the earlier of equals
+        groups = group_chains(usable[name], domains[name], observed)
+        majority = max(groups, key=len, default=[])  # the earlier of equals
         agreement = len(majority) / len(own)
         outcome = decide(bool(majority), agreement, settings)
         kept = majority[: settings.most] if outcome == KEPT else []

@@ -13,9 +13,10 @@ from typing import Any
 from promptcot_mamba.jsonl import Row, iter_jsonl
 from promptcot_mamba.report.tables import Table, render_markdown
 from promptcot_mamba.run_info import side_path
+from promptcot_mamba.sampling.decode import count_by_bytes
 from promptcot_mamba.synthesis.calibrate import read_known
 from promptcot_mamba.synthesis.concepts import read_seeds
-from promptcot_mamba.synthesis.spending import TEACHER, Price, Used, estimate_tokens, read_usage
+from promptcot_mamba.synthesis.spending import TEACHER, Price, Used, read_usage
 from promptcot_mamba.synthesis.stage import Context, read_run_info
 from promptcot_mamba.synthesis.templates import load_format
 
@@ -45,11 +46,11 @@ class Folder:
     def prompt(self, model: str, name: str, *texts: str) -> float:
         """Tokens of a prompt with these texts in it."""
         form = load_format() if model == TEACHER else self.context.format(model)
-        return estimate_tokens(form.prompts[name]) + sum(self.texts.get(text, 0.0) for text in texts)
+        return count_by_bytes(form.prompts[name]) + sum(self.texts.get(text, 0.0) for text in texts)
 
-    def most(self, settings: Any) -> int:
+    def most(self, settings: Any, model: str) -> int:
         """Requests a task can take: attempts, and a repair where the model is asked for one."""
-        return settings.attempts + self.context.format(settings.model).repairs
+        return settings.attempts + self.context.format(model).repairs
 
 
 Plan = Callable[[Any, Folder], list[Asked]]
@@ -57,11 +58,15 @@ Plan = Callable[[Any, Folder], list[Asked]]
 
 def plan_concepts(settings: Any, folder: Folder) -> list[Asked]:
     seeds = read_seeds(Path(settings.seeds))
-    folder.texts["problem"] = sum(estimate_tokens(row["problem"]) for row in seeds) / len(seeds)
+    folder.texts["problem"] = sum(count_by_bytes(row["problem"]) for row in seeds) / len(seeds)
     folder.texts.setdefault("concepts", settings.k * CONCEPT_TOKENS)
     folder.rows.setdefault("concepts", len(seeds))
     prompt = folder.prompt(settings.model, "concepts", "problem")
-    return [Asked("concepts", settings.model, len(seeds), prompt, settings.max_tokens, folder.most(settings))]
+    return [
+        Asked(
+            "concepts", settings.model, len(seeds), prompt, settings.max_tokens, folder.most(settings, settings.model)
+        )
+    ]
 
 
 def plan_rationales(settings: Any, folder: Folder) -> list[Asked]:
@@ -69,7 +74,9 @@ def plan_rationales(settings: Any, folder: Folder) -> list[Asked]:
     folder.rows.setdefault("rationales", tasks)
     folder.texts.setdefault("rationale", settings.max_tokens)
     prompt = folder.prompt(settings.model, "rationale", "problem", "concepts")
-    return [Asked("rationales", settings.model, tasks, prompt, settings.max_tokens, folder.most(settings))]
+    return [
+        Asked("rationales", settings.model, tasks, prompt, settings.max_tokens, folder.most(settings, settings.model))
+    ]
 
 
 def plan_choice(settings: Any, folder: Folder) -> list[Asked]:
@@ -89,7 +96,9 @@ def plan_problems(settings: Any, folder: Folder) -> list[Asked]:
     folder.rows.setdefault("problems", tasks)
     folder.texts.setdefault("new", settings.max_tokens)
     prompt = folder.prompt(settings.model, "problem", "concept_sets")
-    return [Asked("problems", settings.model, tasks, prompt, settings.max_tokens, folder.most(settings))]
+    return [
+        Asked("problems", settings.model, tasks, prompt, settings.max_tokens, folder.most(settings, settings.model))
+    ]
 
 
 def plan_judge(settings: Any, folder: Folder) -> list[Asked]:
@@ -100,29 +109,25 @@ def plan_judge(settings: Any, folder: Folder) -> list[Asked]:
 
 def plan_calibrate(settings: Any, folder: Folder) -> list[Asked]:
     known = read_known(Path(settings.known))
-    folder.texts["known"] = sum(estimate_tokens(row["text"]) for row in known) / len(known)
+    folder.texts["known"] = sum(count_by_bytes(row["text"]) for row in known) / len(known)
     return _judges(settings, folder, "calibration", len(known), "known")
 
 
 def _judges(settings: Any, folder: Folder, output: str, tasks: int, *texts: str) -> list[Asked]:
     return [
-        Asked(
-            f"{output}_{name}",
-            name,
-            tasks,
-            folder.prompt(name, "judge", *texts),
-            settings.max_tokens,
-            settings.attempts + folder.context.format(name).repairs,
-        )
+        Asked(f"{output}_{name}", name, tasks, folder.prompt(name, "judge", *texts), settings.max_tokens,
+              folder.most(settings, name))
         for name in settings.models
-    ]
+    ]  # fmt: skip
 
 
 def plan_inputs(settings: Any, folder: Folder) -> list[Asked]:
     tasks = folder.rows.get("kept_problems", 0)
     folder.rows.setdefault("code_inputs", tasks)
     prompt = folder.prompt(settings.model, "inputs", "new")
-    return [Asked("code_inputs", settings.model, tasks, prompt, settings.max_tokens, folder.most(settings))]
+    return [
+        Asked("code_inputs", settings.model, tasks, prompt, settings.max_tokens, folder.most(settings, settings.model))
+    ]
 
 
 def plan_chains(settings: Any, folder: Folder) -> list[Asked]:
@@ -190,7 +195,7 @@ def plan_run(stages: Mapping[str, Any], context: Context) -> list[Asked]:
 
 def _mean_tokens(rows: Sequence[Row], key: str) -> float:
     texts = ["\n".join(row[key]) if isinstance(row[key], list) else row[key] for row in rows]
-    return sum(map(estimate_tokens, texts)) / max(1, len(texts))
+    return sum(map(count_by_bytes, texts)) / max(1, len(texts))
 
 
 def count_done(context: Context, each: Asked) -> int:
@@ -204,16 +209,8 @@ def count_done(context: Context, each: Asked) -> int:
 def describe_plan(asked: Sequence[Asked], context: Context, budget: int | None) -> str:
     """The plan as a table, with its totals and what to expect of what was asked before, ready to print."""
     usage = read_usage(context.work_dir)
-    header = (
-        "for",
-        "model",
-        "requests",
-        "at most",
-        "prompt tokens",
-        "completion tokens, at most",
-        "money, at most",
-        "expected",
-    )
+    header = ["for", "model", "requests", "at most", "prompt tokens"]
+    header += ["completion tokens, at most", "money, at most", "expected"]
     lines, totals, unpriced = [], [0, 0, 0.0, 0.0, 0.0], set()
     for each in asked:
         left = max(0, each.tasks - count_done(context, each))
@@ -230,17 +227,7 @@ def describe_plan(asked: Sequence[Asked], context: Context, budget: int | None) 
         )
         for i, value in enumerate((left, left * each.most, prompt, completion, money or 0.0)):
             totals[i] += value
-    lines.append(
-        [
-            "all",
-            "",
-            f"{totals[0]:,}",
-            f"{totals[1]:,}",
-            *(f"{total:,.0f}" for total in totals[2:4]),
-            _money(totals[4]),
-            "",
-        ]
-    )
+    lines.append(["all", "", *(f"{total:,.0f}" for total in totals[:4]), _money(totals[4]), ""])
     words = [render_markdown(Table(header, lines, frozenset({0, 1})))]
     spent = context.spending.spent
     words.append(f"spent so far: {spent:,} tokens; these at most {totals[2] + totals[3]:,.0f}, at one request a task")

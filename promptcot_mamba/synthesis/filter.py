@@ -22,6 +22,7 @@ from promptcot_mamba.log import logger
 from promptcot_mamba.run_info import side_path
 from promptcot_mamba.synthesis.faults import BARE, INJECTED, NOTHING, STATED, find_fault
 from promptcot_mamba.synthesis.judgement import BAD, PERFECT, UNPARSEABLE
+from promptcot_mamba.synthesis.spending import is_amount
 from promptcot_mamba.synthesis.stage import LATER, Context
 
 Rule = Callable[[Sequence[str]], bool]
@@ -68,7 +69,7 @@ class Settings:
         if not isinstance(self.weights, dict) and self.weights not in (None, CALIBRATED):
             raise InputError(f"weights {self.weights!r}: expected a mapping of judges to weights, or {CALIBRATED}")
         for name, weight in self.weights.items() if isinstance(self.weights, dict) else ():
-            if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
+            if not is_amount(weight):
                 raise InputError(f"weights: {name}: {weight!r} is no weight; expected a number of 0 or more")
         if not 0 < self.least <= 1:
             raise InputError(f"least {self.least}: must be in (0, 1]")

@@ -13,6 +13,7 @@ from promptcot_mamba.chat_format import split
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.synthesis.json_replies import find_objects
 from promptcot_mamba.synthesis.replies import Rejected, is_refusal, read_answer
+from promptcot_mamba.synthesis.spending import is_amount
 
 PERFECT, ACCEPTABLE, BAD, UNPARSEABLE = "perfect", "acceptable", "bad", "unparseable"
 VERDICTS = (PERFECT, ACCEPTABLE, BAD)
@@ -73,7 +74,7 @@ def check_weights(weights: Mapping[str, float]) -> None:
     for name, weight in weights.items():
         if name not in CRITERIA:
             raise InputError(f"weights: unknown criterion {name!r}; known: {', '.join(CRITERIA)}")
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
+        if not is_amount(weight):
             raise InputError(f"weights: {name}: {weight!r} is no weight; expected a number of 0 or more")
     if weights and not any(weights.get(name, 1.0) for name in CRITERIA):
         raise InputError("weights: all are 0; some criterion has to count")

@@ -15,7 +15,8 @@ from promptcot_mamba.errors import InputError
 from promptcot_mamba.sampling.backend import SamplingSettings
 from promptcot_mamba.sampling.capacity import find_device, plan_capacity
 from promptcot_mamba.sampling.plan import THINK_TAGS
-from promptcot_mamba.synthesis.stage import Model, settings_from
+from promptcot_mamba.synthesis.asking import Model
+from promptcot_mamba.synthesis.stage import settings_from
 from promptcot_mamba.synthesis.templates import OURS, Format, load_format
 
 if TYPE_CHECKING:
@@ -201,7 +202,8 @@ class EndpointModel(TextModel):
         del self.identity["dtype"]  # the server's own
 
     def _start(self) -> OpenAIEndpoints:
-        from promptcot_mamba.sampling.openai_endpoint import EndpointSettings, OpenAIEndpoints
+        from promptcot_mamba.sampling.endpoint_pool import EndpointSettings
+        from promptcot_mamba.sampling.openai_endpoint import OpenAIEndpoints
 
         settings = self.settings
         endpoints = EndpointSettings(

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from promptcot_mamba.jsonl import Row
+from promptcot_mamba.synthesis.asking import Task
 from promptcot_mamba.synthesis.replies import Rejected, read_pair
-from promptcot_mamba.synthesis.stage import LATER, Context, Task, ask_model, content_key
+from promptcot_mamba.synthesis.stage import LATER, Context, ask_model, content_key
 from promptcot_mamba.synthesis.templates import OURS, Format, load_format, mark_up
 
 

@@ -17,9 +17,11 @@ from statistics import fmean
 from tqdm import tqdm
 
 from promptcot_mamba.jsonl import DurableAppender, Row, iter_jsonl
+from promptcot_mamba.sampling.decode import count_by_bytes
+from promptcot_mamba.synthesis.asking import Model, Task
 from promptcot_mamba.synthesis.replies import Rejected, read_rationale
-from promptcot_mamba.synthesis.spending import USED, estimate_tokens
-from promptcot_mamba.synthesis.stage import LATER, Context, Model, Task, ask_model, content_key
+from promptcot_mamba.synthesis.spending import USED
+from promptcot_mamba.synthesis.stage import LATER, Context, ask_model, content_key
 from promptcot_mamba.synthesis.templates import OURS, Format, load_format, number_lines
 
 
@@ -134,7 +136,7 @@ def count_scored(row: Row, name: str, model: Model, form: Format) -> Row:
     """Usage of one likelihood: all its tokens are the prompt's; nothing is drawn."""
     text = form.render_problem(row["concepts"], row["level"]) + form.write(row["rationale"], row["problem"])
     ids = model.encode(text)
-    tokens = estimate_tokens(text) if ids is None else len(ids)
+    tokens = count_by_bytes(text) if ids is None else len(ids)
     said = {"model": name, "prompt_tokens": tokens, "completion_tokens": 0, "outcome": USED}
     return {"key": row["key"], "attempt": 0, **said}
 

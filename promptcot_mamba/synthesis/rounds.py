@@ -16,7 +16,7 @@ from typing import Any
 from promptcot_mamba.errors import InputError, ProgramFailedError
 from promptcot_mamba.jsonl import Row, read_jsonl, write_jsonl
 from promptcot_mamba.log import logger
-from promptcot_mamba.synthesis.judge import PERFECT
+from promptcot_mamba.synthesis.judgement import PERFECT
 from promptcot_mamba.synthesis.stage import read_run_info
 
 CHOICE = ("rationales", "choose_rationales")

@@ -4,17 +4,19 @@ A request is counted when it is answered, used or not, so that attempts and repa
 still waiting for is not. `usage/X.jsonl` belongs to the output `X.jsonl` and only ever grows.
 """
 
+from __future__ import annotations
+
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import DurableAppender, Row
 from promptcot_mamba.log import log_once
 
-BYTES_PER_TOKEN = 4  # of text whose tokenizer is not at hand
 USED = "used"
 # The chains' model, which has no entry under `models`, in a price table.
 TEACHER = "teacher"
@@ -22,6 +24,11 @@ TEACHER = "teacher"
 
 class BudgetSpentError(Exception):
     """The budget does not reach for the next request; what was answered is on disk."""
+
+
+def is_amount(value: Any) -> bool:
+    """Whether a recipe's value is a finite number of 0 or more."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,7 @@ class Price:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+            if not is_amount(value):
                 raise InputError(f"{name} {value!r}: expected money for a million tokens, 0 or more")
 
 
@@ -59,6 +66,11 @@ class Used:
         self.prompt_tokens += row["prompt_tokens"]
         self.completion_tokens += row["completion_tokens"]
         self.outcomes[row["outcome"]] += 1
+
+    def __iadd__(self, other: Used) -> Used:
+        for each in fields(self):
+            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
+        return self
 
     def money(self, price: Price | None) -> float | None:
         """None without a price."""
@@ -133,11 +145,6 @@ def read_prices(table: Mapping[str, Mapping[str, float]]) -> dict[str, Price]:
         except InputError as error:
             raise InputError(f"prices: {name}: {error}") from None
     return prices
-
-
-def estimate_tokens(text: str) -> int:
-    """Tokens of a text without its tokenizer: a quarter of its bytes."""
-    return -(-len(text.encode("utf-8", "replace")) // BYTES_PER_TOKEN)
 
 
 class Spending:

@@ -26,8 +26,6 @@ from promptcot_mamba.synthesis.replies import Rejected
 from promptcot_mamba.synthesis.spending import Price, Spending, Used, count_usage
 from promptcot_mamba.synthesis.templates import Format, load_format
 
-__all__ = ["Context", "Model", "Parse", "Rejected", "StageOutput", "Task", "ask_model"]
-
 SPEED_ONLY = ("workers",)  # settings that change no row
 LATER = {"later": True}  # metadata of a setting that came later: with its default, files of before it stay valid
 
@@ -40,11 +38,8 @@ def content_key(*parts: Any) -> str:
 
 def file_fingerprint(path: Path) -> str:
     """Hash of a file's bytes."""
-    digest = hashlib.blake2b(digest_size=10)
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=10)).hexdigest()
 
 
 def settings_from(cls: type, values: dict[str, Any], where: str) -> Any:

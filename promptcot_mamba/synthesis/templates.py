@@ -19,8 +19,6 @@ from promptcot_mamba.errors import InputError
 PROMPTS = Path(__file__).parent / "prompts"
 OURS = "ours"
 _PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
-_MARKUP = re.compile(r"\s*<rationale>\n?(.*?)\n?</rationale>\s*<problem>\n?(.*?)\n?</problem>\s*", re.DOTALL)
-_TAG = re.compile(r"</?(?:rationale|problem)>")
 _FIELDS = ("reply", "prompt_end", "prompts")
 
 
@@ -118,30 +116,11 @@ def mark_for(text: str) -> str:
     return f"===== {hashlib.blake2b(text.encode(errors='surrogatepass'), digest_size=8).hexdigest()} ====="
 
 
-def render_template(name: str, **values: str | int) -> str:
-    """Fill a prompt of our own format."""
-    return load_format().render(name, **values)
-
-
 def number_lines(concepts: Sequence[str]) -> str:
     """Concepts as a numbered list, one a line."""
     return "\n".join(f"{i}. {concept}" for i, concept in enumerate(concepts, start=1))
 
 
-def render_generator_prompt(concepts: Sequence[str], level: str) -> str:
-    """Our problem-generation model's prompt."""
-    return load_format().render_problem(concepts, level)
-
-
 def mark_up(rationale: str, problem: str) -> str:
     """A rationale and a problem as our problem-generation model writes them."""
     return load_format().write(rationale, problem)
-
-
-def parse_markup(text: str) -> tuple[str, str] | None:
-    """(rationale, problem) of a text that is exactly our markup, both non-empty; else None."""
-    match = _MARKUP.fullmatch(text)
-    if match is None or len(_TAG.findall(text)) != 4:
-        return None
-    rationale, problem = match[1].strip(), match[2].strip()
-    return (rationale, problem) if rationale and problem else None

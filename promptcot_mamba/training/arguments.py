@@ -70,12 +70,18 @@ def read_object(flag: str, text: str) -> dict[str, Any]:
 
 
 def require_no_gpu(use_cpu: bool) -> None:
-    """Raise ValueError where an NVIDIA device is here but torch cannot use it: a 7B would train on the CPU unasked."""
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
-    if NVIDIA_DEVICES.is_dir() and any(NVIDIA_DEVICES.iterdir()) and not (use_cpu or hidden):
+    """Raise ValueError where torch could be expected to use a GPU and has none: a 7B would train on the CPU unasked."""
+    if use_cpu or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):  # asked for either way
+        return
+    if NVIDIA_DEVICES.is_dir() and any(NVIDIA_DEVICES.iterdir()):
         raise ValueError(
-            "an NVIDIA device is here, but torch cannot use it (a driver too old for torch's CUDA, or a CPU build of "
-            "torch): mend it, or pass --use_cpu True"
+            "an NVIDIA device is here, but torch cannot use it: `python -m scripts.doctor` says why; to train on the "
+            "CPU, --use_cpu True (or CUDA_VISIBLE_DEVICES= in front of a script that starts train.py)"
+        )
+    if torch.version.cuda is not None:
+        raise ValueError(
+            f"torch is a build for CUDA {torch.version.cuda} and finds no device (a login node, a job without "
+            "--gpus-per-node?): start it where GPUs are; to train on the CPU, --use_cpu True"
         )
 
 

@@ -13,12 +13,12 @@ from transformers import IntervalStrategy, SchedulerType, Trainer, get_scheduler
 from transformers.trainer_utils import SaveStrategy
 from transformers.training_args import OptimizerNames
 
+from promptcot_mamba.cli import check_writable
 from promptcot_mamba.data.rows import find_row_files
 from promptcot_mamba.data.shards import is_shard_folder
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import log_once
 from promptcot_mamba.ops.backends import choose_ops
-from promptcot_mamba.training import run_folder
 from promptcot_mamba.training.arguments import DataArguments, SftArguments
 from promptcot_mamba.training.flags import REPORTERS
 from promptcot_mamba.training.identity import zero_stage
@@ -52,7 +52,7 @@ def check_flags(args: SftArguments, data_args: DataArguments) -> None:
     check_reporters(args)
     check_shards(data_args)
     # Both checked again once the data is known.
-    run_folder.check_writable(args.output_path)
+    check_writable(f"--output_dir {args.output_dir}", args.output_path, {"writes": "folder"})
     find_row_files([path for path in data_args.data_path if not is_shard_folder(path)])
     find_row_files(data_args.eval_data_path)
 

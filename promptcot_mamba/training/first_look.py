@@ -4,6 +4,7 @@ Flag names and types are read from the sources' text; what passes here is parsed
 """
 
 import ast
+import sys
 from collections.abc import Sequence
 from glob import has_magic
 from importlib.util import find_spec
@@ -59,8 +60,10 @@ def look(argv: Sequence[str]) -> None:
 def read_types() -> dict[str, str]:
     """{flag: its annotation's text} of TrainingArguments and of this project's three groups."""
     spec = find_spec("transformers")
-    assert spec is not None, "transformers is installed with the project"
-    assert spec.submodule_search_locations
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(
+            f"{sys.executable} has no transformers: . .venv/bin/activate first (bash scripts/setup.sh makes it)"
+        )
     files = [Path(spec.submodule_search_locations[0]) / "training_args.py", HERE / "arguments.py", HERE / "plan.py"]
     found = {}
     for file in files:

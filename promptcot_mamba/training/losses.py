@@ -7,6 +7,7 @@ from torch.nn.functional import cross_entropy
 
 from promptcot_mamba.model import Mamba2ForCausalLM
 from promptcot_mamba.ops.linear_cross_entropy import IGNORE_INDEX
+from promptcot_mamba.ops.packing import seq_idx_from_cu_seqlens
 
 
 def example_weights(labels: torch.Tensor, cu_seqlens: torch.Tensor | None) -> torch.Tensor:
@@ -17,9 +18,8 @@ def example_weights(labels: torch.Tensor, cu_seqlens: torch.Tensor | None) -> to
     labelled = (labels != IGNORE_INDEX).float()
     if cu_seqlens is None:
         return labelled / labelled.sum(1, keepdim=True).clamp(min=1)
-    lengths = cu_seqlens.diff().long()
-    document = torch.repeat_interleave(torch.arange(len(lengths), device=labels.device), lengths)  # (l)
-    counts = labelled.new_zeros(len(lengths)).index_add(0, document, labelled[0])
+    document = seq_idx_from_cu_seqlens(cu_seqlens)[0]
+    counts = labelled.new_zeros(len(cu_seqlens) - 1).index_add(0, document, labelled[0])
     return labelled / counts.clamp(min=1)[document]
 
 

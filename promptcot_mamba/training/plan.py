@@ -20,6 +20,7 @@ from promptcot_mamba.memory_budget import (
 from promptcot_mamba.roofline import BEST, Rates, at_best, step_seconds, tokens_per_second
 from promptcot_mamba.training.arguments import DataArguments, SftArguments
 from promptcot_mamba.training.plan_options import (
+    ABOUT_EQUAL,
     DEVICES,
     Load,
     Machine,
@@ -29,6 +30,12 @@ from promptcot_mamba.training.plan_options import (
     parse_machine,
 )
 
+# What --deepspeed names for each way to shard.
+CONFIGS = {
+    "ZeRO-2": "configs/promptcot_mamba_7b_config.json",
+    "ZeRO-2 + offload": "configs/deepspeed_zero2_offload.json",
+    "ZeRO-3": "configs/deepspeed_zero3.json",
+}
 # PromptCoT-Mamba-7B: Mamba-Codestral-7B's shapes.
 DEFAULT_SHAPES = Mamba2Shapes(
     hidden=4096, layers=64, heads=128, head_dim=64, n_groups=8, state=128, conv=4, vocab=32_768
@@ -81,9 +88,9 @@ class PlanArguments:
 def _machine_lines(shapes: Shapes, machine: Machine, load: Load, phases: list[tuple[str, float]]) -> list[str]:
     count = machine.count
     lines = [
-        f"{count} x {machine.name} ({machine.sheet.memory_gib:.0f} GiB), "
+        f"{count} x {machine.name} ({machine.sheet.memory_gib:.0f} GiB), {machine.usable / 1e9:.0f} GB each to use, "
         f"{load.tokens:,} tokens a device and micro-batch, {load.micro_batches} a step",
-        f"  {'GB per GPU':<40}{'weights':>8}{'grads':>7}{'optim':>7}{'activ':>7}{'buckets':>8}{'update':>7}{'total':>7}"
+        f"  {'GB per GPU':<44}{'weights':>8}{'grads':>7}{'optim':>7}{'activ':>7}{'buckets':>8}{'update':>7}{'total':>7}"
         f"{'tok/s':>8}",
     ]
     options = _find_options(shapes, machine, load)
@@ -92,7 +99,8 @@ def _machine_lines(shapes: Shapes, machine: Machine, load: Load, phases: list[tu
         cells = "".join(f"{size / 1e9:{width}.1f}" for size, width in zip(option.parts.values(), widths, strict=True))
         rate = f"{tokens_per_second(shapes, machine.sheet, option.step, load.rates):,.0f}" if option.fits else "-"
         verdict = ("fits" if option.fits else "does not fit") + (", fp32 sums" if option.settings["fp32_sums"] else "")
-        lines.append(f"  {option.name:<40}{cells}{sum(option.parts.values()) / 1e9:7.1f}{rate:>8}  {verdict}")
+        verdict += ", the host's update not in tok/s" if option.fits and option.offload else ""
+        lines.append(f"  {option.name:<44}{cells}{sum(option.parts.values()) / 1e9:7.1f}{rate:>8}  {verdict}")
     fitting = [option for option in options if option.fits]
     if not fitting:
         return [*lines, _what_would_fit(options, load)]
@@ -139,13 +147,15 @@ def _speed_lines(shapes: Shapes, machine: Machine, load: Load, best: Option) -> 
     shares = ", ".join(f"{names[name]} {part:.2f} s ({part / whole:.0%})" for name, part in seconds.items())
     largest = max(seconds, key=lambda name: seconds[name])
     lines = [
-        f"  {best.name}: {rate:,.0f} tokens/s per GPU (MFU {mfu:.0%}; at most {most:,.0f}), "
+        f"  -> {best.name}: {rate:,.0f} tokens/s per GPU (MFU {mfu:.0%}; at most {most:,.0f}), "
         f"{rate * machine.count:,.0f} in all",
         f"  a step takes {whole:.1f} s: {shares}; largest: {names[largest]}",
         f"  at {rates.flops(sheet) / 1e12:,.0f} TFLOP/s ({rates.product_share:.0%} of {sheet.bf16_tflops:,.0f}), "
         f"{rates.bandwidth(sheet) / 1e12:.2f} TB/s ({rates.bandwidth_share:.0%} of {sheet.bandwidth_tbs})"
         + (f", {rates.link(sheet, machine.count) / 1e9:,.0f} GB/s between GPUs" if machine.count > 1 else ""),
     ]
+    if config := CONFIGS.get(best.name.partition(", ")[0]):
+        lines.append(f"  (--deepspeed {config})")
     if "auto" in best.name or "recompute" in best.name:
         policy = "auto" if "auto" in best.name else "all"
         lines.append(f"  (--gradient_checkpointing True --checkpoint_policy {policy})")
@@ -190,6 +200,8 @@ def render_plan(args: SftArguments, data_args: DataArguments, plan_args: PlanArg
         f"speed by arithmetic, not measured: what each part computes at {rates.product_share:.0%} of the data sheet's "
         f"bf16 rate, what it moves at {rates.bandwidth_share:.0%} of the memory's bandwidth (--plan_shares); "
         f"at most: at {BEST.product_share:.0%} and {BEST.bandwidth_share:.0%}",
+        f"-> is the first that fits within {1 - ABOUT_EQUAL:.0%} of the fastest, those that update on the host aside; "
+        "its flags stand below it. update: what the optimizer's step takes above the activations gone by then",
     ]
     # Where a user names no segment, the one that keeps least: k segments of k layers.
     segment = args.checkpoint_every if args.checkpoint_every > 1 else math.isqrt(shapes.layers)

@@ -25,6 +25,7 @@ from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import replace_atomically
 from promptcot_mamba.log import logger
 from promptcot_mamba.ops.linear_cross_entropy import IGNORE_INDEX
+from promptcot_mamba.ops.packing import seq_idx_from_cu_seqlens
 from promptcot_mamba.training.identity import DATA_KEY, TOKENIZER_KEY
 from promptcot_mamba.training.ranks import first_does, sum_over_ranks
 from promptcot_mamba.training.run_folder import MODEL_KEY, Identity
@@ -36,9 +37,7 @@ REFERENCE_IS_OF = (MODEL_KEY, DATA_KEY, TOKENIZER_KEY)  # what log-probabilities
 
 def sum_by_document(values: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
     """values (1, l) of a packed row, cu_seqlens (docs + 1) -> their sums (docs)."""
-    lengths = cu_seqlens.diff().long()
-    document = torch.repeat_interleave(torch.arange(len(lengths), device=values.device), lengths)  # (l)
-    return values.new_zeros(len(lengths)).index_add(0, document, values[0])
+    return values.new_zeros(len(cu_seqlens) - 1).index_add(0, seq_idx_from_cu_seqlens(cu_seqlens)[0], values[0])
 
 
 def answer_logps(model: Any, inputs: Batch) -> tuple[torch.Tensor, torch.Tensor]:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+from promptcot_mamba.cli import check_writable
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import write_json
 from promptcot_mamba.log import logger
@@ -54,17 +55,6 @@ def differences(old: Identity, new: Identity) -> list[str]:
     return [f"{name}: {old.get(name)} there, {new.get(name)} now" for name in names if old.get(name) != new.get(name)]
 
 
-def check_writable(output_dir: Path) -> None:
-    """Raise InputError unless the folder, or the nearest existing one above it, can be written."""
-    probe = output_dir.absolute()
-    while not probe.exists():
-        probe = probe.parent
-    if not probe.is_dir():
-        raise InputError(f"--output_dir {output_dir}: {probe} is not a folder")
-    if not os.access(probe, os.W_OK | os.X_OK):
-        raise InputError(f"--output_dir {output_dir}: no permission to write in {probe}")
-
-
 def changed_settings(recorded: Identity, identity: Identity, is_same_model: Callable[[Any], bool]) -> str:
     """What tells a recorded run from this one, in words; empty where nothing does.
 
@@ -77,7 +67,7 @@ def changed_settings(recorded: Identity, identity: Identity, is_same_model: Call
 
 def check_owner(output_dir: Path, identity: Identity, is_same_model: Callable[[Any], bool] = lambda _: False) -> None:
     """Raise InputError if the folder cannot be written, or holds a run of other data, model or settings."""
-    check_writable(output_dir)
+    check_writable(f"--output_dir {output_dir}", output_dir, {"writes": "folder"})
     run = read_run(output_dir)
     if run is None:
         if output_dir.is_dir() and ((output_dir / "config.json").exists() or any(output_dir.glob("checkpoint-*"))):

@@ -25,14 +25,12 @@ class SliceCollator:
 
     def __call__(self, rows: list[Any]) -> Batch:
         batch = self.collate(rows)
-        if batch["input_ids"].shape[1] < self.size:  # a few tokens that are not worth cutting: the first rank has them
-            return (
-                batch_slice(batch, [0, batch["input_ids"].shape[1]], self.by_examples)
-                if self.index == 0
-                else (batch_slice(self.collate([]), [0, 1], self.by_examples))
-            )
-        bounds = slice_bounds(batch["input_ids"].shape[1], self.size)
-        return batch_slice(batch, bounds[self.index : self.index + 2], self.by_examples)
+        length = batch["input_ids"].shape[1]
+        if length >= self.size:
+            return batch_slice(batch, slice_bounds(length, self.size)[self.index : self.index + 2], self.by_examples)
+        if self.index == 0:  # a few tokens that are not worth cutting
+            return batch_slice(batch, [0, length], self.by_examples)
+        return batch_slice(self.collate([]), [0, 1], self.by_examples)
 
 
 def batch_slice(batch: Batch, bounds: Sequence[int], by_examples: bool) -> Batch:

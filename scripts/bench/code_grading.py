@@ -1,12 +1,13 @@
 """What the sandbox costs a test beside the program itself, and how long a LiveCodeBench-sized file takes.
 
-    python -m scripts.bench.code_grading
-    python -m scripts.bench.code_grading --problems 279 --runs 8 --tests 20 --workers 2
+    python -m scripts.bench.code_grading    # a file like LiveCodeBench v5: five minutes on two cores
+    python -m scripts.bench.code_grading --problems 20 --record /tmp/look.json
 
 Programs are trivial. The program itself is what the same tests cost without a sandbox: a bare fork of a warm Python for
 each, which runs the same code on the same input. CPU time counts this process, its fork servers, their start and every
-program's process. Bare and each level take turns, so that a machine whose speed drifts is the same to all.
-Writes docs/records/code_grading.json.
+program's process. Bare and each level take turns, so that a machine whose speed drifts is the same to all; overhead is
+the mean difference from the bare forks of the same turn, with its standard error over turns. The start of the servers
+counts once a turn. Writes docs/records/code_grading.json.
 """
 
 import json
@@ -15,6 +16,8 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+
+import numpy as np
 
 from promptcot_mamba.bench_record import report_record, tabulate
 from promptcot_mamba.cli import flag, parse_args, run_program
@@ -56,12 +59,12 @@ for code, inputs in json.load(sys.stdin):
 
 @dataclass
 class Arguments:
-    problems: int = flag("LiveCodeBench v5 has 279", default=20)
-    runs: int = flag("samples a problem", default=4)
+    problems: int = flag("LiveCodeBench v5 has 279", default=279)
+    runs: int = flag("samples a problem", default=8)
     tests: int = flag("tests a problem", default=20)
     workers: int | None = flag("sandboxes at work at once; default: one a core", default=None)
     levels: list[str] = flag("sandbox levels to time", factory=lambda: list(SAFE_LEVELS))
-    rounds: int = flag("turns, each with its share of a problem's samples", default=2)
+    rounds: int = flag("turns, each with its share of a problem's samples", default=4)
     record: str = flag("where to write", default="docs/records/code_grading.json")
 
 
@@ -123,6 +126,14 @@ def add_up(turns: list[Row]) -> Row:
     return {"sandbox": turns[0]["sandbox"], **total, "cpu_ms_per_test": 1e3 * total["cpu_seconds"] / total["tests"]}
 
 
+def overhead(level: list[Row], bare: list[Row]) -> str:
+    """CPU milliseconds a test beyond the bare forks of the same turn: the mean over turns, and its standard error."""
+    pairs = zip(level, bare, strict=True)
+    each = np.array([1e3 * (one["cpu_seconds"] - other["cpu_seconds"]) / one["tests"] for one, other in pairs])
+    error = f" ± {each.std(ddof=1) / len(each) ** 0.5:.2f}" if len(each) > 1 else ""
+    return f"{each.mean():.2f}{error}"
+
+
 def main() -> None:
     args = parse_args(Arguments, description=__doc__)
     turns: dict[str, list[Row]] = {name: [] for name in (BARE, *args.levels)}
@@ -132,9 +143,8 @@ def main() -> None:
         for level in args.levels:
             turns[level].append(time_level(level, args, runs))
     results = [add_up(rows) for rows in turns.values()]
-    # A sandbox's overhead is what it takes beyond the bare forks, which come first.
-    beyond = ["–", *(f"{row['cpu_ms_per_test'] - results[0]['cpu_ms_per_test']:.2f}" for row in results[1:])]
-    rows = [row | {"overhead": overhead} for row, overhead in zip(results, beyond, strict=True)]
+    beyond = ["–", *(overhead(turns[level], turns[BARE]) for level in args.levels)]
+    rows = [row | {"overhead": text} for row, text in zip(results, beyond, strict=True)]
     table = tabulate("Trivial programs, every test in a fresh process.", COLUMNS, rows)
     report_record(args, title="Grading programs in the sandbox", tables=[table], results=results)
 

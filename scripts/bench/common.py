@@ -1,14 +1,16 @@
-"""What the training benchmarks share: an interleaved stopwatch, records."""
+"""What the training benchmarks share: an interleaved stopwatch, peaks of memory, tables."""
 
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from promptcot_mamba.bench_record import RecordTable
+from promptcot_mamba.errors import InputError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -34,6 +36,24 @@ def time_interleaved(
             synchronize(device)
             seconds[name].append(time.perf_counter() - started)
     return {name: summarize(taken) for name, taken in seconds.items()}
+
+
+def reset_peak_memory() -> int:
+    """Start this process's peak of resident memory anew; the bytes resident now."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+    return _read_status("VmRSS")
+
+
+def peak_memory() -> int:
+    """The most bytes this process held resident since its peak was reset."""
+    return _read_status("VmHWM")
+
+
+def _read_status(name: str) -> int:
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    raise InputError(f"/proc/self/status: no {name}; scripts.bench.train leaves memory out with --memory_length 0")
 
 
 def summarize(seconds: list[float]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
     python -m scripts.bench.compile_report                      # everything; many minutes
     python -m scripts.bench.compile_report --sizes 64x128       # the 7B model's head width and state only
-    python -m scripts.bench.compile_report --archs 90 --kernels chunk_scan,chunk_gradients --record ""
+    python -m scripts.bench.compile_report --archs 90 --kernels chunk_scan chunk_gradients --record ""
     PYTHONPATH=FOLDER python -m scripts.bench.compile_report    # by the triton in FOLDER (pip install --target FOLDER)
 
 Launches are recorded on meta tensors and compiled exactly as they would run. Registers, stack and shared memory are
@@ -13,7 +13,7 @@ compile, spills, or asks for more shared memory than the architecture has. What 
 own cache, so that a run that was stopped goes on.
 """
 
-import argparse
+import itertools
 import math
 import re
 import subprocess
@@ -23,18 +23,17 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from promptcot_mamba.bench_record import RecordTable, render_record_table, write_record
-from promptcot_mamba.cli import run_program
+from promptcot_mamba.bench_record import RecordTable, report_record
+from promptcot_mamba.cli import flag, parse_args, run_program
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.ops.ssd.triton_configs import SHARED_MEMORY
 from scripts.bench.kernel_launches import HEADS, SHAPES, SHIPPED, count_bytes, record_shipped
 
 ARCHS = (80, 86, 89, 90, 100, 120)
-SIZES = [SHIPPED] + [(p, n) for p in HEADS for n in (64, 128, 256) if (p, n) != SHIPPED]  # head width, state
+SIZES = {f"{p}x{n}": (p, n) for p, n in (SHIPPED, *itertools.product(HEADS, (64, 128, 256)))}  # head width, state
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 TORCH_FORM = "torch form"
 RECORD = "docs/records/triton_compile.json"
@@ -127,9 +126,8 @@ FIGURES = ("registers", "stack", "shared", "warps", "matrix_unit")
 def make_table(rows: list[dict], dtype: str) -> RecordTable:
     """One row a launch and architecture at the shipped size."""
     header = [
-        *("kernel", "part", "arch", "registers", "stack B", "shared B", "warps", "matrix unit", "programs"),
-        "moved MB",
-    ]
+        "kernel", "part", "arch", "registers", "stack B", "shared B", "warps", "matrix unit", "programs", "moved MB",
+    ]  # fmt: skip
     cells = [
         [
             *(row["kernel"], row["part"], f"sm_{row['arch']}"),
@@ -176,37 +174,30 @@ def find_faults(rows: list[dict]) -> list[str]:
     return faults
 
 
-def read_list(flag: str, text: str, known: dict[str, Any]) -> list:
-    """The values of a flag such as `80,90`, all where empty. Raises InputError for one that is not known."""
-    names = list(filter(None, text.split(","))) or list(known)
-    for name in names:
-        if name not in known:
-            raise InputError(f"{flag}: {name!r} is not one of {', '.join(known)}")
-    return [known[name] for name in names]
+@dataclass
+class Arguments:
+    archs: list[int] = flag("compute capabilities", factory=lambda: list(ARCHS), choices=ARCHS)
+    sizes: list[str] = flag("head width x state", factory=lambda: list(SIZES), choices=tuple(SIZES))
+    dtypes: list[str] = flag("of weights and activations", factory=lambda: list(DTYPES), choices=tuple(DTYPES))
+    kernels: list[str] = flag("names as in the first column; default: all", factory=list)
+    workers: int = flag("processes that compile", default=2, least=1)
+    record: str | None = flag("where to write the record; empty for none", default=RECORD)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--archs", default="", help="compute capabilities, as 80,90,100; all where empty")
-    parser.add_argument("--sizes", default="", help="head width x state, as 64x128,80x128; all where empty")
-    parser.add_argument("--dtypes", default="", help="bf16, fp32 or both, as bf16,fp32; both where empty")
-    parser.add_argument("--kernels", default="", help="names as in the first column; all where empty")
-    parser.add_argument("--workers", type=int, default=2, help="processes that compile")
-    parser.add_argument("--record", default=RECORD, help="JSON file to write; none where empty")
-    args = parser.parse_args()
-    archs = read_list("--archs", args.archs, {str(arch): arch for arch in ARCHS})
-    sizes = read_list("--sizes", args.sizes, {f"{p}x{n}": (p, n) for p, n in SIZES})
-    dtypes = read_list("--dtypes", args.dtypes, {name: name for name in DTYPES})
-    shipped = {launch.name for launches in record_shipped(archs[0]).values() for launch in launches}
-    wanted = read_list("--kernels", args.kernels, {name: name for name in sorted(shipped)})
+    args = parse_args(Arguments, description=__doc__)
+    known = sorted({launch.name for launches in record_shipped(args.archs[0]).values() for launch in launches})
+    if unknown := [name for name in args.kernels if name not in known]:
+        raise InputError(f"--kernels {unknown[0]}: must be one of {', '.join(known)}")
+    sizes = [SIZES[name] for name in args.sizes]
     jobs = [
         Job(arch, size, dtype, part, index)
-        for dtype in dtypes
-        for arch in archs
+        for dtype in args.dtypes
+        for arch in args.archs
         for size in sizes
         for part, launches in record_shipped(arch, size, DTYPES[dtype]).items()
         for index, launch in enumerate(launches)
-        if launch.name in wanted
+        if launch.name in (args.kernels or known)
     ]
     rows = []
     with ProcessPoolExecutor(args.workers) as pool:
@@ -214,13 +205,11 @@ def main() -> int:
             rows.append(row)
             if len(rows) % 25 == 0:
                 print(f"{len(rows)} of {len(jobs)} launches compiled", file=sys.stderr)
-    tables = [make_table(rows, dtype) for dtype in dtypes]
-    tables += [make_size_table(rows, archs, sizes, dtype) for dtype in dtypes]
-    print("\n\n".join(map(render_record_table, tables)))
+    tables = [make_table(rows, dtype) for dtype in args.dtypes]
+    tables += [make_size_table(rows, args.archs, sizes, dtype) for dtype in args.dtypes]
     faults = find_faults(rows)
     title = f"Triton kernels compiled without a device, triton {version('triton')}"
-    results = {"launches": len(rows), "faults": faults}
-    write_record(args.record, title=title, config=vars(args), tables=tables, results=results)
+    report_record(args, title=title, tables=tables, results={"launches": len(rows), "faults": faults})
     for fault in faults:
         print(fault, file=sys.stderr)
     return 1 if faults else 0

@@ -102,9 +102,9 @@ class PartRecord:
             write_record(self.path, title=self.title, config=self.config, tables=tables(self.rows), results=self.rows)
 
 
-def time_calls(call: Callable[[], object], repeats: int, device: str, warmup: int = 3) -> dict[str, Any]:
+def time_calls(call: Callable[[], object], repeats: int, device: str) -> dict[str, Any]:
     """Median and spread in ms of `repeats` timings: device time on CUDA, with the host's launching hidden."""
-    for _ in range(warmup):
+    for _ in range(3):  # warm-up
         call()
     times = []
     for _ in range(repeats):
@@ -170,15 +170,14 @@ def profile_table(caption: str, row: Row) -> RecordTable:
     if "failed" in row:
         return RecordTable(caption, header, [[row["failed"], "-", "-", "-"]])
     rows = [
-        [
-            entry["kernel"][:80].replace("|", "/"),
-            str(entry["launches"]),
-            f"{entry['ms']:.3f}",
-            f"{entry['ms'] / row['total_ms']:.1%}",
-        ]
+        [entry["kernel"][:80].replace("|", "/"), str(entry["launches"]), *_share(entry["ms"], row["total_ms"])]
         for entry in row["kernels"]
     ]
     left = row["total_ms"] - sum(entry["ms"] for entry in row["kernels"])
     launched = row["launches"] - sum(entry["launches"] for entry in row["kernels"])
-    rows.append(["the rest", str(launched), f"{left:.3f}", f"{left / row['total_ms']:.1%}"])
+    rows.append(["the rest", str(launched), *_share(left, row["total_ms"])])
     return RecordTable(f"{caption}: {row['total_ms']:.2f} ms in {row['launches']} launches.", header, rows)
+
+
+def _share(milliseconds: float, total: float) -> tuple[str, str]:
+    return f"{milliseconds:.3f}", f"{milliseconds / total:.1%}"

@@ -38,8 +38,6 @@ SHOWN = ("tokens_per_second", "running", "preemptions", "steps", "seconds", "fir
 
 @dataclass
 class Arguments:
-    """Flags of scripts.bench.efficiency."""
-
     budget_gib: list[float] = flag("memory budgets, 7B units", factory=lambda: [24, 72])
     lengths: list[int] = flag("tokens a chain, 7B units", factory=lambda: [1 << k for k in range(10, 17)], least=1)
     prompt: int = flag("tokens of a prompt, 7B units; a competition problem's", default=128, least=1)

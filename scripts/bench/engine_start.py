@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from promptcot_mamba.bench_record import RecordTable, report_record
 from promptcot_mamba.cli import flag, parse_args, run_program
@@ -21,25 +21,19 @@ PROMPT, TOKENS = [5, 6, 7], 8
 
 @dataclass
 class StartArguments:
-    """Flags of the benchmark."""
-
     model_path: str = flag("a checkpoint; a tiny one shows the engine's own time")
     context: int = 4608
     pairs: int = flag("starts of each, in turn; medians are compared", default=3)
     memory_fraction: float = flag("gpu_memory_utilization of the default path", default=0.2)
     record: str = "docs/records/engine_start.json"
-    start: str | None = flag("make one start, default or ours, and nothing else", default=None)
+    start: str | None = flag("make one start and nothing else", default=None, choices=("default", "ours"))
 
 
 def start_default(args: StartArguments) -> None:
     from vllm import LLM, SamplingParams
 
-    llm = LLM(
-        args.model_path,
-        dtype="float32",
-        max_model_len=args.context,
-        gpu_memory_utilization=args.memory_fraction,
-    )
+    memory = {"gpu_memory_utilization": args.memory_fraction}
+    llm = LLM(args.model_path, dtype="float32", max_model_len=args.context, **memory)
     llm.generate([{"prompt_token_ids": PROMPT}], SamplingParams(max_tokens=TOKENS, temperature=0))
 
 
@@ -53,14 +47,9 @@ def start_ours(args: StartArguments) -> None:
     device, dtype = find_device(), "float32"
     capacity = plan_capacity(checkpoint, device, dtype=dtype, state_dtype=dtype, context=args.context, samples=960)
     settings = EngineSettings(
-        args.model_path,
-        dtype=dtype,
-        state_dtype=dtype,
-        context=args.context,
-        max_num_seqs=capacity.max_num_seqs,
-        cache_bytes=capacity.cache_bytes,
-        on_cpu=device.kind == "cpu",
-    )
+        args.model_path, dtype=dtype, state_dtype=dtype, context=args.context, max_num_seqs=capacity.max_num_seqs,
+        cache_bytes=capacity.cache_bytes, on_cpu=device.kind == "cpu",
+    )  # fmt: skip
     sampling = SamplingSettings(0.0, 1.0, 1.0, ())
     engine = VllmEngine(settings, sampling, is_mamba2=checkpoint.is_mamba2, tokenizer=tokenizer)
     engine.submit(Request(0, 0, 0, "", PROMPT, TOKENS))
@@ -74,13 +63,9 @@ STARTS = {"default": start_default, "ours": start_ours}
 
 def time_start(name: str, args: StartArguments) -> float:
     """Wall seconds of one start, in a process of its own."""
-    flags = [
-        f"--model_path={args.model_path}",
-        f"--context={args.context}",
-        f"--memory_fraction={args.memory_fraction}",
-    ]
+    flags = asdict(args) | {"start": name}
     started = time.perf_counter()
-    command = [sys.executable, "-m", "scripts.bench.engine_start", f"--start={name}", *flags]
+    command = [sys.executable, "-m", "scripts.bench.engine_start", *(f"--{key}={flags[key]}" for key in flags)]
     subprocess.run(command, check=True, capture_output=True)
     return round(time.perf_counter() - started, 2)
 
@@ -94,10 +79,8 @@ def main(argv: list[str] | None = None) -> int:
     for pair in range(args.pairs):
         for name, times in seconds.items():
             times.append(time_start(name, args))
-        print(
-            f"pair {pair}: " + ", ".join(f"{name} {times[-1]:.1f} s" for name, times in seconds.items()),
-            file=sys.stderr,
-        )
+        said = ", ".join(f"{name} {times[-1]:.1f} s" for name, times in seconds.items())
+        print(f"pair {pair}: {said}", file=sys.stderr)
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     ratio = medians["ours"] / medians["default"]
     caption = f"One start and {TOKENS} tokens, in a fresh process; medians of {args.pairs} pairs."

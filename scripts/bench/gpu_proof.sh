@@ -17,6 +17,8 @@ PYTHON="${PYTHON:-python3}"
 LIMIT="${LIMIT:-600}"
 RECORDS="${RECORDS:-docs/records}"
 EFFICIENCY_LENGTHS="${EFFICIENCY_LENGTHS:-1024 4096 16384}"
+# DeepSpeed builds the offloaded optimizer with the ninja that it finds on PATH: that of an environment not activated, too.
+PATH="$(dirname "$(command -v "$PYTHON")"):$PATH"
 ALL=(peers correctness step sanitizer speed profile train train_lengths sampling efficiency)
 
 overwrite=
@@ -38,7 +40,11 @@ if [ -n "${DRY_RUN:-}" ]; then
     trap 'rm -rf "$RECORDS"' EXIT
     device=cpu-dry-run
 else
-    device=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -n 1 | tr 'A-Z ' 'a-z-') || true
+    # The first that this process may use, a MIG instance too; what a failing nvidia-smi prints is no name.
+    read -r memory device < <("$PYTHON" -c 'from psutil import virtual_memory
+from promptcot_mamba.gpus import list_gpus
+for gpu in list_gpus()[:1]: print((gpu.memory or virtual_memory().total) >> 20, gpu.name)') || true
+    device=$(tr 'A-Z ' 'a-z-' <<<"${device:-}" | tr -cd 'a-z0-9.-')
     [ -n "$device" ] || { echo "error: no CUDA device here; DRY_RUN=1 rehearses on the CPU" >&2; exit 2; }
 fi
 
@@ -88,7 +94,7 @@ run_sampling() {
 
 run_efficiency() {
     has_vllm efficiency || return 0
-    local output="outputs/gpu_proof/efficiency" whole budgets
+    local output="outputs/gpu_proof/efficiency" whole size budgets
     if [ -n "${DRY_RUN:-}" ]; then
         run "$1" scripts.bench.efficiency --budget_gib 24 --lengths 1024 2048 --output_dir "$RECORDS/efficiency"
         return
@@ -96,9 +102,9 @@ run_efficiency() {
     if [ -f "$1" ] && [ -z "$overwrite" ]; then echo "$1: complete"; return; fi
     [ -z "$overwrite" ] || rm -rf "$output"
     # The device's whole memory, less the tenth that vLLM too leaves free.
-    whole=$(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits | head -n 1 | awk '{ print int(0.9 * $1 / 1024) }')
-    budgets=(24)
-    [ "$whole" -le 72 ] || budgets+=(72)
+    whole=$((memory * 9 / 10 / 1024))
+    budgets=()
+    for size in 24 72; do [ "$whole" -le "$size" ] || budgets+=("$size"); done
     run "$1" scripts.bench.efficiency --budget_gib "${budgets[@]}" "$whole" --lengths $EFFICIENCY_LENGTHS --output_dir "$output"
 }
 

@@ -21,7 +21,7 @@ from scripts.bench import pairs
 class Arguments:
     input: str = flag("pairs, one JSON object a line")
     output: str = flag("verdicts, in the order of the pairs")
-    grader: str = flag(" or ".join(pairs.GRADERS), default="strict")
+    grader: str = flag("which decides", default="strict", choices=pairs.GRADERS)
 
 
 def grade_row(row: Row, where: str, grader: str) -> Row:
@@ -38,8 +38,6 @@ def grade_row(row: Row, where: str, grader: str) -> Row:
 
 def main() -> int:
     args = parse_args(Arguments, description=__doc__)
-    if args.grader not in pairs.GRADERS:
-        raise InputError(f"--grader {args.grader}: expected {' or '.join(pairs.GRADERS)}")
     verdicts = [grade_row(row, f"{args.input}:{number}", args.grader) for number, row in iter_jsonl(args.input)]
     if not verdicts:
         raise InputError(f"{args.input}: the file is empty, expected one pair a line")

@@ -29,7 +29,7 @@ from promptcot_mamba.grading.summary import Figures
 from promptcot_mamba.jsonl import iter_jsonl
 from scripts.bench.audit import LATER_FILES, Case, is_held_out, read_audit
 from scripts.bench.pair_sets import negatives, variants
-from scripts.bench.pairs import Pair, grade_pair, read_pair
+from scripts.bench.pairs import GRADERS, Pair, grade_pair, read_pair
 
 FILES = {
     "aime24": "aime_test.jsonl",
@@ -82,12 +82,8 @@ def math_verify_grader() -> Callable[[Pair], bool] | None:
     return grade
 
 
-def strict(pair: Pair) -> bool:
-    return grade_pair(pair, "strict").equal
-
-
-def paper(pair: Pair) -> bool:
-    return grade_pair(pair, "paper").equal
+def by_our(grader: str) -> Callable[[Pair], bool]:
+    return lambda pair: grade_pair(pair, grader).equal
 
 
 def measure(cases: list[Case], grade: Callable[[Pair], bool]) -> Figures:
@@ -175,7 +171,7 @@ def main() -> int:
     rows: list[list[str]] = []
     for title, cases in sets.items():
         graders: dict[str, tuple[Callable[[Pair], bool], list[Case]]]
-        graders = {"strict": (strict, cases), "paper": (paper, cases)}
+        graders = {name: (by_our(name), cases) for name in GRADERS}
         if peer is not None:
             graders["math-verify"] = (peer, draw(cases, args.math_verify_pairs))
         figures[title] = {name: measure(own, grade) for name, (grade, own) in graders.items()}

@@ -13,14 +13,12 @@ SHIPPED = (SHAPES["p"], SHAPES["n"])
 HEADS = {64: 128, 80: 64, 128: 64}  # by head width
 
 
-def record_shipped(
-    arch: int, size: tuple[int, int] = SHIPPED, dtype: torch.dtype = torch.bfloat16, gate: bool = False
-) -> dict[str, list]:
+def record_shipped(arch: int, size: tuple[int, int] = SHIPPED, dtype: torch.dtype = torch.bfloat16) -> dict[str, list]:
     """The launches of one forward and backward at SHAPES, nothing run: part -> launches.
 
-    At another head width and state than the shipped the SSD's only, none where it has no tiles. `gate` gives the SSD a
-    `z`; the models leave the gate to the norm. "carried" are the forms that take and give states, as a slice of a row
-    does (docs/sequence_parallel.md).
+    At another head width and state than the shipped the SSD's only, none where it has no tiles. The SSD has no `z`: the
+    models leave the gate to the norm. "carried" are the forms that take and give states, as a slice of a row does
+    (docs/sequence_parallel.md).
     """
     from promptcot_mamba.ops.ssd import triton_kernels as ssd
     from promptcot_mamba.ops.triton_common import record_launches
@@ -41,13 +39,13 @@ def record_shipped(
     A, D, dt_bias = (empty(h, dtype=torch.float32) for _ in range(3))
     cu_seqlens = torch.tensor([0, length])
     inputs = ssd.SsdInputs(
-        x, dt, A, B, C, D, z if gate else None, dt_bias, None, cu_seqlens, 1, h, g, True, (0.0, math.inf), config
+        x, dt, A, B, C, D, None, dt_bias, None, cu_seqlens, 1, h, g, True, (0.0, math.inf), config
     )  # fmt: skip
     parts = {}
     with record_launches(run=False) as parts["ssd forward"]:
         ssd.run_forward(inputs, empty(length, d_inner))
     with record_launches(run=False) as parts["ssd backward"]:
-        grads = ssd.SsdGradients(empty(length, d_inner), dt, B, C, z if gate else None)
+        grads = ssd.SsdGradients(empty(length, d_inner), dt, B, C)
         ssd.run_backward(inputs, empty(length, d_inner), grads)
     if size == SHIPPED:
         parts |= _record_carried(inputs) | _record_other_ops(xBC, z, dtype)

@@ -14,13 +14,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from promptcot_mamba.bench_record import RecordTable, render_record_table, write_record
+from promptcot_mamba.bench_record import RecordTable, report_record
 from promptcot_mamba.chat_format import render_prompt
 from promptcot_mamba.cli import flag, parse_args, run_program
 from promptcot_mamba.jsonl import write_jsonl
@@ -37,8 +37,6 @@ SHAPE = {
 
 @dataclass
 class Arguments:
-    """Flags of scripts.bench.long_run."""
-
     length: int = flag("tokens of a row, at most", default=65_536)
     slices: int = flag("processes that hold a row together", default=2)
     steps: int = flag("optimizer steps, a row each", default=6)
@@ -144,15 +142,12 @@ def make_tables(args: Arguments, found: dict[str, Any]) -> list[RecordTable]:
     return [curve, memory]
 
 
-def main() -> int:
+def main() -> None:
     args = parse_args(Arguments, description=__doc__)
     with tempfile.TemporaryDirectory() as folder:
         found = measure(args, Path(folder))
-    tables = make_tables(args, found)
-    print("\n\n".join(map(render_record_table, tables)))
     title = f"Chains of {args.length:,} tokens, trained in slices"
-    write_record(args.record, title=title, config=asdict(args), tables=tables, results=found)
-    return 0
+    report_record(args, title=title, tables=make_tables(args, found), results=found)
 
 
 if __name__ == "__main__":

@@ -202,13 +202,34 @@ def embedded(text: str, rng: random.Random) -> str:
     return before + text + rng.choice(["\n\nShow your work.", " Thanks!", "\nAnswer:", ""])
 
 
+def other_digits(text: str, rng: random.Random) -> str:
+    zero = ord(rng.choice("\u0660\u06f0\u0966\u09e6\u0e50"))  # Arabic (two), Devanagari, Bengali, Thai
+    return re.sub(r"[0-9]", lambda digit: chr(zero + int(digit[0])), text)
+
+
+def styled_html(text: str, rng: random.Random) -> str:
+    """A page's markup, with classes and styles."""
+    sentences = "".join(f'<p style="margin: 0">{html.escape(one)}</p>' for one in re.split(r"(?<=[.?])\s+", text))
+    return f'<div id="q{rng.randint(1, 99)}" class="problem-statement">{sentences}</div><br/><a href="/7">Source</a>'
+
+
+def first_half(text: str, rng: random.Random) -> str:
+    words = text.split(" ")
+    return " ".join(words[: (len(words) + 1) // 2])
+
+
+def formulas_out(text: str, rng: random.Random) -> str:
+    return re.sub(r"\\\[.*?\\\]|\$\$.*?\$\$|\$[^$]*\$", " ", text, flags=re.DOTALL)
+
+
 KINDS: dict[str, Callable[[str, random.Random], str]] = {
     "verbatim": verbatim, "other case": in_other_case, "embedded": embedded, "LaTeX respelled": latex_respelled,
     "plain-text maths": plain_maths, "numerals in words": numerals_in_words, "look-alikes": look_alikes,
     "every 12th word": change_every(12), "every 8th word": change_every(8), "renamed variables": rename_variables,
     "renamed points": rename_points, "HTML": as_html, "hidden marks": hidden_marks, "without samples": without_samples,
     "another order": in_another_order, "with thoughts": with_thoughts, "read out": read_out, "carried": carried,
-    "cut off": cut_off,
+    "cut off": cut_off, "other digits": other_digits, "HTML, styled": styled_html, "first half": first_half,
+    "formulas out": formulas_out,
 }  # fmt: skip
 REQUIRED = dict.fromkeys(KINDS, 0.95) | {
     "every 12th word": 0.85,
@@ -216,6 +237,8 @@ REQUIRED = dict.fromkeys(KINDS, 0.95) | {
     "renamed points": 0.85,
     "every 8th word": 0.7,
     "cut off": 0.85,
+    "first half": 0.55,  # of a short one it tells nothing,
+    "formulas out": 0.55,  # nor does what was all formula
 }
 
 TEMPLATES = (

@@ -6,18 +6,20 @@ Prints, and appends to the record, for each size: seconds of every step, tokens 
 batch call, and the peak memory of all processes together (sum of their proportional set sizes).
 """
 
+import contextlib
 import json
 import os
 import random
 import shutil
 import subprocess
 import sys
-import threading
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from promptcot_mamba.bench_record import report_record, tabulate
 from promptcot_mamba.cli import flag, parse_args, run_program
@@ -115,40 +117,27 @@ def make_corpus(path: Path, paragraphs: list[str], size: float, seed: int) -> in
     return rows
 
 
-def tree_memory(pid: int) -> int:
-    """Bytes of a process and its descendants, shared pages counted once (PSS)."""
-    total, waiting = 0, [pid]
-    while waiting:
-        process = waiting.pop()
-        try:
-            lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-            total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024
-            waiting += map(int, Path(f"/proc/{process}/task/{process}/children").read_text().split())
-        except (OSError, StopIteration, ValueError):
-            continue  # ended meanwhile
-    return total
+def held_bytes(process: psutil.Process) -> int:
+    """What a process and its descendants hold, shared pages counted once (PSS)."""
+    held = 0
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for one in (process, *process.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):  # ended meanwhile
+                held += one.memory_full_info().pss
+    return held
 
 
 def watch(command: list[str]) -> tuple[float, int]:
     """Run a command; return seconds and peak bytes of its process tree."""
-    started = time.monotonic()
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    peak = 0
-
-    def measure() -> None:
-        nonlocal peak
+    started, peak = time.monotonic(), 0
+    with tempfile.TemporaryFile("w+") as log:
+        process = psutil.Popen(command, stderr=log)
         while process.poll() is None:
-            peak = max(peak, tree_memory(process.pid))
+            peak = max(peak, held_bytes(process))
             time.sleep(0.5)
-
-    thread = threading.Thread(target=measure)
-    thread.start()
-    log = process.stderr.read()
-    process.wait()
-    thread.join()
-    if process.returncode:
-        raise InputError(f"{' '.join(command[:4])}: exit {process.returncode}\n{log}")
+        if process.returncode:
+            log.seek(0)
+            raise InputError(f"{' '.join(command[:4])}: exit {process.returncode}\n{log.read()}")
     return time.monotonic() - started, peak
 
 
@@ -222,19 +211,8 @@ def main() -> None:
         make_tokenizer(paragraphs, tokenizer)
     results = []
     for gigabytes in args.gigabytes:
-        result = measure(gigabytes, args, paragraphs, tokenizer)
-        results.append(result)
-        logger.info(
-            "%.2f GB: %.0f s, %.2f M tokens/s in the tokenizer (%.2f of encode_batch alone), everything %.2f times it, "
-            "%.0f MiB at the peak, %.2f %% full",
-            gigabytes,
-            result["seconds"],
-            result["tokenising_tokens_per_second"] / 1e6,
-            result["tokenising_over_encode_batch"],
-            result["everything_over_encode_batch_seconds"],
-            result["peak_bytes"] / 2**20,
-            100 * result["fill"],
-        )
+        results.append(measure(gigabytes, args, paragraphs, tokenizer))
+        logger.info("%s", results[-1])
     rows = [
         row | {"millions": row["tokenising_tokens_per_second"] / 1e6, "peak": row["peak_bytes"] / 2**20,
                "full": 100 * row["fill"]}

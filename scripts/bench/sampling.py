@@ -43,30 +43,22 @@ LENGTH_SIGMA = 1.0  # of the log of a chain's length: 1 % are over 10 times the 
 
 @dataclass
 class BenchArguments:
-    """Flags of the benchmark."""
-
     model_path: str = flag("a checkpoint; a random tiny one will do", default="")
-    dummy: str | None = flag(f"instead of one, random weights: {', '.join(DUMMIES)}", default=None)
+    dummy: str | None = flag("instead of one, random weights", default=None, choices=tuple(DUMMIES))
     problems: int = 60
     n: int = 16
     max_retries: int = 8
     invalid: float = 0.15
     max_len: int = 320
-    median_len: float = flag("of the chains' log-normal lengths, in tokens", default=20.0)
+    median_len: float = flag("of the chains' log-normal lengths, in tokens", default=20.0, least=1)
     max_num_seqs: int = 64
-    pairs: int = flag("runs of each, in turn; medians are compared", default=3)
+    pairs: int = flag("runs of each, in turn; medians are compared", default=3, least=1)
     record: str | None = flag("where to write; default docs/records/sampling_<seqs>.json", default=None)
     resume: bool = flag("keep the pairs that the record holds already", default=False)
 
     def __post_init__(self) -> None:
-        if self.pairs < 1:
-            raise ValueError(f"--pairs {self.pairs}: must be at least 1")
         if bool(self.model_path) == bool(self.dummy):
             raise ValueError("give either --model_path or --dummy")
-        if self.dummy and self.dummy not in DUMMIES:
-            raise ValueError(f"--dummy {self.dummy}: expected one of {', '.join(DUMMIES)}")
-        if self.median_len < 1:
-            raise ValueError(f"--median_len {self.median_len}: must be at least 1")
 
 
 class ShapedBackend:

@@ -42,8 +42,6 @@ COLUMNS = (
 
 @dataclass
 class CostArguments:
-    """Flags of the benchmark."""
-
     kilobytes: list[int] = flag("lengths of a completion", factory=lambda: [1, 200], least=1)
     megabytes: int = flag("of text in the shorter run of a pair, at most", default=100, least=1)
     most_samples: int = flag("in the shorter run of a pair", default=2000, least=50)

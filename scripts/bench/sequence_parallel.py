@@ -24,7 +24,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from transformers import Mamba2Config
 
-from promptcot_mamba.bench_record import RecordTable, render_record_table, write_record
+from promptcot_mamba.bench_record import RecordTable, report_record
 from promptcot_mamba.cli import flag, parse_args, run_program
 from promptcot_mamba.log import logger
 from promptcot_mamba.model import Mamba2ForCausalLM
@@ -36,14 +36,13 @@ from promptcot_mamba.ops.sequence_parallel import (
     slice_bounds,
     slice_documents,
 )
+from scripts.bench.common import peak_memory, reset_peak_memory
 
 WHOLE = 1
 
 
 @dataclass
 class Arguments:
-    """Flags of scripts.bench.sequence_parallel."""
-
     lengths: list[int] = flag("tokens of the row", factory=lambda: [16384, 65536])
     sizes: list[int] = flag("slices, a process each", factory=lambda: [2, 4])
     rounds: int = flag("pairs of steps whose times count", default=5)
@@ -73,13 +72,6 @@ def make_model(args: Arguments) -> Mamba2ForCausalLM:
     return model
 
 
-def resident_bytes(peak: bool) -> int:
-    """This process's resident set now, or its peak since the last reset."""
-    name = "VmHWM" if peak else "VmRSS"
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(name))
-
-
 def run_step(model: Mamba2ForCausalLM, length: int, slices: SliceGroup | None) -> Step:
     """One forward and backward pass over this process's slice of the row, or over a whole one of its own."""
     ids = torch.randint(0, 512, (1, length), generator=torch.Generator().manual_seed(length))
@@ -96,13 +88,12 @@ def run_step(model: Mamba2ForCausalLM, length: int, slices: SliceGroup | None) -
         "cu_seqlens": torch.tensor(marks, dtype=torch.int32), "place": place,
     }  # fmt: skip
     model.zero_grad()
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the kernel's peak starts anew
-    before, started = resident_bytes(peak=False), time.process_time()
+    before, started = reset_peak_memory(), time.process_time()
     loss = model(**inputs, num_items_in_batch=length).loss
     loss.backward()
     seconds = time.process_time() - started
     sent = slices.bytes_sent if slices is not None else 0
-    return Step(float(loss.detach()), seconds, resident_bytes(peak=True) - before, sent)
+    return Step(float(loss.detach()), seconds, peak_memory() - before, sent)
 
 
 def work(rank: int, size: int, args: Arguments, length: int, store: str, answers: str) -> None:
@@ -157,14 +148,8 @@ def make_table(results: list[dict]) -> RecordTable:
             f"{one['sent_kib']:.0f}", f"{one['loss_error']:.0e}",
         ])  # fmt: skip
     header = [
-        "row",
-        "slices",
-        "MiB a process",
-        "of the whole row's",
-        "CPU time, of unsliced",
-        "KiB sent",
-        "loss off by",
-    ]
+        "row", "slices", "MiB a process", "of the whole row's", "CPU time, of unsliced", "KiB sent", "loss off by",
+    ]  # fmt: skip
     caption = (
         "One row held by several processes, against the same row on one: what a step adds to a process's memory (the "
         "largest of them), the loss's relative error, and the bytes that a process sends (the most). CPU time: of all "
@@ -174,7 +159,7 @@ def make_table(results: list[dict]) -> RecordTable:
     return RecordTable(caption, header, rows)
 
 
-def main() -> int:
+def main() -> None:
     args = parse_args(Arguments, description=__doc__)
     os.environ["OMP_NUM_THREADS"] = "1"
     results = []
@@ -185,11 +170,7 @@ def main() -> int:
             one["loss_error"] = abs(one["loss"] - whole["loss"]) / abs(whole["loss"])
             results.append(one)
             logger.info("%s", one)
-    table = make_table(results)
-    print(render_record_table(table))
-    title = "Sequence parallelism on CPU"
-    write_record(args.record, title=title, config=asdict(args), tables=[table], results=results)
-    return 0
+    report_record(args, title="Sequence parallelism on CPU", tables=[make_table(results)], results=results)
 
 
 if __name__ == "__main__":

@@ -36,8 +36,6 @@ PEER = "transformers (torch)"
 
 @dataclass
 class Arguments:
-    """Flags of scripts.bench.ssd."""
-
     length: int = flag("tokens", default=2048)
     heads: int = flag("heads", default=16)
     groups: int = flag("groups", default=8)

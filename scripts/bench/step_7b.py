@@ -40,8 +40,6 @@ LAYERS, LENGTH = 64, 20_480
 
 @dataclass
 class Arguments:
-    """Flags of scripts.bench.step_7b."""
-
     part: str = flag("one at a time", default="step", choices=tuple(PARTS))
     layers: int = flag("depth; 64 is the 7B model's", default=LAYERS, least=1)
     length: int = flag("tokens of the row", default=LENGTH, least=16)

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,12 +23,11 @@ from transformers import Mamba2ForCausalLM as TransformersMamba2
 from promptcot_mamba.bench_record import NOT_MEASURED, RecordTable, report_record
 from promptcot_mamba.cli import flag, parse_args, run_program
 from promptcot_mamba.data.pack import fill_share, pack_lengths
-from promptcot_mamba.errors import InputError
 from promptcot_mamba.model import Mamba2ForCausalLM
 from promptcot_mamba.ops.gated_rms_norm.reference import gated_rms_norm_reference
 from promptcot_mamba.ops.linear_cross_entropy import IGNORE_INDEX
 from promptcot_mamba.ops.packing import cu_seqlens_from_lengths
-from scripts.bench.common import DTYPES, make_table, time_interleaved
+from scripts.bench.common import DTYPES, make_table, peak_memory, reset_peak_memory, time_interleaved
 
 HEAD_DIM = 64
 AnyMamba2 = Mamba2ForCausalLM | TransformersMamba2
@@ -40,8 +38,6 @@ CUDA_ONLY = ("transformers + mamba-ssm", "transformers + mamba-ssm, full checkpo
 
 @dataclass
 class Arguments:
-    """Flags of scripts.bench.train."""
-
     hidden_size: int | None = flag("one shape only, with --n_groups", default=None)
     n_groups: int = flag("groups of that shape", default=1)
     num_layers: int = flag("layers", default=4)
@@ -117,14 +113,6 @@ def peers(device: str) -> list[str]:
     return list(CUDA_ONLY) if importlib.util.find_spec("mamba_ssm") else ["transformers"]
 
 
-def read_status(field_name: str) -> float:
-    """One of this process's memory figures in /proc/self/status, in bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field_name}:"):
-            return int(line.split()[1]) * 1024.0
-    raise InputError(f"/proc/self/status: no {field_name}; leave peak memory out with --memory_length 0")
-
-
 def measure_peak(kind: str, config: Mamba2Config, dtype_name: str, length: int, threads: int, device: str) -> float:
     """Bytes a step takes beyond model, optimizer and libraries, in this (fresh) process."""
     torch.set_num_threads(threads)
@@ -136,10 +124,9 @@ def measure_peak(kind: str, config: Mamba2Config, dtype_name: str, length: int, 
         allocated = torch.cuda.memory_allocated()
         step()
         return float(torch.cuda.max_memory_allocated() - allocated)
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
-    before = read_status("VmRSS")
+    before = reset_peak_memory()
     step()
-    return read_status("VmHWM") - before
+    return float(peak_memory() - before)
 
 
 def peak_in_child(*arguments: Any) -> float:
@@ -172,9 +159,9 @@ def bench_shape(args: Arguments, hidden_size: int, n_groups: int, device: str) -
     return rows
 
 
-def draw_lengths(count: int, longest: int, seed: int = 0) -> np.ndarray:
+def draw_lengths(count: int, longest: int) -> np.ndarray:
     """Lengths as long-tailed as long chains of thought: log-normal, the median 0.3 of the longest, cut there."""
-    drawn = np.random.default_rng(seed).lognormal(np.log(0.3 * longest), 0.9, size=count)
+    drawn = np.random.default_rng(0).lognormal(np.log(0.3 * longest), 0.9, size=count)
     return np.clip(drawn.astype(np.int64), 8, longest)
 
 

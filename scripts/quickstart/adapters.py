@@ -6,16 +6,17 @@ Phase 2's rows, for as many steps as the recipe says; the merged model is sample
 rerun keeps what is done.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from promptcot_mamba.bench_record import RecordTable, render_record_table, time_table, write_record
+from promptcot_mamba.bench_record import RecordTable, report_record, time_table
 from promptcot_mamba.cli import flag, parse_args, run_program
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.metrics import compare_paired, share_interval
 from promptcot_mamba.quickstart.road import (
     GRADERS,
     Stage,
+    count_processes,
     evaluate,
     family_file,
     read_verdicts,
@@ -33,7 +34,7 @@ class Args:
     quickstart: str = flag("folder of a finished quickstart", default="outputs/quickstart", elsewhere=True)
     recipes: str = flag("folder of the recipes", default="configs/quickstart", reads="folder")
     record: str | None = flag("also write the record here (docs/records/X.json)", default=None, writes="file")
-    processes: int = flag("training processes", default=2, least=1)
+    processes: int | None = flag("training processes; default: 2, or 1 where there is one GPU", default=None, least=1)
 
 
 def compare(full: dict[str, dict[str, bool]], adapters: dict[str, dict[str, bool]]) -> RecordTable:
@@ -59,18 +60,18 @@ def main() -> None:
         times[stage.title] = run_stage(stage, output)
 
     data, start = output / "data", output / "phase1"
-    run(train_stage(NAME, recipes / "adapters.yaml", start, data / "phase2.jsonl", output / NAME, args.processes))
+    processes = count_processes(args.processes)
+    run(train_stage(NAME, recipes / "adapters.yaml", start, data / "phase2.jsonl", output / NAME, processes))
     sampling = (recipes / "sampling.yaml", output / NAME, data / "problems.jsonl", samples / f"{NAME}.jsonl")
     adapters = evaluate(run, sample_stage(NAME, *sampling), data, tuple(GRADERS))
     full = {family: read_verdicts(family_file(samples / "phase2.jsonl", family), family) for family in GRADERS}
     table = compare(full, adapters)
-    print(render_record_table(table))
     shares = {
         name: {family: sum(found.values()) / len(found) for family, found in verdicts.items()}
         for name, verdicts in (("all weights", full), (NAME, adapters))
     }
     title = "Adapters against full fine-tuning, at quickstart scale"
-    write_record(args.record, title=title, config=asdict(args), tables=[table, time_table(times)], results=shares)
+    report_record(args, title=title, tables=[table, time_table(times)], results=shares)
 
 
 if __name__ == "__main__":

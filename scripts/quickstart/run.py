@@ -15,6 +15,7 @@ from promptcot_mamba.cli import flag, parse_args, run_program
 from promptcot_mamba.quickstart.report import claim_table, share_table, write_report
 from promptcot_mamba.quickstart.road import (
     Stage,
+    count_processes,
     data_stage,
     grade_stages,
     run_stage,
@@ -33,15 +34,6 @@ class Args:
     output_dir: str = flag("where everything goes", default="outputs/quickstart", writes="folder")
     record: str | None = flag("also write the record here (docs/records/X.json)", default=None, writes="file")
     processes: int | None = flag("training processes; default: 2, or 1 where there is one GPU", default=None, least=1)
-
-
-def count_processes(wanted: int | None) -> int:
-    """Two processes show data parallelism on any machine but one with a single GPU."""
-    if wanted is not None:
-        return wanted
-    import torch
-
-    return 1 if torch.cuda.device_count() == 1 else 2
 
 
 def make_stages(args: Args) -> list[Stage]:

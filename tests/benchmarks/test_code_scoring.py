@@ -9,6 +9,7 @@ import pytest
 
 from promptcot_mamba.benchmarks import get_benchmark
 from promptcot_mamba.benchmarks.code_scoring import TESTS_ENV, CodeOptions, run_code
+from promptcot_mamba.cli import parse_args
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.code.grading import SandboxPool
 from promptcot_mamba.grading.code.tests import GRADER_VERSION
@@ -204,12 +205,15 @@ def test_bad_rows_are_named(folder, change, message):
     assert not (folder / "c.jsonl").exists()
 
 
-@pytest.mark.parametrize(
-    "options", [{"time_limit": 0}, {"wall_limit": 0.0}, {"workers": 0}, {"memory_mb": 1}, {"sandbox": "strong"}]
-)
-def test_bad_flags_are_named(folder, options):
+@pytest.mark.parametrize("flag", ["--time_limit=0", "--wall_limit=0", "--workers=0", "--memory_mb=1"])
+def test_limits_that_nothing_could_meet_are_refused(flag):
+    with pytest.raises(InputError, match=flag.split("=")[0]):
+        parse_args(CodeOptions, [flag])
+
+
+def test_an_unknown_sandbox_is_refused(folder):
     with pytest.raises(InputError):
-        score(folder, **options)
+        score(folder, sandbox="strong")
 
 
 def test_tests_that_programs_could_read_are_refused(folder, monkeypatch):

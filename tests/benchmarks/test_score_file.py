@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+import calc_acc_aime
 from promptcot_mamba.benchmarks import BENCHMARKS, get_benchmark
 from promptcot_mamba.benchmarks.score_file import Options, run_math, score_math_file
 from promptcot_mamba.chat_format import render_prompt
+from promptcot_mamba.cli import parse_args
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import write_jsonl
+from scripts import calc_acc
 
 Row = dict[str, object]
 
@@ -177,13 +181,20 @@ def test_bad_rows_are_named_by_line_and_nothing_is_written(name: str, write: Cal
     assert [file.name for file in path.parent.iterdir()] == ["predictions.jsonl"]
 
 
+@pytest.mark.parametrize("program", [calc_acc, calc_acc_aime])
 @pytest.mark.parametrize(
-    ("options", "message"),
-    [({"grader": "kind"}, "expected strict or paper"), ({"expected_runs": 0}, "expected a whole number from 1")],
+    ("flag", "message"),
+    [
+        ("--grader=kind", "--grader kind: must be one of strict, paper"),
+        ("--expected_runs=0", "--expected_runs 0: must be at least 1"),
+    ],
 )
-def test_bad_options(options: Row, message: str, write: Callable[..., Path]):
+def test_bad_options(program: ModuleType, flag: str, message: str, write: Callable[..., Path]):
+    path = write(row(completion="x"))
     with pytest.raises(InputError, match=message):
-        score(write(row(completion="x")), **options)
+        parse_args(
+            program.Arguments, [*(["--benchmark=aime24"] if program is calc_acc else []), f"--input_path={path}", flag]
+        )
 
 
 GOLDS = {"aime24": "33", "aime25": "336^\\circ", "math500": "\\frac{14}{3}", "gsm8k": "2,125", "olympiadbench": "2n-2"}

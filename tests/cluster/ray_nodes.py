@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 from tests.cluster.hosts import ADDRESSES, HOSTS, SCRATCH, Hosts
@@ -43,13 +44,16 @@ class RayNodes:
         self._started: list[subprocess.Popen] = []
         self._watch: subprocess.Popen[str] | None = None
         self.is_plain = True  # the second node sees what the first one sees
-        try:
+        with ExitStack() as undo:
+            undo.callback(self.close)
+            undo.push(self._note_logs)
             self.start(HOSTS[0])
             self.start(HOSTS[1])
-        except BaseException as error:
+            undo.pop_all()
+
+    def _note_logs(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if error:
             error.add_note(self.logs())
-            self.close()
-            raise
 
     def start(self, host: str, instead: dict[Path, Path] | None = None) -> None:
         """A node, and wait until it has joined: `ray start` in the foreground, so that it ends with its host.

@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from tests.cluster.hosts import ADDRESSES, HOSTS, SCRATCH, WAIT_SECONDS, Hosts
@@ -69,12 +70,15 @@ class Slurm:
         self.hosts = hosts
         self.folder = Path(tempfile.mkdtemp(prefix=f"{SCRATCH}slurm-", dir="/tmp"))
         self._daemons: dict[str, subprocess.Popen] = {}
-        try:
+        with ExitStack() as undo:
+            undo.callback(self.close)
+            undo.push(self._note_logs)
             self._start()
-        except BaseException as error:
+            undo.pop_all()
+
+    def _note_logs(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if error:
             error.add_note(self.logs())
-            self.close()
-            raise
 
     def _start(self) -> None:
         self.folder.chmod(0o755)

@@ -153,9 +153,9 @@ def test_sources_that_are_not_there(tmp_path, entry, message):
 
 
 def test_unknown_formats_and_empty_files(tmp_path):
-    (tmp_path / "a.csv").write_text("a,b\n")
+    (tmp_path / "a.xlsx").write_text("a,b\n")
     with pytest.raises(InputError, match="unknown format"):
-        plan_chunks(tmp_path / "a.csv")
+        plan_chunks(tmp_path / "a.xlsx")
     (tmp_path / "a.jsonl").touch()
     with pytest.raises(InputError, match="the file is empty"):
         plan_chunks(tmp_path / "a.jsonl")

@@ -28,6 +28,12 @@ SHAPES = {
         "prompt": QUESTION, "prompt_id": "x", "chosen": [USER, said(RIGHT)], "rejected": [USER, said(WRONG)],
         "score_chosen": 8.5, "score_rejected": 3.0,
     },
+    "Orca pairs": {"system": "Be brief.", "question": QUESTION, "chosen": RIGHT, "rejected": WRONG},
+    "LLaMA-Factory, Alpaca": {"instruction": "Add.", "input": QUESTION, "chosen": RIGHT, "rejected": WRONG},
+    "LLaMA-Factory, ShareGPT": {
+        "conversations": [{"from": "human", "value": QUESTION}], "chosen": {"from": "gpt", "value": RIGHT},
+        "rejected": {"from": "gpt", "value": WRONG},
+    },
     "rendered": {
         "prompt": f"<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n<think>\n",
         "chosen": RIGHT.removeprefix("<think>\n"), "rejected": WRONG,
@@ -76,8 +82,8 @@ def test_ids_and_sources_are_the_rows_own(tmp_path):
             {"chosen": [USER, said(RIGHT)], "rejected": [{"role": "user", "content": "2 + 3?"}, said(WRONG)]},
             "'chosen' and 'rejected' answer different prompts",
         ),
-        ({**SHAPES["texts"], "chosen": ""}, "'completion' must be a non-empty text"),
-        ({**SHAPES["texts"], "chosen": None}, "'completion' must be a non-empty text"),
+        ({**SHAPES["texts"], "chosen": ""}, "'chosen' must be a non-empty text"),
+        ({**SHAPES["texts"], "chosen": None}, "'chosen' must be a non-empty text"),
         ({**SHAPES["texts"], "rejected": 7}, "must be a text or a list of messages"),
         ({**SHAPES["texts"], "prompt": ""}, "'prompt' must be a non-empty text"),
         ({"chosen": [USER], "rejected": [USER]}, "no turn is the assistant's"),

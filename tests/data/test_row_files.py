@@ -69,6 +69,84 @@ def test_json_arrays_packed_or_not(tmp_path, monkeypatch, text, name):
     assert read_all(tmp_path / "rows.jsonl", 10) == rows
 
 
+DOCUMENTS = [
+    '{"data": [{"n": 0}, {"n": 1, "t": "]é[,"}]}',
+    '{\n "version": "1.0",\n "about": {"data": [1, 2]},\n "data": [\n  {"n": 0}, {"n": 1, "t": "]é[,"}\n ]\n}\n',
+    '\ufeff{"type": "text2text", "instances": [{"n": 0}, {"n": 1, "t": "]é[,"}]}',
+    '{"train": [{"n": 0}, {"n": 1, "t": "]é[,"}], "test": [{"n": 2}]}',
+    '{"features": [], "rows": [{"row_idx": 0, "row": {"n": 0}}, {"row_idx": 1, "row": {"n": 1, "t": "]é[,"}}]}',
+    '{\n  "n": 0\n}\n{\n  "n": 1,\n  "t": "]é[,"\n}\n',
+]
+
+
+@pytest.mark.parametrize("text", DOCUMENTS)
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.json.gz"])
+def test_objects_around_the_rows_and_over_several_lines(tmp_path, text, name):
+    rows = [{"n": 0}, {"n": 1, "t": "]é[,"}]
+    with open_packed(tmp_path / name) as file:
+        file.write(text.encode())
+    assert read_all(tmp_path / name, 10) == rows
+    unpack(tmp_path / name, tmp_path / "rows.jsonl")
+    assert read_all(tmp_path / "rows.jsonl", 10) == rows
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"n": 0, "data": [{"n": 5}]}, {"n": 1, "data": [{"n": 6}]}],  # a column that is called so
+        [{"prompt": "x", "examples": [{"input": "1", "output": "2"}]}],
+        [{"data": ["a", "b"]}],
+    ],
+)
+def test_a_column_of_objects_is_no_document(tmp_path, rows):
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert read_all(tmp_path / "a.jsonl", 10) == rows
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", 'prompt,completion\n"a, ""b""\nc",d\ne,f\n'),
+        ("a.csv", '\ufeffprompt,completion\r\n"a, ""b""\nc",d\r\n\r\ne,f\r\n'),
+        ("a.tsv", 'prompt\tcompletion\n"a, ""b""\nc"\td\ne\tf'),
+        ("a.csv", 'prompt;completion\n"a, ""b""\nc";d\ne;f\n'),
+        ("a.csv.gz", 'prompt,completion\n"a, ""b""\nc",d\ne,f\n'),
+    ],
+)
+def test_tables(tmp_path, name, text):
+    rows = [{"prompt": 'a, "b"\nc', "completion": "d"}, {"prompt": "e", "completion": "f"}]
+    with open_packed(tmp_path / name) as file:
+        file.write(text.encode())
+    assert read_all(tmp_path / name, 10) == rows
+    assert read_columns(tmp_path / name) == ["prompt", "completion"]
+    unpack(tmp_path / name, tmp_path / "rows.jsonl")
+    assert read_all(tmp_path / "rows.jsonl", 10) == rows
+
+
+def test_long_cells_and_broken_tables(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text(f"prompt,completion\na,{'x' * 200_000}\n")
+    assert len(read_all(path, 10)[0]["completion"]) == 200_000
+    for text, complaint in (
+        ("prompt,completion\na,b\nc,d,e\n", r"a\.csv:3: 3 cells, but the first line names 2 columns"),
+        ('prompt,completion\na,b\n"c,d\n', r"a\.csv:3: not a readable table \(unexpected end of data\)"),
+    ):
+        path.write_text(text)
+        with pytest.raises(InputError, match=complaint):
+            read_all(path, 10)
+    path.write_bytes("prompt,completion\né,b\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"a\.csv: not UTF-8 .*iconv"):
+        read_all(path, 10)
+
+
+def test_a_damaged_compressed_file_is_told(tmp_path):
+    whole = bytearray(gzip.compress(b'{"prompt": "x"}\n'))
+    whole[10] |= 6  # a block of no known type
+    (tmp_path / "a.jsonl.gz").write_bytes(whole)
+    with pytest.raises(InputError, match=r"a\.jsonl\.gz: not a readable gzip file, download it again"):
+        read_all(tmp_path / "a.jsonl.gz", 10)
+
+
 def open_packed(path):
     kind = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix)
     return pa.output_stream(str(path), compression=kind)

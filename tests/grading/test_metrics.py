@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.special import betaincinv, betaln
 from scipy.stats import beta as beta_distribution
+from scipy.stats import norm
+from scipy.stats import t as student_t
 
 from promptcot_mamba.grading.metrics import (
     clustered_mean,
@@ -23,7 +25,13 @@ from promptcot_mamba.grading.metrics import (
     share_interval,
     t_interval,
 )
-from promptcot_mamba.grading.posterior import Posterior, difference_points, likely_correlations
+from promptcot_mamba.grading.posterior import (
+    CORRELATIONS,
+    PAIRED_WEIGHTS,
+    Posterior,
+    difference_points,
+    likely_correlations,
+)
 
 # The mean of min(2 p, 1) - p for p from Beta(0.2, 3.8), the two systems of the paired simulation.
 TRUE_GAIN = quad(lambda p: (min(2 * p, 1.0) - p) * beta_distribution.pdf(p, 0.2, 3.8), 0, 1, points=[0.5], limit=200)[0]
@@ -77,16 +85,25 @@ def test_posterior_of_single_samples_is_the_beta_distribution():
     assert (one.low, one.high) == pytest.approx(tuple(betaincinv(3.5, 37.5, [0.025, 0.975])))
 
 
-def test_posterior_grid_agrees_with_brute_force():
-    """The same model summed on a plain grid of 2,000 means and 400 correlations."""
-    counts = [(3, 16), (0, 16), (16, 16), (1, 8)]
-    mean = ((np.arange(2000) + 0.5) / 2000)[:, None]
-    correlation = ((np.arange(400) + 0.5) / 400)[None, :]
-    alpha, beta = mean * (1 / correlation - 1), (1 - mean) * (1 / correlation - 1)
+def expected_quantiles(counts: list[tuple[int, int]], correlations: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The posterior summed on a plain grid of 4,000 means."""
+    mean = ((np.arange(4000) + 0.5) / 4000)[:, None]
+    alpha, beta = mean * (1 / correlations - 1), (1 - mean) * (1 / correlations - 1)
     total = sum(betaln(alpha + c, beta + n - c) - betaln(alpha, beta) for c, n in counts)
-    cumulative = np.cumsum((np.exp(total) / np.sqrt(mean * (1 - mean))).sum(axis=1))  # Jeffreys' prior of the mean
-    expected = np.interp([0.025, 0.5, 0.975], cumulative / cumulative[-1], mean[:, 0])
-    assert Posterior(counts).quantile(np.array([0.025, 0.5, 0.975])) == pytest.approx(expected, abs=4e-3)
+    cumulative = np.cumsum((np.exp(total) * weights).sum(axis=1) / np.sqrt(mean * (1 - mean))[:, 0])  # Jeffreys' prior
+    return np.interp([0.025, 0.5, 0.975], cumulative / cumulative[-1], mean[:, 0])
+
+
+@pytest.mark.parametrize("counts", [[(3, 16), (0, 16), (16, 16), (1, 8)], [(1, 16), (0, 16), (0, 16)]])
+def test_posterior_grid_agrees_with_brute_force(counts: list[tuple[int, int]]):
+    """The uniform prior on 400 plain correlations; the paired one, steep near 0, on those it is made of."""
+    plain = (np.arange(400) + 0.5) / 400
+    shares = np.array([0.025, 0.5, 0.975])
+    assert Posterior(counts).quantile(shares) == pytest.approx(
+        expected_quantiles(counts, plain, np.ones(400)), abs=4e-3
+    )
+    expected = expected_quantiles(counts, CORRELATIONS, PAIRED_WEIGHTS)
+    assert Posterior(counts, PAIRED_WEIGHTS).quantile(shares) == pytest.approx(expected, abs=2e-3)
 
 
 def test_run_spread_is_mean_and_sd_over_runs():
@@ -170,6 +187,21 @@ def test_p_value_and_interval_agree():
         result = compare_paired(*scores)
         excluded = not result.difference.low <= 0 <= result.difference.high
         assert (result.p_value < 0.05) is excluded
+
+
+@pytest.mark.parametrize("problems", [8, 30, 400])
+def test_tails_of_a_difference_are_student_s(problems: int):
+    """One sample a problem and no correlation: the ends are quantiles of the difference of two beta distributions."""
+    first = {str(i): [float(i % 4 == 0)] for i in range(problems)}
+    second = {str(i): [float(i % 4 < 2 and i % 8 != 0)] for i in range(problems)}
+    found = compare_paired(first, second)
+    counts = [[(scores[name][0], 1) for name in first] for scores in (first, second)]
+    a, b = (np.array([right for right, _ in own]) for own in counts)
+    correlations = likely_correlations(a, b, int(np.sum(a != b)))
+    points = difference_points(*(Posterior(own) for own in counts), correlations)
+    share = norm.cdf(student_t.ppf(0.025, (problems - 1) * 2 / 3))
+    assert share < 0.025
+    assert (found.difference.low, found.difference.high) == pytest.approx(np.quantile(points, [share, 1 - share]))
 
 
 def test_pairing_removes_the_problems_difficulty():

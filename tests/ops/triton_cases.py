@@ -17,6 +17,7 @@ from dataclasses import replace
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
+from tests.ops import far_rows
 from tests.ops.comparison import relative_errors
 
 ALLOCATIONS_AND_VIEWS = {
@@ -281,6 +282,7 @@ CASES = {
         "products in the other order": compare_other_order,
         "decays from weak to total": compare_strong_decays,
     },
+    "far_rows": far_rows.CASES,
 }
 
 

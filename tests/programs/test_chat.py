@@ -37,6 +37,14 @@ def test_one_question_one_answer(checkpoint: Path, capsys):
     assert float(state[1]) == pytest.approx(2 * (8 * 16 * 16 + 192 * 3) * 4 / 1024, abs=0.05)
 
 
+def test_a_gpu_that_torch_does_not_see_is_not_passed_over_in_silence(checkpoint: Path, monkeypatch, caplog):
+    monkeypatch.setattr(chat, "has_nvidia_device", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(chat.logger, "propagate", True)
+    assert chat.main(["--model_path", str(checkpoint), "--prompt", "1 + 1?", "--max_len", "2"]) == 0
+    assert "torch sees no device: this is the CPU" in caplog.text
+
+
 def test_the_stream_is_the_models_own_greedy_text(checkpoint: Path):
     model = load_causal_lm(checkpoint, dtype="float32").eval()
     stream = TokenStream(model, temperature=0.0, top_p=1.0, repetition_penalty=1.0, seed=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,17 +22,25 @@ PROGRAMS = {
     "scripts.bench.sampling": bench_sampling.BenchArguments,
     "scripts.bench.efficiency": bench_efficiency.Arguments,
 }
-ECHO = '#!/bin/sh\n[ "$1" = "-c" ] && exit 0\n[ -z "$FAIL" ] || exit "$FAIL"\necho "started $@"\n'
-SMI = '#!/bin/sh\ncase "$1" in *memory*) echo 143771;; *) echo "NVIDIA H200";; esac\n'
+ECHO = f"""#!/bin/sh
+case "$1 $2" in -c*list_gpus*) exec {sys.executable} "$@" ;; -c*) exit 0 ;; esac
+[ -z "$FAIL" ] || exit "$FAIL"
+echo "started $@"
+"""
+H200 = "0, GPU-11111111-aaaa, NVIDIA H200, 143771, 9.0, 580.82.07, Disabled"
+H100 = "1, GPU-22222222-bbbb, NVIDIA H100 80GB HBM3, 81559, 9.0, 580.82.07, Disabled"
 
 
-def proof(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess:
-    for name, text in (("echo-python", ECHO), ("nvidia-smi", SMI)):
+def proof(
+    folder: Path, *words: str, smi: str = f"echo '{H200}'\necho '{H100}'", **environment: str
+) -> subprocess.CompletedProcess:
+    for name, text in (("echo-python", ECHO), ("nvidia-smi", f"#!/bin/sh\n{smi}\n")):
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
     settings = {"PATH": f"{folder}:{os.environ['PATH']}", "PYTHON": str(folder / "echo-python"), "RECORDS": str(folder)}
     command = ["bash", str(ROOT / "scripts/bench/gpu_proof.sh"), *words]
-    variables = os.environ | settings | environment
+    variables = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    variables |= settings | environment
     return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -54,6 +63,18 @@ def test_every_part_starts_its_program_on_its_own_record(tmp_path: Path):
     sampling, efficiency = found[-2][1], found[-1][1]
     assert (sampling.dummy, sampling.problems, sampling.n, sampling.resume) == ("7b", 60, 16, True)
     assert efficiency.budget_gib == [24, 72, 126]
+
+
+def test_the_device_that_is_used_gives_the_records_their_name(tmp_path: Path):
+    ((_, args),) = started(proof(tmp_path, "efficiency", CUDA_VISIBLE_DEVICES="1"))
+    assert Path(args.record).name.startswith("nvidia-h100-80gb-hbm3-")
+    assert args.budget_gib == [24, 71]
+
+
+def test_words_of_a_failing_nvidia_smi_are_no_device(tmp_path: Path):
+    done = proof(tmp_path, "speed", smi="echo 'NVIDIA-SMI has failed because it could not reach the driver.'\nexit 9")
+    assert done.returncode == 2
+    assert "no CUDA device here; DRY_RUN=1 rehearses on the CPU" in done.stderr
 
 
 def test_an_earlier_record_is_continued_unless_overwritten(tmp_path: Path):

@@ -161,7 +161,7 @@ def test_a_full_disk_is_one_line(place, tmp_path):
     ("flags", "complaint"),
     [
         (("--workers", "-3"), "--workers -3: must be at least 0"),
-        (("--order", "long_first"), "--order long_first: expected one of shuffled, short_first"),
+        (("--order", "long_first"), "--order long_first: must be one of shuffled, short_first"),
         (("--prompt_format", "raw"), "--prompt_format raw: expected one of auto, rendered, bare"),
         (("--keep_rows", "17"), "--keep_rows 17: no row id (32 hexadecimal digits), and no such file"),
         (("--total_tokens", "9", "--total_examples", "9"), "--total_examples, --total_tokens: give one of them"),

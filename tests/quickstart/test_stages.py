@@ -79,6 +79,20 @@ def test_phase_2_and_its_control_differ_in_data_alone():
     assert swapped == stages["train_control"]
 
 
+def test_the_launcher_gets_the_devices_that_the_variable_names(monkeypatch):
+    """A shared machine's fourth GPU: beside --num_gpus DeepSpeed would take the first, which is somebody else's."""
+    plain = make_stages(Args(processes=1))[1]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    chosen = make_stages(Args(processes=1))[1]
+    assert chosen.command[1] == "--include=localhost:3"
+    assert hash_inputs(Stage("", "", chosen.command, (), ())) == hash_inputs(Stage("", "", plain.command, (), ()))
+    assert make_stages(Args(processes=2))[1].command[1] == "--include=localhost:3,5"
+    assert make_stages(Args(processes=3))[1].command[1] == "--num_gpus=3"  # the launcher says that there are too few
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-5cf3-01")
+    assert make_stages(Args(processes=1))[1].command[1] == "--num_gpus=1"
+
+
 def test_another_free_port_is_not_another_stage():
     first, second = (make_stages(Args(processes=2))[1] for _ in range(2))
     assert first.name == "train_phase1"

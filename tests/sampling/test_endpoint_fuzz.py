@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.sampling.endpoint_answers import Answer, parse_object, read_completion, read_stream
+from promptcot_mamba.sampling.endpoint_answers import Answer, read_completion, read_stream
+from promptcot_mamba.sampling.endpoint_body import parse_object
 from promptcot_mamba.sampling.endpoint_errors import (
     PromptTooLongError,
     RefusedError,

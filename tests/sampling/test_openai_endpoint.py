@@ -12,9 +12,9 @@ import pytest
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.sampling import endpoint_pool
 from promptcot_mamba.sampling.backend import LENGTH, LOOP, BackendFailedError, Request, SamplingSettings
-from promptcot_mamba.sampling.endpoint_pool import EndpointPool
+from promptcot_mamba.sampling.endpoint_pool import EndpointPool, EndpointSettings
 from promptcot_mamba.sampling.endpoint_protocol import find_model, normal_url, payload
-from promptcot_mamba.sampling.openai_endpoint import EndpointSettings, OpenAIEndpoints
+from promptcot_mamba.sampling.openai_endpoint import OpenAIEndpoints
 from tests.sampling.scripted import write_chain
 
 SAMPLING = SamplingSettings(temperature=0.8, top_p=0.95, repetition_penalty=1.1, stop_token_ids=(2,))

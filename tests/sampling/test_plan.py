@@ -13,8 +13,9 @@ from promptcot_mamba.errors import InputError
 from promptcot_mamba.gpus import Gpu
 from promptcot_mamba.sampling import capacity
 from promptcot_mamba.sampling.arguments import SamplingArguments
+from promptcot_mamba.sampling.cache_cost import cache_cost
 from promptcot_mamba.sampling.capacity import GIB, Device, free_memory, plan_capacity
-from promptcot_mamba.sampling.plan import make_plan
+from promptcot_mamba.sampling.plan import make_plan, model_context
 from tests.sampling.conftest import ROOT, write_problems
 
 RECIPES = sorted((ROOT / "configs" / "eval").glob("*.yaml"))
@@ -36,11 +37,11 @@ def test_recipes_are_the_benchmarks_own(recipe: Path):
 
 
 def test_a_chain_of_the_7b_model_takes_268_megabytes():
-    model = Checkpoint(Path("7b"), CODESTRAL, WEIGHTS)
+    cost = cache_cost(CODESTRAL, "bfloat16", "float32")
     state = 64 * 128 * 64 * 128 * 4
-    assert model.sequence_bytes(**HOW) == state + 64 * (128 * 64 + 2 * 8 * 128) * 3 * 2
+    assert cost.bytes(HOW["context"]) == cost.bytes(1) == state + 64 * (128 * 64 + 2 * 8 * 128) * 3 * 2
     assert round(state / 1e6) == 268
-    assert model.context is None
+    assert model_context(Checkpoint(Path("7b"), CODESTRAL, WEIGHTS), {}) is None
 
 
 @pytest.mark.parametrize(("memory", "least", "most"), [(24, 0, 24), (80, 150, 220), (141, 350, 440)])
@@ -73,8 +74,8 @@ def test_an_attention_model_counts_its_context():
     config = {"model_type": "qwen2", "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4,
               "hidden_size": 3584, "max_position_embeddings": 131072}  # fmt: skip
     model = Checkpoint(Path("q"), config, WEIGHTS)
-    assert model.sequence_bytes("bfloat16", "float32", 1) == 57344  # 57 KB a token
-    assert model.context == 131072
+    assert cache_cost(config, "bfloat16", "float32").bytes(1) == 57344  # 57 KB a token
+    assert model_context(model, {}) == 131072
 
 
 def test_free_memory_is_what_this_machine_has():
@@ -97,6 +98,20 @@ def test_a_device_that_shares_the_hosts_memory_is_no_cpu(monkeypatch):
     device = capacity.find_device()
     assert device.kind == "cuda"
     assert device.memory > 0
+
+
+def test_nothing_samples_on_a_cpu_unsaid(monkeypatch, caplog):
+    """A CUDA build without a device cannot sample at all; a CPU build beside one can, and says so."""
+    monkeypatch.setattr(capacity, "list_gpus", list)
+    monkeypatch.setattr(capacity, "has_nvidia_device", lambda: True)
+    with caplog.at_level("WARNING", logger=capacity.logger.name), pytest.MonkeyPatch.context() as cpu_build:
+        cpu_build.setattr("torch.version.cuda", None)
+        cpu_build.setattr(capacity.logger, "propagate", True)
+        assert capacity.find_device().kind == "cpu"
+    assert "this torch is a CPU build: sampling on the CPU" in caplog.text
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+    with pytest.raises(InputError, match="nvidia-smi names no device for this process"):
+        capacity.find_device()
 
 
 def test_chains_stop_at_the_tokenizers_end_of_text(checkpoint: Path, tmp_path: Path):

@@ -15,7 +15,8 @@ from promptcot_mamba.errors import InputError
 from promptcot_mamba.sampling import endpoint_pool
 from promptcot_mamba.sampling.backend import FAILED, LENGTH, REFUSED, BackendFailedError, Generated, SamplingSettings
 from promptcot_mamba.sampling.endpoint_errors import retry_after
-from promptcot_mamba.sampling.openai_endpoint import EndpointSettings, OpenAIEndpoints
+from promptcot_mamba.sampling.endpoint_pool import EndpointSettings
+from promptcot_mamba.sampling.openai_endpoint import OpenAIEndpoints
 from tests.sampling.conftest import started_servers
 from tests.sampling.scripted import Request, write_chain
 from tests.sampling.troubled_server import BYTES, in_seconds

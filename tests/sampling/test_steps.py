@@ -12,6 +12,7 @@ import pytest
 
 from promptcot_mamba.checkpoint import load_tokenizer
 from promptcot_mamba.errors import InputError
+from promptcot_mamba.sampling.cache_cost import cache_cost
 from promptcot_mamba.sampling.prompts import PromptBook
 from scripts.bench import sampling as bench_sampling
 from scripts.bench import sampling_cost
@@ -79,7 +80,7 @@ def test_a_dummy_folder_is_what_an_engine_needs(tmp_path: Path):
     assert checkpoint.is_mamba2
     assert checkpoint.dtype("auto") == "bfloat16"
     assert checkpoint.weight_bytes == 2 * 7_285_403_648
-    assert checkpoint.sequence_bytes("bfloat16", "float32", 1) == pytest.approx(268e6, rel=0.03)
+    assert cache_cost(checkpoint.config, "bfloat16", "float32").bytes(1) == pytest.approx(268e6, rel=0.03)
     assert tokenizer.decode([5, 32_767]) == "word5 word32767"
 
 

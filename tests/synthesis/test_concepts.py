@@ -17,7 +17,7 @@ from promptcot_mamba.synthesis.concepts import (
 )
 from promptcot_mamba.synthesis.merging import merge_concepts
 from promptcot_mamba.synthesis.stage import Context
-from promptcot_mamba.synthesis.templates import mark_up, number_lines, parse_markup, render_template
+from promptcot_mamba.synthesis.templates import load_format, number_lines
 from tests.synthesis.scripted import ScriptedModel
 
 
@@ -155,33 +155,10 @@ def test_seeds_are_checked(tmp_path):
         read_seeds(path)
 
 
-@given(st.text(min_size=1), st.text(min_size=1))
-def test_markup_reads_back(rationale, problem):
-    if not rationale.strip() or not problem.strip() or "<" in rationale + problem:
-        return
-    assert parse_markup(mark_up(rationale, problem)) == (rationale.strip(), problem.strip())
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "<rationale>a</rationale>",
-        "<problem>b</problem><rationale>a</rationale>",
-        "<rationale>a</rationale><problem></problem>",
-        "<rationale>a</rationale><problem>b</problem><problem>c</problem>",
-        "Sure! <rationale>a</rationale><problem>b</problem>",
-        "<rationale>a<rationale>a</rationale><problem>b</problem>",
-    ],
-)
-def test_bad_markup(text):
-    assert parse_markup(text) is None
-
-
 def test_templates_insert_values_once_and_check_names():
-    prompt = render_template("concepts", problem="find {{k}} $x$", k=3)
+    prompt = load_format().render("concepts", problem="find {{k}} $x$", k=3)
     assert "find {{k}} $x$" in prompt
     assert "Name the 3 foundational" in prompt
     with pytest.raises(KeyError, match="placeholders"):
-        render_template("concepts", problem="p")
+        load_format().render("concepts", problem="p")
     assert number_lines(["a", "b"]) == "1. a\n2. b"

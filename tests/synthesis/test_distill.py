@@ -15,7 +15,8 @@ from promptcot_mamba.quickstart.splits import draw_training_rows
 from promptcot_mamba.synthesis.code_agreement import keep_working, observe_programs
 from promptcot_mamba.synthesis.code_inputs import parse_inputs
 from promptcot_mamba.synthesis.distill import Settings, distill, read_chains, run
-from promptcot_mamba.synthesis.stage import Context, Rejected
+from promptcot_mamba.synthesis.replies import Rejected
+from promptcot_mamba.synthesis.stage import Context
 from promptcot_mamba.synthesis.teacher import ProblemSettings, make_teacher_problem
 
 N = 8

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from promptcot_mamba.synthesis.judge import parse_verdict
+from promptcot_mamba.synthesis.judgement import parse_verdict
 
 REPLIES = [
     ("Final Judgement: perfect", "perfect"),

@@ -18,8 +18,9 @@ from promptcot_mamba.quickstart.splits import draw_training_rows, is_held_out
 from promptcot_mamba.quickstart.synthesis import CONCEPT_NAMES, FLAWS, LEVEL, find_flaw, name_concepts
 from promptcot_mamba.synthesis import STAGES
 from promptcot_mamba.synthesis.models import ModelBook
+from promptcot_mamba.synthesis.replies import read_pair
 from promptcot_mamba.synthesis.stage import Context, settings_from
-from promptcot_mamba.synthesis.templates import mark_up, parse_markup, render_generator_prompt
+from promptcot_mamba.synthesis.templates import load_format, mark_up
 
 GOOD = "Let A be 47 plus 38. Let B be A minus 5. Find B."
 
@@ -49,7 +50,7 @@ def test_seeds_become_concepts_rationales_and_generator_rows(tmp_path: Path, see
     for row, written in zip(rows, read_jsonl(work / "generator_sft.jsonl"), strict=True):
         chain = solve(row["problem"])
         assert len(row["concepts"]) == len(chain.steps)
-        rationale, problem = parse_markup(written["completion"])
+        rationale, problem = read_pair(written["completion"])
         assert (rationale, problem) == (chain.thought, row["problem"])
         assert all(concept in written["prompt"] for concept in row["concepts"])
         # no seed has a flaw but that of being one
@@ -185,7 +186,7 @@ def test_an_engine_that_writes_problems_is_judged_and_filtered_exactly(tmp_path:
             (mark_up(thought.replace("=", ">"), problem), "accuracy"),
             (mark_up(thought, problem).removesuffix("</problem>"), "no markup"),
         ][number % 4]
-        replies.append((render_generator_prompt(concepts, LEVEL), reply))
+        replies.append((load_format().render_problem(concepts, LEVEL), reply))
         expected[concepts] = flaw
     generator = memorise(replies, tmp_path / "generator")
     settings = {"model_path": str(generator), "temperature": 0.0, "chat_template": False, "context": 512}

@@ -10,7 +10,7 @@ from promptcot_mamba.jsonl import read_jsonl, write_jsonl
 from promptcot_mamba.synthesis import STAGES
 from promptcot_mamba.synthesis.models import ModelBook
 from promptcot_mamba.synthesis.stage import Context, read_run_info
-from promptcot_mamba.synthesis.templates import mark_up, render_generator_prompt
+from promptcot_mamba.synthesis.templates import load_format, mark_up
 from tests.tiny import make_checkpoint
 
 
@@ -32,7 +32,9 @@ def test_log_likelihoods_equal_transformers(folder, models):
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     reference = Mamba2ForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    pairs = [(render_generator_prompt(["gcd"] * i, "easy"), mark_up("why " * 5 * i, f"find {i}")) for i in range(1, 12)]
+    pairs = [
+        (load_format().render_problem(["gcd"] * i, "easy"), mark_up("why " * 5 * i, f"find {i}")) for i in range(1, 12)
+    ]
     scores = list(models("generator").score(pairs))
     for (prompt, continuation), score in zip(pairs, scores, strict=True):
         start = tokenizer(prompt)["input_ids"]
@@ -85,7 +87,7 @@ def test_every_model_stage_runs_on_the_engine(tmp_path, models):
     chosen = context.read("chosen_rationales")
     assert {row["problem_key"] for row in chosen} == {row["problem_key"] for row in rationales}
     pairs = [
-        (render_generator_prompt(row["concepts"], "easy"), mark_up(row["rationale"], row["problem"]))
+        (load_format().render_problem(row["concepts"], "easy"), mark_up(row["rationale"], row["problem"]))
         for row in rationales
     ]
     scores = list(models("generator").score(pairs))

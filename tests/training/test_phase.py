@@ -95,7 +95,7 @@ def test_tokenizer_that_does_not_fit(flags, checkpoint: Path, tmp_path: Path):
 
 def test_output_that_cannot_be_written(flags, tmp_path: Path):
     (tmp_path / "file").write_text("")
-    assert "is not a folder" in complaint(flags, output_dir=tmp_path / "file" / "run")
+    assert "is a file, not a folder" in complaint(flags, output_dir=tmp_path / "file" / "run")
 
 
 def test_packing_other_models_is_refused(flags, checkpoint: Path, tmp_path: Path):
@@ -188,6 +188,12 @@ def test_a_gpu_that_torch_cannot_use_is_not_passed_over(flags, tmp_path: Path, m
     parse({**flags, "use_cpu": True})
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     parse(flags)
+
+
+def test_a_cuda_build_on_a_login_node_does_not_train_on_its_cpu(flags, monkeypatch):
+    monkeypatch.setattr(arguments.torch.version, "cuda", "13.0")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "NoDevFiles")  # what Slurm sets in a job that asked for none
+    assert "torch is a build for CUDA 13.0 and finds no device (a login node" in complaint(flags)
 
 
 def test_several_gpus_without_a_launcher_are_refused(flags, monkeypatch):

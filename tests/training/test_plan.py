@@ -50,6 +50,7 @@ def test_figures_of_both_machines():
     assert parts[0] == "14.6"
     assert parts[2] == "72.9"  # 2 and 10 bytes
     small = section(plan("--plan_machines", "1xH100", "--gradient_accumulation_steps", "8"), "1 x H100")
+    assert "(--deepspeed configs/deepspeed_zero2_offload.json)" in small
     assert "146 GB of host memory" in small  # 20 bytes a parameter, two of them for accumulating
 
 

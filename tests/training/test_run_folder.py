@@ -46,7 +46,7 @@ def test_foreign_model_folder_is_refused(tmp_path: Path):
 
 def test_unwritable_and_damaged(tmp_path: Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="is not a folder"):
+    with pytest.raises(InputError, match="is a file, not a folder"):
         run_folder.check_owner(tmp_path / "file" / "run", IDENTITY)
     (tmp_path / run_folder.RUN_FILE).write_text("{")
     with pytest.raises(InputError, match=r"run\.json: unreadable"):

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from promptcot_mamba import chat_format
 
 _BOX = re.compile(r"\\f?boxed\b|\\fbox\b")
+# Just before a box, what says that its content is not the answer.
+_DENIAL = re.compile(r"\b(?:not|rather than|instead of)[\s:$\\(\[*]*$")
 # What may stand between boxes that together list the answers: `\boxed{1} and \boxed{2}`, `\boxed{1}, \boxed{2}`.
 _JOINT = re.compile(
     r"(?:\s|[,;.$]|\\[,;:! ()\[\]]|\\q?quad\b|\b(?:and|or)\b"
@@ -93,6 +95,8 @@ def extract_answer(completion: str) -> Extraction:
 def extract_boxed(text: str) -> Extraction:
     """The answer of a text without a thought."""
     boxes = find_boxes(text)
+    while boxes and _DENIAL.search(text, max(0, boxes[-1][0] - MAX_JOINT), boxes[-1][0]):
+        boxes.pop()  # `\\boxed{4}, not \\boxed{5}`
     if not boxes:
         return Extraction(None, reason="no_answer")
     first, together = len(boxes) - 1, False

@@ -8,7 +8,7 @@ a label (`x =`, `f(x) =`, `x \\in`) may be left out, not changed; units may be l
 from fractions import Fraction
 
 from promptcot_mamba.grading.math.evaluate import Budget
-from promptcot_mamba.grading.math.families import same_family
+from promptcot_mamba.grading.math.families import NOWHERE, Domains, are_apart, domain_of, same_family, same_points
 from promptcot_mamba.grading.math.gold import AnswerRules
 from promptcot_mamba.grading.math.labels import (
     Statement,
@@ -18,7 +18,7 @@ from promptcot_mamba.grading.math.labels import (
     with_letters_of,
     with_parameter_of,
 )
-from promptcot_mamba.grading.math.prepare import MAX_ITEMS, as_point, has_free_signs, is_qualifier, prepare
+from promptcot_mamba.grading.math.prepare import MAX_ITEMS, as_point, has_free_signs, prepare
 from promptcot_mamba.grading.math.regions import same_region
 from promptcot_mamba.grading.math.sets import (
     FLIPPED,
@@ -42,6 +42,7 @@ from promptcot_mamba.grading.math.shapes import (
     label_of,
     quantity_of,
     residue_of,
+    restrictions,
     with_base_10,
     with_constants_of,
 )
@@ -62,31 +63,37 @@ CONTAINERS = frozenset(
 
 
 def same_answer(
-    gold: Node, answer: Node, rules: AnswerRules, unit: str | None = None, whole: tuple[bool, bool] = (False, False)
+    gold: Node, answer: Node, rules: AnswerRules, unit: str | None = None, domains: Domains = NOWHERE
 ) -> bool:
-    """Whether `answer` is `gold`, under its benchmark's rules; `whole`: which of them was said to range over integers.
+    """Whether `answer` is `gold`, under its benchmark's rules; `domains`: what words say of the letters of either.
 
     Raises UndecidedError where neither can be shown.
     """
-    family = any(whole) or any(
-        is_qualifier(item, "blackboard Z") for node in (gold, answer) for item in node.args if node.kind == "list"
-    )
+    whole = domains[0].whole, domains[1].whole
+    domains = domain_of(gold, domains[0]), domain_of(answer, domains[1])
     unit = "degree" if unit and "circ" in unit else unit
+    if restrictions(gold) != restrictions(answer) or are_apart(gold, domains):
+        return False
     golds, answers = (prepare(node, only) for node, only in zip((gold, answer), whole, strict=True))
-    if _Comparison(rules, unit, family).same(golds, answers):
+    if any(part.kind == "tuple" for part in walk(golds)):  # all parts of a point share their letter
+        moved = same_points(golds, answers, domains)
+        if any(_Comparison(rules, unit, NOWHERE).same(golds, one) for one in moved):
+            return True
+        domains = NOWHERE
+    if _Comparison(rules, unit, domains).same(golds, answers):
         return True
     if not has_free_signs(answer):
         return False
-    return _Comparison(rules, unit, family).same(golds, prepare(answer, whole[1], free=True))
+    return _Comparison(rules, unit, domains).same(golds, prepare(answer, whole[1], free=True))
 
 
 class _Comparison:
     """One comparison under one benchmark's rules."""
 
-    def __init__(self, rules: AnswerRules, unit: str | None, whole: bool):
+    def __init__(self, rules: AnswerRules, unit: str | None, domains: Domains):
         self.rules = rules
         self.unit = unit
-        self.whole = whole
+        self.domains = domains
         self.budget = Budget()
 
     def same(self, gold: Node, answer: Node) -> bool:
@@ -99,6 +106,8 @@ class _Comparison:
         if gold.kind == answer.kind == "relation":
             return self._same_relation(gold, answer, said, claimed)
         gold = said.values[-1] if said else gold
+        if not claimed and answer.kind == "relation" and set(answer.args[0]) == {"="} and gold.kind not in CONTAINERS:
+            return all(self._same_shape(gold, side) for side in answer.args[1])  # `n(n+1) = n^2+n`, one expression
         return self._claims(gold, claimed) if claimed else self._same_shape(gold, answer)
 
     def _claims(self, gold: Node, claimed: Statement) -> bool:
@@ -155,7 +164,7 @@ class _Comparison:
     def _is_reduced(self, value: Node, modulus: Node) -> bool:
         """Whether `value` is below the modulus: `5 \\bmod 3` asks for a remainder that is not 5."""
         if symbols(value) or symbols(modulus) or value.kind in CONTAINERS:
-            return True
+            return not symbols(value) or bool(symbols(modulus))  # `x \\bmod 1` is not x
         return approximate(value, self.budget) < approximate(modulus, self.budget)
 
     def _same_equation(self, gold: Node, answer: Node) -> bool:
@@ -213,7 +222,7 @@ class _Comparison:
         if gold.kind == "set" and len(gold.args) == 1 and answer.kind not in CONTAINERS:
             return self.same(gold.args[0], answer)
         if answer.kind == "set" and len(answer.args) == 1 and gold.kind not in CONTAINERS:
-            return self.same(gold, answer.args[0])
+            return answer.args[0].kind != "set" and self.same(gold, answer.args[0])
         if answer.kind == "list" and gold.kind not in CONTAINERS:  # `\\frac12 \\text{ or } 0.5`
             first, *rest = answer.args
             return self.same(gold, first) and all(self.same(gold, one) and self.same(first, one) for one in rest)
@@ -344,7 +353,7 @@ class _Comparison:
         answer = with_constants_of(gold, answer)
         if symbols(gold) or symbols(answer) or any(part.kind == "apply" for part in (*walk(gold), *walk(answer))):
             return same_expression(gold, answer, budget=self.budget) or same_family(
-                gold, answer, self.whole, self.budget
+                gold, answer, self.domains, self.budget
             )
         allowed = self.rules.tolerance if tolerance is None else tolerance
         return same_number(gold, answer, allowed, budget=self.budget)

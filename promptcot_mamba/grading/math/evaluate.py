@@ -322,10 +322,14 @@ def apply_function(at: Evaluator, name: str, values: list[Value]) -> Value:
         return at.power(at.mp.e, value)
     if name in ("arcsin", "arccos") and abs(x) > 1 and not at.complex_plane:
         raise NoValueError(f"{name} outside [-1, 1]")
+    if not at.complex_plane and ((name == "arccosh" and x < 1) or (name == "arctanh" and abs(x) >= 1)):
+        raise NoValueError(f"{name} outside its domain")
     return _trigonometric(at, name, x)
 
 
-_MPMATH_NAMES = {"arcsin": "asin", "arccos": "acos", "arctan": "atan"}
+_MPMATH_NAMES = {
+    "arcsin": "asin", "arccos": "acos", "arctan": "atan", "arcsinh": "asinh", "arccosh": "acosh", "arctanh": "atanh",
+}  # fmt: skip
 
 
 def _trigonometric(at: Evaluator, name: str, x: Any) -> Value:
@@ -338,7 +342,7 @@ def _trigonometric(at: Evaluator, name: str, x: Any) -> Value:
     return function(x)
 
 
-_REAL_FUNCTIONS = names("sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh")
+_REAL_FUNCTIONS = names("sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh arcsinh arccosh arctanh")
 
 
 def _logarithm(at: Evaluator, value: Value) -> Any:

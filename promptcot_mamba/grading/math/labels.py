@@ -42,7 +42,7 @@ def read_statement(node: Node, is_gold: bool = False) -> Statement | None:
     if not set(relations[:cut]) <= {"="} or not set(relations[cut:]) <= {"=", "approx"}:
         return None
     exact, near = sides[: cut + 1], sides[cut + 1 :]
-    if len(exact) == 1 and near and is_label(exact[0]):
+    if len(exact) == 1 and near and is_label(exact[0]) and not symbols(near[0]):
         return Statement(exact[0], near[:1], near[1:])
     label, values = _split(exact, is_gold)
     if values is None:
@@ -121,11 +121,15 @@ def same_label(first: Node, second: Node) -> bool:
     if first.kind == second.kind == "sym":
         a, b = str(first.args[0]), str(second.args[0])
         return a.partition("_")[0] == b.partition("_")[0] and ("_" in a) != ("_" in b)
-    if first.kind == second.kind == "apply":
-        return first.args[0] == second.args[0] and len(first.args[1]) == len(second.args[1])
-    for named, applied in ((first, second), (second, first)):  # y and f(x) both name a function of x
-        if named == Node("sym", ("y",)) and applied.kind == "apply":
-            return applied.args[1] == (Node("sym", ("x",)),)
+    if first.kind == second.kind == "apply":  # `f(t)` is `f(x)`; `f(x + 1)` and `f(f(x))` are not
+        free = [(a, b) for a, b in zip(first.args[1], second.args[1], strict=False) if a != b]
+        alike = first.args[0] == second.args[0] and len(first.args[1]) == len(second.args[1])
+        return alike and all(a.kind == b.kind == "sym" for a, b in free)
+    for named, applied in ((first, second), (second, first)):
+        if named.kind == "sym" and applied.kind == "apply":  # `f` of `f \\equiv 0`; y and f(x) name a function of x
+            return named.args[0] == applied.args[0] or (
+                named.args[0] == "y" and applied.args[1] == (Node("sym", ("x",)),)
+            )
     return False
 
 

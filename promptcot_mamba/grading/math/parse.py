@@ -26,7 +26,7 @@ from promptcot_mamba.grading.math.tables import (
     RELATIONS,
 )
 from promptcot_mamba.grading.math.tokens import UnreadableError, tokenize
-from promptcot_mamba.grading.math.tree import Node, name_of, product, total
+from promptcot_mamba.grading.math.tree import Node, name_of, negated, product, symbols, total
 from promptcot_mamba.grading.math.units import is_unit_word
 
 MAX_TOKENS = 1500
@@ -103,9 +103,10 @@ class _Parser(Atoms):
         return None
 
     def item(self) -> Node:
-        while self.take("=", "approx"):  # "= 5"
-            pass
+        opened = list(iter(lambda: self.take("=", "approx"), None))  # "= 5", "\\approx 5"
         sides, relations = [self.union()], []
+        if "approx" in opened and symbols(sides[0]):
+            raise UnreadableError("only near an expression")
         while self.value() in RELATIONS:
             relations.append(self.next().value)
             sides.append(self.union())
@@ -150,7 +151,7 @@ class _Parser(Atoms):
             return Node(sign, (node,))
         if sign == "-" and node.kind == "matrix":
             return product([Node("num", (Fraction(-1),)), node])
-        return Node("neg", (node,)) if sign == "-" else node
+        return negated(node) if sign == "-" else node
 
     def term(self) -> Node:
         factors = [self.factor()]
@@ -176,7 +177,7 @@ class _Parser(Atoms):
         """`a / b` is one fraction; further divisors are reciprocals in the product, so that no chain nests."""
         divisor = self._operand()
         if len(factors) == 1 and factors[0].kind != "div":
-            factors[0] = Node("div", (factors[0], divisor))
+            factors[0] = _fraction(factors[0], divisor)
         else:
             factors.append(Node("div", (ONE, divisor)))
 
@@ -193,7 +194,7 @@ class _Parser(Atoms):
         start = self.at
         token = self.peek()
         if token and token.kind == "num" and self.value(1) == "/":
-            part = Node("div", (self.factor(), (self.next(), self.factor())[1]))
+            part = _fraction(self.factor(), (self.next(), self.factor())[1])
         elif self.value() == "frac":
             part = self.factor()
         else:
@@ -305,14 +306,22 @@ class _Parser(Atoms):
         return None
 
 
+def _fraction(upper: Node, lower: Node) -> Node:
+    """`1/4` as one fraction; a sign behind it is the whole fraction's: `1/4 %` is a quarter of a percent."""
+    if lower.kind in ("percent", "degrees") and upper.kind == "num":
+        return Node(lower.kind, (Node("div", (upper, lower.args[0])),))
+    return Node("div", (upper, lower))
+
+
 def _changes(text: str, first: bool) -> bool:
     """Whether words behind a number say another value than the number: "more", "thirds", "to 99", "for odd n"."""
     said = text.split()
-    if CHANGING & set(said) or _COUNTED.search(text):
+    if CHANGING & {word.strip("().,") for word in said} or _COUNTED.search(text) or _GOES_ON.search(text):
         return True
     return first and bool(said) and said[0].strip("-.,") in CHANGING_BEHIND and PLAIN_BEHIND.match(text) is None
 
 
+_GOES_ON = re.compile(r"\band \w+ing\b|\b(?:square|cube|cubic|fourth) roots?\b")  # "42 F and falling"
 _COUNTED = re.compile(r"(?<![a-z\d^{-])\d+(?!\d|-[a-z])|=")  # a number in the words, powers (`cm^2`, `m2`) apart
 
 

@@ -5,11 +5,11 @@ one ("not", "minus", "less than") or hedge it are never dropped, they leave it u
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from promptcot_mamba.grading.math.families import Domain, read_domain
 from promptcot_mamba.grading.math.number_words import MULTIPLES, NUMBER_WORDS, read_number
-from promptcot_mamba.grading.math.spelling import TEXT
-from promptcot_mamba.grading.math.tables import CHANGING, GUESSES, names
+from promptcot_mamba.grading.math.tables import CHANGING, GUESSES, TEXT, names
 
 _QUALIFIERS = "for|since|because|where|as|with|when|whenever|given|provided|assuming"
 _BARE_WORDS = sorted(
@@ -58,7 +58,7 @@ def read_phrases(text: str) -> str:
     if not text.isascii():
         text = _CONNECTING.sub(", ", _FOREIGN_OPENING.sub("", text))
         text = _FOREIGN.sub(r"\\text{pieces}", _FOREIGN_GROUP.sub(r"\\text{pieces}", text))
-    text = _EACH.sub(" per ", _EVERY.sub("", text))
+    text = _EACH.sub(" per ", _EVERY.sub("", _EVERY_REAL.sub("", _NO_SUCH.sub(r"\\emptyset ", text))))
     text = _APPOSED.sub("", _MINUS.sub("-", text))
     text = _drop_opening(_IS.sub(" = ", _ALL_LETTER.sub(r"\1}", _wrap_bare_words(text))))
     text = _GROUP.sub(_read_group, text) if "\\" in text else text
@@ -73,7 +73,21 @@ def _in_braces(match: re.Match[str]) -> str:
 # `\\text{all integers } n \\ge 3`, where the letter by custom stands for them
 _EVERY = re.compile(
     rf"^\s*{TEXT}\{{\s*(?:for )?(?:all|every|any)\s*(?:(?:positive |natural )?(?:integers?|numbers?)|(?:values? of))?"
-    r"\s*\}\s*(?=[ijklmnpqrsNMK]\s*(?:[<>]|\\g|\\l))"
+    r"\s*\}\s*(?=[ijklmnpqrsNMK]\s*(?:[<>=]|\\g|\\l|\\eq|\\in(?![A-Za-z])))"
+)
+_EVERY_REAL = re.compile(  # `\\text{all real } x \\ge 1`
+    rf"^\s*{TEXT}\{{\s*(?:for )?(?:all|every|any)\s*(?:real\s*)?(?:numbers?|values? of)?\s*\}}\s*"
+    r"(?=[a-z]\s*(?:[<>]|\\g|\\l))"
+)
+_THINGS = (
+    "positive|negative|real|integers?|primes?|natural|rational|numbers?|values?(?: of)?|(?:ordered )?pairs?|triples?"
+    "|functions?|polynomials?|sequences?|sets?"
+)
+_NO_SUCH = re.compile(  # `\\text{No such } x \\text{ exists}`
+    rf"^\s*{TEXT}\{{\s*(?P<there>there (?:is|are|exists?) )?no (?:such )?(?:(?:{_THINGS})\s*)*\}}\s*"
+    r"(?:[A-Za-z]|\(\s*\\?[A-Za-z]+(?:\s*,\s*\\?[A-Za-z]+)+\s*\))\s*"
+    rf"(?:{TEXT}\{{\s*(?:can )?exists?\.?\s*\}}|(?(there)|(?!)))\s*\.?\s*$",
+    re.IGNORECASE,
 )
 _EACH = re.compile(
     r"(?<=[a-z])\s+(?:an?|each|every)\s+(?=(?:second|minute|hour|day|night|week|month|year|person)\b)"
@@ -148,7 +162,8 @@ _ALL = re.compile(
 _NO_SOLUTION = re.compile(
     r"\s*(?:the\s+)?(?:empty|null)\s+set\s*|"
     r"\s*(?:there (?:is|are)\s+)?no\s+(?:such\s+)?(?:(?:real|integer|positive|rational|valid|possible|other)\s+)*"
-    r"(?:solutions?|roots?|values?|numbers?)(?:\s+exists?)?\s*",
+    r"(?:solutions?|roots?|values?|numbers?|functions?|polynomials?|integers?|primes?|pairs?|triples?|tuples?|sequences?"
+    r"|sets?|[a-z])(?:\s+(?:can\s+)?exists?)?\s*\.?\s*|\s*none\s*(?:exists?)?\.?\s*",
     re.IGNORECASE,
 )
 _INFINITE = re.compile(
@@ -216,15 +231,15 @@ class Qualified:
     """An answer apart from what it says of its letters: `n^2`, and `for all integers n`."""
 
     answer: str
-    whole: bool = False  # whether a letter is said to be an integer
+    domain: Domain = field(default_factory=Domain)  # what is said of its letter
 
 
 _TAIL = re.compile(
     rf"(?<![\s,;:])[\s,;:]*(?:\\q?quad)?\s*[,(\[]?\s*(?:{TEXT}\{{[\s,;(]*(?:{_QUALIFIERS})\b|\\forall\b|(?<![\\A-Za-z])(?:{_QUALIFIERS})\s)"
 )
 _TAIL_CHANGES = re.compile(
-    r"\b(?:or|otherwise|else|odd|even|not|but|if|and then|squared|doubled|tripled|halved"
-    rf"|{'|'.join(sorted(GUESSES))})\b|;",
+    r"\b(?:or|otherwise|else|odd|even|not|but|if|and then|squared|doubled|tripled|halved|large|small|most|only"
+    rf"|{'|'.join(sorted(GUESSES))})\b|;|\\(?:to|rightarrow)(?![A-Za-z])",
     re.I,
 )
 _TAIL_COMPUTES = re.compile(r"[\^+*/]|\\(?:[dt]?frac|sqrt|pm|mp)")
@@ -241,7 +256,6 @@ _TAIL_FIXES = re.compile(r"(?<![<>!])=")
 _TAIL_EQUATION = re.compile(r"[A-Za-z]\s*=")
 _REASON = re.compile(r"\b(?:since|because|as)\b")
 _BECAUSE = re.compile(r"\b(?:since|because)\b")  # reasons may name numbers
-_INTEGER = re.compile(r"integer|\\mathbb\s*\{?\s*Z")
 
 
 def split_qualifier(text: str) -> Qualified:
@@ -262,7 +276,7 @@ def split_qualifier(text: str) -> Qualified:
         return Qualified(text)
     if "(" in match.group() and not tail.rstrip(" }").endswith(")"):
         return Qualified(text)
-    return Qualified(text[: match.start()].rstrip(" ,;:"), _INTEGER.search(tail) is not None)
+    return Qualified(text[: match.start()].rstrip(" ,;:"), read_domain(tail))
 
 
 _HEDGED = re.compile(

@@ -4,7 +4,7 @@ from promptcot_mamba.grading.math.labels import is_label, read_statement
 from promptcot_mamba.grading.math.parse import INEQUALITIES
 from promptcot_mamba.grading.math.regions import INTEGERS
 from promptcot_mamba.grading.math.sets import REALS, as_set, bound_letters
-from promptcot_mamba.grading.math.tree import Node, rebuild, symbols, walk
+from promptcot_mamba.grading.math.tree import Node, negated, rebuild, symbols, walk
 from promptcot_mamba.grading.math.value import UndecidedError
 
 MAX_ITEMS = 60
@@ -109,7 +109,7 @@ def _spell_freely(node: Node) -> list[Node]:
 
     def choose(upper: bool) -> Node:
         return rebuild(
-            node, lambda part: (part.args[0] if upper else Node("neg", part.args)) if part is signs[0] else None
+            node, lambda part: (part.args[0] if upper else negated(part.args[0])) if part is signs[0] else None
         )
 
     return [choice for upper in (True, False) for choice in _spell_freely(choose(upper))]
@@ -120,6 +120,6 @@ def _with_sign(node: Node, upper: bool) -> Node:
         if part.kind not in ("pm", "mp"):
             return None
         right = _with_sign(part.args[0], upper)
-        return right if (part.kind == "pm") == upper else Node("neg", (right,))
+        return right if (part.kind == "pm") == upper else negated(right)
 
     return rebuild(node, choose)

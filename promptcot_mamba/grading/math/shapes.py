@@ -5,10 +5,19 @@ from fractions import Fraction
 
 from promptcot_mamba.grading.math.labels import is_label, read_statement
 from promptcot_mamba.grading.math.sets import INFINITY, is_interval
+from promptcot_mamba.grading.math.tables import names
 from promptcot_mamba.grading.math.tree import Node, rename, symbols, walk
 from promptcot_mamba.grading.math.units import measure
 
 TEN = Node("num", (Fraction(10),))
+COUNTED = frozenset("ijklmnpqrsNMK")  # letters that by custom are whole numbers
+INTEGER_WORDS = names("integer integers whole natural")
+RESTRICTING = INTEGER_WORDS | names(
+    """
+    odd even prime primes composite rational irrational square squares perfect cube cubes squarefree square-free
+    multiple multiples divisible coprime
+    """
+)
 VARIABLES = frozenset(["x", "y", "z", "t", "u", "v", "s", "r", "\\theta"])
 
 
@@ -50,6 +59,18 @@ def residue_of(node: Node) -> tuple[Node | None, Node]:
     if node.kind == "relation" and set(node.args[0]) <= {"equiv", "="} and is_label(node.args[1][0]):
         return node.args[1][0], node.args[1][-1]
     return None, node
+
+
+def restrictions(node: Node) -> set[str]:
+    """Words that thin a set out: "odd" behind `n \\ge 3`, "rational" behind `(0, 1)`; `3 primes` only counts them."""
+    if not any(part.kind == "unit" for part in walk(node)):
+        return set()
+    bounds = [part for part in walk(node) if part.kind == "relation" and not {"=", "in", "approx"} & set(part.args[0])]
+    sets = [part for part in walk(node) if part.kind == "unit" and part.args[0].kind in ("tuple", "cup", "set")]
+    units = [part for kept in (*bounds, *sets) for part in walk(kept) if part.kind == "unit"]
+    whole = set().union(*(symbols(bound) for bound in bounds)) <= COUNTED and not sets
+    said = {word for unit in units for word in re.findall(r"[a-z-]+", unit.args[1].lower())}
+    return said & (RESTRICTING - INTEGER_WORDS if whole else RESTRICTING)
 
 
 def is_point(node: Node) -> bool:

@@ -8,11 +8,10 @@ import re
 from fractions import Fraction
 from typing import Any
 
-from promptcot_mamba.grading.math.tables import CHANGING, CURRENCY_CODES
+from promptcot_mamba.grading.math.layout import PERMUTED, drop_parts, join_lines, permute
+from promptcot_mamba.grading.math.tables import CHANGING, CURRENCY_CODES, TEXT
 from promptcot_mamba.grading.math.units import measure
 
-# A macro that sets its argument as text.
-TEXT = r"\\(?:text(?:rm|bf|it|sf|tt|up|md|normal)?|mbox|hbox|mathrm|mathsf|mathbf|operatorname|emph|rm)(?![A-Za-z])\s*"
 MAX_LISTED = 60
 _LETTER_UNITS = {
     **dict(zip("mgsh", ("meter", "gram", "second", "hour"), strict=True)),
@@ -36,6 +35,10 @@ def spell(text: str) -> str:
         for trigger, pattern, replacement in rules:
             if trigger in text:
                 text = pattern.sub(replacement, text)
+    if "\\cr" in text and "\\begin" not in text:
+        text = join_lines(text)
+    if ")" in text:
+        text = drop_parts(text)
     if any(sign.isdigit() for sign in text) and any(sign.isalpha() or sign in "'’" for sign in text):
         text = _RATE.sub(r"\\text{\1/\2}\3", text) if "frac" in text else text
         text = _CURRENCY.sub(_name_currency, text)
@@ -166,16 +169,27 @@ def _drop_premise(match: re.Match[str]) -> str:
 
 
 _ORD = r"\s*(?:st|nd|rd|th)\s*"
+_COUNTED = (
+    "primes?|powers?|roots?|smallest|largest|odd|even|squares?|cubes?|triangular|positive|multiples?|of|Fibonacci"
+)
 _ORDINAL = re.compile(
     rf"(?<=\d)\s*(?:\^\s*\{{\s*{TEXT}\{{{_ORD}\}}\s*\}}|\^\s*\{{{_ORD}\}}|\^?\s*(?:{TEXT}|\\textsuperscript\s*)\{{{_ORD}\}}"
-    r"|(?:st|nd|rd|th)(?![A-Za-z]))"
+    rf"|(?:st|nd|rd|th)(?![A-Za-z]))(?!\s*(?:{TEXT}\{{\s*)?(?:{_COUNTED})\b)"
 )
 _MOD = rf"(?:\\[pb]?mod(?![A-Za-z])|{TEXT}\{{[\s(]*mod(?:ulo)?[\s)]*\}}|\bmod(?:ulo)?\b)"
 _NUMBER = r"\{?\s*(\d+|[a-z])\s*\}?"
 _BASE = r"\d+|two|three|four|five|six|seven|eight|nine|ten|twelve|sixteen"
 _ALSO = re.compile(
-    rf"{TEXT}\{{\s*\(\s*(?:or|i\.e\.|that is|equivalently)\s*,?\s*\}}([^()]*?)(?:{TEXT}\{{\s*\)\s*\}}|\))\s*$"
+    rf"(?:{TEXT}\{{\s*\(|\(\s*{TEXT}\{{)\s*(?:or|i\.e\.|that is|equivalently)\s*,?\s*\}}([^()]*?)"
+    rf"(?:{TEXT}\{{\s*\)\s*\}}|\))\s*$"
 )  # `\\frac12 \\text{ (or } 0.5)`
+_THAT_IS = re.compile(
+    rf"(?<=[\w)}}]),?\s*{TEXT}\{{\s*,?\s*(?:i\.e\.|that is|or equivalently|equivalently)\s*[,:]?\s*\}}\s*(?=[-\d\\])"
+)
+_NEARLY = re.compile(
+    rf"(?<=[\w)}}])\s*(?:{TEXT}\{{\s*[,(]+|[,(]\s*{TEXT}\{{)\s*(?:which is |or )?"
+    r"(?:approximately|approx\.?|about|roughly)\s*\}\s*(-?[\d.]+)\s*\)?\s*$"
+)  # `1/3 \\text{ (approximately } 0.333)`
 _PRICE = re.compile(rf"{TEXT}\{{([^{{}}]*?)\\usd\s*(\d[\d,.]*)([^{{}}]*)\}}")  # `\\text{\\$18 a day}`
 _TERMS = r"(?:[\d\s{}()^_+*-]|(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])|\\(?:cdot|times|binom|d?frac)(?![A-Za-z]))*"
 _PARTIAL_SUM = re.compile(rf"^{_TERMS}[-+]\s*\\[lc]?dots[cb]?\s*[-+]{_TERMS}=(?=[^=,<>]+$)")  # `1+2+\\cdots+10 = 55`
@@ -192,6 +206,12 @@ _UNIT_VECTOR = re.compile(
     r"(?:\{\s*\\hat\s*\{\s*([ijk])\s*\}\s*\}|\{\s*\\?([ij]math|[ijk])\s*\}|\\([ij]math)(?![A-Za-z]))"
 )
 
+_LETTER = r"[A-Za-z](?:_\w)?"
+_CONDITION = re.compile(  # `2k \\quad (k \\in \\mathbb{Z})`, `(x > 0)`, `(n \\ge 2)`: of a letter, behind an answer
+    r"(?:\s|(?<=[\w)}\]]))\(\s*(?:\\text\s*\{\s*(?:for|where|with)\s*\}\s*)?"
+    rf"({_LETTER}(?:\s*,\s*{_LETTER})*\s*\\in(?![A-Za-z])[^()]*|{_LETTER}\s*\\ne(?:q)?(?![A-Za-z])[^()]*"
+    rf"|{_LETTER}\s*(?:\\(?:ge|geq|le|leq|geqslant|leqslant)(?![A-Za-z])|[<>])\s*0|[i-nN]\s*(?:\\(?:ge|geq|geqslant)(?![A-Za-z])|>)\s*\d)\s*\)\s*$"
+)
 _O = rf"{TEXT}\{{\s*o\s*\}}"
 _REALS = r"\\mathbb\s*\{?\s*R\s*\}?\s*"
 
@@ -226,8 +246,13 @@ _RULES: _Rules = (
     ("{array}", re.compile(r"\\\{\s*\\begin\{array\}\s*\{[lcr]\}(.*?)\\end\{array\}\s*$"), _system),
     ("approx", re.compile(r"\(\s*(\\approx(?![A-Za-z])[^()]*)\)\s*$"), r"\1"),
     ("(", _ALSO, r"\\text{ or } \1"),
+    ("}", _THAT_IS, r"\\text{ or } "),
+    ("}", _NEARLY, r" \\approx \1"),
     ("\\usd", _PRICE, r"\\text{\1} \\usd \2 \\text{\3}"),
     ("cases", re.compile(r"\\begin\{cases\}(.*?)\\end\{cases\}"), _system),
+    ("ermutation", PERMUTED, permute),
+    ("const", re.compile(rf"\+\s*{TEXT}\{{\s*(?:an? )?(?:arbitrary )?const(?:ant)?\.?\s*\}}"), "+ C"),
+    (")", _CONDITION, r", \1"),
     ("\\", re.compile(r"(?:\s*\\(?:cr)?)+\s*$"), ""),
     ("US", re.compile(r"\bUS\s*(?=\\usd)"), ""),
     ("\\#", re.compile(r"\\#\s*(?=\d)"), ""),

@@ -19,7 +19,7 @@ from promptcot_mamba.grading.math.tokens import UnreadableError, clean, join_tho
 from promptcot_mamba.grading.math.tree import Node
 from promptcot_mamba.grading.math.value import UndecidedError
 
-VERSION = "strict-5"
+VERSION = "strict-6"
 MAX_ANSWER_CHARS = 100_000
 _WHOLE = re.compile(r"-?\d{1,18}")
 _ENDS = " \t\n.,;:"
@@ -100,6 +100,8 @@ def _compare_cleaned(gold: Gold, left: str, right: str) -> Verdict:
     Raises UnreadableError where the gold cannot be read.
     """
     (choice, left), (chosen, right) = split_choice(read_phrases(spell(left))), split_choice(read_phrases(spell(right)))
+    if _LETTERS.fullmatch(left) and (letters := _LETTERS.fullmatch(_plain_letters(right))):
+        return Verdict(set(re.findall("[A-J]", left)) == set(re.findall("[A-J]", letters.group())), "words")
     if choice is not None and chosen is not None:
         if choice != chosen or not (left and right):
             return Verdict(choice == chosen, "words")
@@ -111,11 +113,11 @@ def _compare_cleaned(gold: Gold, left: str, right: str) -> Verdict:
         return Verdict(_plain(left).strip("().[]") == chosen, "words")
     golds_said, said = split_qualifier(left), split_qualifier(right)
     golds = read(golds_said.answer, gold.rules)
-    whole = (golds_said.whole, said.whole)
+    domains = (golds_said.domain, said.domain)
     reason = "unreadable"
     for reading in _readings(said.answer, golds.kind == "unit"):
         try:
-            if same_answer(golds, parse(reading), gold.rules, gold.unit, whole):
+            if same_answer(golds, parse(reading), gold.rules, gold.unit, domains):
                 return Verdict(True, "value")
             reason = "value"
         except UnreadableError:
@@ -213,8 +215,20 @@ def _opening_verdict(text: str) -> tuple[str, ...] | None:
 
 
 _CHOICE = re.compile(r"[(\[]?([A-J])[)\]]?\.?")
+_LETTERS = re.compile(r"\(?[A-J]\)?(?:\s*(?:,|;|\band\b|,\s*and\b)\s*\(?[A-J]\)?)+")  # `A, C`: several choices
+
+
+def _plain_letters(text: str) -> str:
+    """`\\text{A and C}`, `A{,}C` as `A and C`, `A,C`."""
+    return " ".join(_MACRO.sub("", text).replace("{", "").replace("}", "").replace("\\and", "and").split()).strip(_ENDS)
+
+
 _JUDGED = re.compile(r"\s*(?:is|isn't|or|and|but|if|unless|maybe)\b", re.IGNORECASE)
 _PRIMES = re.compile(r"\bprime (?:numbers?|integers?)\b(?: [a-z]$)?|\bprimes [a-z]$")
+_WINS = re.compile(
+    r"(?<!true)(?<!false)(?<!yes)(?<!no)\s+(?:always\s+|will\s+)?(?:wins?|has (?:a|the) winning strategy)"
+    r"(?: the game)?$"
+)
 _PARITY = names("odd even")
 _NUMBERED = names("all every any for n k integer integers number numbers value values is of positive natural")
 _WORD = re.compile(r"[^\W\d_]+|[+-]?\d+(?:[.:/]\d+)*")
@@ -245,7 +259,7 @@ def _words(text: str, loose: bool = False) -> tuple[str, ...] | None:
     if _ARITHMETIC.search(plain):
         return None
     folded = re.sub(r"\b([ap])\.\s?m\b\.?", r"\1m", plain.casefold())
-    words = tuple(_WORD.findall(_PRIMES.sub("primes", folded)))
+    words = tuple(_WORD.findall(_PRIMES.sub("primes", _WINS.sub("", folded))))
     words = tuple(word for word in words if word not in ("a", "an", "the", "on")) or words
     if _PARITY & set(words):
         words = tuple(word for word in words if word not in _NUMBERED)

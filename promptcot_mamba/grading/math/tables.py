@@ -56,22 +56,25 @@ RENAMED = pairs(
     neq=ne lt=< gt=> ast=* lbrace=\{ rbrace=\} lbrack=[ rbrack=] lparen=( rparen=) vert=| lvert=| rvert=| colon=:
     simeq=approx sim=approx doteq=approx varnothing=emptyset backslash=setminus deg=degree vee=or lor=or wedge=and
     land=and infin=infty infinity=infty inf=infty oo=infty Infinity=infty arctg=arctan tg=tan ctg=cot asin=arcsin
-    acos=arccos atan=arctan R=reals varphi=phi vartheta=theta varepsilon=epsilon ell=l cdots=dots ldots=dots dotsc=dots
-    dotsb=dots mathit=font mathbf=font boldsymbol=font bm=font mathcal=font mathnormal=font boxed=font fbox=font
-    framebox=font smash=font choose=choose
+    acos=arccos atan=arctan arsinh=arcsinh arcosh=arccosh artanh=arctanh asinh=arcsinh
+    acosh=arccosh atanh=arctanh R=reals varphi=phi vartheta=theta varepsilon=epsilon ell=l cdots=dots ldots=dots
+    dotsc=dots dotsb=dots mathit=font mathbf=font boldsymbol=font bm=font mathcal=font mathnormal=font boxed=font
+    fbox=font framebox=font smash=font choose=choose
     """
 )
 # Words that plain text spells out, as whole words only: `sqrt(2)`, `2pi`, `3 or 4`.
 PLAIN_WORDS = names(
     """
-    sqrt cbrt sin cos tan cot sec csc arcsin arccos arctan asin acos atan sinh cosh tanh log ln lg exp pi abs floor ceil
+    sqrt cbrt sin cos tan cot sec csc arcsin arccos arctan asin acos atan sinh cosh tanh arsinh arcosh artanh arcsinh
+    arccosh arctanh asinh acosh atanh log ln lg exp pi abs floor ceil
     infty infinity Infinity inf oo or and max min gcd lcm binom frac cup cap theta alpha beta gamma lambda
     """
 )
 RELATIONS = names("= < > le ge ne in approx equiv to notin subset subseteq")
 FUNCTIONS = names(
     """
-    sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln lg exp max min gcd lcm abs floor ceil cbrt
+    sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh arcsinh arccosh arctanh log ln lg exp max min gcd lcm
+    abs floor ceil cbrt
     """
 )
 LETTERS = names(
@@ -101,6 +104,8 @@ UNIT_WORDS = names(
     square marble bird card term digit ticket mph kph sq cu per
     """
 )
+# A macro that sets its argument as text.
+TEXT = r"\\(?:text(?:rm|bf|it|sf|tt|up|md|normal)?|mbox|hbox|mathrm|mathsf|mathbf|operatorname|emph|rm)(?![A-Za-z])\s*"
 # Words by which an answer is only offered.
 GUESSES = names(
     "bound guess estimate approximation candidate candidates typo mistake conjecture possibility example examples"
@@ -112,13 +117,15 @@ CHANGING_BEHIND = names(
     sixths sevenths eighths ninths tenths hundredths thousandths out th ish doubled tripled halved
     quadrupled reciprocal inverse negated conjugate complement rounded removed excluded hex binary ppm
     for when where with without to from by in as up down above below beyond and if while although though can't cannot
-    hardly barely
+    hardly barely away asymptotically eventually st nd rd is are was were would could should might may seems appears
+    fails looks
     """
 )
 # What may stand there all the same.
 PLAIN_BEHIND = re.compile(
     r"in\.?$|(?:in (?:total|all|each \w+|this case|the (?:end|set|list))|to (?:the nearest \w+|be exact)"
-    r"|for (?:each|this case)|as (?:required|desired|needed|requested|asked|claimed|expected))\b"
+    r"|is (?:(?:the|our|my) (?:\w+ )?(?:answer|result|value|number|solution|maximum|minimum|total|sum)|correct|right)\b"
+    r"|for (?:each\.?$|this case)|as (?:required|desired|needed|requested|asked|claimed|expected))\b"
 )
 # Words that change the value beside them, deny it or offer another; nothing that holds one is a label or a unit.
 CHANGING = names(
@@ -126,6 +133,6 @@ CHANGING = names(
     not no nor never neither none without isn't wrong incorrect false invalid impossible except unless if otherwise else
     or either maybe perhaps possibly about approximately approx nearly almost roughly around circa between
     less fewer greater more least most minus plus twice thrice double triple half negative opposite divided multiplied
-    over than but instead versus until undefined unknown
+    over than but instead versus until undefined unknown rejected extraneous discarded inadmissible
     """
 )

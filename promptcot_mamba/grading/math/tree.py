@@ -24,6 +24,13 @@ class Node(NamedTuple):
     args: tuple[Any, ...]
 
 
+def negated(node: Node) -> Node:
+    """The opposite of a value, or of a point: `-(1, 2)` is (-1, -2)."""
+    if node.kind == "tuple" and node.args[:2] == ("(", ")"):
+        return Node("tuple", ("(", ")", tuple(negated(part) for part in node.args[2])))
+    return Node("neg", (node,))
+
+
 def number(text: str) -> Node:
     """A decimal numeral as an exact fraction: `num` for whole numbers, `decimal` with a point or exponent."""
     if len(text) > MAX_DIGITS:

@@ -72,6 +72,8 @@ def is_near(exact: Node, rounded: Node, budget: Budget | None = None) -> bool:
 
     What has no numeric value cannot be contradicted and passes.
     """
+    if rounded.kind == "percent" and exact.kind not in ("percent", "unit"):
+        exact, rounded = Node("mul", (exact, Node("num", (Fraction(100),)))), rounded.args[0]  # `1/3 \\approx 33 %`
     try:
         value, near = approximate(exact, budget), approximate(rounded, budget)
     except UndecidedError:
