@@ -208,7 +208,7 @@ class RayCluster:
                     except ray.exceptions.RayTaskError as error:
                         raise error.cause from error
                     except ray.exceptions.RayError as error:
-                        why = str(error).splitlines()[0]
+                        why = str(error).splitlines()[0].split(". ")[0]
                         if lost == LOST_MOST:
                             raise InputError(
                                 f"--ray_address {self.address}: a job lost {lost + 1} workers (out of memory?): {why}"

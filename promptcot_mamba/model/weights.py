@@ -1,6 +1,7 @@
 """Load a causal language model from a folder, whichever layout its release has, and say which it was."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -35,7 +36,10 @@ def load_causal_lm(path: str | Path, *, dtype: torch.dtype | str = "auto", **kwa
         return _checked(AutoModelForCausalLM, folder, dtype, kwargs)
     logger.info("%s: Mamba-2, %s layout", path, layout)
     if layout == TRANSFORMERS:
-        return _checked(Mamba2ForCausalLM, folder, dtype, kwargs | {"key_mapping": KEY_MAPPING})
+        model: Any = _checked(Mamba2ForCausalLM, folder, dtype, kwargs | {"key_mapping": KEY_MAPPING})
+        # Or saving would turn the mapping around: where it was used, and under ZeRO-3 also where it was not.
+        model._weight_conversions = None
+        return model
     weights = read_weights(folder, layout)
     config = make_config(folder, layout, weights)
     if dtype == "auto":

@@ -48,6 +48,17 @@ def test_a_release_prefixed_by_model_loads(tmp_path):
     torch.testing.assert_close(load_causal_lm(tmp_path / "out")(ids).logits, original(ids).logits)
 
 
+def test_an_early_conversion_is_saved_under_transformers_names(tmp_path):
+    """Its embeddings have mamba-ssm's name; transformers turns a mapping of names around when it saves."""
+    folder = make_checkpoint(tmp_path / "early")
+    names = load_file(folder / "model.safetensors")
+    early = {name.replace("backbone.embeddings.", "backbone.embedding."): value for name, value in names.items()}
+    assert early.keys() != names.keys()
+    save_file(early, folder / "model.safetensors", metadata={"format": "pt"})
+    load_causal_lm(folder).save_pretrained(tmp_path / "saved")
+    assert load_file(tmp_path / "saved" / "model.safetensors").keys() == names.keys()
+
+
 def test_dtype_is_kept_or_chosen(tmp_path):
     folder = make_checkpoint(tmp_path / "a")
     load_causal_lm(folder, dtype=torch.bfloat16).save_pretrained(tmp_path / "b")
