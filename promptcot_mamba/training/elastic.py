@@ -57,15 +57,35 @@ def dealt_anew() -> Iterator[None]:
         engine._get_ckpt_name = partial(name_checkpoint, engine._get_ckpt_name)
         engine._load_zero_checkpoint = partial(load_shards, engine, engine._load_zero_checkpoint)
         try:
-            return rigid(engine, load_dir, *args, **settings)
+            found = rigid(engine, load_dir, *args, **settings)
         finally:
             del engine._get_ckpt_name, engine._load_zero_checkpoint
+        count_up(getattr(engine.optimizer, "optimizer", None))
+        return found
 
     DeepSpeedEngine.load_checkpoint = load_checkpoint
     try:
         yield
     finally:
         DeepSpeedEngine.load_checkpoint = rigid
+
+
+def count_up(optimizer: Any) -> None:
+    """Bring DeepSpeed's CPU Adam to the step of its states by the steps of a run that was never stopped.
+
+    It multiplies the powers of beta up, step by step; from a loaded step it would go on with `pow`, whose last bit may
+    be another (`IncrementStep` in deepspeed/ops/csrc/includes/cpu_adam.h). A parameter that is a zero takes the steps.
+    """
+    from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+    if not isinstance(optimizer, DeepSpeedCPUAdam):
+        return
+    beta1, beta2 = optimizer.param_groups[0]["betas"]
+    parameter, gradient, mean, square = (torch.zeros(1) for _ in range(4))
+    for step in range(1, max((int(state["step"]) for state in optimizer.state.values() if state), default=0) + 1):
+        optimizer.ds_opt_adam.adam_update(
+            optimizer.opt_id, step, 0.0, beta1, beta2, 1.0, 0.0, True, parameter, gradient, mean, square
+        )
 
 
 def refuse_swapped(engine: Any, folder: Path) -> None:

@@ -139,3 +139,30 @@ def test_states_that_are_no_numbers_an_element_are_refused():
 def test_a_parameter_that_is_not_there_is_named():
     with pytest.raises(ValueError, match=r"layer\.0: 0 of 3 elements"):
         elastic.fill_flat(3, [("layer.0", elastic.Piece(0, 3, 0))], {}, [torch.zeros(3)])
+
+
+@pytest.mark.slow  # compiles DeepSpeed's CPU optimizer where nobody has yet
+def test_the_cpu_optimizer_goes_on_as_if_it_had_never_been_stopped():
+    from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+    def start() -> DeepSpeedCPUAdam:
+        return DeepSpeedCPUAdam([torch.nn.Parameter(torch.linspace(-1, 1, 4096))], lr=0.01, betas=(0.9, 0.95))
+
+    def take(optimizer: DeepSpeedCPUAdam, steps: range) -> torch.Tensor:
+        (parameter,) = optimizer.param_groups[0]["params"]
+        for step in steps:
+            parameter.grad = torch.randn(4096, generator=torch.Generator().manual_seed(step))
+            optimizer.step()
+        return parameter.detach()
+
+    whole = take(start(), range(60))
+    moved = []
+    for count in (elastic.count_up, lambda _: None):
+        first, second = start(), start()
+        take(first, range(23))
+        second.load_state_dict(first.state_dict())
+        with torch.no_grad():
+            second.param_groups[0]["params"][0].copy_(first.param_groups[0]["params"][0])
+        count(second)
+        moved.append(bool((take(second, range(23, 60)) == whole).all()))
+    assert moved == [True, False]
