@@ -42,12 +42,17 @@ def find_difference(facts: Iterable[str]) -> str:
     return ""
 
 
-def write_token(folder: Path) -> str:
-    """A new empty file in the folder, or in the nearest above it that exists."""
-    nearest = folder.absolute()
+def nearest_folder(path: Path) -> Path:
+    """The path made absolute, or the first folder above it that exists."""
+    nearest = path.absolute()
     while not nearest.is_dir():
         nearest = nearest.parent
-    token = nearest / f".shared-{uuid4().hex}"
+    return nearest
+
+
+def write_token(folder: Path) -> str:
+    """A new empty file in the folder, or in the nearest above it that exists."""
+    token = nearest_folder(folder) / f".shared-{uuid4().hex}"
     token.touch()
     return str(token)
 

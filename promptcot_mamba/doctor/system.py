@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from promptcot_mamba.doctor.finding import FAULT, NOTE, OK, WARNING, Finding
+from promptcot_mamba.node_facts import nearest_folder
 
 GB = 10**9
 # A 7B checkpoint with its optimizer: 14.6 GB of weights and 87.4 GB of fp32 masters and moments.
@@ -28,7 +29,7 @@ SHARED_TYPES = ("nfs", "nfs4", "lustre", "gpfs", "beegfs", "cifs", "afs", "panfs
 
 def check_disk(folder: Path, cuda: bool) -> Finding:
     """Free space where outputs go: on the disk of the nearest folder that exists."""
-    folder = nearest(folder)
+    folder = nearest_folder(folder)
     free, wanted = shutil.disk_usage(folder)[2], CUDA_DISK if cuda else CPU_DISK
     found = f"{free / GB:,.0f} GB free in {folder}"
     if free < wanted:
@@ -36,13 +37,6 @@ def check_disk(folder: Path, cuda: bool) -> Finding:
         mend = f"{what} takes {wanted / GB:,.0f} GB: set --output_dir to a larger disk"
         return Finding("disk", WARNING, found, mend)
     return Finding("disk", OK, found)
-
-
-def nearest(folder: Path) -> Path:
-    """The folder, or the first above it that exists."""
-    while not folder.exists():
-        folder = folder.absolute().parent
-    return folder
 
 
 def file_system(folder: Path, mounts: str) -> str:
@@ -62,7 +56,7 @@ def check_caches(variables: Mapping[str, str], cuda: bool, mounts: str | None = 
         name: Path(variables.get(name) or Path(variables.get(above) or default, below)).expanduser()
         for name, (above, default, below) in CACHES.items()
     }
-    closed = [name for name, place in places.items() if not os.access(nearest(place), os.W_OK)]
+    closed = [name for name, place in places.items() if not os.access(nearest_folder(place), os.W_OK)]
     if closed:
         found = f"{places[closed[0]]} cannot be written" + (f", nor {len(closed) - 1} more" if closed[1:] else "")
         mend = "export " + " ".join(f"{name}=/tmp/$USER/{name.lower()}" for name in closed)
@@ -70,7 +64,7 @@ def check_caches(variables: Mapping[str, str], cuda: bool, mounts: str | None = 
     if mounts is None:
         mounts = Path("/proc/self/mounts").read_text(encoding="utf-8")
     for name in COMPILED:
-        if (kind := file_system(nearest(places[name]).resolve(), mounts)) in SHARED_TYPES:
+        if (kind := file_system(nearest_folder(places[name]).resolve(), mounts)) in SHARED_TYPES:
             mend = f"export {name}=/tmp/$USER/{name.lower()}: nodes that compile into one folder meet stale files"
             return Finding("caches", WARNING, f"{places[name]} is on {kind}", mend)
     return Finding("caches", OK, f"can be written ({places[COMPILED[0]]}, ...)")
