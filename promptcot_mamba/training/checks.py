@@ -20,6 +20,7 @@ from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import log_once
 from promptcot_mamba.ops.backends import choose_ops
 from promptcot_mamba.training.arguments import DataArguments, SftArguments
+from promptcot_mamba.training.deepspeed_config import check_by_deepspeed
 from promptcot_mamba.training.flags import REPORTERS
 from promptcot_mamba.training.identity import zero_stage
 
@@ -45,6 +46,8 @@ def check_flags(args: SftArguments, data_args: DataArguments) -> None:
         raise InputError(f"--checkpoint_every {args.checkpoint_every}: at least 1, with --gradient_checkpointing True")
     if args.offload_checkpoints and not args.gradient_checkpointing:
         raise InputError("--offload_checkpoints True: needs --gradient_checkpointing True, whose checkpoints it moves")
+    if args.deepspeed:
+        check_by_deepspeed(args.hf_deepspeed_config.config)
     check_validation(args, data_args)
     check_adapters(args)
     check_optimizer(args)
