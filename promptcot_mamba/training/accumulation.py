@@ -12,7 +12,7 @@ from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import log_once
 from promptcot_mamba.memory_budget import shapes_from_config, training_memory
 from promptcot_mamba.training.arguments import SftArguments
-from promptcot_mamba.training.deepspeed_config import offload_device
+from promptcot_mamba.training.deepspeed_keys import offload_device
 from promptcot_mamba.training.identity import GRAD_ACCUM_KEY, accumulates_narrow_gradients, zero_stage
 
 DATA_TYPES = "data_types"  # DeepSpeed's section and key of the same name as our flag

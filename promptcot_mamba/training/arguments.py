@@ -195,11 +195,11 @@ class SftArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         refuse_unfollowed(self)
+        notes = settle_deepspeed(self)
         if self.plan:
             return  # a plan starts no process group and touches no device
         if not self.output_dir:
             raise ValueError("--output_dir is required")
-        notes = settle_deepspeed(self)
         if self.split_master_weights and (self.deepspeed or not self.bf16):
             raise ValueError("--split_master_weights needs --bf16 True and no --deepspeed (leave the recipe's out)")
         if self.lora_rank < 0 or (self.lora_rank and self.split_master_weights):

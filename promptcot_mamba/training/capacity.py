@@ -17,7 +17,7 @@ from promptcot_mamba.memory_budget import FP32, count_kept_layers, held_memory, 
 from promptcot_mamba.model import Mamba2ForCausalLM
 from promptcot_mamba.ops.native import free_memory
 from promptcot_mamba.training.arguments import SftArguments
-from promptcot_mamba.training.deepspeed_config import offload_device
+from promptcot_mamba.training.deepspeed_keys import offload_device
 from promptcot_mamba.training.identity import accumulates_narrow_gradients, zero_stage
 from promptcot_mamba.training.ranks import gather_lists
 

@@ -23,6 +23,7 @@ from promptcot_mamba.training.arguments import DataArguments, SftArguments
 from promptcot_mamba.training.deepspeed_config import check_by_deepspeed
 from promptcot_mamba.training.flags import REPORTERS
 from promptcot_mamba.training.identity import zero_stage
+from promptcot_mamba.training.lora import SHARDED_ADAPTERS
 
 UNSET = {"lora_alpha": None, "lora_target": ["in_proj", "out_proj"]}
 
@@ -141,10 +142,7 @@ def check_adapters(args: SftArguments) -> None:
             if getattr(args, name) != UNSET[name]:
                 raise InputError(f"--{name}: needs --lora_rank")
     elif zero_stage(args) == 3:
-        raise InputError(
-            "--lora_rank: frozen weights are merged whole, which ZeRO-3 shards; use --deepspeed "
-            "configs/promptcot_mamba_7b_config.json (ZeRO-2) or none"
-        )
+        raise InputError(SHARDED_ADAPTERS)
 
 
 def check_metric(args: SftArguments, sources: list[str]) -> None:

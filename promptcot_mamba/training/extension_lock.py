@@ -12,7 +12,7 @@ from typing import Any
 from torch.utils.cpp_extension import get_default_build_root
 
 from promptcot_mamba.log import logger
-from promptcot_mamba.training.deepspeed_config import offload_device
+from promptcot_mamba.training.deepspeed_keys import offload_device
 
 NOBODYS_AFTER = 600.0  # seconds that a lock is old, without a process here that has it open
 POLL_SECONDS = 1.0

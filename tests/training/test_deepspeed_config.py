@@ -15,13 +15,11 @@ import pytest
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.training.deepspeed_config import (
     check_by_deepspeed,
-    complete,
     name_mismatches,
-    offload_device,
     read_deepspeed_config,
     settle_deepspeed,
 )
-from promptcot_mamba.training.deepspeed_keys import IDLE, PASSED, REFUSED_SECTIONS
+from promptcot_mamba.training.deepspeed_keys import IDLE, PASSED, REFUSED_SECTIONS, complete, offload_device
 
 AUTO_SIZES = dict.fromkeys(
     ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping"), "auto"
@@ -114,6 +112,8 @@ REFUSED = [
     ({"zero_optimization": {"stage": 0}}, {}, "stage 0 shards nothing: use 1, 2 or 3, or torchrun without --deepspeed"),
     ({"zero_optimization": {}}, {}, "zero_optimization.stage 0 shards nothing"),
     ({"zero_optimization": {"stage": 2, "cpu_offload": True}}, {}, 'write "offload_optimizer": {"device": "cpu"}'),
+    ({"zero_optimization": {"stage": 2, "offload_param": CPU}}, {}, "offload_param: needs stage 3"),
+    ({"zero_optimization": {"stage": 2, "compute_grad_norm": False}}, {}, "compute_grad_norm false: "),
     (
         {"zero_optimization": {"stage": 3, "gather_16bit_weights_on_model_save": False}},
         {},
