@@ -78,7 +78,10 @@ class Watch:
             if type(error) is RuntimeError or isinstance(error, dist.DistError):  # as gloo or NCCL tell it
                 self._store.set(BROKEN_KEY, "")
                 self._over.wait(2 * BROKEN_AFTER_SECONDS)  # `_listen` ends this process, unless all are there
-            self._store.set(ENDED_KEY, f"{self._name(rank())} ended: {type(error).__name__}: {error}")
+            told = f"{EXIT_FAILED} {self._name(rank())} ended: {type(error).__name__}: {error}"
+            if isinstance(error, SystemExit):  # which has said why, as for a full disk
+                told = f"{error.code} "
+            self._store.set(ENDED_KEY, told)
             self._store.check([ENDED_KEY])  # an answer: what is sent to a process that has ended is lost without a word
         except RuntimeError:  # the store is gone, and with it the first process
             self._end_without_first()
@@ -99,9 +102,9 @@ class Watch:
             try:
                 self._beat()
                 if store.check([ENDED_KEY]):
-                    message = store.get(ENDED_KEY).decode()
+                    status, _, message = store.get(ENDED_KEY).decode().partition(" ")
                     if not self._over.wait(BROKEN_AFTER_SECONDS):  # what its own collectives tell it comes first
-                        self._end(message, EXIT_FAILED)
+                        self._end(message, int(status))
                 if store.check([LOST_KEY]):
                     self._end(store.get(LOST_KEY).decode(), EXIT_LOST)
                 self._look(store.multi_get(self._keys), broken=store.check([BROKEN_KEY]))
@@ -142,8 +145,9 @@ class Watch:
         return f"rank {number} on {self._hosts[number]}"
 
     def _end(self, message: str, status: int, wait: bool = False) -> NoReturn:
-        """End this process, whatever its main thread waits for. The first one speaks; without it, one a host."""
-        if rank() == 0 or (message.startswith(self._name(0)) and local_rank() == 0):
+        """End this process, whatever its main thread waits for. The first one speaks, if something is left to say;
+        without it, one a host."""
+        if message and (rank() == 0 or (message.startswith(self._name(0)) and local_rank() == 0)):
             more = "; the same command goes on from the last checkpoint" if status == EXIT_LOST else ""
             print(f"error: {message}{more}", file=sys.stderr, flush=True)
         if wait:  # as above
