@@ -61,9 +61,11 @@ class Watch:
         failed = isinstance(error, Exception) or (isinstance(error, SystemExit) and error.code)
         if error is not None and failed:
             self._tell(error)
-            if rank() == 0:  # it holds the store, in which the others read why
-                time.sleep(3 * BEAT_SECONDS)
         self._over.set()
+        # The first one holds the store, in which the others read why. Where all is said, they leave before they could
+        # find a connection broken, and speak of it.
+        if failed and (rank() == 0 or isinstance(error, SystemExit)):
+            time.sleep(3 * BEAT_SECONDS)
         for thread in self._threads:  # none may be in a C call while the interpreter ends
             thread.join(timeout=BROKEN_AFTER_SECONDS)
         if isinstance(error, SystemExit) and isinstance(error.code, int) and failed:
@@ -84,7 +86,8 @@ class Watch:
             self._store.set(ENDED_KEY, told)
             self._store.check([ENDED_KEY])  # an answer: what is sent to a process that has ended is lost without a word
         except RuntimeError:  # the store is gone, and with it the first process
-            self._end_without_first()
+            if not isinstance(error, SystemExit):
+                self._end_without_first()
 
     def _beat(self) -> None:
         assert self._store is not None
@@ -103,7 +106,8 @@ class Watch:
                 self._beat()
                 if store.check([ENDED_KEY]):
                     status, _, message = store.get(ENDED_KEY).decode().partition(" ")
-                    if not self._over.wait(BROKEN_AFTER_SECONDS):  # what its own collectives tell it comes first
+                    # What its own collectives tell it comes first, unless nothing is left to say.
+                    if not self._over.wait(BROKEN_AFTER_SECONDS if message else 0):
                         self._end(message, int(status))
                 if store.check([LOST_KEY]):
                     self._end(store.get(LOST_KEY).decode(), EXIT_LOST)
