@@ -99,6 +99,12 @@ def test_a_refused_requeue_is_told_from_a_stop(tmp_path: Path):
     assert done.stderr == f"{error}checkpoint\n"
 
 
+def test_without_slurm_it_says_how_it_is_started(tmp_path: Path):
+    done = run(tmp_path, SLURM_JOB_ID="")
+    assert done.returncode == 2
+    assert done.stderr == f"error: no job: sbatch {ROOT}/scripts/cluster/slurm_sft.sbatch ...\n"
+
+
 def test_requeues_end_somewhere(tmp_path: Path):
     done = run(tmp_path, status=75, SLURM_RESTART_COUNT="3", MAX_REQUEUES="3")
     assert told(tmp_path) == []
