@@ -31,8 +31,9 @@ def folder(tmp_path: Path) -> Path:
         ("--gpus-per-node=2", "--ntasks-per-node=2"),
         ("--gres=gpu:2", "--ntasks-per-node=2", "--exclusive"),
         ("--gpus-per-node=2", "--ntasks-per-node=2", "--gpus-per-task=1"),
+        ("--gpus-per-node=2", "--ntasks-per-node=2", "--gpus=4", "--hint=nomultithread", "--mem=0"),
     ],
-    ids=["gpus-per-node", "gres", "gpus-per-task"],
+    ids=["gpus-per-node", "gres", "gpus-per-task", "all"],
 )
 def test_every_task_sees_the_gpus_of_its_node(slurm: Slurm, folder: Path, flags: tuple[str, ...]):
     """LOCAL_RANK names its own; with --gpus-per-task Slurm would show each one alone, as its first."""
