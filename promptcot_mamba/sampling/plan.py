@@ -12,10 +12,10 @@ from promptcot_mamba.log import logger
 from promptcot_mamba.records import Problem
 from promptcot_mamba.sampling.arguments import PROMPT_ROOM, SamplingArguments
 from promptcot_mamba.sampling.backend import LENGTH, SamplingSettings
-from promptcot_mamba.sampling.cache_cost import is_hybrid, language_config
 from promptcot_mamba.sampling.capacity import GIB, Capacity, Device, find_device, plan_capacity
 from promptcot_mamba.sampling.chain import Cuts
 from promptcot_mamba.sampling.decode import completion_text
+from promptcot_mamba.sampling.layers import is_hybrid, language_config
 from promptcot_mamba.sampling.progress import clock
 from promptcot_mamba.sampling.prompts import PromptBook
 from promptcot_mamba.sampling.recipes import read_problems
@@ -28,6 +28,7 @@ SAMPLE_FLAGS = (
 DEFAULTS = {each.name: each.default for each in fields(SamplingArguments) if each.name in SAMPLE_FLAGS}
 CLOSING = "\n</think>\n\n"  # ends a thought that has taken its budget
 MOST_PROMPTS = 5000  # that a dry run tokenises
+SAYS_NOTHING: dict[str, Any] = {"system": None, "template_args": {}, "top_k": 0, "min_p": 0.0}  # of a row's `sent`
 THINK_TAGS = ("<think>", "</think>")
 
 
@@ -71,11 +72,12 @@ class Plan:
         return self.prompts.messages(index)[-1]["content"] if self.args.api == "chat" else self.prompts.text(index)
 
     def sent(self) -> dict[str, Any]:
-        """What is sent beside the prompt: a row's `sent`."""
+        """What is sent beside the prompt: a row's `sent`. What it does not name was not sent, or changes nothing."""
         settings = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
         sent = {name: getattr(self.args, name) for name in settings} | {"max_tokens": self.args.max_len}
         server = {"template": "server"} if self.args.api == "chat" else {}
-        return {**self.prompts.describe(), **server, **sent}
+        said = {**self.prompts.describe(), **server, **sent}
+        return {name: value for name, value in said.items() if value != SAYS_NOTHING.get(name, ...)}
 
     def cuts(self) -> Cuts:
         closing = ()
@@ -142,7 +144,8 @@ def _check_model(args: SamplingArguments, checkpoint: Checkpoint) -> None:
     # vLLM gives every part a copy of a single group; several groups are dealt out.
     is_split = checkpoint.is_mamba2 and checkpoint.n_groups > 1
     parts, pieces = args.tensor_parallel_size, {"n_groups": checkpoint.n_groups} if is_split else {}
-    pieces["num_heads"] = checkpoint.config.get("num_heads") or checkpoint.config.get("num_attention_heads", parts)
+    config = language_config(checkpoint.config)
+    pieces["num_heads"] = config.get("num_heads") or config.get("num_attention_heads") or parts
     for name, count in pieces.items():
         if count % parts:
             raise InputError(f"--tensor_parallel_size {parts}: must divide the model's {name} of {count}")
@@ -153,7 +156,7 @@ def model_context(checkpoint: Checkpoint, rope: dict[str, Any]) -> int | None:
     config = language_config(checkpoint.config)
     if checkpoint.is_mamba2:
         return None
-    own = next((config[key] for key in CONTEXT_KEYS if isinstance(config.get(key), int)), None)
+    own = min((config[key] for key in CONTEXT_KEYS if isinstance(config.get(key), int)), default=None)
     if own is None or "factor" not in rope:
         return own
     return int(rope.get("original_max_position_embeddings", own) * float(rope["factor"]))

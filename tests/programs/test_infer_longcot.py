@@ -212,6 +212,9 @@ def test_a_row_says_what_was_sent(flags, tmp_path: Path):
     assert (row["sent"]["system"], row["sent"]["template_args"]) == ("Be brief.", {"enable_thinking": True})
     assert (row["sent"]["top_k"], row["sent"]["min_p"], row["sent"]["max_tokens"]) == (20, 0.05, 65536)
     assert row["thinking"] == "think"
+    assert run(flags(data_path=data, output_path=tmp_path / "y.jsonl")) == 0
+    plain = {"template": "file", "temperature": 0.8, "top_p": 0.95, "repetition_penalty": 1.1, "max_tokens": 65536}
+    assert read_jsonl(tmp_path / "y.jsonl")[0]["sent"] == plain  # what is not named was not sent
     assert json.loads((tmp_path / "x.run.json").read_text())["template_text"].startswith("{% for message")
     with pytest.raises(InputError, match=r"system_prompt was 'Be brief\.', now None"):
         run(flags(**how | {"system_prompt": None}, chat_template_kwargs='{"enable_thinking": true}'))
