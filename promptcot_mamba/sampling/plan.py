@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
+from promptcot_mamba.chat_format import closing_mark, marks_hold
 from promptcot_mamba.checkpoint import CONTEXT_KEYS, Checkpoint, load_tokenizer, read_checkpoint, require_served
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import logger
@@ -14,7 +15,7 @@ from promptcot_mamba.sampling.arguments import PROMPT_ROOM, SamplingArguments
 from promptcot_mamba.sampling.backend import LENGTH, SamplingSettings
 from promptcot_mamba.sampling.capacity import GIB, Capacity, Device, find_device, plan_capacity
 from promptcot_mamba.sampling.chain import Cuts
-from promptcot_mamba.sampling.decode import completion_text
+from promptcot_mamba.sampling.decode import completion_text, special_tokens
 from promptcot_mamba.sampling.layers import is_hybrid, language_config
 from promptcot_mamba.sampling.progress import clock
 from promptcot_mamba.sampling.prompts import PromptBook
@@ -26,10 +27,8 @@ SAMPLE_FLAGS = (
     *("thinking", "thinking_budget", "segment_len", "quantization", "rope_scaling", "api"),
 )
 DEFAULTS = {each.name: each.default for each in fields(SamplingArguments) if each.name in SAMPLE_FLAGS}
-CLOSING = "\n</think>\n\n"  # ends a thought that has taken its budget
 MOST_PROMPTS = 5000  # that a dry run tokenises
 SAYS_NOTHING: dict[str, Any] = {"system": None, "template_args": {}, "top_k": 0, "min_p": 0.0}  # of a row's `sent`
-THINK_TAGS = ("<think>", "</think>")
 
 
 @dataclass
@@ -82,7 +81,7 @@ class Plan:
     def cuts(self) -> Cuts:
         closing = ()
         if self.args.thinking_budget is not None:
-            closing = tuple(self.tokenizer(CLOSING, add_special_tokens=False)["input_ids"])
+            closing = tuple(self.tokenizer(closing_mark(self.args.thinking), add_special_tokens=False)["input_ids"])
         sampling = self.sampling()
 
         def text_of(prompt_ids: Sequence[int], ids: Sequence[int]) -> str:
@@ -91,14 +90,14 @@ class Plan:
         return Cuts(self.args.segment_len, self.args.thinking_budget, closing, text_of)
 
     def sampling(self) -> SamplingSettings:
-        special = getattr(self.tokenizer, "all_special_tokens", ())
+        special = special_tokens(self.tokenizer) if self.tokenizer else ()
         return SamplingSettings(
             temperature=self.args.temperature,
             top_p=self.args.top_p,
             repetition_penalty=self.args.repetition_penalty,
             stop_token_ids=(self.tokenizer.eos_token_id,) if self.tokenizer else (),
-            # s1 marks its thoughts by special tokens.
-            skip_special_tokens=self.args.thinking != "s1" and not any(tag in special for tag in THINK_TAGS),
+            # Thoughts that special tokens mark must be seen to begin and end; s1's are ChatML's own.
+            skip_special_tokens=self.args.thinking != "s1" and not any(map(marks_hold, special)),
             stop_on_loop=self.args.stop_on_loop,
             top_k=self.args.top_k,
             min_p=self.args.min_p,
