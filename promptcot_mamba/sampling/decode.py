@@ -13,11 +13,7 @@ def completion_text(
     tokenizer: Any, sampling: SamplingSettings, prompt_ids: Sequence[int], ids: Sequence[int], finish_reason: str
 ) -> str:
     """The text that `ids` add to a prompt, without the token that ended the chain."""
-    if (
-        finish_reason == STOP
-        and len(ids)
-        and (ids[-1] in sampling.stop_token_ids or _is_special(tokenizer, ids[-1]))
-    ):
+    if finish_reason == STOP and len(ids) and (ids[-1] in sampling.stop_token_ids or _is_special(tokenizer, ids[-1])):
         ids = ids[:-1]
 
     def decode(tokens: Sequence[int]) -> str:

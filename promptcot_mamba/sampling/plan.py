@@ -20,6 +20,7 @@ from promptcot_mamba.sampling.layers import is_hybrid, language_config
 from promptcot_mamba.sampling.progress import clock
 from promptcot_mamba.sampling.prompts import PromptBook
 from promptcot_mamba.sampling.recipes import read_problems
+from promptcot_mamba.sampling.run_settings import read_started
 
 SAMPLE_FLAGS = (
     *("n", "temperature", "top_p", "repetition_penalty", "max_len", "max_retries", "seed", "state_dtype"),
@@ -123,6 +124,7 @@ def make_plan(args: SamplingArguments) -> Plan:
         use_chat_template=args.use_chat_template and args.api != "chat",
         system_prompt=args.system_prompt,
         template_args=args.template_kwargs,
+        started=None if args.overwrite else read_started(args.output_path),
     )
     return Plan(args, problems, prompts, checkpoint, tokenizer)
 

@@ -3,6 +3,7 @@
 import ast
 import hashlib
 from collections.abc import Mapping
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
@@ -25,6 +26,7 @@ from promptcot_mamba.records import Problem
 
 PROMPT_SOURCES = ("auto", "prompt", "question")
 KEPT_PROMPTS = 4096
+ASKS_TIME = "strftime_now"  # by which a template asks transformers, and vLLM, for the time
 Message = dict[str, str]
 
 
@@ -94,10 +96,16 @@ class PromptBook:
         use_chat_template: bool = False,
         system_prompt: str | None = None,
         template_args: Mapping[str, Any] | None = None,
+        started: datetime | None = None,
     ):
+        """`started` is the time that a template is told which asks for it (gpt-oss's, Llama 3's and Mistral's write the
+        day into the prompt): that of the run's first start, or a rerun would send another prompt."""
         self.template_text: str | None = None
+        self.started: datetime | None = None
         if use_chat_template:
             self.template_text = _template_of(tokenizer)
+            if ASKS_TIME in self.template_text:
+                self.started = started or datetime.now().replace(microsecond=0)
         self._problems = problems
         self._tokenizer = tokenizer
         self._source = source
@@ -122,9 +130,10 @@ class PromptBook:
     def _render(self, messages: list[Message], name: str) -> str:
         from jinja2 import TemplateError
 
+        told = {ASKS_TIME: self.started.strftime} if self.started is not None else {}
         try:
             return self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, **self._args
+                messages, tokenize=False, add_generation_prompt=True, **told, **self._args
             )
         except (TemplateError, TypeError) as error:
             mend = "; drop --system_prompt, or say it in the user's turn" if self._system else ""

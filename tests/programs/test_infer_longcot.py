@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import infer_longcot
 from promptcot_mamba.cli import parse_args
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import read_jsonl
+from promptcot_mamba.sampling import prompts
 from promptcot_mamba.sampling.arguments import SamplingArguments
 from promptcot_mamba.sampling.plan import make_plan
 from tests.sampling.conftest import ROOT, write_problems
@@ -200,6 +203,30 @@ def test_prompts_by_template_and_from_questions(flags, tmp_path: Path):
     data.write_text(json.dumps(row) + "\n", encoding="utf-8")
     run(flags(data_path=data, use_chat_template=True, output_path=tmp_path / "z.jsonl"), write=remember)
     assert seen[2] == seen[0]  # the question is taken out of a prompt that is written already
+
+
+def test_a_template_that_tells_the_day_tells_a_rerun_the_first_one(flags, checkpoint, tmp_path: Path, monkeypatch):
+    """gpt-oss, Llama 3 and Mistral write the date into the prompt: a chain that outlives midnight is one chain."""
+    model = shutil.copytree(checkpoint, tmp_path / "model")
+    dated = "{{ 'Current date: ' + strftime_now('%Y-%m-%d') + '\n' + messages[0]['content'] }}"
+    (model / "chat_template.jinja").write_text(dated, encoding="utf-8")
+    arguments = flags(model_path=model, use_chat_template=True)
+    assert run(arguments) == 0
+    begun = datetime.fromisoformat(json.loads((tmp_path / "x.run.json").read_text())["template_time"])
+
+    class Tomorrow(datetime):
+        @classmethod
+        def now(cls):
+            return begun + timedelta(days=1)
+
+    monkeypatch.setattr(prompts, "datetime", Tomorrow)
+    assert run([*arguments, "--n=2"]) == 0
+    rows = read_jsonl(tmp_path / "x.jsonl")
+    assert [row["prompt"].partition("\n")[0] for row in rows] == [f"Current date: {begun:%Y-%m-%d}"] * 10
+    assert run(flags(model_path=model, use_chat_template=True, output_path=tmp_path / "y.jsonl")) == 0
+    assert f"{Tomorrow.now():%Y-%m-%d}" in read_jsonl(tmp_path / "y.jsonl")[0]["prompt"]
+    assert run(flags(output_path=tmp_path / "z.jsonl")) == 0
+    assert "template_time" not in json.loads((tmp_path / "z.run.json").read_text())
 
 
 def test_a_row_says_what_was_sent(flags, tmp_path: Path):
