@@ -35,6 +35,7 @@ TRAINING_STATE = ("training_args.bin", "optimizer.pt", "optimizer.bin", "schedul
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 STORED_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}  # as safetensors names them
 TOKENIZER_FORMS = ("tokenizer*", "*.model", "vocab.*", "tekken.json", "*.tiktoken")
+TRANSFORMERS_TOKENIZERS = ("tokenizer*", "*.model", "vocab.*")  # of them, those beside which tekken.json is not needed
 SMALL_FORMS = ("*.json", "*.jinja", "*.txt", "LICENSE*")  # beside weights and tokenizer: configs, templates, merges
 # What bounds a sequence, by whoever names it; the smallest counts, as for vLLM.
 CONTEXT_KEYS = (
@@ -271,11 +272,17 @@ def load_tokenizer(path: str | Path, flag: str = "--model_path") -> Any:
     where, path = f"{flag} {path}", find_folder(path, flag, weights=False)
     if not any(any(path.glob(form)) for form in TOKENIZER_FORMS):  # transformers would make an empty one up
         raise InputError(f"{where}: no tokenizer here (tokenizer.json or the like)")
-    from transformers import AutoTokenizer
-
+    tekken = (path / "tekken.json").is_file() and not any(any(path.glob(form)) for form in TRANSFORMERS_TOKENIZERS)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+        if tekken:  # Mistral-Small 3.2 has no other
+            from transformers.tokenization_mistral_common import MistralCommonBackend
+
+            tokenizer = MistralCommonBackend.from_pretrained(str(path), local_files_only=True)
+        else:
+            from transformers import AutoTokenizer
+
+            tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+    except (OSError, ValueError, KeyError, ImportError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"{where}: no tokenizer here ({reason})") from None
     if tokenizer.eos_token_id is None:
