@@ -26,6 +26,7 @@ SAMPLE_FLAGS = (
     *("n", "temperature", "top_p", "repetition_penalty", "max_len", "max_retries", "seed", "state_dtype"),
     *("prompt_from", "use_chat_template", "stop_on_loop", "top_k", "min_p", "system_prompt", "chat_template_kwargs"),
     *("thinking", "thinking_budget", "segment_len", "quantization", "rope_scaling", "api"),
+    "extra_body",
 )
 DEFAULTS = {each.name: each.default for each in fields(SamplingArguments) if each.name in SAMPLE_FLAGS}
 MOST_PROMPTS = 5000  # that a dry run tokenises
@@ -76,7 +77,8 @@ class Plan:
         settings = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
         sent = {name: getattr(self.args, name) for name in settings} | {"max_tokens": self.args.max_len}
         server = {"template": "server"} if self.args.api == "chat" else {}
-        said = {**self.prompts.describe(), **server, **sent}
+        extra = {"extra_body": self.args.extra_fields} if self.args.extra_body else {}
+        said = {**self.prompts.describe(), **server, **sent, **extra}
         return {name: value for name, value in said.items() if value != SAYS_NOTHING.get(name, ...)}
 
     def cuts(self) -> Cuts:

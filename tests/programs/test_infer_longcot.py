@@ -95,6 +95,8 @@ def test_a_recipe_and_flags_end_in_run_json(flags, tmp_path: Path, capsys):
         ({"system_prompt": "Be brief."}, "add --use_chat_template True"),
         ({"chat_template_kwargs": "{"}, "--chat_template_kwargs {: not JSON"),
         ({"rope_scaling": "4"}, "--rope_scaling 4: must be a JSON object"),
+        ({"extra_body": '{"top_a": 1}'}, "--extra_body: is sent to servers; give --base_url"),
+        ({"extra_body": '{"seed": 1}', "base_url": "http://127.0.0.1:9"}, "'seed' is this program's to say"),
         ({"segment_len": 0}, "--segment_len 0: must be at least 1"),
         ({"thinking_budget": 0}, "--thinking_budget 0"),
         ({"patience": 0}, "--patience 0"),
