@@ -8,7 +8,15 @@ a label (`x =`, `f(x) =`, `x \\in`) may be left out, not changed; units may be l
 from fractions import Fraction
 
 from promptcot_mamba.grading.math.evaluate import Budget
-from promptcot_mamba.grading.math.families import NOWHERE, Domains, are_apart, domain_of, same_family, same_points
+from promptcot_mamba.grading.math.families import (
+    NOWHERE,
+    Domain,
+    Domains,
+    are_apart,
+    domain_of,
+    same_family,
+    same_points,
+)
 from promptcot_mamba.grading.math.gold import AnswerRules
 from promptcot_mamba.grading.math.labels import (
     Statement,
@@ -148,18 +156,40 @@ class _Comparison:
 
     def _same_residue(self, gold: Node, answer: Node) -> bool:
         """`x \\equiv 3 \\pmod 7`: residues of one modulus; the modulus may be added to a residue, not left out."""
+        if gold.kind != answer.kind and self._same_class(gold, answer):
+            return True
         if answer.kind != "mod":
             return False
-        (label, value), modulus = residue_of(answer.args[0]), answer.args[1]
+        claim, modulus = answer.args
+        if claim.kind == "relation" and len(claim.args[1]) == 2 and all(is_constant(side) for side in claim.args[1]):
+            if not self._congruent(*claim.args[1], modulus):  # `2^{100} \\equiv 376 \\pmod{1000}`
+                return False
+            claim = claim.args[1][1]
+        label, value = residue_of(claim)
         if gold.kind != "mod":
             return self.same(gold, value) and self._is_reduced(value, modulus)
         (own_label, own), own_modulus = residue_of(gold.args[0]), gold.args[1]
         if label is not None and own_label is not None and not same_label(own_label, label):
             return False
-        turns = Node("div", (Node("add", (own, Node("neg", (value,)))), modulus))
-        constant = not symbols(own) and not symbols(value) and not symbols(modulus)
-        whole = constant and same_number(turns, Node("function", ("floor", (turns,))), budget=self.budget)
-        return self.same(own_modulus, modulus) and (whole or self.same(own, value))
+        return self.same(own_modulus, modulus) and (self._congruent(own, value, modulus) or self.same(own, value))
+
+    def _congruent(self, first: Node, second: Node, modulus: Node) -> bool:
+        """Whether two numbers are known to differ by a multiple of the modulus."""
+        turns = Node("div", (Node("add", (first, Node("neg", (second,)))), modulus))
+        constant = not symbols(first) and not symbols(second) and not symbols(modulus)
+        return constant and same_number(turns, Node("function", ("floor", (turns,))), budget=self.budget)
+
+    def _same_class(self, gold: Node, answer: Node) -> bool:
+        """`24k + 17`, its letter not bounded, and `n \\equiv 17 \\pmod{24}`: one class of integers."""
+        residue, family = (gold, answer) if gold.kind == "mod" else (answer, gold)
+        (label, value), modulus = residue_of(residue.args[0]), residue.args[1]
+        said = read_statement(family)
+        if said is None or symbols(value) or symbols(modulus) or any(one.bounded for one in self.domains):
+            return False
+        if label is not None and said.label is not None and not same_label(label, said.label):
+            return False
+        written = Node("add", (Node("mul", (modulus, Node("sym", ("k",)))), value))
+        return same_family(written, said.values[-1], (Domain(whole=True), Domain(whole=True)), self.budget)
 
     def _is_reduced(self, value: Node, modulus: Node) -> bool:
         """Whether `value` is below the modulus: `5 \\bmod 3` asks for a remainder that is not 5."""

@@ -58,7 +58,10 @@ def read_phrases(text: str) -> str:
     if not text.isascii():
         text = _CONNECTING.sub(", ", _FOREIGN_OPENING.sub("", text))
         text = _FOREIGN.sub(r"\\text{pieces}", _FOREIGN_GROUP.sub(r"\\text{pieces}", text))
-    text = _EACH.sub(" per ", _EVERY.sub("", _EVERY_REAL.sub("", _NO_SUCH.sub(r"\\emptyset ", text))))
+    text = _EACH.sub(
+        " per ",
+        _EVERY.sub("", _EVERY_REAL.sub("", _EVERY_KIND.sub(r"\2 \\text{ \1}", _NO_SUCH.sub(r"\\emptyset ", text)))),
+    )
     text = _APPOSED.sub("", _MINUS.sub("-", text))
     text = _drop_opening(_IS.sub(" = ", _ALL_LETTER.sub(r"\1}", _wrap_bare_words(text))))
     text = _GROUP.sub(_read_group, text) if "\\" in text else text
@@ -78,6 +81,11 @@ _EVERY = re.compile(
 _EVERY_REAL = re.compile(  # `\\text{all real } x \\ge 1`
     rf"^\s*{TEXT}\{{\s*(?:for )?(?:all|every|any)\s*(?:real\s*)?(?:numbers?|values? of)?\s*\}}\s*"
     r"(?=[a-z]\s*(?:[<>]|\\g|\\l))"
+)
+_EVERY_KIND = re.compile(  # `\\text{all odd integers } n \\ge 3`: what thins the letter out stands behind its bound
+    rf"^\s*{TEXT}\{{\s*(?:for )?(?:all|every|any)\s+(odd|even|prime)"
+    r"(?:\s+(?:positive |natural )?(?:integers?|numbers?))?\s*\}\s*"
+    r"([ijklmnpqrsNMK]\s*(?:[<>]|\\ge?q?|\\le?q?)(?![A-Za-z])\s*-?\d+)\s*$"
 )
 _THINGS = (
     "positive|negative|real|integers?|primes?|natural|rational|numbers?|values?(?: of)?|(?:ordered )?pairs?|triples?"

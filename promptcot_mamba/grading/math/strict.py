@@ -19,7 +19,7 @@ from promptcot_mamba.grading.math.tokens import UnreadableError, clean, join_tho
 from promptcot_mamba.grading.math.tree import Node
 from promptcot_mamba.grading.math.value import UndecidedError
 
-VERSION = "strict-6"
+VERSION = "strict-7"
 MAX_ANSWER_CHARS = 100_000
 _WHOLE = re.compile(r"-?\d{1,18}")
 _ENDS = " \t\n.,;:"
@@ -66,7 +66,7 @@ def _compare(gold: Gold, answer: str) -> Verdict:
     if _bare(a) == _bare(b):
         return Verdict(True, "text")
     try:
-        left, right = _stripped(clean(a)), _stripped(_LEAD.sub("", clean(b)))
+        left, right = _stripped(clean(a)), _stripped(_without_lead(clean(b)))
         if left == right:
             return Verdict(True, "text")
         words = _words(left)
@@ -170,9 +170,18 @@ def _readings(text: str, united: bool) -> Iterator[str]:
         yield named
     if bare := _MAPPED.match(joined):
         yield joined[bare.end() :]
+    if short := _SHORT.fullmatch(joined):
+        yield f"{short[1]} \\cdot {_SHORTS[short[2].lower()]} {short[3] or ''}"
+    if hour := _FULL_HOUR.fullmatch(joined):
+        yield f"{hour[1]} \\text{{ {hour[2]}}}"
 
 
 _GLUED_UNIT = re.compile(r"(\d)(?=[A-Za-z](?:\^\{?[23]\}?)?(?:/[a-z]+)?\s*$)")
+_SHORT = re.compile(
+    r"((?:\s*\\usd)?\s*\d+(?:\.\d+)?)\s*(?:\\text\s*\{\s*)?([kK]|M)(?:\s*\})?(?:\s+(\\text\s*\{[a-z ]+\}))?"
+)
+_SHORTS = {"k": 10**3, "m": 10**6}  # `\\$70k`, `5M`
+_FULL_HOUR = re.compile(r"\s*(\d{1,2}):00\s*(?:\\text\s*\{)?\s*([ap]m)\s*\}?\s*")  # `5:00 pm` for 5
 _MAPPED = re.compile(r"(?:[A-Za-z]\s*:\s*)?[a-z]\s*\\mapsto(?![A-Za-z])\s*")
 _EMPTY_SET = re.compile(r"\\\{[\s,\\]*\\\}|\\(?:emptyset|varnothing|infty)(?![A-Za-z])")
 _NO_CONTENT = re.compile(
@@ -184,6 +193,14 @@ _NO_CONTENT = re.compile(
 
 
 _LEAD = re.compile(r"^\s*(?:\\text\s*\{)?\s*(?:the\s+)?(?:final\s+)?answer(?:\s+is)?\s*[:}\s]\s*\}?", re.IGNORECASE)
+
+
+def _without_lead(text: str) -> str:
+    """`\\text{Answer: C}` as `C`; a brace that the opening words left open is closed no more."""
+    rest = _LEAD.sub("", text)
+    return rest[: rest.rindex("}")] + rest[rest.rindex("}") + 1 :] if rest.count("}") > rest.count("{") else rest
+
+
 _DECIMAL = re.compile(r"-?\d+\.\d+")
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 _BARE = re.compile(r"\\(?:left|right)(?![A-Za-z])|\\[()\[\]]|\\!|\$")
@@ -258,7 +275,8 @@ def _words(text: str, loose: bool = False) -> tuple[str, ...] | None:
         return (choice.group(1).casefold(),)
     if _ARITHMETIC.search(plain):
         return None
-    folded = re.sub(r"\b([ap])\.\s?m\b\.?", r"\1m", plain.casefold())
+    cased = plain if plain[:1].isdigit() else plain.casefold()  # `5 mW` is not `5 MW`
+    folded = re.sub(r"\b([ap])\.\s?m\b\.?", r"\1m", cased)
     words = tuple(_WORD.findall(_PRIMES.sub("primes", _WINS.sub("", folded))))
     words = tuple(word for word in words if word not in ("a", "an", "the", "on")) or words
     if _PARITY & set(words):

@@ -59,7 +59,7 @@ RENAMED = pairs(
     acos=arccos atan=arctan arsinh=arcsinh arcosh=arccosh artanh=arctanh asinh=arcsinh
     acosh=arccosh atanh=arctanh R=reals varphi=phi vartheta=theta varepsilon=epsilon ell=l cdots=dots ldots=dots
     dotsc=dots dotsb=dots mathit=font mathbf=font boldsymbol=font bm=font mathcal=font mathnormal=font boxed=font
-    fbox=font framebox=font smash=font choose=choose
+    fbox=font framebox=font smash=font choose=choose nicefrac=frac sfrac=frac
     """
 )
 # Words that plain text spells out, as whole words only: `sqrt(2)`, `2pi`, `3 or 4`.

@@ -186,7 +186,7 @@ def _text_tokens(content: str) -> list[Token]:
         return [Token("sym", letter.group(1))]
     if measured := _MEASURED.fullmatch(content):
         return [*tokenize(measured.group(1)), Token("text", measured.group(2).strip())]
-    if content in PLAIN_WORDS:
+    if content in PLAIN_WORDS and content != "cup":
         return [_command(content)]
     if _LABELLED.fullmatch(content):
         return tokenize(content)
