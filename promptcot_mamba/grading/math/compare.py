@@ -56,7 +56,7 @@ from promptcot_mamba.grading.math.shapes import (
 )
 from promptcot_mamba.grading.math.tree import Node, rebuild, rename, symbols, walk
 from promptcot_mamba.grading.math.units import Dimension, measure
-from promptcot_mamba.grading.math.value import approximate, is_near, same_expression, same_number
+from promptcot_mamba.grading.math.value import UndecidedError, approximate, is_near, same_expression, same_number
 
 ZERO, ONE = (Node("num", (Fraction(value),)) for value in (0, 1))
 UNIT_VECTORS = ("hat i", "hat j", "hat k")
@@ -162,7 +162,7 @@ class _Comparison:
             return False
         claim, modulus = answer.args
         if claim.kind == "relation" and len(claim.args[1]) == 2 and all(is_constant(side) for side in claim.args[1]):
-            if not self._congruent(*claim.args[1], modulus):  # `2^{100} \\equiv 376 \\pmod{1000}`
+            if not self._is_likely(*claim.args[1], modulus):  # `2^{100} \\equiv 376 \\pmod{1000}`
                 return False
             claim = claim.args[1][1]
         label, value = residue_of(claim)
@@ -190,6 +190,13 @@ class _Comparison:
             return False
         written = Node("add", (Node("mul", (modulus, Node("sym", ("k",)))), value))
         return same_family(written, said.values[-1], (Domain(whole=True), Domain(whole=True)), self.budget)
+
+    def _is_likely(self, first: Node, second: Node, modulus: Node) -> bool:
+        """Whether a congruence holds, or says of a number too large to compute what nobody can check here."""
+        try:
+            return self._congruent(first, second, modulus)
+        except UndecidedError:
+            return True
 
     def _is_reduced(self, value: Node, modulus: Node) -> bool:
         """Whether `value` is below the modulus: `5 \\bmod 3` asks for a remainder that is not 5."""
@@ -266,6 +273,8 @@ class _Comparison:
         if kinds <= {"ratio", "clock"}:
             if len(gold.args) != len(answer.args):
                 return False
+            if ZERO in (*gold.args, *answer.args):
+                return self._same_sequence(gold.args, answer.args)
             products = [
                 (Node("mul", (part, answer.args[0])), Node("mul", (other, gold.args[0])))
                 for part, other in zip(gold.args, answer.args, strict=True)

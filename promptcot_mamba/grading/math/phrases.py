@@ -80,7 +80,7 @@ _EVERY = re.compile(
 )
 _EVERY_REAL = re.compile(  # `\\text{all real } x \\ge 1`
     rf"^\s*{TEXT}\{{\s*(?:for )?(?:all|every|any)\s*(?:real\s*)?(?:numbers?|values? of)?\s*\}}\s*"
-    r"(?=[a-z]\s*(?:[<>]|\\g|\\l))"
+    r"(?=[a-z]\s*(?:[<>]|\\g|\\l|\\neq?(?![A-Za-z])))"
 )
 _EVERY_KIND = re.compile(  # `\\text{all odd integers } n \\ge 3`: what thins the letter out stands behind its bound
     rf"^\s*{TEXT}\{{\s*(?:for )?(?:all|every|any)\s+(odd|even|prime)"
@@ -246,7 +246,8 @@ _TAIL = re.compile(
     rf"(?<![\s,;:])[\s,;:]*(?:\\q?quad)?\s*[,(\[]?\s*(?:{TEXT}\{{[\s,;(]*(?:{_QUALIFIERS})\b|\\forall\b|(?<![\\A-Za-z])(?:{_QUALIFIERS})\s)"
 )
 _TAIL_CHANGES = re.compile(
-    r"\b(?:or|otherwise|else|odd|even|not|but|if|and then|squared|doubled|tripled|halved|large|small|most|only"
+    r"\b(?:or|otherwise|else|odd|even|not|but|if|wrong|incorrect|false|and then"
+    r"|squared|doubled|tripled|halved|large|small|most|only"
     rf"|{'|'.join(sorted(GUESSES))})\b|;|\\(?:to|rightarrow)(?![A-Za-z])",
     re.I,
 )
@@ -288,7 +289,7 @@ def split_qualifier(text: str) -> Qualified:
 
 
 _HEDGED = re.compile(
-    r"\b(?:or|and|maybe|if|not)\b|^\s*(?:\\text\{\s*)?(?:[,;=+*/-]|\\(?:pm|mp)|(?:is|isn't|but|unless)\b)",
+    r"\b(?:or|and|maybe|if|not|wrong|incorrect)\b|^\s*(?:\\text\{\s*)?(?:[,;=+*/-]|\\(?:pm|mp)|(?:is|isn't|but|unless)\b)",
     re.IGNORECASE,
 )
 OTHER_CHOICE = re.compile(r"\([A-J]\)|\b(?:or|and)\s+[A-J]\b")

@@ -79,6 +79,12 @@ def _french(match: re.Match[str]) -> str:
     return f"{'[' if match[1] == '[' else '('}{match[2]}{']' if match[3] == ']' else ')'}"
 
 
+def _scientific(match: re.Match[str]) -> str:
+    """`2.45\\text{e}6` as `2.45\\cdot 10^{6}`."""
+    power = match[2] or f"-{match[4]}"
+    return f"{match[1] or match[3]}\\cdot 10^{{{power}}}"
+
+
 def _choose(match: re.Match[str]) -> str:
     """`C(20, 10) - 1` with a binomial coefficient; on its own it may be a point."""
     return f"\\binom{{{match[1] or match[3]}}}{{{match[2] or match[4]}}}"
@@ -179,7 +185,7 @@ _ORDINAL = re.compile(
     rf"|(?:st|nd|rd|th)(?![A-Za-z]))(?!\s*(?:{TEXT}\{{\s*)?(?:{_COUNTED})\b)"
 )
 _MOD = rf"(?:\\[pb]?mod(?![A-Za-z])|{TEXT}\{{[\s(]*mod(?:ulo)?[\s)]*\}}|\bmod(?:ulo)?\b)"
-_NUMBER = r"\{?\s*(\d+|[a-z])\s*\}?"
+_NUMBER = r"\{?\s*(\d+|\d?[a-z])\s*\}?"
 _BASE = r"\d+|two|three|four|five|six|seven|eight|nine|ten|twelve|sixteen"
 _ALSO = re.compile(
     rf"(?:{TEXT}\{{\s*\(|\(\s*{TEXT}\{{)\s*(?:or|i\.e\.|that is|equivalently)\s*,?\s*\}}([^()]*?)"
@@ -203,12 +209,12 @@ _UNIT_ASIDE = re.compile(
 )  # `33 \\text{ (units}^2)`
 _GAP = r"[\s\\,]*"
 _REMAINDER = re.compile(  # `N \\bmod 1000 = 279`
-    rf"^[^=<>,;]*[\w)}}\]]\s*{_MOD}{_GAP}{_NUMBER}\s*=\s*(-?\d+)\s*$"
+    rf"^([^=<>,;]*[\w)}}\]])\s*{_MOD}{_GAP}{_NUMBER}\s*=\s*(-?\d+)\s*$"
 )
 _ASIDE = re.compile(r"(?<=[\w)}])\s*\(\s*=([^()=]*)\)\s*$")  # `809 \\,(= p + q)`
 _EXPONENT = re.compile(
     rf"(?<![\w.\\])(?:(\d*\.?\d+)\s*(?:{TEXT}\{{\s*[eE]\s*\}}|(?<=\d)[eE](?=\+?\d))\s*\+?(\d{{1,3}})"
-    rf"|(\d*\.\d+)\s*{TEXT}\{{\s*[eE]\s*\}}\s*(-\d{{1,3}}))(?![\w.])"
+    rf"|(\d*\.\d+)\s*{TEXT}\{{\s*[eE]\s*(?:\}}\s*-|-\s*\}})\s*(\d{{1,3}}))(?![\w.])"
 )  # `7e8`, `2.45\\text{e}6`; `2e-1` may be a difference
 _OHMS = re.compile(rf"(?<=[\d.)}}])\s*(?:{TEXT}\{{\s*)?([kMGm])?\s*\}}?\s*\\Omega\s*\}}?\s*$")
 _MICRO = re.compile(
@@ -295,7 +301,7 @@ _RULES: _Rules = (
         _progression,
     ),
     ("...", re.compile(r"((?:-?\d+\s*,\s*){2,})\.{3,}\s*,\s*(-?\d+(?:\s*,\s*-?\d+)*)"), _progression),
-    ("mod", _REMAINDER, r"\2 \\pmod{\1}"),
+    ("mod", _REMAINDER, r"\1 \\equiv \3 \\pmod{\2}"),
     ("mod", re.compile(rf"{TEXT}\{{\s*\(?\s*mod(?:ulo)?\s+(\d+|[a-z])\s*\)?\s*\}}"), r" \\pmod{\1}"),
     ("mod", re.compile(rf"\(?\s*{_MOD}{_GAP}{_NUMBER}\s*\)?"), r" \\pmod{\1}"),
     ("C", re.compile(rf"(?:\{{\s*\}}\s*)?[_^]\s*{_NUMBER}{_CHOOSE}_\s*{_NUMBER}"), r"\\binom{\1}{\2}"),
@@ -308,8 +314,8 @@ _RULES: _Rules = (
     ("C(", re.compile(rf"(?<![A-Za-z\\]){_CHOSEN}(?=\s*[-+*/=\\!])|(?<=[-+*/=])\s*{_CHOSEN}"), _choose),
     ("\\Omega", _OHMS, r"\\text{ \1ohm}"),
     ("\\mu", _MICRO, r"\\text{ u\1}"),
-    ("e", _EXPONENT, r"\1\3\\cdot 10^{\2\4}"),
-    ("E", _EXPONENT, r"\1\3\\cdot 10^{\2\4}"),
+    ("e", _EXPONENT, _scientific),
+    ("E", _EXPONENT, _scientific),
     ("\\circ", re.compile(r"\^\s*\{?\s*\\circ\s*\}?\s*C\s*$"), r"\\text{celsius}"),
     ("\\circ", re.compile(r"\^\s*\{?\s*\\circ\s*\}?\s*F\s*$"), r"\\text{fahrenheit}"),
     ("\\", _UNIT_VECTOR, lambda match: f"\\hat{{{(match[1] or match[2] or match[3])[0]}}}"),

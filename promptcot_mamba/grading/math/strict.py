@@ -11,6 +11,7 @@ from functools import lru_cache
 
 from promptcot_mamba.grading.math.compare import same_answer
 from promptcot_mamba.grading.math.gold import AnswerRules, Gold
+from promptcot_mamba.grading.math.layout import drop_parts
 from promptcot_mamba.grading.math.parse import parse
 from promptcot_mamba.grading.math.phrases import OTHER_CHOICE, read_phrases, split_choice, split_qualifier
 from promptcot_mamba.grading.math.spelling import BARE_UNIT, name_bare_unit, spell
@@ -99,6 +100,7 @@ def _compare_cleaned(gold: Gold, left: str, right: str) -> Verdict:
 
     Raises UnreadableError where the gold cannot be read.
     """
+    in_parts = ")" in left and drop_parts(left) != left
     (choice, left), (chosen, right) = split_choice(read_phrases(spell(left))), split_choice(read_phrases(spell(right)))
     if _LETTERS.fullmatch(left) and (letters := _LETTERS.fullmatch(_plain_letters(right))):
         return Verdict(set(re.findall("[A-J]", left)) == set(re.findall("[A-J]", letters.group())), "words")
@@ -113,6 +115,8 @@ def _compare_cleaned(gold: Gold, left: str, right: str) -> Verdict:
         return Verdict(_plain(left).strip("().[]") == chosen, "words")
     golds_said, said = split_qualifier(left), split_qualifier(right)
     golds = read(golds_said.answer, gold.rules)
+    if golds.kind == "list" and in_parts:  # `(a) 3, (b) 7`: which is which counts
+        golds = Node("tuple", ("(", ")", golds.args))
     domains = (golds_said.domain, said.domain)
     reason = "unreadable"
     for reading in _readings(said.answer, golds.kind == "unit"):
@@ -170,6 +174,8 @@ def _readings(text: str, united: bool) -> Iterator[str]:
         yield named
     if bare := _MAPPED.match(joined):
         yield joined[bare.end() :]
+    if limit := _LIMIT.match(joined):
+        yield joined[limit.end() :]
     if short := _SHORT.fullmatch(joined):
         yield f"{short[1]} \\cdot {_SHORTS[short[2].lower()]} {short[3] or ''}"
     if hour := _FULL_HOUR.fullmatch(joined):
@@ -177,6 +183,12 @@ def _readings(text: str, united: bool) -> Iterator[str]:
 
 
 _GLUED_UNIT = re.compile(r"(\d)(?=[A-Za-z](?:\^\{?[23]\}?)?(?:/[a-z]+)?\s*$)")
+_LIMIT = (
+    re.compile(  # `\\lim_{n \\to \\infty} a_n = 2`, `\\int_0^1 x^2\\,dx = \\frac13`: the value that is claimed of it
+        r"\s*\\(?:lim(?:sup|inf)?|i*int|oint|(?:sum|prod)(?=\s*_\s*\{[^{}]*\}\s*\^\s*\{?\s*\\infty))(?![A-Za-z])"
+        r"(?:[^{}=<>]|\{(?:[^{}]|\{[^{}]*\})*\})*=(?=[^=<>]+$)"
+    )
+)
 _SHORT = re.compile(
     r"((?:\s*\\usd)?\s*\d+(?:\.\d+)?)\s*(?:\\text\s*\{\s*)?([kK]|M)(?:\s*\})?(?:\s+(\\text\s*\{[a-z ]+\}))?"
 )
@@ -197,8 +209,12 @@ _LEAD = re.compile(r"^\s*(?:\\text\s*\{)?\s*(?:the\s+)?(?:final\s+)?answer(?:\s+
 
 def _without_lead(text: str) -> str:
     """`\\text{Answer: C}` as `C`; a brace that the opening words left open is closed no more."""
-    rest = _LEAD.sub("", text)
-    return rest[: rest.rindex("}")] + rest[rest.rindex("}") + 1 :] if rest.count("}") > rest.count("{") else rest
+    rest, depth = _LEAD.sub("", text), 0
+    for place, sign in enumerate(rest):
+        depth += (sign == "{") - (sign == "}")
+        if depth < 0:
+            return rest[:place] + rest[place + 1 :]
+    return rest
 
 
 _DECIMAL = re.compile(r"-?\d+\.\d+")
@@ -222,7 +238,7 @@ def _plain(text: str) -> str:
 
 
 _VERDICT = re.compile(r"(yes|no|true|false)\s*[,.;:]\s*([A-Za-z].*)", re.IGNORECASE | re.DOTALL)
-_OTHER_VERDICT = re.compile(r"\b(?:yes|no|true|false|or|and|maybe|but|if)\b", re.IGNORECASE)
+_OTHER_VERDICT = re.compile(r"\b(?:yes|no|true|false|or|and|maybe|but|if|wrong|incorrect)\b", re.IGNORECASE)
 
 
 def _opening_verdict(text: str) -> tuple[str, ...] | None:
@@ -240,7 +256,9 @@ def _plain_letters(text: str) -> str:
     return " ".join(_MACRO.sub("", text).replace("{", "").replace("}", "").replace("\\and", "and").split()).strip(_ENDS)
 
 
-_JUDGED = re.compile(r"\s*(?:is|isn't|or|and|but|if|unless|maybe)\b", re.IGNORECASE)
+_JUDGED = re.compile(
+    r"\s*(?:is|isn't|or|and|but|if|unless|maybe)\b|.*\b(?:or \d|wrong\b|incorrect\b)", re.IGNORECASE | re.DOTALL
+)
 _PRIMES = re.compile(r"\bprime (?:numbers?|integers?)\b(?: [a-z]$)?|\bprimes [a-z]$")
 _WINS = re.compile(
     r"(?<!true)(?<!false)(?<!yes)(?<!no)\s+(?:always\s+|will\s+)?(?:wins?|has (?:a|the) winning strategy)"

@@ -66,7 +66,7 @@ RENAMED = pairs(
 PLAIN_WORDS = names(
     """
     sqrt cbrt sin cos tan cot sec csc arcsin arccos arctan asin acos atan sinh cosh tanh arsinh arcosh artanh arcsinh
-    arccosh arctanh asinh acosh atanh log ln lg exp pi abs floor ceil
+    arccosh arctanh asinh acosh atanh log ln lg exp pi abs floor ceil cis
     infty infinity Infinity inf oo or and max min gcd lcm binom frac cup cap theta alpha beta gamma lambda
     """
 )
@@ -74,7 +74,7 @@ RELATIONS = names("= < > le ge ne in approx equiv to notin subset subseteq")
 FUNCTIONS = names(
     """
     sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh arcsinh arccosh arctanh log ln lg exp max min gcd lcm
-    abs floor ceil cbrt
+    cis abs floor ceil cbrt
     """
 )
 LETTERS = names(
