@@ -85,6 +85,12 @@ def _scientific(match: re.Match[str]) -> str:
     return f"{match[1] or match[3]}\\cdot 10^{{{power}}}"
 
 
+def _remainder(match: re.Match[str]) -> str:
+    """`N \\bmod 1000 = 279` as a congruence, if that can be a remainder."""
+    reduced = match[2].isdigit() and int(match[3]) < int(match[2])
+    return f"{match[1]} \\equiv {match[3]} \\pmod{{{match[2]}}}" if reduced else match[0]
+
+
 def _choose(match: re.Match[str]) -> str:
     """`C(20, 10) - 1` with a binomial coefficient; on its own it may be a point."""
     return f"\\binom{{{match[1] or match[3]}}}{{{match[2] or match[4]}}}"
@@ -209,7 +215,7 @@ _UNIT_ASIDE = re.compile(
 )  # `33 \\text{ (units}^2)`
 _GAP = r"[\s\\,]*"
 _REMAINDER = re.compile(  # `N \\bmod 1000 = 279`
-    rf"^([^=<>,;]*[\w)}}\]])\s*{_MOD}{_GAP}{_NUMBER}\s*=\s*(-?\d+)\s*$"
+    rf"^([^=<>,;]*[\w)}}\]])\s*{_MOD}{_GAP}{_NUMBER}\s*=\s*(\d{{1,18}})\s*$"
 )
 _ASIDE = re.compile(r"(?<=[\w)}])\s*\(\s*=([^()=]*)\)\s*$")  # `809 \\,(= p + q)`
 _EXPONENT = re.compile(
@@ -301,7 +307,7 @@ _RULES: _Rules = (
         _progression,
     ),
     ("...", re.compile(r"((?:-?\d+\s*,\s*){2,})\.{3,}\s*,\s*(-?\d+(?:\s*,\s*-?\d+)*)"), _progression),
-    ("mod", _REMAINDER, r"\1 \\equiv \3 \\pmod{\2}"),
+    ("mod", _REMAINDER, _remainder),
     ("mod", re.compile(rf"{TEXT}\{{\s*\(?\s*mod(?:ulo)?\s+(\d+|[a-z])\s*\)?\s*\}}"), r" \\pmod{\1}"),
     ("mod", re.compile(rf"\(?\s*{_MOD}{_GAP}{_NUMBER}\s*\)?"), r" \\pmod{\1}"),
     ("C", re.compile(rf"(?:\{{\s*\}}\s*)?[_^]\s*{_NUMBER}{_CHOOSE}_\s*{_NUMBER}"), r"\\binom{\1}{\2}"),
