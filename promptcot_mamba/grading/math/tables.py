@@ -131,7 +131,7 @@ PLAIN_BEHIND = re.compile(
 CHANGING = names(
     """
     not no nor never neither none without isn't wrong incorrect false invalid impossible except unless if otherwise else
-    or either maybe perhaps possibly probably about approximately approx nearly almost roughly around circa between
+    or either maybe perhaps possibly probably mille about approximately approx nearly almost roughly around circa between
     less fewer greater more least most minus plus twice thrice double triple half negative opposite divided multiplied
     over than but instead versus until undefined unknown rejected extraneous discarded inadmissible
     """
