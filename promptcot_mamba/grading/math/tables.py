@@ -115,7 +115,8 @@ CHANGING_BEHIND = names(
     """
     squared cubed factorial mod modulo root power powers exponent raised choose halves thirds fourths quarters fifths
     sixths sevenths eighths ninths tenths hundredths thousandths out th ish doubled tripled halved
-    quadrupled reciprocal inverse negated conjugate complement rounded removed excluded hex binary ppm permil permille ppb
+    quadrupled reciprocal inverse negated conjugate complement rounded removed excluded hex binary ppm ppb
+    permil permille
     for when where with without to from by in as up down above below beyond and if while although though can't cannot
     hardly barely away asymptotically eventually st nd rd is are was were would could should might may seems appears
     fails looks
@@ -131,7 +132,8 @@ PLAIN_BEHIND = re.compile(
 CHANGING = names(
     """
     not no nor never neither none without isn't wrong incorrect false invalid impossible except unless if otherwise else
-    or either maybe perhaps possibly probably mille about approximately approx nearly almost roughly around circa between
+    or either maybe perhaps possibly probably mille about
+    approximately approx nearly almost roughly around circa between
     less fewer greater more least most minus plus twice thrice double triple half negative opposite divided multiplied
     over than but instead versus until undefined unknown rejected extraneous discarded inadmissible
     """
