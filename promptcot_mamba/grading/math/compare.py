@@ -253,7 +253,8 @@ class _Comparison:
         if "both" in kinds:
             return gold.kind == answer.kind and self._same_unordered(gold.args, answer.args)
         if gold.kind == answer.kind and gold.kind in ("cap", "setminus"):
-            return self._same_sequence(gold.args, answer.args)
+            turned = gold.kind == "cap" and self._same_sequence(gold.args[::-1], answer.args)
+            return turned or self._same_sequence(gold.args, answer.args)
         if gold.kind in ("tuple", "matrix") and answer.kind not in CONTAINERS:
             return self._same_vector(gold, answer)
         if gold.kind == "set" and len(gold.args) == 1 and answer.kind not in CONTAINERS:

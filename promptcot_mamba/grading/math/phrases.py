@@ -63,7 +63,7 @@ def read_phrases(text: str) -> str:
         _EVERY.sub("", _EVERY_REAL.sub("", _EVERY_KIND.sub(r"\2 \\text{ \1}", _NO_SUCH.sub(r"\\emptyset ", text)))),
     )
     text = _APPOSED.sub("", _MINUS.sub("-", text))
-    text = _drop_opening(_IS.sub(" = ", _ALL_LETTER.sub(r"\1}", _wrap_bare_words(text))))
+    text = _drop_opening(_IS.sub(" = ", _ALL_LETTER.sub(r"\1}", _ALL_LETTER_BUT.sub(r"\1 ", _wrap_bare_words(text)))))
     text = _GROUP.sub(_read_group, text) if "\\" in text else text
     return _LEFT_OUT.sub(_in_braces, text) if "\\setminus " in text else text
 
@@ -108,6 +108,9 @@ _APPOSED = re.compile(  # `113, \\text{ a prime}`: says more of the answer befor
 _ALL_LETTER = re.compile(
     rf"({TEXT}\{{[^{{}}]*\b(?:real|integer|rational)s?(?: numbers?)?)\s*\}}\s*[a-z]\s*$"
 )  # `all real x`
+_ALL_LETTER_BUT = re.compile(  # `\\text{all integers } n \\text{ except } 2`
+    rf"({TEXT}\{{[^{{}}]*\b(?:real|integer|number)s?)\s*\}}\s*[a-z]\s*{TEXT}\{{\s*(?=except\b)"
+)
 _IS = re.compile(
     rf"(?<=[A-Za-z)\]])\s*{TEXT}\{{\s*(?:is|equals|is equal to)\s*\}}\s*(?=[-\d({{]|\\(?:frac|sqrt|pi|boxed)\b)"
 )

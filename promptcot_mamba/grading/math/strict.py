@@ -75,6 +75,8 @@ def _compare(gold: Gold, answer: str) -> Verdict:
             return Verdict(True, "words")
         if words is not None and _opening_verdict(right) == words:
             return Verdict(True, "words")
+        if (script := _script(left)) is not None and script == _script(right):
+            return Verdict(True, "text")
         if not gold.rules.multiple and _same_decimal(left, right):
             return Verdict(True, "value")
     except UnreadableError:
@@ -82,8 +84,24 @@ def _compare(gold: Gold, answer: str) -> Verdict:
     try:
         return _compare_cleaned(gold, left, right)
     except UnreadableError:  # the gold: it can only equal its own text, however that is spaced
-        same = _bare(" ".join(left.split())) == _bare(" ".join(right.split()))
+        same = _bare(_SUBSCRIPT.sub(r"\1\2", " ".join(left.split()))) == _bare(
+            _SUBSCRIPT.sub(r"\1\2", " ".join(right.split()))
+        )
         return Verdict(True, "text") if same else Verdict(False, "unreadable")
+
+
+_SUBSCRIPT = re.compile(r"([_^])\s*\{\s*(\w)\s*\}")
+_SET_APART = re.compile(r"[_^]\s*\{")  # more than one sign set high or low
+_NAME = re.compile(r"[A-Za-z]{4}|[A-Z][a-z]?_?\d|[A-Z]{2}")
+
+
+def _script(text: str) -> str | None:
+    """A name or formula of chemistry as it is set: `\\text{CO}_2`, `\\mathrm{CO_2}`; None for what is no such text."""
+    plain = _SUBSCRIPT.sub(r"\1\2", _MACRO.sub("", text))
+    if "\\" in plain or _SET_APART.search(plain):
+        return None
+    plain = re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", plain.replace("{", "").replace("}", "").strip())
+    return plain if _NAME.search(plain) else None
 
 
 def _same_decimal(left: str, right: str) -> bool:
@@ -176,6 +194,8 @@ def _readings(text: str, united: bool) -> Iterator[str]:
         yield joined[bare.end() :]
     if limit := _LIMIT.match(joined):
         yield joined[limit.end() :]
+    if power := _NEGATIVE_POWER.fullmatch(joined):
+        yield f"{power[1]}\\cdot 10^{{{power[2]}}}"
     if short := _SHORT.fullmatch(joined):
         yield f"{short[1]} \\cdot {_SHORTS[short[2].lower()]} {short[3] or ''}"
     if hour := _FULL_HOUR.fullmatch(joined):
@@ -193,6 +213,9 @@ _SHORT = re.compile(
     r"((?:\s*\\usd)?\s*\d+(?:\.\d+)?)\s*(?:\\text\s*\{\s*)?([kK]|M)(?:\s*\})?(?:\s+(\\text\s*\{[a-z ]+\}))?"
 )
 _SHORTS = {"k": 10**3, "m": 10**6}  # `\\$70k`, `5M`
+_NEGATIVE_POWER = re.compile(  # `4e-7`, which may be a difference too
+    r"\s*(-?\d+(?:\.\d+)?)\s*(?:[eE]|\\(?:text|mathrm)\s*\{\s*[eE]\s*\})\s*\{?\s*(-\d{1,3})\s*\}?\s*"
+)
 _FULL_HOUR = re.compile(r"\s*(\d{1,2}):00\s*(?:\\text\s*\{)?\s*([ap]m)\s*\}?\s*")  # `5:00 pm` for 5
 _MAPPED = re.compile(r"(?:[A-Za-z]\s*:\s*)?[a-z]\s*\\mapsto(?![A-Za-z])\s*")
 _EMPTY_SET = re.compile(r"\\\{[\s,\\]*\\\}|\\(?:emptyset|varnothing|infty)(?![A-Za-z])")

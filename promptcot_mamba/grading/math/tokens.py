@@ -49,6 +49,7 @@ _NEVER = re.compile(r"(?!)")
 _BOLD = re.compile(r"^\s*\*\*(.*)\*\*\s*$", re.DOTALL)  # Markdown in a box
 _GLUED = re.compile(r"\\q?quad(?=[A-Za-z])")  # `\\quadx`: a space was lost
 _GLUED_OR = re.compile(r"(?<=[\d)}$])(or|and)(?=[A-Z(\d\\$-])")
+_CIRCLED = re.compile("([①-⑳])[\\s,;、，；]*")  # statements by number, a list
 _SCRIPT_RUN = re.compile(f"[{''.join(SUPERSCRIPTS)}]+|[{''.join(SUBSCRIPTS)}]+")
 
 
@@ -60,6 +61,7 @@ def clean(text: str) -> str:
     if len(text) > MAX_CHARS:
         raise UnreadableError(f"longer than {MAX_CHARS} characters")
     if not text.isascii():
+        text = _CIRCLED.sub(lambda one: f"{unicodedata.normalize('NFKC', one[1])}, ", text)
         text = _SCRIPT_RUN.sub(_plain_script, text)
         text = unicodedata.normalize("NFKC", text.translate(UNICODE)).translate(UNICODE)
     if text[:1] in ("'", '"') and text[-1:] == text[:1]:
