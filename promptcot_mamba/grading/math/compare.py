@@ -162,9 +162,9 @@ class _Comparison:
             return False
         claim, modulus = answer.args
         if claim.kind == "relation" and len(claim.args[1]) == 2 and all(is_constant(side) for side in claim.args[1]):
-            if not self._is_likely(*claim.args[1], modulus):  # `2^{100} \\equiv 376 \\pmod{1000}`
+            power, claim = claim.args[1]
+            if not self._is_likely(power, claim, modulus):  # `2^{100} \\equiv 376 \\pmod{1000}`
                 return False
-            claim = claim.args[1][1]
         label, value = residue_of(claim)
         if gold.kind != "mod":
             return self.same(gold, value) and self._is_reduced(value, modulus)
