@@ -282,7 +282,7 @@ def load_tokenizer(path: str | Path, flag: str = "--model_path") -> Any:
             from transformers import AutoTokenizer
 
             tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"{where}: no tokenizer here ({reason})") from None
     if tokenizer.eos_token_id is None:
