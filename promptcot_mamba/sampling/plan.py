@@ -156,9 +156,9 @@ def _check_model(args: SamplingArguments, checkpoint: Checkpoint) -> None:
 
 def model_context(checkpoint: Checkpoint, rope: dict[str, Any]) -> int | None:
     """The longest sequence of a model, stretched by --rope_scaling; None where there is no bound."""
-    config = language_config(checkpoint.config)
     if checkpoint.is_mamba2:
         return None
+    config = language_config(checkpoint.config)
     own = min((config[key] for key in CONTEXT_KEYS if isinstance(config.get(key), int)), default=None)
     if own is None or "factor" not in rope:
         return own
