@@ -17,11 +17,11 @@ SEEN_WITHIN_SECONDS = 20.0  # shared storage may show a new file late
 def describe_node(packages: tuple[str, ...]) -> list[str]:
     """`host<tab>what<tab>which` for all that must be the same on every node."""
     found = {"Python": platform.python_version(), **dict.fromkeys(packages, "none"), **installed_versions(packages)}
-    found["this repository"] = hash_sources(ROOT)
+    found["this repository"] = hash_programs(ROOT)
     return [f"{socket.gethostname()}\t{name}\t{value}" for name, value in found.items()]
 
 
-def hash_sources(root: Path) -> str:
+def hash_programs(root: Path) -> str:
     """Of the programs and the package: eight letters that change with any line of them."""
     digest = hashlib.sha256()
     for file in sorted([root / "train.py", *(root / "promptcot_mamba").rglob("*.py")]):

@@ -7,6 +7,9 @@ one that is lost with its node or worker is done again elsewhere, so jobs must g
 import os
 import re
 import socket
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
@@ -26,6 +29,9 @@ LOST_MOST = 3  # workers that one job may lose: one that loses more is what ends
 CONNECT_SECONDS = 10.0
 ANSWER_SECONDS = 300.0  # for a node to start a worker
 IDLE_SECONDS = 30.0  # without a result, after which one looks whether there are nodes left
+HEAD_ASKED_SECONDS = 5.0
+HEAD_LOST_SECONDS = 40.0  # after 60 ray ends the program in a C call, with words of its own
+EXIT_LOST = 75  # EX_TEMPFAIL: nothing is wrong with the program; the same command goes on
 
 
 @dataclass(frozen=True)
@@ -126,8 +132,11 @@ class RayCluster:
             mend = "; is this machine a node of it (ray start --address)?" if isinstance(error, ConnectionError) else ""
             raise InputError(f"--ray_address {address}: {' '.join(str(error).split())}{mend}") from None
         self._job = ray.remote(_do).options(num_cpus=1, max_retries=0, scheduling_strategy="SPREAD")
+        self._closed = threading.Event()
         with ExitStack() as undo:
             undo.callback(self.close)
+            head = ray.get_runtime_context().gcs_address
+            threading.Thread(target=self._watch_head, args=(head,), daemon=True).start()
             self._ask_nodes()
             undo.pop_all()
         cpus = self._count_cpus()
@@ -221,7 +230,30 @@ class RayCluster:
             for answer in waiting:
                 ray.cancel(answer, force=True)
 
+    def _watch_head(self, head: str) -> None:
+        """End the program, in one line, where the head is gone: any call of ray's may hang by then."""
+        host, _, port = head.rpartition(":")
+        asked = heard = time.monotonic()
+        while not self._closed.wait(HEAD_ASKED_SECONDS):
+            began = time.monotonic()
+            if began - asked > 2 * HEAD_ASKED_SECONDS:  # this program was stopped for a while, and heard nobody
+                heard = began
+            try:
+                socket.create_connection((host, int(port)), timeout=HEAD_ASKED_SECONDS).close()
+                heard = time.monotonic()
+            except OSError as error:
+                silent = time.monotonic() - heard
+                if silent > HEAD_LOST_SECONDS and not self._closed.is_set():
+                    print(
+                        f"error: --ray_address {self.address}: its head at {head} has not answered for {silent:.0f} s "
+                        f"({error}); start the cluster and the same command again, which goes on from what is done",
+                        file=sys.stderr, flush=True,
+                    )  # fmt: skip
+                    os._exit(EXIT_LOST)
+            asked = time.monotonic()
+
     def close(self) -> None:
+        self._closed.set()
         self._ray.shutdown()
 
     def __enter__(self) -> "RayCluster":

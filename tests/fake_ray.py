@@ -27,9 +27,9 @@ class Ref:
 
 class FakeRay(ModuleType):
     """`lose`: how many times the job of argument 0, 1, ... loses its worker. Tests look at `sent`, `cancelled`, `most`
-    (waited for at once) and `open`."""
+    (waited for at once) and `open`. `head`: its address."""
 
-    def __init__(self, lose: list[int] | None = None, nodes: int = 2, cpus: int = 2):
+    def __init__(self, lose: list[int] | None = None, nodes: int = 2, cpus: int = 2, head: str = "127.0.0.1:9"):
         super().__init__("ray")
         self.exceptions = SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError)
         strategies = SimpleNamespace(NodeAffinitySchedulingStrategy=lambda *_, **__: None)
@@ -38,7 +38,7 @@ class FakeRay(ModuleType):
             {"Alive": True, "NodeID": f"id-{n}", "NodeManagerHostname": f"node-{n}", "Resources": {"CPU": float(cpus)}}
             for n in range(nodes)
         ]
-        self.lose = lose or []
+        self.lose, self.head = lose or [], head
         self.sent = self.most = 0
         self.cancelled: list[Ref] = []
         self.open = False
@@ -48,6 +48,9 @@ class FakeRay(ModuleType):
 
     def shutdown(self) -> None:
         self.open = False
+
+    def get_runtime_context(self) -> SimpleNamespace:
+        return SimpleNamespace(gcs_address=self.head)
 
     def nodes(self) -> list[dict[str, Any]]:
         return self._nodes

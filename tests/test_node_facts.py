@@ -31,11 +31,11 @@ def test_a_difference_is_named():
 def test_any_line_of_the_sources_counts(tmp_path: Path):
     shutil.copytree(nodes.ROOT / "promptcot_mamba" / "training", tmp_path / "promptcot_mamba" / "training")
     (tmp_path / "train.py").write_text("main()\n")
-    before = nodes.hash_sources(tmp_path)
-    assert nodes.hash_sources(tmp_path) == before
+    before = nodes.hash_programs(tmp_path)
+    assert nodes.hash_programs(tmp_path) == before
     file = tmp_path / "promptcot_mamba" / "training" / "nodes.py"
     file.write_text(file.read_text() + "\n")
-    assert nodes.hash_sources(tmp_path) != before
+    assert nodes.hash_programs(tmp_path) != before
 
 
 def test_a_token_is_seen_where_it_is_written(tmp_path: Path, monkeypatch):

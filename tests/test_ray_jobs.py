@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import operator
 import socket
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -89,6 +90,43 @@ def test_no_node_left_is_one_line(monkeypatch):
     monkeypatch.setattr(ray, "_nodes", [{**node, "Alive": False} for node in ray.nodes()])
     with pytest.raises(InputError, match="no node with a CPU is left"):
         list(cluster.results(square, [(0, (0,))]))
+
+
+LOST_HEAD = """
+import socket, sys, time
+from promptcot_mamba import ray_jobs
+from tests.fake_ray import FakeRay
+with socket.create_server(("127.0.0.1", 0)) as head:
+    address = "127.0.0.1:%d" % head.getsockname()[1]
+    sys.modules["ray"] = FakeRay(head=address)
+    ray_jobs.HEAD_ASKED_SECONDS, ray_jobs.HEAD_LOST_SECONDS = 0.2, 1.0
+    cluster = ray_jobs.RayCluster("auto")
+    time.sleep(1.5)
+    print("heard", address, flush=True)
+if sys.argv[1] == "closed":
+    cluster.close()
+    time.sleep(1.5)
+    sys.exit("closed")
+time.sleep(600)
+"""
+
+
+def test_a_lost_head_ends_the_program_in_one_line():
+    """While it listens nothing happens, though the program does nothing; nor once the cluster was closed."""
+    for how, status in (("open", ray_jobs.EXIT_LOST), ("closed", 1)):
+        done = subprocess.run(
+            [sys.executable, "-c", LOST_HEAD, how], cwd=ray_jobs.ROOT, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == status, done.stderr
+        told, address = done.stdout.split()
+        assert told == "heard"
+        [line] = done.stderr.splitlines()[-1:]
+        if how == "closed":
+            assert line == "closed"
+            assert "error" not in done.stderr
+            continue
+        assert line.startswith(f"error: --ray_address auto: its head at {address} has not answered for ")
+        assert line.endswith("; start the cluster and the same command again, which goes on from what is done")
 
 
 def test_a_node_of_another_version_is_one_line_and_the_connection_is_closed(monkeypatch):

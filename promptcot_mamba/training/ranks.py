@@ -1,5 +1,6 @@
 """Processes acting as one: work done by one of them, and errors that reach all of them."""
 
+import errno
 import itertools
 import logging
 import os
@@ -132,8 +133,12 @@ def fail_as_one() -> Iterator[None]:
         yield
     except OSError as error:
         text = describe_os_error(error)
-        if text is None or not dist.is_initialized():
+        if not dist.is_initialized():
             raise
+        if text is None:  # perhaps another one met a full disk, and has removed what this one was writing into
+            if error.errno != errno.ENOENT or not _has_failed(LAST_WORD_SECONDS):
+                raise
+            sys.exit(EXIT_BAD_INPUT)
         store, mine = dist.distributed_c10d._get_default_store(), f"{rank()}: {text}"
         if store.compare_set(FAILED_KEY, "", mine).decode() == mine:
             print(f"error: {text}", file=sys.stderr, flush=True)
@@ -149,10 +154,16 @@ def fail_as_one() -> Iterator[None]:
         sys.exit(EXIT_BAD_INPUT)
 
 
-def _has_failed() -> bool:
-    """Whether a process has told why it ends; the first one's end, which takes the store along, tells as much."""
+def _has_failed(patience: float = 0.0) -> bool:
+    """Whether a process has told why it ends, or does within some seconds; the first one's end, which takes the store
+    along, tells as much."""
+    deadline = time.monotonic() + patience
     try:
-        return dist.distributed_c10d._get_default_store().check([FAILED_KEY])
+        while not (failed := dist.distributed_c10d._get_default_store().check([FAILED_KEY])):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(POLL_SECONDS)
+        return failed
     except RuntimeError:
         return rank() != 0
 

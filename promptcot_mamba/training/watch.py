@@ -61,9 +61,11 @@ class Watch:
         failed = isinstance(error, Exception) or (isinstance(error, SystemExit) and error.code)
         if error is not None and failed:
             self._tell(error)
-            if rank() == 0:  # it holds the store, in which the others read why
-                time.sleep(3 * BEAT_SECONDS)
         self._over.set()
+        # The first one holds the store, in which the others read why. Where all is said, they leave before they could
+        # find a connection broken, and speak of it.
+        if failed and (rank() == 0 or isinstance(error, SystemExit)):
+            time.sleep(3 * BEAT_SECONDS)
         for thread in self._threads:  # none may be in a C call while the interpreter ends
             thread.join(timeout=BROKEN_AFTER_SECONDS)
         if isinstance(error, SystemExit) and isinstance(error.code, int) and failed:
@@ -78,10 +80,14 @@ class Watch:
             if type(error) is RuntimeError or isinstance(error, dist.DistError):  # as gloo or NCCL tell it
                 self._store.set(BROKEN_KEY, "")
                 self._over.wait(2 * BROKEN_AFTER_SECONDS)  # `_listen` ends this process, unless all are there
-            self._store.set(ENDED_KEY, f"{self._name(rank())} ended: {type(error).__name__}: {error}")
+            told = f"{EXIT_FAILED} {self._name(rank())} ended: {type(error).__name__}: {error}"
+            if isinstance(error, SystemExit):  # which has said why, as for a full disk
+                told = f"{error.code} "
+            self._store.set(ENDED_KEY, told)
             self._store.check([ENDED_KEY])  # an answer: what is sent to a process that has ended is lost without a word
         except RuntimeError:  # the store is gone, and with it the first process
-            self._end_without_first()
+            if not isinstance(error, SystemExit):
+                self._end_without_first()
 
     def _beat(self) -> None:
         assert self._store is not None
@@ -99,9 +105,10 @@ class Watch:
             try:
                 self._beat()
                 if store.check([ENDED_KEY]):
-                    message = store.get(ENDED_KEY).decode()
-                    if not self._over.wait(BROKEN_AFTER_SECONDS):  # what its own collectives tell it comes first
-                        self._end(message, EXIT_FAILED)
+                    status, _, message = store.get(ENDED_KEY).decode().partition(" ")
+                    # What its own collectives tell it comes first, unless nothing is left to say.
+                    if not self._over.wait(BROKEN_AFTER_SECONDS if message else 0):
+                        self._end(message, int(status))
                 if store.check([LOST_KEY]):
                     self._end(store.get(LOST_KEY).decode(), EXIT_LOST)
                 self._look(store.multi_get(self._keys), broken=store.check([BROKEN_KEY]))
@@ -142,8 +149,9 @@ class Watch:
         return f"rank {number} on {self._hosts[number]}"
 
     def _end(self, message: str, status: int, wait: bool = False) -> NoReturn:
-        """End this process, whatever its main thread waits for. The first one speaks; without it, one a host."""
-        if rank() == 0 or (message.startswith(self._name(0)) and local_rank() == 0):
+        """End this process, whatever its main thread waits for. The first one speaks, if something is left to say;
+        without it, one a host."""
+        if message and (rank() == 0 or (message.startswith(self._name(0)) and local_rank() == 0)):
             more = "; the same command goes on from the last checkpoint" if status == EXIT_LOST else ""
             print(f"error: {message}{more}", file=sys.stderr, flush=True)
         if wait:  # as above

@@ -55,8 +55,8 @@ else
         die "pdsh is missing, which reaches the nodes: apt-get install pdsh, or see NO_SSH in $0"
     fault=$(for host in "${hosts[@]}"; do ask_node "$host" & done; wait)
     [ -z "$fault" ] || die "$(head -n 1 <<<"$fault")"
-    # A node that vanishes is let go in a minute, where ssh would wait for two hours.
-    export PDSH_SSH_ARGS_APPEND="-o ConnectTimeout=10 -o ServerAliveInterval=15 -o ServerAliveCountMax=4 \
-${PDSH_SSH_ARGS_APPEND:-}"
+    # A node that vanishes is let go in a minute, where ssh would wait for two hours. Of two options ssh takes the first.
+    export PDSH_SSH_ARGS_APPEND="${PDSH_SSH_ARGS_APPEND:-} -o ConnectTimeout=10 -o ServerAliveInterval=15 \
+-o ServerAliveCountMax=4"
 fi
 exec "${launch[@]}" train.py "$@"

@@ -8,10 +8,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from tests.cluster.hosts import ADDRESSES, HOSTS, SCRATCH, Hosts
+from tests.cluster.hosts import ADDRESSES, HOSTS, SCRATCH, Hosts, must
 from tests.cluster.slurm import wait_until
 from tests.programs.train_helpers import ROOT
 
@@ -34,16 +35,16 @@ for _ in sys.stdin:
 
 
 class RayNodes:
-    """The running nodes; programs run on the first host. `environment`: what they all have besides this process's."""
+    """The running nodes; programs run on the first host, unless told otherwise. `environment`: what they all have
+    besides this process's."""
 
     def __init__(self, hosts: Hosts, environment: dict[str, str] | None = None) -> None:
         self.hosts = hosts
         self.folder = Path(tempfile.mkdtemp(prefix=f"{SCRATCH}ray-", dir="/tmp"))  # short: sockets lie in it
         quiet = {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         self.environment = {**os.environ, **quiet, **(environment or {})}
-        self._started: list[subprocess.Popen] = []
+        self._started: dict[str, subprocess.Popen] = {}
         self._watch: subprocess.Popen[str] | None = None
-        self.is_plain = True  # the second node sees what the first one sees
         with ExitStack() as undo:
             undo.callback(self.close)
             undo.push(self._note_logs)
@@ -55,28 +56,31 @@ class RayNodes:
         if error:
             error.add_note(self.logs())
 
-    def start(self, host: str, instead: dict[Path, Path] | None = None) -> None:
-        """A node, and wait until it has joined: `ray start` in the foreground, so that it ends with its host.
-
-        `instead`: {folder: the one that this node sees in its place}.
-        """
+    def start(self, host: str) -> None:
+        """A node, and wait until it has joined: `ray start` in the foreground, so that it ends with its host."""
         if host == HOSTS[0]:
             where = ["--head", f"--port={PORT}", f"--temp-dir={self.folder}", "--include-dashboard=false"]
         else:
             where = [f"--address={ADDRESS}"]
         own = [f"--node-ip-address={ADDRESSES[host]}", f"--num-cpus={CPUS}", "--object-store-memory=200000000"]
         words = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats", *where, *own]
-        for folder, other in (instead or {}).items():
-            words = ["sh", "-c", f'mount --bind {other} {folder} && exec "$@"', "sh", *words]
         out_file = self.folder / f"{host}.out"
-        with out_file.open("a") as out:
+        with out_file.open("w") as out:
             command = self.hosts.command(host, *words)
-            self._started.append(subprocess.Popen(command, env=self.environment, cwd=ROOT, stdout=out, stderr=out))
-        if host == HOSTS[1]:
-            self.is_plain = not instead
-        else:
+            self._started[host] = subprocess.Popen(command, env=self.environment, cwd=ROOT, stdout=out, stderr=out)
+        if host == HOSTS[0]:
             wait_until(lambda: "Ray runtime started" in out_file.read_text(), "a Ray head")
         wait_until(lambda: host in self.alive(), f"{host} in the Ray cluster")
+
+    @contextmanager
+    def second_sees(self, folder: Path, other: Path) -> Iterator[None]:
+        """The second node, and whatever it starts, sees another folder in the place of one."""
+        inside = ["nsenter", f"--mount=/proc/{self._started[HOSTS[1]].pid}/ns/mnt"]
+        must(*inside, "mount", "--bind", other, folder)
+        try:
+            yield
+        finally:
+            must(*inside, "umount", "--lazy", folder)
 
     def alive(self) -> list[str]:
         """The names of the nodes that the cluster knows as alive."""
@@ -95,15 +99,20 @@ class RayNodes:
         self.hosts.kill(HOSTS[1])
         wait_until(lambda: HOSTS[1] not in self.alive(), "the loss of a node")
 
+    def lose_head(self) -> None:
+        self.hosts.kill(HOSTS[0])
+        self._started[HOSTS[0]].wait()
+
     def make_whole(self) -> None:
-        """A second node that is as the first."""
-        if not self.is_plain:
-            self.lose_second()
+        """Two nodes, whatever was lost."""
+        if self._started[HOSTS[0]].poll() is not None:
+            self._end()
+            self.start(HOSTS[0])
         if HOSTS[1] not in self.alive():
             self.start(HOSTS[1])
 
-    def command(self, *words: object) -> list[str]:
-        return self.hosts.command(HOSTS[0], *words)
+    def command(self, *words: object, host: str = HOSTS[0]) -> list[str]:
+        return self.hosts.command(host, *words)
 
     def run(self, *words: object) -> subprocess.CompletedProcess[str]:
         return self.hosts.run(HOSTS[0], *words, cwd=ROOT, env=self.environment)
@@ -113,10 +122,13 @@ class RayNodes:
             f"{file.name}: {file.read_text(errors='replace')[-2000:]}" for file in self.folder.glob("*.out")
         )
 
-    def close(self) -> None:
+    def _end(self) -> None:
         for host in HOSTS:
             self.hosts.kill(host)
-        for process in [*self._started, *filter(None, [self._watch])]:
+        for process in filter(None, [*self._started.values(), self._watch]):
             process.kill()
             process.wait()
+
+    def close(self) -> None:
+        self._end()
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -6,6 +6,7 @@ import os
 import pwd
 import re
 import shutil
+import stat
 import subprocess
 import tempfile
 import time
@@ -19,7 +20,11 @@ PROGRAMS = {
     **dict.fromkeys(("slurmctld", "slurmd", "sbatch", "scontrol"), "slurm-wlm"),
     "munged": "munge", "ip": "iproute2",
 }  # fmt: skip
-GRACE_SECONDS = 120
+ENDS = ("CANCELLED", "COMPLETED", "FAILED", "NODE_FAIL", "TIMEOUT")
+REQUEUE_SECONDS = 30
+GPUS = 2  # of each node, by name alone: what Slurm gives away is no device
+# As public clusters have it where it makes a difference: memory is given away too, a step is ended when one of its
+# tasks has been gone for WaitTime. Timers are short, polls frequent.
 CONFIG = """
 ClusterName=promptcot
 SlurmctldHost=node-a({address})
@@ -38,21 +43,26 @@ SlurmdTimeout=30
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/affinity
 SelectType=select/cons_tres
-SelectTypeParameters=CR_CPU
+SelectTypeParameters=CR_CPU_Memory
+DefMemPerCPU=50
+GresTypes=gpu
+WaitTime=2
 SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=1,bf_interval=2,sched_interval=2,requeue_setup_env_fail
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=1
-KillWait=30
+KillWait=10
 ReturnToService=2
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 MpiDefault=none
 {nodes}
-PartitionName=low Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE \
-GraceTime={grace} OverTimeLimit=0
-PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
+PartitionName=DEFAULT Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=1 OverTimeLimit=0
+PartitionName=low Default=YES PreemptMode=REQUEUE GraceTime=120
+PartitionName=brief PreemptMode=REQUEUE GraceTime=10 OverSubscribe=FORCE:20
+PartitionName=shared PreemptMode=OFF OverSubscribe=FORCE:20
+PartitionName=high PriorityTier=10 PreemptMode=OFF
 """
 
 
@@ -83,13 +93,14 @@ class Slurm:
     def _start(self) -> None:
         self.folder.chmod(0o755)
         nodes = "\n".join(
-            f"NodeName={host} NodeAddr={address} NodeHostname={host} CPUs=2 RealMemory=2000 State=UNKNOWN"
+            f"NodeName={host} NodeAddr={address} NodeHostname={host} CPUs=2 RealMemory=2000 Gres=gpu:{GPUS}"
             for host, address in ADDRESSES.items()
         )
         (self.folder / "state").mkdir()
-        text = CONFIG.format(folder=self.folder, address=ADDRESSES[HOSTS[0]], nodes=nodes, grace=GRACE_SECONDS)
+        text = CONFIG.format(folder=self.folder, address=ADDRESSES[HOSTS[0]], nodes=nodes)
         self.config = self.folder / "slurm.conf"
         self.config.write_text(text)
+        self._name_gpus()
         inherited = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
         self.environment = {**inherited, "SLURM_CONF": str(self.config)}
         self._start_munge()
@@ -97,6 +108,13 @@ class Slurm:
         for host in HOSTS:
             self.start_node(host)
         wait_until(lambda: self.node_states() == ["idle", "idle"], "two idle nodes")
+
+    def _name_gpus(self) -> None:
+        """Slurm gives away device files that it never opens: copies of /dev/null."""
+        null = Path("/dev/null").stat().st_rdev
+        for number in range(GPUS):
+            os.mknod(self.folder / f"gpu{number}", 0o666 | stat.S_IFCHR, null)
+        (self.folder / "gres.conf").write_text(f"Name=gpu File={self.folder}/gpu[0-{GPUS - 1}]\n")
 
     def _start_munge(self) -> None:
         folder = self.folder / "munge"
@@ -149,18 +167,24 @@ class Slurm:
         assert done.returncode == 0, done.stderr
         return int(done.stdout)
 
-    def field(self, job: int, name: str) -> str:
+    def field(self, job: int | str, name: str) -> str:
         """A field of `scontrol show job`."""
         found = re.search(rf"\b{name}=(\S*)", self.run("scontrol", "show", "job", job).stdout)
         return found[1] if found else ""
 
-    def state(self, job: int) -> str:
+    def state(self, job: int | str) -> str:
         return self.field(job, "JobState")
 
     def wait_for(self, job: int, *states: str) -> None:
         deadline = time.monotonic() + WAIT_SECONDS
-        while self.state(job) not in states:
-            assert time.monotonic() < deadline, f"job {job} is {self.state(job)}, never {states}"
+        ended = None
+        while (state := self.state(job)) not in states:
+            if state not in ENDS:  # an end may be seen for a moment before a requeue
+                ended = None
+            elif ended is None:
+                ended = time.monotonic()
+            if time.monotonic() > (deadline if ended is None else ended + REQUEUE_SECONDS):
+                raise AssertionError(f"job {job} is {state}, never {states}")
             time.sleep(0.2)
 
     def close(self) -> None:

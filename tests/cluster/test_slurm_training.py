@@ -1,10 +1,12 @@
-"""train.py under a Slurm of two nodes: told to leave at any moment, robbed of a node, and each time the losses of the
-run that nothing happened to. `-s` prints the table of docs/many_nodes.md."""
+"""train.py under a Slurm of two nodes: told to leave at any moment, preempted, robbed of each node, and at the end the
+losses of the run that nothing happened to. `-s` prints the table of docs/many_nodes.md."""
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,18 +17,17 @@ from tests.programs.train_helpers import ROOT, ZERO2, child_environment, flags_f
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 STEPS = 120  # of a tenth of a second: longer than it takes to be told of the moments below
+SAVE_STEPS = 10
 
 
-def submit(slurm: Slurm, work: Path, output: str, *words: str, **changes: object) -> tuple[int, Path]:
+def submit(slurm: Slurm, work: Path, output: str, **changes: object) -> tuple[int, Path]:
     """The job of a run of two processes, one a node, and its folder."""
-    settings = {"deepspeed": ZERO2, "gradient_accumulation_steps": 1, "max_steps": STEPS, "save_steps": 30, **changes}
-    flags = [f"--{name}={value}" for name, value in flags_for(work, output, **settings).items()]
+    same = {"deepspeed": ZERO2, "gradient_accumulation_steps": 1, "max_steps": STEPS, "save_steps": SAVE_STEPS}
+    flags = [f"--{name}={value}" for name, value in flags_for(work, output, **same, **changes).items()]
     nodes = ("--gpus-per-node=0", "--ntasks-per-node=1", "--nodes=2", "--cpus-per-task=1")
-    log = work / f"{output}.log"
-    environment = child_environment()
     script = ROOT / "scripts" / "cluster" / "slurm_sft.sbatch"
-    job = slurm.submit(*nodes, f"--output={log}", *words, script, *flags, environment=environment, cwd=ROOT)
-    return job, work / output
+    log = f"--output={work / output}.log"
+    return slurm.submit(*nodes, log, script, *flags, environment=child_environment(), cwd=ROOT), work / output
 
 
 @pytest.fixture(scope="module")
@@ -39,71 +40,97 @@ def whole(slurm: Slurm, work: Path) -> Path:
     return output
 
 
-def count_losses(output: Path) -> int:
-    log = output / "train_log.jsonl"
-    return log.read_text().count('"loss"') if log.exists() else 0
+@dataclass
+class Run:
+    """The run that everything happens to."""
+
+    slurm: Slurm
+    job: int
+    output: Path
+    cache: Path
+    attempt: int = 0
+    earlier: int = 0  # characters of the log, which grows with each attempt
+
+    @property
+    def log(self) -> str:
+        """What the present attempt has said."""
+        path = self.output.with_suffix(".log")
+        return path.read_text()[self.earlier :] if path.exists() else ""
+
+    def step(self) -> int:
+        """The last one of this attempt; 0 before the first."""
+        return int(([0, *re.findall(r"^step (\d+)/", self.log, re.MULTILINE)])[-1])
+
+    def kept(self) -> int:
+        """The step of the last checkpoint; 0 without one."""
+        return max((int(path.name.rpartition("-")[2]) for path in self.output.glob("checkpoint-*")), default=0)
+
+    def begin(self, attempt: int) -> None:
+        self.attempt = attempt
+        wait_until(self._has_tasks, f"attempt {attempt + 1}")
+        self.earlier += len(self.log)
+
+    def _has_tasks(self) -> bool:
+        return f"{self.job}.0" in self.slurm.run("squeue", "-h", "-s", "-j", self.job, "-o", "%i").stdout
+
+    def restarts(self) -> int:
+        return int(self.slurm.field(self.job, "Restarts") or 0)
+
+    def is_training(self) -> bool:
+        return self.log.count("\nstep ") >= 2
+
+    def is_beyond_a_checkpoint(self) -> bool:
+        before, _, after = self.log.rpartition("\nsaved ")
+        return bool(before) and after.count("\nstep ") >= 2
+
+    def tell(self) -> None:
+        self.slurm.must("scancel", "--signal=TERM", self.job)
+
+    def preempt(self) -> None:
+        urgent = self.slurm.submit("-p", "high", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap", "true")
+        self.slurm.wait_for(urgent, "COMPLETED")
+
+    def crash(self, host: str) -> None:
+        self.slurm.crash_node(host)
+        self.slurm.must("scontrol", "update", f"nodename={host}", "state=down", "reason=power")
+        wait_until(lambda: self.restarts() == self.attempt + 1, "a requeue")
+        self.slurm.start_node(host)
+        self.slurm.must("scontrol", "update", f"nodename={host}", "state=resume")
 
 
-def moments(work: Path, output: Path) -> dict[str, Callable[[], object]]:
-    """What is seen at each moment at which the job is told to leave, in this order."""
-    log = work / f"{output.name}.log"
+@dataclass(frozen=True)
+class Event:
+    """Something that ends an attempt, and when. `saves`: the step of that moment is in a checkpoint afterwards."""
 
-    def said(text: str) -> bool:
-        """Whether the present attempt has said so: the log grows with each."""
-        return log.exists() and text in log.read_text().rpartition("requeueing")[2]
-
-    return {
-        "set-up": lambda: True,
-        "tokenising": lambda: [*(work / "cold").glob(".*.tmp/tokens.bin")],
-        "loading": lambda: said("data: "),
-        "in a step": lambda: count_losses(output) >= 2,
-        "saving": lambda: [*output.glob(".writing-checkpoint-*")],
-    }
+    name: str
+    seen: Callable[[Run], object]
+    deed: Callable[[Run], None] = Run.tell
+    saves: bool = True
 
 
-def restarts(slurm: Slurm, job: int) -> int:
-    return int(slurm.field(job, "Restarts") or 0)
+EVENTS = (
+    Event("set-up", lambda _: True),
+    Event("tokenising", lambda run: [*run.cache.glob(".*.tmp/tokens.bin")]),
+    Event("loading", lambda run: "data: " in run.log),
+    Event("in a step", Run.is_training),
+    Event("saving", lambda run: run.is_training() and [*run.output.glob(".writing-checkpoint-*")]),
+    Event("preempted in a step", Run.is_training, Run.preempt),
+    # The first node runs the batch script, the group's store and the process that saves.
+    *(Event(f"{host} lost", Run.is_beyond_a_checkpoint, lambda run, host=host: run.crash(host), saves=False)
+      for host in reversed(HOSTS)),
+)  # fmt: skip
 
 
-def has_step(slurm: Slurm, job: int) -> bool:
-    return f"{job}.0" in slurm.run("squeue", "-h", "-s", "-j", job, "-o", "%i").stdout
-
-
-def test_told_to_leave_at_any_moment(slurm: Slurm, work: Path, whole: Path):
-    job, output = submit(slurm, work, "told", token_cache=work / "cold", save_steps=20)
-    for number, (moment, seen) in enumerate(moments(work, output).items()):
-        wait_until(lambda: has_step(slurm, job), f"attempt {number + 1}")
-        wait_until(seen, moment)
-        before, began = count_losses(output), time.time()
-        slurm.must("scancel", "--signal=TERM", job)
-        wait_until(lambda: restarts(slurm, job) == number + 1, f"a requeue after {moment}")  # noqa: B023
-        kept = sorted(int(path.name.rpartition("-")[2]) for path in output.glob("checkpoint-*"))
-        print(f"{moment} | step {before} | {kept} | {time.time() - began:.0f} s")
-        assert (kept and kept[-1] >= before) or not before
-    slurm.wait_for(job, "COMPLETED")
-    assert losses(output) == losses(whole)
-
-
-def test_preempted(slurm: Slurm, work: Path, whole: Path):
-    job, output = submit(slurm, work, "preempted", save_steps=1000)
-    wait_until(lambda: count_losses(output) >= 2, "a step")
-    urgent = slurm.submit("-p", "high", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap", "true")
-    slurm.wait_for(urgent, "COMPLETED")
-    assert [*output.glob("checkpoint-*")]
-    slurm.wait_for(job, "COMPLETED")
-    assert restarts(slurm, job) == 1
-    assert losses(output) == losses(whole)
-
-
-@pytest.mark.parametrize("host", HOSTS)
-def test_a_node_that_fails(slurm: Slurm, work: Path, whole: Path, host: str):
-    """The first one runs the batch script, the group's store and the process that saves."""
-    job, output = submit(slurm, work, f"failed-{host}", save_steps=5)
-    wait_until(lambda: count_losses(output) >= 10, "a step beyond a checkpoint")
-    slurm.crash_node(host)
-    slurm.must("scontrol", "update", f"nodename={host}", "state=down", "reason=power")
-    wait_until(lambda: restarts(slurm, job) == 1, "a requeue")
-    slurm.start_node(host)
-    slurm.must("scontrol", "update", f"nodename={host}", "state=resume")
-    slurm.wait_for(job, "COMPLETED")
-    assert losses(output) == losses(whole)
+def test_every_moment(slurm: Slurm, work: Path, whole: Path):
+    run = Run(slurm, *submit(slurm, work, "told", token_cache=work / "cold"), work / "cold")
+    for attempt, event in enumerate(EVENTS):
+        run.begin(attempt)
+        wait_until(lambda event=event: event.seen(run), event.name)
+        before, kept, began = run.step(), run.kept(), time.time()
+        event.deed(run)
+        wait_until(lambda: run.restarts() == run.attempt + 1, f"a requeue after {event.name}")
+        print(f"{event.name} | step {before} | checkpoint {run.kept()} | {time.time() - began:.0f} s")
+        assert run.kept() >= (before if event.saves else kept)
+    slurm.wait_for(run.job, "COMPLETED")
+    assert run.restarts() == len(EVENTS)
+    assert losses(run.output) == losses(whole)

@@ -31,6 +31,18 @@ def test_serve_slurm_prints_the_urls_of_its_nodes(tmp_path: Path):
     assert "vllm serve m --port 8000 --max-model-len 69632 --data-parallel-size 4 --tensor-parallel-size 2" in served
 
 
+def test_serve_slurm_takes_the_gpus_of_its_nodes(tmp_path: Path):
+    """And leaves none of them idle unsaid."""
+    environment = {"MODEL": "m", "SLURM_JOB_NODELIST": "node0", "SLURM_GPUS_ON_NODE": "4"}
+    done = run_script("cluster/serve_slurm.sh", tmp_path, stand_ins=("srun", "scontrol"), **environment)
+    assert "--data-parallel-size 4 --tensor-parallel-size 1" in done.stdout
+    environment["TENSOR_PARALLEL"] = "3"
+    done = run_script("cluster/serve_slurm.sh", tmp_path, stand_ins=("srun", "scontrol"), **environment)
+    assert done.returncode == 2
+    assert done.stderr == "error: TENSOR_PARALLEL=3 does not divide a node's 4 GPUs\n"
+    assert not done.stdout
+
+
 def test_a_missing_model_is_named(tmp_path: Path):
     done = run_script("cluster/serve_slurm.sh", tmp_path, stand_ins=())
     assert done.returncode != 0

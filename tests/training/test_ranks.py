@@ -65,7 +65,7 @@ def test_waiting_for_one_process_outlasts_the_groups_time_out(tmp_path):
 
 
 FULL_DISK = """
-import errno, os, sys
+import errno, os, sys, time
 import torch, torch.distributed as dist
 from promptcot_mamba.training import ranks
 ranks.LAST_WORD_SECONDS = 1.0
@@ -74,15 +74,20 @@ ones = torch.ones(1)
 ranks.sum_over_ranks(ones)
 with ranks.fail_as_one():
     if ranks.rank() in FULL:
+        time.sleep(WAIT)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "checkpoint-3")
+    if WAIT:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "checkpoint-3/part")
     ranks.sum_over_ranks(ones)
 """
 
 
-@pytest.mark.parametrize("full", [(0,), (1,), (0, 1)])
-def test_a_full_disk_of_one_process_ends_both_with_one_line(tmp_path: Path, full: tuple[int, ...]):
-    """The other stands in a collective, and would speak of a lost connection."""
-    started = start_two(FULL_DISK.replace("FULL", str(full)).replace("PORT", str(free_port())), tmp_path)
+@pytest.mark.parametrize(("full", "wait"), [((0,), 0), ((1,), 0), ((0, 1), 0), ((1,), 0.5)])
+def test_a_full_disk_of_one_process_ends_both_with_one_line(tmp_path: Path, full: tuple[int, ...], wait: float):
+    """The other stands in a collective, and would speak of a lost connection; or it writes into the same folder, which
+    the one has just removed."""
+    program = FULL_DISK.replace("FULL", str(full)).replace("PORT", str(free_port())).replace("WAIT", str(wait))
+    started = start_two(program, tmp_path)
     ended = [process.communicate(timeout=HANG_SECONDS) for process in started]
     assert [process.returncode for process in started] == [2, 2]
     said = "".join(errors for _, errors in ended)

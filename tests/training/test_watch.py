@@ -25,6 +25,8 @@ with watch.Watch(), ranks.fail_as_one():
     ranks.sum_over_ranks(ones)
     if ranks.rank() == WHO:
         leave()
+    if DEAF:  # as in a collective of NCCL's, which no broken connection ends
+        time.sleep(600)
     ranks.sum_over_ranks(ones)
 print("done")
 """
@@ -32,9 +34,10 @@ KILLED = "os.kill(os.getpid(), signal.SIGKILL)"
 FROZEN = "os.kill(os.getpid(), signal.SIGSTOP)"  # as a host without a network: its connections stand, and say nothing
 
 
-def run_two(folder: Path, who: int, how: str) -> tuple[list[int], list[str]]:
+def run_two(folder: Path, who: int, how: str, deaf: bool = False) -> tuple[list[int], list[str]]:
     """Both exit statuses, and what was said by the one that stayed."""
     program = PROGRAM.replace("PORT", str(free_port())).replace("WHO", str(who)).replace("HOW", how)
+    program = program.replace("DEAF", str(deaf))
     started = start_two(program, folder)
     stayed = started[1 - who]
     try:
@@ -76,10 +79,13 @@ def test_an_error_of_one_ends_both(tmp_path: Path, who: int):
     assert who == 0 or any("rank 1 on " in line and "ended: KeyError: 'layer.7'" in line for line in errors)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("who", [0, 1])
-def test_a_full_disk_keeps_its_one_line(tmp_path: Path, who: int):
-    statuses, errors = run_two(tmp_path, who, 'raise OSError(28, "No space left on device", "checkpoint-3")')
+@pytest.mark.parametrize(
+    ("who", "deaf"),
+    [(1, True), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((0, True), (0, False), (1, False)))],
+)
+def test_a_full_disk_keeps_its_one_line(tmp_path: Path, who: int, deaf: bool):
+    """And its status: a job that is repeated, as one that lost a host is, would find the disk full again."""
+    statuses, errors = run_two(tmp_path, who, 'raise OSError(28, "No space left on device", "checkpoint-3")', deaf)
     assert statuses == [2, 2]
     assert errors == []  # the one with the full disk has said it
 
