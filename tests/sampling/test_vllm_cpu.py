@@ -3,6 +3,8 @@ engine's own checks are in test_vllm_engine."""
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -58,8 +60,11 @@ def test_states_take_one_step_of_the_recurrence(monkeypatch, groups: int, block:
     assert torch.equal(state[others], before[others])
 
 
+@pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("chains", [1, 2, 40])
-def test_a_chain_has_the_same_bits_beside_any_others(chains: int):
+def test_a_chain_has_the_same_bits_beside_any_others(request, chains: int, threads: int):
+    request.addfinalizer(functools.partial(torch.set_num_threads, torch.get_num_threads()))
+    torch.set_num_threads(threads)
     x, dt, A, B, C, D, bias, slots = step_inputs(40, 1)
     before, here = randn(43, 4, 16, 32, seed=9), torch.arange(40)[-chains:]
     results = []
