@@ -168,8 +168,10 @@ def find_source(spec: SourceSpec, source_dir: str | Path | None) -> FoundSource:
     if spec.path is not None:
         path = Path(spec.path)
         if path.is_dir():
-            named = spec.files or spec.adapter != "generic"
-            files = saved_files(path) or (_match(path, patterns) if named else []) or folder_files(path)
+            files = saved_files(path) or _match(path, patterns if spec.adapter != "generic" else spec.files or [])
+            if not files and spec.files:
+                raise InputError(f"sources.{spec.name}.files: {path} has none of {', '.join(patterns)}")
+            files = files or folder_files(path)
         else:
             files = [path] if path.is_file() else _glob(spec.path)
         if not files:
