@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from promptcot_mamba.ray_jobs import EXIT_LOST
-from tests.cluster import held
 from tests.cluster.hosts import HOSTS, WAIT_SECONDS
-from tests.cluster.ray_nodes import ADDRESS, RayNodes
+from tests.cluster.ray import held
+from tests.cluster.ray.nodes import ADDRESS, RayNodes
 from tests.cluster.slurm import wait_until
 from tests.grading.lcb_files import RIGHT, completion, make_folder, read, write
 from tests.programs.test_prepare_sft_data import command, hashes, make_place

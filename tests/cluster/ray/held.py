@@ -21,14 +21,14 @@ make_grader_here = grading._make_grader
 PREPARE = """
 import os, runpy
 from promptcot_mamba.data import prepare
-from tests.cluster import held
+from tests.cluster.ray import held
 prepare._make_chunk_runner = held.ChunkMaker(os.environ[held.SIGN])
 runpy.run_module("scripts.prepare_sft_data", {}, "__main__", alter_sys=True)
 """
 GRADE = """
 import functools, os, runpy
 from promptcot_mamba.grading.code import grading
-from tests.cluster import held
+from tests.cluster.ray import held
 grading._make_grader = functools.partial(held.make_grader, os.environ[held.SIGN])
 runpy.run_module("calc_acc_lcb", {}, "__main__", alter_sys=True)
 """
