@@ -31,7 +31,7 @@ from promptcot_mamba.sampling.partial import PartialFile
 from promptcot_mamba.sampling.plan import DEFAULTS, Plan, describe, make_plan, place
 from promptcot_mamba.sampling.progress import Progress, Report, clock
 from promptcot_mamba.sampling.recipes import split_benchmarks
-from promptcot_mamba.sampling.run_settings import read_sessions, refuse_changed, set_aside
+from promptcot_mamba.sampling.run_settings import TEMPLATE_TIME, read_sessions, refuse_changed, set_aside
 from promptcot_mamba.sampling.scheduler import Scheduler
 from promptcot_mamba.sampling.sessions import Session, device_hours
 from promptcot_mamba.sampling.shared import sample_each
@@ -100,6 +100,8 @@ def run(
     sessions = read_sessions(output)
     how = {"samples": plan.sample_settings, "template_text": plan.prompts.template_text}
     how = describe_run(asdict(plan.args)) | how
+    if plan.prompts.started is not None:
+        how[TEMPLATE_TIME] = plan.prompts.started.isoformat()
 
     def write_info(**results: object) -> None:
         cost = {"sessions": sessions, "device_hours": device_hours(sessions), "spared": ledger.spared}

@@ -47,13 +47,14 @@ from promptcot_mamba.training.callbacks import ConsoleCallback, LogFileCallback,
 from promptcot_mamba.training.capacity import KeepLayersCallback, count_trained
 from promptcot_mamba.training.checks import check_flags, check_metric, check_objective, check_residual, check_slices
 from promptcot_mamba.training.elastic import dealt_anew
+from promptcot_mamba.training.extension_lock import wait_for_builds
 from promptcot_mamba.training.flags import FOLLOWED
 from promptcot_mamba.training.identity import as_finished, describe_identity
 from promptcot_mamba.training.lora import add_adapters
 from promptcot_mamba.training.nodes import check_nodes
 from promptcot_mamba.training.plan import PlanArguments, render_plan
 from promptcot_mamba.training.preference import PreferenceTrainer
-from promptcot_mamba.training.ranks import fail_as_one, first_does, part, rank, speak_once, together
+from promptcot_mamba.training.ranks import fail_as_one, first_does, local_rank, part, rank, speak_once, together
 from promptcot_mamba.training.rows import Rows, decide_packing, make_eval_rows, make_training_rows
 from promptcot_mamba.training.run_folder import Identity
 from promptcot_mamba.training.trainer import SftTrainer, TrainingDivergedError
@@ -127,6 +128,8 @@ def train(args: SftArguments, data_args: DataArguments) -> int | None:
     # Train, from the last whole checkpoint where there is one.
     if resumed:
         logger.info("continuing from %s", resumed)
+    if args.deepspeed:
+        together(lambda: wait_for_builds(args.hf_deepspeed_config.config), only_if=local_rank() == 0)
     trainer = make_trainer(args, model, tokenizer, rows, eval_rows, packing, step, identity)
     with fail_as_one(), dealt_anew() if args.deepspeed else nullcontext():
         trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)

@@ -7,6 +7,7 @@ begin with it; `join` keeps exactly one whichever side holds it.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from promptcot_mamba.chat_markup import Part, Parts, Turn, find_rendered
 
@@ -17,20 +18,58 @@ THINK_START = "<think>"
 THINK_END = "</think>"
 MATH_INSTRUCTION = r"Please reason step by step, and put your final answer within \boxed{}."
 NEWLINE = "\n"
-# How a model may think: in `<think>` tags, not at all, or between its own marks: begin, end, what surrounds the answer.
-# s1: the training format of simplescaling/s1. begin_of_thought: the system prompt of Sky-T1 and Bespoke-Stratos.
-# mistral: Magistral's. harmony: gpt-oss's channels. The others are what prompts ask models for.
+
+
+class Marks(NamedTuple):
+    """What stands around a thought, and around the answer behind it."""
+
+    begin: str
+    end: str
+    around: tuple[str, ...] = ()
+    worded: bool = False  # plain words, which open a thought only where the end stands too
+
+
+# How a model may think: in `<think>` tags, not at all, or between its own marks. s1: the training format of
+# simplescaling/s1. begin_of_thought: the system prompt of Sky-T1 and Bespoke-Stratos. harmony: gpt-oss's channels, also
+# as they read without special tokens. thinking, reasoning: what prompts ask models for. The others are those of vLLM's
+# reasoning parsers and of model cards: Magistral, EXAONE Deep, Gemma 4, Seed-OSS, Command A, MiniMax-M3, Kimi-VL,
+# Granite 3.2, Apriel.
 _OTHER_MARKS = {
-    "s1": ("<|im_start|>think", "<|im_start|>answer"),
+    "s1": (Marks("<|im_start|>think", "<|im_start|>answer"),),
     "begin_of_thought": (
-        *("<|begin_of_thought|>", "<|end_of_thought|>", "<|begin_of_solution|>", "<|end_of_solution|>"),
+        Marks(
+            "<|begin_of_thought|>", "<|end_of_thought|>", ("<|begin_of_solution|>", "<|end_of_solution|>")
+        ),
     ),
-    "mistral": ("[THINK]", "[/THINK]"),
-    "harmony": ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>", "<|return|>"),
-    "thinking": ("<thinking>", "</thinking>"),
-    "thought": ("<thought>", "</thought>"),
-    "reasoning": ("<reasoning>", "</reasoning>"),
-}
+    "mistral": (Marks("[THINK]", "[/THINK]"),),
+    "harmony": (
+        Marks(
+            "<|channel|>analysis<|message|>",
+            "<|end|><|start|>assistant<|channel|>final<|message|>",
+            ("<|return|>", "<|end|>"),
+        ),
+        Marks("analysis", "assistantfinal", worded=True),
+    ),
+    "thinking": (Marks("<thinking>", "</thinking>"),),
+    "thought": (Marks("<thought>", "</thought>"),),
+    "reasoning": (Marks("<reasoning>", "</reasoning>"),),
+    "gemma": (Marks("<|channel>thought", "<channel|>", ("<turn|>",)),),
+    "seed": (Marks("<seed:think>", "</seed:think>"),),
+    "cohere": (Marks("<|START_THINKING|>", "<|END_THINKING|>", ("<|START_RESPONSE|>", "<|END_RESPONSE|>")),),
+    "minimax": (Marks("<mm:think>", "</mm:think>"),),
+    "kimi": (Marks("\u25c1think\u25b7", "\u25c1/think\u25b7"),),
+    "granite": (
+        Marks("Here is my thought process:", "Here is my response:", worded=True),
+        Marks("Here's my thought process:", "Here's my response:", worded=True),
+    ),
+    "apriel": (
+        Marks(
+            "Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]", ("[END FINAL RESPONSE]", "<|end|>"), worded=True
+        ),
+    ),
+}  # fmt: skip
+_HARMONY_FINAL = "<|channel|>final<|message|>"  # what an answer without a thought begins with
+_HARMONY_KIND = re.compile(r"(<\|channel\|>final) ?<\|constrain\|>\w+(?=<\|message\|>)")  # such as json
 THINKING = ("auto", "none", "think", *_OTHER_MARKS)
 QUESTION_MARK = "{question}"  # where an instruction that frames the question holds it
 # Other spellings of it in published prompts, removed with the chat markers around a question.
@@ -159,14 +198,17 @@ def read_completion(prompt: str, text: str, thinking: str = "auto", reasoning: s
     the marks in prompt and text, "think" takes a text without any for a thought that was cut off, and "none" takes all
     of it for the answer.
     """
+    if thinking == "none":
+        return text if text.strip() else reasoning or text, "none"  # a parser may take an answer for a thought
     if reasoning and reasoning.strip():
         thought = f"{THINK_START}\n{reasoning.strip(NEWLINE)}"
-        return (f"{thought}\n{THINK_END}\n\n{text}" if text and text.strip() else thought), "think"
-    if thinking == "none":
-        return text, "none"
-    rewritten = rewrite_thought(text, thinking)
+        if text.lstrip().startswith(THINK_START):  # said twice
+            text = drop_thought(text) if THINK_END in text else ""
+        return (f"{thought}\n{THINK_END}\n\n{text}" if text.strip() else thought), "think"
+    rewritten = rewrite_thought(text, thinking, prompt)
     if rewritten is not None:
         return rewritten, "think"
+    text = _HARMONY_KIND.sub(r"\1", text).removeprefix(_HARMONY_FINAL)
     completion = with_open_thought(prompt, text)
     if completion.lstrip().startswith(THINK_START):
         return completion, "think"
@@ -175,26 +217,51 @@ def read_completion(prompt: str, text: str, thinking: str = "auto", reasoning: s
     return completion, "none"
 
 
-def rewrite_thought(text: str, thinking: str = "auto") -> str | None:
-    """A completion that begins with a thought in other marks (`thinking`: in these), in `<think>` form; else None."""
-    for name, marks in _OTHER_MARKS.items():
-        if thinking in ("auto", name) and text.lstrip().startswith(marks[0]):
-            return _rewrite(text.lstrip(), *marks)
+def rewrite_thought(text: str, thinking: str = "auto", prompt: str = "") -> str | None:
+    """A completion that begins with a thought in other marks (`thinking`: in these), in `<think>` form; else None.
+
+    `prompt`, where it ends in such a mark, has opened the thought.
+    """
+    for name, forms in _OTHER_MARKS.items():
+        if thinking not in ("auto", name):
+            continue
+        for marks in forms:
+            opened = prompt.rstrip().endswith(marks.begin)
+            begun = text.lstrip().startswith(marks.begin) and (
+                not marks.worded or marks.end in text or thinking == name
+            )
+            if opened or begun:
+                return _rewrite(text.lstrip().removeprefix(marks.begin), marks)
     return None
 
 
 def tells_marks(text: str) -> bool:
     """Whether a text names the marks of a thought, as system turns that explain them do."""
-    return any(mark in text for marks in _OTHER_MARKS.values() for mark in marks[:2])
+    known = [marks for forms in _OTHER_MARKS.values() for marks in forms if not marks.worded]
+    return any(mark in text for marks in known for mark in (marks.begin, marks.end))
 
 
-def _rewrite(text: str, begin: str, end: str, *around: str) -> str:
-    """A thought between other marks, in `<think>` tags; the marks around the answer are dropped."""
-    thought, closed, answer = text.removeprefix(begin).partition(end)
+def marks_hold(token: str) -> bool:
+    """Whether thoughts are marked by this special token, so that a text without it says no more where they begin.
+
+    s1's, which are ChatML's as well, are asked for by name.
+    """
+    known = [marks for name, forms in _OTHER_MARKS.items() if name != "s1" for marks in forms if not marks.worded]
+    return token in (THINK_START, THINK_END) or any(token in marks.begin for marks in known)
+
+
+def closing_mark(thinking: str) -> str:
+    """What ends an open thought and begins the answer, for a model that thinks so."""
+    return _OTHER_MARKS[thinking][0].end if thinking in _OTHER_MARKS else f"{NEWLINE}{THINK_END}{NEWLINE}{NEWLINE}"
+
+
+def _rewrite(text: str, marks: Marks) -> str:
+    """A thought between other marks, without the first, in `<think>` tags; those around the answer are dropped."""
+    thought, closed, answer = _HARMONY_KIND.sub(r"\1", text).partition(marks.end)
     thought = f"{THINK_START}\n{thought.strip(NEWLINE)}"
     if not closed:
         return thought
-    for mark in around:
+    for mark in marks.around:
         answer = answer.replace(mark, "")
     return f"{thought}\n{THINK_END}\n\n{answer.strip(NEWLINE)}"
 

@@ -33,9 +33,19 @@ TENSOR_SUFFIXES = (".safetensors", ".bin", ".pt")
 WEIGHT_FORMS = ("model*.safetensors", "*.safetensors", "pytorch_model*.bin", "*.bin", "*.pt")
 TRAINING_STATE = ("training_args.bin", "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt")
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+STORED_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}  # as safetensors names them
 TOKENIZER_FORMS = ("tokenizer*", "*.model", "vocab.*", "tekken.json", "*.tiktoken")
+TRANSFORMERS_TOKENIZERS = ("tokenizer*", "*.model", "vocab.*")  # of them, those beside which tekken.json is not needed
 SMALL_FORMS = ("*.json", "*.jinja", "*.txt", "LICENSE*")  # beside weights and tokenizer: configs, templates, merges
-CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
+# What bounds a sequence, by whoever names it; the smallest counts, as for vLLM.
+CONTEXT_KEYS = (
+    *("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "model_max_length"),
+    *("max_sequence_length", "max_seq_length", "seq_len"),
+)
+MISTRAL_KEYS = {  # of Mistral's params.json -> of a config.json
+    "dim": "hidden_size", "n_layers": "num_hidden_layers", "n_heads": "num_attention_heads",
+    "n_kv_heads": "num_key_value_heads", "hidden_dim": "intermediate_size",
+}  # fmt: skip
 PROBES, PROBE_BYTES = 64, 1 << 16  # blocks of a tensor file that go into a fingerprint
 MIB = 1 << 20
 
@@ -58,10 +68,15 @@ class Checkpoint:
         return self.config.get("n_groups", 1)
 
     def dtype(self, requested: str) -> str:
-        """The dtype weights are computed in: as asked, or the checkpoint's own for `auto`."""
+        """The dtype weights are computed in: as asked, or the checkpoint's own for `auto`.
+
+        Where the config is silent (gpt-oss, Mistral's params.json) it is that of most of the stored numbers.
+        """
         if requested != "auto":
             return requested
-        own = self.config.get("dtype") or self.config.get("torch_dtype") or "float32"
+        inside = self.config.get("text_config") or {}
+        said = (each.get(key) for each in (self.config, inside) for key in ("dtype", "torch_dtype"))
+        own = next(filter(None, said), None) or stored_dtype(self.path)
         return own if own in DTYPE_BYTES else "bfloat16"
 
     def fingerprint(self) -> str:
@@ -175,8 +190,9 @@ def find_layout(folder: Path) -> str | None:
         any(folder.glob("model*.safetensors")) or any(folder.glob("pytorch_model*.bin"))
     ):
         return TRANSFORMERS
-    if all((folder / names[CODESTRAL]).is_file() for names in (RELEASE_WEIGHTS, RELEASE_CONFIGS)):
-        return CODESTRAL
+    params = folder / RELEASE_CONFIGS[CODESTRAL]
+    if (folder / RELEASE_WEIGHTS[CODESTRAL]).is_file() and params.is_file() and "n_heads" not in read_json(params):
+        return CODESTRAL  # Mistral's other models, which attend, are released in files of the same names
     if "d_model" in config and "n_layer" in config and (folder / RELEASE_WEIGHTS[MAMBA_SSM]).is_file():
         return MAMBA_SSM
     return None
@@ -193,6 +209,26 @@ def weight_files(folder: Path) -> list[Path]:
         if files := sorted(file for file in folder.glob(form) if file.name not in TRAINING_STATE):
             return files
     return []
+
+
+def stored_dtype(folder: Path) -> str:
+    """The dtype of most of a folder's stored numbers, those in quantized forms aside; float32 if none can be read."""
+    sizes: dict[str, int] = {}
+    for file in weight_files(folder)[:1]:
+        with file.open("rb") as data:
+            length = int.from_bytes(data.read(8), "little")
+            header = data.read(length) if file.suffix == ".safetensors" and length < file.stat().st_size else b"{}"
+        try:
+            tensors = [tensor for name, tensor in json.loads(header).items() if name != "__metadata__"]
+        except ValueError:  # not one after all, which whoever loads it will say
+            continue
+        for tensor in tensors:
+            start, end = tensor["data_offsets"]
+            sizes[tensor["dtype"]] = sizes.get(tensor["dtype"], 0) + end - start
+    known = {name: sizes[name] for name in STORED_DTYPES if name in sizes}
+    if not known:
+        return "bfloat16" if sizes else "float32"
+    return STORED_DTYPES[max(known, key=lambda name: known[name])]
 
 
 def require_causal_lm(checkpoint: Checkpoint, flag: str = "") -> None:
@@ -236,11 +272,17 @@ def load_tokenizer(path: str | Path, flag: str = "--model_path") -> Any:
     where, path = f"{flag} {path}", find_folder(path, flag, weights=False)
     if not any(any(path.glob(form)) for form in TOKENIZER_FORMS):  # transformers would make an empty one up
         raise InputError(f"{where}: no tokenizer here (tokenizer.json or the like)")
-    from transformers import AutoTokenizer
-
+    tekken = (path / "tekken.json").is_file() and not any(any(path.glob(form)) for form in TRANSFORMERS_TOKENIZERS)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+        if tekken:  # Mistral-Small 3.2 has no other
+            from transformers.tokenization_mistral_common import MistralCommonBackend
+
+            tokenizer = MistralCommonBackend.from_pretrained(str(path), local_files_only=True)
+        else:
+            from transformers import AutoTokenizer
+
+            tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+    except (OSError, ValueError, KeyError, ImportError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"{where}: no tokenizer here ({reason})") from None
     if tokenizer.eos_token_id is None:

@@ -7,10 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from promptcot_mamba.chat_format import (
+    _OTHER_MARKS,
     CHAT_TEMPLATE,
     MATH_INSTRUCTION,
+    THINKING,
+    closing_mark,
     is_format_valid,
     join,
+    marks_hold,
     read_completion,
     render_prompt,
     split,
@@ -105,6 +109,69 @@ SKY = "<|begin_of_thought|>\n\nhm\n\n<|end_of_thought|>\n\n<|begin_of_solution|>
 )  # fmt: skip
 def test_completions_of_any_model_are_read(prompt, text, thinking, reasoning, completion, read):
     assert read_completion(prompt, text, thinking, reasoning) == (completion, read)
+
+
+HARMONY = "<|channel|>analysis<|message|>A<|end|><|start|>assistant<|channel|>final{}<|message|>B"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text", "thought", "answer"),  # None: no thought, or no answer
+    [
+        ("<|start|>assistant", HARMONY.format(""), "A", "B"),  # gpt-oss
+        ("<|start|>assistant", HARMONY.format("") + "<|return|>", "A", "B"),
+        ("<|start|>assistant", HARMONY.format(" <|constrain|>json"), "A", "B"),
+        ("<|start|>assistant", HARMONY.partition("<|end|>")[0], "A", None),
+        ("<|start|>assistant", "<|channel|>final<|message|>B", None, "B"),
+        ("<|start|>assistant", "analysisWe add. So 4.assistantfinalB", "We add. So 4.", "B"),  # without its marks
+        ("<|start|>assistant", "analysis of it follows", None, "analysis of it follows"),
+        ("[/INST]", "[THINK]A[/THINK]B", "A", "B"),  # Magistral
+        ("<|turn>model\n", "<|channel>thought\nA<channel|>B<turn|>", "A", "B"),  # Gemma 4
+        ("<seed:bos>assistant\n", "<seed:think>A</seed:think>B", "A", "B"),
+        ("", "<|START_THINKING|>A<|END_THINKING|><|START_RESPONSE|>B<|END_RESPONSE|>", "A", "B"),  # Command A Reasoning
+        ("<|START_THINKING|>", "A<|END_THINKING|><|START_RESPONSE|>B<|END_RESPONSE|>", "A", "B"),
+        ("", "<mm:think>A</mm:think>B", "A", "B"),  # MiniMax-M3
+        ("", "\u25c1think\u25b7A\u25c1/think\u25b7B", "A", "B"),  # Kimi-VL
+        ("[|assistant|]<thought>\n", "A\n</thought>\n\nB", "A", "B"),  # EXAONE Deep, whose template opens the thought
+        ("[|assistant|]<thought>\n", "A", "A", None),
+        ("", "Here is my thought process:\nA\n\nHere is my response:\nB", "A", "B"),  # Granite 3.2
+        ("", "Here is my thought process: I add. It is 3.", None, "Here is my thought process: I add. It is 3."),
+        ("Here are my reasoning steps:\n", "A\n[BEGIN FINAL RESPONSE]\nB\n[END FINAL RESPONSE]", "A", "B"),  # Apriel
+        ("Here are my reasoning steps:\n", "A", "A", None),
+        ("<think>", "A</think>B", "A", "B"),  # Kimi K2 Thinking
+        ("<\uff5cAssistant\uff5c></think>", "B", None, "B"),  # DeepSeek V3.1, told not to think
+    ],
+)  # fmt: skip
+def test_thoughts_in_each_models_own_marks(prompt: str, text: str, thought: str | None, answer: str | None):
+    completion, read = read_completion(prompt, text)
+    parts = split(completion)
+    assert read == ("none" if thought is None else "think")
+    assert (parts.thought.strip() if parts.closed is not None else None) == thought
+    assert (parts.answer.strip() if parts.closed is not False else None) == answer
+
+
+def test_what_a_server_says_twice_or_in_the_wrong_place():
+    whole = "<think>\nA\n</think>\n\nB"
+    assert read_completion(PLAIN, whole, "auto", "A") == (whole, "think")
+    assert read_completion(PLAIN, "<think>\nA", "auto", "A") == ("<think>\nA", "think")
+    assert read_completion(PLAIN, "", "none", "B") == ("B", "none")  # vLLM's parser, of a model told not to think
+    assert read_completion(PLAIN, "analysisA", "harmony") == ("<think>\nA", "think")
+
+
+@pytest.mark.parametrize("thinking", THINKING)
+def test_what_closes_a_thought_is_read_as_its_end(thinking: str):
+    """--thinking_budget writes it for the model."""
+    begun = {"s1": "<|im_start|>think\nA", "none": "<think>\nA", "auto": "<think>\nA", "think": "A"}
+    marks = {name: marks[0].begin for name, marks in _OTHER_MARKS.items()}
+    text = begun.get(thinking, marks.get(thinking, "") + "A") + closing_mark(thinking) + "B"
+    parts = split(read_completion("", text, thinking)[0])
+    assert (parts.thought, parts.answer.strip()) == ("A", "B")
+
+
+def test_tokens_that_mark_thoughts_are_told_from_other_special_ones():
+    marks = ("<think>", "</think>", "<|channel|>", "[THINK]", "<|channel>", "<seed:think>", "<|START_THINKING|>")
+    assert all(map(marks_hold, marks))
+    others = ("<|im_start|>", "<|im_end|>", "<|end|>", "<|endoftext|>", "<s>", "[INST]", "<|return|>", "<end_of_turn>")
+    assert not any(map(marks_hold, others))
 
 
 def test_a_model_without_thought_is_valid_by_its_answer():

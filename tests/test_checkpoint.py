@@ -98,6 +98,31 @@ def test_layouts_are_told_by_their_files(tmp_path: Path):
             require_served(read_checkpoint(folder))
 
 
+def test_mistral_releases_are_no_mamba2_and_silent_configs_have_their_weights_dtype(tmp_path: Path):
+    """Mistral-Small 3.x lies beside `params.json` and `consolidated.safetensors` as Codestral Mamba does; gpt-oss's
+    config names no dtype, and most of its bytes are blocks of four-bit numbers."""
+    import torch
+    from safetensors.torch import save_file
+
+    params = {"dim": 5120, "n_layers": 40, "head_dim": 128, "n_heads": 32, "n_kv_heads": 8, "vocab_size": 131072}
+    alone, both = tmp_path / "alone", tmp_path / "both"
+    for folder in (alone, both):
+        folder.mkdir()
+        (folder / "params.json").write_text(json.dumps(params))
+        blocks = {"blocks": torch.zeros(999, dtype=torch.uint8), "norm": torch.zeros(3)}
+        save_file(blocks | {"head": torch.zeros(9, dtype=torch.bfloat16)}, folder / "consolidated.safetensors")
+    config = {"model_type": "mistral3", "text_config": {"model_type": "mistral", "dtype": "float16"}}
+    write_folder(both, config, ("model-00001-of-00010.safetensors", 9))
+    for folder, dtype in ((alone, "bfloat16"), (both, "float16")):
+        found = read_checkpoint(folder)
+        require_served(found)
+        assert (found.layout, found.is_mamba2, found.dtype("auto"), found.dtype("float32")) == (
+            *(None, False, dtype, "float32"),
+        )
+    (both / "config.json").write_text(json.dumps({"model_type": "mistral3"}))
+    assert read_checkpoint(both).dtype("auto") == "float32"  # its file is none
+
+
 @pytest.mark.parametrize(
     ("limit", "served"), [(None, True), ([0.0, float("inf")], True), ([0.001, 0.1], False), ([0, 5], False)]
 )

@@ -35,7 +35,7 @@ HEAVY_FILES = {
     "mamba_ssm": ("ops/*/mamba_ssm_adapter.py",),
     "causal_conv1d": ("ops/*/causal_conv1d_adapter.py",),
     "vllm": ("sampling/vllm_cpu.py", "sampling/vllm_engine.py", "efficiency/engine.py"),
-    "deepspeed": ("training/arguments.py", "training/elastic.py"),
+    "deepspeed": ("training/deepspeed_config.py", "training/elastic.py"),
     "ray": ("ray_jobs.py",),
 }
 

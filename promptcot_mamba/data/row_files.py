@@ -17,6 +17,7 @@ from promptcot_mamba.data.row_streams import (
     UNPACKING,
     find_document,
     first_line,
+    is_pointer,
     iter_document,
     iter_table,
     open_stream,
@@ -67,6 +68,10 @@ def kind_of(path: Path) -> str:
     A file named as JSON is a document (an array, or an object around one) if it begins as one, else JSON Lines.
     """
     name = path.name
+    if is_pointer(path):
+        raise InputError(
+            f"{path}: a Git LFS pointer, not the data; fetch it with `git lfs pull`, or download it from the hub"
+        )
     if name.endswith(PACKED_SUFFIXES):
         return "packed"
     if name.endswith(TABLE_SUFFIXES):

@@ -22,6 +22,7 @@ ARRAY_START = b"\xef\xbb\xbf \t\r\n"  # what may stand before the bracket
 UNPACKING = (EOFError, OSError, zlib.error)  # what a damaged compressed file raises
 # Keys under which an object holds all rows: of APIs, of a training split, LMFlow's, the hub viewer's.
 WRAPPERS = ("data", "train", "instances", "rows")
+POINTER, POINTER_BYTES = b"version https://git-lfs.github.com/spec/", 1024
 _BLANK, _OBJECTS = re.compile(r"[\s,:]*"), re.compile(r"\[\s*\{")
 
 
@@ -60,6 +61,14 @@ def parse(line: bytes, where: str, on_bad_line: Callable[[InputError], None] | N
         yield where, parse_line(line, where)
     except InputError as error:
         report(error, on_bad_line)
+
+
+def is_pointer(path: Path) -> bool:
+    """Whether a file is what a clone without Git LFS holds in the place of a large one."""
+    if not path.is_file() or path.stat().st_size > POINTER_BYTES:
+        return False
+    with path.open("rb") as file:
+        return file.read(len(POINTER)) == POINTER
 
 
 def open_stream(path: Path) -> IO[bytes]:

@@ -2,6 +2,7 @@
 
 import glob
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,9 @@ HUB_FILES = (
     *(f"{folder}train*{suffix}" for folder in ("", "data/") for suffix in SUFFIXES),
     *("data/*.parquet", *(f"*{suffix}" for suffix in SUFFIXES)),
 )
+TRAIN_WORDS = frozenset(["train", "training"])
+OTHER_WORDS = frozenset(["test", "testing", "validation", "valid", "val", "dev", "eval", "evaluation"])
+SHOWN_FILES = 3
 SAMPLES = 64  # rendered prompts kept to tell their template by
 
 
@@ -79,14 +83,8 @@ def find_row_files(data_path: str | Path | Sequence[str | Path]) -> list[Path]:
         return [file for part in data_path for file in find_row_files(part)]
     path = Path(data_path)
     if path.is_dir():
-        saved = saved_files(path)
-        if saved is not None:
-            return saved
-        files = sorted(file for file in path.rglob("*") if file.name.endswith(SUFFIXES) and file.is_file())
-        # Side files of a prepared folder (X.run.json) and of the `datasets` library are not rows.
-        files = [file for file in files if not file.name.endswith((".run.json", "dataset_info.json"))]
-        tables = [file for file in files if file.name.endswith(TABLE_SUFFIXES)]
-        files = [file for file in files if file not in tables] or tables  # beside rows they are notes about them
+        files = saved_files(path)
+        files = folder_files(path) if files is None else files
         if not files:
             raise InputError(f"--data_path {data_path}: no {', '.join(SUFFIXES)} file in this folder")
         return files
@@ -100,6 +98,41 @@ def find_row_files(data_path: str | Path | Sequence[str | Path]) -> list[Path]:
         if not file.name.endswith(SUFFIXES):
             raise InputError(f"{file}: unknown format; expected one of {', '.join(SUFFIXES)}")
     return files
+
+
+def folder_files(folder: Path) -> list[Path]:
+    """The row files of a folder and of those in it, in sorted order: its training split, where names tell of splits."""
+    files = sorted(file for file in folder.rglob("*") if file.name.endswith(SUFFIXES) and file.is_file())
+    # Side files of a prepared folder (X.run.json) and of the `datasets` library are not rows.
+    files = [file for file in files if not file.name.endswith((".run.json", "dataset_info.json", "_infos.json"))]
+    tables = [file for file in files if file.name.endswith(TABLE_SUFFIXES)]
+    files = [file for file in files if file not in tables] or tables  # beside rows they are notes about them
+    return training_split(files, folder)
+
+
+def training_split(files: Sequence[Path], folder: Path) -> list[Path]:
+    """A folder's files without those that their names give to another split than training, if any is named for that.
+
+    The name of a file counts before those of the folders it lies in: `test-00000-of-00001.parquet`, `test/a.jsonl`.
+    """
+    splits = {file: _split_of(file.relative_to(folder)) for file in files}
+    left_out = [file for file, split in splits.items() if split == "other"]
+    if not left_out or "train" not in splits.values():
+        return list(files)
+    shown = ", ".join(file.name for file in left_out[:SHOWN_FILES]) + ", ..." * (len(left_out) > SHOWN_FILES)
+    logger.warning(
+        "%s: %d files of other splits are left out (%s); name them to read them", folder, len(left_out), shown
+    )
+    return [file for file in files if splits[file] != "other"]
+
+
+def _split_of(path: Path) -> str | None:
+    """`train` or `other` by the nearest name that tells, None where none does."""
+    for name in (path.name, *reversed(path.parent.parts)):
+        words = set(re.split(r"[^a-z]+", name.lower()))
+        if words & TRAIN_WORDS or words & OTHER_WORDS:
+            return "train" if words & TRAIN_WORDS else "other"
+    return None
 
 
 def hash_files(files: Sequence[Path]) -> str:

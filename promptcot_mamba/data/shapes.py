@@ -150,6 +150,15 @@ def _read_text(raw: Row, column: Mapping[str, str]) -> list[Said]:
     raise UnusableRowError("turn_order", f"'text' is written in no known chat format ({known}): it has no answer")
 
 
+def _read_strings(raw: Row, column: Mapping[str, str]) -> list[Said]:
+    """UltraChat's raw rows: question and answer in turn, as bare texts."""
+    texts = raw.get(own := column.get("data", "data"))
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise InputError(f"column {own!r} must be a list of texts, question and answer in turn")
+    turns = (Turn("assistant" if number % 2 else "user", text) for number, text in enumerate(texts))
+    return _with_system(raw, list(map(Said, turns)))
+
+
 CHATS = ("messages", "conversations", "conversation", "contents")
 PAIR = Shape("prompt and completion", ("prompt", "completion"), (), "{prompt, completion}, texts or messages", None)
 MESSAGES = Shape("messages", ("messages",), ("answer",), "{messages: [{role, content}]}", _list_reader("messages"))
@@ -173,6 +182,7 @@ SHAPES = (
         for asked in ASKED
         for told in TOLD
     ),
+    Shape("UltraChat", ("data",), (), "{data: [question, answer, ...]}", _read_strings),
     Shape("chat text", ("text",), (), "{text} in a chat format", _read_text),
 )  # fmt: skip
 

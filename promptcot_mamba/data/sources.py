@@ -10,7 +10,8 @@ from promptcot_mamba.data.adapters import Adapter, get_adapter, recognise_rows
 from promptcot_mamba.data.canonical import DOMAINS
 from promptcot_mamba.data.conversation import Reading
 from promptcot_mamba.data.filters import FilterRules
-from promptcot_mamba.data.row_files import SUFFIXES, kind_of, read_columns, saved_files
+from promptcot_mamba.data.row_files import kind_of, read_columns, saved_files
+from promptcot_mamba.data.rows import folder_files
 from promptcot_mamba.data.shapes import describe
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import logger
@@ -167,7 +168,8 @@ def find_source(spec: SourceSpec, source_dir: str | Path | None) -> FoundSource:
     if spec.path is not None:
         path = Path(spec.path)
         if path.is_dir():
-            files = saved_files(path) or _match(path, [*patterns, *(f"*{suffix}" for suffix in SUFFIXES)])
+            named = spec.files or spec.adapter != "generic"
+            files = saved_files(path) or (_match(path, patterns) if named else []) or folder_files(path)
         else:
             files = [path] if path.is_file() else _glob(spec.path)
         if not files:

@@ -7,35 +7,34 @@ several seeds.
 """
 
 import json
-import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from promptcot_mamba.chat_format import extract_question
 from promptcot_mamba.cli import flag
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.jsonl import Row, read_jsonl, write_jsonl
+from promptcot_mamba.jsonl import read_jsonl, write_jsonl
+from promptcot_mamba.quickstart.hops import (
+    asked_by,
+    draw_phase2_rows,
+    solving_stages,
+    synthesis_stage,
+    writing_stages,
+)
 from promptcot_mamba.quickstart.road import (
     Stage,
     count_processes,
     data_stage,
     evaluate,
-    python,
     run_stage,
     sample_stage,
     train_stage,
 )
 from promptcot_mamba.quickstart.splits import draw_training_rows, read_counts
-from promptcot_mamba.records import derive_seed
-from promptcot_mamba.run_info import side_path
 
 WITHOUT, WITH, TEACHER = "without", "with", "teacher"
 ARMS = {WITHOUT: "a part of the real", WITH: "the part and synthesized", TEACHER: "all the real (teacher)"}
-MOST_TOKENS = 320  # of a problem with its rationale, or of a chain: twice the longest
-CONTEXT = 512  # of the generator: its prompt too
-SEQUENCES = 128  # at once in the engine
 
 
 @dataclass
@@ -95,22 +94,10 @@ class Loop:
         write_jsonl(self.folder / "seeds.jsonl", ({"problem": extract_question(row["prompt"])} for row in rows))
 
     def synthesize(self, name: str, title: str, stages: dict[str, Any], inputs: list[Path], outputs: list[str]) -> None:
-        """Stages of scripts.synthesize in one process; `outputs` are all files they leave, less X.run.json beside."""
-        model = {
-            "model_path": str(self.folder / "generator"),
-            "temperature": self.args.generator_temperature,
-            "top_p": 1.0,
-            "chat_template": False,
-            "context": CONTEXT,
-            "dtype": "float32",
-            "max_num_seqs": SEQUENCES,
-        }
-        flags = {"models": json.dumps({"generator": model}), "stages": json.dumps(stages), "seed": self.args.seed}
-        flags["work_dir"] = self.work
-        command = python("-m", "scripts.synthesize", flags=flags)
-        files = [self.work / f"{output}.jsonl" for output in outputs]
-        infos = [side_path(file, "run.json") for file in files if "." not in file.stem]
-        self.run(Stage(name, title, command, tuple(inputs), (*files, *infos)))
+        """Stages of scripts.synthesize in one process; `outputs` as in synthesis_stage."""
+        models = {"generator": asked_by(self.folder / "generator", self.args.generator_temperature)}
+        stage = synthesis_stage(title, self.work, models, stages, self.args.seed, inputs, outputs)
+        self.run(replace(stage, name=name))
 
     def read_seeds(self) -> None:
         seeds = self.folder / "seeds.jsonl"
@@ -143,41 +130,21 @@ class Loop:
         }[arm]
         pool = [row for file in files for row in read_jsonl(self.folder / file)]
         rows = self.folder / "rows" / f"{name}.jsonl"
-        write_jsonl(rows, draw_phase2_rows(pool, self.args, seed))
+        write_jsonl(rows, draw_phase2_rows(pool, self.args.composed_rows, self.args.single_rows, seed))
         return self.train(name, "phase2.yaml", self.folder / "phase1", rows, self.args.phase2_steps, seed)
 
     def write_problems(self) -> None:
         """New concept sets, the generator's problems for them, the exact judge, duplicates, the benchmark."""
-        stages = {
-            "quickstart_concept_sets": {"count": self.args.sets},
-            "problems": {"model": "generator", "candidates": self.args.candidates, "max_tokens": MOST_TOKENS},
-            "quickstart_judge": {},
-            "filter": {"benchmarks": [str(self.problems)]},
-            "teacher_problems": {},
-        }
+        stages = writing_stages(self.args.sets, self.args.candidates, "generator")
+        stages |= {"filter": {"benchmarks": [str(self.problems)]}, "teacher_problems": {}}
         outputs = ["concept_sets", "problems", "problems.rejected", "judgements", "kept_problems", "teacher_problems"]
         inputs = [self.folder / "generator", self.work / "concepts.jsonl", self.problems]
         self.synthesize("problems", "write, judge and filter problems", stages, inputs, outputs)
 
     def distill(self, teacher: Path) -> None:
         """The teacher's chains, the majority's answers, and the report of the whole synthesis."""
-        stages = {
-            "chains": {
-                "model_path": str(teacher),
-                "n": self.args.chains,
-                "max_len": MOST_TOKENS,
-                "temperature": self.args.teacher_temperature,
-                "flags": {
-                    "top_p": 1.0,
-                    "repetition_penalty": 1.0,
-                    "use_mamba2": True,
-                    "dtype": "float32",
-                    "max_num_seqs": SEQUENCES,
-                },
-            },
-            "distill": {"threshold": self.args.threshold},
-            "report": {},
-        }
+        args = self.args
+        stages = solving_stages(teacher, args.chains, args.teacher_temperature, args.threshold) | {"report": {}}
         inputs = [teacher, self.work / "teacher_problems.jsonl"]
         self.synthesize("distill", "solve them by majority", stages, inputs, ["chains", "chains.attempts", "distilled"])
 
@@ -186,18 +153,6 @@ class Loop:
         predictions = self.folder / "samples" / f"{name}.jsonl"
         sample = sample_stage(name, self.recipes / "sampling.yaml", checkpoint, self.problems, predictions)
         return evaluate(self.run, sample, self.data, ["maths"])["maths"]
-
-
-def draw_phase2_rows(pool: Sequence[Row], args: Arguments, seed: int) -> list[Row]:
-    """Composed rows, by whole passes over the pool, and fresh single ones among them, shuffled."""
-    rng = random.Random(derive_seed(seed, "phase 2"))
-    composed: list[Row] = []
-    while len(composed) < args.composed_rows:
-        composed += rng.sample(pool, len(pool))
-    rows = composed[: args.composed_rows]
-    rows += draw_training_rows({"quickstart_single": args.single_rows}, "phase2", seed)
-    rng.shuffle(rows)
-    return [{name: row[name] for name in ("prompt", "completion", "source")} for row in rows]
 
 
 def close(args: Arguments) -> tuple[Loop, dict[str, dict[int, dict[str, bool]]]]:

@@ -15,6 +15,7 @@ PROMPT_ROOM = 4096  # the context is max_len + 4,096, as published
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 APIS = ("completions", "chat")
 FORMATS = ("rows", "grouped")
+OUR_FIELDS = {"model", "prompt", "messages", "seed", "n", "stream", "return_token_ids"}  # of a request's body
 
 
 @dataclass
@@ -98,6 +99,9 @@ class SamplingArguments:
     api: str = flag(
         "completions, or chat where servers render prompts by their own template", default="completions", choices=APIS
     )
+    extra_body: str | None = flag(
+        'JSON put into every request, such as {"reasoning_effort": "high"}; null takes a field out', default=None
+    )
     ca_file: str | None = flag(
         "certificate (PEM) to trust besides the system's, for https with one's own", default=None
     )
@@ -116,6 +120,10 @@ class SamplingArguments:
         """Raise InputError for values no run can use; warn about what a person will hardly want."""
         _json_object("chat_template_kwargs", self.chat_template_kwargs)
         _json_object("rope_scaling", self.rope_scaling)
+        if _json_object("extra_body", self.extra_body) and not self.base_url:
+            raise InputError("--extra_body: is sent to servers; give --base_url")
+        if taken := sorted(OUR_FIELDS & set(self.extra_fields)):
+            raise InputError(f"--extra_body: {taken[0]!r} is this program's to say")
         if not self.output_path.endswith(".jsonl"):
             raise InputError(f"--output_path {self.output_path}: must end in .jsonl")
         if self.n_gpus % self.tensor_parallel_size:
@@ -135,6 +143,10 @@ class SamplingArguments:
     @property
     def template_kwargs(self) -> dict[str, Any]:
         return _json_object("chat_template_kwargs", self.chat_template_kwargs)
+
+    @property
+    def extra_fields(self) -> dict[str, Any]:
+        return _json_object("extra_body", self.extra_body)
 
     @property
     def rope(self) -> dict[str, Any]:

@@ -120,9 +120,8 @@ def plan_capacity(
     eighth of the context and vLLM preempts if all grow long.
     """
     weights = checkpoint.weight_bytes // tensor_parallel_size
-    cost = cache_cost(checkpoint.config, dtype, state_dtype)
-    a_sequence = max(1, cost.bytes(context) // tensor_parallel_size)
-    typical = max(1, cost.bytes(context // 8) // tensor_parallel_size)
+    cost = cache_cost(checkpoint.config, dtype, state_dtype, tensor_parallel_size)
+    a_sequence, typical = max(1, cost.bytes(context)), max(1, cost.bytes(context // 8))
     if device.kind == "cuda":
         budget = int(CUDA_SHARE * device.memory) - weights - min(CUDA_RESERVE, device.memory // 8)
         most = CUDA_MOST_SEQS

@@ -25,7 +25,18 @@ def completion_text(
 
 
 def _is_special(tokenizer: Any, token_id: int) -> bool:
-    return token_id in getattr(tokenizer, "all_special_ids", ())
+    """Whether texts are decoded without this token, named in the tokenizer's config or not."""
+    named = token_id in getattr(tokenizer, "all_special_ids", ())
+    return named or not tokenizer.decode([token_id], skip_special_tokens=True)
+
+
+def special_tokens(tokenizer: Any) -> set[str]:
+    """The tokens that a text is decoded without: those that a tokenizer has names for, and all it marks as special.
+
+    gpt-oss names neither `<|channel|>` nor `<|call|>` in its config.
+    """
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    return {*getattr(tokenizer, "all_special_tokens", ()), *(str(token) for token in added if token.special)}
 
 
 def count_by_bytes(text: str) -> int:

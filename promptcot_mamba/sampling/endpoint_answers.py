@@ -11,7 +11,7 @@ from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import log_once
 from promptcot_mamba.sampling.backend import LENGTH, LOOP, REFUSED, STOP
 from promptcot_mamba.sampling.decode import BYTES_PER_TOKEN, count_by_bytes
-from promptcot_mamba.sampling.endpoint_body import DONE, THOUGHT_KEYS, first_choices, flat, iter_events, until_quiet
+from promptcot_mamba.sampling.endpoint_body import DONE, first_choices, flat, iter_events, thought_of, until_quiet
 from promptcot_mamba.sampling.endpoint_errors import BadAnswerError, ServerTroubleError
 from promptcot_mamba.sampling.loops import find_loop
 from promptcot_mamba.token_scores import TokenScores, entropy_of
@@ -21,7 +21,7 @@ _REASONS = {
     **dict.fromkeys(("stop", "eos", "eos_token", "end_turn", "endturn", "stop_sequence", "stop_token"), STOP),
     **dict.fromkeys(("tool_calls", "function_call", "tool_use", "complete", "completed", "finish", "done"), STOP),
     **dict.fromkeys(("length", "max_tokens", "max_output_tokens", "model_context_window_exceeded"), LENGTH),
-    **dict.fromkeys(("model_length", "max_length", "token_limit"), LENGTH),  # Mistral, watsonx
+    **dict.fromkeys(("model_length", "max_length", "token_limit", "limit"), LENGTH),  # Mistral, watsonx, llama.cpp
     **dict.fromkeys(("content_filter", "safety", "refusal", "prohibited_content", "blocklist", "recitation"), REFUSED),
     **dict.fromkeys(("guardrail_intervened", "content_filtered", "spii", "error_toxic"), REFUSED),  # Bedrock, Gemini
 }
@@ -123,9 +123,7 @@ def read_completion(answer: dict[str, Any], max_tokens: int, scores: TokenScores
     refusal = message.get("refusal")  # OpenAI's: beside a content that is null
     reason = REFUSED if refusal and not text else finish_reason(choice.get("finish_reason"), tokens, max_tokens)
     note = str(refusal or choice.get("finish_reason")) if reason == REFUSED else ""
-    apart = next((flat(message[key]) for key in THOUGHT_KEYS if message.get(key)), None)
-    thought = apart or flat(message.get("content"), thought=True) or None
-    return Answer(text, reason, prompt_tokens, tokens, ids, thought, note)
+    return Answer(text, reason, prompt_tokens, tokens, ids, thought_of(message), note)
 
 
 def read_score(answer: dict[str, Any], ids: Sequence[int], start: int, url: str) -> float:

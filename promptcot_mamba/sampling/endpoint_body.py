@@ -9,7 +9,8 @@ import aiohttp
 
 from promptcot_mamba.sampling.endpoint_errors import BadAnswerError, NotJsonError, error_words, raise_for_error
 
-THOUGHT_KEYS = ("reasoning_content", "reasoning")  # DeepSeek, SGLang and llama.cpp; vLLM since 0.12 and OpenRouter
+# DeepSeek, SGLang and llama.cpp; vLLM since 0.12 and OpenRouter; Ollama's own
+THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")
 QUIET_SECONDS = 5.0  # without a byte, after which an answer that is whole is taken for ended
 BROKEN = (TimeoutError, aiohttp.ClientError, ConnectionError)
 DONE: dict[str, Any] = {"choices": []}  # stands for the `[DONE]` of a stream
@@ -176,6 +177,21 @@ def flat(content: Any, *, thought: bool = False) -> str:
     if content is None or isinstance(content, str):
         return "" if thought else content or ""
     raise BadAnswerError(f"text of another kind: {str(content)[:80]}")
+
+
+def thought_of(message: dict[str, Any]) -> str | None:
+    """A thought that stands apart from a message's answer, under whichever name; None where there is none.
+
+    Raises BadAnswerError for one of another kind.
+    """
+    for key in THOUGHT_KEYS:
+        said = message.get(key)
+        if text := flat(said.get("content") or said.get("text") if isinstance(said, dict) else said):
+            return text
+    parts = message.get("reasoning_details")  # OpenRouter's, beside or instead of `reasoning`; some are encrypted
+    details = [part for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
+    text = "".join(flat(part.get("text") or part.get("summary")) for part in details)
+    return text or flat(message.get("content"), thought=True) or None
 
 
 def _part(part: Any, thought: bool) -> str:

@@ -43,6 +43,7 @@ class EndpointSettings:
     api_key: str | None = None
     chat: bool = False  # ask for chat completions: the server renders prompts with its own chat template
     template_kwargs: dict[str, Any] = field(default_factory=dict)  # of that template
+    extra_body: dict[str, Any] = field(default_factory=dict)  # of every request for text; None takes a field out
     ca_file: str | None = None  # certificates to trust besides the system's
     token_ids: bool = False  # ask vLLM servers for token ids, and hand a chain back where its server goes away
     gives_up: bool = False  # hand a request back (FAILED) that alone cannot be answered, instead of ending the run

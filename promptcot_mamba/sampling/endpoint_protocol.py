@@ -1,10 +1,13 @@
 """The OpenAI completions protocol as we speak it: where it is spoken, and what is sent."""
 
+import re
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
+from promptcot_mamba.errors import InputError
 from promptcot_mamba.sampling.backend import Request, SamplingSettings
 from promptcot_mamba.token_scores import TOP
 
@@ -12,6 +15,8 @@ from promptcot_mamba.token_scores import TOP
 # (llama-cpp-python draws with repeat_penalty 1.1, top_k 40 and min_p 0.05 unless told).
 LLAMA_CPP = ("llamacpp", "me")  # llama-server, llama-cpp-python
 SGLANG = "sglang"
+_VERSION = re.compile(r"/v\d+(?:alpha|beta)?\d*(?:/|$)")
+_REQUEST_PATH = re.compile(r"/+(?:chat/)?completions$|(?<=/v\d)/+models$")  # as it is copied from a page
 MOST_ALTERNATIVES = 5  # that OpenAI-like completions tell of a token; vLLM and chat tell more
 
 
@@ -35,22 +40,37 @@ class Pending:
 
 
 def normal_url(url: str) -> str:
-    """A base URL up to and including its version, as OpenAI clients take it: `host:8000` -> `http://host:8000/v1`."""
-    url = url.rstrip("/")
-    if "://" not in url:
-        url = f"http://{url}"
-    return url if url.rsplit("/", 1)[-1].startswith("v") and url.count("/") > 2 else f"{url}/v1"
+    """A base URL up to and including its version, as OpenAI clients take it: `host:8000` -> `http://host:8000/v1`.
+
+    A path that has a version anywhere is complete (`/v1beta/openai`); a request's own path behind it is taken off.
+    Raises InputError for an address with a query, which would stand in the middle.
+    """
+    url = url.strip()
+    if "?" in url:
+        raise InputError(f"--base_url {url}: give the address up to its version, without ?...")
+    host, slash, path = _REQUEST_PATH.sub("", url.rstrip("/")).rpartition("://")[2].partition("/")
+    scheme = url.partition("://")[0] if "://" in url else "http"
+    base = f"{scheme}://{host}{slash}{path}"
+    return base if _VERSION.search(slash + path) else f"{base.rstrip('/')}/v1"
 
 
 def find_model(models: list[dict[str, Any]], wanted: str) -> dict[str, Any] | None:
-    """The card of the wanted model in a `/models` answer: by its id or root, in full or by its last path part."""
+    """The card of the wanted model in a `/models` answer: by its id or root, in full or by its last path part, in any
+    case. Ollama's `:latest` need not be said; what else is said behind a colon (a gateway's provider) is sent along."""
+    cards = [card for card in models if isinstance(card, dict)]
     name = PurePath(wanted).name
-    for key in ("id", "root"):
-        for card in (card for card in models if isinstance(card, dict)):
-            served = str(card.get(key) or "")
-            if served and (served == wanted or PurePath(served).name == name):
-                return card
-    return None
+
+    def alike(served: str, fold: Callable[[str], str]) -> bool:
+        one, other = fold(served), fold(wanted)
+        return one in (other, f"{other}:latest") or fold(PurePath(served).name) == fold(name)
+
+    for fold in (str, str.lower):
+        for key in ("id", "root"):
+            for card in cards:
+                if card.get(key) and alike(str(card[key]), fold):
+                    return card
+    base = next((card for card in cards if card.get("id") == wanted.rpartition(":")[0]), None)
+    return None if base is None else base | {"id": wanted}
 
 
 def payload(

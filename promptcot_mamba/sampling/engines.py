@@ -80,6 +80,7 @@ def endpoint_settings(plan: Plan, urls: Sequence[str], concurrency: int) -> Endp
         api_key=os.environ.get("OPENAI_API_KEY"),
         chat=plan.args.api == "chat",
         template_kwargs=plan.args.template_kwargs,
+        extra_body=plan.args.extra_fields,
         ca_file=plan.args.ca_file,
         token_ids=plan.args.save_partial or plan.args.segment_len is not None,
         gives_up=True,

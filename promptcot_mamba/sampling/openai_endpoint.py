@@ -201,6 +201,7 @@ class OpenAIEndpoints:
         )  # fmt: skip
         if chat and self.settings.template_kwargs:
             body["chat_template_kwargs"] = self.settings.template_kwargs
+        body = {name: value for name, value in {**body, **self.settings.extra_body}.items() if value is not None}
         async with self._pool.post(endpoint, "chat/completions" if chat else "completions", body) as response:
             if not stream:
                 answer = parse_object(await read_body(response.content), endpoint.url)

@@ -6,29 +6,31 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
+from promptcot_mamba.chat_format import closing_mark, marks_hold
 from promptcot_mamba.checkpoint import CONTEXT_KEYS, Checkpoint, load_tokenizer, read_checkpoint, require_served
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import logger
 from promptcot_mamba.records import Problem
 from promptcot_mamba.sampling.arguments import PROMPT_ROOM, SamplingArguments
 from promptcot_mamba.sampling.backend import LENGTH, SamplingSettings
-from promptcot_mamba.sampling.cache_cost import is_hybrid, language_config
 from promptcot_mamba.sampling.capacity import GIB, Capacity, Device, find_device, plan_capacity
 from promptcot_mamba.sampling.chain import Cuts
-from promptcot_mamba.sampling.decode import completion_text
+from promptcot_mamba.sampling.decode import completion_text, special_tokens
+from promptcot_mamba.sampling.layers import is_hybrid, language_config
 from promptcot_mamba.sampling.progress import clock
 from promptcot_mamba.sampling.prompts import PromptBook
 from promptcot_mamba.sampling.recipes import read_problems
+from promptcot_mamba.sampling.run_settings import read_started
 
 SAMPLE_FLAGS = (
     *("n", "temperature", "top_p", "repetition_penalty", "max_len", "max_retries", "seed", "state_dtype"),
     *("prompt_from", "use_chat_template", "stop_on_loop", "top_k", "min_p", "system_prompt", "chat_template_kwargs"),
     *("thinking", "thinking_budget", "segment_len", "quantization", "rope_scaling", "api"),
+    "extra_body",
 )
 DEFAULTS = {each.name: each.default for each in fields(SamplingArguments) if each.name in SAMPLE_FLAGS}
-CLOSING = "\n</think>\n\n"  # ends a thought that has taken its budget
 MOST_PROMPTS = 5000  # that a dry run tokenises
-THINK_TAGS = ("<think>", "</think>")
+SAYS_NOTHING: dict[str, Any] = {"system": None, "template_args": {}, "top_k": 0, "min_p": 0.0}  # of a row's `sent`
 
 
 @dataclass
@@ -71,16 +73,18 @@ class Plan:
         return self.prompts.messages(index)[-1]["content"] if self.args.api == "chat" else self.prompts.text(index)
 
     def sent(self) -> dict[str, Any]:
-        """What is sent beside the prompt: a row's `sent`."""
+        """What is sent beside the prompt: a row's `sent`. What it does not name was not sent, or changes nothing."""
         settings = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
         sent = {name: getattr(self.args, name) for name in settings} | {"max_tokens": self.args.max_len}
         server = {"template": "server"} if self.args.api == "chat" else {}
-        return {**self.prompts.describe(), **server, **sent}
+        extra = {"extra_body": self.args.extra_fields} if self.args.extra_body else {}
+        said = {**self.prompts.describe(), **server, **sent, **extra}
+        return {name: value for name, value in said.items() if value != SAYS_NOTHING.get(name, ...)}
 
     def cuts(self) -> Cuts:
         closing = ()
         if self.args.thinking_budget is not None:
-            closing = tuple(self.tokenizer(CLOSING, add_special_tokens=False)["input_ids"])
+            closing = tuple(self.tokenizer(closing_mark(self.args.thinking), add_special_tokens=False)["input_ids"])
         sampling = self.sampling()
 
         def text_of(prompt_ids: Sequence[int], ids: Sequence[int]) -> str:
@@ -89,14 +93,14 @@ class Plan:
         return Cuts(self.args.segment_len, self.args.thinking_budget, closing, text_of)
 
     def sampling(self) -> SamplingSettings:
-        special = getattr(self.tokenizer, "all_special_tokens", ())
+        special = special_tokens(self.tokenizer) if self.tokenizer else ()
         return SamplingSettings(
             temperature=self.args.temperature,
             top_p=self.args.top_p,
             repetition_penalty=self.args.repetition_penalty,
             stop_token_ids=(self.tokenizer.eos_token_id,) if self.tokenizer else (),
-            # s1 marks its thoughts by special tokens.
-            skip_special_tokens=self.args.thinking != "s1" and not any(tag in special for tag in THINK_TAGS),
+            # Thoughts that special tokens mark must be seen to begin and end; s1's are ChatML's own.
+            skip_special_tokens=self.args.thinking != "s1" and not any(map(marks_hold, special)),
             stop_on_loop=self.args.stop_on_loop,
             top_k=self.args.top_k,
             min_p=self.args.min_p,
@@ -122,6 +126,7 @@ def make_plan(args: SamplingArguments) -> Plan:
         use_chat_template=args.use_chat_template and args.api != "chat",
         system_prompt=args.system_prompt,
         template_args=args.template_kwargs,
+        started=None if args.overwrite else read_started(args.output_path),
     )
     return Plan(args, problems, prompts, checkpoint, tokenizer)
 
@@ -142,7 +147,8 @@ def _check_model(args: SamplingArguments, checkpoint: Checkpoint) -> None:
     # vLLM gives every part a copy of a single group; several groups are dealt out.
     is_split = checkpoint.is_mamba2 and checkpoint.n_groups > 1
     parts, pieces = args.tensor_parallel_size, {"n_groups": checkpoint.n_groups} if is_split else {}
-    pieces["num_heads"] = checkpoint.config.get("num_heads") or checkpoint.config.get("num_attention_heads", parts)
+    config = language_config(checkpoint.config)
+    pieces["num_heads"] = config.get("num_heads") or config.get("num_attention_heads") or parts
     for name, count in pieces.items():
         if count % parts:
             raise InputError(f"--tensor_parallel_size {parts}: must divide the model's {name} of {count}")
@@ -153,7 +159,7 @@ def model_context(checkpoint: Checkpoint, rope: dict[str, Any]) -> int | None:
     config = language_config(checkpoint.config)
     if checkpoint.is_mamba2:
         return None
-    own = next((config[key] for key in CONTEXT_KEYS if isinstance(config.get(key), int)), None)
+    own = min((config[key] for key in CONTEXT_KEYS if isinstance(config.get(key), int)), default=None)
     if own is None or "factor" not in rope:
         return own
     return int(rope.get("original_max_position_embeddings", own) * float(rope["factor"]))

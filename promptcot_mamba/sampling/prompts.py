@@ -3,6 +3,7 @@
 import ast
 import hashlib
 from collections.abc import Mapping
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
@@ -25,6 +26,8 @@ from promptcot_mamba.records import Problem
 
 PROMPT_SOURCES = ("auto", "prompt", "question")
 KEPT_PROMPTS = 4096
+MISTRAL_COMMON = "MistralCommonBackend"  # transformers' tokenizer around Mistral's code, which has no template
+ASKS_TIME = "strftime_now"  # by which a template asks transformers, and vLLM, for the time
 Message = dict[str, str]
 
 
@@ -94,10 +97,18 @@ class PromptBook:
         use_chat_template: bool = False,
         system_prompt: str | None = None,
         template_args: Mapping[str, Any] | None = None,
+        started: datetime | None = None,
     ):
+        """`started` is the time that a template is told which asks for it (gpt-oss's, Llama 3's and Mistral's write the
+        day into the prompt): that of the run's first start, or a rerun would send another prompt."""
         self.template_text: str | None = None
+        self.started: datetime | None = None
         if use_chat_template:
             self.template_text = _template_of(tokenizer)
+            if self.template_text == MISTRAL_COMMON and set(template_args or ()) - {"reasoning_effort"}:
+                raise InputError("--chat_template_kwargs: Mistral's tokenizers take reasoning_effort alone")
+            if ASKS_TIME in self.template_text:
+                self.started = started or datetime.now().replace(microsecond=0)
         self._problems = problems
         self._tokenizer = tokenizer
         self._source = source
@@ -122,13 +133,20 @@ class PromptBook:
     def _render(self, messages: list[Message], name: str) -> str:
         from jinja2 import TemplateError
 
+        if self.template_text == MISTRAL_COMMON:
+            return self._tokenizer.decode(self._mistral_ids(messages), skip_special_tokens=False)
+        told = {ASKS_TIME: self.started.strftime} if self.started is not None else {}
         try:
             return self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, **self._args
+                messages, tokenize=False, add_generation_prompt=True, **told, **self._args
             )
         except (TemplateError, TypeError) as error:
             mend = "; drop --system_prompt, or say it in the user's turn" if self._system else ""
             raise InputError(f"problem {name!r}: the tokenizer's chat template refuses it ({error}){mend}") from None
+
+    def _mistral_ids(self, messages: list[Message]) -> list[int]:
+        """Tokens of the turns by Mistral's own code, which alone can write its markup: no text is read as such."""
+        return self._tokenizer.apply_chat_template(messages, **self._args)["input_ids"]
 
     def describe(self) -> Row:
         """The first part of a row's `sent`: which template wrote the prompt, after which system prompt, told what.
@@ -151,6 +169,8 @@ class PromptBook:
         text = self.text(index)
         if self._tokenizer is None:
             return text, None
+        if self.template_text == MISTRAL_COMMON:
+            return text, self._mistral_ids(self.messages(index))
         if self.template_text is not None or getattr(self._tokenizer, "backend_tokenizer", None) is None:
             return text, self._tokenizer(text, add_special_tokens=self.template_text is None)["input_ids"]
         found = find_rendered(text)
@@ -159,9 +179,14 @@ class PromptBook:
 
 def _template_of(tokenizer: Any) -> str:
     """The text of a tokenizer's chat template; of several, the one that is used by default."""
+    if type(tokenizer).__name__ == MISTRAL_COMMON:
+        return MISTRAL_COMMON
     template = getattr(tokenizer, "chat_template", None)
     if isinstance(template, dict):
         template = template.get("default")
     if not template:
-        raise InputError("--use_chat_template: the tokenizer has no chat template")
+        raise InputError(
+            "--use_chat_template: the tokenizer has no chat template; a server that has one is asked with --base_url "
+            "and --api chat"
+        )
     return template

@@ -2,6 +2,7 @@
 
 import json
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,27 +11,41 @@ from promptcot_mamba.jsonl import DurableAppender
 from promptcot_mamba.log import logger
 from promptcot_mamba.run_info import side_path
 
+TEMPLATE_TIME = "template_time"  # in run.json
 # What belongs together and is renamed together.
 KINDS = ("jsonl", "run.json", "attempts.jsonl", "partial.jsonl", "damaged.jsonl", "logprobs.jsonl")
 
 
-def read_settings(output: str | Path) -> dict[str, Any] | None:
-    """What the samples beside `output` were made with, or None where nothing was begun."""
+def _read_info(output: str | Path) -> dict[str, Any] | None:
+    """The run.json beside `output`, or None where nothing was begun."""
     path = side_path(output, "run.json")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["samples"]
+        found = json.loads(path.read_text(encoding="utf-8"))
+        found["samples"]  # by which it is known to be ours
     except FileNotFoundError:
         return None
-    except (json.JSONDecodeError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         raise InputError(
             f"{path}: not written by this program; put its own back or use another --output_path"
         ) from None
+    return found
+
+
+def read_settings(output: str | Path) -> dict[str, Any] | None:
+    """What the samples beside `output` were made with, or None where nothing was begun."""
+    found = _read_info(output)
+    return None if found is None else found["samples"]
 
 
 def read_sessions(output: str | Path) -> list[dict[str, Any]]:
     """What earlier runs took for the samples beside `output`: one entry each with seconds, tokens and samples."""
-    path = side_path(output, "run.json")
-    return json.loads(path.read_text(encoding="utf-8")).get("sessions", []) if path.exists() else []
+    return (_read_info(output) or {}).get("sessions", [])
+
+
+def read_started(output: str | Path) -> datetime | None:
+    """The time that the prompts of the run beside `output` tell, where their template asks for it."""
+    said = (_read_info(output) or {}).get(TEMPLATE_TIME)
+    return None if said is None else datetime.fromisoformat(said)
 
 
 def refuse_changed(output: str | Path, wanted: dict[str, Any], defaults: dict[str, Any]) -> None:

@@ -10,11 +10,12 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from promptcot_mamba.chat_format import marks_hold
 from promptcot_mamba.checkpoint import load_tokenizer, read_checkpoint, require_served
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.sampling.backend import SamplingSettings
 from promptcot_mamba.sampling.capacity import find_device, plan_capacity
-from promptcot_mamba.sampling.plan import THINK_TAGS
+from promptcot_mamba.sampling.decode import special_tokens
 from promptcot_mamba.synthesis.asking import Model
 from promptcot_mamba.synthesis.stage import settings_from
 from promptcot_mamba.synthesis.templates import OURS, Format, load_format
@@ -74,9 +75,8 @@ class ModelSettings:
     def sampling(self, tokenizer: Any) -> SamplingSettings:
         """How replies are drawn; they end at the tokenizer's end of text, or at the server's."""
         ends = () if tokenizer is None else (tokenizer.eos_token_id,)
-        special = getattr(tokenizer, "all_special_tokens", ())
-        skip = not any(tag in special for tag in THINK_TAGS)  # a thought's end must be seen
-        return SamplingSettings(self.temperature, self.top_p, self.repetition_penalty, ends, skip)
+        marked = tokenizer is not None and any(map(marks_hold, special_tokens(tokenizer)))
+        return SamplingSettings(self.temperature, self.top_p, self.repetition_penalty, ends, not marked)
 
 
 class TextModel(ABC):

@@ -12,6 +12,7 @@ from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import log_once
 from promptcot_mamba.memory_budget import shapes_from_config, training_memory
 from promptcot_mamba.training.arguments import SftArguments
+from promptcot_mamba.training.deepspeed_keys import offload_device
 from promptcot_mamba.training.identity import GRAD_ACCUM_KEY, accumulates_narrow_gradients, zero_stage
 
 DATA_TYPES = "data_types"  # DeepSpeed's section and key of the same name as our flag
@@ -30,11 +31,11 @@ def settle_accumulation(
             raise InputError("--grad_accum_dtype bf16: gradients are fp32 here (no DeepSpeed, no split master weights)")
         return
     config = args.hf_deepspeed_config.config if args.deepspeed else {}
-    offloaded = "offload_optimizer" in config.get("zero_optimization", {})
+    offloaded = offload_device(config) != "none"
     own = config.get(DATA_TYPES, {}).get("grad_accum_dtype")
     if own and args.grad_accum_dtype not in ("auto", own):
         raise InputError(f"--grad_accum_dtype {args.grad_accum_dtype}: the --deepspeed config says {own}")
-    if args.grad_accum_dtype == "fp32" and offloaded:
+    if offloaded and "fp32" in (args.grad_accum_dtype, own):
         raise InputError("--grad_accum_dtype fp32: the offloaded optimizer of DeepSpeed sums in bf16; use bf16 or auto")
     if own:
         args.grad_accum_dtype = own

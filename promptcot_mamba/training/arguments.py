@@ -3,7 +3,6 @@
 import json
 import os
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,8 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from promptcot_mamba.cli import flag
 from promptcot_mamba.data.dataset import OVERLONG
+from promptcot_mamba.log import log_once
+from promptcot_mamba.training.deepspeed_config import join_deepspeed_on_cpu, name_mismatches, settle_deepspeed
 from promptcot_mamba.training.flags import refuse_unfollowed
 
 GRAD_ACCUM_DTYPES = ("auto", "fp32", "bf16")
@@ -22,41 +23,6 @@ NVIDIA_DEVICES = Path("/proc/driver/nvidia/gpus")  # one entry a device that the
 CHECKPOINT_POLICIES = ("all", "auto")
 # A launcher sets these; without one a lone process is its own world, on any free port.
 LONE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-
-
-def join_deepspeed_on_cpu(timeout_seconds: int) -> None:
-    """Let DeepSpeed know the process group that is already there: ZeRO-3 shards weights while they are loaded.
-
-    Its shared-memory all-reduce is left out, which spares the first start a minute of compiling: only DeepSpeed's
-    inference calls it.
-    """
-    from deepspeed import comm
-    from deepspeed.ops import __compatible_ops__
-
-    __compatible_ops__["deepspeed_shm_comm"] = False
-    comm.init_distributed(
-        dist_backend="gloo", auto_mpi_discovery=False, verbose=False, timeout=timedelta(seconds=timeout_seconds)
-    )
-
-
-def find_deepspeed_config(path: str) -> str:
-    """The file that `--deepspeed` names. Raises ValueError, as argument classes do, if it is no JSON object.
-
-    Several published names are links to one file; an archive unpacked without links leaves the target's name as text.
-    """
-    file = Path(path)
-    try:
-        text = file.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise ValueError(f"--deepspeed {path}: {error.strerror}") from None
-    if text.endswith(".json") and "\n" not in text and (target := file.parent / text).is_file():
-        return find_deepspeed_config(str(target))
-    try:
-        if not isinstance(json.loads(text), dict):
-            raise ValueError("expected an object")
-    except ValueError as error:
-        raise ValueError(f"--deepspeed {path}: malformed JSON ({error})") from None
-    return path
 
 
 def read_object(flag: str, text: str) -> dict[str, Any]:
@@ -229,6 +195,7 @@ class SftArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         refuse_unfollowed(self)
+        notes = settle_deepspeed(self)
         if self.plan:
             return  # a plan starts no process group and touches no device
         if not self.output_dir:
@@ -241,8 +208,6 @@ class SftArguments(TrainingArguments):
             require_no_gpu(self.use_cpu)
             self.use_cpu = True
             share_cpu_cores()
-        if isinstance(self.deepspeed, str) and self.deepspeed:
-            self.deepspeed = find_deepspeed_config(self.deepspeed)
         if self.deepspeed and "RANK" not in os.environ:
             os.environ.update(LONE_PROCESS)
         if self.follows_validation and self.save_strategy != "best" and self.eval_strategy == "no":
@@ -256,6 +221,10 @@ class SftArguments(TrainingArguments):
         if self.load_best_model_at_end and self.save_strategy == "no":
             raise ValueError("--load_best_model_at_end True: needs checkpoints; leave --save_strategy no out")
         super().__post_init__()
+        if self.deepspeed and self.hf_deepspeed_config.mismatches:
+            raise ValueError(name_mismatches(self.hf_deepspeed_config.mismatches))
+        for note in notes if self.process_index == 0 else ():
+            log_once(note)
         if self.n_gpu > 1:
             raise ValueError(
                 f"{self.n_gpu} GPUs and one process: start `deepspeed --num_gpus={self.n_gpu} train.py ...` (or "

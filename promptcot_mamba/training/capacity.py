@@ -17,6 +17,7 @@ from promptcot_mamba.memory_budget import FP32, count_kept_layers, held_memory, 
 from promptcot_mamba.model import Mamba2ForCausalLM
 from promptcot_mamba.ops.native import free_memory
 from promptcot_mamba.training.arguments import SftArguments
+from promptcot_mamba.training.deepspeed_keys import offload_device
 from promptcot_mamba.training.identity import accumulates_narrow_gradients, zero_stage
 from promptcot_mamba.training.ranks import gather_lists
 
@@ -37,15 +38,15 @@ def count_trained(model: PreTrainedModel) -> int:
 def bytes_held(args: SftArguments, model: PreTrainedModel) -> float:
     """What this run holds on a device beside activations, by the plan's arithmetic."""
     shapes = shapes_from_config(model.config.to_dict())
-    zero: dict[str, Any] = args.hf_deepspeed_config.config.get("zero_optimization", {}) if args.deepspeed else {}
-    offload = zero.get("offload_optimizer", {}).get("device", "none") != "none"
-    buckets = zero.get("reduce_bucket_size")
+    config: dict[str, Any] = args.hf_deepspeed_config.config if args.deepspeed else {}
+    offload = offload_device(config) != "none"
+    buckets = config.get("zero_optimization", {}).get("reduce_bucket_size")
     parts = training_memory(
         shapes, tokens=0, devices=args.world_size, zero_stage=zero_stage(args), offload_optimizer=offload,
         split_masters=args.split_master_weights, element=model.dtype.itemsize,
         fp32_sums=accumulates_narrow_gradients(args) and args.grad_accum_dtype == "fp32",
         adapters=count_trained(model) if args.lora_rank else 0,
-        **cast(dict[str, Any], {"bucket_elements": buckets} if isinstance(buckets, int) else {}),
+        **cast(dict[str, Any], {"bucket_elements": int(buckets)} if isinstance(buckets, int | float) else {}),
     )  # fmt: skip
     return held_memory(parts)
 

@@ -20,8 +20,10 @@ from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import log_once
 from promptcot_mamba.ops.backends import choose_ops
 from promptcot_mamba.training.arguments import DataArguments, SftArguments
+from promptcot_mamba.training.deepspeed_config import check_by_deepspeed
 from promptcot_mamba.training.flags import REPORTERS
 from promptcot_mamba.training.identity import zero_stage
+from promptcot_mamba.training.lora import SHARDED_ADAPTERS
 
 UNSET = {"lora_alpha": None, "lora_target": ["in_proj", "out_proj"]}
 
@@ -45,6 +47,8 @@ def check_flags(args: SftArguments, data_args: DataArguments) -> None:
         raise InputError(f"--checkpoint_every {args.checkpoint_every}: at least 1, with --gradient_checkpointing True")
     if args.offload_checkpoints and not args.gradient_checkpointing:
         raise InputError("--offload_checkpoints True: needs --gradient_checkpointing True, whose checkpoints it moves")
+    if args.deepspeed:
+        check_by_deepspeed(args.hf_deepspeed_config.config)
     check_validation(args, data_args)
     check_adapters(args)
     check_optimizer(args)
@@ -138,10 +142,7 @@ def check_adapters(args: SftArguments) -> None:
             if getattr(args, name) != UNSET[name]:
                 raise InputError(f"--{name}: needs --lora_rank")
     elif zero_stage(args) == 3:
-        raise InputError(
-            "--lora_rank: frozen weights are merged whole, which ZeRO-3 shards; use --deepspeed "
-            "configs/promptcot_mamba_7b_config.json (ZeRO-2) or none"
-        )
+        raise InputError(SHARDED_ADAPTERS)
 
 
 def check_metric(args: SftArguments, sources: list[str]) -> None:

@@ -130,7 +130,7 @@ def check_paths(values: dict[str, list[str]]) -> None:
         for text in values.get(name, []):
             if kind == "any" and is_hub_name(text):
                 check_on_hub(text)
-            elif text and not has_magic(text):
+            elif text and not has_magic(text) and not text.lstrip().startswith("{"):  # --deepspeed's own object
                 check_readable(f"--{name} {text}", Path(text), {"reads": kind})
     for name in ("model_name_or_path", "tokenizer_path"):
         for text in filter(None, values.get(name, [])):

@@ -19,6 +19,10 @@ from promptcot_mamba.ops.products import Linear
 ADAPTER_FILE = "adapters/adapters.safetensors"
 NAME = "default"  # peft's own name of the first adapter
 BASE = ".base_layer."
+SHARDED_ADAPTERS = (
+    "--lora_rank: frozen weights are merged whole, which ZeRO-3 shards; use --deepspeed "
+    "configs/promptcot_mamba_7b_config.json (ZeRO-2) or none"
+)
 
 
 def add_adapters(model: PreTrainedModel, rank: int, alpha: float, targets: list[str], seed: int = 0) -> int:

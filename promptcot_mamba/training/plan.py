@@ -19,6 +19,8 @@ from promptcot_mamba.memory_budget import (
 )
 from promptcot_mamba.roofline import BEST, Rates, at_best, step_seconds, tokens_per_second
 from promptcot_mamba.training.arguments import DataArguments, SftArguments
+from promptcot_mamba.training.deepspeed_keys import name_sharding
+from promptcot_mamba.training.lora import SHARDED_ADAPTERS
 from promptcot_mamba.training.plan_options import (
     ABOUT_EQUAL,
     DEVICES,
@@ -209,6 +211,10 @@ def render_plan(args: SftArguments, data_args: DataArguments, plan_args: PlanArg
         tokens, args.gradient_accumulation_steps, slices, segment, BF16 if args.residual_in_fp32 is False else FP32,
         args.offload_checkpoints, args.grad_accum_dtype, adapters, rates,
     )  # fmt: skip
+    if isinstance(args.deepspeed, dict):
+        if args.lora_rank and args.deepspeed["zero_optimization"]["stage"] == 3:
+            raise InputError(SHARDED_ADAPTERS)
+        lines.append(f"--deepspeed asks for {name_sharding(args.deepspeed)}; what fits is shown whatever it asks for")
     for text in plan_args.plan_machines:
         machine = parse_machine(text)
         if machine.count % slices:

@@ -2,8 +2,8 @@
 
 `audit_pairs.txt` was written, and its labels with it, before the grader was changed to agree with it. A third of the
 pairs, chosen by a hash of their text, was kept aside while the grader was mended; both parts are reported.
-`audit_afterwards.txt` was written when the grader was done, `audit_blind_1.txt` to `audit_blind_4.txt` by others who
-had not read it; `audit_afterwards_2.txt` by the last of them, who then had.
+`audit_afterwards.txt` was written when the grader was done, `audit_blind_1.txt` to `audit_blind_5.txt` by others who
+had not read it; `audit_afterwards_2.txt` and `audit_afterwards_3.txt` by the last two of them, who then had.
 """
 
 import hashlib
@@ -22,7 +22,9 @@ LATER_FILES = {
     "blind 2": Path(__file__).with_name("audit_blind_2.txt"),
     "blind 3": Path(__file__).with_name("audit_blind_3.txt"),
     "blind 4": Path(__file__).with_name("audit_blind_4.txt"),
+    "blind 5": Path(__file__).with_name("audit_blind_5.txt"),
     "afterwards 2": Path(__file__).with_name("audit_afterwards_2.txt"),
+    "afterwards 3": Path(__file__).with_name("audit_afterwards_3.txt"),
     "odd ones": Path(__file__).with_name("audit_odd.txt"),
 }
 HELD_OUT_ONE_IN = 3

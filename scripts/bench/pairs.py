@@ -23,6 +23,7 @@ MAX_PROSE = 4000
 MAX_HEDGE = 60  # a longer text is a solution, in which "not" and "or" say nothing of its answer
 _MORE = re.compile(r"\d|\\(?:ne|pm|mp|not)")
 _DENIES = re.compile(r"^\s*\\(?:neq?|not)(?![A-Za-z])")
+_BOUNDED = re.compile(r"(?:[<>≤≥≠]|!=|\\(?:ne|le|ge|lt|gt|neq|leq|geq|leqslant|geqslant)(?![A-Za-z]))[\s$\\(]*$")
 _WORD = re.compile(r"[^\W\d_]+")
 _MACRO = re.compile(r"\\[A-Za-z]+(?:\s*\{[^{}]*\})?")
 _NUMERAL = re.compile(r"(?<![\w.,])[-−]?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?")
@@ -120,7 +121,8 @@ def answer_in_prose(text: str) -> str | None:
         spans = [(match.start(), next(group for group in match.groups() if group)) for match in _SPAN.finditer(part)]
         numerals = [(match.start(), match.group()) for match in _NUMERAL.finditer(_SPAN.sub(_blank, part))]
         if spans or numerals:
-            return max(spans + numerals)[1]
+            start, found = max(spans + numerals)
+            return None if _BOUNDED.search(part[:start]) else found
     return None
 
 

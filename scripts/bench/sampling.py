@@ -182,18 +182,25 @@ def ratios(pairs: list[Row]) -> dict[str, float]:
 
 
 def make_table(pairs: list[Row], max_num_seqs: int) -> RecordTable:
-    """Medians of both loops and of their ratios."""
+    """Medians of both loops and of their ratios: that of the seconds is that of the steps by that of a step's time."""
     rows = []
     for loop in ("published", "ours"):
         seconds, worked, steps, tokens = (
             statistics.median(pair[loop][name] for pair in pairs) for name in (*MEASURES, "tokens")
         )
-        rows.append([loop, f"{seconds:.1f}", f"{worked:.1f}", f"{steps:,.0f}", f"{tokens:,.0f}"])
-    rows.append(["published / ours", *(f"{value:.2f}" for value in ratios(pairs).values()), ""])
+        cells = [f"{seconds:.1f}", f"{worked:.1f}", f"{steps:,.0f}", f"{1000 * seconds / steps:.2f}"]
+        rows.append([loop, *cells, f"{tokens / steps:.1f}", f"{tokens:,.0f}"])
+    found = ratios(pairs)
+    a_step = statistics.median(
+        pair["published"]["seconds"] / pair["published"]["steps"] * pair["ours"]["steps"] / pair["ours"]["seconds"]
+        for pair in pairs
+    )
+    rows.append(["published / ours", *(f"{found[name]:.2f}" for name in MEASURES), f"{a_step:.2f}", "", ""])
     different = max(pair["different"] for pair in pairs)
     alike = "all samples identical in both loops" if not different else f"at most {different} samples differ in words"
     caption = f"{max_num_seqs} sequences at once, medians of {len(pairs)} pairs; {alike}."
-    return RecordTable(caption, ["loop", "seconds", "CPU seconds", "engine steps", "tokens"], rows)
+    header = ["loop", "seconds", "CPU seconds", "engine steps", "ms a step", "tokens a step", "tokens"]
+    return RecordTable(caption, header, rows)
 
 
 def earlier_pairs(path: Path, config: dict[str, Any]) -> list[Row]:

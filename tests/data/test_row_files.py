@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from promptcot_mamba.data.row_files import iter_rows, plan_chunks, read_columns, unpack
+from promptcot_mamba.data.row_files import Chunk, iter_rows, plan_chunks, read_columns, unpack
+from promptcot_mamba.data.rows import find_row_files
 from promptcot_mamba.errors import InputError
 
 
@@ -211,3 +212,42 @@ def test_a_mark_of_byte_order_and_carriage_returns_are_read_over(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"prompt": "x"}\r\n{"prompt": "y"}\r\n')
     assert read_all(path, 1 << 20) == [{"prompt": "x"}, {"prompt": "y"}]
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl", "a.json", "a.csv", "a.jsonl.gz", "a.jsonl.zst", "a.arrow"])
+def test_a_clone_without_lfs_is_told(tmp_path, name):
+    """What `git clone` leaves in the place of a large file where Git LFS is not installed."""
+    digest = "69d7e94225272a0b3a5760cf0a8ae9c4a6ed040498817fb4a5919594a917cc65"
+    path = tmp_path / name
+    path.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{digest}\nsize 2862405050\n")
+    for read in (plan_chunks, read_columns, lambda path: list(iter_rows(Chunk(path)))):
+        with pytest.raises(InputError, match=r"a Git LFS pointer, not the data.*git lfs pull") as told:
+            read(path)
+        assert name in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "kept"),
+    [
+        (
+            ["data/test-0.parquet", "data/train-0.parquet", "data/train-1.parquet"],
+            ["train-0.parquet", "train-1.parquet"],
+        ),
+        (["a/test/x.jsonl", "a/train/x.jsonl", "a/train/y.jsonl"], ["x.jsonl", "y.jsonl"]),
+        (["train_sft.jsonl", "test_sft.jsonl", "valid.jsonl"], ["train_sft.jsonl"]),
+        (["my-train.json", "my.dev.json", "more.json"], ["more.json", "my-train.json"]),
+        (["test.jsonl", "validation.jsonl"], ["test.jsonl", "validation.jsonl"]),  # nothing is named for training
+        (["latest.jsonl", "contest.jsonl", "train.jsonl"], ["contest.jsonl", "latest.jsonl", "train.jsonl"]),
+        (["train/test_cases.jsonl", "train/a.jsonl"], ["a.jsonl"]),
+        (["train.jsonl", "dataset_infos.json"], ["train.jsonl"]),
+    ],
+)
+def test_a_folder_gives_its_training_split(tmp_path, caplog, names, kept):
+    """As a downloaded data set lies on disk; the folders above it have no say."""
+    folder = tmp_path / "test"
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text('{"prompt": "p", "completion": "c"}\n')
+    assert [path.name for path in find_row_files(folder)] == kept
+    left_out = len(names) - len(kept) - ("dataset_infos.json" in names)
+    assert (f"{left_out} files of other splits are left out" in caplog.text) == bool(left_out)

@@ -62,7 +62,13 @@ EXPECTED = [
 
 @pytest.mark.parametrize(
     "row",
-    [{"messages": MESSAGES}, {"conversations": SHAREGPT}, {"conversations": MESSAGES}, {"conversation": SHAREGPT}],
+    [
+        {"messages": MESSAGES},
+        {"conversations": SHAREGPT},
+        {"conversations": MESSAGES},
+        {"conversation": SHAREGPT},
+        {"id": "0", "data": [message["content"] for message in MESSAGES]},  # UltraChat, as it was first published
+    ],
 )
 def test_every_answer_is_an_example_as_sampling_would_meet_it(tmp_path, row):
     """Thoughts of earlier answers are gone, the loss is on one answer, the document ends where it ends."""
@@ -218,6 +224,8 @@ BAD = [
     ({"prompt": "q\ud800", "completion": "a"}, "holds lone surrogates"),
     ({"prompt": 5, "completion": "a"}, "'prompt' must be a text or a list of messages, found int"),
     ({"texts": "x", "label": 1}, "found texts, label; expected {prompt, completion}"),
+    ({"data": ["q", 5]}, "column 'data' must be a list of texts, question and answer in turn"),
+    ({"data": ["q"]}, "no turn is the assistant's"),
     ({"question": "q", "answer": "r"}, "(columns: {prompt: question, completion: answer}"),
     ({"prompt": "q", "chosen": "a", "rejected": "b"}, "pairs of answers are trained with --objective dpo"),
     ({"instruction": "q", "output": "a", "history": "none"}, "column 'history' must be a list of [question, answer]"),

@@ -32,7 +32,11 @@ FILES = {
     "math500": "math500.jsonl",
     "olympiadbench": "olympiadbench_oe_to_maths_en.jsonl",
 }
-MISSED = {"audit_odd.txt": 0.03, "audit_afterwards_2.txt": 0.015}  # at most, of the oddly written
+MISSED = {
+    "audit_odd.txt": 0.03,
+    "audit_afterwards_2.txt": 0.015,
+    "audit_afterwards_3.txt": 0.01,
+}  # at most, of the oddly written
 ENDLESS_SECONDS = 60.0  # a guard against work without end, no measure of speed
 RECORD = Path(__file__).parents[2] / "docs" / "records" / "grading.json"
 

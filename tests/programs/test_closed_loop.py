@@ -16,7 +16,8 @@ import pytest
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import read_jsonl, write_jsonl
 from promptcot_mamba.quickstart import closed_loop
-from promptcot_mamba.quickstart.closed_loop import Arguments, draw_phase2_rows
+from promptcot_mamba.quickstart.closed_loop import Arguments
+from promptcot_mamba.quickstart.hops import draw_phase2_rows
 from promptcot_mamba.quickstart.road import Stage
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,15 +40,15 @@ def make_pool(size: int) -> list[dict]:
 
 @pytest.mark.parametrize("size", [3, 7, 10, 40])
 def test_both_arms_have_as_many_rows_of_each_kind(size: int):
-    rows = draw_phase2_rows(make_pool(size), make_arguments(), seed=1)
+    rows = draw_phase2_rows(make_pool(size), 10, 5, seed=1)
     composed = Counter(row["prompt"] for row in rows if row["source"] == "pool")
     assert composed.total() == 10
     assert len(rows) == 15
     assert all(set(row) == {"prompt", "completion", "source"} for row in rows)
     assert len(composed) == min(size, 10)
     assert max(composed.values()) - min(composed.values()) <= 1  # passes over the whole pool
-    assert draw_phase2_rows(make_pool(size), make_arguments(), seed=1) == rows
-    assert draw_phase2_rows(make_pool(size), make_arguments(), seed=2) != rows
+    assert draw_phase2_rows(make_pool(size), 10, 5, seed=1) == rows
+    assert draw_phase2_rows(make_pool(size), 10, 5, seed=2) != rows
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import infer_longcot
 from promptcot_mamba.cli import parse_args
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import read_jsonl
+from promptcot_mamba.sampling import prompts
 from promptcot_mamba.sampling.arguments import SamplingArguments
 from promptcot_mamba.sampling.plan import make_plan
 from tests.sampling.conftest import ROOT, write_problems
@@ -92,6 +95,8 @@ def test_a_recipe_and_flags_end_in_run_json(flags, tmp_path: Path, capsys):
         ({"system_prompt": "Be brief."}, "add --use_chat_template True"),
         ({"chat_template_kwargs": "{"}, "--chat_template_kwargs {: not JSON"),
         ({"rope_scaling": "4"}, "--rope_scaling 4: must be a JSON object"),
+        ({"extra_body": '{"top_a": 1}'}, "--extra_body: is sent to servers; give --base_url"),
+        ({"extra_body": '{"seed": 1}', "base_url": "http://127.0.0.1:9"}, "'seed' is this program's to say"),
         ({"segment_len": 0}, "--segment_len 0: must be at least 1"),
         ({"thinking_budget": 0}, "--thinking_budget 0"),
         ({"patience": 0}, "--patience 0"),
@@ -202,6 +207,30 @@ def test_prompts_by_template_and_from_questions(flags, tmp_path: Path):
     assert seen[2] == seen[0]  # the question is taken out of a prompt that is written already
 
 
+def test_a_template_that_tells_the_day_tells_a_rerun_the_first_one(flags, checkpoint, tmp_path: Path, monkeypatch):
+    """gpt-oss, Llama 3 and Mistral write the date into the prompt: a chain that outlives midnight is one chain."""
+    model = shutil.copytree(checkpoint, tmp_path / "model")
+    dated = "{{ 'Current date: ' + strftime_now('%Y-%m-%d') + '\n' + messages[0]['content'] }}"
+    (model / "chat_template.jinja").write_text(dated, encoding="utf-8")
+    arguments = flags(model_path=model, use_chat_template=True)
+    assert run(arguments) == 0
+    begun = datetime.fromisoformat(json.loads((tmp_path / "x.run.json").read_text())["template_time"])
+
+    class Tomorrow(datetime):
+        @classmethod
+        def now(cls):
+            return begun + timedelta(days=1)
+
+    monkeypatch.setattr(prompts, "datetime", Tomorrow)
+    assert run([*arguments, "--n=2"]) == 0
+    rows = read_jsonl(tmp_path / "x.jsonl")
+    assert [row["prompt"].partition("\n")[0] for row in rows] == [f"Current date: {begun:%Y-%m-%d}"] * 10
+    assert run(flags(model_path=model, use_chat_template=True, output_path=tmp_path / "y.jsonl")) == 0
+    assert f"{Tomorrow.now():%Y-%m-%d}" in read_jsonl(tmp_path / "y.jsonl")[0]["prompt"]
+    assert run(flags(output_path=tmp_path / "z.jsonl")) == 0
+    assert "template_time" not in json.loads((tmp_path / "z.run.json").read_text())
+
+
 def test_a_row_says_what_was_sent(flags, tmp_path: Path):
     data = tmp_path / "q.jsonl"
     data.write_text('{"id": "a", "question": "1 + 1?"}\n', encoding="utf-8")
@@ -212,6 +241,9 @@ def test_a_row_says_what_was_sent(flags, tmp_path: Path):
     assert (row["sent"]["system"], row["sent"]["template_args"]) == ("Be brief.", {"enable_thinking": True})
     assert (row["sent"]["top_k"], row["sent"]["min_p"], row["sent"]["max_tokens"]) == (20, 0.05, 65536)
     assert row["thinking"] == "think"
+    assert run(flags(data_path=data, output_path=tmp_path / "y.jsonl")) == 0
+    plain = {"template": "file", "temperature": 0.8, "top_p": 0.95, "repetition_penalty": 1.1, "max_tokens": 65536}
+    assert read_jsonl(tmp_path / "y.jsonl")[0]["sent"] == plain  # what is not named was not sent
     assert json.loads((tmp_path / "x.run.json").read_text())["template_text"].startswith("{% for message")
     with pytest.raises(InputError, match=r"system_prompt was 'Be brief\.', now None"):
         run(flags(**how | {"system_prompt": None}, chat_template_kwargs='{"enable_thinking": true}'))

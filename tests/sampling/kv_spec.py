@@ -12,7 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from promptcot_mamba.sampling.cache_cost import cache_cost, is_hybrid
+from promptcot_mamba.sampling.cache_cost import cache_cost
+from promptcot_mamba.sampling.layers import is_hybrid
 
 CONTEXT = 2048
 _SMALL = {

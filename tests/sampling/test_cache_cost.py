@@ -8,9 +8,11 @@ import sys
 
 import pytest
 
-from promptcot_mamba.sampling.cache_cost import cache_cost, is_hybrid, layer_kinds
+from promptcot_mamba.sampling.cache_cost import cache_cost
+from promptcot_mamba.sampling.layers import is_hybrid, layer_kinds
 from tests.sampling.conftest import ROOT
 from tests.sampling.kv_spec import FAMILIES
+from tests.sampling.published_configs import PUBLISHED
 
 MIB = 1 << 20
 CONTEXT = 69632
@@ -68,6 +70,18 @@ def test_a_hybrid_counts_its_few_attention_layers_and_its_states():
 )  # fmt: skip
 def test_layers_are_told_apart_as_configs_name_them(config: dict, kinds: list[str]):
     assert layer_kinds(config) == kinds
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_configs_are_counted_as_by_hand(name: str):
+    config, wanted = PUBLISHED[name]
+    cost = cache_cost(config, "bfloat16", "float32")
+    assert (cost.a_token, cost.a_window_token, cost.window if cost.a_window_token else 0, cost.state) == wanted
+    assert is_hybrid(config) == bool(cost.state)
+    shared = cache_cost(config, "bfloat16", "float32", 16)  # a device holds one head at least, and latents whole
+    assert shared.state == cost.state // 16
+    heads = config.get("kv_lora_rank") or config.get("linear_attn_config")
+    assert (shared.a_token == cost.a_token) if heads else (cost.a_token / 16 <= shared.a_token <= cost.a_token / 2)
 
 
 @pytest.mark.slow

@@ -247,11 +247,14 @@ def test_chat_completions_are_asked_for_with_messages(start_server, monkeypatch)
         return post(pool, endpoint, path, body)
 
     monkeypatch.setattr(EndpointPool, "post", remember)
-    backend = connect(server.url, chat=True, template_kwargs={"enable_thinking": False})
+    extra = {"reasoning_effort": "high", "top_p": None}  # OpenAI's reasoning models refuse some usual fields
+    backend = connect(server.url, chat=True, template_kwargs={"enable_thinking": False}, extra_body=extra)
     assert_each_once_and_right(sample(backend, 10), 10)
     assert {path for path, _ in bodies} == {"chat/completions"}
     assert bodies[3][1]["messages"] == [{"role": "user", "content": "prompt 3"}]
     assert bodies[3][1]["chat_template_kwargs"] == {"enable_thinking": False}
+    assert bodies[3][1]["reasoning_effort"] == "high"
+    assert "top_p" not in bodies[3][1]
 
 
 def test_likelihoods_come_in_order_and_survive_trouble(start_server):

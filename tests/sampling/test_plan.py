@@ -13,8 +13,10 @@ from promptcot_mamba.errors import InputError
 from promptcot_mamba.gpus import Gpu
 from promptcot_mamba.sampling import capacity
 from promptcot_mamba.sampling.arguments import SamplingArguments
+from promptcot_mamba.sampling.backend import LENGTH, STOP
 from promptcot_mamba.sampling.cache_cost import cache_cost
 from promptcot_mamba.sampling.capacity import GIB, Device, free_memory, plan_capacity
+from promptcot_mamba.sampling.decode import completion_text
 from promptcot_mamba.sampling.plan import make_plan, model_context
 from tests.sampling.conftest import ROOT, write_problems
 
@@ -122,3 +124,17 @@ def test_chains_stop_at_the_tokenizers_end_of_text(checkpoint: Path, tmp_path: P
     assert sampling.skip_special_tokens
     plan.tokenizer.add_special_tokens({"additional_special_tokens": ["<think>"]})
     assert not plan.sampling().skip_special_tokens  # or the thought's tags would vanish from completions
+
+
+def test_marks_that_no_config_names_are_seen_and_dropped_at_the_end(checkpoint: Path, tmp_path: Path):
+    """gpt-oss: `<|channel|>` is special in tokenizer.json alone, and so is `<|call|>`, at which its chains end too."""
+    from tokenizers import AddedToken
+
+    plan = make_plan(SamplingArguments(str(write_problems(tmp_path / "p.jsonl", 1)), "x.jsonl", str(checkpoint)))
+    plan.tokenizer.add_tokens([AddedToken(mark, special=True) for mark in ("<|channel|>", "<|call|>")])
+    assert not {"<|channel|>", "<|call|>"} & set(plan.tokenizer.all_special_tokens)
+    sampling = plan.sampling()
+    assert not sampling.skip_special_tokens
+    ids = plan.tokenizer("<|channel|>hm<|call|>", add_special_tokens=False)["input_ids"]
+    assert completion_text(plan.tokenizer, sampling, [], ids, STOP) == "<|channel|>hm"
+    assert completion_text(plan.tokenizer, sampling, [], ids, LENGTH) == "<|channel|>hm<|call|>"

@@ -2,11 +2,14 @@ r"""What is sent: the row's prompt, its question in our format, or a model's own
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from promptcot_mamba.benchmarks import BENCHMARKS
 from promptcot_mamba.benchmarks.humaneval import INSTRUCTION
 from promptcot_mamba.chat_format import MATH_INSTRUCTION, render_prompt
+from promptcot_mamba.checkpoint import load_tokenizer
 from promptcot_mamba.data.encode import encode_examples
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row
@@ -150,3 +153,21 @@ def test_markup_that_nothing_here_knows_is_sent_as_it_stands():
     text, ids = PromptBook([problem(prompt=f"[Q] 1+1? {tokenizer.eos_token}[A]")], tokenizer).get(0)
     assert ids == tokenizer(text)["input_ids"]
     assert ids.count(tokenizer.eos_token_id) == 1
+
+
+def test_mistrals_own_tokenizers_write_their_own_turns(tmp_path: Path):
+    """Mistral-Small 3.2 comes with tekken.json alone, whose markup no text can spell."""
+    data = Path(pytest.importorskip("mistral_common").__file__).parent / "data"
+    (tmp_path / "tekken.json").symlink_to(data / "tekken_240911.json")
+    tokenizer = load_tokenizer(str(tmp_path))
+    one = problem(question="Say [INST].", instruction="")
+    book = PromptBook([one], tokenizer, use_chat_template=True, system_prompt="Be brief.")
+    text, ids = book.get(0)
+    assert text == "<s>[INST]Be brief.\n\nSay [INST].[/INST]"
+    marks = {name: tokenizer.convert_tokens_to_ids(name) for name in ("<s>", "[INST]", "[/INST]")}
+    assert (ids[0], ids[1], ids[-1]) == tuple(marks.values())
+    assert ids.count(marks["[INST]"]) == 1  # the question's is text
+    assert book.describe()["template"].startswith("tokenizer:")
+    assert PromptBook([problem(prompt="Hi")], tokenizer).get(0) == ("Hi", tokenizer("Hi")["input_ids"])
+    with pytest.raises(InputError, match="reasoning_effort alone"):
+        PromptBook([one], tokenizer, use_chat_template=True, template_args={"enable_thinking": True})

@@ -42,6 +42,7 @@ def test_what_is_chosen_is_what_deepspeed_is_told():
     assert settled(gradient_accumulation_steps=1) == ("auto", None)  # nothing is summed
     assert settled(bf16=False) == ("auto", None)
     assert settled(config={"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}) == ("bf16", "bf16")
+    assert settled(config={"zero_optimization": {"offload_optimizer": {"device": "none"}}}) == ("fp32", "fp32")
     assert settled(config={"data_types": {"grad_accum_dtype": "bf16"}}) == ("bf16", "bf16")
 
 
@@ -61,7 +62,7 @@ def test_contradictions_are_named():
     with pytest.raises(InputError, match="the --deepspeed config says bf16"):
         settled(config={"data_types": {"grad_accum_dtype": "bf16"}}, grad_accum_dtype="fp32")
     with pytest.raises(InputError, match="offloaded optimizer of DeepSpeed sums in bf16"):
-        settled(config={"zero_optimization": {"offload_optimizer": {}}}, grad_accum_dtype="fp32")
+        settled(config={"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}, grad_accum_dtype="fp32")
 
 
 def test_sums_in_fp32_keep_what_bf16_sums_lose():

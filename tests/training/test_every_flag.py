@@ -22,7 +22,7 @@ from tests.programs.train_helpers import ROOT, write_examples
 from train import train
 
 TIMES = ("tokens_per_second_per_device", "peak_memory_gb", "seconds_per_step", "eta_seconds", "train_runtime",
-         "train_samples_per_second", "train_steps_per_second", "total_flos")  # fmt: skip
+         "train_samples_per_second", "train_steps_per_second", "total_flos", "device_hours")  # fmt: skip
 EVAL = {"eval_data_path": "DATA"}
 # Flag -> a value, and what else both runs have. Observed in the same way, the two must differ.
 CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -33,14 +33,14 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "max_length": (128, {}),
     "packing": (False, {}),
     "overlong": ("truncate", {"max_length": 96}),
-    "prompt_format": ("question", {}),
+    "prompt_format": ("bare", {}),
     "control_text": ("drop", {"data_path": "SPELLED"}),
     "loss_on": ("last", {"data_path": "CHAT"}),
     "num_train_epochs": (2, {"max_steps": -1}),
     "max_steps": (2, {}),
     "learning_rate": (2e-3, {}),
     "lr_scheduler_type": ("linear", {}),
-    "lr_scheduler_kwargs": ('{"min_lr_rate": 0.5}', {"lr_scheduler_type": "cosine_with_min_lr"}),
+    "lr_scheduler_kwargs": ('{"power": 2.0}', {"lr_scheduler_type": "polynomial"}),
     "warmup_steps": (3, {}),
     "optim": ("adafactor", {}),
     "adam_beta1": (0.5, {}),

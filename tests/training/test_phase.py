@@ -15,7 +15,8 @@ from transformers import BertConfig, BertModel, TrainingArguments
 from promptcot_mamba.cli import parse_args
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.training import arguments
-from promptcot_mamba.training.arguments import DataArguments, SftArguments, find_deepspeed_config
+from promptcot_mamba.training.arguments import DataArguments, SftArguments
+from promptcot_mamba.training.deepspeed_config import find_deepspeed_config
 from promptcot_mamba.training.flags import FOLLOWED, REFUSED, UNSHOWN
 from promptcot_mamba.training.plan import PlanArguments
 from tests.programs.train_helpers import read_curve, write_examples

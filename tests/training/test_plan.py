@@ -149,3 +149,11 @@ def test_long_rows_find_a_way_or_hear_what_is_short():
     # Four million: everything is tried, and the largest part is named.
     assert "every 8 layers, host, bf16" in plan(*long, "4194304")
     assert "nothing fits; the largest part is activations" in plan(*long, "4194304")
+
+
+def test_a_config_is_read_and_named():
+    assert "--deepspeed asks for ZeRO-2 + offload;" in plan("--deepspeed", "configs/deepspeed_zero2_offload.json")
+    with pytest.raises(InputError, match=r"--deepspeed nowhere.json: No such file"):
+        plan("--deepspeed", "nowhere.json")
+    with pytest.raises(InputError, match="--lora_rank: frozen weights are merged whole, which ZeRO-3 shards"):
+        plan("--deepspeed", "configs/deepspeed_zero3.json", "--lora_rank", "16")

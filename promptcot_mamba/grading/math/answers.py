@@ -10,13 +10,16 @@ from promptcot_mamba import chat_format
 
 _BOX = re.compile(r"\\f?boxed\b|\\fbox\b")
 # Just before a box, what says that its content is not the answer.
-_DENIAL = re.compile(r"\b(?:not|rather than|instead of)[\s:$\\(\[*]*$")
+_DENIAL = re.compile(r"\b(?:not|rather than|instead of)[\s:$\\(\[*]*$", re.IGNORECASE)
+# Just before an empty box, what says that the instruction is quoted: "given within \\boxed{}".
+_QUOTED = re.compile(r"\b(?:within|in|inside|into|using|with|a|the)\s*[`$\"'\\(]*$", re.IGNORECASE)
 # What may stand between boxes that together list the answers: `\boxed{1} and \boxed{2}`, `\boxed{1}, \boxed{2}`.
 _JOINT = re.compile(
     r"(?:\s|[,;.$]|\\[,;:! ()\[\]]|\\q?quad\b|\b(?:and|or)\b"
     r"|\\(?:text|mbox|textrm|mathrm)\s*\{\s*(?:,?\s*(?:and|or))?\s*,?\s*\})*"
 )
 _JOINED = re.compile(r",|\b(?:and|or)\b")
+_NAMED = re.compile(r"(?<![A-Za-z\\_])([A-Za-z](?:_\{?\w\}?)?\s*=)\s*$")  # `x = ` before a box
 MAX_JOINT = 80
 
 
@@ -92,21 +95,33 @@ def extract_answer(completion: str) -> Extraction:
     return extract_boxed(parts.answer)
 
 
+def _is_no_answer(text: str, start: int, _end: int, content: str) -> bool:
+    """Whether what stands before a box says so: `\\boxed{4}, not \\boxed{5}`, "given within \\boxed{}"."""
+    before = max(0, start - MAX_JOINT)
+    empty = not content.strip() and _QUOTED.search(text, before, start) is not None
+    return empty or _DENIAL.search(text, before, start) is not None
+
+
 def extract_boxed(text: str) -> Extraction:
     """The answer of a text without a thought."""
     boxes = find_boxes(text)
-    while boxes and _DENIAL.search(text, max(0, boxes[-1][0] - MAX_JOINT), boxes[-1][0]):
-        boxes.pop()  # `\\boxed{4}, not \\boxed{5}`
+    while boxes and _is_no_answer(text, *boxes[-1]):
+        boxes.pop()
     if not boxes:
         return Extraction(None, reason="no_answer")
+    labels = [_NAMED.search(text, max(0, start - MAX_JOINT), start) for start, _, _ in boxes]
     first, together = len(boxes) - 1, False
     while first > 0:
-        between = text[boxes[first - 1][1] : boxes[first][0]]
+        label = labels[first] if labels[first - 1] else None
+        between = text[boxes[first - 1][1] : label.start() if label else boxes[first][0]]
         if len(between) > MAX_JOINT or not _JOINT.fullmatch(between):
             break
         together = together or _JOINED.search(between) is not None
         first -= 1
     contents = tuple(unbox(content) for _, _, content in boxes[first:])
+    if together and all(labels[first:]) and all(contents):  # `x = \\boxed{3}, y = \\boxed{5}`
+        names = (label[1] for label in labels[first:] if label)
+        contents = tuple(f"{name} {content}" for name, content in zip(names, contents, strict=True))
     if not contents[-1]:
         return Extraction(None, reason="no_answer")
     return Extraction(", ".join(contents) if together and len(set(contents)) > 1 else contents[-1], contents)

@@ -16,9 +16,10 @@ from promptcot_mamba.grading.math.tables import (
     pairs,
 )
 from promptcot_mamba.grading.math.tokens import Cursor, Token, UnreadableError
-from promptcot_mamba.grading.math.tree import Node, name_of, number, product
+from promptcot_mamba.grading.math.tree import Node, name_of, number, product, rebuild
 
 MAX_DEPTH = 30
+IMAGINARY = Node("const", ("i",))
 UNCOVERED = names("int iint oint lim limsup liminf bigcup bigcap pmod equiv end substack over atop choose")
 BASES = pairs("two=2 three=3 four=4 five=5 six=6 seven=7 eight=8 nine=9 ten=10 twelve=12 sixteen=16")  # `1011_{two}`
 CONSTANTS = {"pi": "pi", "infty": "inf"}
@@ -242,10 +243,14 @@ class Atoms(Cursor):
         start = self.argument()
         self.expect("^")
         end = self.argument()
-        if start.kind != "relation" or start.args[0] != ("=",) or start.args[1][0].kind != "sym":
+        counts = start.kind == "relation" and start.args[0] == ("=",)
+        if not counts or (start.args[1][0].kind != "sym" and start.args[1][0] != IMAGINARY):
             raise UnreadableError("a sum without its letter")
         letter, first = start.args[1]
-        return Node(name, (letter.args[0], first, end, self.term()))
+        term = self.term()
+        if letter == IMAGINARY:  # `\\sum_{i=1}^{n} i^2`
+            term = rebuild(term, lambda part: Node("sym", ("i",)) if part == IMAGINARY else None)
+        return Node(name, (letter.args[0], first, end, term))
 
     def _root(self) -> Node:
         degree = Node("num", (Fraction(2),))
@@ -278,6 +283,9 @@ class Atoms(Cursor):
         if name == "log" and base is not None:
             arguments = (*arguments, base)
         node = Node("function", (name, arguments))
+        if name == "cis":  # `2 \\operatorname{cis} 30^\\circ`
+            parts = (Node("function", (part, arguments)) for part in ("cos", "sin"))
+            node = Node("add", (next(parts), product([IMAGINARY, next(parts)])))
         return Node("pow", (node, power)) if power is not None else node
 
     def _matrix(self) -> Node:

@@ -8,7 +8,15 @@ a label (`x =`, `f(x) =`, `x \\in`) may be left out, not changed; units may be l
 from fractions import Fraction
 
 from promptcot_mamba.grading.math.evaluate import Budget
-from promptcot_mamba.grading.math.families import NOWHERE, Domains, are_apart, domain_of, same_family, same_points
+from promptcot_mamba.grading.math.families import (
+    NOWHERE,
+    Domain,
+    Domains,
+    are_apart,
+    domain_of,
+    same_family,
+    same_points,
+)
 from promptcot_mamba.grading.math.gold import AnswerRules
 from promptcot_mamba.grading.math.labels import (
     Statement,
@@ -48,7 +56,7 @@ from promptcot_mamba.grading.math.shapes import (
 )
 from promptcot_mamba.grading.math.tree import Node, rebuild, rename, symbols, walk
 from promptcot_mamba.grading.math.units import Dimension, measure
-from promptcot_mamba.grading.math.value import approximate, is_near, same_expression, same_number
+from promptcot_mamba.grading.math.value import UndecidedError, approximate, is_near, same_expression, same_number
 
 ZERO, ONE = (Node("num", (Fraction(value),)) for value in (0, 1))
 UNIT_VECTORS = ("hat i", "hat j", "hat k")
@@ -148,18 +156,47 @@ class _Comparison:
 
     def _same_residue(self, gold: Node, answer: Node) -> bool:
         """`x \\equiv 3 \\pmod 7`: residues of one modulus; the modulus may be added to a residue, not left out."""
+        if gold.kind != answer.kind and self._same_class(gold, answer):
+            return True
         if answer.kind != "mod":
             return False
-        (label, value), modulus = residue_of(answer.args[0]), answer.args[1]
+        claim, modulus = answer.args
+        if claim.kind == "relation" and len(claim.args[1]) == 2 and all(is_constant(side) for side in claim.args[1]):
+            power, claim = claim.args[1]
+            if not self._is_likely(power, claim, modulus):  # `2^{100} \\equiv 376 \\pmod{1000}`
+                return False
+        label, value = residue_of(claim)
         if gold.kind != "mod":
             return self.same(gold, value) and self._is_reduced(value, modulus)
         (own_label, own), own_modulus = residue_of(gold.args[0]), gold.args[1]
         if label is not None and own_label is not None and not same_label(own_label, label):
             return False
-        turns = Node("div", (Node("add", (own, Node("neg", (value,)))), modulus))
-        constant = not symbols(own) and not symbols(value) and not symbols(modulus)
-        whole = constant and same_number(turns, Node("function", ("floor", (turns,))), budget=self.budget)
-        return self.same(own_modulus, modulus) and (whole or self.same(own, value))
+        return self.same(own_modulus, modulus) and (self._congruent(own, value, modulus) or self.same(own, value))
+
+    def _congruent(self, first: Node, second: Node, modulus: Node) -> bool:
+        """Whether two numbers are known to differ by a multiple of the modulus."""
+        turns = Node("div", (Node("add", (first, Node("neg", (second,)))), modulus))
+        constant = not symbols(first) and not symbols(second) and not symbols(modulus)
+        return constant and same_number(turns, Node("function", ("floor", (turns,))), budget=self.budget)
+
+    def _same_class(self, gold: Node, answer: Node) -> bool:
+        """`24k + 17`, its letter not bounded, and `n \\equiv 17 \\pmod{24}`: one class of integers."""
+        residue, family = (gold, answer) if gold.kind == "mod" else (answer, gold)
+        (label, value), modulus = residue_of(residue.args[0]), residue.args[1]
+        said = read_statement(family)
+        if said is None or symbols(value) or symbols(modulus) or any(one.bounded for one in self.domains):
+            return False
+        if label is not None and said.label is not None and not same_label(label, said.label):
+            return False
+        written = Node("add", (Node("mul", (modulus, Node("sym", ("k",)))), value))
+        return same_family(written, said.values[-1], (Domain(whole=True), Domain(whole=True)), self.budget)
+
+    def _is_likely(self, first: Node, second: Node, modulus: Node) -> bool:
+        """Whether a congruence holds, or says of a number too large to compute what nobody can check here."""
+        try:
+            return self._congruent(first, second, modulus)
+        except UndecidedError:
+            return True
 
     def _is_reduced(self, value: Node, modulus: Node) -> bool:
         """Whether `value` is below the modulus: `5 \\bmod 3` asks for a remainder that is not 5."""
@@ -216,7 +253,8 @@ class _Comparison:
         if "both" in kinds:
             return gold.kind == answer.kind and self._same_unordered(gold.args, answer.args)
         if gold.kind == answer.kind and gold.kind in ("cap", "setminus"):
-            return self._same_sequence(gold.args, answer.args)
+            turned = gold.kind == "cap" and self._same_sequence(gold.args[::-1], answer.args)
+            return turned or self._same_sequence(gold.args, answer.args)
         if gold.kind in ("tuple", "matrix") and answer.kind not in CONTAINERS:
             return self._same_vector(gold, answer)
         if gold.kind == "set" and len(gold.args) == 1 and answer.kind not in CONTAINERS:
@@ -236,6 +274,8 @@ class _Comparison:
         if kinds <= {"ratio", "clock"}:
             if len(gold.args) != len(answer.args):
                 return False
+            if ZERO in (*gold.args, *answer.args):
+                return self._same_sequence(gold.args, answer.args)
             products = [
                 (Node("mul", (part, answer.args[0])), Node("mul", (other, gold.args[0])))
                 for part, other in zip(gold.args, answer.args, strict=True)

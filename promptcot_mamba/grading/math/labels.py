@@ -102,6 +102,8 @@ def _names_value(node: Node, is_gold: bool) -> bool:
     """Whether `node = 7` states the value of `node`: `m + n`, `AB^2`, `\\gcd(a, b)`; `3x`, `x^2` are to be solved."""
     if is_label(node):
         return True
+    if node.kind == "neg":
+        return False  # `-A = 5`
     letters = symbols(node)
     if any(part.kind == "text" and not is_label(part) for part in walk(node)):
         return False

@@ -21,7 +21,7 @@ from promptcot_mamba.grading.math.tokens import UnreadableError, clean
 from promptcot_mamba.grading.math.tree import Node, symbols
 from promptcot_mamba.grading.math.value import UndecidedError, approximate, same_expression
 
-VERSION = "paper-1"
+VERSION = "paper-2"
 RELATIVE = 1e-4
 MAX_CHARS = 4000
 _LAST_NUMBER = re.compile(r"-?\d*\.?\d+")

@@ -58,9 +58,12 @@ def read_phrases(text: str) -> str:
     if not text.isascii():
         text = _CONNECTING.sub(", ", _FOREIGN_OPENING.sub("", text))
         text = _FOREIGN.sub(r"\\text{pieces}", _FOREIGN_GROUP.sub(r"\\text{pieces}", text))
-    text = _EACH.sub(" per ", _EVERY.sub("", _EVERY_REAL.sub("", _NO_SUCH.sub(r"\\emptyset ", text))))
+    text = _EACH.sub(
+        " per ",
+        _EVERY.sub("", _EVERY_REAL.sub("", _EVERY_KIND.sub(r"\2 \\text{ \1}", _NO_SUCH.sub(r"\\emptyset ", text)))),
+    )
     text = _APPOSED.sub("", _MINUS.sub("-", text))
-    text = _drop_opening(_IS.sub(" = ", _ALL_LETTER.sub(r"\1}", _wrap_bare_words(text))))
+    text = _drop_opening(_IS.sub(" = ", _ALL_LETTER.sub(r"\1}", _ALL_LETTER_BUT.sub(r"\1 ", _wrap_bare_words(text)))))
     text = _GROUP.sub(_read_group, text) if "\\" in text else text
     return _LEFT_OUT.sub(_in_braces, text) if "\\setminus " in text else text
 
@@ -77,7 +80,12 @@ _EVERY = re.compile(
 )
 _EVERY_REAL = re.compile(  # `\\text{all real } x \\ge 1`
     rf"^\s*{TEXT}\{{\s*(?:for )?(?:all|every|any)\s*(?:real\s*)?(?:numbers?|values? of)?\s*\}}\s*"
-    r"(?=[a-z]\s*(?:[<>]|\\g|\\l))"
+    r"(?=[a-z]\s*(?:[<>]|\\g|\\l|\\neq?(?![A-Za-z])))"
+)
+_EVERY_KIND = re.compile(  # `\\text{all odd integers } n \\ge 3`: what thins the letter out stands behind its bound
+    rf"^\s*{TEXT}\{{\s*(?:for )?(?:all|every|any)\s+(odd|even|prime)"
+    r"(?:\s+(?:positive |natural )?(?:integers?|numbers?))?\s*\}\s*"
+    r"([ijklmnpqrsNMK]\s*(?:[<>]|\\ge?q?|\\le?q?)(?![A-Za-z])\s*-?\d+)\s*$"
 )
 _THINGS = (
     "positive|negative|real|integers?|primes?|natural|rational|numbers?|values?(?: of)?|(?:ordered )?pairs?|triples?"
@@ -100,6 +108,9 @@ _APPOSED = re.compile(  # `113, \\text{ a prime}`: says more of the answer befor
 _ALL_LETTER = re.compile(
     rf"({TEXT}\{{[^{{}}]*\b(?:real|integer|rational)s?(?: numbers?)?)\s*\}}\s*[a-z]\s*$"
 )  # `all real x`
+_ALL_LETTER_BUT = re.compile(  # `\\text{all integers } n \\text{ except } 2`
+    rf"({TEXT}\{{[^{{}}]*\b(?:real|integer|number)s?)\s*\}}\s*[a-z]\s*{TEXT}\{{\s*(?=except\b)"
+)
 _IS = re.compile(
     rf"(?<=[A-Za-z)\]])\s*{TEXT}\{{\s*(?:is|equals|is equal to)\s*\}}\s*(?=[-\d({{]|\\(?:frac|sqrt|pi|boxed)\b)"
 )
@@ -238,7 +249,8 @@ _TAIL = re.compile(
     rf"(?<![\s,;:])[\s,;:]*(?:\\q?quad)?\s*[,(\[]?\s*(?:{TEXT}\{{[\s,;(]*(?:{_QUALIFIERS})\b|\\forall\b|(?<![\\A-Za-z])(?:{_QUALIFIERS})\s)"
 )
 _TAIL_CHANGES = re.compile(
-    r"\b(?:or|otherwise|else|odd|even|not|but|if|and then|squared|doubled|tripled|halved|large|small|most|only"
+    r"\b(?:or|otherwise|else|odd|even|not|but|if|wrong|incorrect|false|and then"
+    r"|squared|doubled|tripled|halved|large|small|most|only"
     rf"|{'|'.join(sorted(GUESSES))})\b|;|\\(?:to|rightarrow)(?![A-Za-z])",
     re.I,
 )
@@ -280,7 +292,7 @@ def split_qualifier(text: str) -> Qualified:
 
 
 _HEDGED = re.compile(
-    r"\b(?:or|and|maybe|if|not)\b|^\s*(?:\\text\{\s*)?(?:[,;=+*/-]|\\(?:pm|mp)|(?:is|isn't|but|unless)\b)",
+    r"\b(?:or|and|maybe|if|not|wrong|incorrect)\b|^\s*(?:\\text\{\s*)?(?:[,;=+*/-]|\\(?:pm|mp)|(?:is|isn't|but|unless)\b)",
     re.IGNORECASE,
 )
 OTHER_CHOICE = re.compile(r"\([A-J]\)|\b(?:or|and)\s+[A-J]\b")

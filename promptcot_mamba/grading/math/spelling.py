@@ -15,12 +15,8 @@ from promptcot_mamba.grading.math.units import measure
 MAX_LISTED = 60
 _LETTER_UNITS = {
     **dict(zip("mgsh", ("meter", "gram", "second", "hour"), strict=True)),
-    **dict(
-        zip(
-            "lLNJWVAFK", ("liter", "liter", "newton", "joule", "watt", "volt", "ampere", "farad", "kelvin"), strict=True
-        )
-    ),
-    "C": "coulomb",
+    **dict(zip("lLNJWV", ("liter", "liter", "newton", "joule", "watt", "volt"), strict=True)),
+    **dict(zip("AFKTC", ("ampere", "farad", "kelvin", "tesla", "coulomb"), strict=True)),
 }
 _UNIT_LETTER = "".join(_LETTER_UNITS)
 
@@ -83,6 +79,23 @@ def _french(match: re.Match[str]) -> str:
     return f"{'[' if match[1] == '[' else '('}{match[2]}{']' if match[3] == ']' else ')'}"
 
 
+def _scientific(match: re.Match[str]) -> str:
+    """`2.45\\text{e}6` as `2.45\\cdot 10^{6}`."""
+    power = match[2] or f"-{match[4]}"
+    return f"{match[1] or match[3]}\\cdot 10^{{{power}}}"
+
+
+def _remainder(match: re.Match[str]) -> str:
+    """`N \\bmod 1000 = 279` as a congruence, if that can be a remainder."""
+    reduced = match[2].isdigit() and int(match[3]) < int(match[2])
+    return f"{match[1]} \\equiv {match[3]} \\pmod{{{match[2]}}}" if reduced else match[0]
+
+
+def _choose(match: re.Match[str]) -> str:
+    """`C(20, 10) - 1` with a binomial coefficient; on its own it may be a point."""
+    return f"\\binom{{{match[1] or match[3]}}}{{{match[2] or match[4]}}}"
+
+
 def _system(match: re.Match[str]) -> str:
     """Lines of a `cases` environment without conditions: a system's solution, as a list. Pieces stay unreadable."""
     lines = match.group(1)
@@ -125,7 +138,8 @@ def _join_measures(text: str) -> str:
 
 # `\\frac{\\text{km}}{\\text{h}}`, a unit set as a fraction, with the power of its denominator
 _RATE = re.compile(
-    rf"\\[dt]?frac\s*\{{\s*{TEXT}\{{([A-Za-z ]+)\}}\s*\}}\s*\{{\s*{TEXT}\{{([A-Za-z ]+)\}}\s*(\^\s*\{{?[23]\}}?)?\s*\}}"
+    rf"\\[dt]?frac\s*\{{\s*{TEXT}\{{([A-Za-z ]+)\}}\s*\}}\s*\{{\s*{TEXT}\{{((?:[A-Za-z ]|\\cdot)+)\}}"
+    r"\s*(\^\s*\{?[23]\}?)?\s*\}"
 )
 _CODES = "|".join(map(re.escape, CURRENCY_CODES))
 _CURRENCY = re.compile(
@@ -177,7 +191,7 @@ _ORDINAL = re.compile(
     rf"|(?:st|nd|rd|th)(?![A-Za-z]))(?!\s*(?:{TEXT}\{{\s*)?(?:{_COUNTED})\b)"
 )
 _MOD = rf"(?:\\[pb]?mod(?![A-Za-z])|{TEXT}\{{[\s(]*mod(?:ulo)?[\s)]*\}}|\bmod(?:ulo)?\b)"
-_NUMBER = r"\{?\s*(\d+|[a-z])\s*\}?"
+_NUMBER = r"\{?\s*(\d+|\d?[a-z])\s*\}?"
 _BASE = r"\d+|two|three|four|five|six|seven|eight|nine|ten|twelve|sixteen"
 _ALSO = re.compile(
     rf"(?:{TEXT}\{{\s*\(|\(\s*{TEXT}\{{)\s*(?:or|i\.e\.|that is|equivalently)\s*,?\s*\}}([^()]*?)"
@@ -200,6 +214,25 @@ _UNIT_ASIDE = re.compile(
     rf"{TEXT}\{{\s*\(([A-Za-z. ]+)\}}\s*(\^\s*\{{?[23]\}}?)\s*(?:{TEXT}\{{\s*\)\s*\}}|\))"
 )  # `33 \\text{ (units}^2)`
 _GAP = r"[\s\\,]*"
+_REMAINDER = re.compile(  # `N \\bmod 1000 = 279`
+    rf"^([^=<>,;]*[\w)}}\]])\s*{_MOD}{_GAP}{_NUMBER}\s*=\s*(\d{{1,18}})\s*$"
+)
+_ASIDE = re.compile(r"(?<=[\w)}])\s*\(\s*=([^()=]*)\)\s*$")  # `809 \\,(= p + q)`
+_EXPONENT = re.compile(
+    rf"(?<![\w.\\])(?:(\d*\.?\d+)\s*(?:{TEXT}\{{\s*[eE]\s*\}}|(?<=\d)[eE](?=\+?\d))\s*\+?(\d{{1,3}})"
+    rf"|(\d*\.\d+)\s*{TEXT}\{{\s*[eE]\s*(?:\}}\s*-|-\s*\}})\s*(\d{{1,3}}))(?![\w.])"
+)  # `7e8`, `2.45\\text{e}6`; `2e-1` may be a difference
+_OHMS = re.compile(rf"(?<=[\d.)}}])\s*(?:{TEXT}\{{\s*)?([kMGm])?\s*\}}?\s*\\Omega\s*\}}?\s*$")
+_MICRO = re.compile(
+    rf"(?<=[\d.)}}])\s*(?:\\mu\s*{TEXT}\{{|{TEXT}\{{\s*\\mu\s*(?:{TEXT}\{{?)?)\s*"
+    r"(m|s|g|l|L|A|V|F|C|J|N|T|W|mol|Pa|Hz)\s*\}+"
+)
+_DOTS = r"\s*(?:\\[lc]?dots[cb]?|\.{3})\s*"
+_FACTORS, _SUMMANDS = (
+    re.compile(rf"^\s*1\s*{sign}\s*2\s*(?:{sign}\s*3\s*)?(?:{sign})?{_DOTS}(?:{sign})?\s*(\d+|[a-z])\s*$")
+    for sign in (r"\\(?:cdot|times)(?![A-Za-z])", r"\+")
+)  # `1 \\cdot 2 \\cdots 26`, `1 + 2 + \\cdots + n`
+_CHOSEN = r"C\(\s*(\d+)\s*,\s*(\d+)\s*\)"
 _CHOOSE = r"\s*(?:C|\\(?:mathrm|text|mathbf)\s*\{\s*C\s*\})\s*"
 _UNIT_VECTOR = re.compile(
     r"\\(?:mathbf|boldsymbol|bm|vec|hat|widehat)\s*"
@@ -274,12 +307,21 @@ _RULES: _Rules = (
         _progression,
     ),
     ("...", re.compile(r"((?:-?\d+\s*,\s*){2,})\.{3,}\s*,\s*(-?\d+(?:\s*,\s*-?\d+)*)"), _progression),
+    ("mod", _REMAINDER, _remainder),
     ("mod", re.compile(rf"{TEXT}\{{\s*\(?\s*mod(?:ulo)?\s+(\d+|[a-z])\s*\)?\s*\}}"), r" \\pmod{\1}"),
     ("mod", re.compile(rf"\(?\s*{_MOD}{_GAP}{_NUMBER}\s*\)?"), r" \\pmod{\1}"),
     ("C", re.compile(rf"(?:\{{\s*\}}\s*)?[_^]\s*{_NUMBER}{_CHOOSE}_\s*{_NUMBER}"), r"\\binom{\1}{\2}"),
     ("C", re.compile(rf"(?<![A-Za-z\\]){_CHOOSE}_\s*{_NUMBER}\^\s*{_NUMBER}"), r"\\binom{\1}{\2}"),
     ("_", re.compile(r"(?<![\w.\\}])\(?([0-9A-Fa-f]*\d[0-9A-Fa-f]*)\)?_\s*\{?\s*(\d+)\s*\}?(?!\w)"), _base),
     ("\\mathrm{", re.compile(r"(?<=\d)\\mathrm\{\s*([A-F])\s*\}\s*_\s*\{?\s*(16|12)\s*\}?"), r"\1_{\2}"),
+    ("(", _ASIDE, r" = \1"),
+    ("dots", _FACTORS, r"\1!"),
+    ("dots", _SUMMANDS, r"\\frac{\1(\1+1)}{2}"),
+    ("C(", re.compile(rf"(?<![A-Za-z\\]){_CHOSEN}(?=\s*[-+*/=\\!])|(?<=[-+*/=])\s*{_CHOSEN}"), _choose),
+    ("\\Omega", _OHMS, r"\\text{ \1ohm}"),
+    ("\\mu", _MICRO, r"\\text{ u\1}"),
+    ("e", _EXPONENT, _scientific),
+    ("E", _EXPONENT, _scientific),
     ("\\circ", re.compile(r"\^\s*\{?\s*\\circ\s*\}?\s*C\s*$"), r"\\text{celsius}"),
     ("\\circ", re.compile(r"\^\s*\{?\s*\\circ\s*\}?\s*F\s*$"), r"\\text{fahrenheit}"),
     ("\\", _UNIT_VECTOR, lambda match: f"\\hat{{{(match[1] or match[2] or match[3])[0]}}}"),

@@ -11,6 +11,7 @@ from functools import lru_cache
 
 from promptcot_mamba.grading.math.compare import same_answer
 from promptcot_mamba.grading.math.gold import AnswerRules, Gold
+from promptcot_mamba.grading.math.layout import drop_parts
 from promptcot_mamba.grading.math.parse import parse
 from promptcot_mamba.grading.math.phrases import OTHER_CHOICE, read_phrases, split_choice, split_qualifier
 from promptcot_mamba.grading.math.spelling import BARE_UNIT, name_bare_unit, spell
@@ -19,7 +20,7 @@ from promptcot_mamba.grading.math.tokens import UnreadableError, clean, join_tho
 from promptcot_mamba.grading.math.tree import Node
 from promptcot_mamba.grading.math.value import UndecidedError
 
-VERSION = "strict-6"
+VERSION = "strict-7"
 MAX_ANSWER_CHARS = 100_000
 _WHOLE = re.compile(r"-?\d{1,18}")
 _ENDS = " \t\n.,;:"
@@ -66,7 +67,7 @@ def _compare(gold: Gold, answer: str) -> Verdict:
     if _bare(a) == _bare(b):
         return Verdict(True, "text")
     try:
-        left, right = _stripped(clean(a)), _stripped(_LEAD.sub("", clean(b)))
+        left, right = _stripped(clean(a)), _stripped(_without_lead(clean(b)))
         if left == right:
             return Verdict(True, "text")
         words = _words(left)
@@ -74,6 +75,8 @@ def _compare(gold: Gold, answer: str) -> Verdict:
             return Verdict(True, "words")
         if words is not None and _opening_verdict(right) == words:
             return Verdict(True, "words")
+        if (script := _script(left)) is not None and script == _script(right):
+            return Verdict(True, "text")
         if not gold.rules.multiple and _same_decimal(left, right):
             return Verdict(True, "value")
     except UnreadableError:
@@ -81,8 +84,24 @@ def _compare(gold: Gold, answer: str) -> Verdict:
     try:
         return _compare_cleaned(gold, left, right)
     except UnreadableError:  # the gold: it can only equal its own text, however that is spaced
-        same = _bare(" ".join(left.split())) == _bare(" ".join(right.split()))
+        same = _bare(_SUBSCRIPT.sub(r"\1\2", " ".join(left.split()))) == _bare(
+            _SUBSCRIPT.sub(r"\1\2", " ".join(right.split()))
+        )
         return Verdict(True, "text") if same else Verdict(False, "unreadable")
+
+
+_SUBSCRIPT = re.compile(r"([_^])\s*\{\s*(\w)\s*\}")
+_SET_APART = re.compile(r"[_^]\s*\{")  # more than one sign set high or low
+_NAME = re.compile(r"[A-Za-z]{4}|[A-Z][a-z]?_?\d|[A-Z]{2}")
+
+
+def _script(text: str) -> str | None:
+    """A name or formula of chemistry as it is set: `\\text{CO}_2`, `\\mathrm{CO_2}`; None for what is no such text."""
+    plain = _SUBSCRIPT.sub(r"\1\2", _MACRO.sub("", text))
+    if "\\" in plain or _SET_APART.search(plain):
+        return None
+    plain = re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", plain.replace("{", "").replace("}", "").strip())
+    return plain if _NAME.search(plain) else None
 
 
 def _same_decimal(left: str, right: str) -> bool:
@@ -99,6 +118,7 @@ def _compare_cleaned(gold: Gold, left: str, right: str) -> Verdict:
 
     Raises UnreadableError where the gold cannot be read.
     """
+    in_parts = ")" in left and drop_parts(left) != left
     (choice, left), (chosen, right) = split_choice(read_phrases(spell(left))), split_choice(read_phrases(spell(right)))
     if _LETTERS.fullmatch(left) and (letters := _LETTERS.fullmatch(_plain_letters(right))):
         return Verdict(set(re.findall("[A-J]", left)) == set(re.findall("[A-J]", letters.group())), "words")
@@ -113,6 +133,8 @@ def _compare_cleaned(gold: Gold, left: str, right: str) -> Verdict:
         return Verdict(_plain(left).strip("().[]") == chosen, "words")
     golds_said, said = split_qualifier(left), split_qualifier(right)
     golds = read(golds_said.answer, gold.rules)
+    if golds.kind == "list" and in_parts:  # `(a) 3, (b) 7`: which is which counts
+        golds = Node("tuple", ("(", ")", golds.args))
     domains = (golds_said.domain, said.domain)
     reason = "unreadable"
     for reading in _readings(said.answer, golds.kind == "unit"):
@@ -170,9 +192,31 @@ def _readings(text: str, united: bool) -> Iterator[str]:
         yield named
     if bare := _MAPPED.match(joined):
         yield joined[bare.end() :]
+    if limit := _LIMIT.match(joined):
+        yield joined[limit.end() :]
+    if power := _NEGATIVE_POWER.fullmatch(joined):
+        yield f"{power[1]}\\cdot 10^{{{power[2]}}}"
+    if short := _SHORT.fullmatch(joined):
+        yield f"{short[1]} \\cdot {_SHORTS[short[2].lower()]} {short[3] or ''}"
+    if hour := _FULL_HOUR.fullmatch(joined):
+        yield f"{hour[1]} \\text{{ {hour[2]}}}"
 
 
 _GLUED_UNIT = re.compile(r"(\d)(?=[A-Za-z](?:\^\{?[23]\}?)?(?:/[a-z]+)?\s*$)")
+_LIMIT = (
+    re.compile(  # `\\lim_{n \\to \\infty} a_n = 2`, `\\int_0^1 x^2\\,dx = \\frac13`: the value that is claimed of it
+        r"\s*\\(?:lim(?:sup|inf)?|i*int|oint|(?:sum|prod)(?=\s*_\s*\{[^{}]*\}\s*\^\s*\{?\s*\\infty))(?![A-Za-z])"
+        r"(?:[^{}=<>]|\{(?:[^{}]|\{[^{}]*\})*\})*=(?=[^=<>]+$)"
+    )
+)
+_SHORT = re.compile(
+    r"((?:\s*\\usd)?\s*\d+(?:\.\d+)?)\s*(?:\\text\s*\{\s*)?([kK]|M)(?:\s*\})?(?:\s+(\\text\s*\{[a-z ]+\}))?"
+)
+_SHORTS = {"k": 10**3, "m": 10**6}  # `\\$70k`, `5M`
+_NEGATIVE_POWER = re.compile(  # `4e-7`, which may be a difference too
+    r"\s*(-?\d+(?:\.\d+)?)\s*(?:[eE]|\\(?:text|mathrm)\s*\{\s*[eE]\s*\})\s*\{?\s*(-\d{1,3})\s*\}?\s*"
+)
+_FULL_HOUR = re.compile(r"\s*(\d{1,2}):00\s*(?:\\text\s*\{)?\s*([ap]m)\s*\}?\s*")  # `5:00 pm` for 5
 _MAPPED = re.compile(r"(?:[A-Za-z]\s*:\s*)?[a-z]\s*\\mapsto(?![A-Za-z])\s*")
 _EMPTY_SET = re.compile(r"\\\{[\s,\\]*\\\}|\\(?:emptyset|varnothing|infty)(?![A-Za-z])")
 _NO_CONTENT = re.compile(
@@ -184,6 +228,18 @@ _NO_CONTENT = re.compile(
 
 
 _LEAD = re.compile(r"^\s*(?:\\text\s*\{)?\s*(?:the\s+)?(?:final\s+)?answer(?:\s+is)?\s*[:}\s]\s*\}?", re.IGNORECASE)
+
+
+def _without_lead(text: str) -> str:
+    """`\\text{Answer: C}` as `C`; a brace that the opening words left open is closed no more."""
+    rest, depth = _LEAD.sub("", text), 0
+    for place, sign in enumerate(rest):
+        depth += (sign == "{") - (sign == "}")
+        if depth < 0:
+            return rest[:place] + rest[place + 1 :]
+    return rest
+
+
 _DECIMAL = re.compile(r"-?\d+\.\d+")
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 _BARE = re.compile(r"\\(?:left|right)(?![A-Za-z])|\\[()\[\]]|\\!|\$")
@@ -205,7 +261,7 @@ def _plain(text: str) -> str:
 
 
 _VERDICT = re.compile(r"(yes|no|true|false)\s*[,.;:]\s*([A-Za-z].*)", re.IGNORECASE | re.DOTALL)
-_OTHER_VERDICT = re.compile(r"\b(?:yes|no|true|false|or|and|maybe|but|if)\b", re.IGNORECASE)
+_OTHER_VERDICT = re.compile(r"\b(?:yes|no|true|false|or|and|maybe|but|if|wrong|incorrect)\b", re.IGNORECASE)
 
 
 def _opening_verdict(text: str) -> tuple[str, ...] | None:
@@ -223,7 +279,9 @@ def _plain_letters(text: str) -> str:
     return " ".join(_MACRO.sub("", text).replace("{", "").replace("}", "").replace("\\and", "and").split()).strip(_ENDS)
 
 
-_JUDGED = re.compile(r"\s*(?:is|isn't|or|and|but|if|unless|maybe)\b", re.IGNORECASE)
+_JUDGED = re.compile(
+    r"\s*(?:is|isn't|or|and|but|if|unless|maybe)\b|.*\b(?:or \d|wrong\b|incorrect\b)", re.IGNORECASE | re.DOTALL
+)
 _PRIMES = re.compile(r"\bprime (?:numbers?|integers?)\b(?: [a-z]$)?|\bprimes [a-z]$")
 _WINS = re.compile(
     r"(?<!true)(?<!false)(?<!yes)(?<!no)\s+(?:always\s+|will\s+)?(?:wins?|has (?:a|the) winning strategy)"
@@ -258,7 +316,8 @@ def _words(text: str, loose: bool = False) -> tuple[str, ...] | None:
         return (choice.group(1).casefold(),)
     if _ARITHMETIC.search(plain):
         return None
-    folded = re.sub(r"\b([ap])\.\s?m\b\.?", r"\1m", plain.casefold())
+    cased = plain if plain[:1].isdigit() else plain.casefold()  # `5 mW` is not `5 MW`
+    folded = re.sub(r"\b([ap])\.\s?m\b\.?", r"\1m", cased)
     words = tuple(_WORD.findall(_PRIMES.sub("primes", _WINS.sub("", folded))))
     words = tuple(word for word in words if word not in ("a", "an", "the", "on")) or words
     if _PARITY & set(words):

@@ -59,14 +59,14 @@ RENAMED = pairs(
     acos=arccos atan=arctan arsinh=arcsinh arcosh=arccosh artanh=arctanh asinh=arcsinh
     acosh=arccosh atanh=arctanh R=reals varphi=phi vartheta=theta varepsilon=epsilon ell=l cdots=dots ldots=dots
     dotsc=dots dotsb=dots mathit=font mathbf=font boldsymbol=font bm=font mathcal=font mathnormal=font boxed=font
-    fbox=font framebox=font smash=font choose=choose
+    fbox=font framebox=font smash=font choose=choose nicefrac=frac sfrac=frac
     """
 )
 # Words that plain text spells out, as whole words only: `sqrt(2)`, `2pi`, `3 or 4`.
 PLAIN_WORDS = names(
     """
     sqrt cbrt sin cos tan cot sec csc arcsin arccos arctan asin acos atan sinh cosh tanh arsinh arcosh artanh arcsinh
-    arccosh arctanh asinh acosh atanh log ln lg exp pi abs floor ceil
+    arccosh arctanh asinh acosh atanh log ln lg exp pi abs floor ceil cis
     infty infinity Infinity inf oo or and max min gcd lcm binom frac cup cap theta alpha beta gamma lambda
     """
 )
@@ -74,7 +74,7 @@ RELATIONS = names("= < > le ge ne in approx equiv to notin subset subseteq")
 FUNCTIONS = names(
     """
     sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh arcsinh arccosh arctanh log ln lg exp max min gcd lcm
-    abs floor ceil cbrt
+    cis abs floor ceil cbrt
     """
 )
 LETTERS = names(
@@ -115,7 +115,8 @@ CHANGING_BEHIND = names(
     """
     squared cubed factorial mod modulo root power powers exponent raised choose halves thirds fourths quarters fifths
     sixths sevenths eighths ninths tenths hundredths thousandths out th ish doubled tripled halved
-    quadrupled reciprocal inverse negated conjugate complement rounded removed excluded hex binary ppm
+    quadrupled reciprocal inverse negated conjugate complement rounded removed excluded hex binary ppm ppb
+    permil permille
     for when where with without to from by in as up down above below beyond and if while although though can't cannot
     hardly barely away asymptotically eventually st nd rd is are was were would could should might may seems appears
     fails looks
@@ -131,7 +132,8 @@ PLAIN_BEHIND = re.compile(
 CHANGING = names(
     """
     not no nor never neither none without isn't wrong incorrect false invalid impossible except unless if otherwise else
-    or either maybe perhaps possibly about approximately approx nearly almost roughly around circa between
+    or either maybe perhaps possibly probably mille about
+    approximately approx nearly almost roughly around circa between
     less fewer greater more least most minus plus twice thrice double triple half negative opposite divided multiplied
     over than but instead versus until undefined unknown rejected extraneous discarded inadmissible
     """

@@ -49,6 +49,7 @@ _NEVER = re.compile(r"(?!)")
 _BOLD = re.compile(r"^\s*\*\*(.*)\*\*\s*$", re.DOTALL)  # Markdown in a box
 _GLUED = re.compile(r"\\q?quad(?=[A-Za-z])")  # `\\quadx`: a space was lost
 _GLUED_OR = re.compile(r"(?<=[\d)}$])(or|and)(?=[A-Z(\d\\$-])")
+_CIRCLED = re.compile("([①-⑳])[\\s,;、，；]*")  # statements by number, a list
 _SCRIPT_RUN = re.compile(f"[{''.join(SUPERSCRIPTS)}]+|[{''.join(SUBSCRIPTS)}]+")
 
 
@@ -60,6 +61,7 @@ def clean(text: str) -> str:
     if len(text) > MAX_CHARS:
         raise UnreadableError(f"longer than {MAX_CHARS} characters")
     if not text.isascii():
+        text = _CIRCLED.sub(lambda one: f"{unicodedata.normalize('NFKC', one[1])}, ", text)
         text = _SCRIPT_RUN.sub(_plain_script, text)
         text = unicodedata.normalize("NFKC", text.translate(UNICODE)).translate(UNICODE)
     if text[:1] in ("'", '"') and text[-1:] == text[:1]:
@@ -186,7 +188,7 @@ def _text_tokens(content: str) -> list[Token]:
         return [Token("sym", letter.group(1))]
     if measured := _MEASURED.fullmatch(content):
         return [*tokenize(measured.group(1)), Token("text", measured.group(2).strip())]
-    if content in PLAIN_WORDS:
+    if content in PLAIN_WORDS and content != "cup":
         return [_command(content)]
     if _LABELLED.fullmatch(content):
         return tokenize(content)

@@ -1,0 +1,271 @@
+"""PromptCoT 2.0's rounds at quickstart scale: what do rationales add that two models chose for each other?
+
+A few real problems have their workings (the cold start), many more have none. A writer learns (problem, concepts) ->
+working and a generator concepts -> (working, problem) from the few; then, round by round, the writer works out all the
+known problems several times, the generator's likelihood chooses, and both learn from what was chosen. After each round
+the generator writes problems for the same new concept sets and the family's exact solver judges them; a teacher solves
+the sound ones by majority, and students learn phase 2 from the few real problems with and without them. Every generator
+starts from phase 1 and takes as many steps; one more has the cold start alone for as long as all rounds cost together.
+A seed is all that follows phase 1 and the teacher: its problems, samples and orders of training.
+"""
+
+import json
+import shlex
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from promptcot_mamba.chat_format import extract_question
+from promptcot_mamba.cli import flag, read_recipe
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.jsonl import read_jsonl, write_jsonl
+from promptcot_mamba.quickstart.ablations import share_cores, work_through
+from promptcot_mamba.quickstart.hops import (
+    MOST_TOKENS,
+    Stages,
+    asked_by,
+    draw_phase2_rows,
+    solving_stages,
+    synthesis_stage,
+    writing_stages,
+)
+from promptcot_mamba.quickstart.road import Stage, data_stage, evaluate, run_stage, sample_stage, train_stage
+from promptcot_mamba.quickstart.splits import draw_training_rows, read_counts
+from promptcot_mamba.synthesis.rounds import LOG_FILE
+from promptcot_mamba.synthesis.spending import read_usage
+
+GENERATOR, WRITER = "generator", "writer"
+FORWARD_AND_BACKWARD = 3  # a trained token in forward passes
+WITHOUT, LONGER = "the cold start's problems alone", "cold start, as long as all rounds"
+
+
+@dataclass
+class Arguments:
+    """Flags of scripts.quickstart.em; the recipe holds the numbers."""
+
+    test: str = flag("in a recipe a mapping: source -> problems of the test")
+    known: int = flag("real problems without a working", least=1)
+    cold: int = flag("real problems with theirs: the cold start, and all real ones that students see", least=1)
+    composed_rows: int = flag("rows of composed problems in phase 2, by passes over those there are", least=1)
+    single_rows: int = flag("fresh single-concept problems among them", least=1)
+    teacher_problems: int = flag("real problems that the teacher learns from", default=4000, least=1)
+    rounds: int = flag("of choosing and training", default=3, least=2)
+    rationales: int = flag("the writer's tries at a known problem, in each round", default=4, least=1)
+    writer_steps: int = flag("of every writer", default=300, least=1)
+    generator_steps: int = flag("of every generator", default=800, least=1)
+    phase1_rows: int = flag("exercises of phase 1", default=12000, least=1)
+    phase1_steps: int = flag("of phase 1", default=300, least=1)
+    phase2_steps: int = flag("of every student and the teacher", default=220, least=1)
+    sets: int = flag("concept sets of each size, two and three", default=150, least=1)
+    candidates: int = flag("problems asked for each set", default=8, least=1)
+    chains: int = flag("the teacher's chains a problem", default=8, least=1)
+    threshold: float = flag("least share of them that must agree", default=0.85, least=0, most=1)
+    seeds: list[int] = flag("one run of everything each", factory=lambda: list(range(20, 24)), least=0)
+    vocab_size: int = flag("tokens", default=704, least=300)
+    rows_per_step: int = flag("packed rows in a batch, as in the quickstart's two ranks", default=8, least=1)
+    recipes: str = flag("folder of the quickstart's recipes", default="configs/quickstart", reads="folder")
+    output_dir: str = flag("where everything goes", default="outputs/em_study", writes="folder")
+    jobs: int = flag("seeds at once, each with its share of the cores", default=2, least=1)
+    record: str | None = flag("also write the record here (docs/records/X.json)", default=None, writes="file")
+
+    def __post_init__(self) -> None:
+        read_counts("test", self.test)
+        if len(self.seeds) < 2 or len(set(self.seeds)) < len(self.seeds):
+            raise InputError("--seeds: at least two, all different, or nothing can be said of another seed")
+
+
+class Base:
+    """What all seeds share: the test, phase 1's weights, the teacher."""
+
+    def __init__(self, args: Arguments):
+        self.args, self.folder, self.recipes = args, Path(args.output_dir), Path(args.recipes)
+        self.data, self.phase1, self.teacher = (self.folder / name for name in ("data", "phase1", "teacher"))
+        self.problems = self.data / "problems.jsonl"
+        self.format = str(self.recipes / "em_format.yaml")
+
+    def make(self, words: Path) -> None:
+        """`words`: rows whose words the tokenizer learns beside phase 1's."""
+        args, seed = self.args, self.args.seeds[0]
+        flags = {"test": args.test, "tokenizer_rows": words, "phase2": "{}", "control": "{}"}
+        flags |= {"vocab_size": args.vocab_size, "phase1": json.dumps({"quickstart_single": args.phase1_rows})}
+        self.run(data_stage(self.recipes, self.data, flags, [words]))
+        self.run(
+            self.training(
+                "phase1.yaml", self.data / "base", [self.data / "phase1.jsonl"], self.phase1, args.phase1_steps, seed
+            )
+        )
+        real, rows = (
+            draw_training_rows({"quickstart_composed": args.teacher_problems}, "phase2", seed),
+            self.folder / "teacher.jsonl",
+        )
+        write_jsonl(rows, draw_phase2_rows(real, args.composed_rows, args.single_rows, seed))
+        self.run(self.training("phase2.yaml", self.phase1, [rows], self.teacher, args.phase2_steps, seed))
+
+    def run(self, stage: Stage) -> None:
+        run_stage(stage, self.folder, to_log=True)
+
+    def training(self, recipe: str, start: Path, rows: list[Path], output: Path, steps: int, seed: int) -> Stage:
+        """One process without a launcher, so that seeds share the machine well."""
+        flags = {"max_steps": steps, "seed": seed, "save_strategy": "no"}
+        flags |= {"per_device_train_batch_size": self.args.rows_per_step}
+        name = f"{output.parent.name}/{output.name}"
+        stage = train_stage(name, self.recipes / recipe, start, rows[0], output, None, flags)
+        at = stage.command.index(str(rows[0])) + 1
+        command = [*stage.command[:at], *map(str, rows[1:]), *stage.command[at:]]
+        return replace(stage, command=command, inputs=(*stage.inputs, *rows[1:]))
+
+
+class Road:
+    """The stages of one seed."""
+
+    def __init__(self, base: Base, seed: int):
+        self.base, self.args, self.seed = base, base.args, seed
+        self.folder = base.folder / f"seed_{seed}"
+        self.cold, self.work, self.longer = (self.folder / name for name in ("cold", "em", "longer"))
+        self.known = self.folder / "known.jsonl"
+
+    @property
+    def arms(self) -> dict[str, Path]:
+        """The folder of each generator's problems."""
+        rounds = {f"round {number}": self.work / f"round_{number}" for number in range(1, self.args.rounds + 1)}
+        return {"round 0": self.work, **rounds, LONGER: self.longer}
+
+    def run(self, stage: Stage) -> None:
+        run_stage(replace(stage, title=f"seed {self.seed}: {stage.title}"), self.folder, to_log=True)
+
+    def train(self, recipe: str, rows: Path, output: Path, steps: int) -> None:
+        self.run(self.base.training(recipe, self.base.phase1, [rows], output, steps, self.seed))
+
+    def synthesis(
+        self, title: str, work: Path, stages: Stages, inputs: list[Path], outputs: list[str], **flags: object
+    ) -> Stage:
+        """Stages that ask the models of the cold start, or those of the control."""
+        models = {GENERATOR: asked_by((self.longer if work == self.longer else self.cold) / GENERATOR)}
+        models[WRITER] = asked_by(self.cold / WRITER) | {"format": self.base.format}
+        return synthesis_stage(title, work, models, stages, self.seed, inputs, outputs, **flags)
+
+    def draw(self) -> None:
+        """Real problems, all different: the first with their workings, the others bare."""
+        wanted = self.args.cold + self.args.known
+        drawn = draw_training_rows({"quickstart_composed": 2 * wanted}, "em", self.seed)
+        rows = list({row["prompt"]: row for row in drawn}.values())[:wanted]
+        if len(rows) < wanted:
+            raise InputError(f"--known {self.args.known}: there are not so many different problems")
+        seeds = [{"problem": extract_question(row["prompt"])} for row in rows]
+        write_jsonl(self.folder / "part.jsonl", rows[: self.args.cold])
+        write_jsonl(self.folder / "cold.jsonl", seeds[: self.args.cold])
+        write_jsonl(self.known, seeds[self.args.cold :])
+
+    def read_cold(self) -> Path:
+        """The cold start's rows, the generator's and the writer's; all of them in one file, for their words."""
+        self.draw()
+        seeds = self.folder / "cold.jsonl"
+        stages = {"quickstart_seeds": {"seeds": str(seeds)}, "generator_data": {}}
+        stages["rationale_data"] = {"format": self.base.format}
+        outputs = ["concepts", "chosen_rationales", "generator_sft", "rationale_sft"]
+        self.run(self.synthesis("cold start", self.cold, stages, [seeds], outputs))
+        words = self.cold / "words.jsonl"
+        write_jsonl(words, [row for name in outputs[2:] for row in read_jsonl(self.cold / f"{name}.jsonl")])
+        return words
+
+    def write(self, title: str, work: Path, generator: Path) -> None:
+        """The generator's problems for new sets of the known problems' concepts, and the exact solver's verdicts."""
+        stages = {"quickstart_seeds": {"seeds": str(self.known)}}
+        stages |= writing_stages(self.args.sets, self.args.candidates, GENERATOR)
+        outputs = ["concepts", "chosen_rationales", "concept_sets", "problems", "problems.rejected", "judgements"]
+        self.run(self.synthesis(title, work, stages, [self.known, generator], outputs))
+
+    def start(self) -> None:
+        """Round 0: both models from the cold start alone."""
+        self.read_cold()
+        self.train(
+            "generator.yaml", self.cold / "generator_sft.jsonl", self.cold / GENERATOR, self.args.generator_steps
+        )
+        self.train("generator.yaml", self.cold / "rationale_sft.jsonl", self.cold / WRITER, self.args.writer_steps)
+        self.write("problems of round 0", self.work, self.cold / GENERATOR)
+
+    def improve(self) -> None:
+        """All rounds, one command of scripts.synthesize; both models learn the cold start's rows too."""
+        rationales = {"model": WRITER, "candidates": self.args.rationales, "max_tokens": MOST_TOKENS, "min_words": 1}
+        stages = {"rationales": rationales, "choose_rationales": {"model": GENERATOR}, "generator_data": {}}
+        stages |= {"rationale_data": {"format": self.base.format}}
+        stages |= writing_stages(self.args.sets, self.args.candidates, GENERATOR)
+        inputs = [self.work / "concepts.jsonl", self.cold / GENERATOR, self.cold / WRITER]
+        commands = {
+            "train_generator": self.round_command("generator_sft.jsonl", self.args.generator_steps),
+            "train_rationale": self.round_command("rationale_sft.jsonl", self.args.writer_steps),
+        }
+        flags = {"rounds": self.args.rounds, "judge_rounds": True, **commands}
+        stage = self.synthesis("rounds", self.work, stages, inputs, [], **flags)
+        folders = [folder for arm, folder in self.arms.items() if arm not in ("round 0", LONGER)]
+        self.run(replace(stage, outputs=(self.work / LOG_FILE, *folders)))
+
+    def round_command(self, cold: str, steps: int) -> str:
+        rows = [Path("{data}"), self.cold / cold]
+        return shlex.join(
+            self.base.training("generator.yaml", self.base.phase1, rows, Path("{output}"), steps, self.seed).command
+        )
+
+    def count_longer(self) -> int:
+        """Steps of a generator that has the cold start alone and costs what all rounds did, in passes over tokens."""
+        asked = sum(
+            used.tokens
+            for output, models in read_usage(self.work).items()
+            if output.endswith(("/rationales", "/chosen_rationales"))
+            for used in models.values()
+        )
+        tokens = self.args.rows_per_step * read_recipe(self.base.recipes / "generator.yaml")["max_length"]
+        trained = self.args.generator_steps + self.args.rounds * (self.args.generator_steps + self.args.writer_steps)
+        return trained + round(asked / (FORWARD_AND_BACKWARD * tokens))
+
+    def control(self) -> None:
+        """A generator of equal compute without rounds."""
+        model = self.longer / GENERATOR
+        self.train("generator.yaml", self.cold / "generator_sft.jsonl", model, self.count_longer())
+        self.write("problems of the control", self.longer, model)
+
+    def solve(self, arm: str) -> None:
+        """What is left of a generator's sound problems, and what the teacher's majority says of them."""
+        work, teacher = self.arms[arm], self.base.teacher
+        stages = {"filter": {"benchmarks": [str(self.base.problems)]}, "teacher_problems": {}}
+        stages |= solving_stages(teacher, self.args.chains, 1.0, self.args.threshold)
+        outputs = ["kept_problems", "teacher_problems", "chains", "chains.attempts", "distilled"]
+        self.run(self.synthesis(f"solve {arm}", work, stages, [work / "judgements.jsonl", teacher], outputs))
+
+    def score(self, arm: str) -> dict[str, bool]:
+        """Phase 2 of one arm's student, and its test: {problem id: right} of the composed ones."""
+        name = slug(arm)
+        files = [self.folder / "part.jsonl", *([] if arm == WITHOUT else [self.arms[arm] / "distilled.jsonl"])]
+        pool = [row for file in files for row in read_jsonl(file)]
+        rows, output = self.folder / "rows" / f"{name}.jsonl", self.folder / "students" / name
+        write_jsonl(rows, draw_phase2_rows(pool, self.args.composed_rows, self.args.single_rows, self.seed))
+        self.train("phase2.yaml", rows, output, self.args.phase2_steps)
+        predictions = self.folder / "samples" / f"{name}.jsonl"
+        stage = sample_stage(name, self.base.recipes / "sampling.yaml", output, self.base.problems, predictions)
+        return evaluate(self.run, stage, self.base.data, ["maths"])["maths"]
+
+    def play(self) -> dict[str, dict[str, bool]]:
+        """Everything of this seed: {arm: {problem: right}}."""
+        self.start()
+        self.improve()
+        self.control()
+        for arm in self.arms:
+            self.solve(arm)
+        return {arm: self.score(arm) for arm in (WITHOUT, *self.arms)}
+
+
+def slug(arm: str) -> str:
+    return arm.replace(",", "").replace("'", "").replace(" ", "_")
+
+
+def play(args: Arguments) -> tuple[list[Road], dict[str, dict[int, dict[str, bool]]]]:
+    """Run every stage, `args.jobs` seeds at a time; verdicts on students, [arm][seed][problem]."""
+    base = Base(args)
+    share_cores(args.jobs)
+    roads = [Road(base, seed) for seed in args.seeds]
+    base.make(roads[0].read_cold())
+    with ThreadPoolExecutor(args.jobs) as pool:
+        scored = work_through(pool, Road.play, [(road,) for road in roads])
+    return roads, {
+        arm: {road.seed: own[arm] for road, own in zip(roads, scored, strict=True)} for arm in (WITHOUT, *roads[0].arms)
+    }

@@ -1,0 +1,100 @@
+"""What kind of layers a model has, from its config alone, whoever wrote it.
+
+Published configs name only what differs from their class (Gemma 3 of 4B says neither its heads nor which layers look
+back through a window), so the class's own defaults fill the rest, as they do in vLLM. Multimodal configs hold their
+language model's under `text_config`; hybrids name the kind of each layer, each family in its own words.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from promptcot_mamba.checkpoint import MISTRAL_KEYS
+
+ATTENTION, WINDOW, STATE, BOTH, NOTHING = "attention", "window", "state", "both", "nothing"
+_KINDS = {
+    **dict.fromkeys(("attention", "full_attention", "full", "*", "hybrid_attention"), ATTENTION),
+    **dict.fromkeys(("sliding_attention", "sliding", "chunked_attention"), WINDOW),
+    **dict.fromkeys(("mamba", "mamba2", "m", "linear_attention", "conv"), STATE),  # LFM2's state is a convolution's
+    **dict.fromkeys(("mlp", "moe", "-", "e"), NOTHING),  # Nemotron-H counts feed-forwards as layers of their own
+    "hybrid": BOTH,  # Zamba2: a shared attention beside the state
+}
+Config = dict[str, Any]
+
+
+def language_config(config: Config) -> Config:
+    """A config's own keys, before them those of the language model inside a multimodal one, and behind both the
+    defaults of its class where transformers has one."""
+    inside = config.get("text_config") or config.get("llm_config") or {}
+    own = {**config, **(inside if isinstance(inside, dict) else {})}
+    own |= {new: own[old] for old, new in MISTRAL_KEYS.items() if old in own and new not in own}
+    own = {name: value for name, value in own.items() if value is not None}
+    return {**_class_defaults(config), **own}
+
+
+def _class_defaults(config: Config) -> Config:
+    """What the config's class in transformers says; nothing for one it lacks, or that it does not take as it is."""
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    kind = str(config.get("model_type"))
+    if kind not in CONFIG_MAPPING:
+        return {}
+    try:
+        return CONFIG_MAPPING[kind].from_dict(dict(config)).get_text_config().to_dict()
+    except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError):
+        return {}  # written for other code than this version's: its own keys must do
+
+
+def layer_kinds(config: Config) -> list[str]:
+    """The kind of each layer of a language model's config, as far as they keep anything of their own."""
+    kinds = _all_kinds(config)
+    shared = int(config.get("num_kv_shared_layers") or 0)  # Gemma 3n, 4: the last ones read an earlier layer's
+    return kinds[: len(kinds) - shared] + [NOTHING] * shared
+
+
+def _all_kinds(config: Config) -> list[str]:
+    layers = int(config.get("num_hidden_layers") or config.get("n_layer") or 1)
+    if config.get("model_type") in ("mamba2", "mamba", "falcon_mamba") or "ssm_cfg" in config:
+        return [STATE] * layers
+    if config.get("model_type") == "falcon_h1":  # every layer has both
+        return [BOTH] * layers
+    if flags := config.get("attn_type_list"):  # MiniMax: 0 is lightning attention
+        return [ATTENTION if flag else STATE for flag in flags]
+    linear = config.get("linear_attn_config")
+    if linear and "layer_types" not in config:  # Kimi Linear, counted from 1
+        return [ATTENTION if layer + 1 in linear["full_attn_layers"] else STATE for layer in range(layers)]
+    named = config.get("layers_block_type") or config.get("hybrid_override_pattern") or config.get("layer_types")
+    if named:
+        return [_KINDS.get(str(kind).lower(), ATTENTION) for kind in named]
+    if config.get("attn_layer_indices"):  # Bamba
+        return [ATTENTION if layer in config["attn_layer_indices"] else STATE for layer in range(layers)]
+    if every := config.get("attn_layer_period"):  # Jamba
+        return [ATTENTION if layer % every == config.get("attn_layer_offset", 0) else STATE for layer in range(layers)]
+    return _windows(config, layers)
+
+
+def _windows(config: Config, layers: int) -> list[str]:
+    """Of a model that attends in every layer: which of them look back through a window only."""
+    window, pattern = config.get("sliding_window"), config.get("sliding_window_pattern")
+    if isinstance(window, list):  # Mistral's own files: one entry a layer of the repeated pattern
+        return [WINDOW if window[layer % len(window)] else ATTENTION for layer in range(layers)]
+    if not window or config.get("use_sliding_window") is False:
+        return [ATTENTION] * layers
+    if isinstance(pattern, str):  # EXAONE 4: "LLLG", the last layer being global
+        return [
+            WINDOW if pattern[layer % len(pattern)] == "L" and layer < layers - 1 else ATTENTION
+            for layer in range(layers)
+        ]
+    if every := pattern or config.get("_sliding_window_pattern"):  # Gemma 3: each 6th sees all
+        return [WINDOW if (layer + 1) % int(every) else ATTENTION for layer in range(layers)]
+    if config.get("use_sliding_window"):  # Qwen2: from this layer on
+        first = int(config.get("max_window_layers") or 0)
+        return [WINDOW if layer >= first else ATTENTION for layer in range(layers)]
+    return [WINDOW] * layers  # Mistral 7B v0.1
+
+
+def is_hybrid(config: Config) -> bool:
+    """Whether some layers keep states and some keys and values."""
+    kinds = set(layer_kinds(language_config(config)))
+    return BOTH in kinds or (STATE in kinds and bool(kinds & {ATTENTION, WINDOW}))
