@@ -195,7 +195,7 @@ def test_a_node_lost_while_it_grades_changes_no_verdict(ray_nodes: RayNodes, sam
 def test_a_lost_head_is_one_line_and_the_same_command_goes_on(ray_nodes: RayNodes, place: Path, here: Path):
     """The program runs on the second node, where a worker is in the midst of a chunk; then without a cluster."""
     output, sign = place / "headless", place / "held-headless"
-    words = [sys.executable, "-c", held.PREPARE, *command(place, output, "--workers", "0", *RAY)[3:]]
+    words = [sys.executable, "-c", held.PREPARE_THERE, *command(place, output, "--workers", "0", *RAY)[3:]]
     program = start_held(ray_nodes, words, sign, host=HOSTS[1])
     try:
         wait_until(lambda: sign.exists() or program.poll() is not None, "a held job")
