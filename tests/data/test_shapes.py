@@ -300,6 +300,19 @@ def test_preparation_reads_a_saved_data_set_as_training_does(tmp_path):
         find_source(spec_of(tmp_path / "three"), None)
 
 
+def test_preparation_reads_a_downloaded_folder_as_training_does(tmp_path):
+    """Split by split as the hub has it, one folder down, beside its notes."""
+    for split in ("train", "test"):
+        write(tmp_path / f"{split}-00000-of-00001.jsonl", {"messages": MESSAGES})
+    (tmp_path / "data").mkdir()
+    for path in tmp_path.glob("*.jsonl"):
+        path.rename(tmp_path / "data" / path.name)
+    (tmp_path / "dataset_infos.json").write_text("{}")
+    found = find_row_files(tmp_path)
+    assert [path.name for path in found] == ["train-00000-of-00001.jsonl"]
+    assert find_source(spec_of(tmp_path), None).files == found
+
+
 def spec_of(path: Path):
     return parse_sources({"a": {"adapter": "generic", "path": str(path)}})[0]
 
