@@ -272,6 +272,7 @@ def load_tokenizer(path: str | Path, flag: str = "--model_path") -> Any:
     where, path = f"{flag} {path}", find_folder(path, flag, weights=False)
     if not any(any(path.glob(form)) for form in TOKENIZER_FORMS):  # transformers would make an empty one up
         raise InputError(f"{where}: no tokenizer here (tokenizer.json or the like)")
+    tokenizer: Any
     tekken = (path / "tekken.json").is_file() and not any(any(path.glob(form)) for form in TRANSFORMERS_TOKENIZERS)
     try:
         if tekken:  # Mistral-Small 3.2 has no other
@@ -282,7 +283,7 @@ def load_tokenizer(path: str | Path, flag: str = "--model_path") -> Any:
             from transformers import AutoTokenizer
 
             tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"{where}: no tokenizer here ({reason})") from None
     if tokenizer.eos_token_id is None:

@@ -130,8 +130,10 @@ def _split_of(path: Path) -> str | None:
     """`train` or `other` by the nearest name that tells, None where none does."""
     for name in (path.name, *reversed(path.parent.parts)):
         words = set(re.split(r"[^a-z]+", name.lower()))
-        if words & TRAIN_WORDS or words & OTHER_WORDS:
-            return "train" if words & TRAIN_WORDS else "other"
+        if words & TRAIN_WORDS:
+            return "train"
+        if words & OTHER_WORDS:
+            return "other"
     return None
 
 

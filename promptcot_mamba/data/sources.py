@@ -157,19 +157,28 @@ def find_repo_files(repo: str, patterns: Sequence[str], source_dir: str | Path |
     return files
 
 
+def _folder_files(spec: SourceSpec, folder: Path) -> list[Path]:
+    """The recipe's `files`, the data set's own, or whatever rows there are. Raises InputError for `files` of none."""
+    if spec.files:
+        files = _match(folder, spec.files)
+        if not files:
+            raise InputError(f"sources.{spec.name}.files: {folder} has none of {', '.join(spec.files)}")
+        return files
+    published = () if spec.adapter == "generic" else spec.make_adapter().files
+    return saved_files(folder) or _match(folder, published) or folder_files(folder)
+
+
 def find_source(spec: SourceSpec, source_dir: str | Path | None) -> FoundSource:
     """Locate a source's files and check that they have the columns its adapter needs.
 
     Raises InputError if there are none, or a file lacks a column (naming those it has).
     """
     adapter = spec.make_adapter()
-    patterns = spec.files or list(adapter.files)
     repo = spec.repo or adapter.repo
     if spec.path is not None:
         path = Path(spec.path)
         if path.is_dir():
-            named = spec.files or spec.adapter != "generic"
-            files = saved_files(path) or (_match(path, patterns) if named else []) or folder_files(path)
+            files = _folder_files(spec, path)
         else:
             files = [path] if path.is_file() else _glob(spec.path)
         if not files:
@@ -177,7 +186,7 @@ def find_source(spec: SourceSpec, source_dir: str | Path | None) -> FoundSource:
     elif repo is None:
         raise InputError(f"sources.{spec.name}: adapter {spec.adapter!r} has no home on the hub; give 'path' or 'repo'")
     else:
-        files = find_repo_files(repo, patterns, source_dir)
+        files = find_repo_files(repo, spec.files or list(adapter.files), source_dir)
     for file in files:
         kind_of(file)
         if spec.adapter == "generic" and not spec.columns:

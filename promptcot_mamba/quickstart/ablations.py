@@ -16,7 +16,16 @@ from promptcot_mamba.cli import flag
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.metrics import Estimate, compare_paired, share_interval
 from promptcot_mamba.jsonl import write_jsonl
-from promptcot_mamba.quickstart.road import COMPOSED, Stage, data_stage, evaluate, run_stage, sample_stage, train_stage
+from promptcot_mamba.quickstart.road import (
+    COMPOSED,
+    Stage,
+    data_stage,
+    evaluate,
+    run_stage,
+    sample_stage,
+    slug,
+    train_stage,
+)
 from promptcot_mamba.quickstart.splits import draw_training_rows, read_counts
 from promptcot_mamba.report.tables import format_interval
 
@@ -50,7 +59,7 @@ class Arm:
     @property
     def slug(self) -> str:
         """The arm's name as a folder's."""
-        return "".join(char if char.isalnum() else "_" for char in self.name)
+        return slug(self.name)
 
 
 def read_arms(text: str) -> list[Arm]:
@@ -115,7 +124,7 @@ class Road:
         flags = {"seed": self.seed, "max_steps": steps, "save_strategy": "no"}
         flags["per_device_train_batch_size"] = self.args.rows_per_step
         # One process without a launcher: several stages share the machine better than several ranks would.
-        self.run(train_stage(f"{phase}/{name}", recipe, start, rows, output, None, flags))
+        self.run(train_stage(f"{phase}/{name}", recipe, start, [rows], output, None, flags))
         return output
 
     def evaluate(self, arm: Arm) -> dict[str, dict[str, bool]]:

@@ -16,6 +16,7 @@ from promptcot_mamba.cli import flag
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import read_jsonl, write_jsonl
 from promptcot_mamba.quickstart.hops import (
+    Scale,
     asked_by,
     draw_phase2_rows,
     solving_stages,
@@ -31,41 +32,29 @@ from promptcot_mamba.quickstart.road import (
     sample_stage,
     train_stage,
 )
-from promptcot_mamba.quickstart.splits import draw_training_rows, read_counts
+from promptcot_mamba.quickstart.splits import draw_training_rows
 
 WITHOUT, WITH, TEACHER = "without", "with", "teacher"
 ARMS = {WITHOUT: "a part of the real", WITH: "the part and synthesized", TEACHER: "all the real (teacher)"}
 
 
-@dataclass
-class Arguments:
+@dataclass(kw_only=True)
+class Arguments(Scale):
     """Flags of scripts.quickstart.closed_loop; the recipe holds the numbers."""
 
-    test: str = flag("in a recipe a mapping: source -> problems")
     real_problems: int = flag("real composed problems: the generator's and the teacher's", least=1)
     part: int = flag("how many of them the students see", least=1)
-    composed_rows: int = flag("rows of composed problems in phase 2, by passes over those there are", least=1)
-    single_rows: int = flag("fresh single-concept problems among them", least=1)
-    phase1_rows: int = flag("exercises of phase 1", default=12000, least=1)
-    phase1_steps: int = flag("of phase 1", default=300, least=1)
     generator_steps: int = flag("of the generator", default=300, least=1)
-    phase2_steps: int = flag("of every student and the teacher", default=220, least=1)
-    sets: int = flag("concept sets of each size, two and three", default=150, least=1)
-    candidates: int = flag("problems asked for each set", default=8, least=1)
     generator_temperature: float = flag("0 is greedy", default=1.0, least=0)
-    chains: int = flag("the teacher's chains a problem", default=8, least=1)
     teacher_temperature: float = flag("0 is greedy", default=0.8, least=0)
     threshold: float = flag("least share of them that must agree", default=0.75, least=0, most=1)
     seed: int = flag("of the data, the generator and the teacher", default=20)
     student_seeds: list[int] = flag("one run of every arm each", factory=lambda: [20, 21, 22], least=0)
-    vocab_size: int = flag("tokens", default=704, least=300)
-    recipes: str = flag("folder of the quickstart's recipes", default="configs/quickstart", reads="folder")
     output_dir: str = flag("where everything goes", default="outputs/closed_loop", writes="folder")
     processes: int | None = flag("training processes; default: 2, or 1 where there is one GPU", default=None, least=1)
-    record: str | None = flag("also write the record here (docs/records/X.json)", default=None, writes="file")
 
     def __post_init__(self) -> None:
-        read_counts("test", self.test)
+        super().__post_init__()
         if not self.student_seeds:
             raise InputError("--student_seeds: at least one is needed")
         if self.part > self.real_problems:
@@ -117,7 +106,7 @@ class Loop:
         flags = {"max_steps": steps, "seed": seed, "save_strategy": "no"}
         output = self.folder / name
         processes = count_processes(self.args.processes)
-        self.run(train_stage(name, self.recipes / recipe, start, rows, output, processes, flags))
+        self.run(train_stage(name, self.recipes / recipe, start, [rows], output, processes, flags))
         return output
 
     def train_phase2(self, arm: str, seed: int) -> Path:
@@ -135,7 +124,7 @@ class Loop:
 
     def write_problems(self) -> None:
         """New concept sets, the generator's problems for them, the exact judge, duplicates, the benchmark."""
-        stages = writing_stages(self.args.sets, self.args.candidates, "generator")
+        stages = writing_stages(self.args, "generator")
         stages |= {"filter": {"benchmarks": [str(self.problems)]}, "teacher_problems": {}}
         outputs = ["concept_sets", "problems", "problems.rejected", "judgements", "kept_problems", "teacher_problems"]
         inputs = [self.folder / "generator", self.work / "concepts.jsonl", self.problems]

@@ -22,6 +22,7 @@ from promptcot_mamba.jsonl import read_jsonl, write_jsonl
 from promptcot_mamba.quickstart.ablations import share_cores, work_through
 from promptcot_mamba.quickstart.hops import (
     MOST_TOKENS,
+    Scale,
     Stages,
     asked_by,
     draw_phase2_rows,
@@ -29,8 +30,8 @@ from promptcot_mamba.quickstart.hops import (
     synthesis_stage,
     writing_stages,
 )
-from promptcot_mamba.quickstart.road import Stage, data_stage, evaluate, run_stage, sample_stage, train_stage
-from promptcot_mamba.quickstart.splits import draw_training_rows, read_counts
+from promptcot_mamba.quickstart.road import Stage, data_stage, evaluate, run_stage, sample_stage, slug, train_stage
+from promptcot_mamba.quickstart.splits import draw_training_rows
 from promptcot_mamba.synthesis.rounds import LOG_FILE
 from promptcot_mamba.synthesis.spending import read_usage
 
@@ -39,37 +40,25 @@ FORWARD_AND_BACKWARD = 3  # a trained token in forward passes
 WITHOUT, LONGER = "the cold start's problems alone", "cold start, as long as all rounds"
 
 
-@dataclass
-class Arguments:
+@dataclass(kw_only=True)
+class Arguments(Scale):
     """Flags of scripts.quickstart.em; the recipe holds the numbers."""
 
-    test: str = flag("in a recipe a mapping: source -> problems of the test")
     known: int = flag("real problems without a working", least=1)
     cold: int = flag("real problems with theirs: the cold start, and all real ones that students see", least=1)
-    composed_rows: int = flag("rows of composed problems in phase 2, by passes over those there are", least=1)
-    single_rows: int = flag("fresh single-concept problems among them", least=1)
     teacher_problems: int = flag("real problems that the teacher learns from", default=4000, least=1)
     rounds: int = flag("of choosing and training", default=3, least=2)
     rationales: int = flag("the writer's tries at a known problem, in each round", default=4, least=1)
     writer_steps: int = flag("of every writer", default=300, least=1)
     generator_steps: int = flag("of every generator", default=800, least=1)
-    phase1_rows: int = flag("exercises of phase 1", default=12000, least=1)
-    phase1_steps: int = flag("of phase 1", default=300, least=1)
-    phase2_steps: int = flag("of every student and the teacher", default=220, least=1)
-    sets: int = flag("concept sets of each size, two and three", default=150, least=1)
-    candidates: int = flag("problems asked for each set", default=8, least=1)
-    chains: int = flag("the teacher's chains a problem", default=8, least=1)
     threshold: float = flag("least share of them that must agree", default=0.85, least=0, most=1)
     seeds: list[int] = flag("one run of everything each", factory=lambda: list(range(20, 24)), least=0)
-    vocab_size: int = flag("tokens", default=704, least=300)
     rows_per_step: int = flag("packed rows in a batch, as in the quickstart's two ranks", default=8, least=1)
-    recipes: str = flag("folder of the quickstart's recipes", default="configs/quickstart", reads="folder")
     output_dir: str = flag("where everything goes", default="outputs/em_study", writes="folder")
     jobs: int = flag("seeds at once, each with its share of the cores", default=2, least=1)
-    record: str | None = flag("also write the record here (docs/records/X.json)", default=None, writes="file")
 
     def __post_init__(self) -> None:
-        read_counts("test", self.test)
+        super().__post_init__()
         if len(self.seeds) < 2 or len(set(self.seeds)) < len(self.seeds):
             raise InputError("--seeds: at least two, all different, or nothing can be said of another seed")
 
@@ -81,7 +70,7 @@ class Base:
         self.args, self.folder, self.recipes = args, Path(args.output_dir), Path(args.recipes)
         self.data, self.phase1, self.teacher = (self.folder / name for name in ("data", "phase1", "teacher"))
         self.problems = self.data / "problems.jsonl"
-        self.format = str(self.recipes / "em_format.yaml")
+        self.format = self.recipes / "em_format.yaml"
 
     def make(self, words: Path) -> None:
         """`words`: rows whose words the tokenizer learns beside phase 1's."""
@@ -89,15 +78,10 @@ class Base:
         flags = {"test": args.test, "tokenizer_rows": words, "phase2": "{}", "control": "{}"}
         flags |= {"vocab_size": args.vocab_size, "phase1": json.dumps({"quickstart_single": args.phase1_rows})}
         self.run(data_stage(self.recipes, self.data, flags, [words]))
-        self.run(
-            self.training(
-                "phase1.yaml", self.data / "base", [self.data / "phase1.jsonl"], self.phase1, args.phase1_steps, seed
-            )
-        )
-        real, rows = (
-            draw_training_rows({"quickstart_composed": args.teacher_problems}, "phase2", seed),
-            self.folder / "teacher.jsonl",
-        )
+        base, exercises = self.data / "base", self.data / "phase1.jsonl"
+        self.run(self.training("phase1.yaml", base, [exercises], self.phase1, args.phase1_steps, seed))
+        real = draw_training_rows({"quickstart_composed": args.teacher_problems}, "phase2", seed)
+        rows = self.folder / "teacher.jsonl"
         write_jsonl(rows, draw_phase2_rows(real, args.composed_rows, args.single_rows, seed))
         self.run(self.training("phase2.yaml", self.phase1, [rows], self.teacher, args.phase2_steps, seed))
 
@@ -109,10 +93,7 @@ class Base:
         flags = {"max_steps": steps, "seed": seed, "save_strategy": "no"}
         flags |= {"per_device_train_batch_size": self.args.rows_per_step}
         name = f"{output.parent.name}/{output.name}"
-        stage = train_stage(name, self.recipes / recipe, start, rows[0], output, None, flags)
-        at = stage.command.index(str(rows[0])) + 1
-        command = [*stage.command[:at], *map(str, rows[1:]), *stage.command[at:]]
-        return replace(stage, command=command, inputs=(*stage.inputs, *rows[1:]))
+        return train_stage(name, self.recipes / recipe, start, rows, output, None, flags)
 
 
 class Road:
@@ -122,7 +103,7 @@ class Road:
         self.base, self.args, self.seed = base, base.args, seed
         self.folder = base.folder / f"seed_{seed}"
         self.cold, self.work, self.longer = (self.folder / name for name in ("cold", "em", "longer"))
-        self.known = self.folder / "known.jsonl"
+        self.bare, self.known = self.folder / "cold.jsonl", self.folder / "known.jsonl"  # problems alone
 
     @property
     def arms(self) -> dict[str, Path]:
@@ -141,8 +122,8 @@ class Road:
     ) -> Stage:
         """Stages that ask the models of the cold start, or those of the control."""
         models = {GENERATOR: asked_by((self.longer if work == self.longer else self.cold) / GENERATOR)}
-        models[WRITER] = asked_by(self.cold / WRITER) | {"format": self.base.format}
-        return synthesis_stage(title, work, models, stages, self.seed, inputs, outputs, **flags)
+        models[WRITER] = asked_by(self.cold / WRITER) | {"format": str(self.base.format)}
+        return synthesis_stage(title, work, models, stages, self.seed, [self.base.format, *inputs], outputs, **flags)
 
     def draw(self) -> None:
         """Real problems, all different: the first with their workings, the others bare."""
@@ -153,17 +134,16 @@ class Road:
             raise InputError(f"--known {self.args.known}: there are not so many different problems")
         seeds = [{"problem": extract_question(row["prompt"])} for row in rows]
         write_jsonl(self.folder / "part.jsonl", rows[: self.args.cold])
-        write_jsonl(self.folder / "cold.jsonl", seeds[: self.args.cold])
+        write_jsonl(self.bare, seeds[: self.args.cold])
         write_jsonl(self.known, seeds[self.args.cold :])
 
     def read_cold(self) -> Path:
         """The cold start's rows, the generator's and the writer's; all of them in one file, for their words."""
         self.draw()
-        seeds = self.folder / "cold.jsonl"
-        stages = {"quickstart_seeds": {"seeds": str(seeds)}, "generator_data": {}}
-        stages["rationale_data"] = {"format": self.base.format}
+        stages = {"quickstart_seeds": {"seeds": str(self.bare)}, "generator_data": {}}
+        stages["rationale_data"] = {"format": str(self.base.format)}
         outputs = ["concepts", "chosen_rationales", "generator_sft", "rationale_sft"]
-        self.run(self.synthesis("cold start", self.cold, stages, [seeds], outputs))
+        self.run(self.synthesis("cold start", self.cold, stages, [self.bare], outputs))
         words = self.cold / "words.jsonl"
         write_jsonl(words, [row for name in outputs[2:] for row in read_jsonl(self.cold / f"{name}.jsonl")])
         return words
@@ -171,9 +151,9 @@ class Road:
     def write(self, title: str, work: Path, generator: Path) -> None:
         """The generator's problems for new sets of the known problems' concepts, and the exact solver's verdicts."""
         stages = {"quickstart_seeds": {"seeds": str(self.known)}}
-        stages |= writing_stages(self.args.sets, self.args.candidates, GENERATOR)
+        stages |= writing_stages(self.args, GENERATOR, self.bare)
         outputs = ["concepts", "chosen_rationales", "concept_sets", "problems", "problems.rejected", "judgements"]
-        self.run(self.synthesis(title, work, stages, [self.known, generator], outputs))
+        self.run(self.synthesis(title, work, stages, [self.bare, self.known, generator], outputs))
 
     def start(self) -> None:
         """Round 0: both models from the cold start alone."""
@@ -188,8 +168,8 @@ class Road:
         """All rounds, one command of scripts.synthesize; both models learn the cold start's rows too."""
         rationales = {"model": WRITER, "candidates": self.args.rationales, "max_tokens": MOST_TOKENS, "min_words": 1}
         stages = {"rationales": rationales, "choose_rationales": {"model": GENERATOR}, "generator_data": {}}
-        stages |= {"rationale_data": {"format": self.base.format}}
-        stages |= writing_stages(self.args.sets, self.args.candidates, GENERATOR)
+        stages |= {"rationale_data": {"format": str(self.base.format)}}
+        stages |= writing_stages(self.args, GENERATOR, self.bare)
         inputs = [self.work / "concepts.jsonl", self.cold / GENERATOR, self.cold / WRITER]
         commands = {
             "train_generator": self.round_command("generator_sft.jsonl", self.args.generator_steps),
@@ -207,7 +187,10 @@ class Road:
         )
 
     def count_longer(self) -> int:
-        """Steps of a generator that has the cold start alone and costs what all rounds did, in passes over tokens."""
+        """Steps of a generator that has the cold start alone and costs what all rounds did, in passes over tokens.
+
+        Each round uses a writer that the cold start or the round before trained; the last round's writes nothing more.
+        """
         asked = sum(
             used.tokens
             for output, models in read_usage(self.work).items()
@@ -230,7 +213,8 @@ class Road:
         stages = {"filter": {"benchmarks": [str(self.base.problems)]}, "teacher_problems": {}}
         stages |= solving_stages(teacher, self.args.chains, 1.0, self.args.threshold)
         outputs = ["kept_problems", "teacher_problems", "chains", "chains.attempts", "distilled"]
-        self.run(self.synthesis(f"solve {arm}", work, stages, [work / "judgements.jsonl", teacher], outputs))
+        inputs = [work / "judgements.jsonl", self.base.problems, teacher]
+        self.run(self.synthesis(f"solve {arm}", work, stages, inputs, outputs))
 
     def score(self, arm: str) -> dict[str, bool]:
         """Phase 2 of one arm's student, and its test: {problem id: right} of the composed ones."""
@@ -252,10 +236,6 @@ class Road:
         for arm in self.arms:
             self.solve(arm)
         return {arm: self.score(arm) for arm in (WITHOUT, *self.arms)}
-
-
-def slug(arm: str) -> str:
-    return arm.replace(",", "").replace("'", "").replace(" ", "_")
 
 
 def play(args: Arguments) -> tuple[list[Road], dict[str, dict[int, dict[str, bool]]]]:

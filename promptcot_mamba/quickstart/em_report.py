@@ -115,24 +115,20 @@ def problem_table(told: Mapping[int, Row]) -> RecordTable:
 
     rows = []
     for arm in arms:
-        ratio = [own["arms"][arm]["sound"] / max(own["arms"]["round 0"]["sound"], 1e-9) for own in told.values()]
-        kept = [sum(own["arms"][arm][name] for own in told.values()) for name in ("kept", "kept_right")]
-        rows.append(
-            [
-                arm,
-                *(column(arm, as_share, "sound"), f"{np.mean(ratio):.2f}", column(arm, as_count, "different")),
-                *(column(arm, as_count, "pairs"), column(arm, as_count, "pairs_among")),
-                f"{100 * kept[1] / max(kept[0], 1):.1f} ({kept[1]} of {kept[0]})",
-            ]
-        )
+        sound, first = (sum(own["arms"][each]["sound"] for own in told.values()) for each in (arm, "round 0"))
+        kept, right = (sum(own["arms"][arm][name] for own in told.values()) for name in ("kept", "kept_right"))
+        cells = [arm, column(arm, as_share, "sound"), f"{sound / first:.2f}" if first else "–"]
+        cells += [column(arm, as_count, name) for name in ("different", "pairs", "pairs_among")]
+        rows.append([*cells, f"{100 * right / kept:.1f} ({right} of {kept})" if kept else "–"])
     asked = next(iter(told.values()))["arms"]["round 0"]["asked"]
     longer = round(float(np.mean([own["steps_longer"] for own in told.values()])))
     caption = (
         f"Problems of each round's generator, means over {len(told)} seeds with 95 % intervals over seeds ({asked:,} "
         f"asked for, each generator trained for {next(iter(told.values()))['steps']} steps; “{LONGER}”: {longer:,}). "
-        "Sound: by the exact solver"
+        "Sound: by the exact solver; pairs are those of different sound problems, which may be fewer than "
+        f"{ENOUGH}; kept answers are those that the teacher's chains agree on"
     )
-    among = f"pairs among {ENOUGH} of them"
+    among = f"pairs among {ENOUGH} problems"
     header = ["generator", "sound, percent", "times round 0", "different", "pairs of concepts", among]
     return RecordTable(caption, [*header, "kept answers right, percent"], rows)
 
@@ -149,7 +145,7 @@ def choice_table(told: Mapping[int, Row]) -> RecordTable:
     ]
     caption = (
         "E-steps: workings of known problems that are right to the letter, percent, among all that the writer wrote "
-        "and among those that the generator's likelihood chose; mean log-likelihood of the chosen"
+        "in its form and among those that the generator's likelihood chose; mean log-likelihood of the chosen"
     )
     return RecordTable(caption, ["choice in", "written", "chosen", "log-likelihood"], rows)
 
@@ -162,14 +158,14 @@ def student_table(verdicts: Verdicts) -> RecordTable:
     rows = []
     for arm in verdicts:
         shares = student_shares(verdicts, arm)
-        cells = [f"{arm}", as_share(shares), " ".join(f"{100 * share:.1f}" for share in shares)]
+        cells = [arm, as_share(shares), " ".join(f"{100 * share:.1f}" for share in shares)]
         for other in (WITHOUT, "round 0"):
             gaps = [one - base for one, base in zip(shares, student_shares(verdicts, other), strict=True)]
             cells.append("–" if arm == other else format_difference(over_seeds(gaps)))
         rows.append(cells)
     caption = (
         "Students: composed problems of the test solved, percent, one greedy chain each, with 95 % intervals over "
-        "seeds; all take as many steps and see as many rows of composed problems"
+        "seeds (of one phase 1 and one teacher); all take as many steps and see as many rows of composed problems"
     )
     return RecordTable(caption, ["learned from", "solved", "each seed", f"– {WITHOUT}", "– round 0"], rows)
 

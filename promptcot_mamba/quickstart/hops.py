@@ -3,12 +3,14 @@
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from promptcot_mamba.cli import flag
 from promptcot_mamba.jsonl import Row
-from promptcot_mamba.quickstart.road import Stage, python
-from promptcot_mamba.quickstart.splits import draw_training_rows
+from promptcot_mamba.quickstart.road import Stage, python, slug
+from promptcot_mamba.quickstart.splits import draw_training_rows, read_counts
 from promptcot_mamba.records import derive_seed
 from promptcot_mamba.run_info import side_path
 
@@ -16,6 +18,27 @@ MOST_TOKENS = 320  # of a problem with its rationale, or of a chain: twice the l
 CONTEXT = 512  # of the generator: its prompt too
 SEQUENCES = 128  # at once in the engine
 Stages = dict[str, Any]  # stage of scripts.synthesize -> its settings
+
+
+@dataclass(kw_only=True)
+class Scale:
+    """Flags of both: how much is written, solved and learned."""
+
+    test: str = flag("in a recipe a mapping: source -> problems of the test")
+    composed_rows: int = flag("rows of composed problems in phase 2, by passes over those there are", least=1)
+    single_rows: int = flag("fresh single-concept problems among them", least=1)
+    phase1_rows: int = flag("exercises of phase 1", default=12000, least=1)
+    phase1_steps: int = flag("of phase 1", default=300, least=1)
+    phase2_steps: int = flag("of every student and the teacher", default=220, least=1)
+    sets: int = flag("concept sets of each size, two and three", default=150, least=1)
+    candidates: int = flag("problems asked for each set", default=8, least=1)
+    chains: int = flag("the teacher's chains a problem", default=8, least=1)
+    vocab_size: int = flag("tokens", default=704, least=300)
+    recipes: str = flag("folder of the quickstart's recipes", default="configs/quickstart", reads="folder")
+    record: str | None = flag("also write the record here (docs/records/X.json)", default=None, writes="file")
+
+    def __post_init__(self) -> None:
+        read_counts("test", self.test)
 
 
 def asked_by(model: Path, temperature: float = 1.0) -> Row:
@@ -46,15 +69,16 @@ def synthesis_stage(
     files = [work / f"{output}.jsonl" for output in outputs]
     infos = [side_path(file, "run.json") for file in files if "." not in file.stem]
     command = python("-m", "scripts.synthesize", flags=flags)
-    return Stage(title.replace(" ", "_").replace(",", ""), title, command, tuple(inputs), (*files, *infos))
+    return Stage(slug(title), title, command, tuple(inputs), (*files, *infos))
 
 
-def writing_stages(sets: int, candidates: int, model: str) -> Stages:
-    """New concept sets of two and of three, a model's problems for them, the exact judge."""
+def writing_stages(scale: Scale, model: str, known: Path | None = None) -> Stages:
+    """New concept sets of two and of three, a model's problems for them, the exact judge, to whom those of the file
+    `known` are not new either."""
     return {
-        "quickstart_concept_sets": {"count": sets},
-        "problems": {"model": model, "candidates": candidates, "max_tokens": MOST_TOKENS},
-        "quickstart_judge": {},
+        "quickstart_concept_sets": {"count": scale.sets},
+        "problems": {"model": model, "candidates": scale.candidates, "max_tokens": MOST_TOKENS},
+        "quickstart_judge": {} if known is None else {"known": str(known)},
     }
 
 

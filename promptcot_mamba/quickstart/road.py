@@ -7,6 +7,7 @@ the same, so a rerun continues where the last one stopped.
 import hashlib
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -79,7 +80,13 @@ def choose_devices(processes: int) -> str:
 
 
 def train_stage(
-    name: str, recipe: Path, start: Path, rows: Path, output: Path, processes: int | None, flags: Flags | None = None
+    name: str,
+    recipe: Path,
+    start: Path,
+    rows: Sequence[Path],
+    output: Path,
+    processes: int | None,
+    flags: Flags | None = None,
 ) -> Stage:
     """One SFT run under the DeepSpeed launcher, or without it where `processes` is None."""
     command = python("train.py")
@@ -87,17 +94,17 @@ def train_stage(
         launcher = [str(Path(sys.executable).with_name("deepspeed")), choose_devices(processes)]
         command = [*launcher, f"{PORT_FLAG}{free_port()}", "train.py"]
     command += ["--config", str(recipe), "--model_name_or_path", str(start)]
-    command += ["--data_path", str(rows), "--output_dir", str(output)]
+    command += ["--data_path", *map(str, rows), "--output_dir", str(output)]
     command += [f"--{flag}={value}" for flag, value in (flags or {}).items()]
-    inputs = (recipe, ROOT / read_recipe(recipe)["deepspeed"], start, rows)
-    return Stage(f"train_{_slug(name)}", f"train {name.replace('/', ', ')}", command, inputs, (output,))
+    inputs = (recipe, ROOT / read_recipe(recipe)["deepspeed"], start, *rows)
+    return Stage(f"train_{slug(name)}", f"train {name.replace('/', ', ')}", command, inputs, (output,))
 
 
 def sample_stage(name: str, recipe: Path, checkpoint: Path, problems: Path, predictions: Path, n: int = 1) -> Stage:
     command = python("infer_longcot.py", "--config", recipe, "--model_path", checkpoint, "--data_path", problems)
     command += ["--output_path", str(predictions)] + (["--n", str(n)] if n > 1 else [])
     outputs = (predictions, side_path(predictions, "attempts.jsonl"))
-    return Stage(f"sample_{_slug(name)}", f"sample {name}", command, (recipe, checkpoint, problems), outputs)
+    return Stage(f"sample_{slug(name)}", f"sample {name}", command, (recipe, checkpoint, problems), outputs)
 
 
 def grade_stages(
@@ -112,12 +119,13 @@ def grade_stages(
             command += ["--tests_dir", str(tests)] if tests else []
             command += ["--cache_path", str(predictions.with_name("verdicts.jsonl"))]
         outputs = (side_path(rows, "grades.jsonl"),)
-        stages.append(Stage(f"grade_{_slug(name)}_{family}", f"grade {name}, {family}", command, (rows,), outputs))
+        stages.append(Stage(f"grade_{slug(name)}_{family}", f"grade {name}, {family}", command, (rows,), outputs))
     return stages
 
 
-def _slug(name: str) -> str:
-    return name.replace("/", "_")
+def slug(name: str) -> str:
+    """A name as that of a file or folder."""
+    return re.sub(r"\W+", "_", name)
 
 
 def family_file(predictions: Path, family: str) -> Path:

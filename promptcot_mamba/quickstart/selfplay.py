@@ -28,6 +28,7 @@ from promptcot_mamba.quickstart.road import (
     python,
     run_stage,
     sample_stage,
+    slug,
     split_families,
     train_stage,
 )
@@ -166,16 +167,12 @@ class Road:
             flags |= {"learning_rate": self.args.right_rate if arm == RIGHT else self.args.more_rate}
             rows = self.right if arm == RIGHT else Path(self.args.quickstart) / "data" / "phase2.jsonl"
         output = self.folder / name
-        self.run(train_stage(name, self.recipes / recipe, self.start, rows, output, None, flags))
+        self.run(train_stage(name, self.recipes / recipe, self.start, [rows], output, None, flags))
         return output
 
     def score(self, arm: str) -> dict[str, dict[str, bool]]:
         """Train an arm and give it the test: {family: {problem: right}}."""
         return evaluate_model(self.args, self.run, slug(arm), self.train(arm), self.folder)
-
-
-def slug(arm: str) -> str:
-    return arm.replace(",", "").replace(" ", "_")
 
 
 def check_workings(samples: list[Row], grades: list[Row]) -> list[Row]:

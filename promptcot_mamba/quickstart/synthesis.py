@@ -25,7 +25,7 @@ from promptcot_mamba.quickstart.splits import is_held_out
 from promptcot_mamba.synthesis.concept_sets import Settings as OneSizeSettings
 from promptcot_mamba.synthesis.concept_sets import build_table, draw_rows
 from promptcot_mamba.synthesis.judgement import BAD, PERFECT
-from promptcot_mamba.synthesis.stage import Context, content_key
+from promptcot_mamba.synthesis.stage import LATER, Context, content_key
 
 LEVEL = "numbers of two digits"
 JUDGE = "exact solver"
@@ -125,7 +125,9 @@ def run_sets(settings: SetSettings, context: Context) -> None:
 
 @dataclass(frozen=True)
 class JudgeSettings:
-    """Nothing to choose."""
+    """known: JSONL of problems, with `problem`, that are as little new as the seeds."""
+
+    known: str | None = field(default=None, metadata=LATER)
 
 
 def run_judge(settings: JudgeSettings, context: Context) -> None:
@@ -133,6 +135,9 @@ def run_judge(settings: JudgeSettings, context: Context) -> None:
     rows = context.read("problems")
     seeds = {row["problem"] for row in context.read("concepts")}
     inputs = {name: context.path(name) for name in ("problems", "concepts")}
+    if settings.known is not None:
+        inputs["known"] = Path(settings.known)
+        seeds |= {row["problem"] for _, row in iter_jsonl(inputs["known"])}
     output = context.output("judgements", settings, **inputs)
     if output.complete:
         return

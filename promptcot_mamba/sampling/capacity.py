@@ -10,7 +10,7 @@ from promptcot_mamba.gpus import has_nvidia_device, list_gpus
 from promptcot_mamba.log import logger
 from promptcot_mamba.sampling.cache_cost import cache_cost
 
-GIB = 1 << 30
+MIB, GIB = 1 << 20, 1 << 30
 CPU_MOST_SEQS = 256  # beyond this a CPU's step time grows as fast as its batch
 CUDA_MOST_SEQS = 1024
 CPU_SHARE = 0.4  # of the memory free now, for weights and states together: the machine has other work
@@ -99,7 +99,9 @@ class Capacity:
 
     max_num_seqs: int
     cache_bytes: int | None  # set where we size vLLM's cache ourselves
-    sequence_bytes: int
+    sequence_bytes: int  # of a chain that fills the context
+    typical_bytes: int  # of one at an eighth of it; for a model of states alone the same
+    state_bytes: int  # of it, what does not grow
     weight_bytes: int
 
 
@@ -138,4 +140,4 @@ def plan_capacity(
         # Two spare states: vLLM keeps a null block, and one more absorbs rounding to its page size.
         wanted = chosen * typical if cost.grows else (chosen + 2) * a_sequence * 5 // 4
         cache = min(max(wanted, a_sequence, 32 << 20), budget)
-    return Capacity(chosen, cache, a_sequence, weights)
+    return Capacity(chosen, cache, a_sequence, typical, cost.state, weights)

@@ -13,7 +13,7 @@ from promptcot_mamba.log import logger
 from promptcot_mamba.records import Problem
 from promptcot_mamba.sampling.arguments import PROMPT_ROOM, SamplingArguments
 from promptcot_mamba.sampling.backend import LENGTH, SamplingSettings
-from promptcot_mamba.sampling.capacity import GIB, Capacity, Device, find_device, plan_capacity
+from promptcot_mamba.sampling.capacity import GIB, MIB, Capacity, Device, find_device, plan_capacity
 from promptcot_mamba.sampling.chain import Cuts
 from promptcot_mamba.sampling.decode import completion_text, special_tokens
 from promptcot_mamba.sampling.layers import is_hybrid, language_config
@@ -156,9 +156,9 @@ def _check_model(args: SamplingArguments, checkpoint: Checkpoint) -> None:
 
 def model_context(checkpoint: Checkpoint, rope: dict[str, Any]) -> int | None:
     """The longest sequence of a model, stretched by --rope_scaling; None where there is no bound."""
-    config = language_config(checkpoint.config)
     if checkpoint.is_mamba2:
         return None
+    config = language_config(checkpoint.config)
     own = min((config[key] for key in CONTEXT_KEYS if isinstance(config.get(key), int)), default=None)
     if own is None or "factor" not in rope:
         return own
@@ -231,15 +231,20 @@ def describe(plan: Plan, settled: int, mean_tokens: float | None, measured_rate:
     lines += [
         f"engine      vLLM {where}, {args.tensor_parallel_size} {device.kind} device(s) each, {plan.dtype}",
         f"memory      weights {capacity.weight_bytes / GIB:.2f} GiB + {chains} chains x "
-        f"{capacity.sequence_bytes / (1 << 20):.2f} MiB = {chains * capacity.sequence_bytes / GIB:.2f} GiB a device, "
+        f"{capacity.typical_bytes / MIB:.2f} MiB = {chains * capacity.typical_bytes / GIB:.2f} GiB a device, "
         f"of {device.memory / GIB:.1f} GiB {'free' if device.kind == 'cpu' else 'in all'}",
     ]
+    if capacity.sequence_bytes > capacity.typical_bytes:
+        lines.append(
+            f"            that is at {plan.context // 8:,} tokens each; one that fills the context holds "
+            f"{capacity.sequence_bytes / MIB:,.2f} MiB, and others wait for it"
+        )
     bandwidth = device.bandwidth()
-    step = (capacity.weight_bytes + 2 * chains * capacity.sequence_bytes) / bandwidth
+    step = (capacity.weight_bytes + chains * (capacity.typical_bytes + capacity.state_bytes)) / bandwidth
     rate = min(chains, max(1, missing)) / step * args.replicas
     lines.append(
-        f"speed       at most {rate:,.0f} tokens/s: a step reads the weights, and reads and writes each chain's state, "
-        f"at {bandwidth / 1e9:,.0f} GB/s"
+        f"speed       at most {rate:,.0f} tokens/s: a step reads the weights and what each chain holds, and writes "
+        f"states, at {bandwidth / 1e9:,.0f} GB/s"
     )
     if measured_rate:
         rate = measured_rate

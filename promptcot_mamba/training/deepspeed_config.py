@@ -17,6 +17,8 @@ from promptcot_mamba.errors import InputError
 from promptcot_mamba.training.deepspeed_keys import Config, complete
 from promptcot_mamba.training.flags import REFUSED
 
+LAUNCHED_FIELDS = "ACCELERATE_CONFIG_DS_FIELDS"  # what its YAML says of DeepSpeed
+
 
 def join_deepspeed_on_cpu(timeout_seconds: int) -> None:
     """Let DeepSpeed know the process group that is already there: ZeRO-3 shards weights while they are loaded.
@@ -99,7 +101,8 @@ def adopt_accelerate(args: Any) -> bool:
     if precision not in ("no", "bf16"):
         raise ValueError(f"accelerate launch with mixed_precision {precision}: {REFUSED['fp16']}")
     args.bf16 = args.bf16 or precision == "bf16"
-    if read("ACCELERATE_USE_DEEPSPEED", "false").lower() != "true":
+    # Where a plugin is made in this process accelerate sets the first of these too; its launcher sets both.
+    if read("ACCELERATE_USE_DEEPSPEED", "false").lower() != "true" or LAUNCHED_FIELDS not in os.environ:
         return False
     if args.deepspeed:
         raise ValueError(
@@ -108,7 +111,7 @@ def adopt_accelerate(args: Any) -> bool:
         )
     from accelerate.utils import DeepSpeedPlugin
 
-    os.environ.pop("ACCELERATE_CONFIG_DS_FIELDS", None)  # accelerate would refuse them beside the config made of them
+    os.environ[LAUNCHED_FIELDS] = ""  # accelerate would refuse them beside the config made of them
     args.deepspeed = dict(DeepSpeedPlugin().deepspeed_config)
     del args.deepspeed["steps_per_print"]  # its infinity is no JSON
     return True

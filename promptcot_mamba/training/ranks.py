@@ -43,6 +43,8 @@ def speak_once() -> None:
     """The first process speaks for all, in lines: no progress bars of libraries, no notes for their authors."""
     disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning)
+    # transformers counts micro-batches itself and tells accelerate of 1, to which DeepSpeed's number is a mismatch.
+    logging.getLogger("accelerate.accelerator").addFilter(lambda one: "accumulation steps mismatch" not in str(one.msg))
     if rank() != 0:
         logger.setLevel(logging.ERROR)
 

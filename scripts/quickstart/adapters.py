@@ -61,7 +61,7 @@ def main() -> None:
 
     data, start = output / "data", output / "phase1"
     processes = count_processes(args.processes)
-    run(train_stage(NAME, recipes / "adapters.yaml", start, data / "phase2.jsonl", output / NAME, processes))
+    run(train_stage(NAME, recipes / "adapters.yaml", start, [data / "phase2.jsonl"], output / NAME, processes))
     sampling = (recipes / "sampling.yaml", output / NAME, data / "problems.jsonl", samples / f"{NAME}.jsonl")
     adapters = evaluate(run, sample_stage(NAME, *sampling), data, tuple(GRADERS))
     full = {family: read_verdicts(family_file(samples / "phase2.jsonl", family), family) for family in GRADERS}

@@ -44,7 +44,7 @@ def make_stages(args: Args) -> list[Stage]:
     for model in MODELS:
         start = data / "base" if model == "phase1" else output / "phase1"
         recipe = recipes / ("phase1.yaml" if model == "phase1" else "phase2.yaml")
-        stages.append(train_stage(model, recipe, start, data / f"{model}.jsonl", output / model, processes))
+        stages.append(train_stage(model, recipe, start, [data / f"{model}.jsonl"], output / model, processes))
         problems, predictions = data / "problems.jsonl", output / "samples" / f"{model}.jsonl"
         stages.append(sample_stage(model, recipes / "sampling.yaml", output / model, problems, predictions))
         stages += grade_stages(model, predictions, data / "tests")

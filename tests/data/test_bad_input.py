@@ -44,6 +44,19 @@ def test_missing_columns_are_named_with_the_ones_found(tmp_path):
         find_source(spec, None)
 
 
+def test_files_that_a_folder_lacks_are_named_and_no_others_read(tmp_path):
+    row = {"prompt": "p", "completion": TRACE}
+    for name in ("hard.jsonl", "train.jsonl", "test.jsonl"):
+        lines(tmp_path / name, row)
+    entry = {"adapter": "generic", "path": str(tmp_path)}
+    for files in (["test.jsonl"], ["easy*.jsonl", "hard*.jsonl"]):
+        found = find_source(parse_sources({"a": entry | {"files": files}})[0], None).files
+        assert [path.name for path in found] == [files[-1].replace("*", "")]
+    spec = parse_sources({"a": entry | {"files": ["easy*.jsonl"]}})[0]
+    with pytest.raises(InputError, match=r"sources\.a\.files: .* has none of easy\*\.jsonl"):
+        find_source(spec, None)
+
+
 def test_a_later_row_without_a_column_is_named(tmp_path):
     path = lines(tmp_path / "a.jsonl", {"prompt": "p", "completion": TRACE}, {"prompt": "p"})
     with pytest.raises(InputError, match=r"a\.jsonl:2: missing key 'completion'; found prompt"):

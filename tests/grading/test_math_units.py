@@ -15,6 +15,7 @@ from promptcot_mamba.grading.math.units import is_unit_word, measure
 UNITS = words(
     "m km nm s ms h day year decade kg g ton lb L mL gallon quart pint J kJ eV keV N W MW mW Pa kPa atm bar V A mA T K"
     " mol Hz MHz ohm acre dollar dime nickel inch degree AU dB byte bit m/s km/h m^2 m/s^2 kg/m^3 J/K V/m mol/L"
+    " rpm revolution"
 )
 
 
@@ -54,6 +55,7 @@ def test_a_unit_may_be_left_out_added_or_set_otherwise(unit: str):
         ("electron volts", "eV", 1),
         ("MiB", "byte", 2**20),
         ("Gyr", "yr", 10**9),
+        ("rpm", "revolutions / s", Fraction(1, 60)),
         ("km/h", "m/s", Fraction(5, 18)),
     ],
 )

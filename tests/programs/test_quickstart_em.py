@@ -73,6 +73,8 @@ def test_every_stage_reads_what_an_earlier_one_left(tmp_path: Path, monkeypatch:
     at = trained.index("--data_path")
     assert trained[at : at + 4] == ["--data_path", "{data}", str(roads[0].cold / "generator_sft.jsonl"), "--output_dir"]
     assert trained[trained.index("--model_name_or_path") + 1] == str(tmp_path / "phase1")
+    settings = json.loads(next(word.partition("=")[2] for word in rounds if word.startswith("--stages=")))
+    assert settings["quickstart_judge"] == {"known": str(tmp_path / "seed_1" / "cold.jsonl")}
     steps = {
         next(word for word in json.loads(path.read_text()) if word.startswith("--max_steps="))
         for path in stages.glob("train_students_*.json")
@@ -141,3 +143,8 @@ def test_figures_say_what_the_files_hold(tmp_path: Path):
     assert "3.00" in text  # times round 0
     assert "50.0 (2 of 4)" in text  # kept answers
     assert figures(told, verdicts)["students_by_seed"][WITHOUT] == [1.0, 0.5]
+    for own in told.values():  # nothing to compare with, nothing that can be right
+        own["arms"]["round 0"] |= {"sound": 0.0, "kept": 0, "kept_right": 0}
+    rows = make_tables(told, verdicts)[0].rows
+    assert [row[2] for row in rows] == ["–"] * len(ARMS)
+    assert [row[-1] for row in rows][:2] == ["–", "50.0 (2 of 4)"]

@@ -59,6 +59,7 @@ def test_published_command_line(work: Path):
     output = work / "published"
     result = run_train(published_line(work, output), processes=2)
     assert result.returncode == 0, result.stderr[-3000:]
+    assert "mismatch" not in result.stderr
     (row,) = read_curve(output)
     assert row["documents"] == 40
     assert row["padding_share"] == pytest.approx(0, abs=0.01)

@@ -63,6 +63,19 @@ def test_too_small_a_device_is_refused_and_more_devices_help():
     assert plan_capacity(model, Device("cuda", 16 * GIB), samples=960, tensor_parallel_size=2, **HOW).max_num_seqs > 10
 
 
+def test_what_devices_share_and_what_each_holds_whole():
+    """Latents are whole on every device, a head is one at least, states are shared out."""
+    deepseek = {"model_type": "deepseek_v3", "num_hidden_layers": 61, "kv_lora_rank": 512, "qk_rope_head_dim": 64}
+    two_heads = {"model_type": "qwen2", "num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 2,
+                 "hidden_size": 2048}  # fmt: skip
+    for config, share in ((deepseek, 1), (two_heads, 2), (CODESTRAL, 8)):
+        model, device = Checkpoint(Path("m"), config, 0), Device("cuda", 141 * GIB)
+        alone, shared = (plan_capacity(model, device, samples=9, tensor_parallel_size=n, **HOW) for n in (1, 8))
+        assert shared.sequence_bytes == alone.sequence_bytes // share
+        assert alone.typical_bytes == alone.sequence_bytes // (1 if config is CODESTRAL else 8)
+        assert alone.state_bytes == (alone.sequence_bytes if config is CODESTRAL else 0)
+
+
 def test_no_more_chains_than_samples_and_as_many_as_asked(checkpoint: Path):
     model, device = read_checkpoint(checkpoint), Device("cpu", 4 * GIB)
     how = HOW | {"dtype": "float32"}

@@ -113,6 +113,20 @@ def test_the_judge_works_out_the_rationale_and_refuses_pairs_kept_for_the_test()
         assert find_flaw(problem, solve(problem).thought, name_concepts(solve(problem)), ()) == "reserved"
 
 
+def test_a_problem_of_the_cold_start_is_a_copy_too(tmp_path: Path, seeds: Path):
+    """A study's generator has seen problems beside those whose concepts it is asked for."""
+    work, known = tmp_path / "work", tmp_path / "known.jsonl"
+    run(work, {"quickstart_seeds": {"seeds": str(seeds)}})
+    row = {"key": "a", "problem": GOOD, "rationale": solve(GOOD).thought, "concepts": name_concepts(solve(GOOD))}
+    write_jsonl(work / "problems.jsonl", [row])
+    write_jsonl(known, [{"problem": GOOD}])
+    for settings, flaw in (({}, None), ({"known": str(known)}, "copy")):
+        run(work, {"quickstart_judge": settings})
+        assert read_jsonl(work / "judgements.jsonl")[0]["flaw"] == flaw
+        for path in work.glob("judgements*"):
+            path.unlink()
+
+
 def write_as_an_author(concepts: list[str]) -> str | None:
     """A problem of these concepts without flaw; None where tries find none (a pair kept for the test)."""
     rng = random.Random(len(concepts))

@@ -220,6 +220,10 @@ def test_accelerate_launch_is_followed(monkeypatch):
     json.dumps(args.deepspeed)
     with pytest.raises(ValueError, match=r"--deepspeed x.json: accelerate launch brings a DeepSpeed config of its own"):
         settle_deepspeed(flags(deepspeed="x.json"))
+    monkeypatch.delenv("ACCELERATE_CONFIG_DS_FIELDS")  # as after a run with DeepSpeed in this process
+    again = flags(bf16=True)
+    assert settle_deepspeed(again) == []
+    assert again.deepspeed is None
 
 
 @pytest.mark.parametrize(

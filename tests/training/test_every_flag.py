@@ -69,8 +69,11 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "eval_steps": (2, EVAL),
     "eval_delay": (2, EVAL),
     "eval_on_start": (True, EVAL),
-    "load_best_model_at_end": (True, EVAL | {"learning_rate": 0.3}),
-    "metric_for_best_model": ("sum_loss", EVAL | {"learning_rate": 0.3, "load_best_model_at_end": True}),
+    "load_best_model_at_end": (True, EVAL | {"learning_rate": 1.0}),  # diverges: the first step is the best
+    "metric_for_best_model": (  # of what is not trained on the first is the best, of all the last
+        "chat_loss",
+        {"eval_data_path": "BOTH", "learning_rate": 0.3, "load_best_model_at_end": True},
+    ),
     "logging_strategy": ("epoch", {"max_steps": -1}),
     "logging_steps": (2, {}),
     "logging_first_step": (True, {"logging_steps": 2}),
@@ -126,12 +129,15 @@ def places(tmp_path_factory, checkpoint: Path) -> dict[str, Path]:
     chat.write_text("".join(json.dumps({"messages": turns}) + "\n" for _ in range(24)))
     row = {"prompt": "Find 3.", "completion": "3 </s> 4"}
     spelled.write_text(data.read_text() + json.dumps(row) + "\n")
+    both = folder / "both.jsonl"
+    others = [{"source": "chat", "prompt": "Say it.", "completion": "the quick brown fox jumps"}] * 4
+    both.write_text(data.read_text() + "".join(json.dumps(row) + "\n" for row in others))
     other = make_tokenizer()
     other.save_pretrained(folder / "tokenizer")
     config = folder / "tokenizer" / "tokenizer_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"eos_token": "<s>"}))
     return {
-        "DATA": data, "MORE": write_examples(folder / "more.jsonl", 30), "CHAT": chat, "SPELLED": spelled,
+        "DATA": data, "MORE": write_examples(folder / "more.jsonl", 30), "CHAT": chat, "SPELLED": spelled, "BOTH": both,
         "MODEL": checkpoint, "OTHER": make_checkpoint(folder / "other", n_groups=2, seed=9),
         "OTHER_TOKENIZER": folder / "tokenizer", "cache": folder / "cache",
     }  # fmt: skip

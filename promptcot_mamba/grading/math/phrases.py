@@ -58,12 +58,12 @@ def read_phrases(text: str) -> str:
     if not text.isascii():
         text = _CONNECTING.sub(", ", _FOREIGN_OPENING.sub("", text))
         text = _FOREIGN.sub(r"\\text{pieces}", _FOREIGN_GROUP.sub(r"\\text{pieces}", text))
-    text = _EACH.sub(
-        " per ",
-        _EVERY.sub("", _EVERY_REAL.sub("", _EVERY_KIND.sub(r"\2 \\text{ \1}", _NO_SUCH.sub(r"\\emptyset ", text)))),
-    )
-    text = _APPOSED.sub("", _MINUS.sub("-", text))
-    text = _drop_opening(_IS.sub(" = ", _ALL_LETTER.sub(r"\1}", _ALL_LETTER_BUT.sub(r"\1 ", _wrap_bare_words(text)))))
+    for pattern, meaning in _BEFORE_WRAPPING:
+        text = pattern.sub(meaning, text)
+    text = _wrap_bare_words(text)
+    for pattern, meaning in _BEHIND_WRAPPING:
+        text = pattern.sub(meaning, text)
+    text = _drop_opening(text)
     text = _GROUP.sub(_read_group, text) if "\\" in text else text
     return _LEFT_OUT.sub(_in_braces, text) if "\\setminus " in text else text
 
@@ -114,6 +114,17 @@ _ALL_LETTER_BUT = re.compile(  # `\\text{all integers } n \\text{ except } 2`
 _IS = re.compile(
     rf"(?<=[A-Za-z)\]])\s*{TEXT}\{{\s*(?:is|equals|is equal to)\s*\}}\s*(?=[-\d({{]|\\(?:frac|sqrt|pi|boxed)\b)"
 )
+# What each means, in the order in which they are looked for: before bare words are put into macros, and behind it.
+_BEFORE_WRAPPING = (
+    (_NO_SUCH, r"\\emptyset "),
+    (_EVERY_KIND, r"\2 \\text{ \1}"),
+    (_EVERY_REAL, ""),
+    (_EVERY, ""),
+    (_EACH, " per "),
+    (_MINUS, "-"),
+    (_APPOSED, ""),
+)
+_BEHIND_WRAPPING = ((_ALL_LETTER_BUT, r"\1 "), (_ALL_LETTER, r"\1}"), (_IS, " = "))
 _FOREIGN_GROUP = re.compile(rf"{TEXT}\{{\s*[\u3040-\u9fff\uac00-\ud7af]+\s*\}}")
 _FOREIGN_OPENING = re.compile(
     rf"^\s*(?:{TEXT}\{{\s*)?(?![^:]*[不非无没])[\u3040-\u9fff]+\s*:\s*\}}?"

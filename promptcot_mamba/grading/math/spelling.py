@@ -9,15 +9,14 @@ from fractions import Fraction
 from typing import Any
 
 from promptcot_mamba.grading.math.layout import PERMUTED, drop_parts, join_lines, permute
-from promptcot_mamba.grading.math.tables import CHANGING, CURRENCY_CODES, TEXT
+from promptcot_mamba.grading.math.tables import CHANGING, CURRENCY_CODES, TEXT, pairs
 from promptcot_mamba.grading.math.units import measure
 
 MAX_LISTED = 60
-_LETTER_UNITS = {
-    **dict(zip("mgsh", ("meter", "gram", "second", "hour"), strict=True)),
-    **dict(zip("lLNJWV", ("liter", "liter", "newton", "joule", "watt", "volt"), strict=True)),
-    **dict(zip("AFKTC", ("ampere", "farad", "kelvin", "tesla", "coulomb"), strict=True)),
-}
+_LETTER_UNITS = pairs(
+    "m=meter g=gram s=second h=hour l=liter L=liter N=newton J=joule W=watt V=volt A=ampere F=farad K=kelvin T=tesla"
+    " C=coulomb"
+)
 _UNIT_LETTER = "".join(_LETTER_UNITS)
 
 

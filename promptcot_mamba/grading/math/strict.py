@@ -84,10 +84,12 @@ def _compare(gold: Gold, answer: str) -> Verdict:
     try:
         return _compare_cleaned(gold, left, right)
     except UnreadableError:  # the gold: it can only equal its own text, however that is spaced
-        same = _bare(_SUBSCRIPT.sub(r"\1\2", " ".join(left.split()))) == _bare(
-            _SUBSCRIPT.sub(r"\1\2", " ".join(right.split()))
-        )
+        same = _spaced_alike(left) == _spaced_alike(right)
         return Verdict(True, "text") if same else Verdict(False, "unreadable")
+
+
+def _spaced_alike(text: str) -> str:
+    return _bare(_SUBSCRIPT.sub(r"\1\2", " ".join(text.split())))
 
 
 _SUBSCRIPT = re.compile(r"([_^])\s*\{\s*(\w)\s*\}")
@@ -203,11 +205,10 @@ def _readings(text: str, united: bool) -> Iterator[str]:
 
 
 _GLUED_UNIT = re.compile(r"(\d)(?=[A-Za-z](?:\^\{?[23]\}?)?(?:/[a-z]+)?\s*$)")
-_LIMIT = (
-    re.compile(  # `\\lim_{n \\to \\infty} a_n = 2`, `\\int_0^1 x^2\\,dx = \\frac13`: the value that is claimed of it
-        r"\s*\\(?:lim(?:sup|inf)?|i*int|oint|(?:sum|prod)(?=\s*_\s*\{[^{}]*\}\s*\^\s*\{?\s*\\infty))(?![A-Za-z])"
-        r"(?:[^{}=<>]|\{(?:[^{}]|\{[^{}]*\})*\})*=(?=[^=<>]+$)"
-    )
+# The value that is claimed of what is not computed: `\\lim_{n \\to \\infty} a_n = 2`, `\\int_0^1 x^2\\,dx = \\frac13`.
+_LIMIT = re.compile(
+    r"\s*\\(?:lim(?:sup|inf)?|i*int|oint|(?:sum|prod)(?=\s*_\s*\{[^{}]*\}\s*\^\s*\{?\s*\\infty))(?![A-Za-z])"
+    r"(?:[^{}=<>]|\{(?:[^{}]|\{[^{}]*\})*\})*=(?=[^=<>]+$)"
 )
 _SHORT = re.compile(
     r"((?:\s*\\usd)?\s*\d+(?:\.\d+)?)\s*(?:\\text\s*\{\s*)?([kK]|M)(?:\s*\})?(?:\s+(\\text\s*\{[a-z ]+\}))?"

@@ -90,7 +90,7 @@ _NAMES = _PREFIXABLE | _table(
     ("celsius", "celsius", 1), ("fahrenheit", "fahrenheit", 1), ("erg", _JOULE, Fraction(1, 10**7)),
     ("dyne dyn", _NEWTON, Fraction(1, 10**5)), ("gauss", _TESLA, Fraction(1, 10**4)), ("mol", "amount", 1),
     ("hz", _HERTZ, 1), ("atm atmosphere", _PASCAL, 101325), ("torr mmhg", _PASCAL, _TORR),
-    ("knot", "knots", 1), ("rpm revolution", "revolutions", 1),
+    ("knot", "knots", 1), ("revolution", "revolutions", 1),
 )  # fmt: skip
 # Read as written, with a prefix or without.
 _SYMBOLS = _table(
@@ -107,15 +107,15 @@ _EXACT = _table(
     ("psi", _PASCAL, Fraction(6894757293168, 10**9)), ("Å", "length", Fraction(1, 10**10)), ("KB", "bits", 8000),
     ("KiB", "bits", 8 * 2**10), ("MiB", "bits", 8 * 2**20), ("GiB", "bits", 8 * 2**30),
 )  # fmt: skip
-_POWERS = {"T": 12, "G": 9, "M": 6, "k": 3, "h": 2, "d": -1, "c": -2, "m": -3, "u": -6, "µ": -6, "μ": -6, "n": -9}
-_POWERS |= {"p": -12, "f": -15}
+# Prefixes of symbols and of names -> the power of ten.
+_POWERS = pairs("T=12 G=9 M=6 k=3 h=2 d=-1 c=-2 m=-3 u=-6 µ=-6 μ=-6 n=-9 p=-12 f=-15")
 _PREFIX_WORDS = pairs(
     "tera=12 giga=9 mega=6 kilo=3 hecto=2 deci=-1 centi=-2 milli=-3 micro=-6 nano=-9 pico=-12 femto=-15"
 )
 # Symbols that are units also where no macro sets them apart from a product of letters (`5 kPa`, not `5 nm`).
 _BARE_SYMBOLS = names(
     "eV keV MeV GeV TeV Pa kPa MPa GPa Hz kHz MHz GHz THz mol mmol kJ MJ kW MW GW kWh kN kV mA mAh mL dL cL kcal atm"
-    " mPa kHz mmHg psi rpm dB kB MB GB TB"
+    " mPa mmHg psi rpm dB kB MB GB TB"
 )
 _NEVER_BARE = names("amp bar bel bit cup mole pt qt å erg dyn torr")  # also words or products of letters
 _PHRASES = {
@@ -125,6 +125,7 @@ _PHRASES = {
     "sq": "square",
     "cu": "cubic",
     "cc": "cm ^3",
+    "rpm": "revolution / minute",
     "per": "/",
 }
 _TEMPERATURE = re.compile(r"degrees?\s+(celsius|fahrenheit)", re.IGNORECASE)
@@ -147,7 +148,7 @@ def _size(word: str) -> Size | None:
     if len(word) > 1 and word in _SYMBOLS:
         return _SYMBOLS[word]
     if word[:1] in _POWERS and word not in _NAMES and (base := _SYMBOLS.get(word[1:])) is not None:
-        return base[0], base[1] * Fraction(10) ** _POWERS[word[0]]
+        return base[0], base[1] * Fraction(10) ** int(_POWERS[word[0]])
     name = _singular(word)
     if name in _NAMES:
         return _SYMBOLS.get(word, _NAMES[name])
