@@ -243,11 +243,10 @@ class RayCluster:
             except OSError as error:
                 silent = time.monotonic() - heard
                 if silent > HEAD_LOST_SECONDS and not self._closed.is_set():
-                    print(
-                        f"error: --ray_address {self.address}: its head at {head} has not answered for {silent:.0f} s "
-                        f"({error}); start the cluster and the same command again, which goes on from what is done",
-                        file=sys.stderr, flush=True,
-                    )  # fmt: skip
+                    told = f"its head at {head} has not answered for {silent:.0f} s ({error})"
+                    mend = "start the cluster and the same command again, which goes on from what is done"
+                    line = f"error: --ray_address {self.address}: {told}; {mend}"
+                    print(f"\n{line}", file=sys.stderr, flush=True)  # below a progress bar
                     os._exit(EXIT_LOST)
             asked = time.monotonic()
 

@@ -3,7 +3,7 @@
 #
 #   bash scripts/test.sh                     the fast ones: ten minutes on two cores
 #   bash scripts/test.sh --slow              those marked slow as well
-#   bash scripts/test.sh --cluster           two nodes on this machine (Slurm, ssh, Ray): 40 minutes, as root; says which
+#   bash scripts/test.sh --cluster           two nodes on this machine (Slurm, ssh, Ray): 21 minutes, as root; says which
 #                                            of Debian's packages it lacks, or ray, and installs nothing
 #   bash scripts/test.sh tests/grading -x    any other flag goes to pytest; WORKERS=0 for one process
 #

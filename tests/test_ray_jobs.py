@@ -1,6 +1,6 @@
 """Jobs on a Ray cluster, without ray: which are sent, done again, given up, and what is said in one line.
 
-tests/cluster/test_ray.py does the same on two real nodes.
+tests/cluster/ray/test_jobs.py does the same on two real nodes.
 """
 
 from __future__ import annotations

@@ -137,10 +137,11 @@ def fail_as_one() -> Iterator[None]:
         text = describe_os_error(error)
         if not dist.is_initialized():
             raise
-        if text is None:  # perhaps another one met a full disk, and has removed what this one was writing into
-            if error.errno != errno.ENOENT or not _has_failed(LAST_WORD_SECONDS):
-                raise
+        # Perhaps another one met a full disk, and has removed what this one was writing into.
+        if error.errno == errno.ENOENT and _has_failed(LAST_WORD_SECONDS):
             sys.exit(EXIT_BAD_INPUT)
+        if text is None:
+            raise
         store, mine = dist.distributed_c10d._get_default_store(), f"{rank()}: {text}"
         if store.compare_set(FAILED_KEY, "", mine).decode() == mine:
             print(f"error: {text}", file=sys.stderr, flush=True)

@@ -85,8 +85,7 @@ class Watch:
             self._store.set(ENDED_KEY, told)
             self._store.check([ENDED_KEY])  # an answer: what is sent to a process that has ended is lost without a word
         except RuntimeError:  # the store is gone, and with it the first process
-            if not isinstance(error, SystemExit):
-                self._end_without_first()
+            self._end_without_first()
 
     def _beat(self) -> None:
         assert self._store is not None

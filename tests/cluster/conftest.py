@@ -11,11 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from promptcot_mamba.sampling.vllm_server import write_distribution, write_plugin
 from tests.cluster.hosts import Hosts, missing_pieces
-from tests.cluster.ray_nodes import RayNodes, missing_ray
 from tests.cluster.slurm import PROGRAMS, Slurm
-from tests.programs.train_helpers import ROOT, make_work
+from tests.programs.train_helpers import make_work
 
 LOCK = Path("/tmp/promptcot-cluster.lock")
 
@@ -45,28 +43,6 @@ def slurm(hosts: Hosts) -> Iterator[Slurm]:
     made = Slurm(hosts)
     yield made
     made.close()
-
-
-@pytest.fixture(scope="package")
-def ray_cluster(hosts: Hosts, tmp_path_factory) -> Iterator[RayNodes]:
-    """One for all: a node takes ten seconds to start. What vLLM's servers need of it is nothing to other programs."""
-    if reason := missing_ray():
-        pytest.skip(reason)
-    names = tmp_path_factory.mktemp("names")
-    write_distribution(names)
-    write_plugin(names)
-    path = os.pathsep.join([str(names), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    own = {"PYTHONPATH": path, "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-    made = RayNodes(hosts, {**own, "VLLM_NO_USAGE_STATS": "1"})
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def ray_nodes(ray_cluster: RayNodes) -> RayNodes:
-    """Two nodes, whatever the last test took away."""
-    ray_cluster.make_whole()
-    return ray_cluster
 
 
 @pytest.fixture(scope="package")

@@ -66,11 +66,11 @@ PartitionName=high PriorityTier=10 PreemptMode=OFF
 """
 
 
-def wait_until(told: Callable[[], object], what: str, seconds: float = WAIT_SECONDS) -> None:
-    deadline = time.monotonic() + seconds
+def wait_until(told: Callable[[], object], what: str, every: float = 0.1) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
     while not told():
         assert time.monotonic() < deadline, f"never came: {what}"
-        time.sleep(0.1)
+        time.sleep(every)
 
 
 class Slurm:

@@ -113,11 +113,11 @@ EVENTS = (
     Event("tokenising", lambda run: [*run.cache.glob(".*.tmp/tokens.bin")]),
     Event("loading", lambda run: "data: " in run.log),
     Event("in a step", Run.is_training),
-    Event("saving", lambda run: run.is_training() and [*run.output.glob(".writing-checkpoint-*")]),
     Event("preempted in a step", Run.is_training, Run.preempt),
     # The first node runs the batch script, the group's store and the process that saves.
     *(Event(f"{host} lost", Run.is_beyond_a_checkpoint, lambda run, host=host: run.crash(host), saves=False)
       for host in reversed(HOSTS)),
+    Event("saving", lambda run: run.step() and [*run.output.glob(".writing-checkpoint-*")]),
 )  # fmt: skip
 
 
@@ -125,7 +125,7 @@ def test_every_moment(slurm: Slurm, work: Path, whole: Path):
     run = Run(slurm, *submit(slurm, work, "told", token_cache=work / "cold"), work / "cold")
     for attempt, event in enumerate(EVENTS):
         run.begin(attempt)
-        wait_until(lambda event=event: event.seen(run), event.name)
+        wait_until(lambda event=event: event.seen(run), event.name, every=0.01)
         before, kept, began = run.step(), run.kept(), time.time()
         event.deed(run)
         wait_until(lambda: run.restarts() == run.attempt + 1, f"a requeue after {event.name}")

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from promptcot_mamba.errors import EXIT_LOST
-from tests.cluster import held
 from tests.cluster.hosts import HOSTS, WAIT_SECONDS
-from tests.cluster.ray_nodes import ADDRESS, RayNodes
+from tests.cluster.ray import held
+from tests.cluster.ray.nodes import ADDRESS, RayNodes
 from tests.cluster.slurm import wait_until
 from tests.grading.lcb_files import RIGHT, completion, make_folder, read, write
 from tests.programs.test_prepare_sft_data import command, hashes, make_place
@@ -195,7 +195,7 @@ def test_a_node_lost_while_it_grades_changes_no_verdict(ray_nodes: RayNodes, sam
 def test_a_lost_head_is_one_line_and_the_same_command_goes_on(ray_nodes: RayNodes, place: Path, here: Path):
     """The program runs on the second node, where a worker is in the midst of a chunk; then without a cluster."""
     output, sign = place / "headless", place / "held-headless"
-    words = [sys.executable, "-c", held.PREPARE, *command(place, output, "--workers", "0", *RAY)[3:]]
+    words = [sys.executable, "-c", held.PREPARE_THERE, *command(place, output, "--workers", "0", *RAY)[3:]]
     program = start_held(ray_nodes, words, sign, host=HOSTS[1])
     try:
         wait_until(lambda: sign.exists() or program.poll() is not None, "a held job")
@@ -205,7 +205,8 @@ def test_a_lost_head_is_one_line_and_the_same_command_goes_on(ray_nodes: RayNode
         program.kill()
         program.wait()
     assert program.returncode == EXIT_LOST, said
-    [line] = [line for line in said.splitlines() if " INFO " not in line]
+    assert "Traceback" not in said
+    [line] = [line for line in said.splitlines() if line.startswith("error: ")]
     assert line.startswith(f"error: --ray_address {ADDRESS}: its head at {ADDRESS} has not answered for ")
     assert subprocess.run(command(place, output, "--workers", "1"), cwd=ROOT, check=False).returncode == 0
     assert hashes(output) == hashes(here)

@@ -13,7 +13,7 @@ from typing import Any
 from promptcot_mamba.data.chunk_work import ChunkContext, ChunkWorker
 from promptcot_mamba.grading.code import grading
 from promptcot_mamba.grading.sandbox.sandbox import Limits
-from tests.cluster.hosts import HOSTS, WAIT_SECONDS
+from tests.cluster.hosts import ADDRESSES, HOSTS, WAIT_SECONDS
 
 SIGN = "PROMPTCOT_HELD"  # names a file that tells of a held job; of the program's environment
 make_grader_here = grading._make_grader
@@ -21,14 +21,22 @@ make_grader_here = grading._make_grader
 PREPARE = """
 import os, runpy
 from promptcot_mamba.data import prepare
-from tests.cluster import held
+from tests.cluster.ray import held
 prepare._make_chunk_runner = held.ChunkMaker(os.environ[held.SIGN])
 runpy.run_module("scripts.prepare_sft_data", {}, "__main__", alter_sys=True)
 """
+# The same on the second host. Ray looks through the machine's processes for a node to be part of, and finds the first
+# host's, too, unless it is told.
+PREPARE_THERE = PREPARE.replace(
+    "import os, runpy\n",
+    f"""import functools, os, runpy, ray
+ray.init = functools.partial(ray.init, _node_ip_address="{ADDRESSES[HOSTS[1]]}")
+""",
+)
 GRADE = """
 import functools, os, runpy
 from promptcot_mamba.grading.code import grading
-from tests.cluster import held
+from tests.cluster.ray import held
 grading._make_grader = functools.partial(held.make_grader, os.environ[held.SIGN])
 runpy.run_module("calc_acc_lcb", {}, "__main__", alter_sys=True)
 """

@@ -21,7 +21,7 @@ import pytest
 from promptcot_mamba.sampling.vllm_engine import EngineSettings, engine_arguments
 from promptcot_mamba.sampling.vllm_server import serve_flags
 from tests.cluster.hosts import ADDRESSES, HOSTS, WAIT_SECONDS
-from tests.cluster.ray_nodes import ADDRESS, RayNodes
+from tests.cluster.ray.nodes import ADDRESS, RayNodes
 from tests.programs.train_helpers import ROOT
 from tests.sampling.conftest import comparable, write_problems
 from tests.tiny import make_checkpoint
