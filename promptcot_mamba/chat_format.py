@@ -37,9 +37,7 @@ class Marks(NamedTuple):
 _OTHER_MARKS = {
     "s1": (Marks("<|im_start|>think", "<|im_start|>answer"),),
     "begin_of_thought": (
-        Marks(
-            "<|begin_of_thought|>", "<|end_of_thought|>", ("<|begin_of_solution|>", "<|end_of_solution|>")
-        ),
+        Marks("<|begin_of_thought|>", "<|end_of_thought|>", ("<|begin_of_solution|>", "<|end_of_solution|>")),
     ),
     "mistral": (Marks("[THINK]", "[/THINK]"),),
     "harmony": (
@@ -67,7 +65,7 @@ _OTHER_MARKS = {
             "Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]", ("[END FINAL RESPONSE]", "<|end|>"), worded=True
         ),
     ),
-}  # fmt: skip
+}
 _HARMONY_FINAL = "<|channel|>final<|message|>"  # what an answer without a thought begins with
 _HARMONY_KIND = re.compile(r"(<\|channel\|>final) ?<\|constrain\|>\w+(?=<\|message\|>)")  # such as json
 THINKING = ("auto", "none", "think", *_OTHER_MARKS)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from promptcot_mamba.errors import InputError
+from promptcot_mamba.errors import EXIT_LOST, InputError
 from promptcot_mamba.log import logger
 from promptcot_mamba.node_facts import await_token, describe_node, find_difference, write_token
 from promptcot_mamba.run_info import ROOT
@@ -31,7 +31,6 @@ ANSWER_SECONDS = 300.0  # for a node to start a worker
 IDLE_SECONDS = 30.0  # without a result, after which one looks whether there are nodes left
 HEAD_ASKED_SECONDS = 5.0
 HEAD_LOST_SECONDS = 40.0  # after 60 ray ends the program in a C call, with words of its own
-EXIT_LOST = 75  # EX_TEMPFAIL: nothing is wrong with the program; the same command goes on
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from promptcot_mamba import ray_jobs
 from promptcot_mamba.benchmarks import get_benchmark
 from promptcot_mamba.benchmarks.code_scoring import CodeOptions, run_code
 from promptcot_mamba.data.workers import do_all
-from promptcot_mamba.errors import InputError
+from promptcot_mamba.errors import EXIT_LOST, InputError
 from promptcot_mamba.ray_jobs import LOST_MOST, RayCluster
 from tests.fake_ray import RayTaskError, install
 from tests.grading.lcb_files import make_folder, read
@@ -113,7 +113,7 @@ time.sleep(600)
 
 def test_a_lost_head_ends_the_program_in_one_line():
     """While it listens nothing happens, though the program does nothing; nor once the cluster was closed."""
-    for how, status in (("open", ray_jobs.EXIT_LOST), ("closed", 1)):
+    for how, status in (("open", EXIT_LOST), ("closed", 1)):
         done = subprocess.run(
             [sys.executable, "-c", LOST_HEAD, how], cwd=ray_jobs.ROOT, capture_output=True, text=True, timeout=300
         )

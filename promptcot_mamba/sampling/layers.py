@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from promptcot_mamba.checkpoint import MISTRAL_KEYS
+from promptcot_mamba.log import log_once
 
 ATTENTION, WINDOW, STATE, BOTH, NOTHING = "attention", "window", "state", "both", "nothing"
 _KINDS = {
@@ -42,8 +43,10 @@ def _class_defaults(config: Config) -> Config:
         return {}
     try:
         return CONFIG_MAPPING[kind].from_dict(dict(config)).get_text_config().to_dict()
-    except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError):
-        return {}  # written for other code than this version's: its own keys must do
+    except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
+        told = (str(error).splitlines() or [type(error).__name__])[0]
+        log_once(f"transformers does not read this {kind} config ({told}); its own keys alone are counted")
+        return {}
 
 
 def layer_kinds(config: Config) -> list[str]:

@@ -10,7 +10,7 @@ from promptcot_mamba.training.flags import REFUSED
 Config = dict[str, Any]
 NUMBERS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
 PASSED = {
-    *NUMBERS, "bf16", "fp16", "zero_optimization", "optimizer", "scheduler", "data_types", "communication_data_type",
+    *NUMBERS, "bf16", "zero_optimization", "optimizer", "scheduler", "data_types", "communication_data_type",
     "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer", "steps_per_print", "wall_clock_breakdown",
     "memory_breakdown", "dump_state", "flops_profiler", "comms_logger", "timers", "tensorboard", "csv_monitor", "wandb",
     "comet", "aio", "checkpoint", "log_level", "disable_allgather", "disable_python_gc", "prescale_gradients",
@@ -27,42 +27,42 @@ IDLE = {
 }
 
 
-def _enabled(section: Any) -> bool:
+def _is_not_off(section: Any) -> bool:
     return section not in (None, False) and not (isinstance(section, Mapping) and section.get("enabled") is False)
 
 
-def _enables(section: Any) -> bool:
-    return isinstance(section, Mapping) and section.get("enabled") is True
+def _is_on(section: Any) -> bool:
+    return section is True or (isinstance(section, Mapping) and section.get("enabled") in (True, 1))
 
 
 def _compiles(section: Any) -> bool:
-    return _enabled(section) and section != {"disable": True}
+    return _is_not_off(section) and section != {"disable": True}
 
 
 def _splits_tensors(section: Any) -> bool:
-    return _enabled(section) and not (isinstance(section, Mapping) and section.get("autotp_size", 1) in (0, 1))
+    return _is_not_off(section) and not (isinstance(section, Mapping) and section.get("autotp_size", 1) in (0, 1))
 
 
 # Section -> whether it asks for something, and what to use instead.
 REFUSED_SECTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "fp16": (_enables, REFUSED["fp16"]),
-    "amp": (_enables, REFUSED["fp16"]),
-    "fp8": (_enabled, "DeepSpeed has no such section; use --bf16 True"),
-    "torch_autocast": (_enables, "weights are bf16 by --bf16 True"),
+    "fp16": (_is_on, REFUSED["fp16"]),
+    "amp": (_is_on, REFUSED["fp16"]),
+    "fp8": (_is_not_off, "DeepSpeed has no such section; use --bf16 True"),
+    "torch_autocast": (_is_on, "weights are bf16 by --bf16 True"),
     "compile": (_compiles, REFUSED["torch_compile"]),
     "tensor_parallel": (_splits_tensors, "use ZeRO-3, or --sequence_parallel_size for rows"),
-    "expert_parallel": (_enables, "this model has no experts"),
+    "expert_parallel": (_is_on, "this model has no experts"),
     "sequence_parallel_size": (lambda one: one not in (1, "auto"), "use the flag --sequence_parallel_size"),
-    "data_efficiency": (_enables, REFUSED["train_sampling_strategy"]),
-    "curriculum_learning": (_enables, REFUSED["train_sampling_strategy"]),
-    "compression_training": (_enabled, "the weights are trained as they are"),
-    "weight_quantization": (_enabled, "the weights are trained as they are"),
-    "hybrid_engine": (_enables, "use infer_longcot.py to sample"),
-    "autotuning": (_enables, "see --plan for what fits"),
-    "elasticity": (_enabled, "a run goes on with any number of devices (docs/many_nodes.md); leave it out"),
+    "data_efficiency": (_is_on, REFUSED["train_sampling_strategy"]),
+    "curriculum_learning": (_is_on, REFUSED["train_sampling_strategy"]),
+    "compression_training": (_is_not_off, "the weights are trained as they are"),
+    "weight_quantization": (_is_not_off, "the weights are trained as they are"),
+    "hybrid_engine": (_is_on, "use infer_longcot.py to sample"),
+    "autotuning": (_is_on, "see --plan for what fits"),
+    "elasticity": (_is_not_off, "a run goes on with any number of devices (docs/many_nodes.md); leave it out"),
     "gradient_allreduce_op": (lambda one: one != "mean", "a step's loss is a mean over all processes"),
     "managed_gradient_accumulation": (lambda one: one is False, "the Trainer ends a step"),
-    "datastates_ckpt": (_enabled, "checkpoints are written whole before the next step"),
+    "datastates_ckpt": (_is_not_off, "checkpoints are written whole before the next step"),
 }
 # Their schedule, the value of --lr_scheduler_type for it, and what the flags say of it.
 _WARMUP = ("warmup_min_lr", "warmup_max_lr", "warmup_num_steps")
@@ -84,7 +84,7 @@ def complete(config: Config, args: Any) -> tuple[Config, list[str]]:
     if "bfloat16" in config:
         config["bf16"] = config.pop("bfloat16")
     notes = check_keys(config)
-    for name in ("bf16", "fp16", "zero_optimization", "optimizer", "scheduler", "data_types", "checkpoint"):
+    for name in ("bf16", "zero_optimization", "optimizer", "scheduler", "data_types", "checkpoint"):
         if not isinstance(config.get(name, {}), dict):
             raise ValueError(f'{name} {config[name]}: expected an object, as {{"enabled": true}}')
     for name in NUMBERS:

@@ -20,10 +20,10 @@ POLL_SECONDS = 1.0
 
 def built_for(config: dict[str, Any]) -> set[str]:
     """What DeepSpeed compiles for a config."""
-    devices = {offload_device(config, what) for what in ("optimizer", "param")}
-    return ({"cpu_adam"} if offload_device(config) != "none" else set()) | (
-        {"async_io"} if "nvme" in devices else set()
-    )
+    names = {"cpu_adam"} if offload_device(config) != "none" else set()
+    if "nvme" in (offload_device(config), offload_device(config, "param")):
+        names.add("async_io")
+    return names
 
 
 def wait_for_builds(config: dict[str, Any]) -> None:

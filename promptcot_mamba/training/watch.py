@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import torch.distributed as dist
 
-from promptcot_mamba.errors import InputError
+from promptcot_mamba.errors import EXIT_LOST, InputError
 from promptcot_mamba.log import logger
 from promptcot_mamba.training.ranks import gather_lists, local_rank, rank
 
@@ -23,7 +23,6 @@ BEAT_SECONDS = 2.0
 LOST_AFTER_SECONDS = 120.0  # in which a process must get the interpreter for a moment
 SUSPENDED_AFTER_BEATS = 5  # a whole job may be stopped and go on; a longer gap than this is nobody else's
 BROKEN_AFTER_SECONDS = 15.0  # the same, once a connection between processes broke
-EXIT_LOST = 75  # EX_TEMPFAIL: nothing is wrong with the run; the same command goes on
 EXIT_FAILED = 1
 BEAT_KEY, LOST_KEY, BROKEN_KEY, ENDED_KEY = (f"promptcot/watch/{name}" for name in ("beat", "lost", "broken", "ended"))
 

@@ -182,7 +182,7 @@ def ratios(pairs: list[Row]) -> dict[str, float]:
 
 
 def make_table(pairs: list[Row], max_num_seqs: int) -> RecordTable:
-    """Medians of both loops and of their ratios: that of the seconds is that of the steps by that of a step's time."""
+    """Medians of both loops, and of the pairs' ratios of seconds, steps and a step's time."""
     rows = []
     for loop in ("published", "ours"):
         seconds, worked, steps, tokens = (

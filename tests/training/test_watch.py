@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from promptcot_mamba.training.watch import EXIT_FAILED, EXIT_LOST
+from promptcot_mamba.errors import EXIT_LOST
+from promptcot_mamba.training.watch import EXIT_FAILED
 from tests.programs.train_helpers import HANG_SECONDS, free_port
 from tests.training.test_ranks import start_two
 

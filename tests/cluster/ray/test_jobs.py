@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from promptcot_mamba.ray_jobs import EXIT_LOST
+from promptcot_mamba.errors import EXIT_LOST
 from tests.cluster.hosts import HOSTS, WAIT_SECONDS
 from tests.cluster.ray import held
 from tests.cluster.ray.nodes import ADDRESS, RayNodes
