@@ -16,6 +16,7 @@ from tests.programs.train_helpers import (
     STEPS,
     ZERO2,
     flags_for,
+    have_the_same_curves,
     losses,
     make_work,
     read_curve,
@@ -107,9 +108,8 @@ def test_two_processes_train_as_one(work: Path, whole: Path):
     """
     result = run_train(flags_for(work, "two", deepspeed=ZERO2, gradient_accumulation_steps=1), processes=2)
     assert result.returncode == 0, result.stderr[-3000:]
+    have_the_same_curves(whole, work / "two")
     for one, two in zip(read_curve(whole), read_curve(work / "two"), strict=True):
-        assert two["loss"] == pytest.approx(one["loss"], rel=1e-6)
-        assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-6)
         assert (two["documents"], two["labelled_tokens"]) == (one["documents"], one["labelled_tokens"])
 
 

@@ -21,9 +21,10 @@ from tests.programs.train_helpers import (
     child_environment,
     flags_for,
     free_port,
+    have_the_same_curves,
+    have_the_same_losses,
     losses,
     make_work,
-    read_curve,
     run_alone,
     run_train,
     start_train,
@@ -55,9 +56,7 @@ def test_sharding_trains_alike_and_survives_a_kill(work: Path, alone: Path, conf
     process.communicate()
     result = run_train(flags, processes=2)
     assert result.returncode == 0, result.stderr[-3000:]
-    for one, two in zip(read_curve(alone), read_curve(work / output), strict=True):
-        assert two["loss"] == pytest.approx(one["loss"], rel=1e-6)
-        assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-6)
+    have_the_same_curves(alone, work / output)
 
 
 @pytest.mark.parametrize("times", [1, 2])
@@ -81,8 +80,7 @@ def test_ctrl_c_in_a_terminal_reaches_launcher_and_processes(work: Path, alone: 
     assert saved == [output / f"checkpoint-{done[-1][0]}"]
     assert said.count("the same command goes on") == said.count("saving after this step") == 1
     assert run_train(flags_for(work, output.name, **settings), processes=2).returncode == 0
-    for (_, one), (_, two) in zip(losses(alone), losses(output), strict=True):
-        assert two == pytest.approx(one, rel=1e-6)
+    have_the_same_losses(alone, output)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: Path(path).stem)
@@ -115,8 +113,7 @@ def test_adapters_are_sharded_resumed_and_merged(work: Path, config: str):
     process.communicate()
     done = run_train(flags, processes=2)
     assert done.returncode == 0, done.stderr[-3000:]
-    for (_, one), (_, two) in zip(losses(alone), losses(output), strict=True):
-        assert two == pytest.approx(one, rel=1e-6)
+    have_the_same_losses(alone, output)
     start, ours, theirs = (load_file(folder / "model.safetensors") for folder in (work / "model", output, alone))
     assert start.keys() == ours.keys() == theirs.keys()
     for name, weight in theirs.items():
@@ -150,8 +147,7 @@ def train_on(
 
 
 def is_the_same_run(output: Path, alone: Path) -> None:
-    for (_, one), (_, two) in zip(losses(alone), losses(output), strict=True):
-        assert two == pytest.approx(one, rel=1e-6)
+    have_the_same_losses(alone, output)
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (output, alone))
     for name, weight in theirs.items():
         torch.testing.assert_close(ours[name], weight, rtol=1e-3, atol=1e-5)
@@ -211,9 +207,7 @@ def test_two_nodes_train_as_one(work: Path, alone: Path):
     for node in nodes:
         output, _ = node.communicate(timeout=HANG_SECONDS)
         assert node.returncode == 0, output[-3000:]
-    assert [step for step, _ in losses(work / "nodes")] == [step for step, _ in losses(alone)]
-    for (_, one), (_, two) in zip(losses(alone), losses(work / "nodes"), strict=True):
-        assert two == pytest.approx(one, rel=1e-6)
+    have_the_same_losses(alone, work / "nodes")
 
 
 def test_two_phases_chain_and_skip_what_is_done(work: Path):

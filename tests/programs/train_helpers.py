@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.tiny import make_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -100,6 +102,20 @@ def read_curve(output_dir: Path) -> list[dict]:
 
 def losses(output_dir: Path) -> list[tuple[int, float]]:
     return [(row["step"], row["loss"]) for row in read_curve(output_dir)]
+
+
+def have_the_same_losses(one: Path, two: Path) -> None:
+    """Step by step, to 1e-6 of the loss."""
+    for (step, ours), (other, theirs) in zip(losses(one), losses(two), strict=True):
+        assert step == other
+        assert ours == pytest.approx(theirs, rel=1e-6)
+
+
+def have_the_same_curves(one: Path, two: Path) -> None:
+    """And the norms of their gradients."""
+    have_the_same_losses(one, two)
+    norms = [[row["grad_norm"] for row in read_curve(folder)] for folder in (one, two)]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-6)
 
 
 def flags_for(work: Path, output: str, **changes: object) -> dict[str, object]:
