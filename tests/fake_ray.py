@@ -7,6 +7,8 @@ import sys
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+from promptcot_mamba.ray_jobs import RayCluster
+
 
 class RayError(Exception):
     pass
@@ -91,6 +93,8 @@ class FakeRay(ModuleType):
 
 
 def install(monkeypatch, **settings: Any) -> FakeRay:
+    """Nobody answers at its head: who watched that would end the test's process."""
     made = FakeRay(**settings)
+    monkeypatch.setattr(RayCluster, "_watch_head", lambda *_: None)
     monkeypatch.setitem(sys.modules, "ray", made)
     return made

@@ -86,7 +86,10 @@ class Hosts:
         must("ip", "link", "set", f"pc-{host}", "down")
 
     def plug(self, host: str) -> None:
+        """Back in, and heard by the others: for a moment they remember that nobody answered."""
         must("ip", "link", "set", f"pc-{host}", "up")
+        for other in HOSTS:
+            must(*self.command(other, "ip", "neigh", "flush", "all"))
 
     def processes(self, host: str) -> list[int]:
         return [int(pid) for pid in run("ip", "netns", "pids", host).stdout.split()]

@@ -125,12 +125,14 @@ def test_servers_end_with_a_killed_grader():
     """`kill -9` of the grader in the middle of a test leaves no server and no program."""
     code = (
         "from promptcot_mamba.grading.sandbox.sandbox import Sandbox\n"
-        "s = Sandbox()\nprint(s._process.pid, flush=True)\n"
+        "s = Sandbox()\nprint(s._process.pid, flush=True)\ninput()\n"  # until its servers are counted
         "s.run({'mode': 'stdin', 'prelude': True, 'code': 'import time; time.sleep(6000)'})\n"
     )
-    grader = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    grader = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, text=True, **pipes)
     server = int(grader.stdout.readline())
     servers = len(tree_of(server))  # two, where processes have a namespace of their own
+    print(file=grader.stdin, flush=True)
     assert becomes(lambda: len(tree_of(server)) > servers), "no program was started"
     below = tree_of(server)
     grader.send_signal(signal.SIGKILL)
