@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up what is missing, then runs the tests.
 #
-#   bash scripts/test.sh                     the fast ones: ten minutes on two cores
+#   bash scripts/test.sh                     the fast ones: 16 to 20 minutes on two cores
 #   bash scripts/test.sh --slow              those marked slow as well
 #   bash scripts/test.sh --cluster           two nodes on this machine (Slurm, ssh, Ray): 21 minutes, as root; says which
 #                                            of Debian's packages it lacks, or ray, and installs nothing
