@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -89,16 +90,22 @@ def start_held(ray_nodes: RayNodes, words: list[str], sign: Path, host: str = HO
     )  # fmt: skip
 
 
-def lose_a_node(ray_nodes: RayNodes, words: list[str], sign: Path) -> str:
-    """Run a program whose jobs are held on the second node, take that away, and await the program's good end."""
-    program = start_held(ray_nodes, words, sign)
+def await_end(program: subprocess.Popen[str], sign: Path, lose: Callable[[], None]) -> str:
+    """Take something away once a job is held, and await what the program says until its end."""
     try:
         wait_until(lambda: sign.exists() or program.poll() is not None, "a held job")
-        ray_nodes.lose_second()
+        lose()
         said, _ = program.communicate(timeout=WAIT_SECONDS)
     finally:
         program.kill()
         program.wait()
+    return said
+
+
+def lose_a_node(ray_nodes: RayNodes, words: list[str], sign: Path) -> str:
+    """Run a program whose jobs are held on the second node, take that away, and await the program's good end."""
+    program = start_held(ray_nodes, words, sign)
+    said = await_end(program, sign, ray_nodes.lose_second)
     assert program.returncode == 0, said
     assert sign.exists(), said
     return said
@@ -197,13 +204,7 @@ def test_a_lost_head_is_one_line_and_the_same_command_goes_on(ray_nodes: RayNode
     output, sign = place / "headless", place / "held-headless"
     words = [sys.executable, "-c", held.PREPARE_THERE, *command(place, output, "--workers", "0", *RAY)[3:]]
     program = start_held(ray_nodes, words, sign, host=HOSTS[1])
-    try:
-        wait_until(lambda: sign.exists() or program.poll() is not None, "a held job")
-        ray_nodes.lose_head()
-        said, _ = program.communicate(timeout=WAIT_SECONDS)
-    finally:
-        program.kill()
-        program.wait()
+    said = await_end(program, sign, ray_nodes.lose_head)
     assert program.returncode == EXIT_LOST, said
     assert "Traceback" not in said
     [line] = [line for line in said.splitlines() if line.startswith("error: ")]
