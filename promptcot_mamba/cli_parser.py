@@ -132,7 +132,7 @@ class Parser(argparse.ArgumentParser):
         options = self._type_options(kind, default) | options
         if options.get("choices"):
             options.pop("metavar", None)
-        about = f"{about.rstrip('.')} {describe_default(default)}".strip().replace("%", "%%")
+        about = f"{about.rstrip('.')} {describe_default(default)}".strip().replace("%%", "%").replace("%", "%%")
         aliases = one.metadata.get("aliases", [])
         spellings = [f"--{one.name}", f"--{one.name.replace('_', '-')}"]
         spellings += [aliases] if isinstance(aliases, str) else aliases

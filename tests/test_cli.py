@@ -127,6 +127,21 @@ def test_help_keeps_the_docstrings_lines_and_marks_what_is_required(capsys):
     assert max(map(len, shown.splitlines())) <= 120
 
 
+def test_a_percent_sign_is_one_in_help_whoever_escaped_it(capsys):
+    """transformers writes its fields' help for argparse, %% already; ours is plain."""
+
+    @dataclass
+    class Percents:
+        theirs: int = field(default=1, metadata={"help": "about 20%% slower"})
+        ours: int = field(default=1, metadata={"help": "80 % of the link"})
+
+    with pytest.raises(SystemExit):
+        parse_args(Percents, ["--help"])
+    shown = capsys.readouterr().out
+    assert "about 20% slower" in shown
+    assert "80 % of the link" in shown
+
+
 def test_the_published_lines_flags_parse_as_transformers_parser_reads_them():
     from transformers.hf_argparser import HfArgumentParser
 

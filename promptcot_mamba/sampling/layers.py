@@ -7,6 +7,7 @@ language model's under `text_config`; hybrids name the kind of each layer, each 
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from promptcot_mamba.checkpoint import MISTRAL_KEYS
@@ -41,8 +42,10 @@ def _class_defaults(config: Config) -> Config:
     kind = str(config.get("model_type"))
     if kind not in CONFIG_MAPPING:
         return {}
+    # JSON has no infinity: transformers writes {"__float__": "Infinity"}, and reads that back from files alone.
+    plain = json.loads(json.dumps(config), object_hook=lambda a: float(a["__float__"]) if "__float__" in a else a)
     try:
-        return CONFIG_MAPPING[kind].from_dict(dict(config)).get_text_config().to_dict()
+        return CONFIG_MAPPING[kind].from_dict(plain).get_text_config().to_dict()
     except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
         told = (str(error).splitlines() or [type(error).__name__])[0]
         log_once(f"transformers does not read this {kind} config ({told}); its own keys alone are counted")

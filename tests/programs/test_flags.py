@@ -22,7 +22,7 @@ PROGRAMS = [
     "scripts.make_preferences",
     "scripts.doctor", "scripts.quickstart.run", "scripts.quickstart.make_data", "scripts.quickstart.run_ablations",
     "scripts.quickstart.closed_loop", "scripts.quickstart.eval_checkpoints", "scripts.quickstart.adapters",
-    "scripts.quickstart.selfplay",
+    "scripts.quickstart.selfplay", "scripts.quickstart.em",
 ]  # fmt: skip
 # Numbers that may be anything, and why.
 ANY_NUMBER = {"seed": "an address of random numbers", "temperature": "", "format_seed": ""}

@@ -7,9 +7,10 @@ import subprocess
 import sys
 
 import pytest
+from transformers import Mamba2Config
 
 from promptcot_mamba.sampling.cache_cost import cache_cost
-from promptcot_mamba.sampling.layers import is_hybrid, layer_kinds
+from promptcot_mamba.sampling.layers import is_hybrid, language_config, layer_kinds
 from tests.sampling.conftest import ROOT
 from tests.sampling.kv_spec import FAMILIES
 from tests.sampling.published_configs import PUBLISHED
@@ -82,6 +83,14 @@ def test_published_configs_are_counted_as_by_hand(name: str):
     assert shared.state == cost.state // 16
     heads = config.get("kv_lora_rank") or config.get("linear_attn_config")
     assert (shared.a_token == cost.a_token) if heads else (cost.a_token / 16 <= shared.a_token <= cost.a_token / 2)
+
+
+def test_a_config_with_transformers_own_infinity_is_read():
+    """Every Mamba-2 checkpoint has one, in `time_step_limit`; what is left out comes from the class all the same."""
+    written = json.loads(Mamba2Config(num_heads=4, head_dim=64, hidden_size=128, expand=2).to_json_string())
+    assert written["time_step_limit"] == [0.0, {"__float__": "Infinity"}]
+    usual = written.pop("conv_kernel")
+    assert language_config(written)["conv_kernel"] == usual
 
 
 @pytest.mark.slow
