@@ -7,9 +7,14 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import yaml
 
 from promptcot_mamba.chat_format import is_format_valid, with_open_thought
+from promptcot_mamba.data.dedup import normal_form
+from promptcot_mamba.data.mixture import MixturePlan, count_targets
+from promptcot_mamba.data.sources import parse_sources
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.quickstart import arithmetic, programs
 from promptcot_mamba.quickstart.concepts import CONCEPTS, LIMIT
@@ -21,6 +26,7 @@ from promptcot_mamba.quickstart.splits import (
     hash_tests,
     is_held_out,
 )
+from promptcot_mamba.run_info import ROOT
 
 TRUTH = {
     "add": lambda x, y: x + y,
@@ -131,3 +137,16 @@ def test_asking_for_more_test_problems_than_are_held_out_is_refused():
 def test_completions_have_one_closed_thought():
     for row in draw_training_rows(TRAINING, "phase2", seed=1):
         assert is_format_valid(with_open_thought(row["prompt"], row["completion"]))
+
+
+@pytest.mark.parametrize("phase", ["phase1", "phase2"])
+def test_the_shard_recipes_ask_for_no_more_passes_than_they_allow(phase: str):
+    """Preparation keeps one of equal exercises, and there are few different programs of one step."""
+    configs = ROOT / "configs/quickstart"
+    data, recipe = (yaml.safe_load((configs / name).read_text()) for name in ("data.yaml", f"shards_{phase}.yaml"))
+    texts: dict[str, list[str]] = {"math": [], "code": []}
+    for row in draw_training_rows(data[phase], phase, data["seed"]):
+        texts[row["domain"]].append(normal_form(row["prompt"] + row["completion"]))
+    specs = parse_sources(recipe["sources"])
+    kept = [np.ones(len(set(texts[(spec.domains or [""])[0]]))) for spec in specs]
+    assert count_targets(specs, kept, kept, MixturePlan()) == list(map(len, texts.values()))
