@@ -1,7 +1,8 @@
 """Decontamination measured: every kind of disguise against four rules, and what each takes from clean questions.
 
-    python -m scripts.bench.decontaminate --benchmark_dir data --record docs/records/decontamination.json
+    python -m scripts.bench.decontaminate --benchmark_dir data/published --record docs/records/decontamination.json
 
+The files are those that the PromptCoT release and Qwen2.5-Math ship; LiveCodeBench's prompts have their frame there.
 Recall is over problems planted as prompts (and, last, inside answers); loss is over problems compared with the others
 only (a quarter left out at a time; parts of one problem are not compared with one another) and over templates with
 random numbers. The three other rules are those in use: any 13 words in a row, any 8, and 8-grams covering half.
@@ -32,7 +33,7 @@ Rule = Callable[[Sequence[BenchmarkText], Sequence[str]], Finder]
 
 @dataclass
 class BenchArguments:
-    benchmark_dir: str = flag("Folder of problem files (JSONL).", default="data")
+    benchmark_dir: str = flag("Folder of problem files (JSONL).", default="data/published")
     files: list[str] = flag(
         "Problem files to plant; rows with `question`, or `prompt` as chat text.", factory=lambda: list(FILES)
     )
@@ -90,16 +91,14 @@ RULES: dict[str, Rule] = {
 
 
 def read_problems(folder: Path, files: Sequence[str]) -> list[BenchmarkText]:
-    """Raises InputError if none of the files is there."""
-    problems = [
+    """Raises InputError where one of the files is missing: shares of fewer problems would be other figures."""
+    if missing := [name for name in files if not (folder / name).is_file()]:
+        raise InputError(f"--benchmark_dir {folder}: {', '.join(missing)} missing; --files names those that are there")
+    return [
         BenchmarkText(name.removesuffix(".jsonl"), str(number), row.get("question") or extract_question(row["prompt"]))
         for name in files
-        if (folder / name).exists()
         for number, row in enumerate(read_jsonl(folder / name))
     ]
-    if not problems:
-        raise InputError(f"--benchmark_dir {folder}: none of {', '.join(files)} is there")
-    return problems
 
 
 def setting_of(problem: BenchmarkText) -> tuple[str, ...] | None:

@@ -12,8 +12,9 @@ import pytest
 from promptcot_mamba.chat_format import extract_question
 from promptcot_mamba.data.decontaminate import BenchmarkText, Decontaminator
 from promptcot_mamba.data.words import gist_signs, gist_words, symbol_words
+from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import read_jsonl
-from scripts.bench.decontaminate import setting_of
+from scripts.bench.decontaminate import read_problems, setting_of
 from scripts.bench.paraphrase import KINDS, REQUIRED, make_template
 from tests.data.planted import BASE, disguise, make_problems
 
@@ -171,3 +172,10 @@ def test_clean_problems_are_lost_to_one_another_hardly_ever(published):
     assert lost["livecodebench_test"] <= 0.01 * sizes["livecodebench_test"]
     maths = [name for name in FILES if name != "livecodebench_test"]
     assert sum(lost[name] for name in maths) <= 0.005 * sum(sizes[name] for name in maths)
+
+
+def test_the_stopwatch_does_not_go_on_with_fewer_files(tmp_path: Path):
+    (tmp_path / "a.jsonl").write_text('{"question": "What is two and two?"}\n')
+    assert [problem.text for problem in read_problems(tmp_path, ["a.jsonl"])] == ["What is two and two?"]
+    with pytest.raises(InputError, match=r"--benchmark_dir .*: b\.jsonl missing; --files"):
+        read_problems(tmp_path, ["a.jsonl", "b.jsonl"])
