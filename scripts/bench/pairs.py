@@ -20,6 +20,7 @@ PUBLISHED_TYPES = ("Numerical", "Expression", "Tuple", "Interval")
 OLYMPIAD_TOLERANCE = 1e-8
 MODES = ("answer", "text")
 MAX_PROSE = 4000
+LEAST_WORDS = 3  # of a sentence: fewer may change the number that they stand beside
 MAX_HEDGE = 60  # a longer text is a solution, in which "not" and "or" say nothing of its answer
 _MORE = re.compile(r"\d|\\(?:ne|pm|mp|not)")
 _DENIES = re.compile(r"^\s*\\(?:neq?|not)(?![A-Za-z])")
@@ -107,14 +108,16 @@ def _bare(text: str) -> Extraction:
 def answer_in_prose(text: str) -> str | None:
     """What a sentence gives as its answer: its last formula or numeral, after "answer is" where that is said.
 
-    None for a text that is no sentence, which is then an answer itself, and for one that hedges or denies ("7 or
-    something else", "not 7"). Completions are never read like this: there only a box counts.
+    None for a text that is no sentence, which is then an answer itself, a word or two beside a number included ("5
+    thirds", "beyond 0"), and for one that hedges or denies ("7 or something else", "not 7"). Completions are never read
+    like this: there only a box counts.
     """
     text = text[-MAX_PROSE:]
     plain = _MACRO.sub(" ", _SPAN.sub(" ", text))
     if len(text) < MAX_HEDGE and (_DENIES.search(text) or CHANGING & set(re.findall(r"[a-z']+", text.lower()))):
         return None
-    if not any(len(word) > 2 and not is_known_word(word) for word in _WORD.findall(plain)):
+    words = _WORD.findall(plain)
+    if len(words) < LEAST_WORDS or not any(len(word) > 2 and not is_known_word(word) for word in words):
         return None
     tail = _CLOSING.split(_OPENING.split(text)[-1])[0]
     for part in (tail, text):

@@ -33,6 +33,10 @@ def test_bad_pairs(pair: dict[str, object], message: str):
         ("\\text{Evelyn}", None),
         ("5 cm", None),
         ("\\sqrt{2}", None),
+        ("42 thousand", None),
+        ("$5$ thirds", None),
+        ("5 in binary", None),
+        ("beyond 0", None),
     ],
 )
 def test_a_sentence_around_an_answer(text: str, answer: str | None):
