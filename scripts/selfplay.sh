@@ -8,21 +8,22 @@
 # that the round before left; OUTPUT/round_N/model is its checkpoint. MATHS or CODE alone will do; what their rows hold
 # is in docs/selfplay.md.
 #
-# Optional: ROUNDS (1), BY (gold, or majority for maths whose answers nobody knows), SEED (0), the recipes SAMPLE_CONFIG,
-# PAIRS_CONFIG and TRAIN_CONFIG, NUM_GPUS (8; or CUDA_VISIBLE_DEVICES), and the commands that start each program where you run it: SAMPLER,
-# MATHS_GRADER, CODE_GRADER, LAUNCHER (of train.py). Running it again goes on where it was: a hop that is done is
-# skipped, one that was killed resumes, and one whose command or recipe changed since is refused.
+# Optional: ROUNDS (1), BY (gold, or majority for maths whose answers nobody knows), SEED (0), the recipes
+# SAMPLE_CONFIG, PAIRS_CONFIG and TRAIN_CONFIG, NUM_GPUS (8; or CUDA_VISIBLE_DEVICES), and the commands that start each
+# program where you run it: SAMPLER, MATHS_GRADER, CODE_GRADER, LAUNCHER (of train.py). Running it again goes on where
+# it was: a hop that is done is skipped, one that was killed resumes, and one whose command or recipe changed since is
+# refused.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # The environment of scripts/setup.sh, where no other is active.
 command -v deepspeed >/dev/null || export PATH="$PWD/.venv/bin:$PATH"
 
-: "${MODEL:?set MODEL to the folder of the model to start from}"
-: "${OUTPUT:?set OUTPUT to the folder for all rounds}"
-[ -n "${MATHS:-}${CODE:-}" ] || { echo "error: set MATHS or CODE, or both, to a problem file" >&2; exit 2; }
-ROUNDS=${ROUNDS:-1} BY=${BY:-gold} SEED=${SEED:-0}
 # shellcheck source=scripts/cluster/one_node.sh
 . scripts/cluster/one_node.sh
+need MODEL "the folder of the model to start from"
+need OUTPUT "the folder for all rounds"
+[ -n "${MATHS:-}${CODE:-}" ] || { echo "error: set MATHS or CODE, or both, to a problem file" >&2; exit 2; }
+ROUNDS=${ROUNDS:-1} BY=${BY:-gold} SEED=${SEED:-0}
 SAMPLE_CONFIG=${SAMPLE_CONFIG:-configs/selfplay_sample.yaml}
 PAIRS_CONFIG=${PAIRS_CONFIG:-configs/selfplay_pairs.yaml}
 TRAIN_CONFIG=${TRAIN_CONFIG:-configs/selfplay.yaml}

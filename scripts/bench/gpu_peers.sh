@@ -10,7 +10,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-FOLDER=${1:?usage: bash scripts/bench/gpu_peers.sh FOLDER}
+[ $# -eq 1 ] || { echo "error: usage: bash scripts/bench/gpu_peers.sh FOLDER" >&2; exit 2; }
+FOLDER=$1
 PYTHON=${PYTHON:-python3}
 [ -d "$FOLDER" ] || { echo "error: $FOLDER: no such folder" >&2; exit 2; }
 

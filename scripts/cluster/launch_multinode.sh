@@ -21,7 +21,8 @@ die() {
     exit 2
 }
 
-hostfile=${1:?usage: launch_multinode.sh HOSTFILE [flags of train.py]}
+[ $# -gt 0 ] || die "usage: bash scripts/cluster/launch_multinode.sh HOSTFILE [flags of train.py]"
+hostfile=$1
 shift
 [ -r "$hostfile" ] || die "$hostfile: not there, or not readable"
 # A name and its slots a line; comments and empty lines between.
@@ -49,7 +50,8 @@ ask_node() {
 launch=(deepspeed --hostfile "$hostfile" --force_multi
     --master_addr "${MASTER_ADDR:-${hosts[0]}}" --master_port "${MASTER_PORT:-29500}")
 if [ -n "${NO_SSH:-}" ]; then
-    launch+=(--no_ssh --node_rank "${NODE_RANK:?set NODE_RANK (0, 1, ...) on every node}")
+    [ -n "${NODE_RANK:-}" ] || die "set NODE_RANK (0, 1, ...) on every node"
+    launch+=(--no_ssh --node_rank "$NODE_RANK")
 else
     command -v pdsh >/dev/null ||
         die "pdsh is missing, which reaches the nodes: apt-get install pdsh, or see NO_SSH in $0"

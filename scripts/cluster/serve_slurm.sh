@@ -8,7 +8,7 @@
 #SBATCH --no-kill
 set -euo pipefail
 
-: "${MODEL:?set MODEL to a checkpoint folder that every node sees}"
+[ -n "${MODEL:-}" ] || { echo "error: set MODEL to a checkpoint folder that every node sees" >&2; exit 2; }
 PORT=${PORT:-8000}
 GPUS=${GPUS:-${SLURM_GPUS_ON_NODE:-8}}
 TENSOR_PARALLEL=${TENSOR_PARALLEL:-1}

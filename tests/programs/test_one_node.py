@@ -38,6 +38,14 @@ def test_a_count_that_disagrees_is_refused(tmp_path: Path):
     assert not done.stdout
 
 
+@pytest.mark.parametrize("name", ["MODEL", "PHASE1_DATA", "PHASE2_DATA", "OUTPUT"])
+def test_what_is_not_set_is_named(tmp_path: Path, name: str):
+    done = two_phases(tmp_path, {name: ""})
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: set {name} to the ")
+    assert not done.stdout
+
+
 def two_phases(folder: Path, given: dict[str, str]) -> subprocess.CompletedProcess:
     """scripts/sft_two_phase.sh with these variables."""
     (folder / "deepspeed").write_text('#!/bin/sh\necho deepspeed "$@"\n')

@@ -143,7 +143,7 @@ def test_a_failing_hop_ends_the_script(tmp_path: Path, play):
 )
 def test_settings_that_cannot_be_meant(tmp_path: Path, play, changes: dict, words: str):
     done = play(**changes)
-    assert done.returncode != 0
+    assert done.returncode == 2
     assert words in done.stderr
     assert not (tmp_path / "out").exists()
 
