@@ -5,6 +5,7 @@ costs more than a second of imports, and its help is one paragraph.
 """
 
 import argparse
+import re
 import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -113,7 +114,8 @@ class Parser(argparse.ArgumentParser):
         return list(self._option_string_actions)
 
     def error(self, message: str) -> Any:
-        raise InputError(f"{message}; see --help")
+        first = re.sub(r"(--\w+)(?:/--[\w-]+)+", r"\1", message)  # argparse tells every spelling of a flag
+        raise InputError(f"{first}; see --help")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:

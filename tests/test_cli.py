@@ -127,6 +127,16 @@ def test_help_keeps_the_docstrings_lines_and_marks_what_is_required(capsys):
     assert max(map(len, shown.splitlines())) <= 120
 
 
+def test_a_missing_flag_is_told_by_one_spelling():
+    @dataclass
+    class Needs:
+        data_path: str
+        n: int = 1
+
+    with pytest.raises(InputError, match=r"arguments are required: --data_path; see --help"):
+        parse_args(Needs, [])
+
+
 def test_a_percent_sign_is_one_in_help_whoever_escaped_it(capsys):
     """transformers writes its fields' help for argparse, %% already; ours is plain."""
 
