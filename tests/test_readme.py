@@ -1,4 +1,4 @@
-"""Every command of the README is one the programs accept: files exist, flags parse, links lead somewhere."""
+"""Every command of the README is one the programs accept, and the pages' links and paths lead somewhere."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ COMMANDS = [
     for line in block.splitlines()
     if line.strip()
 ]
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "data/README.md", "configs/ablations/README.md")]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
 
 BUILD_TOOLS = ("setuptools==78.1.1", "wheel", "packaging", "ninja")
 
@@ -72,15 +74,34 @@ def test_a_command_is_accepted(command: str, monkeypatch: pytest.MonkeyPatch):
             assert word.startswith(("torch==", "-r", "-c", "--")) or word in BUILD_TOOLS or (ROOT / word).is_file()
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", README))))
-def test_a_link_leads_somewhere(target: str):
-    assert (ROOT / target).exists()
+def name_anchor(heading: str) -> str:
+    """As GitHub makes it of a heading's words."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
 
 
-@pytest.mark.parametrize(
-    "name", sorted(set(re.findall(r"`((?:configs|docs|scripts|promptcot_mamba|tests)/[\w./]+)`", README)))
-)
-def test_a_named_path_exists(name: str):
-    # Files that the reader is to add.
-    examples = ("brumo.py", "mine.yaml", "limo.py", "cute_kernels.py", "dedupe.py", "chemistry.py")
-    assert (ROOT / name).exists() or name.endswith(examples), name
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path):
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", page.read_text(encoding="utf-8")):
+        name, _, anchor = target.partition("#")
+        there = page.parent / name if name else page
+        assert there.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", there.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in map(name_anchor, headings), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_named_paths_exist(page: Path):
+    """But those that the reader is to add, and those of the log, which tells of what was."""
+    if page.name == "LOG.md":
+        return
+    examples = ("brumo.py", "mine.yaml", "limo.py", "cute_kernels.py", "dedupe.py", "chemistry.py", "NAME.yaml")
+    text = page.read_text(encoding="utf-8")
+    names = set(re.findall(r"`((?:configs|docs|scripts|promptcot_mamba|tests)/[\w./]+)`", text))
+    assert {name for name in names if not (ROOT / name).exists() and not name.endswith(examples)} == set()
+
+
+def test_every_page_is_found_from_the_list_of_pages():
+    listed = set(re.findall(r"\]\(([^)#]+)", (ROOT / "docs/README.md").read_text(encoding="utf-8")))
+    missing = {page for page in (ROOT / "docs").glob("*.md") if page.name not in {*listed, "README.md"}}
+    assert missing == set()
