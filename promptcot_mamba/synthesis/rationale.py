@@ -5,8 +5,8 @@ r"""Rationales: how an author would have come from the concepts to a seed proble
     log p(problem | z, concepts) + log p(z | concepts)
 
 under a problem-generation model: by the chain rule the log-probability of rationale and problem in that model's own
-form; with `keep`, only of the likeliest. `rationale_data` makes training rows of what was chosen, for the model that writes rationales. Rounds of all this
-are `rounds.py`.
+form; with `keep`, only of the likeliest. `rationale_data` makes training rows of what was chosen, for the model that
+writes rationales. Rounds of all this are `rounds.py`.
 """
 
 from collections import defaultdict
