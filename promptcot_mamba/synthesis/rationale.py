@@ -46,7 +46,8 @@ class ChoiceSettings:
     keep: float = field(default=1.0, metadata=LATER)
 
     def __post_init__(self) -> None:
-        if isinstance(self.keep, bool | str) or not 0 < self.keep <= 1:
+        number = isinstance(self.keep, int | float) and not isinstance(self.keep, bool)
+        if not number or not 0 < self.keep <= 1:
             raise InputError(f"keep: expected a share of the problems above 0 and up to 1, found {self.keep}")
 
 

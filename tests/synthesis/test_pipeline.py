@@ -90,7 +90,7 @@ def test_only_the_likeliest_share_of_problems_is_kept(tmp_path, seeds, keep, cou
 
 @pytest.mark.parametrize("keep", [0, -0.5, 1.01, float("nan"), "half", True, None])
 def test_a_share_of_problems_is_a_number_up_to_one(tmp_path, seeds, keep):
-    with pytest.raises(InputError, match="keep: expected a share|choose_rationales: "):
+    with pytest.raises(InputError, match="keep: expected a share"):
         run(tmp_path, seeds, stages=("concepts", "rationales", "choose_rationales"), choose_rationales={"keep": keep})
 
 
