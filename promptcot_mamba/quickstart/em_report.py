@@ -126,8 +126,8 @@ def problem_table(told: Mapping[int, Row]) -> RecordTable:
     longer = round(float(np.mean([own["steps_longer"] for own in told.values()])))
     caption = (
         f"Problems of each round's generator, means over {len(told)} seeds with 95 % intervals over seeds ({asked:,} "
-        f"asked for; round 0's trained for {own['steps']} steps, each round's for {own['steps_round']} more; “{LONGER}”: "
-        f"{longer:,}). "
+        f"asked for; round 0's trained for {own['steps']} steps, each round's for {own['steps_round']} more; "
+        f"“{LONGER}”: {longer:,}). "
         "Sound: by the exact solver; pairs are those of different sound problems, which may be fewer than "
         f"{ENOUGH}; kept answers are those that the teacher's chains agree on"
     )

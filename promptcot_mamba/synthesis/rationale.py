@@ -5,8 +5,8 @@ r"""Rationales: how an author would have come from the concepts to a seed proble
     log p(problem | z, concepts) + log p(z | concepts)
 
 under a problem-generation model: by the chain rule the log-probability of rationale and problem in that model's own
-form; with `keep`, only of the likeliest. `rationale_data` makes training rows of what was chosen, for the model that writes rationales. Rounds of all this
-are `rounds.py`.
+form; with `keep`, only of the likeliest. `rationale_data` makes training rows of what was chosen, for the model that
+writes rationales. Rounds of all this are `rounds.py`.
 """
 
 from collections import defaultdict
@@ -46,7 +46,8 @@ class ChoiceSettings:
     keep: float = field(default=1.0, metadata=LATER)
 
     def __post_init__(self) -> None:
-        if isinstance(self.keep, bool | str) or not 0 < self.keep <= 1:
+        number = isinstance(self.keep, int | float) and not isinstance(self.keep, bool)
+        if not number or not 0 < self.keep <= 1:
             raise InputError(f"keep: expected a share of the problems above 0 and up to 1, found {self.keep}")
 
 
