@@ -1,8 +1,10 @@
 """From verdicts to figures: avg@n with a clustered interval, pass@k, maj@k, rates, lengths, paired comparison.
 
 Problems, not samples, are what a benchmark draws: sixteen samples of one problem share its difficulty. The standard
-error therefore is that of the mean of the per-problem means (Miller, arXiv 2411.00640), and the interval of a share is
-the middle 95 % of its posterior (`posterior.py`), of which coverage was measured (scripts/bench/coverage.py).
+error therefore is that of the mean of the per-problem means (Miller, arXiv 2411.00640). Where few problems are solved,
+or unsolved, or tell two systems apart, the interval is the middle 95 % of a posterior (`posterior.py`), elsewhere
+Student's t over problems, which supposes no shape of their difficulty; coverage of both was measured
+(scripts/bench/coverage.py).
 """
 
 import math
@@ -20,6 +22,8 @@ CONFIDENCE = 0.95
 TAILS = np.array([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
 POWER = 0.8
 FREEDOM = 0.45  # degrees of freedom of a paired difference, per problem: spreads and correlation are estimated too
+ENOUGH_SOLVED = 30  # problems solved, and as many unsolved (sums of means): t holds whatever their spread
+ENOUGH_APART = 40  # problems on which two systems differ: t holds
 FEWEST_TELLING = 2  # problems that a system must (not) have solved, below which the prior speaks rather than the data
 
 
@@ -38,13 +42,15 @@ class Estimate:
 def clustered_mean(scores: Mapping[str, Sequence[float]]) -> Estimate:
     """avg@n over problems: the mean of the per-problem means; `scores` maps a problem to its samples' 0/1.
 
-    The standard error is that of the per-problem means; the interval is the middle of `Posterior`, which holds where
-    hardly anything is right or wrong. Where all samples are wrong (right) it begins at 0 (ends at 1).
+    The standard error is that of the per-problem means. The interval is t's where ENOUGH_SOLVED problems are solved and
+    unsolved and have several samples each, else the middle of `Posterior`, which holds where hardly anything is right
+    or wrong. Where all samples are wrong (right) it begins at 0 (ends at 1).
     """
     counts = [(float(sum(values)), len(values)) for values in scores.values() if len(values)]
     means = np.array([right / samples for right, samples in counts])
     estimate = t_interval(means, sum(samples for _, samples in counts))
-    if len(counts) < 2:
+    several = any(samples > 1 for _, samples in counts)
+    if len(counts) < 2 or (several and min(means.sum(), (1 - means).sum()) >= ENOUGH_SOLVED):
         return estimate
     low, high = Posterior(counts).quantile(TAILS)
     low = 0.0 if means.max() == 0 else min(low, estimate.mean)
@@ -182,7 +188,8 @@ class Comparison:
 def compare_paired(first: Mapping[str, Sequence[float]], second: Mapping[str, Sequence[float]]) -> Comparison:
     """Paired difference of per-problem means over the problems both hold.
 
-    Pairing removes the problems' difficulty from the error (Miller, arXiv 2411.00640, section on paired differences):
+    Pairing removes the problems' difficulty from the error (Miller, arXiv 2411.00640, section on paired differences).
+    Where the systems differ on ENOUGH_APART problems, interval and p are those of a t test over problems. Elsewhere
     the interval is the middle of the difference of two posteriors, correlated as the systems' results on the problems
     are. Spreads and correlation are estimated from the problems, so the tails left out are those of a normal variable
     beyond Student's quantile, less than 2.5 % each, with FREEDOM chosen by simulation; p is twice the smaller part
@@ -196,16 +203,19 @@ def compare_paired(first: Mapping[str, Sequence[float]], second: Mapping[str, Se
     means = (float(a.mean()), float(b.mean())) if shared else (math.nan, math.nan)
     if len(shared) < 2:
         return Comparison(*means, difference, math.nan, math.nan, unpaired)
+    plain = len(shared) - 1
+    needed = float(stdtrit(plain, TAILS[1]) + stdtrit(plain, POWER)) * difference.standard_error
+    if np.sum(a != b) >= ENOUGH_APART and difference.standard_error > 0:
+        p_value = 2 * float(stdtr(plain, -abs(difference.mean) / difference.standard_error))
+        return Comparison(*means, difference, p_value, needed, unpaired)
     informative = int(np.sum((a != b) | ((a > 0) & (a < 1))))
     before, after = (Posterior(own, PAIRED_WEIGHTS) for own in counts)
     points = difference_points(before, after, likely_correlations(a, b, informative))
-    plain = len(shared) - 1
     telling = min(int(np.sum(solved)) for own in (a, b) for solved in (own > 0, own < 1))
     freedom = max(1.0, FREEDOM * len(shared)) if telling >= FEWEST_TELLING else plain
     low, high = np.quantile(points, ndtr(stdtrit(freedom, TAILS)))
     beyond = min(float((points <= 0).mean()), float((points >= 0).mean()))
     beyond = max(beyond, 1 / len(points))  # no smaller one can be told from zero
     p_value = min(1.0, 2 * float(stdtr(freedom, ndtri(beyond))))
-    needed = float(stdtrit(plain, TAILS[1]) + stdtrit(plain, POWER)) * difference.standard_error
     low, high = min(float(low), difference.mean), max(float(high), difference.mean)
     return Comparison(*means, replace(difference, low=low, high=high), p_value, needed, unpaired)

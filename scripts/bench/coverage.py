@@ -6,11 +6,12 @@ Benchmarks of `--problems` problems x `--n` samples are drawn with known mean ac
 comes from a beta distribution (by the sum of its parameters: a small sum means problems that are solved always or
 never) or is logit-normal (by its standard deviation). For pairs, two systems' accuracies on a problem are correlated
 through a Gaussian copula, and in some rows their spreads differ. Beside the intervals of `grading.metrics` stands the
-t interval over problems. Five minutes on one core at the default draws.
+t interval over problems. A last table has benchmarks of `--large` problems. Six minutes on one core at the default
+draws.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import betaincinv, expit, ndtr
@@ -27,6 +28,8 @@ PAIRED_SPREADS = (("beta", 1.0), ("beta", 2.0), ("logit", 2.0))
 CORRELATIONS = (0.0, 0.5, 0.9)
 MIXED_SPREADS = ((("beta", 1.0), ("beta", 10.0)), (("beta", 10.0), ("beta", 1.0)), (("beta", 1.0), ("logit", 2.0)))
 MIXED_CORRELATIONS = (0.0, 0.9)
+LARGE_MEANS = (0.1, 0.3, 0.57, 0.9)
+LARGE_PAIRS = ((0.1, 0.1), (0.3, 0.4), (0.57, 0.6), (0.9, 0.95))
 NODES, NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(80)
 Spread = tuple[str, float]
 
@@ -36,6 +39,7 @@ class Arguments:
     output: str = flag("where the tables go, as JSON", default="docs/records/coverage.json")
     problems: int = flag("problems of a simulated benchmark", default=30)
     n: int = flag("samples a problem", default=16)
+    large: int = flag("problems of a larger benchmark", default=400, least=2)
     draws: int = flag("simulated benchmarks a cell", default=2000)
 
 
@@ -120,21 +124,35 @@ def main() -> int:
         f"{name_spreads(spreads)}, {correlation:g}": [paired_cell(spreads, correlation, pair, args) for pair in PAIRS]
         for spreads, correlation in alike + mixed
     }
-    write(single, paired, args)
+    wide = replace(args, problems=args.large)
+    large = {
+        f"{kind} {size:g}": [headline_cell((kind, size), mean, wide) for mean in LARGE_MEANS]
+        + [paired_cell(((kind, size),) * 2, 0.9, pair, wide) for pair in LARGE_PAIRS]
+        for kind, size in PAIRED_SPREADS
+    }
+    write(single, paired, large, args)
     return 0
 
 
-def write(single: dict[str, list[Cell]], paired: dict[str, list[Cell]], args: Arguments) -> None:
-    """Print both tables and write the record."""
+def write(
+    single: dict[str, list[Cell]], paired: dict[str, list[Cell]], large: dict[str, list[Cell]], args: Arguments
+) -> None:
+    """Print the tables and write the record."""
     means, pairs = [f"{100 * mean:g} %" for mean in MEANS], [f"{100 * a:g} / {100 * b:g} %" for a, b in PAIRS]
     caption = f"Coverage of avg@n's 95 % interval, {args.problems} problems x {args.n}."
     tables = [
         make_table(caption, "spread", means, single),
         make_table("Coverage of a paired difference's 95 % interval.", "spread, correlation", pairs, paired),
+        make_table(
+            f"Coverage with {args.large} problems: of means, and of differences at correlation 0.9.",
+            "spread",
+            [f"{100 * mean:g} %" for mean in LARGE_MEANS] + [f"{100 * a:g} / {100 * b:g} %" for a, b in LARGE_PAIRS],
+            large,
+        ),
     ]
     results = {
         f"{kind}, {name}": dict(zip(("ours", "t"), map(list, zip(*row, strict=True)), strict=True))
-        for kind, rows in (("mean", single), ("difference", paired))
+        for kind, rows in (("mean", single), ("difference", paired), (f"{args.large} problems", large))
         for name, row in rows.items()
     }
     report_record(args, args.output, title="Coverage of intervals", tables=tables, results=results)

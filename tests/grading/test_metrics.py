@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.special import betaincinv, betaln
 from scipy.stats import beta as beta_distribution
-from scipy.stats import norm
+from scipy.stats import norm, ttest_rel
 from scipy.stats import t as student_t
 
 from promptcot_mamba.grading.metrics import (
@@ -184,7 +184,7 @@ def test_p_value_and_interval_agree():
 
 @pytest.mark.parametrize(
     ("problems", "every", "freedom"),
-    [(8, 4, 3.6), (30, 4, 13.5), (400, 4, 180), pytest.param(30, 30, 29, id="one solved: the prior has widened it")],
+    [(8, 4, 3.6), (30, 4, 13.5), (96, 4, 43.2), pytest.param(30, 30, 29, id="one solved: the prior has widened it")],
 )
 def test_tails_of_a_difference_are_student_s(problems: int, every: int, freedom: float):
     """One sample a problem and no correlation: the ends are quantiles of the difference of two beta distributions."""
@@ -198,6 +198,37 @@ def test_tails_of_a_difference_are_student_s(problems: int, every: int, freedom:
     share = norm.cdf(student_t.ppf(0.025, freedom))
     assert share < 0.025
     assert (found.difference.low, found.difference.high) == pytest.approx(np.quantile(points, [share, 1 - share]))
+
+
+def test_a_large_benchmark_has_a_t_interval_whatever_the_shape_of_its_difficulty():
+    """Eight runs that begin alike: most problems solved always or never, a shape that no beta distribution has."""
+    rng = np.random.default_rng(5)
+    rates = np.repeat([0.0, 0.15, 0.5, 1.0], [150, 60, 40, 150])
+    scores = {str(i): list(rng.binomial(1, rate, size=8).astype(float)) for i, rate in enumerate(rates)}
+    means = np.array([np.mean(own) for own in scores.values()])
+    found = clustered_mean(scores)
+    reach = student_t.ppf(0.975, 399) * means.std(ddof=1) / 20
+    assert (found.low, found.high) == pytest.approx((means.mean() - reach, means.mean() + reach))
+    few = clustered_mean(dict(list(scores.items())[:205]))  # 55 problems with something right, but few such samples
+    assert few.high - few.mean != pytest.approx(few.mean - few.low)
+
+
+def test_many_problems_that_tell_two_systems_apart_make_a_t_test():
+    rng = np.random.default_rng(6)
+    first, second = (
+        {str(i): list(rng.binomial(1, rate, size=4).astype(float)) for i in range(200)} for rate in (0.4, 0.5)
+    )
+    pair = [np.array([np.mean(own) for own in scores.values()]) for scores in (first, second)]
+    found, peer = compare_paired(first, second), ttest_rel(pair[1], pair[0])
+    low, high = peer.confidence_interval()
+    assert (found.difference.low, found.difference.high, found.p_value) == pytest.approx((low, high, peer.pvalue))
+
+
+def test_systems_that_differ_everywhere_alike_still_have_an_interval():
+    wrong, right = ({str(i): [value] for i in range(50)} for value in (0.0, 1.0))
+    found = compare_paired(wrong, right)
+    assert 0.8 < found.difference.low < 1 == found.difference.high
+    assert found.p_value < 1e-3
 
 
 def test_pairing_removes_the_problems_difficulty():
