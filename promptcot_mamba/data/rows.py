@@ -19,7 +19,6 @@ from promptcot_mamba.hub import DATASET, fetch, hint, is_hub_name, match_first
 from promptcot_mamba.log import logger
 from promptcot_mamba.records import problem_id
 
-HASH_BLOCK = 1 << 22  # bytes
 # Of a data set named on the hub, the first of these that it has: its training split, else what lies at its top.
 HUB_FILES = (
     *("data/train-*.parquet", "*/train-*.parquet"),
@@ -141,11 +140,8 @@ def hash_files(files: Sequence[Path]) -> str:
     """A hash of the files' contents, in order; their names and places do not matter."""
     whole = hashlib.blake2b(digest_size=16)
     for file in files:
-        one = hashlib.blake2b(digest_size=16)
         with file.open("rb") as stream:
-            while block := stream.read(HASH_BLOCK):
-                one.update(block)
-        whole.update(one.digest())
+            whole.update(hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).digest())
     return whole.hexdigest()
 
 
