@@ -145,9 +145,7 @@ def hash_files(files: Sequence[Path]) -> str:
     return whole.hexdigest()
 
 
-def iter_rows_of(
-    file: Path, reading: Reading, *, announce: bool = True
-) -> Iterator[tuple[str, str, str, CanonicalRow]]:
+def iter_rows_of(file: Path, reading: Reading) -> Iterator[tuple[str, str, str, CanonicalRow]]:
     """`(place, id, source, row)` of every example in a file, by the shape of its columns.
 
     Raises InputError naming the place for a row that breaks its shape, and the file if it holds no row.
@@ -158,7 +156,7 @@ def iter_rows_of(
         shape = known.get(columns := tuple(raw))
         if shape is None:
             shape = recognise_rows(columns, where)
-            if announce and shape not in known.values():
+            if shape not in known.values():
                 logger.info("%s: recognised %s", file, describe(shape, columns))
             known[columns] = shape
         try:
