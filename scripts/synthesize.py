@@ -39,7 +39,9 @@ class Arguments:
     stage: str | None = flag("run only this stage", default=None)
     rounds: int = flag("rounds of choosing rationales and training on them", default=1, least=1)
     train_generator: str | None = flag(
-        "in rounds: command that trains the generator; {data}, {output}, {round} are filled in", default=None
+        "in rounds: command that trains the generator; {data}, {output}, {round} and {model}, which the round asked, "
+        "are filled in",
+        default=None,
     )
     train_rationale: str | None = flag(
         "in rounds: command that trains the model of the stage rationales; without it that model stays", default=None

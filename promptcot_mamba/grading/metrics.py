@@ -19,6 +19,8 @@ from promptcot_mamba.grading.posterior import PAIRED_WEIGHTS, Posterior, differe
 CONFIDENCE = 0.95
 TAILS = np.array([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
 POWER = 0.8
+FREEDOM = 0.45  # degrees of freedom of a paired difference, per problem: spreads and correlation are estimated too
+FEWEST_TELLING = 2  # problems that a system must (not) have solved, below which the prior speaks rather than the data
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ def _leaders(sizes: Sequence[int], most: int, k: int) -> list[np.ndarray]:
 class Comparison:
     """Two systems on the same problems: second minus first.
 
-    `minimum_detectable` is the true difference that such a comparison would find significant at 5 % with a chance of
+    `minimum_detectable` is the true difference that a t test of these would find significant at 5 % with a chance of
     80 %; a smaller observed difference says little.
     """
 
@@ -183,7 +185,8 @@ def compare_paired(first: Mapping[str, Sequence[float]], second: Mapping[str, Se
     Pairing removes the problems' difficulty from the error (Miller, arXiv 2411.00640, section on paired differences):
     the interval is the middle of the difference of two posteriors, correlated as the systems' results on the problems
     are. Spreads and correlation are estimated from the problems, so the tails left out are those of a normal variable
-    beyond Student's quantile, less than 2.5 % each; p is twice the smaller part beside zero, by the same measure.
+    beyond Student's quantile, less than 2.5 % each, with FREEDOM chosen by simulation; p is twice the smaller part
+    beside zero, by the same measure.
     """
     shared = [name for name in first if name in second]
     counts = [[(float(sum(scores[name])), len(scores[name])) for name in shared] for scores in (first, second)]
@@ -196,11 +199,13 @@ def compare_paired(first: Mapping[str, Sequence[float]], second: Mapping[str, Se
     informative = int(np.sum((a != b) | ((a > 0) & (a < 1))))
     before, after = (Posterior(own, PAIRED_WEIGHTS) for own in counts)
     points = difference_points(before, after, likely_correlations(a, b, informative))
-    freedom = len(shared) - 1
+    plain = len(shared) - 1
+    telling = min(int(np.sum(solved)) for own in (a, b) for solved in (own > 0, own < 1))
+    freedom = max(1.0, FREEDOM * len(shared)) if telling >= FEWEST_TELLING else plain
     low, high = np.quantile(points, ndtr(stdtrit(freedom, TAILS)))
     beyond = min(float((points <= 0).mean()), float((points >= 0).mean()))
     beyond = max(beyond, 1 / len(points))  # no smaller one can be told from zero
     p_value = min(1.0, 2 * float(stdtr(freedom, ndtri(beyond))))
-    needed = float(stdtrit(freedom, TAILS[1]) + stdtrit(freedom, POWER)) * difference.standard_error
+    needed = float(stdtrit(plain, TAILS[1]) + stdtrit(plain, POWER)) * difference.standard_error
     low, high = min(float(low), difference.mean), max(float(high), difference.mean)
     return Comparison(*means, replace(difference, low=low, high=high), p_value, needed, unpaired)

@@ -2,10 +2,10 @@
 
 A few real problems have their workings (the cold start), many more have none. A writer learns (problem, concepts) ->
 working and a generator concepts -> (working, problem) from the few; then, round by round, the writer works out all the
-known problems several times, the generator's likelihood chooses, and both learn from what was chosen. After each round
-the generator writes problems for the same new concept sets and the family's exact solver judges them; a teacher solves
-the sound ones by majority, and students learn phase 2 from the few real problems with and without them. Every generator
-starts from phase 1 and takes as many steps; one more has the cold start alone for as long as all rounds cost together.
+known problems several times, the generator's likelihood chooses among the tries and then among the problems, and both
+go on learning from what was chosen. After each round the generator writes problems for the same new concept sets and
+the family's exact solver judges them; a teacher solves the sound ones by majority, and students learn phase 2 from the
+few real problems with and without them. A control has the cold start alone for as long as all rounds cost together.
 A seed is all that follows phase 1 and the teacher: its problems, samples and orders of training.
 """
 
@@ -49,8 +49,12 @@ class Arguments(Scale):
     teacher_problems: int = flag("real problems that the teacher learns from", default=4000, least=1)
     rounds: int = flag("of choosing and training", default=3, least=2)
     rationales: int = flag("the writer's tries at a known problem, in each round", default=4, least=1)
-    writer_steps: int = flag("of every writer", default=300, least=1)
-    generator_steps: int = flag("of every generator", default=800, least=1)
+    keep: float = flag("share of the known problems that a round learns, by likelihood", default=0.6, above=0, most=1)
+    single: int = flag("exercises of phase 1 that writers see again beside the workings", default=200, least=1)
+    writer_steps: int = flag("of the cold start's writer", default=600, least=1)
+    generator_steps: int = flag("of the cold start's generator", default=600, least=1)
+    round_writer_steps: int = flag("of the writer in each round", default=300, least=1)
+    round_generator_steps: int = flag("of the generator in each round", default=400, least=1)
     threshold: float = flag("least share of them that must agree", default=0.85, least=0, most=1)
     seeds: list[int] = flag("one run of everything each", factory=lambda: list(range(20, 24)), least=0)
     rows_per_step: int = flag("packed rows in a batch, as in the quickstart's two ranks", default=8, least=1)
@@ -103,6 +107,10 @@ class Road:
         self.base, self.args, self.seed = base, base.args, seed
         self.folder = base.folder / f"seed_{seed}"
         self.cold, self.work, self.longer = (self.folder / name for name in ("cold", "em", "longer"))
+        self.cold_data = {  # real rows that each model sees in every round
+            GENERATOR: self.cold / "generator_sft.jsonl",
+            WRITER: self.cold / "writer_rows.jsonl",
+        }
         self.bare, self.known = self.folder / "cold.jsonl", self.folder / "known.jsonl"  # problems alone
 
     @property
@@ -158,38 +166,41 @@ class Road:
     def start(self) -> None:
         """Round 0: both models from the cold start alone."""
         self.read_cold()
-        self.train(
-            "generator.yaml", self.cold / "generator_sft.jsonl", self.cold / GENERATOR, self.args.generator_steps
-        )
-        self.train("generator.yaml", self.cold / "rationale_sft.jsonl", self.cold / WRITER, self.args.writer_steps)
+        exercises = read_jsonl(self.base.data / "phase1.jsonl")[: self.args.single]
+        again = [{name: row[name] for name in ("prompt", "completion", "source")} for row in exercises]
+        write_jsonl(self.cold_data[WRITER], [*read_jsonl(self.cold / "rationale_sft.jsonl"), *again])
+        for model, steps in ((GENERATOR, self.args.generator_steps), (WRITER, self.args.writer_steps)):
+            self.train("generator.yaml", self.cold_data[model], self.cold / model, steps)
         self.write("problems of round 0", self.work, self.cold / GENERATOR)
 
     def improve(self) -> None:
         """All rounds, one command of scripts.synthesize; both models learn the cold start's rows too."""
         rationales = {"model": WRITER, "candidates": self.args.rationales, "max_tokens": MOST_TOKENS, "min_words": 1}
-        stages = {"rationales": rationales, "choose_rationales": {"model": GENERATOR}, "generator_data": {}}
+        chosen = {"model": GENERATOR, "keep": self.args.keep}
+        stages = {"rationales": rationales, "choose_rationales": chosen, "generator_data": {}}
         stages |= {"rationale_data": {"format": str(self.base.format)}}
         stages |= writing_stages(self.args, GENERATOR, self.bare)
         inputs = [self.work / "concepts.jsonl", self.cold / GENERATOR, self.cold / WRITER]
         commands = {
-            "train_generator": self.round_command("generator_sft.jsonl", self.args.generator_steps),
-            "train_rationale": self.round_command("rationale_sft.jsonl", self.args.writer_steps),
+            "train_generator": self.round_command(GENERATOR, self.args.round_generator_steps),
+            "train_rationale": self.round_command(WRITER, self.args.round_writer_steps),
         }
         flags = {"rounds": self.args.rounds, "judge_rounds": True, **commands}
         stage = self.synthesis("rounds", self.work, stages, inputs, [], **flags)
         folders = [folder for arm, folder in self.arms.items() if arm not in ("round 0", LONGER)]
         self.run(replace(stage, outputs=(self.work / LOG_FILE, *folders)))
 
-    def round_command(self, cold: str, steps: int) -> str:
-        rows = [Path("{data}"), self.cold / cold]
+    def round_command(self, model: str, steps: int) -> str:
+        """Go on from the model that the round asked, with what was chosen and what the cold start had."""
+        rows = [Path("{data}"), self.cold_data[model]]
         return shlex.join(
-            self.base.training("generator.yaml", self.base.phase1, rows, Path("{output}"), steps, self.seed).command
+            self.base.training("generator.yaml", Path("{model}"), rows, Path("{output}"), steps, self.seed).command
         )
 
     def count_longer(self) -> int:
         """Steps of a generator that has the cold start alone and costs what all rounds did, in passes over tokens.
 
-        Each round uses a writer that the cold start or the round before trained; the last round's writes nothing more.
+        The last round's writer is not counted: it writes nothing more.
         """
         asked = sum(
             used.tokens
@@ -198,13 +209,14 @@ class Road:
             for used in models.values()
         )
         tokens = self.args.rows_per_step * read_recipe(self.base.recipes / "generator.yaml")["max_length"]
-        trained = self.args.generator_steps + self.args.rounds * (self.args.generator_steps + self.args.writer_steps)
+        trained = self.args.generator_steps + self.args.rounds * self.args.round_generator_steps
+        trained += self.args.writer_steps + (self.args.rounds - 1) * self.args.round_writer_steps
         return trained + round(asked / (FORWARD_AND_BACKWARD * tokens))
 
     def control(self) -> None:
         """A generator of equal compute without rounds."""
         model = self.longer / GENERATOR
-        self.train("generator.yaml", self.cold / "generator_sft.jsonl", model, self.count_longer())
+        self.train("generator.yaml", self.cold_data[GENERATOR], model, self.count_longer())
         self.write("problems of the control", self.longer, model)
 
     def solve(self, arm: str) -> None:

@@ -85,6 +85,7 @@ def measure(roads: Sequence[Road]) -> dict[int, Row]:
                 arm: measure_choice(folder) for arm, folder in road.arms.items() if arm not in ("round 0", LONGER)
             },
             "steps": road.args.generator_steps,
+            "steps_round": road.args.round_generator_steps,
             "steps_longer": road.count_longer(),
         }
         for road in roads
@@ -120,11 +121,13 @@ def problem_table(told: Mapping[int, Row]) -> RecordTable:
         cells = [arm, column(arm, as_share, "sound"), f"{sound / first:.2f}" if first else "–"]
         cells += [column(arm, as_count, name) for name in ("different", "pairs", "pairs_among")]
         rows.append([*cells, f"{100 * right / kept:.1f} ({right} of {kept})" if kept else "–"])
-    asked = next(iter(told.values()))["arms"]["round 0"]["asked"]
+    own = next(iter(told.values()))
+    asked = own["arms"]["round 0"]["asked"]
     longer = round(float(np.mean([own["steps_longer"] for own in told.values()])))
     caption = (
         f"Problems of each round's generator, means over {len(told)} seeds with 95 % intervals over seeds ({asked:,} "
-        f"asked for, each generator trained for {next(iter(told.values()))['steps']} steps; “{LONGER}”: {longer:,}). "
+        f"asked for; round 0's trained for {own['steps']} steps, each round's for {own['steps_round']} more; "
+        f"“{LONGER}”: {longer:,}). "
         "Sound: by the exact solver; pairs are those of different sound problems, which may be fewer than "
         f"{ENOUGH}; kept answers are those that the teacher's chains agree on"
     )

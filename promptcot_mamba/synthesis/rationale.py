@@ -5,8 +5,8 @@ r"""Rationales: how an author would have come from the concepts to a seed proble
     log p(problem | z, concepts) + log p(z | concepts)
 
 under a problem-generation model: by the chain rule the log-probability of rationale and problem in that model's own
-form. `rationale_data` makes training rows of what was chosen, for the model that writes rationales. Rounds of all this
-are `rounds.py`.
+form; with `keep`, only of the likeliest. `rationale_data` makes training rows of what was chosen, for the model that
+writes rationales. Rounds of all this are `rounds.py`.
 """
 
 from collections import defaultdict
@@ -16,6 +16,7 @@ from statistics import fmean
 
 from tqdm import tqdm
 
+from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import DurableAppender, Row, iter_jsonl
 from promptcot_mamba.sampling.decode import count_by_bytes
 from promptcot_mamba.synthesis.asking import Model, Task
@@ -38,9 +39,16 @@ class Settings:
 
 @dataclass(frozen=True)
 class ChoiceSettings:
-    """model: the problem-generation model whose likelihood chooses."""
+    """model: the problem-generation model whose likelihood chooses; keep: the share of problems whose chosen
+    rationales are kept, those of greatest log-likelihood, at least one."""
 
     model: str
+    keep: float = field(default=1.0, metadata=LATER)
+
+    def __post_init__(self) -> None:
+        number = isinstance(self.keep, int | float) and not isinstance(self.keep, bool)
+        if not number or not 0 < self.keep <= 1:
+            raise InputError(f"keep: expected a share of the problems above 0 and up to 1, found {self.keep}")
 
 
 @dataclass(frozen=True)
@@ -114,7 +122,7 @@ def run_choice(settings: ChoiceSettings, context: Context) -> None:
             spending.fits(uses[done]["prompt_tokens"])
     place = {row["key"]: i for i, row in enumerate(rows)}
     scored_rows = sorted((row for _, row in iter_jsonl(output.path)), key=lambda row: place[row["key"]])
-    chosen = choose_best(scored_rows)
+    chosen = keep_likely(choose_best(scored_rows), settings.keep)
     known = [row["log_likelihood"] for row in scored_rows if row["log_likelihood"] is not None]
     means = {"log_likelihood": [row["log_likelihood"] for row in chosen], "log_likelihood_of_candidates": known}
     output.finish(chosen, candidates=len(rows), **{name: fmean(values) for name, values in means.items() if values})
@@ -153,3 +161,10 @@ def choose_best(rows: Sequence[Row]) -> list[Row]:
     return [
         {**max(group, key=lambda row: row["log_likelihood"]), "chosen_from": len(group)} for group in groups.values()
     ]
+
+
+def keep_likely(rows: Sequence[Row], share: float) -> list[Row]:
+    """This share of the rows, rounded down but at least one: those of greatest log-likelihood, in their order."""
+    most = max(1, int(share * len(rows)))
+    kept = sorted(range(len(rows)), key=lambda place: (-rows[place]["log_likelihood"], place))[:most]
+    return [rows[place] for place in sorted(kept)]

@@ -90,12 +90,14 @@ def run_rounds(rounds: Rounds, models: Settings, stages: Mapping[str, Row], work
             assert rounds.train_rationale is not None  # there is a model to train
             run(models, [RATIONALE_DATA], folder)
             data, trained[writer] = folder / "rationale_sft.jsonl", folder / "rationale_model"
-            train_model("train_rationale", rounds.train_rationale, data, trained[writer], number)
+            start = models[writer]["model_path"]
+            train_model("train_rationale", rounds.train_rationale, data, trained[writer], number, start)
         log_rounds(work_dir, number)
         assert rounds.train_generator is not None  # checked
         run(models, [GENERATOR_DATA], folder)
         data, trained[rounds.generator] = folder / "generator_sft.jsonl", folder / "generator"
-        train_model("train_generator", rounds.train_generator, data, trained[rounds.generator], number)
+        start = models[rounds.generator]["model_path"]
+        train_model("train_generator", rounds.train_generator, data, trained[rounds.generator], number, start)
         models = models | {name: {**models[name], "model_path": str(path)} for name, path in trained.items()}
         if rounds.judged:
             run(models, [name for name in JUDGED if name in stages], folder)
@@ -112,12 +114,15 @@ def link_inputs(work_dir: Path, folder: Path) -> None:
                 target.symlink_to(source.resolve())
 
 
-def train_model(flag: str, command: str, data: Path, output: Path, number: int) -> None:
-    """Run a training command, unless its output is a finished checkpoint already. Raises ProgramFailedError."""
+def train_model(flag: str, command: str, data: Path, output: Path, number: int, model: str) -> None:
+    """Run a training command, unless its output is a finished checkpoint already; `model` is what the round asked.
+
+    Raises ProgramFailedError.
+    """
     if (output / "config.json").exists():
         logger.info("round %d: %s is trained", number, output)
         return
-    words = [word.format(data=data, output=output, round=number) for word in shlex.split(command)]
+    words = [word.format(data=data, output=output, round=number, model=model) for word in shlex.split(command)]
     done = subprocess.run(words, check=False)
     if done.returncode:
         raise ProgramFailedError(f"{flag}: {' '.join(words)} ended with exit code {done.returncode}")

@@ -49,8 +49,9 @@ def pretend(stage: Stage, folder: Path, *, to_log: bool) -> float:
             write_jsonl(path, [row | ({"problem_id": "quickstart_composed/0", "correct": True})])
         elif path.suffix != ".json":
             path.mkdir(parents=True, exist_ok=True)
-            for name in ("problems.jsonl", "phase1.jsonl", "base"):  # the data's
+            for name in ("problems.jsonl", "base"):  # the data's
                 (path / name).touch()
+            write_jsonl(path / "phase1.jsonl", [{"prompt": "p", "completion": "c", "source": "s"}] * 300)
             if path.name.startswith("round_"):
                 write_jsonl(path / "judgements.jsonl", [{}])
     return 1.0
@@ -72,7 +73,9 @@ def test_every_stage_reads_what_an_earlier_one_left(tmp_path: Path, monkeypatch:
     trained = shlex.split(next(word for word in rounds if word.startswith("--train_generator=")))
     at = trained.index("--data_path")
     assert trained[at : at + 4] == ["--data_path", "{data}", str(roads[0].cold / "generator_sft.jsonl"), "--output_dir"]
-    assert trained[trained.index("--model_name_or_path") + 1] == str(tmp_path / "phase1")
+    assert trained[trained.index("--model_name_or_path") + 1] == "{model}"  # what the round before left
+    writer = json.loads((stages / "train_cold_writer.json").read_text())
+    assert writer[writer.index("--data_path") + 1] == str(roads[0].cold / "writer_rows.jsonl")
     settings = json.loads(next(word.partition("=")[2] for word in rounds if word.startswith("--stages=")))
     assert settings["quickstart_judge"] == {"known": str(tmp_path / "seed_1" / "cold.jsonl")}
     steps = {
@@ -83,13 +86,14 @@ def test_every_stage_reads_what_an_earlier_one_left(tmp_path: Path, monkeypatch:
 
 
 def test_the_control_pays_for_all_rounds(tmp_path: Path):
-    """Two rounds of 800 and 300 steps after the first 800, and passes over what was written and scored."""
+    """The cold start's 600 and 600 steps, two rounds' 400, the first round's 300 of the writer that the second asks,
+    and passes over what was written and scored."""
     road = Road(Base(make_arguments(tmp_path, rounds=2)), 1)
     row = {"model": "m", "attempt": 0, "prompt_tokens": 5000, "completion_tokens": 1144, "outcome": "used"}
     write_jsonl(road.work / "round_1" / "usage" / "rationales.jsonl", [row] * 2)
     write_jsonl(road.work / "round_2" / "usage" / "chosen_rationales.jsonl", [row])
     write_jsonl(road.work / "round_2" / "usage" / "problems.jsonl", [row] * 50)  # every generator writes problems
-    assert road.count_longer() == 800 + 2 * (800 + 300) + 3 * 6144 / (3 * 8 * 256)
+    assert road.count_longer() == 600 + 600 + 2 * 400 + 300 + 3 * 6144 / (3 * 8 * 256)
 
 
 def test_variety_is_counted_at_equal_numbers():

@@ -199,8 +199,11 @@ def test_rounds_choose_with_the_generator_that_the_round_before_trained(tmp_path
     base, recipe, settings = begin_rounds(tmp_path, write_recipe)
     settings["models"]["generator"] = {"model_path": str(base), "chat_template": False}
     recipe.write_text(yaml.safe_dump(settings, sort_keys=False))
-    train = f"cp -r {base} {{output}}"
+    train = f"sh -c 'cp -r {base} {{output}} && echo {{model}} > {{output}}/began_with'"
     assert call(monkeypatch, recipe, "--rounds", "2", "--train_generator", train) == 0
+    generators = [tmp_path / "work" / f"round_{i}" / "generator" for i in (1, 2)]
+    began = [(model / "began_with").read_text().strip() for model in generators]
+    assert began == [str(base), str(generators[0])]
     first, second = (read_jsonl(tmp_path / "work" / f"round_{i}" / "chosen_rationales.jsonl") for i in (1, 2))
     rationales = read_jsonl(tmp_path / "work" / "round_2" / "rationales.jsonl")
     for row_1, row_2 in zip(first, second, strict=True):

@@ -76,6 +76,24 @@ def test_a_rationale_is_scored_as_the_text_that_the_generator_trains_on(tmp_path
     assert {(row["prompt"], row["completion"]) for row in trained} <= set(model.scored)
 
 
+@pytest.mark.parametrize(("keep", "count"), [(1.0, 10), (0.55, 5), (0.01, 1)])
+def test_only_the_likeliest_share_of_problems_is_kept(tmp_path, seeds, keep, count):
+    run(tmp_path, seeds, stages=("concepts", "rationales", "choose_rationales"), choose_rationales={"keep": keep})
+    best: dict[str, float] = {}
+    for row in read_jsonl(tmp_path / "rationales.jsonl"):
+        best[row["problem_key"]] = max(likelihood("", row["rationale"]), best.get(row["problem_key"], -1e9))
+    kept = read_jsonl(tmp_path / "chosen_rationales.jsonl")
+    assert sorted((row["log_likelihood"] for row in kept), reverse=True) == sorted(best.values(), reverse=True)[:count]
+    order = list(best)
+    assert [row["problem_key"] for row in kept] == [key for key in order if key in {row["problem_key"] for row in kept}]
+
+
+@pytest.mark.parametrize("keep", [0, -0.5, 1.01, float("nan"), "half", True, None])
+def test_a_share_of_problems_is_a_number_up_to_one(tmp_path, seeds, keep):
+    with pytest.raises(InputError, match="keep: expected a share"):
+        run(tmp_path, seeds, stages=("concepts", "rationales", "choose_rationales"), choose_rationales={"keep": keep})
+
+
 @pytest.mark.parametrize("stop_after", [1, 7, 13, 29, 45, 60, 80])
 def test_a_killed_run_continues_to_the_same_files(tmp_path, seeds, stop_after):
     run(tmp_path / "whole", seeds)
