@@ -50,11 +50,9 @@ def device_name() -> str:
 
 def render_record_table(table: RecordTable) -> str:
     """The table in Markdown, under its caption."""
-    lines = [list(table.header), *map(list, table.rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(table.header))]
-    rows = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
-    ]
+    lines = [table.header, *table.rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rows = [f"| {' | '.join(map(str.ljust, line, widths))} |" for line in lines]
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
     return "\n".join([f"{table.caption}\n", rows[0], rule, *rows[1:]])
 

@@ -82,12 +82,13 @@ class Checkpoint:
     def fingerprint(self) -> str:
         """A hash of config and tensors, so that retraining into the same folder is noticed and moving it is not.
 
-        Every tensor file counts, by size, first blocks (where safetensors keeps names and shapes) and evenly spread
-        probes: reading 15 GB whole to notice an edit in the middle of a tensor would cost more than it tells.
+        Every tensor file counts, also a training checkpoint's optimizer, by size, first blocks (where safetensors keeps
+        names and shapes) and evenly spread probes: reading 15 GB whole to notice an edit in the middle of a tensor
+        would cost more than it tells.
         """
         digest = hashlib.blake2b(digest_size=16)
         digest.update(json.dumps(self.config, sort_keys=True).encode())
-        for file in tensor_files(self.path):
+        for file in sorted(file for file in self.path.iterdir() if file.suffix in TENSOR_SUFFIXES):
             size = file.stat().st_size
             digest.update(f"{file.name} {size}".encode())
             with file.open("rb") as data:
@@ -196,11 +197,6 @@ def find_layout(folder: Path) -> str | None:
     if "d_model" in config and "n_layer" in config and (folder / RELEASE_WEIGHTS[MAMBA_SSM]).is_file():
         return MAMBA_SSM
     return None
-
-
-def tensor_files(folder: Path) -> list[Path]:
-    """Every file of tensors at the top of a folder, a training checkpoint's optimizer too."""
-    return sorted(file for file in folder.iterdir() if file.suffix in TENSOR_SUFFIXES)
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -67,10 +67,8 @@ def recipe_to_flags(path: str | Path) -> list[str]:
             continue
         if isinstance(value, list):
             flags += [f"--{key}", *map(str, value)]
-        elif isinstance(value, dict):
-            flags.append(f"--{key}={json.dumps(value)}")
         else:
-            flags.append(f"--{key}={value}")
+            flags.append(f"--{key}={json.dumps(value) if isinstance(value, dict) else value}")
     return flags
 
 

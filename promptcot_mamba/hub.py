@@ -7,6 +7,7 @@ hub cannot be reached, the error says in one line how to go on from a folder.
 import re
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase, translate
+from glob import escape
 from pathlib import Path, PurePosixPath
 
 from promptcot_mamba.errors import InputError
@@ -60,7 +61,7 @@ def fetch(repo: str, kind: str, choose: Choose) -> list[Path]:
         return []
     logger.info("%s: %s files of it, from the hub or its cache", repo, f"{len(wanted):,}")
     try:
-        folder = Path(snapshot_download(repo, repo_type=kind, allow_patterns=[_escape(name) for name in wanted]))
+        folder = Path(snapshot_download(repo, repo_type=kind, allow_patterns=list(map(escape, wanted))))
     except LocalEntryNotFoundError as error:
         raise InputError(f"the hub cannot be reached and its cache lacks files ({describe(error)})") from None
     except (OSError, transport_error()) as error:
@@ -90,11 +91,6 @@ def transport_error() -> type[Exception]:
     import httpx2
 
     return httpx2.HTTPError
-
-
-def _escape(name: str) -> str:
-    """A file's name as a pattern that matches it alone."""
-    return re.sub(r"([*?[])", r"[\1]", name)
 
 
 def describe(error: Exception) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import socket
@@ -89,7 +90,7 @@ def repair_torn_tail(path: str | Path) -> int:
     return size - end
 
 
-class DurableAppender:
+class DurableAppender(contextlib.AbstractContextManager["DurableAppender"]):
     """Append rows to a file: each flushed to the kernel at once, synced to disk at least every `sync_seconds`.
 
     A killed process loses nothing it appended; a machine that loses power loses at most `sync_seconds`.
@@ -154,9 +155,6 @@ class DurableAppender:
             self.sync()
             self._file.close()
 
-    def __enter__(self) -> DurableAppender:
-        return self
-
     def __exit__(self, *exc: object) -> None:
         self.close()
 
@@ -185,6 +183,12 @@ def replace_atomically(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def hash_file(path: Path) -> str:
+    """sha256 of a file of any size."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_jsonl(path: str | Path, rows: Iterable[Row]) -> int:

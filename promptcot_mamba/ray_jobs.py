@@ -112,7 +112,7 @@ def open_cluster(address: str | None, most: int | None) -> "AbstractContextManag
     return nullcontext() if address is None else RayCluster(address, most)
 
 
-class RayCluster:
+class RayCluster(AbstractContextManager["RayCluster"]):
     """The workers of a cluster, of which this machine is a node.
 
     Raises InputError, in one line, where ray is missing, where nothing answers at `address`, and for a node that has
@@ -138,15 +138,12 @@ class RayCluster:
             threading.Thread(target=self._watch_head, args=(head,), daemon=True).start()
             self._ask_nodes()
             undo.pop_all()
-        cpus = self._count_cpus()
+        cpus = int(sum(node["Resources"]["CPU"] for node in self._nodes()))
         self._in_flight = most or 2 * cpus
         logger.info("%s: %d nodes, %d CPUs", address, len(self._nodes()), cpus)
 
     def _nodes(self) -> list[dict[str, Any]]:
         return [node for node in self._ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-
-    def _count_cpus(self) -> int:
-        return int(sum(node["Resources"]["CPU"] for node in self._nodes()))
 
     def share(self, folders: Mapping[str, Path], files: Iterable[Path]) -> None:
         """Let jobs use the program's paths. Raises InputError unless every node sees its `files` and `folders` (by
@@ -253,9 +250,6 @@ class RayCluster:
     def close(self) -> None:
         self._closed.set()
         self._ray.shutdown()
-
-    def __enter__(self) -> "RayCluster":
-        return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()

@@ -10,7 +10,6 @@ Ids, texts and tests do not depend on where the files came from; the licence, or
 `problems.manifest.json`.
 """
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -21,10 +20,10 @@ from typing import Any
 from promptcot_mamba.benchmarks import BENCHMARKS, Benchmark, fetched, problem_sets
 from promptcot_mamba.benchmarks.benchmark import Form, Publisher
 from promptcot_mamba.cli import flag, parse_args, run_program
-from promptcot_mamba.data.row_files import iter_rows, whole_file
+from promptcot_mamba.data.row_files import Chunk, iter_rows
 from promptcot_mamba.data.sources import find_repo_files
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.jsonl import Row, dump_row, iter_jsonl, replace_atomically, write_json
+from promptcot_mamba.jsonl import Row, dump_row, hash_file, iter_jsonl, replace_atomically, write_json
 from promptcot_mamba.log import logger
 from promptcot_mamba.records import problem_id
 
@@ -77,7 +76,7 @@ def convert_rows(name: str, form: Form, files: list[Path]) -> Iterator[tuple[Row
     """Yield `(raw, problem)` of the rows that belong to the benchmark; raises InputError naming file and row."""
     position = 0
     for file in files:
-        for where, raw in iter_rows(whole_file(file)):
+        for where, raw in iter_rows(Chunk(file)):
             form.check(raw, where)
             try:
                 problem = form.convert(raw, position)
@@ -88,12 +87,6 @@ def convert_rows(name: str, form: Form, files: list[Path]) -> Iterator[tuple[Row
                 yield raw, problem
     if position == 0:
         raise InputError(f"{name}: {', '.join(map(str, files))}: no rows")
-
-
-def hash_stream(path: Path) -> str:
-    """sha256 of a file of any size."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def keep_neighbours(path: Path, benchmark: Benchmark) -> list[Row]:
@@ -146,7 +139,7 @@ def prepare(name: str, args: ProblemArguments) -> dict[str, Any]:
         "file": path.name,
         "licence": publisher.licence,
         "origin": publisher.origin,
-        "inputs": [{"file": file.name, "sha256": hash_stream(file)} for file in files],
+        "inputs": [{"file": file.name, "sha256": hash_file(file)} for file in files],
     }
 
 
@@ -183,7 +176,7 @@ def main() -> None:
             failures.append(name)
             continue
         for line in manifest.values():
-            line["sha256"] = hash_stream(output / line["file"])
+            line["sha256"] = hash_file(output / line["file"])
         write_json(manifest_path, manifest)
     if failures:
         raise InputError(f"not prepared: {', '.join(failures)}; see above")

@@ -58,11 +58,6 @@ def fetched(published: bool | None = None) -> list[str]:
     ]
 
 
-def name_set(benchmark: Benchmark) -> str:
-    """The name of a benchmark's problem file: `aime` for `aime_test.jsonl`, which two benchmarks share."""
-    return benchmark.problem_file.removesuffix(".jsonl").removesuffix("_test")
-
-
 def problem_sets(names: Sequence[str]) -> dict[str, list[Benchmark]]:
     """What is sampled together under one name: a benchmark's own, or that of the file several share (`aime`).
 
@@ -70,8 +65,9 @@ def problem_sets(names: Sequence[str]) -> dict[str, list[Benchmark]]:
     an unknown name.
     """
     shared: dict[str, list[Benchmark]] = {}
-    for name in fetched():
-        shared.setdefault(name_set(BENCHMARKS[name]), []).append(BENCHMARKS[name])
+    for name in fetched():  # `aime` for `aime_test.jsonl`
+        file = BENCHMARKS[name].problem_file.removesuffix(".jsonl").removesuffix("_test")
+        shared.setdefault(file, []).append(BENCHMARKS[name])
     known = {**{name: [benchmark] for name, benchmark in BENCHMARKS.items()}, **shared}
     groups = {
         "all": list(shared),

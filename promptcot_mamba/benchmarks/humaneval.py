@@ -4,7 +4,7 @@ A row keeps the publisher's keys; `question` is the function's head unchanged, w
 body. The paper does not publish the words around a HumanEval problem; those below are ours.
 """
 
-from collections.abc import Callable
+from functools import partial
 
 from promptcot_mamba.benchmarks.benchmark import Benchmark, Form, Publisher, asked, text
 from promptcot_mamba.jsonl import Row
@@ -16,14 +16,10 @@ INSTRUCTION = (
 COLUMNS = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
 
 
-def make_converter(source: str) -> Callable[[Row, int], Row]:
+def convert(source: str, raw: Row, _position: int) -> Row:
     """A publisher's row -> a problem row of this source."""
-
-    def convert(raw: Row, _position: int) -> Row:
-        rest = {key: value for key, value in raw.items() if key not in ("task_id", "prompt")}
-        return {"task_id": text(raw, "task_id"), **asked(text(raw, "prompt"), INSTRUCTION), "source": source, **rest}
-
-    return convert
+    rest = {key: value for key, value in raw.items() if key not in ("task_id", "prompt")}
+    return {"task_id": text(raw, "task_id"), **asked(text(raw, "prompt"), INSTRUCTION), "source": source, **rest}
 
 
 HUMANEVAL = Benchmark(
@@ -41,7 +37,7 @@ HUMANEVAL = Benchmark(
         forms=(
             Form(
                 "openai/openai_humaneval", (("openai_humaneval/test-*.parquet", "*.parquet", "*.jsonl*"),),
-                ("HumanEval.jsonl.gz", "HumanEval.jsonl"), COLUMNS, 164, make_converter("humaneval"),
+                ("HumanEval.jsonl.gz", "HumanEval.jsonl"), COLUMNS, 164, partial(convert, "humaneval"),
             ),
         ),
     ),

@@ -1,7 +1,9 @@
 """HumanEval+: HumanEval's 164 problems with EvalPlus's many more test inputs."""
 
+from functools import partial
+
 from promptcot_mamba.benchmarks.benchmark import Benchmark, Form, Publisher
-from promptcot_mamba.benchmarks.humaneval import COLUMNS, make_converter
+from promptcot_mamba.benchmarks.humaneval import COLUMNS, convert
 
 HUMANEVALPLUS = Benchmark(
     name="humanevalplus",
@@ -18,12 +20,12 @@ HUMANEVALPLUS = Benchmark(
         forms=(
             Form(
                 "evalplus/humanevalplus", (("data/test-*.parquet", "*.parquet", "*.jsonl*"),), (),
-                COLUMNS, 164, make_converter("humanevalplus"),
+                COLUMNS, 164, partial(convert, "humanevalplus"),
             ),
             # https://github.com/evalplus/humanevalplus_release: inputs beside the reference program, not a script.
             Form(
                 None, (), ("HumanEvalPlus.jsonl.gz", "HumanEvalPlus.jsonl"),
-                (*COLUMNS, "base_input", "plus_input"), 164, make_converter("humanevalplus"),
+                (*COLUMNS, "base_input", "plus_input"), 164, partial(convert, "humanevalplus"),
             ),
         ),
     ),

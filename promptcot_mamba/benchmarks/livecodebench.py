@@ -6,7 +6,6 @@ function: a pickle of a text names none, so whatever names one is not test data.
 
 import base64
 import binascii
-import hashlib
 import io
 import json
 import pickle
@@ -16,6 +15,7 @@ from typing import Any
 from promptcot_mamba.benchmarks.benchmark import Benchmark, Form, Publisher, asked, text
 from promptcot_mamba.chat_format import extract_question
 from promptcot_mamba.errors import InputError
+from promptcot_mamba.grading.code.tests import hash_tests
 from promptcot_mamba.jsonl import Row
 
 FIRST_DATE = "2024-08-01"  # the window of the paper's table; release_v5 ends on 2025-01-04
@@ -89,11 +89,6 @@ def make_tests(raw: Row) -> Row:
     fn_name = json.loads(raw.get("metadata") or "{}").get("func_name")
     content = {"inputs": [t["input"] for t in tests], "outputs": [t["output"] for t in tests], "fn_name": fn_name}
     return {"input_output": json.dumps(content)}
-
-
-def hash_tests(tests: Row) -> str:
-    """The md5 that problem rows carry: of the test file's JSON as Python writes it."""
-    return hashlib.md5(json.dumps(tests).encode(), usedforsecurity=False).hexdigest()
 
 
 def frame_of(starter: str) -> str:

@@ -84,7 +84,8 @@ def score_math_file(path: str | Path, chosen: Benchmark | None, grader: str, exp
         if len(kept) < len(predictions):
             logger.info("%s: left out %d rows of other benchmarks", path, len(predictions) - len(kept))
         if not kept:
-            raise InputError(f"{path}: no row of {chosen.name}; sources found: {', '.join(_sources(predictions))}")
+            sources = ", ".join(sorted({str(prediction.source) for prediction in predictions}))
+            raise InputError(f"{path}: no row of {chosen.name}; sources found: {sources}")
         predictions, benchmarks = [predictions[i] for i in kept], [benchmarks[i] for i in kept]
     lacking: dict[str, list[int]] = {}
     for benchmark in dict.fromkeys(b.name for b in benchmarks):
@@ -116,10 +117,6 @@ def add_confidence(path: str | Path, predictions: Sequence[Prediction], grades: 
             grade.extra.update((name, scores[name]) for name in ("mean_logprob", "mean_entropy"))
 
 
-def _sources(predictions: Sequence[Prediction]) -> list[str]:
-    return sorted({str(prediction.source) for prediction in predictions})
-
-
 def write_scores(scored: Scored, config: dict[str, object], markdown: bool = False) -> list[Figures]:
     """Write X.grades.jsonl, X.metrics.json and X.audit.md (and X.metrics.md) beside X.jsonl; return the figures."""
     summaries = []
@@ -145,11 +142,6 @@ def _details(summaries: Sequence[Figures]) -> list[str]:
         graders = "  ".join(f"{name} {percent(share)}" for name, share in figures["by_grader"].items())
         lines += [*detail_lines(figures), *([] if figures["spared"] else [f"  graders  {graders}"])]
     return lines
-
-
-def print_scores(summaries: Sequence[Figures]) -> None:
-    """The table, then what stands behind each row."""
-    print(render_table(headline_rows(summaries)), "", *_details(summaries), sep="\n")
 
 
 def print_comparison(first: Scored, second: Scored) -> dict[str, object]:
@@ -203,7 +195,8 @@ class Options:
 def run_math(path: str, chosen: Benchmark | None, options: Options) -> int:
     """Grade, print, write; the exit status is 1 where runs are missing and `strict_runs` asks for them."""
     scored = score_math_file(path, chosen, options.grader, options.expected_runs)
-    print_scores(write_scores(scored, {"input_path": path, **asdict(options)}, options.markdown))
+    summaries = write_scores(scored, {"input_path": path, **asdict(options)}, options.markdown)
+    print(render_table(headline_rows(summaries)), "", *_details(summaries), sep="\n")
     if options.compare:
         other = score_math_file(options.compare, chosen, options.grader, options.expected_runs)
         write_json(side_path(path, "compare.json"), print_comparison(scored, other))

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import pyarrow as pa
 
 from promptcot_mamba.chat_format import THINK_END, THINK_START
@@ -123,19 +122,15 @@ class _Prompt:
     near: list[Hit]
 
 
-def _make_encoder(files: TokenizerFiles) -> Encoder:
-    from tokenizers import Tokenizer
-
-    return Encoder(Tokenizer.from_file(str(files.path)), files.eos_id)
-
-
 class ChunkWorker:
     """Does chunks; one is made in each process."""
 
     def __init__(self, context: ChunkContext, agrees: Callable[[str, str], bool] | None = None):
+        from tokenizers import Tokenizer
+
         self.context = context
         self.agrees = agrees
-        self.encoder = _make_encoder(context.tokenizer)
+        self.encoder = Encoder(Tokenizer.from_file(str(context.tokenizer.path)), context.tokenizer.eos_id)
         self.adapters = {name: spec.make_adapter(context.reading) for name, spec in context.specs.items()}
         self.loaded = {
             name: self.adapters[name].load_context(folder)  # type: ignore[misc]
@@ -161,7 +156,7 @@ class _ChunkRun:
         self.tally = _Tally(source)
         self.prompts: dict[bytes, _Prompt] = {}  # by hash: a chunk may be large
         self.told: dict[bytes, Hit | None] = {}  # by hash: what system turns and earlier answers hold
-        self.prompt_rows: list[tuple[int, np.ndarray, np.ndarray]] = []
+        self.prompt_rows: list[tuple[Any, ...]] = []  # as PROMPTS_SCHEMA
         self.kept: list[tuple[Any, ...]] = []  # as ROWS_SCHEMA
         self.waiting: list[tuple[CanonicalRow, str]] = []
         self.waiting_characters = 0
@@ -288,7 +283,7 @@ class _ChunkRun:
             prompt.number = len(self.prompt_rows)
             shingles = make_shingles(row.topic)
             key = _number(" ".join(symbol_words(row.topic)))
-            self.prompt_rows.append((key, shingles, make_band_keys(shingles)))
+            self.prompt_rows.append((key, shingles, *make_band_keys(shingles).tolist()))
         asked = "".join(f"{role}:{text}" for role, text in row.history) + row.prompt
         same = _number(normal_form(asked), normal_form(row.completion))
         licence = row.meta.get("licence") or self.spec.licence or self.adapter.licence
@@ -304,23 +299,14 @@ class _ChunkRun:
             tally.prompts.append(whole_text(parts))
 
     def _write_tables(self, folder: Path) -> None:
-        rows, dropped = _batch(self.kept, ROWS_SCHEMA), _batch(self.tally.dropped, DROPPED_SCHEMA)
-        keys = np.array([key for key, _, _ in self.prompt_rows], dtype=np.uint64)
-        bands = np.array([band for _, _, band in self.prompt_rows], dtype=np.uint64).reshape(-1, BANDS)
-        edges = np.cumsum([0, *(len(shingles) for _, shingles, _ in self.prompt_rows)]).astype(np.int32)
-        values = np.concatenate([np.empty(0, np.uint32), *(shingles for _, shingles, _ in self.prompt_rows)])
-        prompts = pa.record_batch(
-            [
-                pa.array(keys),
-                pa.ListArray.from_arrays(pa.array(edges), pa.array(values)),
-                *(pa.array(np.ascontiguousarray(bands[:, band])) for band in range(BANDS)),
-            ],
-            schema=PROMPTS_SCHEMA,
-        )
-        for kind, batch in (("rows.arrow", rows), ("prompts.arrow", prompts), ("dropped.arrow", dropped)):
+        for kind, rows, schema in (
+            ("rows.arrow", self.kept, ROWS_SCHEMA),
+            ("prompts.arrow", self.prompt_rows, PROMPTS_SCHEMA),
+            ("dropped.arrow", self.tally.dropped, DROPPED_SCHEMA),
+        ):
             with replace_atomically(chunk_path(folder, self.number, kind), "wb") as sink:
-                with pa.ipc.new_file(sink, batch.schema) as writer:
-                    writer.write_batch(batch)
+                with pa.ipc.new_file(sink, schema) as writer:
+                    writer.write_batch(_batch(rows, schema))
 
 
 def _batch(rows: list[tuple[Any, ...]], schema: pa.Schema) -> pa.RecordBatch:

@@ -264,7 +264,9 @@ class Decontaminator:
         shared = Counter(owner for word in own for owner in self._short.get(word, ()))
         for owner, count in sorted(shared.items()):
             theirs = self._signs[owner]
-            if count < SHORT_SHARE * len(set(theirs)) or not _same_numbers(theirs, signs):
+            if count < SHORT_SHARE * len(set(theirs)):
+                continue
+            if Counter(filter(str.isdigit, theirs)) != Counter(filter(str.isdigit, signs)):
                 continue
             alike = fuzz.ratio(theirs, signs)
             if alike >= (SHORT_ALIKE if len(theirs) >= VERY_SHORT else VERY_SHORT_ALIKE):
@@ -385,7 +387,3 @@ def _lay(ours: list[int], theirs: list[int], digits: set[int]) -> tuple[int, int
             same += range(step.src_start, step.src_end)
             end = step.dest_end
     return replaced, contradicted, same, end
-
-
-def _same_numbers(left: list[str], right: list[str]) -> bool:
-    return Counter(filter(str.isdigit, left)) == Counter(filter(str.isdigit, right))

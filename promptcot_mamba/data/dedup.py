@@ -49,11 +49,7 @@ def jaccard(left: np.ndarray, right: np.ndarray) -> float:
     """Of two sorted arrays of unique numbers; two empty sets are equal."""
     if not len(left) and not len(right):
         return 1.0
-    smaller, larger = (left, right) if len(left) <= len(right) else (right, left)
-    if len(smaller) == 0:
-        return 0.0
-    at = np.minimum(np.searchsorted(larger, smaller), len(larger) - 1)
-    shared = int(np.count_nonzero(larger[at] == smaller))
+    shared = len(np.intersect1d(left, right, assume_unique=True))
     return shared / (len(left) + len(right) - shared)
 
 

@@ -9,6 +9,8 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from rapidfuzz.distance import Postfix, Prefix
+
 from promptcot_mamba.chat_format import THINK_END, THINK_START
 from promptcot_mamba.data.canonical import CanonicalRow
 from promptcot_mamba.data.messages import has_no_question
@@ -70,9 +72,8 @@ _STRIDE = 256
 
 
 def has_bad_encoding(text: str) -> bool:
-    if text.isascii():
-        return bool(_BAD_CHARACTERS.search(text))
-    return bool(_BAD_CHARACTERS.search(text)) or len(_DECODED_TWICE.findall(text)) >= MAX_DECODED_TWICE
+    is_twice = not text.isascii() and len(_DECODED_TWICE.findall(text)) >= MAX_DECODED_TWICE
+    return is_twice or bool(_BAD_CHARACTERS.search(text))
 
 
 def is_foreign(text: str) -> bool:
@@ -103,18 +104,11 @@ def has_loop(text: str) -> bool:
             end += period
         while begin >= period and text.startswith(unit, begin - period):
             begin -= period
-        end += _common_prefix(text[end : end + period], unit)
-        begin -= _common_prefix(text[max(0, begin - period) : begin][::-1], unit[::-1])
+        end += Prefix.similarity(text[end : end + period], unit)
+        begin -= Postfix.similarity(text[max(0, begin - period) : begin], unit)
         if end - begin >= max(LOOP_SPAN, LOOP_REPEATS * period):
             return True
     return False
-
-
-def _common_prefix(left: str, right: str) -> int:
-    for position, (a, b) in enumerate(zip(left, right, strict=False)):
-        if a != b:
-            return position
-    return min(len(left), len(right))
 
 
 def has_few_phrases(text: str) -> bool:
@@ -152,11 +146,6 @@ def read_fences(answer: str) -> tuple[list[str], bool]:
             programs.append("\n".join(held))
             held = None
     return programs, held is not None
-
-
-def has_program(answer: str) -> bool:
-    """Whether a fence holds at least one line that is not blank."""
-    return any(program.strip() for program in read_fences(answer)[0])
 
 
 def is_cut(answer: str, finish_reason: str | None) -> bool:
@@ -246,8 +235,8 @@ def _answer_fault(row: CanonicalRow, answer: str, rules: FilterRules) -> str | N
         return "unfinished"
     if rules.require_answer and row.domain == "math" and extract_boxed(answer).answer is None:
         return "no_boxed_answer"
-    if rules.require_answer and row.domain == "code" and not has_program(answer):
-        return "no_program"
+    if rules.require_answer and row.domain == "code" and not any(map(str.strip, read_fences(answer)[0])):
+        return "no_program"  # no fence holds a line that is not blank
     return None
 
 

@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,19 +18,10 @@ from promptcot_mamba.data.row_files import STREAMED, Chunk, iter_rows, kind_of, 
 from promptcot_mamba.data.sources import FoundSource
 from promptcot_mamba.data.workers import do_all
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.jsonl import write_json
+from promptcot_mamba.jsonl import hash_file, write_json
 from promptcot_mamba.ray_jobs import RayCluster
 
-HASH_BLOCK = 1 << 22  # bytes
 SAMPLE_ROWS = 2000  # of each source
-
-
-def hash_file(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(HASH_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def digest(value: Any) -> str:
@@ -69,10 +61,6 @@ def save_tokenizer(tokenizer: Any, path: str, folder: Path) -> tuple[TokenizerFi
     return TokenizerFiles(file, tokenizer.eos_token_id, dtype), hash_tokenizer(tokenizer)
 
 
-def _make_unpacker() -> Any:
-    return unpack
-
-
 def plan_jobs(
     sources: Sequence[FoundSource], folder: Path, workers: int, cluster: RayCluster | None = None
 ) -> list[tuple[int, str, Chunk]]:
@@ -83,7 +71,7 @@ def plan_jobs(
         for file in sorted(packed)
     }
     if unpacked:
-        do_all(_make_unpacker, list(unpacked.items()), workers, "unpacking", cluster)
+        do_all(partial(partial, unpack), list(unpacked.items()), workers, "unpacking", cluster)
     pieces = []
     for source in sources:
         for file in source.files:

@@ -125,12 +125,9 @@ def read_messages(messages: Any, column: str) -> list[Said]:
         if role == "assistant" and text.strip():
             text = join_thought(find_thought(message), text)
         if role != "system" or text.strip():  # Nemotron's sets write an empty system turn into every row
-            said.append(Said(Turn(role, text), _is_trained(message)))
+            trained = all(message.get(key) not in (0, False) for key in LOSS_KEYS) and message.get("masked") is not True
+            said.append(Said(Turn(role, text), trained))
     return said
-
-
-def _is_trained(message: Mapping[str, Any]) -> bool:
-    return all(message.get(key) not in (0, False) for key in LOSS_KEYS) and message.get("masked") is not True
 
 
 def find_thought(fields: Mapping[str, Any]) -> str | None:
@@ -176,12 +173,10 @@ def check_order(said: Sequence[Said]) -> None:
     """Raise UnusableRowError unless it goes system?, user, assistant, user, ... and no turn is empty."""
     if not said:
         raise UnusableRowError("turn_order", "the conversation is empty")
-    expected, first = "user", True
+    expected = "user"
     for number, (role, text) in enumerate((one.turn for one in said), start=1):
-        if role == "system" and first:
-            first = False
+        if role == "system" and number == 1:
             continue
-        first = False
         if role != expected:
             raise UnusableRowError("turn_order", f"turn {number} is {role}'s, expected {expected}'s")
         if not text.strip():

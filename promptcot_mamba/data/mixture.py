@@ -29,10 +29,6 @@ class MixturePlan:
     shard_tokens: int = 1 << 24
     seed: int = 0
 
-    @property
-    def weights_of(self) -> str:
-        return "tokens" if self.total_tokens is not None else "examples"
-
 
 def _draw(ids: np.ndarray, seed: int, *address: str | int) -> np.ndarray:
     """(rows) uint64: one random number a row, independent for every seed and address."""
@@ -61,10 +57,8 @@ def _weighted(
 ) -> list[int]:
     weights = np.array([float(spec.weight or 0.0) for spec in specs])
     weights /= weights.sum()
-    if plan.weights_of == "tokens":
-        held = [int(length.sum()) for length in lengths]
-        total = plan.total_tokens or int(min(size / weight for size, weight in zip(held, weights, strict=True)))
-        shares = _shares(weights, total).tolist()
+    if plan.total_tokens is not None:
+        shares = _shares(weights, plan.total_tokens).tolist()
         return [
             _of_tokens(own, length, share, spec.name, plan.seed)
             for spec, length, own, share in zip(specs, lengths, ids, shares, strict=True)

@@ -19,11 +19,7 @@ import numpy as np
 
 from promptcot_mamba.chat_format import CHAT_TEMPLATE, MATH_INSTRUCTION
 from promptcot_mamba.data.accounts import count_by, count_rows, log_drops, sum_formats, sum_tallies, write_dropped
-from promptcot_mamba.data.chunk_work import (
-    ChunkContext,
-    ChunkWorker,
-    read_hits,
-)
+from promptcot_mamba.data.chunk_work import ChunkContext, ChunkWorker, read_hits
 from promptcot_mamba.data.conversation import Reading
 from promptcot_mamba.data.decontaminate import BenchmarkText, Decontaminator
 from promptcot_mamba.data.inputs import digest, hash_sources, plan_jobs, sample_questions, save_tokenizer
@@ -120,10 +116,6 @@ def _make_chunk_runner(context: ChunkContext, agrees: Callable[[str, str], bool]
     return ChunkWorker(context, agrees).run
 
 
-def _make_shard_runner(context: ShardContext) -> Callable[..., Any]:
-    return partial(make_shard, context)
-
-
 def prepare_shards(
     recipe: Recipe,
     output: Path,
@@ -208,7 +200,7 @@ def prepare_shards(
         ordered=recipe.order != "shuffled",
     )
     shard_jobs = [(number,) for number in range(len(selection.edges) - 1)]
-    shards = do_all(partial(_make_shard_runner, shard_context), shard_jobs, workers, "packing shards", cluster)
+    shards = do_all(partial(partial, make_shard, shard_context), shard_jobs, workers, "packing shards", cluster)
     clock.lap("second_pass")
     clock.seconds["tokenize_in_workers"] = sum(part["seconds"]["tokenize"] for part in parts)
     clock.seconds["chunks_in_workers"] = sum(part["seconds"]["all"] for part in parts)

@@ -58,10 +58,6 @@ class Chunk:
         return self.name or str(self.path)
 
 
-def whole_file(path: Path) -> Chunk:
-    return Chunk(path)
-
-
 def kind_of(path: Path) -> str:
     """`jsonl`, `packed`, `document`, `table`, `parquet` or `arrow`; raises InputError for other names.
 

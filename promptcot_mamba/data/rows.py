@@ -19,7 +19,6 @@ from promptcot_mamba.hub import DATASET, fetch, hint, is_hub_name, match_first
 from promptcot_mamba.log import logger
 from promptcot_mamba.records import problem_id
 
-HASH_BLOCK = 1 << 22  # bytes
 # Of a data set named on the hub, the first of these that it has: its training split, else what lies at its top.
 HUB_FILES = (
     *("data/train-*.parquet", "*/train-*.parquet"),
@@ -141,17 +140,12 @@ def hash_files(files: Sequence[Path]) -> str:
     """A hash of the files' contents, in order; their names and places do not matter."""
     whole = hashlib.blake2b(digest_size=16)
     for file in files:
-        one = hashlib.blake2b(digest_size=16)
         with file.open("rb") as stream:
-            while block := stream.read(HASH_BLOCK):
-                one.update(block)
-        whole.update(one.digest())
+            whole.update(hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).digest())
     return whole.hexdigest()
 
 
-def iter_rows_of(
-    file: Path, reading: Reading, *, announce: bool = True
-) -> Iterator[tuple[str, str, str, CanonicalRow]]:
+def iter_rows_of(file: Path, reading: Reading) -> Iterator[tuple[str, str, str, CanonicalRow]]:
     """`(place, id, source, row)` of every example in a file, by the shape of its columns.
 
     Raises InputError naming the place for a row that breaks its shape, and the file if it holds no row.
@@ -162,7 +156,7 @@ def iter_rows_of(
         shape = known.get(columns := tuple(raw))
         if shape is None:
             shape = recognise_rows(columns, where)
-            if announce and shape not in known.values():
+            if shape not in known.values():
                 logger.info("%s: recognised %s", file, describe(shape, columns))
             known[columns] = shape
         try:

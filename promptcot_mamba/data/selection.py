@@ -54,16 +54,6 @@ def read_table(path: Path) -> pa.Table:
     return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
 
-def id_halves(column: pa.ChunkedArray | pa.Array, count: int) -> np.ndarray:
-    """(rows, 2) uint64, big-endian halves of 16-byte ids."""
-    combined = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if count == 0:
-        return np.empty((0, 2), dtype=np.uint64)
-    raw = np.frombuffer(combined.buffers()[1], dtype=">u8")
-    start = 2 * combined.offset
-    return raw[start : start + 2 * count].reshape(count, 2).astype(np.uint64)
-
-
 def _codes(column: pa.ChunkedArray, known: dict[str, int]) -> np.ndarray:
     """(rows) int32: the number of each text in `known`, which learns new ones."""
     encoded = column.combine_chunks().dictionary_encode()
@@ -86,9 +76,9 @@ def load_rows(folder: Path, chunk_sources: Sequence[int]) -> tuple[RowTable, Pro
         parts["offset"].append(np.cumsum(length, dtype=np.int64) - length)
         parts["length"].append(length)
         parts["prompt_length"].append(rows["prompt_length"].to_numpy())
-        halves = id_halves(rows["id"], len(rows))
-        parts["id"].append(halves[:, 0])
-        parts["id_rest"].append(halves[:, 1])
+        halves = np.frombuffer(b"".join(rows["id"].to_pylist()), dtype=">u8").astype(np.uint64)
+        parts["id"].append(halves[::2])
+        parts["id_rest"].append(halves[1::2])
         parts["same"].append(rows["same"].to_numpy())
         for name, known in names.items():
             parts[name].append(_codes(rows[name], known))

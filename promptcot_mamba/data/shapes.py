@@ -8,6 +8,7 @@ A row of a known shape that breaks it is an UnusableRowError that says where; th
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from promptcot_mamba.chat_format import THINK_START, rewrite_thought, tells_marks, with_open_thought
@@ -61,20 +62,16 @@ class Shape:
     read: Callable[[Row, Mapping[str, str]], list[Said]] | None  # None: prompt and completion, read by their own rules
 
 
-def _instruction_reader(told: str) -> Callable[[Row, Mapping[str, str]], list[Said]]:
+def _read_instruction(told: str, raw: Row, column: Mapping[str, str]) -> list[Said]:
     """Alpaca's rows, and those that call its output otherwise; Dolly's `context` is its `input`."""
-
-    def read(raw: Row, column: Mapping[str, str]) -> list[Said]:
-        names = {name: column.get(name, name) for name in ("instruction", "input", "context", told)}
-        for name in names.values():
-            if raw.get(name) is not None and not isinstance(raw[name], str):
-                raise InputError(f"column {name!r} must be text, found {type(raw[name]).__name__}")
-        given = raw.get(names["input"]) or raw.get(names["context"])
-        asked = "\n\n".join(text.strip() for text in (raw.get(names["instruction"]), given) if text and text.strip())
-        answer = join_thought(find_thought(raw), raw.get(names[told]) or "")
-        return _with_system(raw, [*_history(raw), Said(Turn("user", asked)), Said(Turn("assistant", answer))])
-
-    return read
+    names = {name: column.get(name, name) for name in ("instruction", "input", "context", told)}
+    for name in names.values():
+        if raw.get(name) is not None and not isinstance(raw[name], str):
+            raise InputError(f"column {name!r} must be text, found {type(raw[name]).__name__}")
+    given = raw.get(names["input"]) or raw.get(names["context"])
+    asked = "\n\n".join(text.strip() for text in (raw.get(names["instruction"]), given) if text and text.strip())
+    answer = join_thought(find_thought(raw), raw.get(names[told]) or "")
+    return _with_system(raw, [*_history(raw), Said(Turn("user", asked)), Said(Turn("assistant", answer))])
 
 
 def _history(raw: Row) -> list[Said]:
@@ -113,19 +110,16 @@ def _with_beside(raw: Row, said: list[Said]) -> list[Said]:
     return said if told is None else [*said, Said(Turn("assistant", join_thought(thought, told)))]
 
 
-def _list_reader(name: str) -> Callable[[Row, Mapping[str, str]], list[Said]]:
-    def read(raw: Row, column: Mapping[str, str]) -> list[Said]:
-        own = column.get(name, name)
-        said = read_messages(raw.get(own), own)
-        for other in CHATS:
-            if name not in column and other != own and _holds_others(raw.get(other), said):
-                raise InputError(
-                    f"columns {own!r} and {other!r} hold different turns; leave one out, or name the one to train on "
-                    f"in a recipe of scripts.prepare_sft_data (columns: {{messages: {other}}})"
-                )
-        return _with_system(raw, _with_beside(raw, said))
-
-    return read
+def _read_list(name: str, raw: Row, column: Mapping[str, str]) -> list[Said]:
+    own = column.get(name, name)
+    said = read_messages(raw.get(own), own)
+    for other in CHATS:
+        if name not in column and other != own and _holds_others(raw.get(other), said):
+            raise InputError(
+                f"columns {own!r} and {other!r} hold different turns; leave one out, or name the one to train on "
+                f"in a recipe of scripts.prepare_sft_data (columns: {{messages: {other}}})"
+            )
+    return _with_system(raw, _with_beside(raw, said))
 
 
 def _holds_others(messages: Any, said: Sequence[Said]) -> bool:
@@ -161,23 +155,25 @@ def _read_strings(raw: Row, column: Mapping[str, str]) -> list[Said]:
 
 CHATS = ("messages", "conversations", "conversation", "contents")
 PAIR = Shape("prompt and completion", ("prompt", "completion"), (), "{prompt, completion}, texts or messages", None)
-MESSAGES = Shape("messages", ("messages",), ("answer",), "{messages: [{role, content}]}", _list_reader("messages"))
+MESSAGES = Shape(
+    "messages", ("messages",), ("answer",), "{messages: [{role, content}]}", partial(_read_list, "messages")
+)
 _NAMED_PAIRS = f"{{{'|'.join(ASKED)}, {'|'.join(TOLD)}}}"
 _TURNS = "{conversations: [{from, value}]}"
 SHAPES = (
     PAIR,
     Shape("prompt and response", ("prompt", "response"), (), _NAMED_PAIRS, None),
     MESSAGES,
-    *(Shape("ShareGPT", (name,), (), _TURNS, _list_reader(name)) for name in ("conversations", "conversation")),
-    Shape("Gemini", ("contents",), (), "{contents: [{role, parts}]}", _list_reader("contents")),
+    *(Shape("ShareGPT", (name,), (), _TURNS, partial(_read_list, name)) for name in ("conversations", "conversation")),
+    Shape("Gemini", ("contents",), (), "{contents: [{role, parts}]}", partial(_read_list, "contents")),
     Shape(
         "Alpaca", ("instruction", "output"), ("input", "history", "context"), "{instruction, input, output}",
-        _instruction_reader("output"),
+        partial(_read_instruction, "output"),
     ),
     *(
         Shape(
             f"{asked} and {told}", (asked, told), ("history",), _NAMED_PAIRS,
-            _instruction_reader(told) if asked == "instruction" else None,
+            partial(_read_instruction, told) if asked == "instruction" else None,
         )
         for asked in ASKED
         for told in TOLD

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass
-from io import FileIO
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -51,25 +51,14 @@ def _read_tokens(context: ShardContext, chunk: np.ndarray, offset: np.ndarray, l
     starts = np.cumsum(length, dtype=np.int64) - length
     tokens = np.empty(int(length.sum()), dtype=context.dtype)
     view = tokens.data.cast("B")
-    order = np.lexsort((offset, chunk))
-    current = -1
-    file: FileIO | None = None
-    try:
-        for document in order.tolist():
-            if chunk[document] != current:
-                if file is not None:
-                    file.close()
-                current = int(chunk[document])
-                file = chunk_path(context.chunks, current, "tokens").open("rb", buffering=0)
-            begin = int(starts[document]) * item
-            size = int(length[document]) * item
-            assert file is not None  # opened by the first document
-            file.seek(int(offset[document]) * item)
-            if file.readinto(view[begin : begin + size]) != size:
-                raise RuntimeError(f"{file.name}: shorter than its rows say; delete it and run again")
-    finally:
-        if file is not None:
-            file.close()
+    for number, documents in groupby(np.lexsort((offset, chunk)).tolist(), chunk.tolist().__getitem__):
+        with chunk_path(context.chunks, number, "tokens").open("rb", buffering=0) as file:
+            for document in documents:
+                begin = int(starts[document]) * item
+                size = int(length[document]) * item
+                file.seek(int(offset[document]) * item)
+                if file.readinto(view[begin : begin + size]) != size:
+                    raise RuntimeError(f"{file.name}: shorter than its rows say; delete it and run again")
     return tokens
 
 

@@ -5,7 +5,6 @@ made from), `report.md`. A row is `input_ids`, `labels` (int32), `cu_seqlens` (i
 its length), `example_ids` (hex content hashes), `origins` and `licences` (of each document; not in old shards).
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ import pyarrow as pa
 
 from promptcot_mamba.data.encode import IGNORE_INDEX
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.jsonl import replace_atomically
+from promptcot_mamba.jsonl import hash_file, replace_atomically
 
 INDEX_FILE = "index.json"
 MANIFEST_FILE = "manifest.json"
@@ -69,40 +68,16 @@ def make_batch(rows: Sequence[Sequence[Document]]) -> pa.RecordBatch:
     return pa.record_batch([_lists(ids), _lists(labels), _lists(edges), *texts], schema=SCHEMA)
 
 
-class _HashingSink:
-    """A file that hashes what passes through it."""
-
-    def __init__(self, file: Any):
-        self._file = file
-        self.digest = hashlib.sha256()
-        self.closed = False
-
-    def write(self, data: Any) -> int:
-        self.digest.update(data)
-        return self._file.write(data)
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    def close(self) -> None:
-        self.closed = True
-
-
 def write_shard(path: Path, rows: Sequence[Sequence[int]], read_document: Any) -> str:
     """Write rows of document numbers; `read_document(number)` gives a Document.
 
     The file appears whole or not at all. Returns its sha256.
     """
-    with replace_atomically(path, "wb") as file:
-        sink = _HashingSink(file)
-        with pa.PythonFile(sink, mode="w") as output, pa.ipc.new_file(output, SCHEMA) as writer:
-            for start in range(0, len(rows), ROWS_PER_BATCH):
-                writer.write_batch(
-                    make_batch(
-                        [[read_document(number) for number in row] for row in rows[start : start + ROWS_PER_BATCH]]
-                    )
-                )
-    return sink.digest.hexdigest()
+    with replace_atomically(path, "wb") as file, pa.ipc.new_file(file, SCHEMA) as writer:
+        for start in range(0, len(rows), ROWS_PER_BATCH):
+            batch = rows[start : start + ROWS_PER_BATCH]
+            writer.write_batch(make_batch([[read_document(number) for number in row] for row in batch]))
+    return hash_file(path)
 
 
 def is_shard_folder(path: str | Path) -> bool:

@@ -21,9 +21,9 @@ INNER, SHARED = HEADS * HEAD_DIM, GROUPS * STATES
 Case = tuple[Callable[..., Any], dict[str, torch.Tensor]]  # each op returns one tensor as it is called here
 
 
-def draw_cases(seed: int = 0) -> dict[str, Case]:
+def draw_cases() -> dict[str, Case]:
     """Every op with inputs of two packed documents, in fp32 on the CPU."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     draw = partial(torch.randn, generator=generator)
     ends = torch.tensor([0, 77, LENGTH], dtype=torch.int32)
     channels = INNER + 2 * SHARED

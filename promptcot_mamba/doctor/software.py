@@ -20,16 +20,11 @@ PEERS = {"mamba_ssm": "mamba-ssm", "causal_conv1d": "causal-conv1d"}
 PEER_LOSS = "its kernels cannot be chosen (--ops) nor compared with; training and sampling need neither"
 
 
-def read_pins(path: Path) -> dict[str, str]:
-    """`name==version` lines of a requirements file."""
-    return dict(PIN.findall(path.read_text(encoding="utf-8")))
-
-
 def check_pins(cuda: bool) -> Finding:
     """Installed versions against the stack's list; peers are looked at apart."""
     path = ROOT / ("requirements.txt" if cuda else "requirements-cpu.txt")
     missing, other = [], []
-    for name, version in read_pins(path).items():
+    for name, version in PIN.findall(path.read_text(encoding="utf-8")):
         if name in PEERS.values():
             continue
         try:

@@ -17,9 +17,9 @@ from promptcot_mamba.grading.metrics import Estimate, clustered_mean, maj_at_k, 
 from promptcot_mamba.records import Grade
 
 Figures = dict[str, Any]
-TITLES = (
+TITLES = [
     *("benchmark", "grader", "avg@n", "95% interval", "mean ± SD over runs", "problems", "n", "cut off", "no answer"),
-)
+]
 POWERS_OF_TWO = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -40,12 +40,14 @@ def summarize(grades: Sequence[Grade], title: str, expected_problems: int | None
     )
     sizes = sorted(len(runs) for runs in problems.values())
     endings = Counter(grade.extra.get("ending", grade.reason) for grade in grades)
+    has_votes = any("vote" in grade.extra for grade in grades)  # code has none
     return {
         "title": title,
         "benchmark": grades[0].benchmark,
         "grader": grades[0].grader,
         "grader_version": versions[0] if versions else None,
-        "unreadable_golds": _unreadable_golds(grades),
+        # No mathematics that the grader reads: such a gold can only equal its own text.
+        "unreadable_golds": {g.problem_id: g.extra["gold"] for g in grades if g.extra.get("gold_readable") is False},
         "problems": len(problems),
         "expected_problems": expected_problems,
         "samples": len(grades),
@@ -53,8 +55,8 @@ def summarize(grades: Sequence[Grade], title: str, expected_problems: int | None
         "avg_at_n": _estimate(clustered_mean(right)),
         "over_runs": {"mean": spread.mean, "sd": _known(spread.sd), "by_run": spread.by_run},
         "pass_at_k": _pass_at_k(right, sizes[0]),
-        "maj_at_k": _maj_at_k(problems, sizes[0]),
-        "majority": _majority(problems),
+        "maj_at_k": {k: _vote(problems, k) for k in POWERS_OF_TWO[2:] if k <= sizes[0]} if has_votes else {},
+        "majority": _vote(problems)["accuracy"] if has_votes else None,
         "rates": {
             "truncated": endings["truncated"] / len(grades),
             "no_answer": endings["no_answer"] / len(grades),
@@ -63,11 +65,6 @@ def summarize(grades: Sequence[Grade], title: str, expected_problems: int | None
         },
         "length": _lengths(grades),
     }
-
-
-def _unreadable_golds(grades: Sequence[Grade]) -> dict[str, str]:
-    """Problem -> gold, where the gold is no mathematics that the grader reads: it can only equal its own text."""
-    return {grade.problem_id: grade.extra["gold"] for grade in grades if grade.extra.get("gold_readable") is False}
 
 
 _NAMED = ("right", "wrong", "answered", "truncated", "no_answer")
@@ -87,33 +84,13 @@ def _pass_at_k(right: dict[str, list[float]], n: int) -> dict[int, float]:
     return {k: float(np.mean([pass_at_k(n, c, k) for n, c in counts])) for k in POWERS_OF_TWO if k <= n}
 
 
-def _maj_at_k(problems: dict[str, dict[int, Grade]], n: int) -> dict[int, Figures]:
-    """maj@k and the share of tied votes; empty where grades carry no votes (code has none)."""
-    if not any("vote" in grade.extra for runs in problems.values() for grade in runs.values()):
-        return {}
-    ballots = [
-        ([grade.extra.get("vote") for grade in runs.values()], [grade.correct for grade in runs.values()])
-        for runs in problems.values()
-    ]
-    figures = {}
-    for k in POWERS_OF_TWO[2:]:
-        if k <= n:
-            votes = [maj_at_k(answers, right, k) for answers, right in ballots]
-            accuracy = float(np.mean([vote.accuracy for vote in votes]))
-            figures[k] = {"accuracy": accuracy, "tied": float(np.mean([vote.tied for vote in votes]))}
-    return figures
-
-
-def _majority(problems: dict[str, dict[int, Grade]]) -> float | None:
-    """The share of problems that the vote of all their samples solves; None where grades carry no votes."""
-    ballots = [list(runs.values()) for runs in problems.values()]
-    if not any("vote" in grade.extra for runs in ballots for grade in runs):
-        return None
+def _vote(problems: dict[str, dict[int, Grade]], k: int | None = None) -> Figures:
+    """The share of problems that the vote of k of their samples solves (of all for None), and that of tied votes."""
     votes = [
-        maj_at_k([grade.extra.get("vote") for grade in runs], [grade.correct for grade in runs], len(runs))
-        for runs in ballots
+        maj_at_k([grade.extra.get("vote") for grade in runs], [grade.correct for grade in runs], k or len(runs))
+        for runs in (list(runs.values()) for runs in problems.values())
     ]
-    return float(np.mean([vote.accuracy for vote in votes]))
+    return {name: float(np.mean([getattr(vote, name) for vote in votes])) for name in ("accuracy", "tied")}
 
 
 def _format_rate(grades: Sequence[Grade]) -> float | None:
@@ -154,9 +131,7 @@ def interval(estimate: Figures) -> str:
 
 def headline_rows(summaries: Sequence[Figures]) -> list[list[str]]:
     """The table's title row, then one row a benchmark."""
-    rows = [
-        ["benchmark", "grader", "avg@n", "95% interval", "mean ± SD over runs", "problems", "n", "cut off", "no answer"]
-    ]
+    rows = [TITLES]
     for figures in summaries:
         estimate, runs, (fewest, most) = figures["avg_at_n"], figures["over_runs"], figures["samples_per_problem"]
         expected = figures["expected_problems"]

@@ -36,10 +36,6 @@ def _processor() -> str:
     return platform.processor() + platform.machine()
 
 
-def _cache_folder() -> Path:
-    return Path(os.environ.get("PROMPTCOT_CACHE") or Path.home() / ".cache" / "promptcot_mamba")
-
-
 def _compile(source: Path) -> Path | None:
     compiler = shutil.which(os.environ.get("CXX") or "c++") or shutil.which("g++")
     if compiler is None:
@@ -48,7 +44,7 @@ def _compile(source: Path) -> Path | None:
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
     texts = [path.read_text() for path in (source, *sorted(HERE.rglob("*.h")))]
     identity = "\0".join([*texts, *FLAGS, compiler, version, _processor()])
-    folder = _cache_folder()
+    folder = Path(os.environ.get("PROMPTCOT_CACHE") or Path.home() / ".cache" / "promptcot_mamba")
     library = folder / f"{source.parent.name}_{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
     if library.exists():
         return library

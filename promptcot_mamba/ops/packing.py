@@ -7,6 +7,7 @@ tokens are `[0, 3, 4, 6]`, and `seq_idx` (1, l) is `[[0, 0, 0, 1, 2, 2]]`.
 import itertools
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeVar
 
 import torch
@@ -41,6 +42,12 @@ def remember(cu_seqlens: torch.Tensor, key: Hashable, make: Callable[[], T]) -> 
 def boundaries(cu_seqlens: torch.Tensor) -> list[int]:
     """`cu_seqlens` as Python numbers, fetched from its device once."""
     return remember(cu_seqlens, "boundaries", cu_seqlens.tolist)
+
+
+@lru_cache(maxsize=32)
+def row_boundaries(batch: int, length: int, device: torch.device) -> torch.Tensor:
+    """cu_seqlens (b+1) of a batch of equal rows laid end to end."""
+    return torch.arange(0, (batch + 1) * length, length, dtype=torch.int64, device=device)
 
 
 def check_cu_seqlens(cu_seqlens: torch.Tensor, length: int) -> None:

@@ -72,14 +72,8 @@ def make_slice_groups(size: int) -> SliceGroup:
     world, rank = dist.get_world_size(), dist.get_rank()
     if size < 1 or world % size:
         raise InputError(f"--sequence_parallel_size {size}: must divide the number of processes, {world}")
-    mine = None
-    for first in range(0, world, size):
-        ranks = list(range(first, first + size))
-        group = dist.new_group(ranks)
-        if rank in ranks:
-            mine = SliceGroup(ranks, rank - first, group)
-    assert mine is not None
-    return mine
+    first = rank // size * size
+    return SliceGroup(list(range(first, first + size)), rank - first, dist.new_subgroups(size)[0])
 
 
 @dataclass(frozen=True)

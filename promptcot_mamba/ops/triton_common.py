@@ -7,7 +7,7 @@ wider projection therefore needs no copy.
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.ops.packing import ChunkTable, make_chunk_table
+from promptcot_mamba.ops.packing import ChunkTable, make_chunk_table, row_boundaries
 
 LOG2E = tl.constexpr(1.4426950408889634)
 MOST_ARRIVALS = 1 << 16
@@ -72,12 +72,6 @@ def launch(kernel, grid: tuple[int, ...], *args, **kwargs) -> None:
 def multiprocessors(device: torch.device) -> int:
     """How many programs run side by side at least; 1 off CUDA, where the interpreter runs them in turn."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
-
-
-@lru_cache(maxsize=32)
-def row_boundaries(batch: int, length: int, device: torch.device) -> torch.Tensor:
-    """cu_seqlens (b+1) of a batch of equal rows laid end to end."""
-    return torch.arange(0, (batch + 1) * length, length, dtype=torch.int64, device=device)
 
 
 def chunk_table(batch: int, length: int, cu_seqlens: torch.Tensor | None, size: int, device) -> ChunkTable:

@@ -15,6 +15,7 @@ from itertools import count, islice
 
 from promptcot_mamba.chat_format import MATH_INSTRUCTION, THINK_END, THINK_START, render_prompt
 from promptcot_mamba.errors import InputError
+from promptcot_mamba.grading.code.tests import hash_tests
 from promptcot_mamba.jsonl import Row
 from promptcot_mamba.quickstart import arithmetic, programs
 from promptcot_mamba.quickstart.exercise import Exercise, links_of
@@ -168,8 +169,3 @@ def _draw_problems(
         side = "held out" if held_out else "to train on"
         raise InputError(f"{name}: {wanted} problems asked for, {len(found)} different ones are {side}")
     return list(found.values())
-
-
-def hash_tests(tests: Row) -> str:
-    """The md5 by which a problem names its tests file: of its content, not its spacing."""
-    return hashlib.md5(json.dumps(tests).encode()).hexdigest()

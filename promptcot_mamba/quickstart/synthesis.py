@@ -14,13 +14,7 @@ from promptcot_mamba.jsonl import Row, iter_jsonl
 from promptcot_mamba.log import logger
 from promptcot_mamba.quickstart.arithmetic import HELD_OUT_LINKS
 from promptcot_mamba.quickstart.exercise import links_of
-from promptcot_mamba.quickstart.solver import (
-    Chain,
-    Step,
-    UnreadableProblemError,
-    UnsolvableProblemError,
-    solve,
-)
+from promptcot_mamba.quickstart.solver import Chain, UnreadableProblemError, UnsolvableProblemError, solve
 from promptcot_mamba.quickstart.splits import is_held_out
 from promptcot_mamba.synthesis.concept_sets import Settings as OneSizeSettings
 from promptcot_mamba.synthesis.concept_sets import build_table, draw_rows
@@ -53,13 +47,9 @@ FLAWS = {
 }
 
 
-def name_concept(step: Step) -> str:
-    return CONCEPT_NAMES[step.kind].format(step.numbers[-1])
-
-
 def name_concepts(chain: Chain) -> list[str]:
     """The concepts of a chain's steps, in order; one that works twice is named twice."""
-    return [name_concept(step) for step in chain.steps]
+    return [CONCEPT_NAMES[step.kind].format(step.numbers[-1]) for step in chain.steps]
 
 
 @dataclass(frozen=True)

@@ -159,17 +159,14 @@ def render_html(document: Document) -> str:
     return _render("page.html", document=document, parts=parts, style=style)
 
 
-def render_document_markdown(document: Document) -> str:
-    return _render("page.md", document=document).rstrip("\n") + "\n"
-
-
 def _render(template: str, **values: Any) -> str:
     return _environment().get_template(template).render(**values)
 
 
 def write_document(folder: Path, document: Document) -> None:
     """Write `report.html`, `report.md` and the plots into a folder."""
-    files = {"report.html": render_html(document), "report.md": render_document_markdown(document)}
+    markdown = _render("page.md", document=document).rstrip("\n") + "\n"
+    files = {"report.html": render_html(document), "report.md": markdown}
     files |= {f"{plot.name}.svg": f'<?xml version="1.0" encoding="utf-8"?>\n{plot.titled}\n' for plot in document.plots}
     for file_name, text in files.items():
         with replace_atomically(folder / file_name) as file:

@@ -29,7 +29,7 @@ class Curve:
     dashed: bool = False
 
 
-def _new_figure(width: float, height: float) -> tuple[Any, Any]:
+def _new_figure(height: float, x_label: str, y_label: str = "") -> tuple[Any, Any]:
     """Figure and axes, drawn without a display and without any global state but the font settings."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -37,13 +37,15 @@ def _new_figure(width: float, height: float) -> tuple[Any, Any]:
     with rc_context(
         {"font.family": "sans-serif", "font.size": 11, "axes.spines.top": False, "axes.spines.right": False}
     ):
-        figure = Figure(figsize=(width, height), layout="constrained", facecolor=PAPER)
+        figure = Figure(figsize=(9.2, height), layout="constrained", facecolor=PAPER)
         axes = figure.add_subplot(facecolor="none")
     for side in ("left", "bottom"):
         axes.spines[side].set_color(LINE)
     axes.tick_params(colors=SOFT, length=3)
     axes.grid(axis="both", color=LINE, linewidth=0.6)
     axes.set_axisbelow(True)
+    axes.set_xlabel(x_label, color=SOFT)
+    axes.set_ylabel(y_label, color=SOFT)
     return figure, axes
 
 
@@ -77,7 +79,7 @@ def draw_curves(
     curves: Sequence[Curve], x_label: str, y_label: str, *, log_x: bool = False, log_y: bool = False
 ) -> str:
     """Lines over a common axis, as SVG; few points are marked, many are not. A logarithmic x axis is ticked at them."""
-    figure, axes = _new_figure(9.2, 3.6)
+    figure, axes = _new_figure(3.6, x_label, y_label)
     for curve in curves:
         style = {"linestyle": "--", "linewidth": 1.2} if curve.dashed else {"linewidth": 1.8}
         marked = len(curve.x) <= MOST_MARKS and not curve.dashed
@@ -93,15 +95,13 @@ def draw_curves(
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel(x_label, color=SOFT)
-    axes.set_ylabel(y_label, color=SOFT)
     _name_lines(figure, [curve.name for curve in curves])
     return _to_svg(figure)
 
 
 def draw_shares(groups: Sequence[str], shares: Mapping[str, Sequence[Estimate]], colors: Mapping[str, str]) -> str:
     """Shares with their intervals, one row of dots a group; `shares` maps a series to one estimate a group."""
-    figure, axes = _new_figure(9.2, 0.62 * len(groups) + 1.0)
+    figure, axes = _new_figure(0.62 * len(groups) + 1.0, "problems solved, %, with 95 % interval")
     step = 0.2
     for index, (name, estimates) in enumerate(shares.items()):
         shift = (index - (len(shares) - 1) / 2) * step
@@ -116,7 +116,6 @@ def draw_shares(groups: Sequence[str], shares: Mapping[str, Sequence[Estimate]],
     axes.set_yticks(range(len(groups)), groups, color=INK)
     axes.set_ylim(len(groups) - 0.5, -0.5)
     axes.set_xlim(-2, 102)
-    axes.set_xlabel("problems solved, %, with 95 % interval", color=SOFT)
     axes.grid(axis="y", visible=False)
     figure.legend(loc="outside upper left", ncols=len(shares), frameon=False, labelcolor=INK)
     return _to_svg(figure)
@@ -124,7 +123,7 @@ def draw_shares(groups: Sequence[str], shares: Mapping[str, Sequence[Estimate]],
 
 def draw_steps(series: Mapping[str, Sequence[tuple[int, Estimate]]]) -> str:
     """Shares with their intervals over training steps, as SVG; `series` maps a name to (step, estimate) pairs."""
-    figure, axes = _new_figure(9.2, 3.8)
+    figure, axes = _new_figure(3.8, "optimizer step", "right, %, with 95 % interval")
     for (name, points), color in zip(series.items(), (*COLORS[1:], COLORS[0]), strict=False):
         steps = [step for step, _ in points]
         axes.plot(steps, [100 * share.mean for _, share in points], color=color, marker="o", markersize=4, label=name)
@@ -133,22 +132,19 @@ def draw_steps(series: Mapping[str, Sequence[tuple[int, Estimate]]]) -> str:
         )
         axes.fill_between(steps, low, high, color=color, alpha=0.12, linewidth=0)
     axes.set_ylim(-2, 102)
-    axes.set_xlabel("optimizer step", color=SOFT)
-    axes.set_ylabel("right, %, with 95 % interval", color=SOFT)
     _name_lines(figure, list(series))
     return _to_svg(figure)
 
 
 def draw_bars(names: Sequence[str], values: Sequence[float], labels: Sequence[str], x_label: str) -> str:
     """One horizontal bar a name, from the top down, with its label at its end, as SVG."""
-    figure, axes = _new_figure(9.2, 0.42 * len(names) + 1.0)
+    figure, axes = _new_figure(0.42 * len(names) + 1.0, x_label)
     axes.barh(range(len(names)), values, color=COLORS[1], height=0.66)
     for row, (value, label) in enumerate(zip(values, labels, strict=True)):
         axes.annotate(label, (value, row), xytext=(5, 0), textcoords="offset points", va="center", color=INK)
     axes.set_yticks(range(len(names)), names, color=INK)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlim(0, 1.22 * max(values, default=0) or 1)
-    axes.set_xlabel(x_label, color=SOFT)
     axes.grid(axis="y", visible=False)
     return _to_svg(figure)
 
@@ -157,7 +153,7 @@ def draw_stacks(
     groups: Sequence[str], parts: Mapping[str, Sequence[int]], colors: Mapping[str, str], x_label: str, y_label: str
 ) -> str:
     """Columns of counts, stacked, as SVG; `parts` maps a series to one count a group, drawn from the bottom."""
-    figure, axes = _new_figure(9.2, 3.6)
+    figure, axes = _new_figure(3.6, x_label, y_label)
     bottom = [0] * len(groups)
     for name, counts in parts.items():
         axes.bar(range(len(groups)), counts, bottom=bottom, color=colors[name], label=name, width=0.8)
@@ -165,8 +161,6 @@ def draw_stacks(
     axes.set_xticks(range(len(groups)), groups)
     middle, half = (len(groups) - 1) / 2, max(len(groups), FEWEST_COLUMNS) / 2
     axes.set_xlim(middle - half - 0.2, middle + half + 0.2)
-    axes.set_xlabel(x_label, color=SOFT)
-    axes.set_ylabel(y_label, color=SOFT)
     axes.grid(axis="x", visible=False)
     figure.legend(loc="outside upper left", ncols=len(parts), frameon=False, labelcolor=INK)
     return _to_svg(figure)

@@ -53,7 +53,8 @@ def find_device(devices: int = 1) -> Device:
             logger.warning("an NVIDIA driver runs here, but this torch is a CPU build: sampling on the CPU "
                            "(bash scripts/setup.sh --cuda)")  # fmt: skip
         return Device("cpu", free_memory() // devices)
-    totals = _gpu_memories()
+    # Of each visible GPU, or MIG instance; one without memory of its own (GB10) shares the host's.
+    totals = [free_memory() if gpu.memory is None else gpu.memory for gpu in list_gpus()]
     if not totals:
         raise InputError(
             f"torch and vLLM are builds for CUDA {torch.version.cuda}, and nvidia-smi names no device for this "
@@ -64,14 +65,6 @@ def find_device(devices: int = 1) -> Device:
             f"--n_gpus {devices}: this machine has {len(totals)}; other machines are reached by --base_url"
         )
     return Device("cuda", min(totals))
-
-
-def _gpu_memories() -> list[int]:
-    """Bytes of memory of each visible GPU, or MIG instance; empty without a driver.
-
-    A device without memory of its own (GB10) shares the host's.
-    """
-    return [free_memory() if gpu.memory is None else gpu.memory for gpu in list_gpus()]
 
 
 def free_memory() -> int:

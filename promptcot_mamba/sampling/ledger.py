@@ -13,6 +13,7 @@ import json
 import zlib
 from array import array
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
 
@@ -61,7 +62,7 @@ def count_settled(output: str | Path, max_retries: int) -> tuple[int, float | No
     return len(lengths), sum(lengths) / len(lengths) if lengths else None
 
 
-class Ledger:
+class Ledger(AbstractContextManager["Ledger"]):
     """The record of one run: which samples are settled, which attempts were made, both files open and locked.
 
     A sample's `unit` is `run * len(problems) + index of its problem`, so raising `n` only adds units.
@@ -115,7 +116,7 @@ class Ledger:
         self._put_back(journal)
 
     def _read_journal(self) -> dict[int, Row]:
-        """The settled attempts by unit; unsettled ones are counted, unreadable lines taken out."""
+        """The settled attempts by unit, without their texts; unsettled ones are counted, unreadable lines taken out."""
         settled: dict[int, Row] = {}
         damaged = set()
         for line in read_lines(self._journal.path):
@@ -126,7 +127,8 @@ class Ledger:
             sample = self._parse_attempt(line.row, line.number)
             unit = self._unit_asked(sample, f"{self._journal.path}:{line.number}")
             if is_settled(sample, self.max_retries):
-                settled.setdefault(unit, _without_text(line.row, sample))
+                crc = line.row[CHECKSUM] if CHECKSUM in line.row else checksum(sample.completion)
+                settled.setdefault(unit, {"attempt": sample.attempt, CHECKSUM: crc})
             else:
                 self.resumed_attempts[unit] = max(self.resumed_attempts.get(unit, 0), sample.attempt + 1)
         if damaged:
@@ -158,7 +160,10 @@ class Ledger:
         """Settle one unit by its row; returns what is wrong with a row that must go."""
         where = f"{self.output}:{line.number}"
         assert line.row is not None  # it has no trouble
-        sample = self._parse_row(line.row, where)
+        try:
+            sample = Sample.from_row(line.row)
+        except InputError as error:
+            raise InputError(f"{where}: {error}; move the line out of the file") from None
         unit = self._unit_asked(sample, where)
         problem = self.problems[unit % len(self.problems)]
         if self._offsets[unit] != MISSING:
@@ -201,12 +206,6 @@ class Ledger:
         except TypeError as error:
             missing = str(error).partition(":")[2].strip() or error
             raise InputError(f"{self._journal.path}:{number}: no {missing}; not written by this program") from None
-
-    def _parse_row(self, row: Row, where: str) -> Sample:
-        try:
-            return Sample.from_row(row)
-        except InputError as error:
-            raise InputError(f"{where}: {error}; move the line out of the file") from None
 
     def unit_of(self, identity: str, run: int) -> int | None:
         """The unit of a sample, or None where it is not asked for."""
@@ -328,9 +327,6 @@ class Ledger:
             if file is not None:
                 file.close()
 
-    def __enter__(self) -> Ledger:
-        return self
-
     def __exit__(self, *exc: object) -> None:
         self.close()
 
@@ -344,8 +340,3 @@ def _journal_line(sample: Sample) -> bytes:
     if not sample.format_valid:
         row["finish_reason"] = sample.finish_reason
     return json.dumps(row | {CHECKSUM: checksum(sample.completion)}, separators=(",", ":")).encode() + b"\n"
-
-
-def _without_text(row: Row, sample: Sample) -> Row:
-    """What is remembered of a journal line while the rows are read."""
-    return {"attempt": sample.attempt, CHECKSUM: row[CHECKSUM] if CHECKSUM in row else checksum(sample.completion)}

@@ -254,19 +254,9 @@ class OpenAIEndpoints:
             prompt = estimate_tokens(request.prompt) if fresh else 0
         self._finished_tokens += fresh
         seconds, whole = time.monotonic() - pending.submitted, len(request.kept) + fresh
+        said = (answer.reasoning, answer.note)
         self._finished.append(
-            Generated(
-                request.unit,
-                text,
-                answer.finish_reason,
-                prompt,
-                whole,
-                seconds,
-                score,
-                ids,
-                answer.reasoning,
-                answer.note,
-            )
+            Generated(request.unit, text, answer.finish_reason, prompt, whole, seconds, score, ids, *said)
         )
 
     def _count(self, text: str) -> int:
@@ -331,8 +321,7 @@ class OpenAIEndpoints:
         self.moved += 1
         request = pending.request
         if pending.fresh and self.settings.token_ids:
-            said = Answer("", CUT, None, pending.fresh, pending.ids)
-            self._finish(pending, said)
+            self._finish(pending, Answer("", CUT, None, pending.fresh, pending.ids))
             return
         pending.ids = array("i", request.kept)
         if request.scores is not None:
@@ -355,9 +344,9 @@ class OpenAIEndpoints:
             self._pool.back_off(endpoint, str(error), asked)
             self._take_back(pending)
             return
-        pause = endpoint_pool.FIRST_PAUSE * 2**pending.pauses
-        pause = min(endpoint_pool.LONGEST_PAUSE, pause) * (1 + pending.request.unit % 16 / 16)
-        pause = max(pause, asked or 0.0) if asked is None else asked + pending.request.unit % 16 / 16
+        spread = pending.request.unit % 16 / 16
+        longer = min(endpoint_pool.LONGEST_PAUSE, endpoint_pool.FIRST_PAUSE * 2**pending.pauses)
+        pause = longer * (1 + spread) if asked is None else asked + spread
         pending.pauses += 1
         self._say_busy(endpoint, str(error), pause)
         self._take_back(pending, pause)

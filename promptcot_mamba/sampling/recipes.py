@@ -4,6 +4,7 @@ The recipe is the benchmark's own (`promptcot_mamba/benchmarks`), the typed flag
 several runs. Nothing here loads a model.
 """
 
+import argparse
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,29 +18,12 @@ from promptcot_mamba.records import Problem, iter_problems
 DATA_DIR = "data"
 
 
-def values_of(flags: Sequence[str], name: str) -> list[str]:
-    """The values of a flag where it stands last, as argparse would take them; commas part values too."""
-    values: list[str] = []
-    collecting = False
-    for flag in flags:
-        if flag == name or flag.startswith(f"{name}="):
-            values, collecting = ([flag.partition("=")[2]] if "=" in flag else []), "=" not in flag
-        elif flag.startswith("--"):
-            collecting = False
-        elif collecting:
-            values.append(flag)
-    return [part for value in values for part in value.split(",") if part]
-
-
-def without(flags: Sequence[str], name: str) -> list[str]:
-    """The flags but one of them and its values."""
-    kept, dropping = [], False
-    for flag in flags:
-        if flag.startswith("--"):
-            dropping = flag.partition("=")[0] == name
-        if not dropping:
-            kept.append(flag)
-    return kept
+def take_out(flags: Sequence[str], name: str) -> tuple[list[str], list[str]]:
+    """The values of a flag where it stands last, as argparse takes them, commas parting them too; the other flags."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(name, dest="values", nargs="*", default=[])
+    found, rest = parser.parse_known_args(flags)
+    return [part for value in found.values for part in value.split(",") if part], rest
 
 
 def expand_benchmark(flags: list[str]) -> list[str]:
@@ -47,14 +31,14 @@ def expand_benchmark(flags: list[str]) -> list[str]:
 
     `--data_dir` and `--output_dir` say where the problem file is and where `<name>.jsonl` goes.
     """
-    names = values_of(flags, "--benchmark")
+    names, _ = take_out(flags, "--benchmark")
     if not names:
         return flags
     sets = problem_sets(names)
     if len(sets) > 1:
         raise InputError(f"--benchmark {' '.join(names)}: one of {', '.join(sets)} at a time here")
     [(name, members)] = sets.items()
-    data_dir, output_dir = (values_of(flags, flag)[-1:] for flag in ("--data_dir", "--output_dir"))
+    data_dir, output_dir = (take_out(flags, flag)[0][-1:] for flag in ("--data_dir", "--output_dir"))
     recipe = {"data_path": Path(*(data_dir or [DATA_DIR])) / members[0].problem_file, "n": members[0].n}
     recipe |= members[0].sampling
     if output_dir:
@@ -68,21 +52,20 @@ def split_benchmarks(argv: Sequence[str]) -> dict[str, list[str]]:
     Raises InputError where several would read or write the same file.
     """
     flags = expand_recipes(argv)
-    names = values_of(flags, "--benchmark")
+    names, rest = take_out(flags, "--benchmark")
     sets = problem_sets(names)
     if "all" in names:
-        data_dir = Path((values_of(flags, "--data_dir") or [DATA_DIR])[-1])
+        data_dir = Path((take_out(flags, "--data_dir")[0] or [DATA_DIR])[-1])
         for name, members in list(sets.items()):
             if not members[0].published and not (data_dir / members[0].problem_file).is_file():
                 logger.warning("%s is left out: not prepared, and in no table of the paper", name)
                 del sets[name]
     if len(sets) > 1:
         for flag in ("--data_path", "--output_path"):
-            if values_of(flags, flag):
+            if take_out(flags, flag)[0]:
                 raise InputError(f"{flag}: with several benchmarks use --data_dir and --output_dir")
-        if not values_of(flags, "--output_dir"):
+        if not take_out(flags, "--output_dir")[0]:
             raise InputError("--output_dir: say where the predictions of several benchmarks go")
-    rest = without(flags, "--benchmark")
     return {name: [*rest, f"--benchmark={name}"] for name in sets}
 
 

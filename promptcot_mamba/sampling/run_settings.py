@@ -31,12 +31,6 @@ def _read_info(output: str | Path) -> dict[str, Any] | None:
     return found
 
 
-def read_settings(output: str | Path) -> dict[str, Any] | None:
-    """What the samples beside `output` were made with, or None where nothing was begun."""
-    found = _read_info(output)
-    return None if found is None else found["samples"]
-
-
 def read_sessions(output: str | Path) -> list[dict[str, Any]]:
     """What earlier runs took for the samples beside `output`: one entry each with seconds, tokens and samples."""
     return (_read_info(output) or {}).get("sessions", [])
@@ -53,15 +47,15 @@ def refuse_changed(output: str | Path, wanted: dict[str, Any], defaults: dict[st
 
     `defaults` are those of settings that an older run did not have to name. Changed problems are seen row by row.
     """
-    begun = read_settings(output)
-    if begun is None:
+    found = _read_info(output)
+    if found is None:
         if any(path.exists() and path.stat().st_size for path in (Path(output), side_path(output, "attempts.jsonl"))):
             raise InputError(
                 f"{output}: exists, but not the run.json that says how it was made; put that back or "
                 "use another --output_path"
             )
         return
-    begun = defaults | begun
+    begun = defaults | found["samples"]
     changed = [name for name in wanted if name != "n" and begun.get(name) != wanted[name]]
     if changed:
         said = "; ".join(f"{name} was {begun.get(name)!r}, now {wanted[name]!r}" for name in changed)

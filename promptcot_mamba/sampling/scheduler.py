@@ -165,25 +165,23 @@ class Scheduler:
                 chain.kept.extend(self.cuts.closing_ids)
                 chain.fit_scores()
             stop = self.cuts.next_stop(chain)
-            if stop <= len(chain.kept):  # closing its thought took the last of its room
-                self._settle(chain, self._as_generated(chain))
+            if stop <= len(chain.kept):  # closing its thought took the last of its room: it ends where it is
+                prompt_tokens = len(chain.prompt_ids or ())
+                kept = Generated(chain.unit, self._text(chain), LENGTH, prompt_tokens, len(chain.kept), 0.0)
+                self._settle(chain, kept)
                 continue
             self.in_flight[chain.unit] = chain
             self.backend.submit(chain.request(stop))
 
-    def _is_thinking(self, chain: Chain) -> bool:
+    def _text(self, chain: Chain) -> str:
+        """What it has said."""
         assert self.cuts.text_of is not None
         assert chain.prompt_ids is not None  # a budget needs the tokenizer
-        text = self.cuts.text_of(chain.prompt_ids, chain.kept)
-        completion, thinking = read_completion(chain.prompt, text, self.thinking)
-        return thinking == "think" and split(completion).closed is False
+        return self.cuts.text_of(chain.prompt_ids, chain.kept)
 
-    def _as_generated(self, chain: Chain) -> Generated:
-        """A chain that ends where it is, for want of room."""
-        assert self.cuts.text_of is not None
-        assert chain.prompt_ids is not None  # as above
-        text = self.cuts.text_of(chain.prompt_ids, chain.kept)
-        return Generated(chain.unit, text, LENGTH, len(chain.prompt_ids), len(chain.kept), 0.0)
+    def _is_thinking(self, chain: Chain) -> bool:
+        completion, thinking = read_completion(chain.prompt, self._text(chain), self.thinking)
+        return thinking == "think" and split(completion).closed is False
 
     def _report_too_long(self, chain: Chain) -> None:
         if chain.problem_id not in self.too_long:

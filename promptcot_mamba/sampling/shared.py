@@ -1,11 +1,11 @@
 """One engine for many problem files: a start costs more than a short benchmark, and no sample depends on it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import cast
 
 from promptcot_mamba.cli import parse_args
 from promptcot_mamba.sampling.arguments import SamplingArguments
-from promptcot_mamba.sampling.backend import Backend, Generated, Request
+from promptcot_mamba.sampling.backend import Backend
 from promptcot_mamba.sampling.engines import make_backend
 from promptcot_mamba.sampling.plan import Plan, place
 from promptcot_mamba.sampling.recipes import read_problems
@@ -76,26 +76,12 @@ class _Lease:
     def __init__(self, engine: VllmEngine):
         self._engine = engine
         self._tokens_before = engine.generated_tokens
-        self.window = engine.window
+        self.window, self.submit, self.poll = engine.window, engine.submit, engine.poll
+        self.drop, self.running, self.growing = engine.drop, engine.running, engine.growing
 
     @property
     def generated_tokens(self) -> int:
         return self._engine.generated_tokens - self._tokens_before
-
-    def submit(self, request: Request) -> None:
-        self._engine.submit(request)
-
-    def poll(self, timeout: float) -> list[Generated]:
-        return self._engine.poll(timeout)
-
-    def drop(self, unit: int) -> None:
-        self._engine.drop(unit)
-
-    def running(self) -> int:
-        return self._engine.running()
-
-    def growing(self) -> Mapping[int, Sequence[int]]:
-        return self._engine.growing()
 
     def close(self) -> None:
         """The engine stays."""

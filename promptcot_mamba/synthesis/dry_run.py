@@ -48,9 +48,10 @@ class Folder:
         form = load_format() if model == TEACHER else self.context.format(model)
         return count_by_bytes(form.prompts[name]) + sum(self.texts.get(text, 0.0) for text in texts)
 
-    def most(self, settings: Any, model: str) -> int:
-        """Requests a task can take: attempts, and a repair where the model is asked for one."""
-        return settings.attempts + self.context.format(model).repairs
+    def asked(self, output: str, model: str, tasks: int, settings: Any, name: str, *texts: str) -> Asked:
+        """What is asked by prompts with these texts: attempts, and a repair where the model is asked for one."""
+        most = settings.attempts + self.context.format(model).repairs
+        return Asked(output, model, tasks, self.prompt(model, name, *texts), settings.max_tokens, most)
 
 
 Plan = Callable[[Any, Folder], list[Asked]]
@@ -61,22 +62,14 @@ def plan_concepts(settings: Any, folder: Folder) -> list[Asked]:
     folder.texts["problem"] = sum(count_by_bytes(row["problem"]) for row in seeds) / len(seeds)
     folder.texts.setdefault("concepts", settings.k * CONCEPT_TOKENS)
     folder.rows.setdefault("concepts", len(seeds))
-    prompt = folder.prompt(settings.model, "concepts", "problem")
-    return [
-        Asked(
-            "concepts", settings.model, len(seeds), prompt, settings.max_tokens, folder.most(settings, settings.model)
-        )
-    ]
+    return [folder.asked("concepts", settings.model, len(seeds), settings, "concepts", "problem")]
 
 
 def plan_rationales(settings: Any, folder: Folder) -> list[Asked]:
     tasks = folder.rows.get("concepts", 0) * settings.candidates
     folder.rows.setdefault("rationales", tasks)
     folder.texts.setdefault("rationale", settings.max_tokens)
-    prompt = folder.prompt(settings.model, "rationale", "problem", "concepts")
-    return [
-        Asked("rationales", settings.model, tasks, prompt, settings.max_tokens, folder.most(settings, settings.model))
-    ]
+    return [folder.asked("rationales", settings.model, tasks, settings, "rationale", "problem", "concepts")]
 
 
 def plan_choice(settings: Any, folder: Folder) -> list[Asked]:
@@ -95,39 +88,28 @@ def plan_problems(settings: Any, folder: Folder) -> list[Asked]:
     tasks = folder.rows.get("concept_sets", 0) * settings.candidates
     folder.rows.setdefault("problems", tasks)
     folder.texts.setdefault("new", settings.max_tokens)
-    prompt = folder.prompt(settings.model, "problem", "concept_sets")
-    return [
-        Asked("problems", settings.model, tasks, prompt, settings.max_tokens, folder.most(settings, settings.model))
-    ]
+    return [folder.asked("problems", settings.model, tasks, settings, "problem", "concept_sets")]
 
 
 def plan_judge(settings: Any, folder: Folder) -> list[Asked]:
     tasks = folder.rows.get("problems", 0)
     folder.rows.setdefault("judgements", tasks)
-    return _judges(settings, folder, "judgements", tasks, "concept_sets", "new")
+    texts = ("concept_sets", "new")
+    return [folder.asked(f"judgements_{name}", name, tasks, settings, "judge", *texts) for name in settings.models]
 
 
 def plan_calibrate(settings: Any, folder: Folder) -> list[Asked]:
     known = read_known(Path(settings.known))
     folder.texts["known"] = sum(count_by_bytes(row["text"]) for row in known) / len(known)
-    return _judges(settings, folder, "calibration", len(known), "known")
-
-
-def _judges(settings: Any, folder: Folder, output: str, tasks: int, *texts: str) -> list[Asked]:
     return [
-        Asked(f"{output}_{name}", name, tasks, folder.prompt(name, "judge", *texts), settings.max_tokens,
-              folder.most(settings, name))
-        for name in settings.models
-    ]  # fmt: skip
+        folder.asked(f"calibration_{name}", name, len(known), settings, "judge", "known") for name in settings.models
+    ]
 
 
 def plan_inputs(settings: Any, folder: Folder) -> list[Asked]:
     tasks = folder.rows.get("kept_problems", 0)
     folder.rows.setdefault("code_inputs", tasks)
-    prompt = folder.prompt(settings.model, "inputs", "new")
-    return [
-        Asked("code_inputs", settings.model, tasks, prompt, settings.max_tokens, folder.most(settings, settings.model))
-    ]
+    return [folder.asked("code_inputs", settings.model, tasks, settings, "inputs", "new")]
 
 
 def plan_chains(settings: Any, folder: Folder) -> list[Asked]:

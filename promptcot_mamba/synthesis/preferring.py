@@ -178,9 +178,5 @@ def pair_row(problem: Tried, right: Judged, wrong: Judged) -> Row:
 
 def answer_row(problem: Tried, one: Judged) -> Row:
     """As `train.py` reads it."""
-    return {
-        "id": f"{problem.problem}/{one.run}",
-        **described(problem, one),
-        "completion": one.completion,
-        "run": one.run,
-    }
+    name = f"{problem.problem}/{one.run}"
+    return {"id": name, **described(problem, one), "completion": one.completion, "run": one.run}

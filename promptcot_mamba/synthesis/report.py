@@ -166,14 +166,8 @@ def describe_judges(judged: Sequence[Row], calibration: Sequence[Row] = ()) -> S
             ]
             for row in calibration
         ]
-        header = (
-            "judge, of known problems",
-            "good ones called perfect",
-            "bad ones called perfect",
-            "contradictions",
-            "weight",
-        )
-        tables.append(Table(header, lines))
+        called = ("good ones called perfect", "bad ones called perfect")
+        tables.append(Table(("judge, of known problems", *called, "contradictions", "weight"), lines))
     counts = {kind: [given.count(kind) for given in by_judge.values()] for kind in kinds}
     plot = draw_stacks(names, counts, VERDICT_COLORS, "judge", "problems")
     words = f"{len(judged):,} problems. Kappa: agreement beyond chance, 0 none, 1 full (Cohen's; Fleiss' for all)."

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -53,17 +53,13 @@ def settings_from(cls: type, values: dict[str, Any], where: str) -> Any:
         raise InputError(f"{where}: {error}") from None
 
 
-def _made(each: Field) -> list[Any]:
-    return [] if each.default_factory is MISSING else [each.default_factory()]
-
-
 def decisive_settings(settings: Any) -> dict[str, Any]:
     """A stage's settings as JSON values, without those that change speed alone or are as if they were not there."""
-    absent = {
-        each.name
-        for each in fields(settings)
-        if "later" in each.metadata and getattr(settings, each.name) in (each.default, *_made(each))
-    }
+    absent = set()
+    for each in fields(settings):
+        default = each.default if each.default_factory is MISSING else each.default_factory()
+        if "later" in each.metadata and getattr(settings, each.name) == default:
+            absent.add(each.name)
     kept = {name: value for name, value in asdict(settings).items() if name not in SPEED_ONLY and name not in absent}
     return json.loads(json.dumps(kept, default=str))
 

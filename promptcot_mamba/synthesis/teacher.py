@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import cast
 
 from promptcot_mamba.chat_format import render_prompt
@@ -79,7 +78,7 @@ def run_chains(settings: ChainSettings, context: Context) -> None:
     for name, value in flags.items():
         command += [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
     spending = context.spending
-    if spending.budget is not None and not is_complete(context.path("chains")):
+    if spending.budget is not None and not (read_run_info(context.path("chains")) or {}).get("complete"):
         spending.fits(settings.max_len)
     process = subprocess.Popen(command)
     try:
@@ -88,10 +87,6 @@ def run_chains(settings: ChainSettings, context: Context) -> None:
         spending.count_again()
     if process.returncode:
         raise InputError(f"infer_longcot.py ended with exit code {process.returncode}; mend what it says and run again")
-
-
-def is_complete(output: Path) -> bool:
-    return bool((read_run_info(output) or {}).get("complete"))
 
 
 def watch_budget(process: subprocess.Popen, context: Context) -> None:

@@ -211,7 +211,7 @@ class SftArguments(TrainingArguments):
         if self.deepspeed and "RANK" not in os.environ:
             os.environ.update(LONE_PROCESS)
         if self.follows_validation and self.save_strategy != "best" and self.eval_strategy == "no":
-            self._validate_as_saved()
+            self.validate_with_checkpoints()
         if self.save_strategy == "best" and self.metric_for_best_model is None:
             self.metric_for_best_model = "loss"
         self.greater_is_better = False  # validation computes losses
@@ -264,11 +264,7 @@ class SftArguments(TrainingArguments):
 
     def validate_with_checkpoints(self) -> None:
         """Validate whenever a checkpoint is saved; every epoch where none is."""
-        self._validate_as_saved()
-        self.eval_strategy = IntervalStrategy(self.eval_strategy)
-
-    def _validate_as_saved(self) -> None:
-        saves = SaveStrategy(self.save_strategy)
-        self.eval_strategy = "steps" if saves == SaveStrategy.STEPS or self.eval_steps is not None else "epoch"
-        if self.eval_strategy == "steps" and self.eval_steps is None:
+        by_steps = SaveStrategy(self.save_strategy) == SaveStrategy.STEPS or self.eval_steps is not None
+        self.eval_strategy = IntervalStrategy.STEPS if by_steps else IntervalStrategy.EPOCH
+        if by_steps and self.eval_steps is None:
             self.eval_steps = self.save_steps

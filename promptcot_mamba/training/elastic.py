@@ -21,12 +21,7 @@ import torch.distributed as dist
 from promptcot_mamba.errors import InputError
 
 # DeepSpeed's names in its files.
-OPTIMIZER, BASE, MAPPINGS, SHAPES = (
-    "optimizer_state_dict",
-    "base_optimizer_state",
-    "param_slice_mappings",
-    "param_shapes",
-)
+OPTIMIZER, BASE, SHAPES = "optimizer_state_dict", "base_optimizer_state", "param_shapes"
 MASTERS, FLAT_GROUPS = "single_partition_of_fp32_groups", "fp32_flat_groups"
 PADDINGS = "param_alignment_paddings"
 StateDict = dict[str, Any]
@@ -183,7 +178,8 @@ def deal_zero2(engine: Any, folder: Path) -> StateDict:
         raise InputError("--deepspeed: zero_optimization.parameter_alignment belongs to one number of devices")
     masters, states = [], {}
     for number, flat in enumerate(optimizer.single_partition_of_fp32_groups):
-        old_sizes = [_padded_size(shard, number) for shard in shards]
+        # Masters are saved without what a process's flat tensor is padded with at its end.
+        old_sizes = [shard[MASTERS][number].numel() + shard["group_paddings"][number] for shard in shards]
         have = cut_anywhere([(name, shape.numel()) for name, shape in old_groups[number].items()], old_sizes[0])
         sizes = [(engine.param_names[one], one.numel()) for one in optimizer.round_robin_bit16_groups[number]]
         wanted = pieces_of(dist.get_rank(), cut_anywhere(sizes, flat.numel()))
@@ -192,11 +188,6 @@ def deal_zero2(engine: Any, folder: Path) -> StateDict:
         if number in shards[0][BASE]["state"]:  # SGD without momentum has none
             states[number] = deal_states([shard[BASE]["state"][number] for shard in shards], old_sizes, deal)
     return {**shards[0], MASTERS: masters, BASE: {**shards[0][BASE], "state": states}}
-
-
-def _padded_size(shard: StateDict, number: int) -> int:
-    """Elements of a process's flat tensor: its masters are saved without what it is padded with at its end."""
-    return shard[MASTERS][number].numel() + shard["group_paddings"][number]
 
 
 def cut_anywhere(sizes: list[tuple[str, int]], share: int) -> Have:

@@ -108,28 +108,23 @@ def check_number(name: str, text: str, annotation: str) -> None:
         raise InputError(f"--{name} {text}: must be at most {high:g}")
 
 
-def check_on_hub(name: str) -> None:
-    """Fetch a data set of the hub, or say how to go on without."""
-    from promptcot_mamba.data.rows import find_on_hub
-
-    find_on_hub(name)
-
-
 def check_paths(values: dict[str, list[str]]) -> None:
     if values.get("plan", ["False"])[:1] in ([], ["True"], ["true"], ["1"]):
         return
     for name in ("model_name_or_path", "data_path", "output_dir"):
         if not any(text.strip() for text in values.get(name, [])):
             raise InputError(f"--{name} is required")
-    for name, kind in (
-        ("data_path", "any"),
-        ("eval_data_path", "any"),
-        ("deepspeed", "file"),
-        ("reference_path", "file"),
-    ):
+    for name, kind in {
+        "data_path": "any",
+        "eval_data_path": "any",
+        "deepspeed": "file",
+        "reference_path": "file",
+    }.items():
         for text in values.get(name, []):
             if kind == "any" and is_hub_name(text):
-                check_on_hub(text)
+                from promptcot_mamba.data.rows import find_on_hub  # slow to load, and seldom needed
+
+                find_on_hub(text)
             elif text and not has_magic(text) and not text.lstrip().startswith("{"):  # --deepspeed's own object
                 check_readable(f"--{name} {text}", Path(text), {"reads": kind})
     for name in ("model_name_or_path", "tokenizer_path"):

@@ -39,11 +39,6 @@ class TrainingDivergedError(RuntimeError):
     """A loss or gradient that is not a finite number; the message says at which step and on which examples."""
 
 
-def _name_ids(ids: list[str]) -> str:
-    more = f" and {len(ids) - NAMED_IDS} more" if len(ids) > NAMED_IDS else ""
-    return ", ".join(ids[:NAMED_IDS]) + more
-
-
 class SftTrainer(Trainer):
     """Supervised fine-tuning on rows of documents.
 
@@ -176,10 +171,11 @@ class SftTrainer(Trainer):
         seen = suspects if any_suspect else [identity for _, ids in self._losses for identity in ids]
         self._losses = []
         if any_suspect or not math.isfinite(norm):
-            what = "loss" if any_suspect else "gradient"
+            what, ids = "loss" if any_suspect else "gradient", gather_lists(seen)
+            more = f" and {len(ids) - NAMED_IDS} more" if len(ids) > NAMED_IDS else ""
             raise TrainingDivergedError(
                 f"step {self.state.global_step + 1}: the {what} is not finite (gradient norm {norm}); "
-                f"examples: {_name_ids(gather_lists(seen))}"
+                f"examples: {', '.join(ids[:NAMED_IDS])}{more}"
             )
         return norm
 

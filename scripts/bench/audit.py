@@ -16,17 +16,8 @@ from promptcot_mamba.grading.math.gold import Gold
 from scripts.bench.pairs import Pair
 
 AUDIT_FILE = Path(__file__).with_name("audit_pairs.txt")
-LATER_FILES = {
-    "afterwards": Path(__file__).with_name("audit_afterwards.txt"),
-    "blind 1": Path(__file__).with_name("audit_blind_1.txt"),
-    "blind 2": Path(__file__).with_name("audit_blind_2.txt"),
-    "blind 3": Path(__file__).with_name("audit_blind_3.txt"),
-    "blind 4": Path(__file__).with_name("audit_blind_4.txt"),
-    "blind 5": Path(__file__).with_name("audit_blind_5.txt"),
-    "afterwards 2": Path(__file__).with_name("audit_afterwards_2.txt"),
-    "afterwards 3": Path(__file__).with_name("audit_afterwards_3.txt"),
-    "odd ones": Path(__file__).with_name("audit_odd.txt"),
-}
+LATER = ("afterwards", *(f"blind {number}" for number in range(1, 6)), "afterwards 2", "afterwards 3", "odd ones")
+LATER_FILES = {name: Path(__file__).with_name(f"audit_{name.replace(' ', '_')}.txt") for name in LATER}
 HELD_OUT_ONE_IN = 3
 LINE_BREAK = "⏎"
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,9 +31,7 @@ def record_shipped(arch: int, size: tuple[int, int] = SHIPPED, dtype: torch.dtyp
     h = HEADS[p]
     d_inner, shared = h * p, g * n
 
-    def empty(*shape, dtype=dtype):
-        return torch.empty(*shape, dtype=dtype, device="meta")
-
+    empty = partial(torch.empty, dtype=dtype, device="meta")
     # A mixer's own layout: everything is a slice of the projection's output or of the convolution's.
     z, xBC, dt = empty(length, 2 * d_inner + 2 * shared + h).split([d_inner, d_inner + 2 * shared, h], dim=1)
     x, B, C = empty(length, d_inner + 2 * shared).split([d_inner, shared, shared], dim=1)
@@ -81,9 +80,7 @@ def _record_other_ops(xBC: torch.Tensor, z: torch.Tensor, dtype: torch.dtype) ->
 
     (length, channels), d_inner, g = xBC.shape, z.shape[1], SHAPES["g"]
 
-    def empty(*shape, dtype=dtype):
-        return torch.empty(*shape, dtype=dtype, device="meta")
-
+    empty = partial(torch.empty, dtype=dtype, device="meta")
     cu_seqlens, weight, bias, parts = torch.tensor([0, length]), empty(channels, 4), empty(channels), {}
     with record_launches(run=False) as parts["conv forward"]:
         table = make_chunk_table(cu_seqlens, conv.FORWARD_RUN)

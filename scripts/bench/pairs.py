@@ -117,22 +117,15 @@ def answer_in_prose(text: str) -> str | None:
     if len(text) < MAX_HEDGE and (_DENIES.search(text) or CHANGING & set(re.findall(r"[a-z']+", text.lower()))):
         return None
     words = _WORD.findall(plain)
-    if len(words) < LEAST_WORDS or not any(len(word) > 2 and not is_known_word(word) for word in words):
+    # Functions, units and connectors stand in answers without making them sentences.
+    if len(words) < LEAST_WORDS or all(len(word) <= 2 or word in PLAIN_WORDS or is_unit_word(word) for word in words):
         return None
     tail = _CLOSING.split(_OPENING.split(text)[-1])[0]
     for part in (tail, text):
         spans = [(match.start(), next(group for group in match.groups() if group)) for match in _SPAN.finditer(part)]
-        numerals = [(match.start(), match.group()) for match in _NUMERAL.finditer(_SPAN.sub(_blank, part))]
+        blanked = _SPAN.sub(lambda span: " " * len(span[0]), part)
+        numerals = [(match.start(), match.group()) for match in _NUMERAL.finditer(blanked)]
         if spans or numerals:
             start, found = max(spans + numerals)
             return None if _BOUNDED.search(part[:start]) else found
     return None
-
-
-def _blank(match: re.Match[str]) -> str:
-    return " " * len(match.group())
-
-
-def is_known_word(word: str) -> bool:
-    """Words that stand in answers without making them sentences: functions, units, connectors."""
-    return word in PLAIN_WORDS or is_unit_word(word)

@@ -19,7 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,7 @@ class ShapedBackend:
     def __init__(self, inner: Backend, max_len: int, median_len: float, invalid: float):
         self.inner = inner
         self.window, self.generated_tokens = inner.window, inner.generated_tokens
+        self.drop, self.running, self.growing = inner.drop, inner.running, inner.growing
         self.steps = 0
         self._max_len = max_len
         self._mean_log = math.log(median_len)
@@ -88,15 +89,6 @@ class ShapedBackend:
         invalid = random.Random(~self._seeds.pop(generated.unit)).random() < self._invalid
         text = generated.text.replace("<think>", "").replace("</think>", "")
         return generated if invalid else replace(generated, text=f"{text}.\n</think>\nThe answer is \\boxed{{1}}.")
-
-    def drop(self, unit: int) -> None:
-        self.inner.drop(unit)
-
-    def running(self) -> int:
-        return self.inner.running()
-
-    def growing(self) -> Mapping[int, Sequence[int]]:
-        return self.inner.growing()
 
     def close(self) -> None:
         pass

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from promptcot_mamba.data.prepare import prepare_shards, save_tokenizer
-from promptcot_mamba.data.row_files import Chunk, iter_rows, plan_chunks, read_columns, whole_file
+from promptcot_mamba.data.row_files import Chunk, iter_rows, plan_chunks, read_columns
 from promptcot_mamba.data.sources import find_source, parse_sources
 from promptcot_mamba.errors import InputError
 from tests.data.planted import plant, recipe_sources
@@ -87,14 +87,14 @@ def test_truncated_and_corrupt_parquet(tmp_path):
         plan_chunks(path)
     path.write_bytes(whole[:1000] + bytes(3000) + whole[4000:])
     with pytest.raises(InputError, match=r"a\.parquet: corrupt, download it again"):
-        list(iter_rows(whole_file(path)))
+        list(iter_rows(Chunk(path)))
 
 
 def test_truncated_gzip_and_arrow(tmp_path):
     packed = gzip.compress(b'{"prompt": "p"}\n' * 1000)
     (tmp_path / "a.jsonl.gz").write_bytes(packed[:-20])
     with pytest.raises(InputError, match=r"not a readable gzip file, download it again"):
-        list(iter_rows(whole_file(tmp_path / "a.jsonl.gz")))
+        list(iter_rows(Chunk(tmp_path / "a.jsonl.gz")))
     (tmp_path / "a.arrow").write_bytes(b"no arrow at all")
     with pytest.raises(InputError, match=r"not a readable Arrow file"):
         read_columns(tmp_path / "a.arrow")
@@ -112,7 +112,7 @@ def test_bad_jsonl_lines_are_named_also_far_into_a_file(tmp_path, content, messa
     path = tmp_path / "a.jsonl"
     path.write_bytes(content)
     with pytest.raises(InputError, match=message):
-        list(iter_rows(whole_file(path)))
+        list(iter_rows(Chunk(path)))
     with pytest.raises(InputError, match=message):
         list(iter_rows(Chunk(path, 5)))
 

@@ -13,7 +13,7 @@ from promptcot_mamba.data.conversation import render_row
 from promptcot_mamba.data.encode import hash_tokenizer
 from promptcot_mamba.data.prepare import Recipe, prepare_shards, remove_work
 from promptcot_mamba.data.report import write_report
-from promptcot_mamba.data.row_files import iter_rows, whole_file
+from promptcot_mamba.data.row_files import Chunk, iter_rows
 from promptcot_mamba.data.shards import ShardRows
 from promptcot_mamba.data.sources import parse_sources
 from promptcot_mamba.errors import InputError
@@ -90,7 +90,7 @@ def test_shards_hold_each_example_once_as_the_encoder_makes_it(prepared, corpus,
     assert sum(seen.values()) == sum(corpus.clean.values()) == result.manifest["counts"]["documents"]
     assert set(seen.values()) == {1}
     adapter, checked = get_adapter("openthoughts2"), 0
-    for _, raw in iter_rows(whole_file(next((corpus.folder / "open-thoughts").rglob("*.parquet")))):
+    for _, raw in iter_rows(Chunk(next((corpus.folder / "open-thoughts").rglob("*.parquet")))):
         row = adapter.convert(raw, None)
         if row.id.hex() in documents:
             assert documents[row.id.hex()] == encode_example(tokenizer, *render_row(row))

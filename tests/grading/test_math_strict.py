@@ -33,7 +33,7 @@ FILES = {
     "olympiadbench": "olympiadbench_oe_to_maths_en.jsonl",
 }
 MISSED = {
-    "audit_odd.txt": 0.03,
+    "audit_odd_ones.txt": 0.03,
     "audit_afterwards_2.txt": 0.015,
     "audit_afterwards_3.txt": 0.01,
 }  # at most, of the oddly written

@@ -26,7 +26,7 @@ from tests.programs.train_helpers import (
     train_command,
     wait_for_step,
 )
-from tests.training.test_deepspeed_config import AUTO_SIZES, CPU, DOCUMENTED, SCALER, ZERO3
+from tests.training.deepspeed_sections import AUTO_SIZES, CPU, DOCUMENTED, SCALER, ZERO3
 
 CLIPPED = {"max_grad_norm": 0.05}  # clips every step
 WITHOUT_SCHEDULE = {name: section for name, section in DOCUMENTED.items() if name != "scheduler"}

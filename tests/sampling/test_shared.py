@@ -19,7 +19,7 @@ from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import read_jsonl, write_jsonl
 from promptcot_mamba.sampling.arguments import SamplingArguments
 from promptcot_mamba.sampling.plan import Plan
-from promptcot_mamba.sampling.recipes import read_problems, values_of, without
+from promptcot_mamba.sampling.recipes import read_problems, take_out
 from tests.sampling.conftest import comparable, write_problems
 from tests.sampling.scripted import ScriptedBackend
 
@@ -156,7 +156,7 @@ def test_values_are_those_that_argparse_takes(flags: list[str]):
     except argparse.ArgumentError:
         return  # a flag without a value: the program's own parser refuses it
     if not loose:
-        assert values_of(flags, "--benchmark") == [part for value in args.benchmark for part in value.split(",")]
-        kept = without(flags, "--benchmark")
+        values, kept = take_out(flags, "--benchmark")
+        assert values == [part for value in args.benchmark for part in value.split(",")]
         assert parser.parse_args(kept).other == args.other
-        assert not values_of(kept, "--benchmark")
+        assert not take_out(kept, "--benchmark")[0]

@@ -1,7 +1,7 @@
 """DeepSpeed configs as people have them: completed from the flags, or refused in one line; nothing in them is ignored.
 
-The sections are those of transformers' documentation and tests, LLaMA-Factory's `ds_z*.json`, axolotl's
-`deepspeed_configs` and accelerate's YAML files.
+The sections are those of transformers' documentation and tests (`deepspeed_sections`), LLaMA-Factory's `ds_z*.json`,
+axolotl's `deepspeed_configs` and accelerate's YAML files.
 """
 
 from __future__ import annotations
@@ -20,20 +20,8 @@ from promptcot_mamba.training.deepspeed_config import (
     settle_deepspeed,
 )
 from promptcot_mamba.training.deepspeed_keys import IDLE, PASSED, REFUSED_SECTIONS, complete, offload_device
+from tests.training.deepspeed_sections import ADAMW, AUTO_SIZES, CPU, DOCUMENTED, SCALER, WARMUP, ZERO3
 
-AUTO_SIZES = dict.fromkeys(
-    ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping"), "auto"
-)
-SCALER = {"enabled": "auto", "loss_scale": 0, "loss_scale_window": 1000, "initial_scale_power": 16, "hysteresis": 2}
-ADAMW = {"type": "AdamW", "params": dict.fromkeys(("lr", "betas", "eps", "weight_decay"), "auto")}
-WARMUP = dict.fromkeys(("warmup_min_lr", "warmup_max_lr", "warmup_num_steps"), "auto")
-ZERO3 = {"stage": 3, "reduce_bucket_size": "auto", "stage3_prefetch_bucket_size": "auto", "sub_group_size": 1e9}
-CPU = {"device": "cpu", "pin_memory": True}
-DOCUMENTED = {  # transformers' page on DeepSpeed, ZeRO-2
-    **AUTO_SIZES, "fp16": SCALER, "optimizer": ADAMW, "scheduler": {"type": "WarmupLR", "params": WARMUP},
-    "zero_optimization": {"stage": 2, "offload_optimizer": CPU, "overlap_comm": True, "reduce_bucket_size": 5e8},
-    "steps_per_print": 2000, "wall_clock_breakdown": False, "amp": {"enabled": "auto", "opt_level": "auto"},
-}  # fmt: skip
 UNKNOWN = {  # LLaMA-Factory's: two sections that DeepSpeed does not know
     **AUTO_SIZES, "fp16": SCALER, "bf16": {"enabled": "auto"}, "zero_allow_untested_optimizer": True,
     "zero_optimization": {"stage": 2, "overlap_comm": False}, "comms_config": {"verbose": False},

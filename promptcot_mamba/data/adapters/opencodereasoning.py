@@ -16,6 +16,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from operator import itemgetter
 from pathlib import Path
 
@@ -23,7 +24,7 @@ import pyarrow as pa
 
 from promptcot_mamba.data.adapters.adapter import Adapter, text_of
 from promptcot_mamba.data.canonical import CanonicalRow, UnusableRowError
-from promptcot_mamba.data.row_files import iter_rows, whole_file
+from promptcot_mamba.data.row_files import Chunk, iter_rows
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row
 
@@ -95,7 +96,7 @@ class QuestionLookup:
 
 def _questions(known: QuestionSet, files: Sequence[Path]) -> Iterator[str | None]:
     for file in files:
-        for where, row in iter_rows(whole_file(file), columns=known.columns):
+        for where, row in iter_rows(Chunk(file), columns=known.columns):
             if known.columns[0] not in row:
                 raise InputError(f"{where}: missing column {known.columns[0]!r}; found {', '.join(row)}")
             yield known.read(row)
@@ -111,15 +112,12 @@ def open_questions(names: Sequence[str], find: Callable[[str, Sequence[str]], li
         for name in names:
             known = QUESTION_SETS[name]
             for split in known.splits:
-                start, batch = total, []
+                start = total
                 files = find(known.repo, [pattern.format(split=split) for pattern in known.patterns])
-                for question in _questions(known, files):
-                    batch.append(question)
-                    total += 1
-                    if len(batch) == BATCH_ROWS:
-                        writer.write_batch(pa.record_batch([pa.array(batch, pa.large_string())], schema=schema))
-                        batch = []
-                writer.write_batch(pa.record_batch([pa.array(batch, pa.large_string())], schema=schema))
+                questions = _questions(known, files)
+                while batch := list(islice(questions, BATCH_ROWS)):
+                    writer.write_batch(pa.record_batch([pa.array(batch, pa.large_string())], schema=schema))
+                    total += len(batch)
                 offsets[f"{name}/{split}"] = (start, total - start)
     (folder / OFFSETS_FILE).write_text(json.dumps(offsets))
 
@@ -143,15 +141,9 @@ def _meta(raw: Row) -> Row:
     return kept | ({"licence": raw["license"]} if raw.get("license") else {})
 
 
-def convert(raw: Row, questions: QuestionLookup | None) -> CanonicalRow:
-    question = find_question(raw, "input", questions)
-    completion = text_of(raw, "output", "no_completion")
-    return CanonicalRow(prompt=question, completion=completion.strip(), domain="code", meta=_meta(raw))
-
-
-def convert_2(raw: Row, questions: QuestionLookup | None) -> CanonicalRow:
-    question = find_question(raw, "question", questions)
-    completion = text_of(raw, "r1_generation", "no_completion")
+def convert(asked: str, told: str, raw: Row, questions: QuestionLookup | None) -> CanonicalRow:
+    question = find_question(raw, asked, questions)
+    completion = text_of(raw, told, "no_completion")
     return CanonicalRow(prompt=question, completion=completion.strip(), domain="code", meta=_meta(raw))
 
 
@@ -164,7 +156,7 @@ def _split(number: int) -> Adapter:
         columns=("input", "output", "dataset", "split", *(("index",) if joined else ())),
         optional=("id", "source", "license", "difficulty", "solution"),
         licence="CC-BY-4.0",
-        convert=convert,
+        convert=partial(convert, "input", "output"),
         open_context=partial(open_questions, ("taco", "apps")) if joined else None,
         load_context=QuestionLookup if joined else None,
     )
@@ -182,7 +174,7 @@ def _second(language: str) -> Adapter:
         columns=("question", "r1_generation", "dataset", "split", "index"),
         optional=("id", "source", "license", "difficulty", "judgement"),
         licence="CC-BY-4.0",
-        convert=convert_2,
+        convert=partial(convert, "question", "r1_generation"),
         open_context=partial(open_questions, tuple(QUESTION_SETS)),
         load_context=QuestionLookup,
     )

@@ -10,6 +10,8 @@ A row is a conversation of one question and one answer. The trace is marked `<th
 `<|begin_of_thought|>` ... `<|begin_of_solution|>`, which means the same.
 """
 
+from dataclasses import replace
+
 from promptcot_mamba.chat_format import extract_question, rewrite_thought, tells_marks
 from promptcot_mamba.chat_markup import Turn
 from promptcot_mamba.data.adapters.adapter import Adapter
@@ -68,12 +70,9 @@ OPENTHOUGHTS2 = Adapter(
     convert=convert,
 )
 
-OPENTHOUGHTS3 = Adapter(
+OPENTHOUGHTS3 = replace(
+    OPENTHOUGHTS2,
     name="openthoughts3",
     repo="open-thoughts/OpenThoughts3-1.2M",
-    files=("data/*.parquet", "data/*.jsonl", "*.parquet", "*.jsonl"),
-    columns=("conversations",),
     optional=("source", "domain", "difficulty"),
-    licence="Apache-2.0",
-    convert=convert,
 )

@@ -65,24 +65,19 @@ def convert_release_2(raw: Row, context: None) -> CanonicalRow:
     return replace(row, domain=guess_domain("", row.completion))
 
 
-def _release(name: str, repo: str) -> Adapter:
-    return Adapter(
-        name=name,
-        repo=repo,
-        files=("data/*.parquet", "*.parquet", "*.jsonl", "*.json"),
-        columns=("prompt", "completion"),
-        optional=(),
-        licence="MIT",
-        convert=convert_release,
-    )
-
-
-PROMPTCOT_DS = _release("promptcot_ds", "xl-zhao/PromptCoT-DS-Dataset")
-PROMPTCOT_2 = replace(
-    _release("promptcot2_sft", "xl-zhao/PromptCoT-2.0-SFT-4.8M"),
-    convert=convert_release_2,
+PROMPTCOT_DS = Adapter(
+    name="promptcot_ds",
+    repo="xl-zhao/PromptCoT-DS-Dataset",
+    files=("data/*.parquet", "*.parquet", "*.jsonl", "*.json"),
+    columns=("prompt", "completion"),
+    optional=(),
+    licence="MIT",
+    convert=convert_release,
 )
-PROMPTCOT_QWQ = _release("promptcot_qwq", "xl-zhao/PromptCoT-QwQ-Dataset")
+PROMPTCOT_QWQ = replace(PROMPTCOT_DS, name="promptcot_qwq", repo="xl-zhao/PromptCoT-QwQ-Dataset")
+PROMPTCOT_2 = replace(
+    PROMPTCOT_DS, name="promptcot2_sft", repo="xl-zhao/PromptCoT-2.0-SFT-4.8M", convert=convert_release_2
+)
 SYNTHESIS = Adapter(
     name="synthesis",
     repo=None,

@@ -11,6 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -70,27 +71,21 @@ def read_cache(path: str | Path) -> list[Row]:
             continue
         try:
             row = json.loads(line)
-            if (
-                not isinstance(row["key"], str)
-                or not isinstance(row["passed"], bool)
-                or not isinstance(row["reason"], str)
-            ):
+            if not all(isinstance(row[key], kind) for key, kind in (("key", str), ("passed", bool), ("reason", str))):
                 raise TypeError("not a verdict")
+            rows.append(row)
         except (ValueError, KeyError, TypeError):
             corrupt += 1
-            continue
-        rows.append(row)
     if corrupt:
         logger.warning("%s: %d corrupt lines passed over; what they graded is graded again", path, corrupt)
-    others = Counter(str(row.get("grader_version", FIRST_VERSION)) for row in rows) - Counter(
-        {GRADER_VERSION: len(rows)}
-    )
+    others = Counter(str(row.get("grader_version", FIRST_VERSION)) for row in rows)
+    del others[GRADER_VERSION]
     for version, count in others.items():
         logger.warning("%s: %d verdicts of grader %s, not %s, are left unused", path, count, version, GRADER_VERSION)
     return [row for row in rows if row.get("grader_version") == GRADER_VERSION]
 
 
-class SandboxPool:
+class SandboxPool(AbstractContextManager):
     """As many sandboxes as workers, all of one level; each is lent to one thread at a time."""
 
     def __init__(self, workers: int | None = None, limits: Limits | None = None, level: str | None = None,
@@ -141,9 +136,6 @@ class SandboxPool:
         for sandbox in self._made:
             sandbox.close()
 
-    def __enter__(self) -> SandboxPool:
-        return self
-
     def __exit__(self, *exc: object) -> None:
         self.close()
 
@@ -164,19 +156,13 @@ def grade_jobs(
     cached = read_cache(cache_path) if cache_path else []
     known = {row["key"]: row for row in cached}
     keys = [verdict_key(job, pool.limits, pool.label) for job in jobs]
-    appender = DurableAppender(cache_path) if cache_path else None
     unsettled: set[str] = set()
     recorded = {(row["key"], str(row.get("question_id")), row.get("run")) for row in cached}
-    try:
+    with DurableAppender(cache_path) if cache_path else nullcontext() as appender:
         todo = {key: job for key, job in zip(keys, jobs, strict=True) if key not in known}
         if cache_path:
-            logger.info(
-                "%d samples, %d verdicts in %s, %d to grade",
-                len(jobs),
-                len(jobs) - sum(k in todo for k in keys),
-                cache_path,
-                len(todo),
-            )
+            graded = sum(key in known for key in keys)
+            logger.info("%d samples, %d verdicts in %s, %d to grade", len(jobs), graded, cache_path, len(todo))
         for key, verdict in _grade_on(cluster, todo, pool) if cluster else _grade_all(todo, pool):
             job = todo[key]
             row = {"question_id": job.question_id, "run": job.run, **verdict.to_row()}
@@ -193,9 +179,6 @@ def grade_jobs(
                 appender.append(row)  # the same program, sampled once more
                 recorded.add((key, job.question_id, job.run))
             yield job, row
-    finally:
-        if appender:
-            appender.close()
 
 
 def _grade_all(todo: dict[str, CodeJob], pool: SandboxPool) -> Iterable[tuple[str, CodeVerdict]]:

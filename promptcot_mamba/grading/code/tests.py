@@ -92,6 +92,11 @@ class CodeVerdict:
         }
 
 
+def hash_tests(tests: Any) -> str:
+    """The md5 by which a problem names its tests: of their content as Python writes it in JSON, not their spacing."""
+    return hashlib.md5(json.dumps(tests).encode(), usedforsecurity=False).hexdigest()
+
+
 def load_tests(row: Row, tests_dir: Path, where: str) -> TestSet:
     """The tests a problem row names, or holds: a list of objects with `input` and `output`.
 
@@ -111,7 +116,7 @@ def load_tests(row: Row, tests_dir: Path, where: str) -> TestSet:
         raise InputError(f"{path}: no such tests file (named by {where}); set --tests_dir") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{path}: malformed JSON ({error})") from None
-    md5 = hashlib.md5(json.dumps(parsed).encode()).hexdigest()
+    md5 = hash_tests(parsed)
     if named.get("md5") not in (None, md5):
         raise InputError(f"{path}: md5 {md5} is not the {named['md5']} named by {where}; fetch the tests again")
     return parse_tests(parsed, md5, str(path))
@@ -122,9 +127,8 @@ def inline_tests(tests: list[Any], where: str) -> TestSet:
     pairs = [(test.get("input"), test.get("output")) if isinstance(test, dict) else (None, None) for test in tests]
     if not pairs or not all(isinstance(text, str) for pair in pairs for text in pair):
         raise InputError(f"{where}: 'tests' must list objects with texts 'input' and 'output'")
-    md5 = hashlib.md5(json.dumps(pairs).encode()).hexdigest()
-    texts = cast("list[tuple[str, str]]", pairs)
-    return TestSet(tuple(given for given, _ in texts), tuple(out for _, out in texts), None, md5, kind="inline")
+    inputs, outputs = zip(*cast("list[tuple[str, str]]", pairs), strict=True)
+    return TestSet(inputs, outputs, None, hash_tests(pairs), kind="inline")
 
 
 def parse_tests(parsed: Any, md5: str, where: str) -> TestSet:
@@ -155,8 +159,7 @@ def sample_tests(prompt: str) -> TestSet | None:
     outputs = [_sample_after(prompt, match.end()) for match in SAMPLE_OUTPUT.finditer(prompt)]
     if not inputs or len(inputs) != len(outputs) or not all(outputs):
         return None
-    md5 = hashlib.md5(json.dumps([inputs, outputs]).encode()).hexdigest()
-    return TestSet(tuple(inputs), tuple(outputs), None, md5, kind="samples")
+    return TestSet(tuple(inputs), tuple(outputs), None, hash_tests([inputs, outputs]), kind="samples")
 
 
 def _sample_after(prompt: str, start: int) -> str:

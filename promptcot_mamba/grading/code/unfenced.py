@@ -48,10 +48,6 @@ def longest_program(lines: list[str]) -> tuple[int, int]:
     return best
 
 
-def defines(tree: ast.Module | None, entry: str) -> bool:
-    return tree is not None and any(_is_definition(node, entry) for node in tree.body)
-
-
 def _is_definition(node: ast.stmt, entry: str) -> bool:
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
         return node.name == entry
@@ -64,7 +60,7 @@ def find_function(text: str, head: str, entry: str) -> str | None:
     lines = text.replace("\r", "").split("\n")[:MAX_LINES]
     start, end = longest_program(lines)
     tree = parse_python("\n".join(lines[start:end]))
-    if tree is not None and defines(tree, entry):
+    if tree is not None and any(_is_definition(node, entry) for node in tree.body):
         return only_definitions(tree)
     above = head.rstrip().split("\n")
     start, end = longest_program([*above, *lines])

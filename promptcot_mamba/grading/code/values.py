@@ -25,19 +25,10 @@ MAX_DEPTH = 200
 MAX_FOREIGN_ITEMS = 100_000  # of a deque, an array or a generator; one that goes on is sent without its items
 
 PLAIN = frozenset((int, str, float, bool, type(None)))
-SEQUENCES: tuple[type, ...] = (deque, range, array, type({}.keys()), type({}.values()), type({}.items()))
-ITERATORS: tuple[type, ...] = (
-    types.GeneratorType,
-    map,
-    filter,
-    zip,
-    enumerate,
-    reversed,
-    type(iter([])),
-    type(iter(())),
+SERIES: tuple[type, ...] = (
+    *(deque, range, array, type({}.keys()), type({}.values()), type({}.items())),
+    *(types.GeneratorType, map, filter, zip, enumerate, reversed, type(iter([])), type(iter(()))),
 )
-
-
 _to_text = json.JSONEncoder(separators=(",", ":")).encode  # a program may have replaced `json.dumps`
 
 
@@ -156,7 +147,7 @@ def _library_scalar(value: Any) -> Any:
 
 def _foreign_items(value: Any) -> list[Any]:
     """What a built-in sequence, iterator or numpy array holds, up to one more than travel."""
-    if type(value) in SEQUENCES or type(value) in ITERATORS:
+    if type(value) in SERIES:
         return list(islice(value, MAX_FOREIGN_ITEMS + 1))
     numpy = sys.modules.get("numpy")
     if numpy is not None and type(value) is numpy.ndarray and value.size <= MAX_FOREIGN_ITEMS:

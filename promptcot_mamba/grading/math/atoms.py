@@ -1,5 +1,6 @@
 """The smallest parts of the grammar: numerals, symbols, brackets, commands with their arguments, matrices."""
 
+from collections.abc import Callable
 from fractions import Fraction
 
 from promptcot_mamba.grading.math.tables import (
@@ -29,7 +30,14 @@ APPLIED = frozenset("fghFGHPQW")
 
 
 class Atoms(Cursor):
-    """The rules below `factor`. `math_parse` adds those above, which these call: listing, sum, union, factor."""
+    """The rules below `factor`. `math_parse` adds those above, which these call: listing, union, term, factor."""
+
+    listing: Callable[[tuple[str, ...]], Node]
+    union: Callable[[], Node]
+    term: Callable[[], Node]
+    factor: Callable[[], Node]
+    starts_factor: Callable[[], bool]
+    degree_follows: Callable[[], bool]
 
     def __init__(self, tokens: list[Token], tolerant: bool = False):
         super().__init__(tokens)
@@ -37,27 +45,6 @@ class Atoms(Cursor):
         self.depth = 0
         self.bars = 0
         self.colons = True  # whether ":" is a ratio; in a set it may begin the condition
-
-    def listing(self, closers: tuple[str, ...]) -> Node:
-        raise NotImplementedError
-
-    def sum(self) -> Node:
-        raise NotImplementedError
-
-    def union(self) -> Node:
-        raise NotImplementedError
-
-    def term(self) -> Node:
-        raise NotImplementedError
-
-    def factor(self) -> Node:
-        raise NotImplementedError
-
-    def starts_factor(self) -> bool:
-        raise NotImplementedError
-
-    def degree_follows(self) -> bool:
-        raise NotImplementedError
 
     def argument(self) -> Node:
         """The argument of `^`, `_` or a command: a braced group, a signed number, or one atom."""

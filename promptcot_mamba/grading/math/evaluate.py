@@ -11,6 +11,7 @@ import operator
 import threading
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partialmethod
 from typing import Any
 
 from mpmath.ctx_mp import MPContext
@@ -120,11 +121,10 @@ class Evaluator:
 
     # Leaves
 
-    def _num(self, value: Fraction) -> Value:
+    def _num(self, value: Fraction, _places: int = 0) -> Value:
         return value
 
-    def _decimal(self, value: Fraction, _: int) -> Value:
-        return value
+    _decimal = _num
 
     def _sym(self, name: str) -> Value:
         if name not in self.point:
@@ -140,16 +140,10 @@ class Evaluator:
 
     # Arithmetic
 
-    def _add(self, *parts: Node) -> Value:
-        return self._folded(parts, operator.add)
-
     def _neg(self, node: Node) -> Value:
         return -self(node)
 
-    def _mul(self, *parts: Node) -> Value:
-        return self._folded(parts, operator.mul)
-
-    def _folded(self, parts: tuple[Node, ...], combine: Callable[[Any, Any], Any]) -> Value:
+    def _folded(self, combine: Callable[[Any, Any], Any], *parts: Node) -> Value:
         """The parts combined from left to right, each partial result charged."""
         total = self(parts[0])
         for part in parts[1:]:
@@ -158,17 +152,18 @@ class Evaluator:
             self._charge(total)
         return total
 
+    _add, _mul = partialmethod(_folded, operator.add), partialmethod(_folded, operator.mul)
+
     def _div(self, left: Node, right: Node) -> Value:
         a, b = self._pair(left, right)
         if b == 0 or (not isinstance(b, Fraction) and abs(b) < self.tiny):
             raise NoValueError("division by zero")
         return a / b
 
-    def _percent(self, node: Node) -> Value:
+    def _unit(self, node: Node, _name: str = "") -> Value:
         return self(node)
 
-    def _unit(self, node: Node, _: str) -> Value:
-        return self(node)
+    _percent = _unit
 
     def _degrees(self, node: Node) -> Value:
         value = self(node)
@@ -241,14 +236,8 @@ class Evaluator:
                 return int(nearest)
         raise NoValueError("not a whole number")
 
-    def _sum(self, letter: str, first: Node, last: Node, term: Node) -> Value:
-        return self._series(letter, first, last, term, operator.add, Fraction(0))
-
-    def _prod(self, letter: str, first: Node, last: Node, term: Node) -> Value:
-        return self._series(letter, first, last, term, operator.mul, Fraction(1))
-
     def _series(
-        self, letter: str, first: Node, last: Node, term: Node, combine: Callable[[Any, Any], Any], total: Value
+        self, combine: Callable[[Any, Any], Any], total: Value, letter: str, first: Node, last: Node, term: Node
     ) -> Value:
         low, high = self.whole(self(first)), self.whole(self(last))
         if high - low > MAX_TERMS:
@@ -261,6 +250,9 @@ class Evaluator:
             self._charge(total)
         self.point = outer
         return total
+
+    _sum = partialmethod(_series, operator.add, Fraction(0))
+    _prod = partialmethod(_series, operator.mul, Fraction(1))
 
     def _determinant(self, *rows: tuple[Node, ...]) -> Value:
         if len(rows) != len(rows[0]) or len(rows) > 4:

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 from promptcot_mamba.grading.math.tables import pairs, words
 
-_SMALL = {
+SMALL = {
     name: value
     for value, name in enumerate(
         words(
@@ -31,7 +31,7 @@ _PARTS = {
         """
     ).items()
 }
-NUMBER_WORDS = frozenset([*_SMALL, *_TENS, *MULTIPLES, *_PARTS])
+NUMBER_WORDS = frozenset([*SMALL, *_TENS, *MULTIPLES, *_PARTS])
 
 
 def read_number(text: str) -> tuple[Fraction, str] | None:
@@ -78,7 +78,7 @@ class _Reader:
         """`... and a half`, `... and three fourths` after a whole number."""
         if self.peek() != "and":
             return Fraction(0)
-        upper = 1 if self.peek(1) in ("a", "one") else _SMALL.get(self.peek(1), 0)
+        upper = 1 if self.peek(1) in ("a", "one") else SMALL.get(self.peek(1), 0)
         if not upper or self.peek(2) not in _PARTS:
             return Fraction(0)
         self.at += 2
@@ -125,12 +125,12 @@ class _Reader:
         word = self.peek()
         if word in _TENS:
             self.at += 1
-            digit = _SMALL.get(self.peek(), 0)
+            digit = SMALL.get(self.peek(), 0)
             if not 0 < digit < 10:
                 return _TENS[word]
             self.at += 1
             return _TENS[word] + digit
-        if word in _SMALL:
+        if word in SMALL:
             self.at += 1
-            return _SMALL[word]
+            return SMALL[word]
         return None

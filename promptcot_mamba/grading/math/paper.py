@@ -14,9 +14,10 @@ from math import isclose
 from promptcot_mamba.grading.math.answers import find_boxes
 from promptcot_mamba.grading.math.evaluate import Budget
 from promptcot_mamba.grading.math.gold import Gold
+from promptcot_mamba.grading.math.number_words import SMALL
 from promptcot_mamba.grading.math.parse import parse
 from promptcot_mamba.grading.math.strict import Verdict
-from promptcot_mamba.grading.math.tables import names, pairs, words
+from promptcot_mamba.grading.math.tables import names, words
 from promptcot_mamba.grading.math.tokens import UnreadableError, clean
 from promptcot_mamba.grading.math.tree import Node, symbols
 from promptcot_mamba.grading.math.value import UndecidedError, approximate, same_expression
@@ -32,12 +33,7 @@ _UNITS = names(
     """
 )
 _UNIT = re.compile(rf"(^|\W)(?:{'|'.join(sorted(_UNITS, key=len, reverse=True))})s?($|\W)")
-_NUMBER_WORDS = pairs(
-    """
-    zero=0 one=1 two=2 three=3 four=4 five=5 six=6 seven=7 eight=8 nine=9 ten=10 eleven=11 twelve=12 thirteen=13
-    fourteen=14 fifteen=15 sixteen=16 seventeen=17 eighteen=18 nineteen=19 twenty=20
-    """
-)
+_NUMBER_WORDS = {name: str(value) for name, value in {**SMALL, "twenty": 20}.items()}
 
 
 def grade_completion(gold: Gold, completion: str, minerva: bool = True) -> tuple[Verdict, str | None]:

@@ -138,15 +138,11 @@ def tokenize(text: str) -> list[Token]:
             tokens += _text_tokens(content)
         elif kind == "cmd" or (kind == "word" and value in PLAIN_WORDS):
             tokens.append(_command(value))
-        elif kind == "word" and len(value) > 1:
-            tokens.append(Token("word", value))
         elif kind == "word":
-            tokens.append(Token("sym", value))
+            tokens.append(Token("word" if len(value) > 1 else "sym", value))
         elif kind == "num":
             tokens.append(Token("num", value))
-        elif kind == "escaped":
-            tokens.append(Token("op", value))
-        elif kind == "op":
+        elif kind in ("escaped", "op"):
             tokens.append(Token("op", _SPELLINGS.get(value, value)))
     return tokens
 

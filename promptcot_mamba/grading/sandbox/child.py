@@ -37,11 +37,7 @@ FREE_FD = 128  # the fork server holds fewer
 MAX_JOB_FILES = 8  # that come with a request
 PR_SET_PDEATHSIG = 1
 
-# LiveCodeBench runs every program below these imports, star imports first, in this order.
-STAR_IMPORTS = (
-    "string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random", "statistics", "itertools",
-    "functools", "operator", "io", "sys", "json", "builtins", "typing",
-)  # fmt: skip
+# LiveCodeBench runs every program below these imports, star imports (and two more) first, in this order.
 MODULE_IMPORTS = (
     "string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random", "statistics", "itertools",
     "functools", "operator", "io", "sys", "json",
@@ -51,7 +47,7 @@ MODULE_IMPORTS = (
 def make_prelude() -> dict[str, Any]:
     """The names LiveCodeBench puts in scope of every program."""
     names: dict[str, Any] = {}
-    for module in STAR_IMPORTS:
+    for module in (*MODULE_IMPORTS, "builtins", "typing"):
         exec(f"from {module} import *", names)
     for module in MODULE_IMPORTS:
         exec(f"import {module}", names)

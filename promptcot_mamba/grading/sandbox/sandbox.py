@@ -126,7 +126,7 @@ def _stop(process: subprocess.Popen, sock: socket.socket, base: tempfile.Tempora
     base.cleanup()
 
 
-class Sandbox:
+class Sandbox(contextlib.AbstractContextManager):
     """One fork server and its level. Not for use by two threads at once: give each its own.
 
     Raises SandboxRefusedError if neither safe level can be reached and `unsafe` is not given, InputError if this
@@ -266,9 +266,6 @@ class Sandbox:
         self._closer()
         for other in self._others.values():
             other.close()
-
-    def __enter__(self) -> Sandbox:
-        return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()

@@ -255,12 +255,6 @@ def address_space() -> int:
     return int(Path("/proc/self/statm").read_bytes().split()[0]) * resource.getpagesize()
 
 
-def reap_until_server_ends(pid: int) -> None:
-    """The outer process of a process namespace only waits for the inner one."""
-    _, status = os.waitpid(pid, 0)
-    os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
-
-
 def main(config: dict[str, Any], root: str) -> None:
     """Serve on the socket at `config["socket"]`; in a forked test, run the job and never return."""
     soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
@@ -278,8 +272,8 @@ def main(config: dict[str, Any], root: str) -> None:
         if config["level"] == "namespaces":
             namespaces.enter_namespaces(server.libc)
             pid = os.fork()
-            if pid:
-                reap_until_server_ends(pid)
+            if pid:  # the outer process of a process namespace only waits for the inner one
+                os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) & 0xFF)
             child.die_with_parent(server.libc)
         server.enter_level()
     except OSError as error:

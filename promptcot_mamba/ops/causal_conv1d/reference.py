@@ -17,12 +17,9 @@ def causal_conv1d_reference(
     x, weight = x.to(dtype), weight.to(dtype)
     b, length, d = x.shape
     width = weight.shape[1]
-    spans = [(0, length)]
-    if cu_seqlens is not None:
-        marks = boundaries(cu_seqlens)
-        spans = list(itertools.pairwise(marks))
     rows, finals = [], []
-    for document, (start, end) in enumerate(spans):
+    marks = [0, length] if cu_seqlens is None else boundaries(cu_seqlens)
+    for document, (start, end) in enumerate(itertools.pairwise(marks)):
         before = x.new_zeros(b, d, width - 1)
         if initial_states is not None:
             before = initial_states.to(dtype)

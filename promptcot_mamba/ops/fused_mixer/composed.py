@@ -16,28 +16,12 @@ from promptcot_mamba.ops.mixer_settings import MixerSettings
 from promptcot_mamba.ops.ssd import ssd
 
 
-def _compose(
-    backends, zxbcdt, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight, *, n_groups, head_dim,
-    state_size, chunk_size, eps, cu_seqlens, dt_limit,
-):  # fmt: skip
-    """`backends`: the name each op runs on, None where it chooses."""
-    h = A_log.shape[0]
-    d_inner, shared = h * head_dim, n_groups * state_size
-    dtype = torch.float64 if zxbcdt.dtype == torch.float64 else torch.float32
-    z, xBC, dt = zxbcdt.split([d_inner, d_inner + 2 * shared, h], dim=-1)
-    convolved = causal_conv1d(xBC, conv_weight, conv_bias, cu_seqlens=cu_seqlens, backend=backends["causal_conv1d"])
-    x, B, C = cast(torch.Tensor, convolved).split([d_inner, shared, shared], dim=-1)
-    dt = F.softplus(dt.to(dtype) + dt_bias.to(dtype)).clamp(*dt_limit)
-    y = ssd(
-        x.unflatten(-1, (h, head_dim)), dt, -torch.exp(A_log.to(dtype)), B.unflatten(-1, (n_groups, state_size)),
-        C.unflatten(-1, (n_groups, state_size)), D=D, chunk_size=chunk_size, cu_seqlens=cu_seqlens,
-        backend=backends["ssd"],
-    )  # fmt: skip
-    normed = gated_rms_norm(
-        cast(torch.Tensor, y).flatten(2), z, norm_weight, eps=eps, group_size=d_inner // n_groups,
-        backend=backends["gated_rms_norm"],
-    )  # fmt: skip
-    return normed.to(zxbcdt.dtype)
+def _compose(backends, settings, cu_seqlens, *tensors):
+    """Whole rows; `backends`: the name each op runs on, None where it chooses."""
+    stages = ComposedStages(backends, settings, tensors, cu_seqlens)
+    stages.enter(None, keep=True)
+    stages.pass_states(None)
+    return stages.output()
 
 
 def fused_mixer_reference(*tensors, keep=False, cu_seqlens, neighbours=None, **settings):
@@ -46,7 +30,7 @@ def fused_mixer_reference(*tensors, keep=False, cu_seqlens, neighbours=None, **s
     if neighbours is not None:
         make = partial(ComposedStages, backends)
         return run_staged(make, MixerSettings(**settings), tensors, cu_seqlens, keep, neighbours)
-    return _compose(backends, *tensors, cu_seqlens=cu_seqlens, **settings)
+    return _compose(backends, MixerSettings(**settings), cu_seqlens, *tensors)
 
 
 def fused_mixer_recompute(*tensors, keep=False, cu_seqlens, neighbours=None, **settings):
@@ -60,9 +44,7 @@ def fused_mixer_recompute(*tensors, keep=False, cu_seqlens, neighbours=None, **s
         make = partial(ComposedStages, backends)
         return run_staged(make, MixerSettings(**settings), tensors, cu_seqlens, keep, neighbours)
 
-    def run(*tensors):
-        return _compose(backends, *tensors, cu_seqlens=cu_seqlens, **settings)
-
+    run = partial(_compose, backends, MixerSettings(**settings), cu_seqlens)
     return run(*tensors) if keep else checkpoint(run, *tensors, use_reentrant=False)
 
 
@@ -116,6 +98,10 @@ class ComposedStages(Stages):
         return made + decay[:, None, None] * cast(torch.Tensor, state) if reached else made
 
     def finish(self) -> torch.Tensor:
+        return self.output()[0]
+
+    def output(self) -> torch.Tensor:
+        """(b, l, d_inner)."""
         z, _, _, _, _, _, D, _, norm_weight = self.inputs
         y = ssd(
             *self._ssd_inputs(), D=D, chunk_size=self.settings.chunk_size, initial_states=self.of_first(self.state),
@@ -125,7 +111,7 @@ class ComposedStages(Stages):
             cast(torch.Tensor, y).flatten(2), z, norm_weight, eps=self.settings.eps,
             group_size=self.d_inner // self.settings.n_groups, backend=self.backends["gated_rms_norm"],
         )  # fmt: skip
-        return out.to(z.dtype)[0]
+        return out.to(z.dtype)
 
     def run_again(self, halo: torch.Tensor | None, state: torch.Tensor | None) -> None:
         self.inputs = [None if piece is None else piece.detach().requires_grad_() for piece in self.inputs]

@@ -60,7 +60,7 @@ def _pass_states(
     local: (g, c, n, k*p), overwritten by the incoming states. decay: (c, g, 1, k*p). initial: (docs, g, n, k*p).
     """
     finals = []
-    for document, (start, end) in enumerate(_spans(table)):
+    for document, (start, end) in enumerate(itertools.pairwise(table.first_chunks.tolist())):
         state = torch.zeros_like(local[:, 0]) if initial is None else initial[document]
         for chunk in range(start, end):
             left = torch.addcmul(local[:, chunk], state, decay[chunk])
@@ -78,7 +78,7 @@ def _pass_gradients(
     Returns the gradients of the initial states (docs, g, n, k*p).
     """
     initial = []
-    for document, (start, end) in enumerate(_spans(table)):
+    for document, (start, end) in enumerate(itertools.pairwise(table.first_chunks.tolist())):
         state = torch.zeros_like(local[:, 0]) if finals is None else finals[document]
         for chunk in reversed(range(start, end)):
             entered = torch.addcmul(local[:, chunk], state, decay[chunk])
@@ -86,11 +86,6 @@ def _pass_gradients(
             state = entered
         initial.append(state)
     return torch.stack(initial)
-
-
-def _spans(table: ChunkTable) -> list[tuple[int, int]]:
-    marks = table.first_chunks.tolist()
-    return list(itertools.pairwise(marks))
 
 
 class ChunkedSSD:

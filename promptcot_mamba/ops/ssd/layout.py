@@ -2,19 +2,13 @@
 
 import itertools
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 
-from promptcot_mamba.ops.packing import ChunkTable, boundaries, make_chunk_table, remember
+from promptcot_mamba.ops.packing import ChunkTable, boundaries, make_chunk_table, remember, row_boundaries
 
 SMALL_CHUNKS = (64, 32, 16)
 WASTE = 1.25  # chunks shrink while padding would cost more than this factor in tokens
-
-
-@lru_cache(maxsize=32)
-def _batch_boundaries(batch: int, length: int, device: torch.device) -> torch.Tensor:
-    return torch.arange(0, (batch + 1) * length, length, dtype=torch.int64, device=device)
 
 
 def choose_chunk_size(marks: list[int]) -> int:
@@ -68,7 +62,7 @@ def make_layout(
 ) -> Layout:
     """The layout of a batch of equal rows, or of the documents of one packed row; made once per `cu_seqlens`."""
     if cu_seqlens is None:
-        cu_seqlens = _batch_boundaries(batch, length, device)
+        cu_seqlens = row_boundaries(batch, length, device)
     key = ("layout", batch, length, chunk_size, device)
     return remember(cu_seqlens, key, lambda: _lay_out(batch, length, cu_seqlens, chunk_size, device))
 

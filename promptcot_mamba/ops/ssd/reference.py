@@ -24,12 +24,9 @@ def ssd_reference(
     n = B.shape[-1]
     B, C = (tensor.repeat_interleave(h // tensor.shape[2], dim=2) for tensor in (B, C))  # (b, l, h, n)
 
-    spans = [(0, length)]
-    if cu_seqlens is not None:
-        marks = boundaries(cu_seqlens)
-        spans = list(itertools.pairwise(marks))
     rows, finals = [], []
-    for document, (start, end) in enumerate(spans):
+    marks = [0, length] if cu_seqlens is None else boundaries(cu_seqlens)
+    for document, (start, end) in enumerate(itertools.pairwise(marks)):
         if initial_states is None:
             state = x.new_zeros(b, h, p, n)
         else:
