@@ -7,10 +7,10 @@ or only prints; a composed one makes one or two changes and prints something els
 with the reference program's outputs, chosen so that a program which leaves any step out fails one of them.
 """
 
-import contextlib
 import io
 import random
 from dataclasses import dataclass
+from functools import partial
 
 from promptcot_mamba.quickstart.exercise import Exercise, Link
 
@@ -104,8 +104,10 @@ def _draw_input(rng: random.Random) -> list[int]:
 
 
 def run_lines(lines: list[str], numbers: list[int]) -> str:
-    """What the reference program (our own lines, never a model's) prints for these numbers."""
+    """What the reference program (our own lines, never a model's) prints for these numbers.
+
+    It has a `print` of its own: seeds are drawn side by side, and standard output is the whole process's.
+    """
     printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        exec("\n".join(lines), {"xs": list(numbers)})
+    exec("\n".join(lines), {"xs": list(numbers), "print": partial(print, file=printed)})
     return printed.getvalue()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,14 @@ def test_problems_are_of_the_training_side_and_can_be_checked():
         draw_selfplay_rows({"quickstart_unseen": 1}, seed=3)
     with pytest.raises(InputError, match=r"quickstart_code_single: 500 problems asked for, .* are to train on"):
         draw_selfplay_rows({"quickstart_code_single": 500}, seed=3)
+
+
+def test_seeds_drawn_side_by_side_have_their_own_tests():
+    """What a reference program prints is its own, whichever thread prints beside it."""
+    wanted = {"quickstart_code_composed": 60}
+    with ThreadPoolExecutor(4) as pool:
+        drawn = list(pool.map(lambda seed: draw_selfplay_rows(wanted, seed), range(4)))
+    assert drawn == [draw_selfplay_rows(wanted, seed) for seed in range(4)]
 
 
 def test_compute_counts_samples_reference_and_training():
