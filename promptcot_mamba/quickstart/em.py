@@ -37,6 +37,7 @@ from promptcot_mamba.synthesis.spending import read_usage
 
 GENERATOR, WRITER = "generator", "writer"
 FORWARD_AND_BACKWARD = 3  # a trained token in forward passes
+WORKINGS_TO_EXERCISES = 4  # rows of a writer: its workings come as often as it takes
 WITHOUT, LONGER = "the cold start's problems alone", "cold start, as long as all rounds"
 
 
@@ -50,9 +51,11 @@ class Arguments(Scale):
     rounds: int = flag("of choosing and training", default=3, least=2)
     rationales: int = flag("the writer's tries at a known problem, in each round", default=4, least=1)
     keep: float = flag("share of the known problems that a round learns, by likelihood", default=0.6, above=0, most=1)
-    single: int = flag("exercises of phase 1 that writers see again beside the workings", default=200, least=1)
+    single: int = flag(
+        "exercises of phase 1 that writers see again: a fifth of the cold start's rows", default=1000, least=1
+    )
     writer_steps: int = flag("of the cold start's writer", default=600, least=1)
-    generator_steps: int = flag("of the cold start's generator", default=600, least=1)
+    generator_steps: int = flag("of the cold start's generator", default=800, least=1)
     round_writer_steps: int = flag("of the writer in each round", default=300, least=1)
     round_generator_steps: int = flag("of the generator in each round", default=400, least=1)
     threshold: float = flag("least share of them that must agree", default=0.85, least=0, most=1)
@@ -168,7 +171,9 @@ class Road:
         self.read_cold()
         exercises = read_jsonl(self.base.data / "phase1.jsonl")[: self.args.single]
         again = [{name: row[name] for name in ("prompt", "completion", "source")} for row in exercises]
-        write_jsonl(self.cold_data[WRITER], [*read_jsonl(self.cold / "rationale_sft.jsonl"), *again])
+        workings = read_jsonl(self.cold / "rationale_sft.jsonl")
+        copies = max(1, round(WORKINGS_TO_EXERCISES * len(again) / len(workings)))
+        write_jsonl(self.cold_data[WRITER], [*workings * copies, *again])
         for model, steps in ((GENERATOR, self.args.generator_steps), (WRITER, self.args.writer_steps)):
             self.train("generator.yaml", self.cold_data[model], self.cold / model, steps)
         self.write("problems of round 0", self.work, self.cold / GENERATOR)

@@ -76,6 +76,9 @@ def test_every_stage_reads_what_an_earlier_one_left(tmp_path: Path, monkeypatch:
     assert trained[trained.index("--model_name_or_path") + 1] == "{model}"  # what the round before left
     writer = json.loads((stages / "train_cold_writer.json").read_text())
     assert writer[writer.index("--data_path") + 1] == str(roads[0].cold / "writer_rows.jsonl")
+    sources = [row["source"] for row in read_jsonl(roads[0].cold / "writer_rows.jsonl")]
+    assert sources.count("s") == 300  # all exercises that there are, a fifth
+    assert len(sources) == 5 * 300
     settings = json.loads(next(word.partition("=")[2] for word in rounds if word.startswith("--stages=")))
     assert settings["quickstart_judge"] == {"known": str(tmp_path / "seed_1" / "cold.jsonl")}
     steps = {
@@ -86,14 +89,14 @@ def test_every_stage_reads_what_an_earlier_one_left(tmp_path: Path, monkeypatch:
 
 
 def test_the_control_pays_for_all_rounds(tmp_path: Path):
-    """The cold start's 600 and 600 steps, two rounds' 400, the first round's 300 of the writer that the second asks,
+    """The cold start's 800 and 600 steps, two rounds' 400, the first round's 300 of the writer that the second asks,
     and passes over what was written and scored."""
     road = Road(Base(make_arguments(tmp_path, rounds=2)), 1)
     row = {"model": "m", "attempt": 0, "prompt_tokens": 5000, "completion_tokens": 1144, "outcome": "used"}
     write_jsonl(road.work / "round_1" / "usage" / "rationales.jsonl", [row] * 2)
     write_jsonl(road.work / "round_2" / "usage" / "chosen_rationales.jsonl", [row])
     write_jsonl(road.work / "round_2" / "usage" / "problems.jsonl", [row] * 50)  # every generator writes problems
-    assert road.count_longer() == 600 + 600 + 2 * 400 + 300 + 3 * 6144 / (3 * 8 * 256)
+    assert road.count_longer() == 800 + 600 + 2 * 400 + 300 + 3 * 6144 / (3 * 8 * 256)
 
 
 def test_variety_is_counted_at_equal_numbers():
