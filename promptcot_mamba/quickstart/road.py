@@ -103,7 +103,7 @@ def train_stage(
 def sample_stage(name: str, recipe: Path, checkpoint: Path, problems: Path, predictions: Path, n: int = 1) -> Stage:
     command = python("infer_longcot.py", "--config", recipe, "--model_path", checkpoint, "--data_path", problems)
     command += ["--output_path", str(predictions)] + (["--n", str(n)] if n > 1 else [])
-    outputs = (predictions, side_path(predictions, "attempts.jsonl"))
+    outputs = (predictions, *(side_path(predictions, ending) for ending in ("attempts.jsonl", "run.json")))
     return Stage(f"sample_{slug(name)}", f"sample {name}", command, (recipe, checkpoint, problems), outputs)
 
 

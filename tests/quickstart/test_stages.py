@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from promptcot_mamba.errors import ProgramFailedError
-from promptcot_mamba.quickstart.road import PORT_FLAG, Stage, family_file, hash_inputs, run_stage
+from promptcot_mamba.quickstart.road import PORT_FLAG, Stage, family_file, hash_inputs, run_stage, sample_stage
 from promptcot_mamba.run_info import ROOT
 from scripts.quickstart.run import Args, make_stages
 
@@ -100,3 +100,9 @@ def test_another_free_port_is_not_another_stage():
     other = Stage(second.name, second.title, [*second.command[:2], f"{PORT_FLAG}1", *second.command[3:]], (), ())
     assert one.command != other.command
     assert hash_inputs(one) == hash_inputs(other)
+
+
+def test_a_sampler_leaves_nothing_that_another_version_of_it_would_refuse(tmp_path: Path):
+    """infer_longcot.py compares its settings with those of X.run.json: the file moves with the samples."""
+    outputs = sample_stage("m", tmp_path / "r.yaml", tmp_path / "m", tmp_path / "p.jsonl", tmp_path / "x.jsonl").outputs
+    assert {path.name for path in outputs} == {"x.jsonl", "x.attempts.jsonl", "x.run.json"}
