@@ -21,7 +21,7 @@ from promptcot_mamba.grading.posterior import PAIRED_WEIGHTS, Posterior, differe
 CONFIDENCE = 0.95
 TAILS = np.array([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
 POWER = 0.8
-FREEDOM = 0.45  # degrees of freedom of a paired difference, per problem: spreads and correlation are estimated too
+FREEDOM = 0.5  # degrees of freedom of a paired difference, per problem: spreads and correlation are estimated too
 ENOUGH_SOLVED = 30  # problems solved, and as many unsolved (sums of means): t holds whatever their spread
 ENOUGH_APART = 40  # problems on which two systems differ: t holds
 FEWEST_TELLING = 2  # problems that a system must (not) have solved, below which the prior speaks rather than the data
