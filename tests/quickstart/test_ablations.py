@@ -63,6 +63,7 @@ class FakePrograms:
         predictions = Path(flags["output_path"])
         write_jsonl(predictions, read_jsonl(Path(flags["data_path"])))
         write_jsonl(side_path(predictions, "attempts.jsonl"), [])
+        write_json(side_path(predictions, "run.json"), {})
 
     def grade(self, flags: dict[str, str]) -> None:
         predictions = Path(flags["input_path"])
