@@ -209,7 +209,8 @@ def describe_plan(asked: Sequence[Asked], context: Context, budget: int | None) 
         )
         for i, value in enumerate((left, left * each.most, prompt, completion, money or 0.0)):
             totals[i] += value
-    lines.append(["all", "", *(f"{total:,.0f}" for total in totals[:4]), _money(totals[4]), ""])
+    money = None if unpriced and not totals[4] else totals[4]  # a sum of nothing would read as free
+    lines.append(["all", "", *(f"{total:,.0f}" for total in totals[:4]), _money(money), ""])
     words = [render_markdown(Table(header, lines, frozenset({0, 1})))]
     spent = context.spending.spent
     words.append(f"spent so far: {spent:,} tokens; these at most {totals[2] + totals[3]:,.0f}, at one request a task")

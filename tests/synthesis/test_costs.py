@@ -128,6 +128,9 @@ def test_a_plan_counts_what_is_there_and_expects_what_was_seen(tmp_path, seeds):
     assert "tokens, 0.0" in rows["rationales"], "money to expect, from the mean of what was asked"
     assert "no price for: a, b" in text
     assert "--budget_tokens 50,000: may be" in text
+    context = Context(tmp_path / "new", 0, lambda name: model)
+    without = describe_plan(plan_run({"concepts": load("concepts", seeds)[0]}, context), context, budget=None)
+    assert re.search(r"\| all \|.*\| – \|", without), "without any price nothing is free"
 
 
 def test_the_report_has_the_cost_of_a_kept_problem_by_stage(tmp_path, seeds):
