@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from promptcot_mamba.sampling.vllm_cpu import keep_nucleus, softplus_alike
+from promptcot_mamba.sampling.vllm_cpu import _convolve_at_once, convolve, keep_nucleus, penalise, softplus_alike
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -47,3 +47,50 @@ def test_of_two_alike_at_the_edge_sorting_decides():
     assert keep_nucleus(torch.tensor([[0.0, 0.0, 0.0, 0.0]]), torch.tensor([0.6])) is None
     logits = torch.tensor([[0.0, 0.0, 5.0, -9.0]])
     assert torch.equal(keep_nucleus(logits.clone(), torch.tensor([0.5])), by_sorting(logits, torch.tensor([0.5])))
+
+
+DIM, WIDTH = 48, 4
+LENGTHS = [1, 7, 2, 300, 3]
+
+
+def draw_prompts() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """x (tokens, dim), states (prompts, width - 1, dim), weight, bias."""
+    states = randn(len(LENGTHS), WIDTH - 1, DIM, seed=1)
+    return randn(sum(LENGTHS), DIM), states, randn(DIM, WIDTH, seed=2), randn(DIM, seed=3)
+
+
+def test_prompts_convolved_together_are_those_convolved_one_by_one():
+    x, states, weight, bias = draw_prompts()
+    out, behind = convolve(x, LENGTHS, states, weight, bias)
+    for i, (own, part) in enumerate(zip(x.split(LENGTHS), out.split(LENGTHS), strict=True)):
+        line = torch.cat([states[i], own])
+        expected = F.silu(F.conv1d(line.T[None], weight[:, None], bias, groups=DIM))[0].T
+        torch.testing.assert_close(part, expected, rtol=1e-5, atol=1e-6)
+        assert torch.equal(behind[i], line[1 - WIDTH :])
+        alone, last = convolve(own, [len(own)], states[i : i + 1], weight, bias)
+        assert torch.equal(alone, part), "a prompt's bits do not depend on those beside it"
+        assert torch.equal(last[0], behind[i])
+
+
+def test_the_engine_finds_outputs_and_states_where_its_own_function_leaves_them():
+    theirs = pytest.importorskip("vllm.model_executor.layers.mamba.ops.cpu.causal_conv1d").causal_conv1d_fn_cpu
+    x, _, weight, bias = draw_prompts()
+    starts = torch.tensor([0, *torch.tensor(LENGTHS).cumsum(0)], dtype=torch.int32)
+    slots, begun = torch.tensor([5, 1, 7, 2, 4], dtype=torch.int32), torch.tensor([True, False, True, False, False])
+    cache = randn(9, DIM, WIDTH - 1, seed=4)
+    cache[2] = float("nan")  # whatever a slot's last owner left
+    ours, own = cache.clone(), cache.clone()
+    args = (x.T, weight, bias)
+    out = _convolve_at_once(theirs, *args, ours, starts, slots, begun, activation="silu", metadata=None)
+    torch.testing.assert_close(out, theirs(*args, own, starts, slots, begun), rtol=1e-5, atol=1e-6)
+    assert torch.equal(ours.nan_to_num(9), own.nan_to_num(9))
+
+
+def test_the_repetition_penalty_is_that_of_counting_all_tokens():
+    logits, penalties = randn(6, 50), torch.tensor([1.0, 1.05, 1.3, 2.0, 0.5, 1.1])
+    logits[2, 3] = -float("inf")
+    tokens = torch.randint(50, (6, 20), generator=torch.Generator().manual_seed(5))
+    there = torch.zeros(6, 50, dtype=torch.bool).scatter(1, tokens, True)
+    factor = torch.where(there, penalties[:, None], 1.0)
+    expected = logits * torch.where(logits > 0, 1.0 / factor, factor)
+    assert torch.equal(penalise(logits.clone(), tokens, penalties), expected)
