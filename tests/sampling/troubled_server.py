@@ -59,7 +59,8 @@ GROQ_DAY = {  # continuedev/continue#10920
 OPENAI_MINUTE = {  # OpenAI's, whose waits may be shorter than the header can say
     "error": {"message": "Rate limit reached for gpt-4o in organization org-x on tokens per min (TPM): Limit 30000, "
               "Used 29868, Requested 143. Please try again in 20ms. Visit "
-              "https://platform.openai.com/account/rate-limits to learn more.", "type": "tokens", "param": None, "code": "rate_limit_exceeded"}
+              "https://platform.openai.com/account/rate-limits to learn more.",
+              "type": "tokens", "param": None, "code": "rate_limit_exceeded"}
 }  # fmt: skip
 OPENROUTER_PRIVACY = {  # truefoundry/models#826: the account's own settings
     "error": {"message": "No endpoints available matching your guardrail restrictions and data policy. Configure: "
