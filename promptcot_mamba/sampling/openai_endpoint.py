@@ -192,8 +192,8 @@ class OpenAIEndpoints:
         if request.score_from is not None:
             nothing = Answer("", LENGTH, len(request.prompt_ids or ()), 0)
             async with self._pool.post(endpoint, "completions", score_payload(request, endpoint.model)) as response:
-                answer = parse_object(await read_body(response.content), endpoint.url)
-            return nothing, read_score(answer, request.prompt_ids or (), request.score_from, endpoint.url)
+                said = parse_object(await read_body(response.content), endpoint.url)
+            return nothing, read_score(said, request.prompt_ids or (), request.score_from, endpoint.url)
         chat, is_vllm = self.settings.chat, endpoint.is_vllm
         tells_ids = self.settings.token_ids and is_vllm and not chat and request.prompt_ids is not None
         stream = self.sampling.stop_on_loop or (self.settings.stream and tells_ids)
