@@ -117,31 +117,36 @@ def test_a_model_is_trained_in_the_format_it_is_asked_in(tmp_path):
 # -- training, once -------------------------------------------------------------------------------------------------
 
 
+TRAINER = """
+import os, pathlib, sys
+folder = pathlib.Path(sys.argv[2])
+folder.mkdir(exist_ok=True)
+(folder / "runs").open("a").write("x")
+(folder / "config.json").write_text("{}")
+if "killed" in os.environ: os.kill(os.getpid(), 9)
+if "stopped" in os.environ: sys.exit(75)
+(folder / "model.safetensors").write_text("weights")
+"""
+
+
+class Half:
+    """Half a round, trained by a program that counts its runs; called, it goes on, with flags that are changed."""
+
+    def __init__(self, folder: Path):
+        self.program, self.data = folder / "train.py", folder / "rows.jsonl"
+        self.output, self.stamp = folder / "generator", folder / "generator.trained.json"
+        self.program.write_text(TRAINER)
+        write_jsonl(self.data, [{"prompt": "p", "completion": "c"}])
+
+    def __call__(self, *flags: str) -> str:
+        command = shlex.join([sys.executable, str(self.program), "{data}", "{output}", *flags])
+        train_model("train_generator", command, self.data, self.output, 2, "base")
+        return (self.output / "runs").read_text()
+
+
 @pytest.fixture
-def half(tmp_path: Path):
-    """Train one half of a round by a program that counts its runs; call it to go on, with what is changed."""
-    data, output = tmp_path / "rows.jsonl", tmp_path / "generator"
-    write_jsonl(data, [{"prompt": "p", "completion": "c"}])
-    program = tmp_path / "train.py"
-    program.write_text(
-        "import os, pathlib, sys\n"
-        "data, output, *how = sys.argv[1:]\n"
-        "folder = pathlib.Path(output)\n"
-        "folder.mkdir(exist_ok=True)\n"
-        "(folder / 'runs').open('a').write('x')\n"
-        "(folder / 'config.json').write_text('{}')\n"
-        "if 'killed' in os.environ: os.kill(os.getpid(), 9)\n"
-        "if 'stopped' in os.environ: sys.exit(75)\n"
-        "(folder / 'model.safetensors').write_text('weights')\n"
-    )
-
-    def train(*how: str) -> str:
-        command = shlex.join([sys.executable, str(program), "{data}", "{output}", *how])
-        train_model("train_generator", command, data, output, 2, "base")
-        return (output / "runs").read_text()
-
-    train.data, train.output, train.stamp = data, output, tmp_path / "generator.trained.json"  # type: ignore[attr-defined]
-    return train
+def half(tmp_path: Path) -> Half:
+    return Half(tmp_path)
 
 
 def test_a_model_is_trained_once(half):
