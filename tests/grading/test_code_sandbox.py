@@ -228,7 +228,7 @@ def test_a_stopped_program_s_folder_goes_too():
     own = Sandbox("landlock")
     base = Path(own._process.args[-1].split('"base": "')[1].split('"')[0])
     code = (
-        "import os, time\nfor _ in range(20):\n    os.mkdir('d' * 250, 0o300)\n    os.chdir('d' * 250)\ntime.sleep(6000)"
+        "import os, time\nd = 'd' * 250\nfor _ in range(20):\n    os.mkdir(d, 0o300)\n    os.chdir(d)\ntime.sleep(6000)"
     )
 
     def stop() -> None:
