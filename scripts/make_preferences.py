@@ -10,7 +10,7 @@ stands X.run.json with what became of every problem and sample; beside the first
 """
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from promptcot_mamba.cli import flag, parse_args, run_program
@@ -79,7 +79,8 @@ class Arguments:
 
 
 def read_problems(args: Arguments) -> list[Tried]:
-    """Every input file's problems with verdicts. Raises InputError for a problem that two files hold."""
+    """Every input file's problems with verdicts. Raises InputError for a problem that two files hold; another problem
+    of the same name, as files that number their rows have, is named after its file."""
     problems: dict[str, Tried] = {}
     for number, path in enumerate(args.input_path):
         if args.by == "gold":
@@ -88,9 +89,12 @@ def read_problems(args: Arguments) -> list[Tried]:
             found = judge_by_majority(path, args.threshold, args.workers)
         logger.info("%s: %s samples of %s problems", path, f"{sum(len(t.samples) for t in found):,}", f"{len(found):,}")
         for one in found:
-            if one.problem in problems:
-                raise InputError(f"{path}: problem {one.problem!r} is in an earlier --input_path too; give it once")
-            problems[one.problem] = one
+            name, earlier = one.problem, problems.get(one.problem)
+            if earlier is not None and earlier.prompt != one.prompt:
+                name = f"{Path(path).stem}/{one.problem}"
+            if name in problems:
+                raise InputError(f"{path}: problem {name!r} is in an earlier --input_path too; give it once")
+            problems[name] = replace(one, problem=name)
     return list(problems.values())
 
 

@@ -11,7 +11,7 @@
 # Optional: ROUNDS (1), BY (gold, or majority for maths whose answers nobody knows), SEED (0), the recipes
 # SAMPLE_CONFIG, PAIRS_CONFIG and TRAIN_CONFIG, NUM_GPUS (8; or CUDA_VISIBLE_DEVICES), and the commands that start each
 # program where you run it: SAMPLER, MATHS_GRADER, CODE_GRADER, LAUNCHER (of train.py). Running it again goes on where
-# it was: a hop that is done is skipped, one that was killed resumes, and one whose command or recipe changed since is
+# it was: a hop that is done is skipped, one that was killed resumes, and one whose command or files changed since is
 # refused.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -40,18 +40,22 @@ for file in ${MATHS:+"$MATHS"} ${CODE:+"$CODE"} "$SAMPLE_CONFIG" "$PAIRS_CONFIG"
     [ -f "$file" ] || { echo "error: $file: no such file" >&2; exit 2; }
 done
 
-hop() { # name, the recipe it reads (or -), command: done once, as long as neither changes
-    local name=$1 recipe=$2 stamp="$folder/done/$1" wanted
-    shift 2
-    wanted="$*"
-    [ "$recipe" = - ] || wanted+=" [$recipe $(sha256sum <"$recipe" | cut -c1-16)]"
+hop() { # name, the files it reads up to a --, command: done once, as long as none of them changes
+    local name=$1 stamp="$folder/done/$1" files="" wanted
+    shift
+    while [ "$1" != -- ]; do
+        files+=" [$1 $(sha256sum <"$1" | cut -c1-16)]"
+        shift
+    done
+    shift
+    wanted="$*$files"
     if [ -f "$stamp" ]; then
         if [ "$(cat "$stamp")" = "$wanted" ]; then
             echo "== round $round, $name: done before"
             return
         fi
-        echo "error: $stamp: round $round was made by another command or recipe than is asked for now; set another" \
-            "OUTPUT, or remove $folder and the rounds after it" >&2
+        echo "error: $stamp: round $round was made by another command or from other files than are asked for now; set" \
+            "another OUTPUT, or remove $folder and the rounds after it" >&2
         exit 2
     fi
     echo "== round $round, $name"
@@ -65,7 +69,7 @@ hop() { # name, the recipe it reads (or -), command: done once, as long as neith
 model=$MODEL
 for ((round = 1; round <= ROUNDS; round++)); do
     folder=$OUTPUT/round_$round
-    samples=()
+    samples=() graded=()
     for family in ${MATHS:+maths} ${CODE:+code}; do
         problems=${MATHS:-} grader=$MATHS_GRADER grading=()
         if [ "$family" = code ]; then
@@ -73,18 +77,20 @@ for ((round = 1; round <= ROUNDS; round++)); do
         fi
         # Commands are several words each; every round draws other samples.
         # shellcheck disable=SC2086
-        hop "sample_$family" "$SAMPLE_CONFIG" $SAMPLER --config "$SAMPLE_CONFIG" --model_path "$model" \
+        hop "sample_$family" "$SAMPLE_CONFIG" "$problems" -- $SAMPLER --config "$SAMPLE_CONFIG" --model_path "$model" \
             --data_path "$problems" --output_path "$folder/$family.jsonl" --seed $((SEED + round))
         if [ "$BY" = gold ]; then # shellcheck disable=SC2086
-            hop "grade_$family" - $grader --input_path "$folder/$family.jsonl" --expected_runs 1 "${grading[@]}"
+            hop "grade_$family" "$folder/$family.jsonl" -- $grader --input_path "$folder/$family.jsonl" \
+                --expected_runs 1 "${grading[@]}"
+            graded+=("$folder/$family.grades.jsonl")
         fi
         samples+=("$folder/$family.jsonl")
     done
-    hop prefer "$PAIRS_CONFIG" python -m scripts.make_preferences --config "$PAIRS_CONFIG" --by "$BY" \
+    hop prefer "$PAIRS_CONFIG" "${samples[@]}" "${graded[@]}" -- python -m scripts.make_preferences --config "$PAIRS_CONFIG" --by "$BY" \
         --input_path "${samples[@]}" --output_path "$folder/pairs.jsonl" --sft_path "$folder/right.jsonl" \
         --seed $((SEED + round))
     # shellcheck disable=SC2086
-    hop train "$TRAIN_CONFIG" $LAUNCHER train.py --config "$TRAIN_CONFIG" --model_name_or_path "$model" \
+    hop train "$TRAIN_CONFIG" "$folder/pairs.jsonl" -- $LAUNCHER train.py --config "$TRAIN_CONFIG" --model_name_or_path "$model" \
         --data_path "$folder/pairs.jsonl" --output_dir "$folder/model" "$@"
     model=$folder/model
 done

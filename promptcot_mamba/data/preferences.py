@@ -16,6 +16,7 @@ import numpy as np
 from promptcot_mamba.data.canonical import CanonicalRow, UnusableRowError
 from promptcot_mamba.data.conversation import Reading, render_row
 from promptcot_mamba.data.dataset import Selection, TokenRows, TrainRow
+from promptcot_mamba.data.messages import THOUGHTS
 from promptcot_mamba.data.pack import pack_lengths
 from promptcot_mamba.data.row_files import Chunk, iter_rows
 from promptcot_mamba.data.rows import Example, Formats, stem
@@ -36,7 +37,11 @@ def _begins_conversation(answer: Any) -> bool:
 
 
 def read_side(raw: Row, side: str, reading: Reading) -> CanonicalRow:
-    """The prompt and one answer of a preference row. Raises InputError or UnusableRowError as `read_row`."""
+    """The prompt and one answer of a preference row. Raises InputError or UnusableRowError as `read_row`.
+
+    A column `reasoning` beside two answers says why one is preferred; it is the thought of neither.
+    """
+    raw = {name: value for name, value in raw.items() if name not in THOUGHTS}
     answer = [raw[side]] if isinstance(raw[side], Mapping) else raw[side]
     reading = replace(reading, loss_on="last")
     if _begins_conversation(answer):

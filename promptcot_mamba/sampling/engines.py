@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from promptcot_mamba.run_info import side_path
 from promptcot_mamba.sampling.backend import Backend
 from promptcot_mamba.sampling.plan import Plan
+from promptcot_mamba.sampling.rope import rope_overrides
 from promptcot_mamba.sampling.vllm_engine import EngineSettings, VllmEngine, engine_arguments
 from promptcot_mamba.sampling.vllm_server import VllmServer
 
@@ -51,6 +52,7 @@ def make_backend(plan: Plan) -> Backend:
 def engine_settings(plan: Plan) -> EngineSettings:
     assert plan.capacity is not None  # `place` decided it
     assert plan.device is not None
+    assert plan.checkpoint is not None
     return EngineSettings(
         model_path=plan.args.model_path,
         dtype=plan.dtype,
@@ -63,7 +65,7 @@ def engine_settings(plan: Plan) -> EngineSettings:
         has_states=plan.is_hybrid,
         prefix_caching=plan.args.segment_len is None,
         quantization=plan.args.quantization,
-        hf_overrides={"rope_scaling": plan.args.rope} if plan.args.rope else None,
+        hf_overrides=rope_overrides(plan.checkpoint, plan.args.rope),
     )
 
 

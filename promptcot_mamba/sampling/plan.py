@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from promptcot_mamba.chat_format import closing_mark, marks_hold
-from promptcot_mamba.checkpoint import CONTEXT_KEYS, Checkpoint, load_tokenizer, read_checkpoint, require_served
+from promptcot_mamba.checkpoint import Checkpoint, load_tokenizer, read_checkpoint, require_served
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import logger
 from promptcot_mamba.records import Problem
@@ -20,6 +20,7 @@ from promptcot_mamba.sampling.layers import is_hybrid, language_config
 from promptcot_mamba.sampling.progress import clock
 from promptcot_mamba.sampling.prompts import PromptBook
 from promptcot_mamba.sampling.recipes import read_problems
+from promptcot_mamba.sampling.rope import model_context, rope_overrides
 from promptcot_mamba.sampling.run_settings import read_started
 
 SAMPLE_FLAGS = (
@@ -136,6 +137,7 @@ def _check_model(args: SamplingArguments, checkpoint: Checkpoint) -> None:
     kind = checkpoint.config.get("model_type")
     if args.use_mamba2 is not None and args.use_mamba2 != checkpoint.is_mamba2:
         raise InputError(f"--use_mamba2 {args.use_mamba2}: {args.model_path} holds a {kind!r} model")
+    rope_overrides(checkpoint, args.rope)
     own = model_context(checkpoint, args.rope)
     if own is not None and own <= PROMPT_ROOM // 4:
         raise InputError(f"--model_path {args.model_path}: its context of {own} tokens leaves no room for a chain")
@@ -152,17 +154,6 @@ def _check_model(args: SamplingArguments, checkpoint: Checkpoint) -> None:
     for name, count in pieces.items():
         if count % parts:
             raise InputError(f"--tensor_parallel_size {parts}: must divide the model's {name} of {count}")
-
-
-def model_context(checkpoint: Checkpoint, rope: dict[str, Any]) -> int | None:
-    """The longest sequence of a model, stretched by --rope_scaling; None where there is no bound."""
-    if checkpoint.is_mamba2:
-        return None
-    config = language_config(checkpoint.config)
-    own = min((config[key] for key in CONTEXT_KEYS if isinstance(config.get(key), int)), default=None)
-    if own is None or "factor" not in rope:
-        return own
-    return int(rope.get("original_max_position_embeddings", own) * float(rope["factor"]))
 
 
 def _check_together(args: SamplingArguments, tokenizer: Any) -> None:

@@ -159,7 +159,8 @@ def described(problem: Tried, one: Judged) -> Row:
     """What every row says: the prompt as it was sent, and where it comes from."""
     prompt = one.row.get("prompt") or one.row.get("question")
     if not isinstance(prompt, str) or not prompt.strip():
-        raise InputError(f"line {one.line}: problem {problem.problem!r} has no 'prompt' to learn an answer to")
+        name = problem.problem
+        raise InputError(f"{problem.path}:{one.line}: problem {name!r} has no 'prompt' to learn an answer to")
     told = {name: one.row[name] for name in ("source", "domain") if isinstance(one.row.get(name), str)}
     return {"prompt": prompt, **told, "problem_id": problem.problem, "pass_rate": problem.pass_rate}
 

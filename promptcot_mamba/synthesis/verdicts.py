@@ -40,11 +40,19 @@ class Judged:
 
 @dataclass(frozen=True)
 class Tried:
-    """One problem's samples, in the order of their runs. `unjudged` says why it has no verdicts, if it has none."""
+    """One problem's samples, in the order of their runs. `unjudged` says why it has no verdicts, if it has none; `path`
+    is the file that holds them."""
 
     problem: str
     samples: list[Judged]
     unjudged: str | None = None
+    path: str = ""
+
+    @property
+    def prompt(self) -> Any:
+        """What its samples answer, as its file has it."""
+        row = self.samples[0].row
+        return row.get("prompt") or row.get("question")
 
     @property
     def pass_rate(self) -> float:
@@ -141,7 +149,7 @@ def judge_by_gold(path: str, grades_path: str | Path, skip_ungraded: bool) -> li
                 f"{path}:{missing.line}: {grades_path} has no grade of problem {problem!r}, run {missing.run}; "
                 f"{GRADE_AGAIN}, or leave its problem out with --skip_ungraded True"
             )
-        tried.append(Tried(problem, samples, NO_GRADE if missing else TEXT_GOLD if unreadable else None))
+        tried.append(Tried(problem, samples, NO_GRADE if missing else TEXT_GOLD if unreadable else None, path))
     return tried
 
 
@@ -161,7 +169,7 @@ def judge_by_majority(path: str, least: float, workers: int | None = None) -> li
     for name, own in tqdm(problems.items(), desc="majorities", unit="problem"):
         found = find_majority(chains[name], observed, least)
         samples = [judge(one, one.run in (found or ())) for one in own]
-        tried.append(Tried(name, samples, NO_MAJORITY if found is None else None))
+        tried.append(Tried(name, samples, NO_MAJORITY if found is None else None, path))
     return tried
 
 

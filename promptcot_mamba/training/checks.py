@@ -94,6 +94,11 @@ def check_objective(args: SftArguments, data_args: DataArguments, packing: bool,
             raise InputError(f"--{name} {value}: does not go with --objective dpo: {why}")
     if folder := next(filter(is_shard_folder, data_args.data_path), None):
         raise InputError(f"--data_path {folder}: prepared shards hold no preferences; name JSONL or Parquet files")
+    if data_args.eval_data_path:
+        raise InputError(
+            f"--eval_data_path {data_args.eval_data_path[0]}: validation reads completions, and --objective dpo has "
+            "none; leave it out (margin and accuracy of the training pairs are logged), or sample and grade"
+        )
 
 
 def check_residual(args: SftArguments, is_mamba2: bool) -> None:

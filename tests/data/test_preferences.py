@@ -28,6 +28,9 @@ SHAPES = {
         "prompt": QUESTION, "prompt_id": "x", "chosen": [USER, said(RIGHT)], "rejected": [USER, said(WRONG)],
         "score_chosen": 8.5, "score_rejected": 3.0,
     },
+    "why one is preferred": {
+        "prompt": QUESTION, "chosen": RIGHT, "rejected": WRONG, "reasoning": "The chosen answer is more helpful.",
+    },
     "Orca pairs": {"system": "Be brief.", "question": QUESTION, "chosen": RIGHT, "rejected": WRONG},
     "LLaMA-Factory, Alpaca": {"instruction": "Add.", "input": QUESTION, "chosen": RIGHT, "rejected": WRONG},
     "LLaMA-Factory, ShareGPT": {

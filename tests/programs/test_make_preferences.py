@@ -224,6 +224,18 @@ def test_a_missing_grade_is_named_or_its_problem_left_out(graded: Path, tmp_path
     assert json.loads((tmp_path / "pairs.run.json").read_text())["problems"]["no grade"] == 1
 
 
+def test_files_that_number_their_problems_alike(tmp_path: Path, make):
+    for name in ("geometry", "algebra"):
+        said = [rf"<think>\n{name}\n</think>\n\n\boxed{{{run}}}" for run in range(2)]
+        rows = [{"id": 1, "run": run, "prompt": f"Some {name}?", "completion": said[run]} for run in range(2)]
+        write_jsonl(tmp_path / f"{name}.jsonl", rows)
+        grades = [{"problem_id": "1", "run": run, "correct": run == 0} for run in range(2)]
+        write_jsonl(tmp_path / f"{name}.grades.jsonl", grades)
+    make(input_path=[tmp_path / "geometry.jsonl", tmp_path / "algebra.jsonl"], output_path=tmp_path / "pairs.jsonl")
+    pairs = {row["problem_id"]: row["prompt"] for row in read_jsonl(tmp_path / "pairs.jsonl")}
+    assert pairs == {"1": "Some geometry?", "algebra/1": "Some algebra?"}
+
+
 def test_no_pair_at_all_says_why(graded: Path, tmp_path: Path, make):
     words = r"no pair is possible; problems: 3 too easy, 1 too hard; samples: 11 too easy, .*2 cut short"
     with pytest.raises(InputError, match=words):

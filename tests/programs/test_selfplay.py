@@ -109,7 +109,7 @@ def test_rounds_go_on_where_they_were(work: Path, tmp_path: Path, play):
 
     other = play("--beta", "0.2", ROUNDS="2")
     assert other.returncode == 2
-    assert f"error: {rounds[0]}/done/train: round 1 was made by another command or recipe" in other.stderr
+    assert f"error: {rounds[0]}/done/train: round 1 was made by another command or from other files" in other.stderr
 
 
 def test_a_changed_recipe_is_refused(tmp_path: Path, play):
@@ -120,7 +120,22 @@ def test_a_changed_recipe_is_refused(tmp_path: Path, play):
     recipe.write_text("pairs: 2\n")
     done = play(**flags)
     assert done.returncode == 2
-    assert "/done/prefer: round 1 was made by another command or recipe" in done.stderr
+    assert "/done/prefer: round 1 was made by another command or from other files" in done.stderr
+
+
+def test_more_problems_and_other_grades_are_noticed(work: Path, tmp_path: Path, play):
+    problems = tmp_path / "mine.jsonl"
+    problems.write_bytes((work / "maths.jsonl").read_bytes())
+    flags = {"CODE": None, "MATHS": str(problems)}
+    assert play(**flags).returncode == 0
+    grades = tmp_path / "out/round_1/maths.grades.jsonl"
+    before = grades.read_bytes()
+    grades.write_bytes(before.replace(b'"correct": true', b'"correct":true'))
+    assert grades.read_bytes() != before
+    assert "/done/prefer: round 1 was made by another command or from other files" in play(**flags).stderr
+    grades.write_bytes(before)
+    problems.write_bytes(problems.read_bytes() + b"\n")
+    assert "/done/sample_maths: round 1 was made by another command or from other files" in play(**flags).stderr
 
 
 def test_a_failing_hop_ends_the_script(tmp_path: Path, play):

@@ -17,7 +17,8 @@ from promptcot_mamba.sampling.backend import LENGTH, STOP
 from promptcot_mamba.sampling.cache_cost import cache_cost
 from promptcot_mamba.sampling.capacity import GIB, Device, free_memory, plan_capacity
 from promptcot_mamba.sampling.decode import completion_text
-from promptcot_mamba.sampling.plan import make_plan, model_context
+from promptcot_mamba.sampling.plan import make_plan
+from promptcot_mamba.sampling.rope import model_context
 from tests.sampling.conftest import ROOT, write_problems
 
 RECIPES = sorted((ROOT / "configs" / "eval").glob("*.yaml"))

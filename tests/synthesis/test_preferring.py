@@ -151,6 +151,6 @@ def test_easy_problems_give_right_answers_unless_only_pairs_count():
 
 
 def test_a_sample_without_a_prompt_is_named():
-    bare = Tried("p", [sample("p", run, run == 0, row={"prompt": None}) for run in range(2)])
-    with pytest.raises(InputError, match=r"line 1: problem 'p' has no 'prompt'"):
+    bare = Tried("p", [sample("p", run, run == 0, row={"prompt": None}) for run in range(2)], path="x.jsonl")
+    with pytest.raises(InputError, match=r"x.jsonl:1: problem 'p' has no 'prompt'"):
         choose_rows([bare], choice())

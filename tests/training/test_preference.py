@@ -232,6 +232,7 @@ def test_a_reference_is_kept_and_read_again(policy, pairs, tmp_path):
         ({"objective": "dpo"}, {}, False, "--packing False"),
         ({"objective": "dpo", "loss_average": "examples"}, {}, True, "--loss_average examples"),
         ({"objective": "dpo"}, {"overlong": "truncate"}, True, "--overlong truncate"),
+        ({"objective": "dpo"}, {"eval_data_path": ["pairs.jsonl"]}, True, "--eval_data_path pairs.jsonl: validation"),
         ({"beta": 0.2}, {}, True, "--beta 0.2: needs --objective dpo"),
         ({"length_normalised": True}, {}, True, "--length_normalised True: needs --objective dpo"),
         ({"nll_weight": 1.0}, {}, True, "--nll_weight 1.0: needs --objective dpo"),
