@@ -22,7 +22,7 @@ SIDE_FILES = (".run.json", "dataset_info.json", "_infos.json")  # a prepared fol
 # Endings of the same format, packed or not. One set often has its rows in several formats, of which the first is read.
 FORMATS = (
     (".parquet",),
-    *(tuple(s for s in SUFFIXES if s.startswith(plain)) for plain in ((".jsonl", ".ndjson"), ".json")),
+    *(tuple(s for s in SUFFIXES if s.startswith(plain)) for plain in ((".jsonl", ".ndjson"), (".json",))),
     (".arrow",),
     TABLE_SUFFIXES,
 )
@@ -51,7 +51,9 @@ def fetch_training(repo: str) -> list[Path]:
     """
 
     def choose(names: list[str]) -> list[str]:
-        read = (lambda: read_card(fetch(repo, DATASET, lambda _: [CARD_FILE])[0])) if CARD_FILE in names else dict
+        def read() -> Card:
+            return read_card(fetch(repo, DATASET, lambda _: [CARD_FILE])[0]) if CARD_FILE in names else {}
+
         return choose_by_card(names, read) or choose_by_names(of_training(rows_of(names)))
 
     return fetch(repo, DATASET, choose)
