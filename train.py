@@ -140,7 +140,7 @@ def train(args: SftArguments, data_args: DataArguments) -> int | None:
         step = trainer.state.global_step
         best = trainer.state.best_global_step if args.load_best_model_at_end else None
         if args.load_best_model_at_end and best is None:
-            logger.warning("--load_best_model_at_end: nothing was validated; the last step's model is exported")
+            logger.warning("--load_best_model_at_end: no saved step was validated; the last step's model is exported")
         if not (output_dir / f"checkpoint-{best or step}").is_dir():  # --save_strategy no, or epoch within one
             trainer.save_model(str(run_folder.writing_folder(output_dir, best or step)))
     first_does(lambda: run_folder.finish(output_dir, step, best))

@@ -77,6 +77,8 @@ _USER_TURN = re.compile(
     r"|<\uff5cUser\uff5c>(.*?)(?:<\uff5cAssistant\uff5c>|\Z)",  # DeepSeek-R1's
     re.DOTALL,
 )
+_CLOSED_THOUGHT = re.compile(r"(?:<think>\s*)?</think>\s*\Z")  # opens an answer without a thought
+_UNOPENED = ("\n<|im_start|>assistant\n", "<\uff5cAssistant\uff5c>")  # what a prompt lacks that ends with its user turn
 
 # The same text as `render_prompt` and `render_turns`, for `tokenizer.apply_chat_template` and `vllm serve`: messages as
 # they are, less the thoughts of earlier turns. Who asks a maths question over HTTP adds MATH_INSTRUCTION.
@@ -137,28 +139,49 @@ def split_completion(completion: str, *, opened: bool) -> Parts:
     return tuple(part for part in parts if part.text)
 
 
+def bare_text(text: str) -> str:
+    """A turn's text without the maths instruction before or after it."""
+    text = text.strip()
+    for instruction in _INSTRUCTIONS:
+        text = text.removesuffix(instruction).removeprefix(instruction).strip()
+    return text
+
+
 def extract_question(prompt: str) -> str:
     """The bare question of a published prompt: the (first) user turn's text, without the maths instruction.
 
     A prompt without chat markers is its own user turn.
     """
     turn = _USER_TURN.search(prompt)
-    question = (next(text for text in turn.groups() if text is not None) if turn else prompt).strip()
-    for instruction in _INSTRUCTIONS:
-        question = question.removesuffix(instruction).removeprefix(instruction).strip()
-    return question
+    return bare_text("".join(turn.groups("")) if turn else prompt)
+
+
+def read_turns(prompt: str) -> tuple[Turn, ...]:
+    """The turns of a prompt rendered in any known chat format, the last of them the user's; none of other text.
+
+    The answer may be begun by a closed thought, as for a model that is told not to think, or not be opened yet.
+    """
+    prompt = _CLOSED_THOUGHT.sub("", prompt)
+    rendered = find_rendered(prompt)
+    if rendered is not None:
+        return rendered.turns
+    for opening in _UNOPENED:
+        rendered = find_rendered(f"{prompt.rstrip()}{opening}")
+        if rendered is not None and opening.strip() not in rendered.turns[-1].text:  # that would be an answer
+            return rendered.turns
+    return ()
 
 
 def has_turns(prompt: str) -> bool:
     """Whether a prompt holds a user's turn between the markers of a chat format that is known here."""
-    return _USER_TURN.search(prompt) is not None or find_rendered(prompt) is not None
+    return _USER_TURN.search(prompt) is not None or bool(read_turns(prompt))
 
 
 def user_question(prompt: str) -> str:
-    """As `extract_question`, of a prompt rendered in any known chat format: its last user turn."""
-    rendered = None if _USER_TURN.search(prompt) else find_rendered(prompt)
-    said = [turn.text for turn in rendered.turns if turn.role == "user"] if rendered else []
-    return extract_question(said[-1] if said else prompt)
+    """The bare question of a prompt rendered in any known chat format, as `extract_question`: its last user turn."""
+    turns = read_turns(prompt)
+    texts = [turns[-1].text] if turns else ["".join(groups) for groups in _USER_TURN.findall(prompt)]
+    return bare_text(texts[-1] if texts else prompt)
 
 
 def asks_for_box(prompt: str) -> bool:

@@ -99,8 +99,10 @@ def refuse_unknown(flags: Sequence[str], known: Sequence[str]) -> None:
 
 def suggest(name: str, known: Sequence[str]) -> str | None:
     """The flag that was probably meant: one of these letters, these initials (`--lr`) or this beginning."""
-    names = sorted({one.removeprefix("--").replace("-", "_") for one in known if one.startswith("--")})
     typed = name.removeprefix("--")
+    names = sorted({one.removeprefix("--").replace("-", "_") for one in known if one.startswith("--")})
+    if not typed.startswith("no"):  # nobody who leaves it out means the opposite
+        names = [one for one in names if not one.startswith("no_")]
     close = get_close_matches(typed, names, 1, cutoff=0.66)
     close += [one for one in names if "".join(word[0] for word in re.split("[_-]", one) if word) == typed]
     close += [one for one in names if len(typed) > 2 and one.startswith(typed)]

@@ -106,15 +106,12 @@ class Sample:
     def to_row(self, problem: Problem) -> Row:
         """The published row: the problem's keys, then the sample's, those left out that say nothing.
 
-        Where another prompt was sent than the problem file's, and the file has no `question`, its prompt stands there:
-        a grader may need it (HumanEval's publisher writes the function's head so).
+        See `_displaced` for a `question` that the problem has not.
         """
         row = dict(vars(self))  # asdict would copy every value, ten times slower
         del row["problem_id"]
         said = {name: value for name, value in row.items() if name not in _YOUNG or value != _YOUNG[name]}
-        if problem.question is None and problem.prompt is not None and self.prompt not in (None, problem.prompt):
-            said["question"] = user_question(problem.prompt) if has_turns(problem.prompt) else problem.prompt
-        return {**problem.fields, **said}
+        return {**_own(problem), **said, **_displaced(problem, self.prompt)}
 
     @classmethod
     def from_row(cls, row: Row) -> Sample:
@@ -122,7 +119,7 @@ class Sample:
 
         Raises InputError naming a field that no row of this program lacks.
         """
-        known = {name: row[name] for name in (*_NEEDED, *_YOUNG) if name in row and name != "prompt"}
+        known = {name: row[name] for name in _FIELDS if name in row and name != "prompt"}
         missing = [name for name in _NEEDED if name not in known]
         if missing:
             raise InputError(f"no {', '.join(map(repr, missing))}; not written by this program")
@@ -132,21 +129,67 @@ class Sample:
 
 _YOUNG: Row = {item.name: item.default for item in fields(Sample) if item.default is not MISSING}
 _NEEDED = tuple(item.name for item in fields(Sample) if item.name not in {"problem_id", *_YOUNG})
+_FIELDS = (*_NEEDED, *_YOUNG)
+_ONCE = ("prompt", "sent")  # in a grouped row, for all its samples
+_LISTS = {name: name if name == "seconds" else f"{name}s" for name in _FIELDS if name not in _ONCE}
+
+
+def _own(problem: Problem) -> Row:
+    """A problem's keys, without what an earlier sampling may have left there: its values are no new sample's."""
+    return {name: value for name, value in problem.fields.items() if name == "prompt" or name not in _FIELDS}
+
+
+def _displaced(problem: Problem, sent: str | None) -> Row:
+    """The problem's prompt as `question`, where another was sent and the file has no `question`.
+
+    A grader may need it: HumanEval's publisher writes the function's head so.
+    """
+    if problem.question is not None or problem.prompt is None or sent in (None, problem.prompt):
+        return {}
+    return {"question": user_question(problem.prompt) if has_turns(problem.prompt) else problem.prompt}
 
 
 def grouped_row(problem: Problem, samples: Sequence[Sample]) -> Row:
     """One row for all samples of a problem: its keys, and for each field of a sample the list of its values.
 
-    What was sent is the same for all of them and stands once.
+    What was sent is the same for all of them and stands once. `ungroup` is the way back.
     """
-    once = {name: getattr(samples[0], name) for name in ("prompt", "sent")}
-    lists = {name: [getattr(sample, name) for sample in samples] for name in (*_NEEDED, *_YOUNG) if name not in once}
-    said = {name: values for name, values in lists.items() if any(value != _YOUNG.get(name) for value in values)}
-    return {
-        **problem.fields,
-        **{name: value for name, value in once.items() if value is not None},
-        **{name if name == "seconds" else f"{name}s": values for name, values in said.items()},
+    once = {name: next((value for s in samples if (value := getattr(s, name)) is not None), None) for name in _ONCE}
+    lists = {name: [getattr(sample, name) for sample in samples] for name in _LISTS}
+    said = {
+        name: values
+        for name, values in lists.items()
+        if _LISTS[name] in problem.fields or any(value != _YOUNG.get(name) for value in values)
     }
+    return {
+        **_own(problem),
+        **{name: value for name, value in once.items() if value is not None},
+        **{_LISTS[name]: values for name, values in said.items()},
+        **_displaced(problem, once["prompt"]),
+    }
+
+
+def is_grouped(row: Row) -> bool:
+    """Whether a row holds all samples of a problem: a list of `completions`, and no `completion`."""
+    return isinstance(row.get("completions"), list) and "completion" not in row
+
+
+def ungroup(row: Row) -> list[Row]:
+    """The rows of a grouped row's samples, as `Sample.to_row` writes them; any other row is its own.
+
+    The lists that `grouped_row` names are taken apart, in other tools' rows too; whatever else a row holds is every
+    sample's, but for a `run`. Raises InputError where a list is longer or shorter than that of the completions.
+    """
+    if not is_grouped(row):
+        return [row]
+    lists = {one: row[many] for one, many in _LISTS.items() if isinstance(row.get(many), list)}
+    count = len(lists["completion"])
+    for one, values in lists.items():
+        if len(values) != count:
+            raise InputError(f"{_LISTS[one]!r} holds {len(values)} values for {count} completions")
+    own = {name: value for name, value in row.items() if name != "run" and name not in {_LISTS[one] for one in lists}}
+    values_of = ({one: values[place] for one, values in lists.items()} for place in range(count))
+    return [own | {one: value for one, value in given.items() if value != _YOUNG.get(one)} for given in values_of]
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,14 @@ The input's layout is recognised; every number is kept bit by bit. Other files (
 along. transformers' layout is what training writes and vLLM reads.
 """
 
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from promptcot_mamba.cli import flag, parse_args, run_program
 from promptcot_mamba.errors import InputError
+from promptcot_mamba.new_folder import new_folder
 
 LEFT_BEHIND = (
     *("*.safetensors", "*.bin", "*.index.json", "params.json", "config.json", "*.pt", "*.pth", "optimizer*"),
@@ -38,18 +36,6 @@ def copy_side_files(source: Path, target: Path) -> None:
         left = any(entry.match(pattern) for pattern in LEFT_BEHIND) or (target / entry.name).exists()
         if entry.is_file() and not left:
             shutil.copy2(entry, target / entry.name)
-
-
-@contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
-    """A neighbour to write in, which becomes `target` once all is written; nothing is left of a failed one."""
-    writing = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    writing.mkdir(parents=True)
-    try:
-        yield writing
-        writing.replace(target)
-    finally:
-        shutil.rmtree(writing, ignore_errors=True)
 
 
 def main() -> None:

@@ -162,6 +162,9 @@ def main() -> None:
     output = Path(args.output_dir)
     manifest_path = output / MANIFEST_FILE
     manifest = json.loads(manifest_path.read_text(encoding="utf-8")) if manifest_path.exists() else {}
+    if gone := [name for name, line in manifest.items() if not (output / line["file"]).exists()]:
+        logger.info("%s: no longer lists %s, whose files are gone", manifest_path, ", ".join(gone))
+        manifest = {name: line for name, line in manifest.items() if name not in gone}
     failures = []
     for name in names:
         try:

@@ -2,7 +2,7 @@
 
     python -m scripts.synthesize --config configs/synthesis.yaml                  # every stage it lists, in order
     python -m scripts.synthesize --config configs/synthesis.yaml --stage judge    # one of them
-    python -m scripts.synthesize --config configs/synthesis.yaml --rounds 2       # rationales and models, again
+    python -m scripts.synthesize --config configs/synthesis.yaml --rounds 2       # choose rationales, train on them
     python -m scripts.synthesize --config configs/synthesis.yaml --dry_run True   # what it will ask, and the cost
 
 A stage that is complete is skipped, one that was killed continues; changed settings are refused by name.
@@ -21,7 +21,7 @@ from promptcot_mamba.sampling.backend import BackendFailedError
 from promptcot_mamba.synthesis import STAGES
 from promptcot_mamba.synthesis.dry_run import describe_plan, plan_run
 from promptcot_mamba.synthesis.models import ModelBook
-from promptcot_mamba.synthesis.rounds import Rounds, run_rounds
+from promptcot_mamba.synthesis.rounds import Rounds, plan_rounds, run_rounds
 from promptcot_mamba.synthesis.spending import TEACHER, BudgetSpentError, Price, Spending, read_prices
 from promptcot_mamba.synthesis.stage import Context, settings_from
 
@@ -37,10 +37,13 @@ class Arguments:
     stages: str = flag("in a recipe a mapping: stage -> its settings, in the order they run")
     seed: int = flag("base of every draw's and every reply's own seed", default=0)
     stage: str | None = flag("run only this stage", default=None)
-    rounds: int = flag("rounds of choosing rationales and training on them", default=1, least=1)
+    rounds: int = flag(
+        "2 or more: instead of every stage, rounds of choosing rationales and training on them; 1: every stage, once",
+        default=1, least=1,
+    )  # fmt: skip
     train_generator: str | None = flag(
-        "in rounds: command that trains the generator; {data}, {output}, {round} and {model}, which the round asked, "
-        "are filled in",
+        "in rounds: command that trains the generator; {data} and {output}, both needed, {round} and {model}, "
+        "which the round asked, are filled in",
         default=None,
     )
     train_rationale: str | None = flag(
@@ -114,36 +117,53 @@ def run_stages(pipeline: Pipeline, names: list[str], work_dir: Path, spending: S
         models.close()
 
 
-def show_plan(pipeline: Pipeline, names: list[str], args: Arguments) -> None:
-    """Print what these stages would ask."""
+def read_rounds(args: Arguments, pipeline: Pipeline) -> Rounds | None:
+    """The rounds that are wanted, checked against the recipe; None for its stages, once."""
+    if args.rounds == 1:
+        if args.judge_rounds and args.stage is None:
+            raise InputError(
+                "--judge_rounds: needs --rounds 2 or more; --rounds 1 runs every stage of the recipe, once"
+            )
+        return None
+    if args.stage is not None:
+        raise InputError(f"--stage {args.stage}: --rounds {args.rounds} runs its own; give --rounds 1, or no --stage")
+    rounds = Rounds(args.rounds, args.generator, args.train_generator, args.train_rationale, args.judge_rounds)
+    rounds.check(pipeline.models, pipeline.stages)
+    return rounds
+
+
+def show_plan(pipeline: Pipeline, names: list[str], rounds: Rounds | None, args: Arguments) -> None:
+    """Print what these stages, or these rounds, would ask."""
     context = Context(Path(args.work_dir), pipeline.seed, ModelBook(pipeline.models), prices=pipeline.prices)
     stages = {name: load_stage(name, pipeline.stages[name])[0] for name in names}
-    print(describe_plan(plan_run(stages, context), context, args.budget_tokens))
+    asked = plan_run(stages, context) if rounds is None else plan_rounds(rounds, stages, context)
+    print(describe_plan(asked, context, args.budget_tokens))
 
 
-def run_em(pipeline: Pipeline, args: Arguments, spending: Spending) -> None:
+def run_em(rounds: Rounds, pipeline: Pipeline, work_dir: Path, spending: Spending) -> None:
     """Rounds of choosing rationales and training on them; see `synthesis/rounds.py`."""
-    rounds = Rounds(args.rounds, args.generator, args.train_generator, args.train_rationale, args.judge_rounds)
 
     def run(models: dict[str, dict[str, Any]], names: list[str], folder: Path) -> None:
         run_stages(replace(pipeline, models=models), names, folder, spending)
 
-    run_rounds(rounds, pipeline.models, pipeline.stages, Path(args.work_dir), run)
+    run_rounds(rounds, pipeline.models, pipeline.stages, work_dir, run)
 
 
 def main() -> int:
     args = parse_args(Arguments, description=__doc__)
     pipeline = read_pipeline(args)
+    rounds = read_rounds(args, pipeline)
     names = [args.stage] if args.stage else list(pipeline.stages)
     if args.dry_run:
-        show_plan(pipeline, names, args)
+        show_plan(pipeline, names, rounds, args)
         return 0
-    spending = Spending(Path(args.work_dir), args.budget_tokens)
+    work_dir = Path(args.work_dir)
+    spending = Spending(work_dir, args.budget_tokens)
     try:
-        if args.rounds > 1:
-            run_em(pipeline, args, spending)
+        if rounds is not None:
+            run_em(rounds, pipeline, work_dir, spending)
         else:
-            run_stages(pipeline, names, Path(args.work_dir), spending)
+            run_stages(pipeline, names, work_dir, spending)
     except (BackendFailedError, BudgetSpentError) as error:
         print(f"{error}\nwhat was answered is safe; run the same command again to continue", file=sys.stderr)
         return EXIT_FAILED

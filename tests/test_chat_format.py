@@ -12,14 +12,19 @@ from promptcot_mamba.chat_format import (
     MATH_INSTRUCTION,
     THINKING,
     closing_mark,
+    extract_question,
+    has_turns,
     is_format_valid,
     join,
     marks_hold,
     read_completion,
+    read_turns,
     render_prompt,
     split,
+    user_question,
     with_open_thought,
 )
+from promptcot_mamba.chat_markup import FAMILIES, Turn
 
 
 def test_the_published_prompt():
@@ -188,3 +193,47 @@ def test_a_thought_served_apart_reads_like_one_in_the_text(answer: str, thought:
         assert read == "think"
         if answer.strip() and "</think>" not in answer:
             assert (parts.thought, parts.answer.strip()) == (thought, answer.strip())
+
+
+TURNS = (Turn("user", "What is 1+1?"), Turn("assistant", "2"), Turn("user", "What is 2+2?"))
+SYSTEM = Turn("system", "Be brief.")
+
+
+def rendered(family: str, turns: tuple[Turn, ...]) -> str:
+    from jinja2 import Template
+
+    messages = [{"role": turn.role, "content": turn.text} for turn in turns]
+    return Template(FAMILIES[family].template).render(messages=messages, add_generation_prompt=True)
+
+
+@pytest.mark.parametrize("ending", ["", "<think>\n", "<think>\n\n</think>\n\n", "</think>"])
+@pytest.mark.parametrize("turns", [TURNS, TURNS[2:]])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_turns_of_every_format_are_read_and_the_last_is_the_question(family: str, turns: tuple[Turn, ...], ending: str):
+    """Also where the prompt opens a thought, or closes it as for a model that is told not to think."""
+    assert read_turns(rendered(family, turns) + ending) == turns
+    assert user_question(rendered(family, turns) + ending) == "What is 2+2?"
+    told = (SYSTEM, *turns)
+    if FAMILIES[family].system is not None:
+        assert read_turns(rendered(family, told) + ending) == told
+
+
+def test_turns_are_read_before_the_answer_is_opened():
+    chatml = "<|im_start|>user\nWhat is 1+1?<|im_end|>"
+    assert read_turns(chatml) == read_turns(chatml + "\n") == (Turn("user", "What is 1+1?"),)
+    assert read_turns("<\uff5cUser\uff5c>What is 1+1?") == (Turn("user", "What is 1+1?"),)
+    assert read_turns("What is 1+1?") == read_turns("") == ()
+    assert not has_turns("What does </think> end?</think>")
+
+
+def test_a_question_about_markup_stays_whole():
+    question = "What do <|im_start|>user\nand <|im_end|> mean?"
+    assert user_question(render_prompt(question)) == question
+    assert extract_question(render_prompt("What is 1+1?")) == "What is 1+1?"
+
+
+def test_what_cannot_be_taken_apart_still_has_a_last_question():
+    begun = rendered("chatml", TURNS) + "It is"
+    assert has_turns(begun)
+    assert read_turns(begun) == ()
+    assert user_question(begun) == "What is 2+2?"

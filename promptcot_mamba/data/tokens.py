@@ -6,12 +6,8 @@ absent: it is written beside and moved.
 """
 
 import json
-import os
-import shutil
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
@@ -22,13 +18,12 @@ from promptcot_mamba.chat_format import THINK_END, THINK_START
 from promptcot_mamba.data.conversation import OURS, OWN, UNKNOWN, Reading, own_template
 from promptcot_mamba.data.encode import encode_examples
 from promptcot_mamba.data.rows import Example, Formats, iter_examples
-from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import write_json
 from promptcot_mamba.log import logger
+from promptcot_mamba.new_folder import new_folder
 
 STORE_VERSION = 4  # raise whenever the tokens of an unchanged file would change
 FORMATS_FILE = "formats.json"
-STALE_SECONDS = 3600
 ENCODE_BATCH = 512  # examples per tokenizer call
 ENCODE_CHARACTERS = 1 << 22  # or this much text: a tokenizer's own results take about 100 bytes a token
 LOG_EVERY = 64 * ENCODE_BATCH  # examples
@@ -68,32 +63,6 @@ def _batches(examples: Iterator[Example]) -> Iterator[list[Example]]:
             batch, characters = [], 0
     if batch:
         yield batch
-
-
-@contextmanager
-def _moved_when_done(folder: Path) -> Iterator[Path]:
-    """A temporary neighbour folder that becomes `folder` if the block ends well, and vanishes otherwise."""
-    _remove_stale(folder)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
-        temporary.mkdir(parents=True, exist_ok=False)
-    except OSError as error:
-        raise InputError(f"{folder.parent}: cannot write the token cache here ({error.strerror})") from None
-    try:
-        yield temporary
-        if not folder.exists():  # another process may have finished the same store meanwhile
-            temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _remove_stale(folder: Path) -> None:
-    """Remove what killed processes left of a store: whatever nobody has written to for an hour."""
-    for left in folder.parent.glob(f".{folder.name}.*.tmp"):
-        with suppress(FileNotFoundError):  # its writer ends just now
-            written = max(entry.stat().st_mtime for entry in (left, *left.iterdir()))
-            if time.time() - written > STALE_SECONDS:
-                shutil.rmtree(left)
 
 
 @dataclass
@@ -151,7 +120,7 @@ def build_store(
         return
     reading = replace(reading or Reading(), own=own_template(tokenizer))
     formats = Formats()
-    with _moved_when_done(folder) as temporary:
+    with new_folder(folder) as temporary:
         examples = read(files, reading, formats)
         with (temporary / "tokens.bin").open("wb") as tokens, (temporary / "documents.jsonl").open("w") as documents:
             written = _write_documents(examples, tokenizer, reading.control_text, tokens, documents)

@@ -10,14 +10,14 @@ from promptcot_mamba import chat_format
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row, iter_jsonl
 from promptcot_mamba.log import logger
-from promptcot_mamba.records import problem_id
+from promptcot_mamba.records import problem_id, ungroup
 
 MAX_LISTED = 10
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One sampled completion of one problem, and the row and line it was read from."""
+    """One sampled completion of one problem, its row (of a grouped one, its share) and the line it was read from."""
 
     problem_id: str
     run: int
@@ -57,14 +57,18 @@ def read_predictions(path: str | Path) -> list[Prediction]:
     replaced = 0
     for number, row in iter_jsonl(path):
         where = f"{path}:{number}"
-        identity = identify(row, where)
-        for run, text in _completions(row, where):
+        try:
+            own_rows = ungroup(row)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+        for own in own_rows:
+            identity, (run, text) = identify(own, where), _run_and_text(own, where)
             if run is None:
                 run = seen[identity]
             seen[identity] += 1
             replaced += (identity, run) in found
             found.pop((identity, run), None)
-            found[identity, run] = Prediction(identity, run, as_sampled(row, text), row, number)
+            found[identity, run] = Prediction(identity, run, as_sampled(own, text), own, number)
     if not found:
         raise InputError(f"{path}: the file is empty, expected one prediction a line")
     if replaced:
@@ -77,7 +81,7 @@ def as_sampled(row: Row, text: str) -> str:
 
     Our sampler has written it so by the prompt that it sent, which an old row's `prompt` need not be.
     """
-    if any(mark in row for mark in ("thinking", "format_valid", "thinkings", "format_valids")):
+    if "thinking" in row or "format_valid" in row:
         return text
     return chat_format.with_open_thought(row.get("prompt") or "", text)
 
@@ -93,21 +97,16 @@ def identify(row: Row, where: str) -> str:
     raise InputError(f"{where}: no id and no 'prompt' to tell problems apart; add 'idx' or 'prompt'")
 
 
-def _completions(row: Row, where: str) -> Iterable[tuple[int | None, str]]:
-    """The row's `(run, completion)` pairs; run is None where the row does not say."""
-    if "completion" in row:
-        run = row.get("run")
-        if run is not None and (not isinstance(run, int) or isinstance(run, bool) or run < 0):
-            raise InputError(f"{where}: 'run' must be a whole number from 0, found {run!r}")
-        pairs: list[tuple[int | None, object]] = [(run, row["completion"])]
-    elif isinstance(row.get("completions"), list):
-        pairs = [(None, text) for text in row["completions"]]
-    else:
+def _run_and_text(row: Row, where: str) -> tuple[int | None, str]:
+    """A sample's run and completion; run is None where the row does not say."""
+    if "completion" not in row:
         raise InputError(f"{where}: missing key 'completion' (or a list 'completions'); found {', '.join(row)}")
-    for run, text in pairs:
-        if not isinstance(text, str):
-            raise InputError(f"{where}: a completion must be text, found {type(text).__name__}")
-        yield run, text
+    run, text = row.get("run"), row["completion"]
+    if run is not None and (not isinstance(run, int) or isinstance(run, bool) or run < 0):
+        raise InputError(f"{where}: 'run' must be a whole number from 0, found {run!r}")
+    if not isinstance(text, str):
+        raise InputError(f"{where}: a completion must be text, found {type(text).__name__}")
+    return run, text
 
 
 def warn_of_missing(path: str | Path, lacking: dict[str, list[int]]) -> None:

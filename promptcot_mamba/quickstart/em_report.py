@@ -47,6 +47,7 @@ def measure_arm(road: Road, arm: str) -> Row:
     asked = (read_run_info(folder / "problems.jsonl") or {})["tasks"]
     majorities = measure_majorities(read_jsonl(folder / "chains.jsonl"), road.args.threshold)
     kept = next(one for one in majorities if one.chosen)
+    unanimous = majorities[-1]
     return {
         "asked": asked,
         "sound": len(sound) / asked,
@@ -55,6 +56,8 @@ def measure_arm(road: Road, arm: str) -> Row:
         "pairs_among": pairs_among(different),
         "kept": kept.kept,
         "kept_right": kept.right,
+        "unanimous": unanimous.kept,
+        "unanimous_right": unanimous.right,
         "teacher_problems": kept.problems,
     }
 
@@ -108,6 +111,10 @@ def as_count(values: Sequence[float]) -> str:
     return f"{estimate.mean:.0f} [{estimate.low:.0f}, {estimate.high:.0f}]"
 
 
+def share_of(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} ({part} of {whole})" if whole else "–"
+
+
 def problem_table(told: Mapping[int, Row]) -> RecordTable:
     arms = list(next(iter(told.values()))["arms"])
 
@@ -117,10 +124,11 @@ def problem_table(told: Mapping[int, Row]) -> RecordTable:
     rows = []
     for arm in arms:
         sound, first = (sum(own["arms"][each]["sound"] for own in told.values()) for each in (arm, "round 0"))
-        kept, right = (sum(own["arms"][arm][name] for own in told.values()) for name in ("kept", "kept_right"))
+        counts = ("kept", "kept_right", "unanimous", "unanimous_right")
+        kept, right, all_kept, all_right = (sum(own["arms"][arm][name] for own in told.values()) for name in counts)
         cells = [arm, column(arm, as_share, "sound"), f"{sound / first:.2f}" if first else "–"]
         cells += [column(arm, as_count, name) for name in ("different", "pairs", "pairs_among")]
-        rows.append([*cells, f"{100 * right / kept:.1f} ({right} of {kept})" if kept else "–"])
+        rows.append([*cells, share_of(right, kept), share_of(all_right, all_kept)])
     own = next(iter(told.values()))
     asked = own["arms"]["round 0"]["asked"]
     longer = round(float(np.mean([own["steps_longer"] for own in told.values()])))
@@ -129,11 +137,11 @@ def problem_table(told: Mapping[int, Row]) -> RecordTable:
         f"asked for; round 0's trained for {own['steps']} steps, each round's for {own['steps_round']} more; "
         f"“{LONGER}”: {longer:,}). "
         "Sound: by the exact solver; pairs are those of different sound problems, which may be fewer than "
-        f"{ENOUGH}; kept answers are those that the teacher's chains agree on"
+        f"{ENOUGH}; kept answers are those that enough of the teacher's chains agree on"
     )
     among = f"pairs among {ENOUGH} problems"
     header = ["generator", "sound, percent", "times round 0", "different", "pairs of concepts", among]
-    return RecordTable(caption, [*header, "kept answers right, percent"], rows)
+    return RecordTable(caption, [*header, "kept answers right, percent", "where all chains agree"], rows)
 
 
 def choice_table(told: Mapping[int, Row]) -> RecordTable:

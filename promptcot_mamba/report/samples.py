@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from promptcot_mamba.chat_format import extract_question, split
-from promptcot_mamba.jsonl import Row, iter_jsonl
-from promptcot_mamba.records import problem_id
+from promptcot_mamba.grading.predictions import Prediction, read_predictions
+from promptcot_mamba.jsonl import Row
 from promptcot_mamba.report.evaluations import Evaluation
 from promptcot_mamba.report.mathml import render_text
 
@@ -52,16 +52,17 @@ def collect_samples(evaluations: Sequence[Evaluation], most: int) -> dict[str, A
     for model, evaluation in enumerate(evaluations):
         for benchmark, grades in evaluation.grades.items():
             wanted = {(row["problem_id"], row["run"]): row for row in grades}
-            for row, run in read_predictions(evaluation.predictions[benchmark]):
-                grade = wanted.get((str(problem_id(row)), run))
+            path = evaluation.predictions[benchmark]
+            for one in read_predictions(path) if path.exists() else ():
+                grade = wanted.get((one.problem_id, one.run))
                 if grade is None:
                     continue
                 key = (benchmark, grade["problem_id"])
                 if key not in problems:
                     problems[key] = len(questions)
-                    text = row.get("question") or extract_question(row.get("prompt", ""))
+                    text = one.row.get("question") or extract_question(one.row.get("prompt", ""))
                     questions.append({"id": grade["problem_id"], "html": shorten(text, QUESTION_CHARS)})
-                samples.append(describe_sample(row, grade, model, problems[key]))
+                samples.append(describe_sample(one, grade, model, problems[key]))
     samples.sort(key=lambda sample: (sample["run"], sample["problem"], sample["model"]))
     data = {
         "models": [evaluation.model for evaluation in evaluations],
@@ -95,24 +96,9 @@ def render_within(data: dict[str, Any], most_bytes: int) -> None:
             sample["thought"] = shorten(sample["thought"], int(kept * len(sample["thought"])))
 
 
-def read_predictions(path: Path) -> list[tuple[Row, int]]:
-    """Rows of a prediction file with their run; a row without `run` is the next of its problem."""
-    counts: dict[str, int] = {}
-    rows: list[tuple[Row, int]] = []
-    if not path.exists():
-        return rows
-    for _, row in iter_jsonl(path):
-        name = str(problem_id(row))
-        for completion in row.get("completions") or [row.get("completion")]:
-            run = row["run"] if "run" in row else counts.get(name, 0)
-            counts[name] = run + 1
-            rows.append(({**row, "completion": completion}, run))
-    return rows
-
-
-def describe_sample(row: Row, grade: Row, model: int, problem: int) -> dict[str, Any]:
+def describe_sample(one: Prediction, grade: Row, model: int, problem: int) -> dict[str, Any]:
     """One sample as the script reads it, but for its answer, still text; `verdict` is what the filter offers."""
-    parts = split(row["completion"] or "")
+    parts = split(one.completion)
     if grade["correct"]:
         verdict = "right"
     else:
@@ -128,7 +114,7 @@ def describe_sample(row: Row, grade: Row, model: int, problem: int) -> dict[str,
         "extracted": shorten(str(grade.get("extracted") or ""), 300),
         "gold": shorten(str(grade.get("gold") or ""), 300),
         "graders": _both_verdicts(grade),
-        "tokens": row.get("completion_tokens"),
+        "tokens": one.row.get("completion_tokens"),
         "thought": shorten(parts.thought, THOUGHT_CHARS),
         "answer": shorten(parts.answer.strip(), ANSWER_CHARS),
     }

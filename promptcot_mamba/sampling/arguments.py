@@ -55,7 +55,8 @@ class SamplingArguments:
     )
     use_chat_template: bool = flag("write the text as a user turn of the tokenizer's chat template", default=False)
     system_prompt: str | None = flag(
-        "a system turn before the user's; needs the chat template or --api chat", default=None
+        "a system turn for all, in place of the prompts' own, or '' for none; needs the chat template or --api chat",
+        default=None,
     )
     chat_template_kwargs: str | None = flag(
         'JSON given to the template, such as {"enable_thinking": false}', default=None

@@ -3,29 +3,26 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row, iter_jsonl, write_jsonl
-from promptcot_mamba.records import Problem, Sample, grouped_row
+from promptcot_mamba.records import Problem, Sample, grouped_row, is_grouped, ungroup
 from promptcot_mamba.sampling.healing import read_lines
 
-PLURAL = {name: f"{name}s" for name in Sample.__dataclass_fields__} | {"seconds": "seconds"}
 
-
-def is_grouped(output: Path) -> bool:
+def holds_groups(output: Path) -> bool:
     """Whether a prediction file holds one row a problem."""
     if not output.exists():
         return False
-    first = next((line.row for line in read_lines(output) if line.row is not None), {})
-    return "completions" in first
+    return is_grouped(next((line.row for line in read_lines(output) if line.row is not None), {}))
 
 
 def ungrouped_rows(output: Path) -> Iterator[Row]:
-    """The rows of a grouped file, one a sample."""
-    for _, row in iter_jsonl(output):
-        lists = {one: row[many] for one, many in PLURAL.items() if isinstance(row.get(many), list)}
-        own = {key: value for key, value in row.items() if key not in {PLURAL[one] for one in lists}}
-        for place in range(len(lists["completion"])):
-            given = {one: values[place] for one, values in lists.items()}
-            yield own | {one: value for one, value in given.items() if value is not None}
+    """The rows of a grouped file, one a sample; raises InputError naming the line for one that is no group."""
+    for number, row in iter_jsonl(output):
+        try:
+            yield from ungroup(row)
+        except InputError as error:
+            raise InputError(f"{output}:{number}: {error}") from None
 
 
 def write_grouped(output: Path, problems: list[Problem], n: int, row_of: Callable[[int], Row | None]) -> None:

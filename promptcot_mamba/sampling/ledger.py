@@ -23,7 +23,7 @@ from promptcot_mamba.log import logger
 from promptcot_mamba.records import Problem, Sample
 from promptcot_mamba.run_info import side_path
 from promptcot_mamba.sampling.backend import LENGTH, REFUSED, STOP
-from promptcot_mamba.sampling.grouped import is_grouped, ungrouped_rows, write_grouped
+from promptcot_mamba.sampling.grouped import holds_groups, ungrouped_rows, write_grouped
 from promptcot_mamba.sampling.healing import Line, read_lines, take_out
 
 MISSING = -1
@@ -106,7 +106,7 @@ class Ledger(AbstractContextManager["Ledger"]):
 
     def resume(self) -> None:
         """Read what earlier runs left, mend it, and open `X.jsonl` for appending."""
-        if is_grouped(self.output):
+        if holds_groups(self.output):
             write_jsonl(self.output, ungrouped_rows(self.output))
         journal = self._read_journal()
         if self.output.exists():

@@ -18,7 +18,7 @@ from promptcot_mamba.sampling.chain import Cuts
 from promptcot_mamba.sampling.decode import completion_text, special_tokens
 from promptcot_mamba.sampling.layers import is_hybrid, language_config
 from promptcot_mamba.sampling.progress import clock
-from promptcot_mamba.sampling.prompts import PromptBook
+from promptcot_mamba.sampling.prompts import PromptBook, turns_before
 from promptcot_mamba.sampling.recipes import read_problems
 from promptcot_mamba.sampling.rope import model_context, rope_overrides
 from promptcot_mamba.sampling.run_settings import read_started
@@ -71,7 +71,7 @@ class Plan:
 
     def prompt_text(self, index: int) -> str:
         """What is sent for a problem, as its rows have it: the prompt, or the user's turn where the server renders."""
-        return self.prompts.messages(index)[-1]["content"] if self.args.api == "chat" else self.prompts.text(index)
+        return self.prompts.spoken(index) if self.args.api == "chat" else self.prompts.text(index)
 
     def sent(self) -> dict[str, Any]:
         """What is sent beside the prompt: a row's `sent`. What it does not name was not sent, or changes nothing."""
@@ -120,6 +120,9 @@ def make_plan(args: SamplingArguments) -> Plan:
         _check_model(args, checkpoint)
     tokenizer = load_tokenizer(args.model_path) if checkpoint is not None else None
     _check_together(args, tokenizer)
+    if args.use_chat_template or args.api == "chat":
+        for problem in problems:
+            turns_before(problem, args.prompt_from)  # what it refuses would stop a run in its middle
     prompts = PromptBook(
         problems,
         tokenizer,

@@ -13,12 +13,14 @@ from promptcot_mamba.benchmarks.livecodebench import FROM_STDIN
 from promptcot_mamba.chat_format import (
     MATH_INSTRUCTION,
     asks_for_box,
+    bare_text,
     frame_question,
     has_turns,
+    read_turns,
     render_prompt,
     user_question,
 )
-from promptcot_mamba.chat_markup import Part, find_rendered
+from promptcot_mamba.chat_markup import Part, Turn, find_rendered
 from promptcot_mamba.data.encode import encode_prompt
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row
@@ -52,14 +54,41 @@ def user_message(problem: Problem, source: str = "auto") -> str:
     `source` is "prompt" or "question" to insist on one of the row's keys. With "auto" the question is taken where the
     row tells how it is asked (`instruction`) or has no prompt. Raises InputError naming the problem.
     """
-    row = problem.fields
-    if source == "auto":
-        source = "question" if problem.prompt is None or {"question", "instruction"} <= set(row) else "prompt"
+    source = _source_of(problem, source)
     text = _text_of(problem, source)
-    if source == "question" or _is_bare_function(row, text):
-        return frame_question(text, instruction_of(row))
+    if source == "question" or _is_bare_function(problem.fields, text):
+        return frame_question(text, instruction_of(problem.fields))
     question = user_question(text)
-    return frame_question(question) if asks_for_box(text) else question
+    turns = read_turns(text)
+    asking = [turn.text for turn in turns if turn.role == "system" or turn is turns[-1]] or [text]
+    return frame_question(question) if any(map(asks_for_box, asking)) else question
+
+
+def turns_before(problem: Problem, source: str = "auto") -> list[Turn]:
+    """What a written prompt says before its last user turn: its system turn, the turns of shown examples.
+
+    Of a system turn the maths instruction is left out, which `user_message` says. Raises InputError naming the problem
+    for a prompt with a user's turn that cannot be taken apart: a chat template would drop what is around that.
+    """
+    source = _source_of(problem, source)
+    if source == "question":
+        return []
+    text = _text_of(problem, source)
+    turns = read_turns(text)
+    if not turns and has_turns(text):
+        raise InputError(
+            f"problem {problem.id!r}: its prompt is no chat whose last turn is the user's, which a chat template could "
+            "write; give its 'question' and 'instruction', or send it as it stands, without a template"
+        )
+    before = [turn._replace(text=bare_text(turn.text)) if turn.role == "system" else turn for turn in turns[:-1]]
+    return [turn for turn in before if turn.text or turn.role != "system"]
+
+
+def _source_of(problem: Problem, source: str) -> str:
+    """Which of the row's keys "auto" means."""
+    if source != "auto":
+        return source
+    return "question" if problem.prompt is None or {"question", "instruction"} <= set(problem.fields) else "prompt"
 
 
 def _is_bare_function(row: Row, prompt: str) -> bool:
@@ -84,8 +113,10 @@ class PromptBook:
     """Prompts of all problems by index, rendered and tokenised on demand; the last few thousand are kept.
 
     With `use_chat_template` a prompt is the tokenizer's own template around the user's message, after `system_prompt`
-    and with `template_args` given to it (such as `enable_thinking`). Without it the row's `prompt` is sent as it
-    stands, or its question in this project's chat format. Raises InputError for a template that is missing or refuses.
+    and with `template_args` given to it (such as `enable_thinking`). A written prompt's own turns before its question
+    go with it, but for its system turn where `system_prompt` says another, or "" none. Without a template the row's
+    `prompt` is sent as it stands, or its question in this project's chat format. Raises InputError for a template that
+    is missing or refuses, and for a prompt that it cannot write.
     """
 
     def __init__(
@@ -118,8 +149,29 @@ class PromptBook:
 
     def messages(self, index: int) -> list[Message]:
         """The turns before the assistant's, for a chat template or a server that has one."""
-        system = [{"role": "system", "content": self._system}] if self._system else []
-        return [*system, {"role": "user", "content": user_message(self._problems[index], self._source)}]
+        problem = self._problems[index]
+        turns = self._before(problem)
+        if self._system:
+            turns.insert(0, Turn("system", self._system))
+        return [
+            *({"role": turn.role, "content": turn.text} for turn in turns),
+            {"role": "user", "content": user_message(problem, self._source)},
+        ]
+
+    def _before(self, problem: Problem) -> list[Turn]:
+        """What the written prompt says before its question, less its system turn where another or none is asked for."""
+        turns = turns_before(problem, self._source)
+        return turns if self._system is None else [turn for turn in turns if turn.role != "system"]
+
+    def spoken(self, index: int) -> str:
+        """What a server is told that renders the turns, as a row has it: the user's message, after the prompt's turns.
+
+        `describe` has the system prompt of all problems.
+        """
+        problem = self._problems[index]
+        before = [f"{turn.role}: {turn.text}" for turn in self._before(problem)]
+        said = user_message(problem, self._source)
+        return "\n\n".join([*before, f"user: {said}"]) if before else said
 
     def text(self, index: int) -> str:
         """The whole prompt of problem `index`, as it is sent."""
@@ -141,7 +193,11 @@ class PromptBook:
                 messages, tokenize=False, add_generation_prompt=True, **told, **self._args
             )
         except (TemplateError, TypeError) as error:
-            mend = "; drop --system_prompt, or say it in the user's turn" if self._system else ""
+            mend = ""
+            if self._system:
+                mend = "; drop --system_prompt, or say it in the user's turn"
+            elif messages[0]["role"] == "system":
+                mend = "; the system turn is its prompt's own: --system_prompt '' leaves it out"
             raise InputError(f"problem {name!r}: the tokenizer's chat template refuses it ({error}){mend}") from None
 
     def _mistral_ids(self, messages: list[Message]) -> list[int]:

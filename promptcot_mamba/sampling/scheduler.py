@@ -150,8 +150,7 @@ class Scheduler:
         """What is sent for a problem: text and token ids, or the turns that a chat server writes the prompt from."""
         if not self.chat:
             return *self.prompts.get(index), None
-        messages = self.prompts.messages(index)
-        return messages[-1]["content"], None, messages
+        return self.prompts.spoken(index), None, self.prompts.messages(index)
 
     def _fill(self, todo: Iterator[Chain | None]) -> None:
         while len(self.in_flight) < self.backend.window and (chain := next(todo)) is not None:

@@ -5,7 +5,7 @@ written to be as long as their stage lets them. Of what a folder has asked befor
 Tokens are estimated from bytes, no model is loaded and nothing is written.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,8 +154,12 @@ def plan_run(stages: Mapping[str, Any], context: Context) -> list[Asked]:
 
     Raises InputError for inputs that are missing and models that there are not.
     """
-    folder = Folder(context, {}, {})
-    for path in sorted(context.work_dir.glob("*.jsonl")):
+    return plan_stages(stages, measure(Folder(context, {}, {}), sorted(context.work_dir.glob("*.jsonl"))))
+
+
+def measure(folder: Folder, paths: Iterable[Path]) -> Folder:
+    """Count and measure the rows of these outputs, of those that are finished."""
+    for path in paths:
         info = read_run_info(path)
         if info is None or not info.get("complete"):
             continue
@@ -165,6 +169,11 @@ def plan_run(stages: Mapping[str, Any], context: Context) -> list[Asked]:
         )
         for text, key in MEASURED.get(path.stem, {}).items():
             folder.texts[text] = _mean_tokens(rows, key)
+    return folder
+
+
+def plan_stages(stages: Mapping[str, Any], folder: Folder) -> list[Asked]:
+    """As `plan_run`, from what a folder holds; each stage adds what it will leave."""
     asked = []
     for name, settings in stages.items():
         for output, source in FOLLOWS.items():

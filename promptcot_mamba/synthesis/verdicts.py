@@ -60,23 +60,15 @@ class Tried:
         return sum(one.right for one in self.samples) / len(self.samples)
 
 
-def value_of(one: Prediction, name: str) -> Any:
-    """A field of a sample's own, also in a row that holds all samples of a problem in lists."""
-    if name in one.row:
-        return one.row[name]
-    values = one.row.get(f"{name}s")
-    return values[one.run] if isinstance(values, list) and one.run < len(values) else None
-
-
 def judge(one: Prediction, right: bool) -> Judged:
-    tokens = value_of(one, "completion_tokens")
+    tokens = one.row.get("completion_tokens")
     return Judged(
         problem=one.problem_id,
         run=one.run,
         completion=one.completion,
         right=right,
-        cut_short=value_of(one, "finish_reason") in ("length", "loop"),
-        format_valid=value_of(one, "format_valid") is not False,
+        cut_short=one.cut_short,
+        format_valid=one.row.get("format_valid") is not False,
         tokens=tokens if isinstance(tokens, int) else len(one.completion),
         line=one.line,
         row=one.row,
@@ -185,9 +177,8 @@ def as_chain(one: Prediction, path: str) -> Row:
             f"{path}:{one.line}: a majority of programs needs 'inputs' to run them on (scripts.synthesize writes them: "
             "code_inputs); where there are tests, grade by them and use --by gold"
         )
-    cut = value_of(one, "finish_reason") in ("length", "loop")
-    own = {"id": one.problem_id, "run": one.run, "completion": one.completion, "domain": domain, "cut_short": cut}
-    return {**one.row, **own}
+    own = {"id": one.problem_id, "run": one.run, "completion": one.completion, "domain": domain}
+    return {**one.row, **own, "cut_short": one.cut_short}
 
 
 def find_majority(chains: Sequence[Row], observed: Mapping[Address, Any], least: float) -> set[int] | None:

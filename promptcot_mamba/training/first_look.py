@@ -33,6 +33,16 @@ LIMITS: dict[str, tuple[str, float, float]] = {
     "plan_examples": ("above", 0, 1e15), "plan_tokens_per_example": ("above", 0, 1e9),
 }  # fmt: skip
 
+# What scripts of other trainers carry, and what stands for it here.
+ELSEWHERE = {
+    "overwrite_output_dir": "a run's own folder is continued, another's refused; leave it out",
+    "model_max_length": "the longest row is --max_length", "max_seq_length": "the longest row is --max_length",
+    "warmup_ratio": "give a share to --warmup_steps, which below 1 is one", "torch_dtype": "say --bf16 True or False",
+    "save_safetensors": "weights always are; leave it out", "use_peft": "adapters come with --lora_rank",
+    "logging_dir": "tensorboard's files lie in --output_dir; leave it out",
+    "dataset_name": "give the set to --data_path",
+}  # fmt: skip
+
 
 def refuse_at_once(argv: Sequence[str]) -> None:
     """Say what is wrong and exit with 2, or return."""
@@ -48,9 +58,12 @@ def look(argv: Sequence[str]) -> None:
     if {"-h", "--help"} & set(flags):
         return
     types = read_types()
+    values = split_flags(flags)
+    for name in values:
+        if name in ELSEWHERE and name not in types:
+            raise InputError(f"--{name}: no such flag; {ELSEWHERE[name]}")
     spellings = {name for one in types for name in (one, f"no_{one}")}
     refuse_unknown(flags, [f"--{word}" for name in spellings for word in (name, name.replace("_", "-"))])
-    values = split_flags(flags)
     for name, given in values.items():
         for text in given:
             check_number(name, text, types.get(name, ""))

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, Trainer
+from transformers.trainer_utils import SaveStrategy
 
 from promptcot_mamba.checkpoint import refused_writes, writing_weights
 from promptcot_mamba.model import Mamba2ForCausalLM
@@ -234,6 +235,12 @@ class SftTrainer(Trainer):
             loss = self.model_wrapped(**self._placed(inputs), use_cache=False, num_items_in_batch=1)["loss"]
             totals += torch.stack([loss.double(), torch.tensor(float(labelled), device=totals.device).double()])
         return sum_over_ranks(totals).cpu()
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Whether this step is the best so far: of those that are saved, for another one's weights are gone."""
+        if SaveStrategy(self.args.save_strategy) != SaveStrategy.BEST and not self.control.should_save:
+            return False
+        return super()._determine_best_metric(metrics, trial)
 
     # ---- checkpoints ------------------------------------------------------------------------------------------
 

@@ -94,6 +94,19 @@ def test_publishers_layouts_become_problem_files_with_tests_and_manifest(publish
     assert (tmp_path / "aime_test.jsonl").read_bytes() == before
 
 
+def test_lines_of_files_that_are_gone_leave_the_manifest(published, tmp_path):
+    flags = ("--source_dir", published, "--output_dir", tmp_path)
+    assert run("--benchmark", "aime24,aime25,gsm8k", *flags).returncode == 0
+    (tmp_path / "gsm8k_test.jsonl").unlink()
+    (tmp_path / "aime_test.jsonl").unlink()
+    done = run("--benchmark", "aime24", *flags)  # AIME 2025's rows went with the file that it shares
+    assert done.returncode == 0, done.stderr
+    assert "aime25, gsm8k" in done.stderr
+    manifest = json.loads((tmp_path / "problems.manifest.json").read_text())
+    assert list(manifest) == ["aime24"]
+    assert manifest["aime24"]["sha256"] == hashlib.sha256((tmp_path / "aime_test.jsonl").read_bytes()).hexdigest()
+
+
 def test_contests_of_matharena_come_from_one_parquet_file_each(tmp_path):
     """Columns and types as on the hub: HMMT's answers are LaTeX texts, AIME's integers."""
     answers = {"hmmt_feb_2025": r"\frac{1}{576}", "aime_2026": 277}

@@ -142,7 +142,7 @@ def test_figures_say_what_the_files_hold(tmp_path: Path):
     assert [first[arm]["sound"] for arm in ARMS] == [0.2, 0.4, 0.6, 0.3]
     assert first["round 2"] | {"pairs_among": None} == {
         "asked": 10, "sound": 0.6, "different": 6, "pairs": 1, "pairs_among": None,
-        "kept": 2, "kept_right": 1, "teacher_problems": 2,
+        "kept": 2, "kept_right": 1, "unanimous": 2, "unanimous_right": 1, "teacher_problems": 2,
     }  # fmt: skip
     assert told[1]["choices"]["round 1"] == {"written": 0.25, "chosen": 0.5, "log_likelihood": -1.5, "problems": 2}
     text = "\n".join(render_record_table(table) for table in make_tables(told, verdicts))
@@ -152,6 +152,7 @@ def test_figures_say_what_the_files_hold(tmp_path: Path):
     assert figures(told, verdicts)["students_by_seed"][WITHOUT] == [1.0, 0.5]
     for own in told.values():  # nothing to compare with, nothing that can be right
         own["arms"]["round 0"] |= {"sound": 0.0, "kept": 0, "kept_right": 0}
+        own["arms"]["round 1"]["unanimous"] = 0
     rows = make_tables(told, verdicts)[0].rows
     assert [row[2] for row in rows] == ["–"] * len(ARMS)
-    assert [row[-1] for row in rows][:2] == ["–", "50.0 (2 of 4)"]
+    assert [row[-2:] for row in rows][:2] == [["–", "50.0 (2 of 4)"], ["50.0 (2 of 4)", "–"]]

@@ -17,6 +17,7 @@ import yaml
 
 from promptcot_mamba.errors import InputError, ProgramFailedError
 from promptcot_mamba.jsonl import read_jsonl, write_jsonl
+from promptcot_mamba.synthesis.models import ModelBook
 from scripts import synthesize
 from tests.sampling.conftest import ROOT, ServerProcess
 from tests.synthesis.conftest import seeds, start_server, tokenizer_folder  # noqa: F401 (fixtures)
@@ -199,7 +200,7 @@ def test_rounds_choose_with_the_generator_that_the_round_before_trained(tmp_path
     base, recipe, settings = begin_rounds(tmp_path, write_recipe)
     settings["models"]["generator"] = {"model_path": str(base), "chat_template": False}
     recipe.write_text(yaml.safe_dump(settings, sort_keys=False))
-    train = f"sh -c 'cp -r {base} {{output}} && echo {{model}} > {{output}}/began_with'"
+    train = f"sh -c 'cp -r {base} {{output}} && wc -l < {{data}} && echo {{model}} >> {{output}}/began_with'"
     assert call(monkeypatch, recipe, "--rounds", "2", "--train_generator", train) == 0
     generators = [tmp_path / "work" / f"round_{i}" / "generator" for i in (1, 2)]
     began = [(model / "began_with").read_text().strip() for model in generators]
@@ -212,41 +213,51 @@ def test_rounds_choose_with_the_generator_that_the_round_before_trained(tmp_path
         assert row_1["rationale"] == max(rivals, key=lambda text: likelihood("", text))
     assert (tmp_path / "work" / "round_2" / "generator" / "config.json").exists()
     ScriptedBook.opened.clear()
-    assert call(monkeypatch, recipe, "--rounds", "2", "--train_generator", "false") == 0  # all of it is done
+    moved = (tmp_path / "work").rename(tmp_path / "moved")
+    again = ["--rounds", "2", "--train_generator", train, "--work_dir", str(moved)]
+    assert call(monkeypatch, recipe, *again) == 0  # all of it is done
+    [began] = (moved / "round_2" / "generator" / "began_with").read_text().splitlines()
+    assert began == str(generators[0])
+    with pytest.raises(
+        InputError, match=r"moved/round_1/generator\.trained\.json: round 1's model was trained by another"
+    ):
+        call(monkeypatch, recipe, *again, "--train_generator", train.replace(">>", ">"))
 
 
 @pytest.fixture
 def em_recipe(tmp_path: Path, write_recipe, monkeypatch) -> tuple[Path, Path]:
-    """A recipe whose writer of rationales and generator are checkpoints, and the checkpoint they begin with."""
+    """A recipe whose writer of rationales and generator are checkpoints that a copy trains, and the copied one."""
     monkeypatch.setattr(synthesize, "ModelBook", ScriptedBook)
     base, recipe, settings = begin_rounds(tmp_path, write_recipe)
     own = {"model_path": str(base), "chat_template": False}
     settings["models"] |= {"generator": own, "writer": own}
     settings["stages"]["rationales"]["model"] = "writer"
     settings["rounds"] = 2
+    settings |= dict.fromkeys(("train_generator", "train_rationale"), f"sh -c 'cp -r {base} {{output}}' {{data}}")
     recipe.write_text(yaml.safe_dump(settings, sort_keys=False))
     return recipe, base
 
 
 def test_both_models_are_trained_in_turns_and_each_half_goes_on(tmp_path, em_recipe, monkeypatch):
     recipe, base = em_recipe
-    work = tmp_path / "work"
-    train = dict.fromkeys(("train_generator", "train_rationale"), f"cp -r {base} {{output}}")
-
-    def flags(**changes: str) -> list[str]:
-        return [word for name, value in {**train, **changes}.items() for word in (f"--{name}", value)]
+    work, judged, log = tmp_path / "work", ("--judge_rounds", "True"), tmp_path / "trained"
+    train = f"sh -c 'echo {{round}} {{output}} >> {log} && cp -r {base} {{output}}' {{data}}"
+    flags = ("--train_generator", train, "--train_rationale", train, *judged)
 
     ScriptedBook.opened.clear()
-    with pytest.raises(ProgramFailedError, match=r"train_generator: false ended with exit code 1"):
-        call(monkeypatch, recipe, *flags(train_generator="false"), "--judge_rounds", "True")
+    with pytest.raises(ProgramFailedError, match=r"train_generator: false .* ended with exit code 1"):
+        call(monkeypatch, recipe, *flags, "--train_generator", "false {data} {output}")
     [half] = read_jsonl(work / "rounds.jsonl")  # the E half is done, and stays
     assert half["candidates"] == 27
     assert "sound" not in half
     assert (work / "round_1/rationale_model/config.json").is_file()
     assert not (work / "round_1/generator").exists()
 
-    assert call(monkeypatch, recipe, *flags(train_rationale=f"sh -c '[ {{round}} = 2 ] && {train['train_rationale']}'"),
-                "--judge_rounds", "True") == 0  # fmt: skip
+    assert call(monkeypatch, recipe, *flags) == 0
+    halves = [
+        f"{number} {work}/round_{number}/{name}" for number in (1, 2) for name in ("rationale_model", "generator")
+    ]
+    assert log.read_text().splitlines() == halves  # each once
     asked = set(ScriptedBook.opened)
     assert {
         str(work / "round_1/rationale_model"),
@@ -274,25 +285,24 @@ def test_both_models_are_trained_in_turns_and_each_half_goes_on(tmp_path, em_rec
     assert {row["key"] for row in read_jsonl(work / "round_2/concept_sets.jsonl")} == sets  # the same in every round
 
     before = (work / "rounds.jsonl").read_bytes()
-    done = flags(train_generator="false", train_rationale="false")
-    assert call(monkeypatch, recipe, *done, "--judge_rounds", "True") == 0
+    assert call(monkeypatch, recipe, *flags) == 0
+    assert log.read_text().splitlines() == halves
     assert (work / "rounds.jsonl").read_bytes() == before
 
 
 def test_rounds_that_train_two_models_need_two(em_recipe, write_recipe, monkeypatch):
     recipe, _ = em_recipe
-    train = ["--train_generator", "true", "--train_rationale", "true"]
     with pytest.raises(InputError, match="--train_rationale: models: writer writes rationales and problems"):
-        call(monkeypatch, recipe, *train, "--generator", "writer")
+        call(monkeypatch, recipe, "--generator", "writer")
     settings = yaml.safe_load(recipe.read_text())
     del settings["stages"]["judge"]
     recipe.write_text(yaml.safe_dump(settings, sort_keys=False))
     with pytest.raises(InputError, match="--judge_rounds: the recipe lists no concept_sampling, problems and judge"):
-        call(monkeypatch, recipe, *train, "--judge_rounds", "True")
+        call(monkeypatch, recipe, "--judge_rounds", "True")
     settings["models"]["writer"] = settings["models"]["m"]
     recipe.write_text(yaml.safe_dump(settings, sort_keys=False))
     with pytest.raises(InputError, match="models: writer: expected an entry with model_path and no base_url"):
-        call(monkeypatch, recipe, *train)
+        call(monkeypatch, recipe)
 
 
 def test_rounds_need_a_generator_of_their_own_and_a_command(write_recipe, monkeypatch):
@@ -301,6 +311,34 @@ def test_rounds_need_a_generator_of_their_own_and_a_command(write_recipe, monkey
         call(monkeypatch, recipe, "--rounds", "2")
     with pytest.raises(InputError, match="models: generator: expected an entry with model_path and no base_url"):
         call(monkeypatch, recipe, "--rounds", "2", "--train_generator", "true")
+
+
+def test_the_plan_of_rounds_is_of_all_of_them(tmp_path, em_recipe, monkeypatch, capsys):
+    recipe, _ = em_recipe
+    monkeypatch.setattr(synthesize, "ModelBook", ModelBook)  # the real one, which a plan does not ask
+    assert call(monkeypatch, recipe, "--dry_run", "True", "--rounds", "3", "--judge_rounds", "True") == 0
+    said = capsys.readouterr().out
+    planned = [line.split("|")[1].strip() for line in said.splitlines() if line.startswith("| ")][1:-1]
+    each = ("rationales", "chosen_rationales", "problems", "judgements_a", "judgements_b")
+    assert planned == ["concepts", *(f"round_{number}/{name}" for number in (1, 2, 3) for name in each)]
+    assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--dry_run", "True", "--train_generator", "true {data} {ouput}"), r"--train_generator: \{ouput\}"),
+        (("--train_rationale", "true {data}"), r"--train_rationale: \{output\} is missing"),
+        (("--dry_run", "True", "--generator", "m"), "models: m: expected an entry with model_path"),
+        (("--generator", "nobody"), "models: nobody: expected an entry with model_path"),
+        (("--stage", "judge"), "--stage judge: --rounds 2 runs its own; give --rounds 1, or no --stage"),
+        (("--rounds", "1", "--judge_rounds", "True"), "--judge_rounds: needs --rounds 2 or more"),
+    ],
+)
+def test_rounds_that_cannot_run_are_refused_before_anything_is_asked(tmp_path, em_recipe, monkeypatch, flags, message):
+    with pytest.raises(InputError, match=message):
+        call(monkeypatch, em_recipe[0], *flags)
+    assert not (tmp_path / "work").exists()
 
 
 @pytest.mark.parametrize(

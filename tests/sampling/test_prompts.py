@@ -12,8 +12,10 @@ from promptcot_mamba.chat_format import MATH_INSTRUCTION, render_prompt
 from promptcot_mamba.checkpoint import load_tokenizer
 from promptcot_mamba.data.encode import encode_examples
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.jsonl import Row
+from promptcot_mamba.jsonl import Row, write_jsonl
 from promptcot_mamba.records import Problem
+from promptcot_mamba.sampling.arguments import SamplingArguments
+from promptcot_mamba.sampling.plan import make_plan
 from promptcot_mamba.sampling.prompts import PromptBook, user_message
 from tests.tiny import make_tokenizer
 
@@ -96,6 +98,85 @@ def test_a_function_keeps_its_words_whatever_renders_it():
     assert book.text(0) == book.text(1) == FUNCTION.prompt
     assert book.describe()["template"] == "promptcot"
     assert PromptBook([FUNCTION], make_tokenizer()).describe()["template"] == "file"
+
+
+FEW_SHOT = (
+    f"<|im_start|>user\nWhat is $1+1$?\n{MATH_INSTRUCTION}<|im_end|>\n<|im_start|>assistant\n2<|im_end|>\n"
+    "<|im_start|>user\nWhat is $2+2$?<|im_end|>\n<|im_start|>assistant\n<think>\n"
+)
+SHOWN = [
+    {"role": "user", "content": f"What is $1+1$?\n{MATH_INSTRUCTION}"},
+    {"role": "assistant", "content": "2"},
+    {"role": "user", "content": "What is $2+2$?"},
+]
+BRIEF = {"role": "system", "content": "Be brief."}
+ASKED = {"role": "user", "content": f"What is $1+1$?\n{MATH_INSTRUCTION}"}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "system", "messages"),
+    [
+        (FEW_SHOT, None, SHOWN),
+        (f"<|im_start|>system\nBe brief.<|im_end|>\n{FEW_SHOT}", None, [BRIEF, *SHOWN]),
+        (f"<|im_start|>system\nBe long.<|im_end|>\n{FEW_SHOT}", "Be brief.", [BRIEF, *SHOWN]),
+        (f"<|im_start|>system\nBe long.<|im_end|>\n{FEW_SHOT}", "", SHOWN),
+        (LLAMA, None, [BRIEF, ASKED]),
+        (FOREIGN, None, [ASKED]),  # what its system turn says is said in the user's
+        (FOREIGN.replace("Please", "Be brief.\nPlease"), None, [BRIEF, ASKED]),
+        (f"{LLAMA}<think>\n\n</think>\n\n", None, [BRIEF, ASKED]),
+        ("Say hello.", None, [{"role": "user", "content": "Say hello."}]),
+    ],
+)
+def test_what_a_written_prompt_says_before_its_question_is_said(prompt: str, system: str | None, messages: list[dict]):
+    """To a server that renders the turns, and in the tokenizer's own template."""
+    assert PromptBook([problem(prompt=prompt)], None, system_prompt=system).messages(0) == messages
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = CHATML
+    book = PromptBook([problem(prompt=prompt)], tokenizer, use_chat_template=True, system_prompt=system)
+    turns = "".join(f"<|im_start|>{one['role']}\n{one['content']}<|im_end|>\n" for one in messages)
+    assert book.text(0) == f"{turns}<|im_start|>assistant\n"
+
+
+def test_a_question_of_its_own_is_asked_without_the_written_prompts_turns():
+    one = problem(prompt=FEW_SHOT, question="3+3?", instruction="")
+    asked = [{"role": "user", "content": "3+3?"}]
+    assert PromptBook([one], None).messages(0) == asked
+    assert (
+        PromptBook([problem(prompt=FEW_SHOT, question="3+3?", instruction="")], None, source="prompt").messages(0)
+        == SHOWN
+    )
+
+
+def test_a_row_says_all_that_a_chat_server_is_asked():
+    book = PromptBook([problem(prompt=FEW_SHOT), problem(prompt=LLAMA), MATHS], None)
+    assert book.spoken(0).endswith("assistant: 2\n\nuser: What is $2+2$?")
+    assert book.spoken(1) == f"system: Be brief.\n\nuser: {ASKED['content']}"
+    assert book.spoken(2) == ASKED["content"]
+    told = PromptBook([MATHS], None, system_prompt="Be brief.")
+    assert told.spoken(0) == ASKED["content"]  # the row's `sent` has the system prompt
+
+
+@pytest.mark.parametrize("begun", ["It is", "<|im_end|>\n<|im_start|>tool\n{}"])
+@pytest.mark.parametrize("flags", [{"use_chat_template": True}, {"api": "chat", "base_url": ["http://127.0.0.1:1/v1"]}])
+def test_a_prompt_that_no_template_can_write_is_named_before_anything_is_sampled(
+    begun: str, flags: dict, checkpoint: Path, tmp_path: Path
+):
+    """A template would drop what the answer begins with."""
+    one = problem(prompt=FEW_SHOT + begun)
+    write_jsonl(tmp_path / "p.jsonl", [MATHS.fields, {**one.fields, "id": "p/1"}])
+    paths = {"data_path": str(tmp_path / "p.jsonl"), "output_path": str(tmp_path / "x.jsonl")}
+    with pytest.raises(InputError, match=r"problem 'p/1': its prompt is no chat .* give its 'question'.* as it stands"):
+        make_plan(SamplingArguments(model_path=str(checkpoint), **paths, **flags))
+    plan = make_plan(SamplingArguments(model_path=str(checkpoint), **paths))
+    assert plan.prompts.text(1) == FEW_SHOT + begun
+
+
+def test_a_template_that_refuses_a_prompts_own_system_turn_says_whose_it_is():
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = NO_SYSTEM
+    book = PromptBook([problem(prompt=LLAMA)], tokenizer, use_chat_template=True)
+    with pytest.raises(InputError, match=r"problem 'p/1'.*System role not supported.*its prompt's.*--system_prompt ''"):
+        book.text(0)
 
 
 def with_template(template: str | dict | None, **options: object) -> PromptBook:

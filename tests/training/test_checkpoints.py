@@ -70,6 +70,20 @@ def test_best_checkpoint_is_kept_and_exported(flags, tmp_path: Path):
     assert all((again[name] == kept[name]).all() for name in kept)
 
 
+def test_best_is_one_of_the_steps_that_were_saved(flags):
+    """Validated at every step, saved at every third: the lowest loss of all lies between two checkpoints."""
+    flags |= {"learning_rate": 1.0, "warmup_steps": 50, "eval_data_path": flags["data_path"]}
+    run(flags, load_best_model_at_end=True, eval_strategy="steps", eval_steps=1, save_steps=3)
+    output = Path(flags["output_dir"])
+    by_step = {row["step"]: row["eval_loss"] for row in validations(output)}
+    assert by_step.keys() == set(range(1, STEPS + 1))
+    assert min(by_step, key=by_step.get) not in (3, 6), "or nothing is shown"
+    best = min((3, 6), key=by_step.get)
+    assert json.loads((output / "run.json").read_text())["exported"] == best
+    exported, kept = (load_file(folder / "model.safetensors") for folder in (output, output / f"checkpoint-{best}"))
+    assert all((exported[name] == kept[name]).all() for name in kept)
+
+
 def test_best_is_a_loss_that_validation_computes(flags):
     flags["eval_data_path"] = flags["data_path"]
     with pytest.raises(InputError, match="--metric_for_best_model accuracy: validation computes loss, add_loss"):

@@ -51,6 +51,9 @@ def test_numbers_that_cannot_be_meant_are_named(name: str):
         ("--deepspeed={folder}/none.json", "--deepspeed .*none.json"),
         ("--eval_data_path={folder}/none.jsonl", "--eval_data_path .*none.jsonl"),
         ("--lr=1", "--lr: no such flag"),
+        ("--overwrite_output_dir", "--overwrite_output_dir: no such flag; a run's own folder is continued"),
+        ("--model_max_length=4096", "--model_max_length: no such flag; the longest row is --max_length"),
+        ("--max_steeps=3", r"--max_steeps: no such flag; did you mean --max_steps\?"),
     ],
 )
 def test_paths_and_names_are_named(needed: list[str], tmp_path: Path, flag: str, said: str):
