@@ -104,7 +104,7 @@ _NAME = re.compile(r"[A-Za-z]{2}|[A-Z]_?\d")
 
 
 def _script(text: str) -> str | None:
-    """A name or formula as it is set: `\\text{Bob wins}` as `Bob`, `\\mathrm{CO_2}` as `CO_2`; None for no such text."""
+    """A name or formula as it is set: `\\text{Bob wins}` as `Bob`, `\\mathrm{CO_2}` as `CO_2`; else None."""
     plain = _SUBSCRIPT.sub(r"\1\2", _MACRO.sub("", text))
     if "\\" in plain or _SET_APART.search(plain):
         return None
