@@ -176,7 +176,7 @@ def test_problems_of_two_sources_with_one_id_are_refused(write: Callable[..., Pa
     )
     with pytest.raises(InputError, match=message):
         score(path)
-    apart = write(*({**one, "idx": one.pop("id")} for one in map(dict, read_jsonl(path))))
+    apart = write(*({"idx": one.pop("id"), **one} for one in map(dict, read_jsonl(path))))
     assert {title: figures["avg_at_n"]["mean"] for title, figures in score(apart).items()} == {
         "MATH-500": 1,
         "GSM8K": 1,
