@@ -190,7 +190,7 @@ class Sandbox(contextlib.AbstractContextManager):
         self._socket.settimeout(seconds)
         try:
             data = self._socket.recv(4096)
-        except TimeoutError:
+        except (TimeoutError, ConnectionResetError):  # the latter of a server that ended with a request unread
             data = b""
         if not data:
             self.close()
