@@ -17,7 +17,7 @@ from promptcot_mamba.cli import flag, parse_args, run_program
 class Arguments:
     input_path: str = flag("rows: completion (or completions), reference_solution, source", reads="file")
     expected_runs: int = flag("samples each problem should have", default=16, least=1)
-    strict_runs: bool = flag("exit with 1 where runs are missing", default=False)
+    strict_runs: bool = flag("exit with 1 where runs or problems are missing", default=False)
     grader: str = flag("paper: the published rules", default="strict", choices=GRADERS)
     compare: str | None = flag("a second file, compared problem by problem", default=None, reads="file")
     markdown: bool = flag("write X.metrics.md too", default=False)

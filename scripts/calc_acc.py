@@ -28,8 +28,10 @@ from promptcot_mamba.errors import InputError
 class Arguments:
     benchmark: list[str] = flag(f"{', '.join(BENCHMARKS)}; of a folder several, paper or all")
     input_path: str = flag("rows with completion (or completions) and the problem's own keys", reads="any")
-    expected_runs: int | None = flag("samples each problem should have", default=None, least=1)
-    strict_runs: bool = flag("exit with 1 where runs are missing", default=False)
+    expected_runs: int | None = flag(
+        "samples each problem should have; default: its benchmark's n", default=None, least=1
+    )
+    strict_runs: bool = flag("exit with 1 where runs or problems are missing", default=False)
     markdown: bool = flag("write X.metrics.md too", default=False)
     grader: str | None = flag("maths: strict (default), or paper: the published rules", default=None, choices=GRADERS)
     compare: str | None = flag("maths: a second file, compared problem by problem", default=None, reads="any")
@@ -43,6 +45,16 @@ def score_file(args: Arguments, members: list[Benchmark], path: str, code: CodeO
     return run_math(path, members[0] if len(members) == 1 else None, options)
 
 
+def check_flags(args: Arguments, sets: dict[str, list[Benchmark]], code: CodeOptions) -> None:
+    """Raise InputError for a flag that nothing to be graded reads; where maths stands beside code each has its own."""
+    kinds = {members[0].kind for members in sets.values()}
+    if kinds == {"math"} and code != CodeOptions():
+        raise InputError(f"--benchmark {' '.join(sets)} is maths: the sandbox's flags do not apply")
+    for option in ("grader", "compare"):
+        if kinds == {"code"} and getattr(args, option) is not None:
+            raise InputError(f"--{option} is for maths; --benchmark {' '.join(sets)} is code")
+
+
 def score_folder(args: Arguments, sets: dict[str, list[Benchmark]], code: CodeOptions) -> int:
     """Grade every prediction file of a folder; those of `all` and `paper` that are not there are passed over."""
     if args.compare is not None:
@@ -52,6 +64,8 @@ def score_folder(args: Arguments, sets: dict[str, list[Benchmark]], code: CodeOp
     absent = [name for name in sets if name not in there]
     if not there or (absent and not {"all", "paper"} & set(args.benchmark)):
         raise InputError(f"{folder}: no {', '.join(f'{name}.jsonl' for name in absent)} to grade")
+    # What reproduce_tables.sh says of any benchmarks: where their files lie, and what to do where tests are absent.
+    check_flags(args, there, replace(code, data_dir=CodeOptions().data_dir, sample_tests=False))
     worst = 0
     for name, members in there.items():
         print(f"== {name}", flush=True)
@@ -68,12 +82,8 @@ def main() -> int:
         return score_folder(args, sets, code)
     if len(sets) > 1:
         raise InputError(f"--benchmark {' '.join(args.benchmark)}: several need a folder as --input_path")
-    [(name, members)] = sets.items()
-    if members[0].kind == "math" and code != CodeOptions():
-        raise InputError(f"--benchmark {name} is maths: the sandbox's flags do not apply")
-    for option in ("grader", "compare"):
-        if members[0].kind == "code" and getattr(args, option) is not None:
-            raise InputError(f"--{option} is for maths; --benchmark {name} is code")
+    check_flags(args, sets, code)
+    [members] = sets.values()
     return score_file(args, members, args.input_path, code)
 
 

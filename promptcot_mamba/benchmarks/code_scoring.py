@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from promptcot_mamba.benchmarks import BENCHMARKS, Benchmark
+from promptcot_mamba.benchmarks.missing import Missing, find_missing
 from promptcot_mamba.cli import flag
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.code.extract import Wanted, extract_program
 from promptcot_mamba.grading.code.grading import CodeJob, SandboxPool, grade_jobs
 from promptcot_mamba.grading.code.humaneval import grade_function, read_problem
 from promptcot_mamba.grading.code.tests import GRADER_VERSION, TestSet, load_tests, run_tests, sample_tests
-from promptcot_mamba.grading.predictions import Prediction, missing_runs, read_predictions, warn_of_missing
+from promptcot_mamba.grading.predictions import Prediction, read_predictions, warn_of_missing
 from promptcot_mamba.grading.sandbox.sandbox import Limits, assert_unreadable
 from promptcot_mamba.grading.summary import (
     Figures,
@@ -148,15 +149,16 @@ class JobMaker:
 
 def score_code_file(
     path: str | Path, chosen: Benchmark, options: CodeOptions, expected_runs: int | None = None
-) -> tuple[list[Grade], dict[str, list[int]], str]:
-    """Grade every prediction of a file: the grades, the runs each problem lacks, and the sandbox's level.
+) -> tuple[list[Grade], Missing, str]:
+    """Grade every prediction of a file: the grades, the runs and problems it lacks, and the sandbox's level.
 
     Raises InputError for unreadable rows and tests, and where no sandbox can be made.
     """
     predictions = read_predictions(path)
-    lacking = missing_runs(predictions, expected_runs) if expected_runs else {}
-    warn_of_missing(path, lacking)
     maker = JobMaker(path, chosen, options)
+    owners = [BENCHMARKS.get(maker.benchmark_of(one, f"{path}:{one.line}")) for one in predictions]
+    missing = find_missing(path, predictions, owners, expected_runs)
+    warn_of_missing(path, missing.runs)
     pairs = [(one, job) for one in predictions if (job := maker.make(one)) is not None]
     without = sum(prepared is None for prepared in maker.made.values())
     if without:
@@ -169,7 +171,7 @@ def score_code_file(
     ):
         graded = grade_jobs([job for _, job in pairs], pool, options.cache_path, cluster)
         grades = [to_grade(one, job, row) for (one, _), (job, row) in zip(pairs, graded, strict=True)]
-        return grades, lacking, pool.label
+        return grades, missing, pool.label
 
 
 def to_grade(one: Prediction, job: CodeJob, row: Row) -> Grade:
@@ -208,14 +210,14 @@ def run_code(
 ) -> int:
     """Grade, print, and write X.grades.jsonl and X.metrics.json (and X.metrics.md) beside X.jsonl.
 
-    The exit status is 1 where runs are missing and `strict_runs` asks for them.
+    The exit status is 1 where runs or problems are missing and `strict_runs` asks for them.
     """
-    grades, lacking, label = score_code_file(path, chosen, options, expected_runs)
+    grades, missing, label = score_code_file(path, chosen, options, expected_runs)
     summaries = summarize_all(grades)
     write_jsonl(side_path(path, "grades.jsonl"), (grade.to_row() for grade in grades))
     document = {
-        "summaries": summaries, "missing_runs": lacking, "sandbox": label, "grader_version": GRADER_VERSION,
-        "limits": options.limits().to_row(),
+        "summaries": summaries, "missing_runs": missing.runs, "missing_problems": missing.problems, "sandbox": label,
+        "grader_version": GRADER_VERSION, "limits": options.limits().to_row(),
         "run": describe_run({"input_path": path, "benchmark": chosen.name, **asdict(options)}),
     }  # fmt: skip
     write_json(side_path(path, "metrics.json"), document)
@@ -225,4 +227,4 @@ def run_code(
     if markdown:
         text = "\n".join([render_markdown(table), "", "```", *lines, "```", ""])
         side_path(path, "metrics.md").write_text(text, encoding="utf-8")
-    return 1 if lacking and strict_runs else 0
+    return 1 if missing and strict_runs else 0

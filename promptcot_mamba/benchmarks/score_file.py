@@ -1,15 +1,17 @@
 """One prediction file -> grades, figures and the files beside it. What every `calc_acc` program runs."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from promptcot_mamba.benchmarks import BENCHMARKS, Benchmark, benchmark_of_source
 from promptcot_mamba.benchmarks.math_scoring import GRADERS, grade_math, write_audit
+from promptcot_mamba.benchmarks.missing import Missing, find_missing
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.metrics import compare_paired
-from promptcot_mamba.grading.predictions import Prediction, missing_runs, read_predictions, warn_of_missing
+from promptcot_mamba.grading.predictions import Prediction, read_predictions, warn_of_missing
 from promptcot_mamba.grading.summary import (
     Figures,
     detail_lines,
@@ -28,12 +30,12 @@ from promptcot_mamba.token_scores import read_scores
 
 @dataclass(frozen=True)
 class Scored:
-    """A graded file: predictions, their grades in the same order, and the problems that lack runs."""
+    """A graded file: predictions, their grades in the same order, and the runs and problems it lacks."""
 
     path: Path
     predictions: list[Prediction]
     grades: list[Grade]
-    lacking: dict[str, list[int]]
+    missing: Missing
     spared: int = 0  # samples that were not made, since their problems' majorities were decided without them
 
     def by_title(self) -> dict[str, list[Grade]]:
@@ -87,16 +89,13 @@ def score_math_file(path: str | Path, chosen: Benchmark | None, grader: str, exp
             sources = ", ".join(sorted({str(prediction.source) for prediction in predictions}))
             raise InputError(f"{path}: no row of {chosen.name}; sources found: {sources}")
         predictions, benchmarks = [predictions[i] for i in kept], [benchmarks[i] for i in kept]
-    lacking: dict[str, list[int]] = {}
-    for benchmark in dict.fromkeys(b.name for b in benchmarks):
-        own = [p for p, b in zip(predictions, benchmarks, strict=True) if b.name == benchmark]
-        lacking |= missing_runs(own, expected_runs or BENCHMARKS[benchmark].n)
+    missing = find_missing(path, predictions, benchmarks, expected_runs)
     spared = count_spared(path)
     if not spared:
-        warn_of_missing(path, lacking)
+        warn_of_missing(path, missing.runs)
     grades = grade_math(predictions, benchmarks, path, grader)
     add_confidence(path, predictions, grades)
-    return Scored(Path(path), predictions, grades, lacking, spared)
+    return Scored(Path(path), predictions, grades, missing, spared)
 
 
 def count_spared(path: str | Path) -> int:
@@ -126,7 +125,12 @@ def write_scores(scored: Scored, config: dict[str, object], markdown: bool = Fal
         figures["by_grader"] = {name: sum(grade.extra[name] for grade in grades) / len(grades) for name in GRADERS}
         summaries.append(figures)
     write_jsonl(side_path(scored.path, "grades.jsonl"), (grade.to_row() for grade in scored.grades))
-    document = {"summaries": summaries, "missing_runs": scored.lacking, "run": describe_run(config)}
+    document = {
+        "summaries": summaries,
+        "missing_runs": scored.missing.runs,
+        "missing_problems": scored.missing.problems,
+        "run": describe_run(config),
+    }
     write_json(side_path(scored.path, "metrics.json"), document)
     audited = write_audit(side_path(scored.path, "audit.md"), scored.predictions, scored.grades)
     logger.info("strict and paper grader disagree on %d samples: %s", audited, side_path(scored.path, "audit.md"))
@@ -144,34 +148,61 @@ def _details(summaries: Sequence[Figures]) -> list[str]:
     return lines
 
 
-def print_comparison(first: Scored, second: Scored) -> dict[str, object]:
-    """Second file minus first, problem by problem; returns the figures as JSON values."""
-    rows = [["second - first", "first", "second", "difference", "95% interval", "p", "detectable", "problems"]]
-    figures: dict[str, object] = {}
+def compare_files(first: Scored, second: Scored) -> dict[str, Figures]:
+    """Second file minus first, problem by problem, by benchmark; what one problem does not tell is None.
+
+    Raises InputError where the files have no benchmark, or of none a problem, in common.
+    """
     others = second.by_title()
-    for title, grades in first.by_title().items():
-        if title not in others:
-            continue
-        result = compare_paired(_scores(grades), _scores(others[title]))
-        figures[title] = asdict(result)
-        gap = result.difference
+    shared = {
+        title: (_scores(own), _scores(others[title])) for title, own in first.by_title().items() if title in others
+    }
+    if not shared:
+        raise InputError(f"{second.path}: no benchmark in common with {first.path}")
+    apart = [title for title, (a, b) in shared.items() if not a.keys() & b.keys()]
+    if apart:
+        ours, theirs = (", ".join(list(scores)[:3]) for scores in shared[apart[0]])
+        message = (
+            f"{second.path}: no problem of {apart[0]} in common with {first.path}: ids {theirs} here, {ours} there; "
+            "sample both from one problem file, or give both the same ids"
+        )
+        if len(apart) == len(shared):
+            raise InputError(message)
+        logger.warning("%s", message)
+    return {title: _json_values(asdict(compare_paired(*pair))) for title, pair in shared.items() if title not in apart}
+
+
+def _json_values(figures: Figures) -> Figures:
+    """The figures with None for NaN, which JSON has not."""
+    return {
+        name: _json_values(value)
+        if isinstance(value, dict)
+        else None
+        if isinstance(value, float) and math.isnan(value)
+        else value
+        for name, value in figures.items()
+    }
+
+
+def print_comparison(compared: dict[str, Figures]) -> None:
+    """The table of what `compare_files` found."""
+    rows = [["second - first", "first", "second", "difference", "95% interval", "p", "detectable", "problems"]]
+    for title, figures in compared.items():
+        gap, unpaired = figures["difference"], figures["unpaired_problems"]
         rows.append(
             [
                 title,
-                percent(result.first),
-                percent(result.second),
-                f"{100 * gap.mean:+.1f}",
-                f"[{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]",
-                f"{result.p_value:.3f}",
-                percent(result.minimum_detectable),
-                str(gap.problems) + (f" ({result.unpaired_problems} unpaired)" if result.unpaired_problems else ""),
+                percent(figures["first"]),
+                percent(figures["second"]),
+                f"{100 * gap['mean']:+.1f}",
+                "-" if gap["low"] is None else f"[{100 * gap['low']:+.1f}, {100 * gap['high']:+.1f}]",
+                "-" if figures["p_value"] is None else f"{figures['p_value']:.3f}",
+                percent(figures["minimum_detectable"]),
+                str(gap["problems"]) + (f" ({unpaired} unpaired)" if unpaired else ""),
             ]
         )
-    if not figures:
-        raise InputError(f"{second.path}: no benchmark in common with {first.path}")
     print("", render_table(rows), sep="\n")
     print("detectable: the true difference this comparison would find at 5 % significance with 80 % power")
-    return figures
 
 
 def _scores(grades: Sequence[Grade]) -> dict[str, list[float]]:
@@ -193,11 +224,16 @@ class Options:
 
 
 def run_math(path: str, chosen: Benchmark | None, options: Options) -> int:
-    """Grade, print, write; the exit status is 1 where runs are missing and `strict_runs` asks for them."""
+    """Grade, print, write; the exit status is 1 where runs or problems are missing and `strict_runs` asks for them."""
     scored = score_math_file(path, chosen, options.grader, options.expected_runs)
+    compared = None
+    if options.compare:
+        compared = compare_files(
+            scored, score_math_file(options.compare, chosen, options.grader, options.expected_runs)
+        )
     summaries = write_scores(scored, {"input_path": path, **asdict(options)}, options.markdown)
     print(render_table(headline_rows(summaries)), "", *_details(summaries), sep="\n")
-    if options.compare:
-        other = score_math_file(options.compare, chosen, options.grader, options.expected_runs)
-        write_json(side_path(path, "compare.json"), print_comparison(scored, other))
-    return 1 if scored.lacking and options.strict_runs else 0
+    if compared is not None:
+        print_comparison(compared)
+        write_json(side_path(path, "compare.json"), compared)
+    return 1 if scored.missing and options.strict_runs else 0

@@ -50,10 +50,12 @@ def read_predictions(path: str | Path) -> list[Prediction]:
     A missing `run` is the row's ordinal among those of its problem. Where one (problem, run) stands twice the later
     row counts (a retry follows what it retries) and a warning says how many.
 
-    Raises InputError, naming file and line, for a row without completion or identity.
+    Raises InputError, naming file and line, for a row without completion or identity, and for one whose problem has
+    the id of another source's: no gold, tests or run number could be told to be its own.
     """
     found: dict[tuple[str, int], Prediction] = {}
     seen: Counter[str] = Counter()
+    owners: dict[str, tuple[object, int]] = {}
     replaced = 0
     for number, row in iter_jsonl(path):
         where = f"{path}:{number}"
@@ -63,6 +65,12 @@ def read_predictions(path: str | Path) -> list[Prediction]:
             raise InputError(f"{where}: {error}") from None
         for own in own_rows:
             identity, (run, text) = identify(own, where), _run_and_text(own, where)
+            source, line = owners.setdefault(identity, (own.get("source"), number))
+            if source != own.get("source"):
+                raise InputError(
+                    f"{where}: problem {identity} of source {own.get('source')!r} has the id of one of {source!r} in "
+                    f"line {line}; score each source's file alone, or number their rows by 'idx' instead of 'id'"
+                )
             if run is None:
                 run = seen[identity]
             seen[identity] += 1

@@ -15,7 +15,7 @@ from promptcot_mamba.benchmarks.score_file import Options, run_math, score_math_
 from promptcot_mamba.chat_format import render_prompt
 from promptcot_mamba.cli import parse_args
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.jsonl import write_jsonl
+from promptcot_mamba.jsonl import read_jsonl, write_jsonl
 from scripts import calc_acc
 
 Row = dict[str, object]
@@ -146,7 +146,95 @@ def test_missing_runs_set_the_exit_status_only_when_asked(write: Callable[..., P
     assert run_math(str(path), None, options) == 0
     options.strict_runs = True
     assert run_math(str(path), None, options) == 1
-    assert score_math_file(path, None, "strict", 3).lacking == {"aime2024/0": [0, 2]}
+    assert score_math_file(path, None, "strict", 3).missing.runs == {"aime2024/0": [0, 2]}
+
+
+def test_problems_that_are_absent_altogether_are_missing_too(write: Callable[..., Path], caplog):
+    rows = [row(idx=i, source="math", completion=answer("33")) for i in range(5)]
+    options = Options(expected_runs=1, strict_runs=True, grader="strict", compare=None, markdown=False)
+    path = write(*rows)
+    with caplog.at_level("WARNING", logger="promptcot_mamba"):
+        assert run_math(str(path), None, options) == 1
+    assert "495 of the 500 problems of math500 have no run at all" in caplog.text
+    document = json.loads(path.with_name("predictions.metrics.json").read_text(encoding="utf-8"))
+    assert (document["missing_runs"], document["missing_problems"]) == ({}, {"math500": 495})
+    whole = [row(idx=i, completion=answer("33")) for i in range(30)]
+    assert run_math(str(write(*whole)), None, options) == 0
+    assert run_math(str(write(*whole[1:])), None, options) == 1
+
+
+def test_problems_of_two_sources_with_one_id_are_refused(write: Callable[..., Path]):
+    """Files of two benchmarks put together, both numbered from 0: the second's would have the first's gold."""
+    first, second = ({"id": 0, "source": source, "prompt": "?"} for source in ("math", "gsm8k"))
+    rows = (
+        {**one, "reference_solution": f"#### {gold}", "completion": answer(gold)}
+        for one, gold in ((first, 1), (second, 2))
+    )
+    path = write(*rows)
+    message = (
+        rf"{path}:2: problem 0 of source 'gsm8k' has the id of one of 'math' in line 1; score each source's file alone"
+    )
+    with pytest.raises(InputError, match=message):
+        score(path)
+    apart = write(*({"idx": one.pop("id"), **one} for one in map(dict, read_jsonl(path))))
+    assert {title: figures["avg_at_n"]["mean"] for title, figures in score(apart).items()} == {
+        "MATH-500": 1,
+        "GSM8K": 1,
+    }
+
+
+def test_files_without_a_common_problem_are_not_compared(write: Callable[..., Path], tmp_path: Path):
+    other = tmp_path / "other.jsonl"
+    write_jsonl(other, [row(idx=i, completion=answer("33")) for i in (7, 8)])
+    path = write(*(row(idx=i, completion=answer("33")) for i in (1, 2)))
+    message = (
+        r"no problem of AIME 2024 in common .*: ids aime2024/7, aime2024/8 here, aime2024/1, aime2024/2 there; sample"
+    )
+    with pytest.raises(InputError, match=message):
+        score(path, compare=str(other))
+    assert {file.name for file in tmp_path.iterdir()} == {"other.jsonl", "predictions.jsonl"}
+
+
+def test_one_common_problem_has_a_difference_and_no_interval(write: Callable[..., Path], tmp_path: Path, capsys):
+    other = tmp_path / "other.jsonl"
+    write_jsonl(other, [row(idx=i, completion=answer("33")) for i in (2, 3)])
+    path = write(*(row(idx=i, completion=answer("34")) for i in (1, 2)))
+    score(path, compare=str(other))
+    text = path.with_name("predictions.compare.json").read_text(encoding="utf-8")
+    figures = json.loads(text, parse_constant=pytest.fail)["AIME 2024"]
+    assert (figures["difference"]["mean"], figures["unpaired_problems"]) == (1.0, 2)
+    assert [figures["difference"]["low"], figures["p_value"], figures["minimum_detectable"]] == [None] * 3
+    assert "nan" not in capsys.readouterr().out
+
+
+def folder_args(folder: Path, *arguments: str) -> list[str]:
+    return ["calc_acc", "--input_path", str(folder), *arguments]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--benchmark", "math500", "--time_limit", "1"), "--benchmark math500 is maths: the sandbox's flags"),
+        (("--benchmark", "all", "--workers", "1"), "--benchmark math500 is maths: the sandbox's flags"),
+        (("--benchmark", "livecodebench", "--grader", "paper"), "--grader is for maths; --benchmark livecodebench"),
+    ],
+)
+def test_a_folder_of_one_kind_refuses_what_a_file_refuses(
+    arguments: tuple[str, ...], message: str, tmp_path: Path, monkeypatch
+):
+    name = "livecodebench" if "livecodebench" in arguments else "math500"
+    write_jsonl(tmp_path / f"{name}.jsonl", [row(source="math", completion=answer("33"))])
+    monkeypatch.setattr("sys.argv", folder_args(tmp_path, *arguments))
+    with pytest.raises(InputError, match=message):
+        calc_acc.main()
+    assert [file.name for file in tmp_path.iterdir()] == [f"{name}.jsonl"]
+
+
+def test_a_folder_of_maths_may_be_told_where_files_lie(tmp_path: Path, monkeypatch):
+    write_jsonl(tmp_path / "math500.jsonl", [row(source="math", completion=answer("33"))])
+    flags = ("--benchmark", "math500", "--data_dir", str(tmp_path), "--sample_tests", "True")
+    monkeypatch.setattr("sys.argv", folder_args(tmp_path, *flags))
+    assert calc_acc.main() == 0
 
 
 BAD_ROWS = {

@@ -25,6 +25,8 @@ THOUGHT = "<think>\nperhaps \\boxed{1}\n</think>\n"
         ("\\boxed{4}, and not \\boxed{5}", "4"),
         ("The answer is $\\boxed{4}$ rather than $\\boxed{5}$.", "4"),
         ("It is not 5; it is \\boxed{4}", "4"),
+        ("$\\boxed{42}$ is it. I used \\boxed{} notation.", "42"),
+        ("$\\boxed{42}$, given as \\boxed{...} was asked for; \\boxed{ \\ldots } works too.", "42"),
         ("$$\\boxed{\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}}$$", "\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}"),
     ],
 )
@@ -41,6 +43,7 @@ def test_last_balanced_box_after_the_thought(answer: str, expected: str):
         (THOUGHT + "The answer is 5.", "no_answer"),
         (THOUGHT + "\\boxed{5", "no_answer"),
         (THOUGHT + "\\boxed{}", "no_answer"),
+        (THOUGHT + "I put it in \\boxed{...}, which is \\boxed{}", "no_answer"),
         (THOUGHT + "It is not \\boxed{5}", "no_answer"),
         (THOUGHT, "no_answer"),
         ("", "no_answer"),

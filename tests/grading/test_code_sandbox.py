@@ -227,8 +227,9 @@ def test_no_folder_hides_what_it_holds_from_the_limit(name):
 def test_a_stopped_program_s_folder_goes_too():
     own = Sandbox("landlock")
     base = Path(own._process.args[-1].split('"base": "')[1].split('"')[0])
-    deeper = "    os.mkdir('d' * 250, 0o300)\n    os.chdir('d' * 250)\n"
-    code = f"import os, time\nfor _ in range(60):\n{deeper}time.sleep(6000)"
+    code = (
+        "import os, time\nd = 'd' * 250\nfor _ in range(20):\n    os.mkdir(d, 0o300)\n    os.chdir(d)\ntime.sleep(6000)"
+    )
 
     def stop() -> None:
         if becomes((base / "box" / ("d" * 250)).exists):

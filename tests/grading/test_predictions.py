@@ -102,7 +102,7 @@ def test_maths_is_graded_alike_in_both_formats(drawn: tuple[dict, Samples]):
         scored = [score_math_file(path, None, "strict", None) for path in paths]
         graded = [timeless([grade.to_row() for grade in one.grades]) for one in scored]
         assert graded[0] == graded[1]
-        assert scored[0].lacking == scored[1].lacking
+        assert scored[0].missing == scored[1].missing
         judged = [judge_by_majority(str(path), 0.5) for path in paths]
         for rows, grouped in zip(*judged, strict=True):
             assert [{**vars(one), "line": 0} for one in rows.samples] == [

@@ -174,7 +174,7 @@ def test_a_folder_of_predictions_is_graded_file_by_file(write: Callable[..., Pat
     assert done.returncode == 0, done.stderr
     assert set(metrics(tmp_path / "aime.jsonl")) == {"AIME 2024", "AIME 2025"}
     assert not (tmp_path / "hmmt25.metrics.json").exists()
-    done = run("-m", "scripts.calc_acc", "--benchmark", "hmmt25", "aime", "--input_path", tmp_path, "--timeout", 3)
+    done = run("-m", "scripts.calc_acc", "--benchmark", "hmmt25", "aime", "--input_path", tmp_path, "--sample_tests", 1)
     assert done.returncode == 0, done.stderr
     assert metrics(tmp_path / "hmmt25.jsonl")["HMMT February 2025"]["avg_at_n"]["mean"] == 1.0
     done = run("-m", "scripts.calc_acc", "--benchmark", "hmmt25", "gsm8k", "--input_path", tmp_path)

@@ -11,8 +11,6 @@ from promptcot_mamba import chat_format
 _BOX = re.compile(r"\\f?boxed\b|\\fbox\b")
 # Just before a box, what says that its content is not the answer.
 _DENIAL = re.compile(r"\b(?:not|rather than|instead of)[\s:$\\(\[*]*$", re.IGNORECASE)
-# Just before an empty box, what says that the instruction is quoted: "given within \\boxed{}".
-_QUOTED = re.compile(r"\b(?:within|in|inside|into|using|with|a|the)\s*[`$\"'\\(]*$", re.IGNORECASE)
 # What may stand between boxes that together list the answers: `\boxed{1} and \boxed{2}`, `\boxed{1}, \boxed{2}`.
 _JOINT = re.compile(
     r"(?:\s|[,;.$]|\\[,;:! ()\[\]]|\\q?quad\b|\b(?:and|or)\b"
@@ -96,10 +94,9 @@ def extract_answer(completion: str) -> Extraction:
 
 
 def _is_no_answer(text: str, start: int, _end: int, content: str) -> bool:
-    """Whether what stands before a box says so: `\\boxed{4}, not \\boxed{5}`, "given within \\boxed{}"."""
-    before = max(0, start - MAX_JOINT)
-    empty = not content.strip() and _QUOTED.search(text, before, start) is not None
-    return empty or _DENIAL.search(text, before, start) is not None
+    """Whether a box quotes the instruction ("within \\boxed{}") or is denied: `\\boxed{4}, not \\boxed{5}`."""
+    quoted = content.strip(" \n.") in ("", "\\ldots", "\\dots", "\\cdots")
+    return quoted or _DENIAL.search(text, max(0, start - MAX_JOINT), start) is not None
 
 
 def extract_boxed(text: str) -> Extraction:

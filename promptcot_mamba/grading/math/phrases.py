@@ -303,13 +303,26 @@ def split_qualifier(text: str) -> Qualified:
 
 
 _HEDGED = re.compile(
-    r"\b(?:or|and|maybe|if|not|wrong|incorrect)\b|^\s*(?:\\text\{\s*)?(?:[,;=+*/-]|\\(?:pm|mp)|(?:is|isn't|but|unless)\b)",
+    r"\b(?:or|and|maybe|if|not|wrong|incorrect)\b|^\s*(?:\\text\{\s*)?(?:[,;=+*/]|-(?![\d\\])|\\(?:pm|mp)|(?:is|isn't|but|unless)\b)",
     re.IGNORECASE,
 )
-OTHER_CHOICE = re.compile(r"\([A-J]\)|\b(?:or|and)\s+[A-J]\b")
+OTHER_CHOICE = re.compile(r"\([A-J]\)|\b(?:or|and)\s+[A-J]\b|(?<![A-Za-z\\])[A-J][.)]\s")
 _CHOICE_PREFIX = re.compile(
     rf"^\s*(?:{TEXT}\{{\s*\(?([A-J])(?:\)[.:]?|[.:])\s*\}}?|\(([A-J])\)(?!\s*[-+=*^(/_,)\\cdot])|([A-J])\)\s)\s*"
 )
+
+# `B. 16`, `\\text{B}. 16`, and `B\\quad 16`, where only a number shows that the letter is no factor
+_LETTER_FIRST = re.compile(
+    rf"\s*(?:{TEXT}\{{\s*([A-J])\s*\}}|([A-J]))\s*"
+    r"(?:\.(?:\s|~|\$|\\[,;:! ]|\\q?quad(?![A-Za-z]))+(?!\s*[A-J](?![A-Za-z]))"
+    r"|(?:\\q?quad(?![A-Za-z])\s*)+(?=-?\d|\\(?:[dt]?frac|sqrt|pi)(?![A-Za-z])))"
+)
+
+
+def set_choice_apart(text: str) -> str:
+    """`B. 16`, `B\\quad 16` as `B) 16`; before the text is cleaned, which makes a plain space of `\\quad`."""
+    match = _LETTER_FIRST.match(text)
+    return f"{match[1] or match[2]}) {text[match.end() :]}" if match else text
 
 
 def split_choice(text: str) -> tuple[str | None, str]:

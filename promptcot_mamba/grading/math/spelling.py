@@ -250,7 +250,13 @@ _REALS = r"\\mathbb\s*\{?\s*R\s*\}?\s*"
 _Rules = tuple[tuple[str, re.Pattern[str], Any], ...]
 # trigger, pattern, replacement; in this order.
 _STYLING: _Rules = (
-    ("color", re.compile(r"\\(?:text|page|f)?color(?:box)?\s*(?:\[[^\]]*\])?\s*\{[^{}]*\}"), " "),
+    (
+        "color",
+        re.compile(r"\\(?:fcolorbox\s*\{[^{}]*\}|(?:text|page)?color(?:box)?)\s*(?:\[[^\]]*\])?\s*\{[^{}]*\}"),
+        " ",
+    ),
+    ("\\", re.compile(r"\\(?:pmb|bold|mathtt|bbox\s*(?:\[[^\[\]]*\])?)(?![A-Za-z])"), " "),
+    ("\\text", re.compile(r"\\text(?:up|md|sc|sl)(?![A-Za-z])"), r"\\text"),
     (
         "\\",
         re.compile(

@@ -13,14 +13,20 @@ from promptcot_mamba.grading.math.compare import same_answer
 from promptcot_mamba.grading.math.gold import AnswerRules, Gold
 from promptcot_mamba.grading.math.layout import drop_parts
 from promptcot_mamba.grading.math.parse import parse
-from promptcot_mamba.grading.math.phrases import OTHER_CHOICE, read_phrases, split_choice, split_qualifier
+from promptcot_mamba.grading.math.phrases import (
+    OTHER_CHOICE,
+    read_phrases,
+    set_choice_apart,
+    split_choice,
+    split_qualifier,
+)
 from promptcot_mamba.grading.math.spelling import BARE_UNIT, name_bare_unit, spell
-from promptcot_mamba.grading.math.tables import names
+from promptcot_mamba.grading.math.tables import TEXT, names
 from promptcot_mamba.grading.math.tokens import UnreadableError, clean, join_thousands
 from promptcot_mamba.grading.math.tree import Node
 from promptcot_mamba.grading.math.value import UndecidedError
 
-VERSION = "strict-7"
+VERSION = "strict-8"
 MAX_ANSWER_CHARS = 100_000
 _WHOLE = re.compile(r"-?\d{1,18}")
 _ENDS = " \t\n.,;:"
@@ -67,7 +73,7 @@ def _compare(gold: Gold, answer: str) -> Verdict:
     if _bare(a) == _bare(b):
         return Verdict(True, "text")
     try:
-        left, right = _stripped(clean(a)), _stripped(_without_lead(clean(b)))
+        left, right = _stripped(clean(set_choice_apart(a))), _stripped(_without_lead(clean(set_choice_apart(b))))
         if left == right:
             return Verdict(True, "text")
         words = _words(left)
@@ -94,15 +100,16 @@ def _spaced_alike(text: str) -> str:
 
 _SUBSCRIPT = re.compile(r"([_^])\s*\{\s*(\w)\s*\}")
 _SET_APART = re.compile(r"[_^]\s*\{")  # more than one sign set high or low
-_NAME = re.compile(r"[A-Za-z]{4}|[A-Z][a-z]?_?\d|[A-Z]{2}")
+_NAME = re.compile(r"[A-Za-z]{2}|[A-Z]_?\d")
 
 
 def _script(text: str) -> str | None:
-    """A name or formula of chemistry as it is set: `\\text{CO}_2`, `\\mathrm{CO_2}`; None for what is no such text."""
+    """A name or formula as it is set: `\\text{Bob wins}` as `Bob`, `\\mathrm{CO_2}` as `CO_2`; else None."""
     plain = _SUBSCRIPT.sub(r"\1\2", _MACRO.sub("", text))
     if "\\" in plain or _SET_APART.search(plain):
         return None
-    plain = re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", plain.replace("{", "").replace("}", "").strip())
+    plain = _stripped(" ".join(plain.replace("{", "").replace("}", "").split()))
+    plain = re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", _WINS.sub("", plain) if " w" in plain else plain)
     return plain if _NAME.search(plain) else None
 
 
@@ -289,12 +296,11 @@ _WINS = re.compile(
     r"(?: the game)?$"
 )
 _PARITY = names("odd even")
+_SHORT_WORDS = names("yes no odd tie red")  # read as words where they stand alone; any other so short may be a product
 _NUMBERED = names("all every any for n k integer integers number numbers value values is of positive natural")
 _WORD = re.compile(r"[^\W\d_]+|[+-]?\d+(?:[.:/]\d+)*")
 _ARITHMETIC = re.compile(r"[\^_+*=<>|\\{}\[\]]|\d\s*-|-\s*\d")
-_MACRO = re.compile(
-    r"\\(?:text|mbox|textrm|textbf|textit|mathrm|mathbf|operatorname|bf|textnormal|boldsymbol|emph)(?![A-Za-z])\s*"
-)
+_MACRO = re.compile(rf"{TEXT}|\\(?:bf|boldsymbol)(?![A-Za-z])\s*")
 
 
 def _words(text: str, loose: bool = False) -> tuple[str, ...] | None:
@@ -324,4 +330,4 @@ def _words(text: str, loose: bool = False) -> tuple[str, ...] | None:
     if _PARITY & set(words):
         words = tuple(word for word in words if word not in _NUMBERED)
     longest = max((len(word) for word in words if word.isalpha()), default=0)
-    return words if longest > (1 if macros or loose else 3) else None
+    return words if longest > (1 if macros or loose else 3) or cased in _SHORT_WORDS else None

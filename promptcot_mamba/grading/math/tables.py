@@ -105,7 +105,8 @@ UNIT_WORDS = names(
     """
 )
 # A macro that sets its argument as text.
-TEXT = r"\\(?:text(?:rm|bf|it|sf|tt|up|md|normal)?|mbox|hbox|mathrm|mathsf|mathbf|operatorname|emph|rm)(?![A-Za-z])\s*"
+_STYLES = "rm|bf|it|sf|tt|up|md|sc|sl|normal"
+TEXT = rf"\\(?:text(?:{_STYLES})?|mbox|hbox|mathrm|mathsf|mathbf|operatorname|emph|rm)(?![A-Za-z])\s*"
 # Words by which an answer is only offered.
 GUESSES = names(
     "bound guess estimate approximation candidate candidates typo mistake conjecture possibility example examples"
