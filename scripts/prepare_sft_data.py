@@ -199,7 +199,7 @@ def main() -> None:
     args = parse_args(PrepareArguments, description=__doc__)
     from promptcot_mamba.checkpoint import load_tokenizer
     from promptcot_mamba.data.card import push_to_hub, write_card
-    from promptcot_mamba.data.prepare import prepare_shards, remove_work
+    from promptcot_mamba.data.prepare import Result, prepare_shards, remove_work
     from promptcot_mamba.data.report import write_report
     from promptcot_mamba.data.similar import require_package
     from promptcot_mamba.jsonl import write_json
@@ -214,8 +214,17 @@ def main() -> None:
     recipe = make_recipe(args, sources)
     output = Path(args.output_dir)
     problems = read_benchmarks(args)
+
+    def write_notes(result: Result) -> None:
+        report = write_report(result, output)
+        write_card(result, output)
+        write_json(output / "run.json", {**describe_run(asdict(args)), "seconds": result.seconds})
+        counts = result.manifest["counts"]
+        logger.info("%s examples, %s tokens, %s rows", *(f"{counts[key]:,}" for key in ("documents", "tokens", "rows")))
+        logger.info("read %s", report)
+
     with open_cluster(args.ray_address, args.workers or None) as cluster:
-        result = prepare_shards(
+        prepare_shards(
             recipe,
             output,
             tokenizer=tokenizer,
@@ -228,17 +237,10 @@ def main() -> None:
             agrees=_answer_check(sources),
             embedding_model=args.embedding_model,
             jsonl=args.jsonl,
+            write_notes=write_notes,
         )
-    if result is None:
-        return
-    report = write_report(result, output)
-    write_card(result, output)
-    write_json(output / "run.json", {**describe_run(asdict(args)), "seconds": result.seconds})
     if not args.keep_work:
         remove_work(output)
-    counts = result.manifest["counts"]
-    logger.info("%s examples, %s tokens, %s rows", *(f"{counts[key]:,}" for key in ("documents", "tokens", "rows")))
-    logger.info("read %s", report)
     if args.push_to_hub:
         logger.info("uploaded to %s", push_to_hub(output, args.push_to_hub))
 

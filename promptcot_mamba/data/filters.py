@@ -23,6 +23,7 @@ REASONS = {
     "turn_order": "the conversation's turns do not go user, assistant, user, ...",
     "unknown_role": "a turn of a role that is no system's, user's or assistant's",
     "not_text": "a turn holds images or other things than text",
+    "rejected_answer": "its `label` says that people do not want this answer (unpaired preferences)",
     "other_mode": "not a chain of thought: calls tools, or chooses among answers",
     "other_domain": "not of the domains that the recipe asks of this source",
     "unreadable": "the line is not JSON (only with bad_rows: drop)",

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from promptcot_mamba.data.canonical import CanonicalRow, UnusableRowError
-from promptcot_mamba.data.conversation import Reading, render_row
+from promptcot_mamba.data.conversation import Reading
 from promptcot_mamba.data.dataset import Selection, TokenRows, TrainRow
 from promptcot_mamba.data.messages import THOUGHTS
 from promptcot_mamba.data.pack import pack_lengths
 from promptcot_mamba.data.row_files import Chunk, iter_rows
-from promptcot_mamba.data.rows import Example, Formats, stem
-from promptcot_mamba.data.shapes import ASKED, CHATS, MESSAGES, PAIR, read_row
+from promptcot_mamba.data.rows import Example, Formats, render_checked, stem
+from promptcot_mamba.data.shapes import ASKED, CHATS, MESSAGES, PAIR, VERDICTS, read_row
 from promptcot_mamba.data.tokens import TokenStore
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row
@@ -39,9 +39,10 @@ def _begins_conversation(answer: Any) -> bool:
 def read_side(raw: Row, side: str, reading: Reading) -> CanonicalRow:
     """The prompt and one answer of a preference row. Raises InputError or UnusableRowError as `read_row`.
 
-    A column `reasoning` beside two answers says why one is preferred; it is the thought of neither.
+    A column `reasoning` beside two answers says why one is preferred; it is the thought of neither. Nor is a `label`
+    a verdict on one of them.
     """
-    raw = {name: value for name, value in raw.items() if name not in THOUGHTS}
+    raw = {name: value for name, value in raw.items() if name not in (*THOUGHTS, *VERDICTS)}
     answer = [raw[side]] if isinstance(raw[side], Mapping) else raw[side]
     reading = replace(reading, loss_on="last")
     if _begins_conversation(answer):
@@ -87,7 +88,7 @@ def iter_preferences(
                 raise InputError(f"{where}: {error}") from None
             identity = problem_id(raw) or f"{file.name}:{number}"
             for side, row in zip(SIDES, pair, strict=True):
-                prompt, completion = render_row(row)
+                prompt, completion = render_checked(row, where)
                 if formats is not None:
                     formats.add(row, prompt)
                 yield Example(f"{identity}/{side}", str(raw.get("source") or stem(file)), prompt, completion)

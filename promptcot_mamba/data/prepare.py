@@ -38,7 +38,7 @@ from promptcot_mamba.log import logger
 from promptcot_mamba.ray_jobs import RayCluster
 from promptcot_mamba.run_info import installed_versions
 
-PIPELINE_VERSION = 5  # raise whenever the same inputs would give other shards
+PIPELINE_VERSION = 6  # raise whenever the same inputs would give other shards
 WORK_FOLDER = ".work"
 CONTAMINATED_FILE = "contaminated.jsonl"
 NEAR_FILE = "near_benchmark.jsonl"
@@ -130,12 +130,14 @@ def prepare_shards(
     agrees: Callable[[str, str], bool] | None = None,
     embedding_model: str | None = None,
     jsonl: bool = False,
+    write_notes: Callable[[Result], None] | None = None,
 ) -> Result | None:
     """Make the shards of a recipe under `output`; None if they are already there.
 
     `agrees(gold, answer)` serves sources with `check_gold`; it must be importable by workers, which are `cluster`'s
     where there is one. `embedding_model` is a folder that sentence-transformers reads: questions that mean what a
-    problem means are reported. `jsonl` writes the mixture's rows as text beside the shards.
+    problem means are reported. `jsonl` writes the mixture's rows as text beside the shards. `write_notes` puts beside
+    them what tells of them, before the manifest, written last, declares all of it finished.
 
     Raises InputError for sources, rows or tokenizers that do not fit, if a source is empty after filtering, or if
     `output` holds other shards and `overwrite` is false.
@@ -152,7 +154,8 @@ def prepare_shards(
     made_from = _describe_inputs(tokenizer_hash, problems, files)
     first_key = digest([made_from, recipe.first_pass()])
     key = digest([first_key, asdict(recipe) | {"sources": [asdict(s) | {"path": None} for s in recipe.sources]}])
-    if _is_finished(output, key, overwrite) and (not jsonl or (output / ROWS_FILE).is_file()):
+    wanted = [*([ROWS_FILE] if jsonl else []), *([SIMILAR_FILE] if embedding_model is not None else [])]
+    if _is_finished(output, key, overwrite) and all((output / name).is_file() for name in wanted):
         logger.info("%s: these shards are already there; nothing to do", output)
         return None
     folder = work / first_key
@@ -220,8 +223,12 @@ def prepare_shards(
         "licences": count_by(table.licence, table.licences, table, selection),
         "origins": count_by(table.origin, table.origins, table, selection),
     }
-    manifest = _write_manifest(output, key, recipe, made_from, counts, shards, sum_formats(parts))
-    return Result(recipe, table, selection, tallies, shards, manifest, clock.seconds)
+    manifest = _make_manifest(key, recipe, made_from, counts, sum_formats(parts))
+    result = Result(recipe, table, selection, tallies, shards, manifest, clock.seconds)
+    if write_notes is not None:
+        write_notes(result)
+    _finish(output, result)
+    return result
 
 
 def _chosen_ids(recipe: Recipe, table: RowTable, selection: Selection) -> dict[str, set[bytes]]:
@@ -264,17 +271,11 @@ def _choose_rows(recipe: Recipe, chunks: Path, jobs: Sequence[tuple[int, str, Ch
     return table, selection
 
 
-def _write_manifest(
-    output: Path,
-    key: str,
-    recipe: Recipe,
-    made_from: dict[str, Any],
-    counts: dict[str, Any],
-    shards: Sequence[dict[str, Any]],
-    formats: dict[str, Any],
+def _make_manifest(
+    key: str, recipe: Recipe, made_from: dict[str, Any], counts: dict[str, Any], formats: dict[str, Any]
 ) -> dict[str, Any]:
-    """Declare the shards finished: their index, and the manifest by which training and reruns know them."""
-    manifest = {
+    """What training and reruns know the shards by."""
+    return {
         "key": key,
         "max_length": recipe.max_length,
         **made_from,
@@ -284,10 +285,13 @@ def _write_manifest(
         "counts": counts,
         "formats": formats,
     }
-    _remove_strangers(output, len(shards))
-    write_json(output / INDEX_FILE, {"shards": shards})
-    write_json(output / MANIFEST_FILE, manifest)
-    return manifest
+
+
+def _finish(output: Path, result: Result) -> None:
+    """Declare the shards finished: their index, then the manifest."""
+    _remove_strangers(output, len(result.shards))
+    write_json(output / INDEX_FILE, {"shards": result.shards})
+    write_json(output / MANIFEST_FILE, result.manifest)
 
 
 def remove_work(output: Path) -> None:
@@ -310,6 +314,8 @@ def _is_finished(output: Path, key: str, overwrite: bool) -> bool:
             "choose another folder or pass --overwrite True"
         )
     path.unlink()  # from here on the folder is unfinished
+    for name in (ROWS_FILE, SIMILAR_FILE):  # written only where asked for: those of other shards must not stay
+        (output / name).unlink(missing_ok=True)
     return False
 
 

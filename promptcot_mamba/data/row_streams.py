@@ -23,6 +23,7 @@ UNPACKING = (EOFError, OSError, zlib.error)  # what a damaged compressed file ra
 # Keys under which an object holds all rows: of APIs, of a training split, LMFlow's, the hub viewer's.
 WRAPPERS = ("data", "train", "instances", "rows")
 POINTER, POINTER_BYTES = b"version https://git-lfs.github.com/spec/", 1024
+_DECODER = json.JSONDecoder(parse_constant=lambda _: None)  # NaN, Infinity: what pandas writes where nothing is
 _BLANK, _OBJECTS = re.compile(r"[\s,:]*"), re.compile(r"\[\s*\{")
 
 
@@ -33,7 +34,9 @@ def first_line(error: Exception) -> str:
 def parse_line(line: bytes, where: str) -> Row:
     """One JSONL line; raises InputError if it is not UTF-8, not JSON or not an object."""
     try:
-        row = json.loads(line.decode("utf-8-sig"))  # of bytes json would take UTF-16, too, whose lines are cut wrongly
+        row = _DECODER.decode(
+            line.decode("utf-8-sig")
+        )  # of bytes json would take UTF-16, too, whose lines are cut wrongly
     except UnicodeDecodeError as error:
         raise InputError(f"{where}: not UTF-8 ({error.reason}); convert the file with iconv") from None
     except json.JSONDecodeError as error:
@@ -133,7 +136,7 @@ def unreadable(path: Path, error: Exception) -> InputError:
 def iter_document(path: Path, stream: IO[bytes], begin: int) -> Iterator[tuple[str, Row]]:
     """The objects of a JSON document from `begin` on, without holding the file: each is decoded once it is whole."""
     stream.read(begin)
-    reader, decoder = codecs.getreader("utf-8")(stream), json.JSONDecoder()
+    reader, decoder = codecs.getreader("utf-8")(stream), _DECODER
     text, at, number, begun, ended = "", 0, 0, False, False
     while True:
         while at < len(text) and (text[at].isspace() or text[at] == "," or (text[at] == "[" and not begun)):

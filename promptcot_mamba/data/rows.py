@@ -2,7 +2,6 @@
 
 import glob
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,21 +11,24 @@ from promptcot_mamba.chat_markup import Parts, whole_text
 from promptcot_mamba.data.adapters import recognise_rows
 from promptcot_mamba.data.canonical import CanonicalRow, UnusableRowError
 from promptcot_mamba.data.conversation import OURS, Reading, format_of, render_row
-from promptcot_mamba.data.row_files import SUFFIXES, TABLE_SUFFIXES, Chunk, iter_rows, saved_files
-from promptcot_mamba.data.shapes import Shape, describe, read_row
+from promptcot_mamba.data.published import (
+    CARD_FILE,
+    SeveralPartsError,
+    choose_by_card,
+    fetch_training,
+    of_training,
+    one_split,
+    read_card,
+    rows_of,
+    split_of,
+)
+from promptcot_mamba.data.row_files import SUFFIXES, Chunk, iter_rows, saved_files
+from promptcot_mamba.data.shapes import Shape, describe, read_row, shape_of
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.hub import DATASET, fetch, hint, is_hub_name, match_first
+from promptcot_mamba.hub import DATASET, hint, is_hub_name
 from promptcot_mamba.log import logger
 from promptcot_mamba.records import problem_id
 
-# Of a data set named on the hub, the first of these that it has: its training split, else what lies at its top.
-HUB_FILES = (
-    *("data/train-*.parquet", "*/train-*.parquet"),
-    *(f"{folder}train*{suffix}" for folder in ("", "data/") for suffix in SUFFIXES),
-    *("data/*.parquet", *(f"*{suffix}" for suffix in SUFFIXES)),
-)
-TRAIN_WORDS = frozenset(["train", "training"])
-OTHER_WORDS = frozenset(["test", "testing", "validation", "valid", "val", "dev", "eval", "evaluation"])
 SHOWN_FILES = 3
 SAMPLES = 64  # rendered prompts kept to tell their template by
 
@@ -61,10 +63,15 @@ class Formats:
 
 def find_on_hub(repo: str) -> list[Path]:
     """A data set's files by its name; raises InputError saying how to go on from a folder."""
+    on_disk = f"{hint(repo, DATASET, 'DIR')} and pass"
     try:
-        files = fetch(repo, DATASET, lambda names: match_first(names, HUB_FILES))
+        files = fetch_training(repo)
+    except SeveralPartsError as error:
+        raise InputError(
+            f"--data_path {repo}: {error}; {on_disk} one of them: --data_path 'DIR/{error.example}'"
+        ) from None
     except InputError as error:
-        mend = f"{hint(repo, DATASET, 'DIR')} and pass --data_path DIR"
+        mend = f"{on_disk} --data_path DIR"
         raise InputError(f"--data_path {repo}: no such file, folder or glob; {repo}: {error}; {mend}") from None
     if not files:
         raise InputError(f"--data_path {repo}: the hub has no {', '.join(SUFFIXES)} file of it")
@@ -76,14 +83,18 @@ def find_row_files(data_path: str | Path | Sequence[str | Path]) -> list[Path]:
 
     A folder may be one that `datasets` saved; `owner/name` that lies nowhere here is fetched from the hub.
 
-    Raises InputError if a path names nothing, or a file of another format.
+    Raises InputError if a path names nothing, or a file of another format, or a data set of several parts.
     """
     if not isinstance(data_path, (str, Path)):
         return [file for part in data_path for file in find_row_files(part)]
     path = Path(data_path)
     if path.is_dir():
         files = saved_files(path)
-        files = folder_files(path) if files is None else files
+        try:
+            files = folder_files(path) if files is None else files
+        except SeveralPartsError as error:
+            mend = f"pass one of them: --data_path '{path / error.example}'"
+            raise InputError(f"--data_path {data_path}: {error}; {mend}") from None
         if not files:
             raise InputError(f"--data_path {data_path}: no {', '.join(SUFFIXES)} file in this folder")
         return files
@@ -100,40 +111,26 @@ def find_row_files(data_path: str | Path | Sequence[str | Path]) -> list[Path]:
 
 
 def folder_files(folder: Path) -> list[Path]:
-    """The row files of a folder and of those in it, in sorted order: its training split, where names tell of splits."""
-    files = sorted(file for file in folder.rglob("*") if file.name.endswith(SUFFIXES) and file.is_file())
-    # Side files of a prepared folder (X.run.json) and of the `datasets` library are not rows.
-    files = [file for file in files if not file.name.endswith((".run.json", "dataset_info.json", "_infos.json"))]
-    tables = [file for file in files if file.name.endswith(TABLE_SUFFIXES)]
-    files = [file for file in files if file not in tables] or tables  # beside rows they are notes about them
-    return training_split(files, folder)
+    """The row files of a folder and of those in it, in sorted order: its training split, where names tell of splits.
 
-
-def training_split(files: Sequence[Path], folder: Path) -> list[Path]:
-    """A folder's files without those that their names give to another split than training, if any is named for that.
-
-    The name of a file counts before those of the folders it lies in: `test-00000-of-00001.parquet`, `test/a.jsonl`.
+    Where a data set's card lies beside them and has configs, those of its default config. Raises SeveralPartsError
+    where the card, or shards named for several splits, leave a choice.
     """
-    splits = {file: _split_of(file.relative_to(folder)) for file in files}
-    left_out = [file for file, split in splits.items() if split == "other"]
-    if not left_out or "train" not in splits.values():
-        return list(files)
-    shown = ", ".join(file.name for file in left_out[:SHOWN_FILES]) + ", ..." * (len(left_out) > SHOWN_FILES)
-    logger.warning(
-        "%s: %d files of other splits are left out (%s); name them to read them", folder, len(left_out), shown
-    )
-    return [file for file in files if splits[file] != "other"]
-
-
-def _split_of(path: Path) -> str | None:
-    """`train` or `other` by the nearest name that tells, None where none does."""
-    for name in (path.name, *reversed(path.parent.parts)):
-        words = set(re.split(r"[^a-z]+", name.lower()))
-        if words & TRAIN_WORDS:
-            return "train"
-        if words & OTHER_WORDS:
-            return "other"
-    return None
+    paths = sorted(file for file in folder.rglob("*") if file.name.endswith(SUFFIXES) and file.is_file())
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    chosen = choose_by_card(names, lambda: read_card(folder / CARD_FILE))
+    if chosen is None:
+        rows = rows_of(names)
+        chosen = of_training(rows)
+        if all(split_of(name) == "train" for name in chosen) and len({str(Path(name).parent) for name in chosen}) == 1:
+            chosen = one_split(chosen)
+        left_out = [Path(name).name for name in sorted({*rows} - {*chosen})]
+        if left_out:
+            shown = ", ".join(left_out[:SHOWN_FILES]) + ", ..." * (len(left_out) > SHOWN_FILES)
+            logger.warning(
+                "%s: %d files of other splits are left out (%s); name them to read them", folder, len(left_out), shown
+            )
+    return [folder / name for name in chosen]
 
 
 def hash_files(files: Sequence[Path]) -> str:
@@ -160,7 +157,7 @@ def iter_rows_of(file: Path, reading: Reading) -> Iterator[tuple[str, str, str, 
                 logger.info("%s: recognised %s", file, describe(shape, columns))
             known[columns] = shape
         try:
-            rows = read_row(raw, shape, reading)
+            rows = read_row(raw, shape_of(raw, shape), reading)
         except (UnusableRowError, InputError) as error:
             raise InputError(f"{where}: {error}") from None
         identity = problem_id(raw)
@@ -174,13 +171,16 @@ def iter_rows_of(file: Path, reading: Reading) -> Iterator[tuple[str, str, str, 
         )
 
 
-def has_lone_surrogates(text: str) -> bool:
-    """Whether a text has code points that no encoding writes."""
+def render_checked(row: CanonicalRow, where: str) -> tuple[Parts, str]:
+    """A row's prompt and completion; raises InputError naming its place for code points that no encoding writes."""
+    prompt, completion = render_row(row)
     try:
-        text.encode()
+        f"{whole_text(prompt)}{completion}".encode()
     except UnicodeEncodeError:
-        return True
-    return False
+        raise InputError(
+            f"{where}: holds lone surrogates (\\ud800 to \\udfff), which are no text; mend the row"
+        ) from None
+    return prompt, completion
 
 
 def stem(file: Path) -> str:
@@ -203,11 +203,7 @@ def iter_examples(
     reading = reading or Reading()
     for file in files:
         for where, identity, source, row in iter_rows_of(file, reading):
-            prompt, completion = render_row(row)
-            if has_lone_surrogates(whole_text(prompt)) or has_lone_surrogates(completion):
-                raise InputError(
-                    f"{where}: holds lone surrogates (\\ud800 to \\udfff), which are no text; mend the row"
-                )
+            prompt, completion = render_checked(row, where)
             if formats is not None:
                 formats.add(row, prompt)
             yield Example(id=identity, source=source, parts=prompt, completion=completion)

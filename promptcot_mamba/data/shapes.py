@@ -33,7 +33,8 @@ from promptcot_mamba.jsonl import Row
 
 SYSTEM = ("system", "system_prompt", "systemInstruction")
 # Columns that every shape reads where they are there.
-EXTRA = ("domain", "gold", "finish_reason", "source", "license", "licence", *SYSTEM, *THOUGHTS)
+VERDICTS = ("label", "kto_tag")  # TRL's and LLaMA-Factory's, beside one answer: whether people would have it so
+EXTRA = ("domain", "gold", "finish_reason", "source", "license", "licence", *SYSTEM, *THOUGHTS, *VERDICTS)
 # Pairs are told by these names; `answer` and `solution` are as often a reference as what is to be learned.
 ASKED = ("prompt", "instruction", "question", "query", "problem", "input")
 TOLD = ("completion", "response", "output", "generation")
@@ -216,6 +217,18 @@ def recognise(columns: Iterable[str], where: str = "") -> Shape:
     )
 
 
+def shape_of(raw: Row, shape: Shape) -> Shape:
+    """The shape of one row of a file of this shape: another one where that one's columns are null and others are not.
+
+    So are rows of several shapes in one table (Parquet, Arrow), which has all of their columns. Where what is not null
+    makes no shape, the file's shape says what is missing.
+    """
+    if all(raw.get(name) is not None for name in shape.marked):
+        return shape
+    held = [name for name, value in raw.items() if value is not None]
+    return next((one for one in SHAPES if all(name in held for name in one.marked)), shape)
+
+
 def _likely(columns: Sequence[str], names: Iterable[str]) -> str | None:
     """The column that has the first of these names, in small letters or large."""
     small = {column.lower(): column for column in columns}
@@ -258,6 +271,9 @@ def read_row(
     Raises UnusableRowError for a row that breaks its shape, InputError for a column of another type.
     """
     column = dict(columns or {})
+    for name in VERDICTS:  # only a boolean: what classifiers call a label is a number or a word
+        if raw.get(name) is False and name not in column.values():
+            raise UnusableRowError("rejected_answer", f"{name!r} is false: an answer that is not to be learned")
     if shape.read is not None:
         return _from_turns(shape.read(raw, column), raw, column, reading, domain)
     prompt_name, answer_name = (column.get(name, name) for name in shape.marked)

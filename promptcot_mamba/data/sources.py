@@ -10,6 +10,7 @@ from promptcot_mamba.data.adapters import Adapter, get_adapter, recognise_rows
 from promptcot_mamba.data.canonical import DOMAINS
 from promptcot_mamba.data.conversation import Reading
 from promptcot_mamba.data.filters import FilterRules
+from promptcot_mamba.data.published import SeveralPartsError, fetch_training
 from promptcot_mamba.data.row_files import kind_of, read_columns, saved_files
 from promptcot_mamba.data.rows import folder_files
 from promptcot_mamba.data.shapes import describe
@@ -138,22 +139,29 @@ def _match(root: Path, patterns: Sequence[str]) -> list[Path]:
 def find_repo_files(repo: str, patterns: Sequence[str], source_dir: str | Path | None) -> list[Path]:
     """A published data set's files: under `source_dir/<repo>` if a folder is given, else fetched from the hub.
 
-    Of the hub only the files of the first pattern that names any are fetched. Raises InputError saying which files to
-    download and where to put them.
+    Of the hub only the files of the first pattern that names any are fetched; without patterns its training rows.
+    Raises InputError saying which files to download and where to put them, SeveralPartsError where some have to be
+    chosen.
     """
     place = Path(source_dir or "DIR") / repo
     mend = f"{hub.hint(repo, hub.DATASET, place, patterns)} and pass --source_dir {source_dir or 'DIR'}"
+    wanted = ", ".join(patterns) or "files of rows"
     if source_dir is not None:
-        files = _match(place, patterns)
+        files = _match(place, patterns) if patterns else folder_files(place)
         if not files:
-            raise InputError(f"{place}: none of {', '.join(patterns)} is there; {mend}")
+            raise InputError(f"{place}: none of {wanted} is there; {mend}")
         return files
     try:
-        files = hub.fetch(repo, hub.DATASET, lambda names: hub.match_first(names, patterns))
+        if patterns:
+            files = hub.fetch(repo, hub.DATASET, lambda names: hub.match_first(names, patterns))
+        else:
+            files = fetch_training(repo)
+    except SeveralPartsError:
+        raise
     except InputError as error:
         raise InputError(f"{repo}: {error}; {mend}") from None
     if not files:
-        raise InputError(f"{repo}: the hub has none of {', '.join(patterns)}; name the files with sources.NAME.files")
+        raise InputError(f"{repo}: the hub has none of {wanted}; name the files with sources.NAME.files")
     return files
 
 
@@ -164,8 +172,31 @@ def _folder_files(spec: SourceSpec, folder: Path) -> list[Path]:
         if not files:
             raise InputError(f"sources.{spec.name}.files: {folder} has none of {', '.join(spec.files)}")
         return files
-    published = () if spec.adapter == "generic" else spec.make_adapter().files
-    return saved_files(folder) or _match(folder, published) or folder_files(folder)
+    return saved_files(folder) or _match(folder, spec.make_adapter().files) or folder_files(folder)
+
+
+def _find_files(spec: SourceSpec, source_dir: str | Path | None) -> list[Path]:
+    """A source's files. Raises InputError if there are none, or a choice among several parts of a set is left."""
+    adapter = spec.make_adapter()
+    repo = spec.repo or adapter.repo
+    try:
+        if spec.path is not None:
+            path = Path(spec.path)
+            if path.is_dir():
+                files = _folder_files(spec, path)
+            else:
+                files = [path] if path.is_file() else _glob(spec.path)
+            if not files:
+                raise InputError(f"sources.{spec.name}.path: {spec.path}: no such file, folder of rows or glob")
+            return files
+        if repo is None:
+            raise InputError(
+                f"sources.{spec.name}: adapter {spec.adapter!r} has no home on the hub; give 'path' or 'repo'"
+            )
+        return find_repo_files(repo, spec.files or adapter.files, source_dir)
+    except SeveralPartsError as error:
+        mend = f"name one of them: sources.{spec.name}.files: [{error.example}]"
+        raise InputError(f"sources.{spec.name}: {spec.path or repo}: {error}; {mend}") from None
 
 
 def find_source(spec: SourceSpec, source_dir: str | Path | None) -> FoundSource:
@@ -174,19 +205,7 @@ def find_source(spec: SourceSpec, source_dir: str | Path | None) -> FoundSource:
     Raises InputError if there are none, or a file lacks a column (naming those it has).
     """
     adapter = spec.make_adapter()
-    repo = spec.repo or adapter.repo
-    if spec.path is not None:
-        path = Path(spec.path)
-        if path.is_dir():
-            files = _folder_files(spec, path)
-        else:
-            files = [path] if path.is_file() else _glob(spec.path)
-        if not files:
-            raise InputError(f"sources.{spec.name}.path: {spec.path}: no such file, folder of rows or glob")
-    elif repo is None:
-        raise InputError(f"sources.{spec.name}: adapter {spec.adapter!r} has no home on the hub; give 'path' or 'repo'")
-    else:
-        files = find_repo_files(repo, spec.files or list(adapter.files), source_dir)
+    files = _find_files(spec, source_dir)
     for file in files:
         kind_of(file)
         if spec.adapter == "generic" and not spec.columns:

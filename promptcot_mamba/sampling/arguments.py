@@ -1,7 +1,7 @@
 """The flags of infer_longcot.py, and what is wrong with them."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from promptcot_mamba.chat_format import THINKING
@@ -15,6 +15,7 @@ PROMPT_ROOM = 4096  # the context is max_len + 4,096, as published
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 APIS = ("completions", "chat")
 FORMATS = ("rows", "grouped")
+LOADING_FLAGS = ("dtype", "state_dtype", "quantization", "tensor_parallel_size", "max_num_seqs")  # of what we load
 OUR_FIELDS = {"model", "prompt", "messages", "seed", "n", "stream", "return_token_ids"}  # of a request's body
 
 
@@ -131,6 +132,10 @@ class SamplingArguments:
             raise InputError(
                 f"--n_gpus {self.n_gpus}: is not a multiple of --tensor_parallel_size {self.tensor_parallel_size}"
             )
+        defaults = {each.name: each.default for each in fields(self)}
+        given = [f"--{name}" for name in LOADING_FLAGS if getattr(self, name) != defaults[name]]
+        if self.base_url and given:  # recipes may hold them, and be right for either
+            logger.warning("%s: with --base_url the servers decide that; changes nothing here", ", ".join(given))
         if self.temperature == 0 and self.n > 1:
             logger.warning("--temperature 0 with --n %d: all samples of a problem will be identical", self.n)
         if self.temperature == 0 and self.max_retries > 1:

@@ -3,7 +3,8 @@
 Bodies differ more than statuses do, so both are read. Shapes seen in public threads: OpenAI and Azure `{"error":
 {"message", "type", "code", "innererror": {"code"}}}`, SGLang `{"object": "error", "message", "code": 400}`, FastAPI and
 `transformers serve` `{"detail": ...}`, TGI `{"error": "text", "error_type"}`, llama.cpp error bodies under status 200,
-gateways' HTML. A filter may come as 400 (Azure), 403 (OpenRouter, LiteLLM) or 500 (LiteLLM around Azure).
+gateways' HTML, Gemini's list around its object. A filter may come as 400 (Azure), 403 (OpenRouter, LiteLLM) or 500
+(LiteLLM around Azure).
 """
 
 import email.utils
@@ -20,12 +21,13 @@ BUSY = (409, 425, 429, 529)  # the server is there and asks this request to come
 _PATH_MISSING = (404, 405, 501)
 _MALFORMED = (400, 406, 411, 413, 414, 415, 417, 422, 428, 431, 451)  # of the 4xx, those that are about the request
 MOST_WORDS = 300  # characters of an error that are shown
+MOST_READ = 2000  # and of its message that are looked at: how long to wait is said last
 LONGEST_WAIT = 7 * 86400.0  # seconds a Retry-After may ask for; more is a broken clock
 
 _POLICY = re.compile(
     r"content[ _-]?(policy|filter|management)|ResponsibleAIPolicy|ContentPolicyViolation|usage polic(y|ies)"
     r"|invalid_prompt|safety (system|filter)|moderation|input was flagged|flagged (as|for)|DataInspectionFailed"
-    r"|guardrail|blocked by",
+    r"|guardrail|blocked by (?!your organi)",
     re.IGNORECASE,
 )
 _TOO_LONG = re.compile(
@@ -34,14 +36,19 @@ _TOO_LONG = re.compile(
     r"|tokens`? \+ `?max_new_tokens`? must be",
     re.IGNORECASE,
 )
-# The two numbers by which a prompt is told that would fit, were less than --max_len asked for beside it.
+# The two numbers by which a prompt is told that would fit, were less asked for beside it.
 _ROOM = re.compile(r"(?:context (?:length|window|size)(?: is| of)?|must be <=)\D{0,3}(\d+)", re.IGNORECASE)
 _TAKEN = re.compile(
-    r"(\d+) (?:tokens )?(?:in|from) the (?:input|messages|prompt)|(?:given:|has) (\d+) `?inputs?\b", re.I
+    r"(\d+) (?:tokens )?(?:in|from|of) (?:the|text) (?:input|messages|prompt)"
+    r"|(?:given:|has|contains)( at least)? (\d+) `?inputs?\b",
+    re.IGNORECASE,
 )
-_NO_CREDIT = re.compile(
-    r"insufficient[ _](quota|balance|credit)|exceeded your current quota|billing|payment required", re.IGNORECASE
-)
+_NO_CREDIT = re.compile(r"insufficient[ _](quota|balance|credit)|payment required", re.IGNORECASE)
+_NO_CREDIT_UNLESS_WAIT = re.compile(r"exceeded your current quota|billing", re.IGNORECASE)  # limits a minute, else
+_SPAN = r"(\d+(?:\.\d+)?)\s*(ms|[hms])[a-z]*\s*"  # 58.8s, 9m38.016s, 20ms, 26 seconds
+_WAIT = re.compile(rf"(?:try again|retry)\s+(?:in|after)\s+((?:{_SPAN})+)", re.IGNORECASE)
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_ECHO = re.compile(r"""["']input["']: .*""", re.DOTALL)  # pydantic repeats what was sent: a prompt's words, not its own
 
 
 class ServerTroubleError(Exception):
@@ -65,12 +72,20 @@ class NotJsonError(BadAnswerError):
 
 
 class PromptTooLongError(Exception):
-    """The server says that the prompt leaves no room in its context; `fits`: it would leave some, but not --max_len."""
+    """The server says that its context has no room for the prompt, or for what is asked for beside it."""
 
-    def __init__(self, words: str):
-        super().__init__(words)
-        room, taken = _ROOM.search(words), _TAKEN.search(words)
-        self.fits = bool(room and taken and int(taken[1] or taken[2]) < int(room[1]))
+    def __init__(self, said: str, words: str = ""):
+        """`words` are the server's, uncut."""
+        super().__init__(said)
+        context, taken = _ROOM.search(words), _TAKEN.search(words)
+        self.context = int(context[1]) if context else 0
+        self._at_least = bool(taken and taken[2])
+        self._room = self.context - int(taken[1] or taken[3]) - 1 if taken else 0  # one to spare: SGLang's own bound
+
+    def less_than(self, asked: int) -> int:
+        """Tokens to ask for instead of `asked`; 0 where the prompt alone is too long, or nothing tells."""
+        less = min(self._room, asked // 2) if self._at_least else self._room
+        return less if 0 < less < asked else 0
 
 
 class RefusedError(Exception):
@@ -83,20 +98,22 @@ class DeniedError(InputError):
 
 
 class RejectedError(Exception):
-    """The server calls the request malformed: this one alone, or all of this kind; only other answers can tell."""
+    """The server calls the request malformed or not allowed: this one alone, or all that come from here; only whether
+    it answers others can tell."""
 
 
 def raise_for_error(url: str, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
     """Raise what an answer that is none means; InputError for what no waiting mends. All carry the server's words."""
     words, _ = error_words(body)
-    said = f"status {status}: {words}"
+    said = f"status {status}: {words[:MOST_WORDS]}"
     wait = retry_after((headers or {}).get("Retry-After"))
-    if status == 402 or _NO_CREDIT.search(words):
+    wait = told_wait(words) if wait is None else wait
+    if status == 402 or _NO_CREDIT.search(words) or (wait is None and _NO_CREDIT_UNLESS_WAIT.search(words)):
         raise InputError(f"--base_url {url}: {said}; no credit is left there")
-    if 400 <= status < 600 and status not in AWAY and _POLICY.search(words):
-        raise RefusedError(said)
+    if 400 <= status < 600 and status not in (401, *_PATH_MISSING, *AWAY) and _POLICY.search(words):
+        raise (RejectedError if status == 403 else RefusedError)(said)  # 403 may mean the account, or a proxy's rules
     if (400 <= status < 500 or status == 500) and _TOO_LONG.search(words):
-        raise PromptTooLongError(said)
+        raise PromptTooLongError(said, words)
     if status in BUSY:
         raise BusyError(said, wait)
     if status in AWAY:
@@ -104,7 +121,8 @@ def raise_for_error(url: str, status: int, body: bytes, headers: Mapping[str, st
     if status >= 500 or status < 400:
         raise BadAnswerError(said, wait)
     if status in (401, 403):
-        raise DeniedError(f"--base_url {url}: refused ({status}: {words}); set OPENAI_API_KEY")
+        mend = "set OPENAI_API_KEY" if status == 401 else "does OPENAI_API_KEY give access?"
+        raise DeniedError(f"--base_url {url}: refused ({said}); {mend}")
     if status in _PATH_MISSING:
         raise DeniedError(f"--base_url {url}: refused a request ({said}); --api chat or completions says which it has")
     if status in _MALFORMED:
@@ -119,6 +137,8 @@ def error_words(body: bytes) -> tuple[str, int | None]:
         parsed = json.loads(text)
     except (ValueError, RecursionError):
         return " ".join(re.sub(r"<[^>]*>", " ", text[: 50 * MOST_WORDS]).split())[:MOST_WORDS], None
+    if isinstance(parsed, list) and len(parsed) == 1:
+        parsed = parsed[0]
     error = parsed.get("error", parsed) if isinstance(parsed, dict) else parsed
     if not isinstance(error, dict):
         return _one_line(error), None
@@ -129,13 +149,22 @@ def error_words(body: bytes) -> tuple[str, int | None]:
         inner.get("code") if isinstance(inner, dict) else None,
     ]
     code = str(error.get("code"))
-    status = int(code) if code.isdigit() and 400 <= int(code) < 600 else None
-    return "; ".join(_one_line(part) for part in parts if part)[:MOST_WORDS], status
+    status = int(code) if re.fullmatch("[45][0-9]{2}", code) else None
+    return "; ".join(_one_line(part) for part in parts if part), status
 
 
 def _one_line(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return " ".join(text.split())[:MOST_WORDS]
+    return " ".join(_ECHO.sub("", text).split())[:MOST_READ]
+
+
+def told_wait(words: str) -> float | None:
+    """Seconds that an error's words ask for ("try again in 9m38.016s"); None where they say nothing."""
+    told = _WAIT.search(words)
+    if told is None:
+        return None
+    seconds = sum(float(count) * _SECONDS[unit.lower()] for count, unit in re.findall(_SPAN, told[1], re.IGNORECASE))
+    return min(seconds, LONGEST_WAIT)
 
 
 def retry_after(value: str | None) -> float | None:

@@ -14,8 +14,14 @@ from yarl import URL
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import logger
 from promptcot_mamba.sampling.endpoint_body import parse_json, parse_object, read_body
-from promptcot_mamba.sampling.endpoint_errors import BadAnswerError, DeniedError, ServerTroubleError, raise_for_error
-from promptcot_mamba.sampling.endpoint_protocol import find_model, normal_url
+from promptcot_mamba.sampling.endpoint_errors import (
+    BadAnswerError,
+    BusyError,
+    DeniedError,
+    ServerTroubleError,
+    raise_for_error,
+)
+from promptcot_mamba.sampling.endpoint_protocol import find_model, normal_url, refuse_ollama
 
 CONNECT_SECONDS = 10.0
 PROBE_SECONDS = 15.0  # between two looks at a server that holds requests
@@ -28,6 +34,7 @@ REDIRECTS = (301, 302, 303, 307, 308)
 BAD_LISTS = 3  # answers of `/models` that are none, before a server is asked without
 NO_MODELS = (404, 405, 501)  # of `/models`: a server that has no such path
 TROUBLE = (ServerTroubleError, aiohttp.ClientError, asyncio.TimeoutError, ConnectionError)
+IS_THERE = (BusyError, BadAnswerError, DeniedError)  # it may well work: gateways limit `/models` too, some break there
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,6 @@ class Endpoint:
     resume_at: float = 0.0  # not looked at before this time
     fell: asyncio.Event = field(default_factory=asyncio.Event)  # set when it goes away
     served: int = 0
-    answers: bool = False  # if only that it cannot serve yet
     quiet_until: float = 0.0  # no line about its being busy before this time
     tasks: set[asyncio.Task] = field(default_factory=set)
 
@@ -109,13 +115,14 @@ class EndpointPool:
             max_field_size=MOST_HEADER,
         )
         troubles = await asyncio.gather(*(self._try_identify(endpoint) for endpoint in self.endpoints))
-        if all(troubles) and not any(endpoint.answers for endpoint in self.endpoints):
-            untrusted = "certificate" in str(troubles[0]).lower() or "SSL" in str(troubles[0])
+        if all(trouble and not isinstance(trouble, ServerTroubleError) for trouble in troubles):
+            words = words_of(troubles[0])
+            untrusted = "certificate" in words.lower() or "SSL" in words
             advice = "--ca_file names the certificate to trust" if untrusted else "is it up?"
-            raise InputError(f"--base_url {self.endpoints[0].url}: cannot be reached ({troubles[0]}); {advice}")
+            raise InputError(f"--base_url {self.endpoints[0].url}: cannot be reached ({words}); {advice}")
         for endpoint, trouble in zip(self.endpoints, troubles, strict=True):
-            if trouble:
-                self.back_off(endpoint, trouble)
+            if trouble:  # of one that answers: it loads its model, or is busy
+                self.back_off(endpoint, words_of(trouble))
         loop = asyncio.get_running_loop()
         self._watchers = [loop.create_task(self._look_after(endpoint)) for endpoint in self.endpoints]
         for watcher in self._watchers:
@@ -210,21 +217,21 @@ class EndpointPool:
                 f"start it with --max-model-len {needed}, or give --max_len {max(1, most - 4096)}"
             )
         endpoint.model, endpoint.owner = card["id"], str(card.get("owned_by"))
+        if not self.settings.chat:
+            refuse_ollama(card, endpoint.url)
 
-    async def _try_identify(self, endpoint: Endpoint) -> str | None:
+    async def _try_identify(self, endpoint: Endpoint) -> Exception | None:
         """`_identify`, returning what is wrong for now, if anything."""
         try:
             await self._identify(endpoint)
         except DeniedError as error:
             if not endpoint.served:
                 raise
-            return str(error)
+            return error
         except TROUBLE as error:
-            words = str(error) or type(error).__name__
-            endpoint.answers = isinstance(error, ServerTroubleError)  # it is there: it loads its model, or is busy
             if not isinstance(error, BadAnswerError) or endpoint.failures < BAD_LISTS:
-                return words
-            self._take_at_its_word(endpoint, f"has no /models that can be read ({words})")
+                return error
+            self._take_at_its_word(endpoint, f"has no /models that can be read ({words_of(error)})")
         return None
 
     async def _look_after(self, endpoint: Endpoint) -> None:
@@ -235,7 +242,7 @@ class EndpointPool:
                 await asyncio.sleep(endpoint.resume_at - time.monotonic())
                 trouble, missed = await self._try_identify(endpoint), 0
                 if trouble:
-                    self.back_off(endpoint, trouble)
+                    self.back_off(endpoint, words_of(trouble))
                 else:
                     endpoint.away, endpoint.bad_answers = False, 0
                     endpoint.fell.clear()
@@ -245,19 +252,23 @@ class EndpointPool:
                 await asyncio.wait_for(endpoint.fell.wait(), PROBE_SECONDS)
             if endpoint.fell.is_set() or not endpoint.tasks:
                 missed = 0
-            elif trouble := await self._try_identify(endpoint):
-                missed += 1
-                if missed == MISSED_PROBES:
-                    self.back_off(endpoint, f"no answer to {MISSED_PROBES} probes ({trouble})")
-                    for task in tuple(endpoint.tasks):
-                        task.cancel()
-            else:
+            elif (trouble := await self._try_identify(endpoint)) is None or isinstance(trouble, IS_THERE):
                 missed = 0
                 self._on_change()
+            else:  # silence, or a gateway without the server behind it
+                missed += 1
+                if missed == MISSED_PROBES:
+                    self.back_off(endpoint, f"no answer to {MISSED_PROBES} probes ({words_of(trouble)})")
+                    for task in tuple(endpoint.tasks):
+                        task.cancel()
 
     def _on_watcher_done(self, watcher: asyncio.Task[None]) -> None:
         if not watcher.cancelled():  # a server that came back with another model, or a bug
             self._on_fatal(watcher.exception())
+
+
+def words_of(error: BaseException | None) -> str:
+    return str(error) or type(error).__name__
 
 
 def read_cards(body: bytes, url: str) -> list[dict[str, Any]]:

@@ -15,6 +15,8 @@ from promptcot_mamba.token_scores import TOP
 # (llama-cpp-python draws with repeat_penalty 1.1, top_k 40 and min_p 0.05 unless told).
 LLAMA_CPP = ("llamacpp", "me")  # llama-server, llama-cpp-python
 SGLANG = "sglang"
+TAKE_IDS = (SGLANG, "llamacpp")  # and vLLM, as `prompt` of a completion; llama-cpp-python takes text alone
+OLLAMA = ("library", "fp_ollama")  # owner of all models but people's own; `system_fingerprint` of answers
 _VERSION = re.compile(r"/v\d+(?:alpha|beta)?\d*(?:/|$)")
 _REQUEST_PATH = re.compile(r"/+(?:chat/)?completions$|(?<=/v\d)/+models$")  # as it is copied from a page
 MOST_ALTERNATIVES = 5  # that OpenAI-like completions tell of a token; vLLM and chat tell more
@@ -32,6 +34,7 @@ class Pending:
     pauses: int = 0  # in a row
     broken_since: float | None = None  # when a server first broke under it
     served_before: int = 0  # answers of all servers when it first went wrong
+    rejected_by: set[str] = field(default_factory=set)  # URLs of servers that call it malformed
     dropped: bool = False  # whoever submitted it wants nothing of it
 
     @property
@@ -73,6 +76,25 @@ def find_model(models: list[dict[str, Any]], wanted: str) -> dict[str, Any] | No
     return None if base is None else base | {"id": wanted}
 
 
+def added_bos(tokenizer: Any) -> str:
+    """The beginning-of-text token that a server's tokenizer puts before a text, as ours does; empty where it does not.
+
+    A rendered chat template begins with its own, which would then stand there twice.
+    """
+    bos = getattr(tokenizer, "bos_token", None)
+    return bos if bos and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id] else ""
+
+
+def refuse_ollama(said: dict[str, Any], url: str) -> None:
+    """Raise InputError where a model's card or a completion is Ollama's, which puts the model's template around every
+    prompt (ollama/ollama#5544, #12636)."""
+    if said.get("owned_by") in OLLAMA or said.get("system_fingerprint") in OLLAMA:
+        raise InputError(
+            f"--base_url {url}: Ollama puts every prompt into the model's template, also one that is written already; "
+            "give --api chat"
+        )
+
+
 def payload(
     request: Request,
     sampling: SamplingSettings,
@@ -81,18 +103,19 @@ def payload(
     is_vllm: bool,
     stream: bool,
     owner: str = "",
+    text: str | None = None,
     chat: bool = False,
     token_ids: bool = False,
 ) -> dict[str, Any]:
     """The body of one completion request, or of a chat completion; `token_ids` asks for those of the answer.
 
-    vLLM is told everything, and given token ids, so that a checkpoint's generation defaults and the server's view of
-    special tokens change nothing. SGLang and llama.cpp (`owner`) are told how to draw in their own words; other servers
-    get the fields that most understand.
+    vLLM and SGLang (`owner`) are told everything, so that a checkpoint's generation defaults change nothing; llama.cpp
+    is told how to draw in its own words; other servers get the fields that most understand. Where a server takes token
+    ids it is given them, so that its view of special tokens changes nothing; else `text`, or the prompt as it stands.
     """
     body: dict[str, Any] = {
         "model": model,
-        "prompt": request.prompt,
+        "prompt": request.prompt if text is None else text,
         "max_tokens": request.max_tokens,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
@@ -105,17 +128,17 @@ def payload(
         body["top_k"] = sampling.top_k or -1
     if owner in LLAMA_CPP:
         body |= {"repeat_penalty": body.pop("repetition_penalty"), "repeat_last_n": -1}  # the whole context
-    if is_vllm:
+    if is_vllm or owner == SGLANG:
         body |= {
             "stop_token_ids": list(sampling.stop_token_ids),
             "skip_special_tokens": sampling.skip_special_tokens,
             "ignore_eos": sampling.ignore_eos,
         }
-        if request.prompt_ids is not None and not chat:
-            body["prompt"] = [*request.prompt_ids, *request.kept]
     if chat:
-        prompt = body.pop("prompt")
-        body["messages"] = list(request.messages or [{"role": "user", "content": prompt}])
+        del body["prompt"]
+        body["messages"] = list(request.messages or [{"role": "user", "content": request.prompt}])
+    elif request.prompt_ids is not None and (is_vllm or owner in TAKE_IDS):
+        body["prompt"] = [*request.prompt_ids, *request.kept]
     if token_ids:
         body["return_token_ids"] = True
     if request.scores is not None:

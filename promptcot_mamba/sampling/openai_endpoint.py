@@ -12,6 +12,7 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Any, cast
@@ -46,8 +47,8 @@ from promptcot_mamba.sampling.endpoint_errors import (
     RefusedError,
     RejectedError,
 )
-from promptcot_mamba.sampling.endpoint_pool import TROUBLE, Endpoint, EndpointPool, EndpointSettings
-from promptcot_mamba.sampling.endpoint_protocol import Pending, payload, score_payload
+from promptcot_mamba.sampling.endpoint_pool import TROUBLE, Endpoint, EndpointPool, EndpointSettings, words_of
+from promptcot_mamba.sampling.endpoint_protocol import Pending, added_bos, payload, refuse_ollama, score_payload
 from promptcot_mamba.sampling.vllm_server import VllmServer
 
 POLL_SECONDS = 0.5
@@ -76,12 +77,13 @@ class OpenAIEndpoints:
         self.window = settings.concurrency * len(settings.base_urls)
         self.moved = 0  # times a request was taken back from a server
         self._tokenizer = tokenizer
+        self._bos = added_bos(tokenizer)
         self._server = server  # where the server is our own child: ours to watch and to stop
         self._waiting: deque[Pending] = deque()
         self._running: dict[asyncio.Task, Pending] = {}
         self._pending: dict[int, Pending] = {}  # by unit: all that are not answered
         self._sleeping = 0  # requests that wait for their time
-        self._rejected: list[tuple[Endpoint, Pending, BaseException]] = []  # until an answer shows whose fault it was
+        self._rejected: list[tuple[Endpoint, Pending, str]] = []  # by all servers, until one answers another
         self._finished: deque[Generated] = deque()
         self._finished_tokens = 0
         self._fatal: BaseException | None = None
@@ -190,22 +192,26 @@ class OpenAIEndpoints:
         if request.score_from is not None:
             nothing = Answer("", LENGTH, len(request.prompt_ids or ()), 0)
             async with self._pool.post(endpoint, "completions", score_payload(request, endpoint.model)) as response:
-                answer = parse_object(await read_body(response.content), endpoint.url)
-            return nothing, read_score(answer, request.prompt_ids or (), request.score_from, endpoint.url)
+                said = parse_object(await read_body(response.content), endpoint.url)
+            return nothing, read_score(said, request.prompt_ids or (), request.score_from, endpoint.url)
         chat, is_vllm = self.settings.chat, endpoint.is_vllm
         tells_ids = self.settings.token_ids and is_vllm and not chat and request.prompt_ids is not None
         stream = self.sampling.stop_on_loop or (self.settings.stream and tells_ids)
+        kept_text = self._text_of(request, request.kept, LENGTH) if request.kept and not tells_ids else ""
         body = payload(
             request, self.sampling, endpoint.model, is_vllm=is_vllm, stream=stream, owner=endpoint.owner,
-            chat=chat, token_ids=tells_ids or stream,
+            text=request.prompt.removeprefix(self._bos) + kept_text, chat=chat, token_ids=tells_ids or stream,
         )  # fmt: skip
         if chat and self.settings.template_kwargs:
             body["chat_template_kwargs"] = self.settings.template_kwargs
         body = {name: value for name, value in {**body, **self.settings.extra_body}.items() if value is not None}
         async with self._pool.post(endpoint, "chat/completions" if chat else "completions", body) as response:
             if not stream:
-                answer = parse_object(await read_body(response.content), endpoint.url)
-                return read_completion(answer, request.max_tokens, request.scores), None
+                said = parse_object(await read_body(response.content), endpoint.url)
+                if not chat:
+                    refuse_ollama(said, endpoint.url)
+                answer = read_completion(said, request.max_tokens, request.scores)
+                return replace(answer, text=kept_text + answer.text), None
             looks = self.sampling.stop_on_loop
             return await read_stream(
                 iter_lines(response.content), pending.ids, request.max_tokens, endpoint.url, stop_on_loop=looks,
@@ -232,7 +238,9 @@ class OpenAIEndpoints:
         asked = pending.request.scores
         if asked is not None and answer.completion_tokens and len(asked) == len(pending.request.kept):
             log_once(f"--save_logprobs: {endpoint.url} tells no log-probabilities")
-        self._settle_rejected()
+        for _, each, words in self._rejected:
+            self._refuse(each, words)
+        self._rejected.clear()
         self._finish(pending, answer, score)
 
     def _finish(self, pending: Pending, answer: Answer, score: float | None = None) -> None:
@@ -245,7 +253,7 @@ class OpenAIEndpoints:
             ids = array("i", [*request.kept, *ids])
         text = answer.text
         if ids is not None and self._tokenizer is not None and answer.finish_reason != CUT:
-            text = completion_text(self._tokenizer, self.sampling, request.prompt_ids or (), ids, answer.finish_reason)
+            text = self._text_of(request, ids, answer.finish_reason)
         fresh = answer.completion_tokens
         if fresh is None:
             fresh = self._count(text + (answer.reasoning or ""))
@@ -259,6 +267,9 @@ class OpenAIEndpoints:
             Generated(request.unit, text, answer.finish_reason, prompt, whole, seconds, score, ids, *said)
         )
 
+    def _text_of(self, request: Request, ids: Sequence[int], reason: str) -> str:
+        return completion_text(self._tokenizer, self.sampling, request.prompt_ids or (), ids, reason)
+
     def _count(self, text: str) -> int:
         """Tokens of a text whose server does not say: the tokenizer's, or an estimate, which is said once."""
         if self._tokenizer is not None:
@@ -269,11 +280,11 @@ class OpenAIEndpoints:
 
     def _went_wrong(self, endpoint: Endpoint, pending: Pending, error: BaseException) -> None:
         """Settle, requeue or give up one request by the kind of its trouble."""
-        words = str(error) or type(error).__name__
-        if isinstance(error, RejectedError) or (isinstance(error, PromptTooLongError) and error.fits):
-            self._reject(endpoint, pending, error)
+        words = words_of(error)
+        if isinstance(error, RejectedError):
+            self._reject(endpoint, pending, words)
         elif isinstance(error, PromptTooLongError):
-            self._leave_out(endpoint, pending, words)
+            self._ask_for_less(endpoint, pending, error)
         elif isinstance(error, RefusedError):
             self._refuse(pending, words)
         elif isinstance(error, BusyError):
@@ -387,34 +398,41 @@ class OpenAIEndpoints:
         self._last_sign = time.monotonic()
         self._finish(pending, Answer("", REFUSED, None, 0, note=words))
 
-    def _leave_out(self, endpoint: Endpoint, pending: Pending, words: str) -> None:
-        characters = len(pending.request.prompt)
-        logger.warning("%s: a prompt of %d characters is too long (%s); not sampled", endpoint.url, characters, words)
-        self._finish(pending, Answer("", LENGTH, len(pending.request.prompt_ids or ()), 0))
-
-    def _reject(self, endpoint: Endpoint, pending: Pending, error: BaseException) -> None:
-        """A request called malformed, or too long with what it asks for: its own fault if others are answered, else
-        kept until that is known."""
+    def _ask_for_less(self, endpoint: Endpoint, pending: Pending, error: PromptTooLongError) -> None:
+        """Have a chain end where the server's context does; a prompt that leaves it no room is an empty sample."""
         self._last_sign = time.monotonic()
-        self._rejected.append((endpoint, pending, error))
-        if any(each.served for each in self.endpoints):
-            self._settle_rejected()
-        elif len(self._rejected) >= MOST_REJECTED:
-            self._reject_all()
+        request = pending.request
+        if less := error.less_than(request.max_tokens):
+            log_once(f"{endpoint.url}: chains end at its context of {error.context:,} tokens, not at --max_len")
+            pending.request = replace(request, max_tokens=less)
+            self._take_back(pending)
+            return
+        characters = len(request.prompt)
+        logger.warning("%s: a prompt of %d characters is too long (%s); not sampled", endpoint.url, characters, error)
+        self._finish(pending, Answer("", LENGTH, len(request.prompt_ids or ()), 0))
 
-    def _settle_rejected(self) -> None:
-        """Others are answered, so it was theirs alone."""
-        for endpoint, pending, error in self._rejected:
-            if isinstance(error, PromptTooLongError):
-                self._leave_out(endpoint, pending, str(error))
+    def _reject(self, endpoint: Endpoint, pending: Pending, words: str) -> None:
+        """A request called malformed: its own fault if that very server answers others. Else the server may be unlike
+        the rest, and it is theirs to answer; where all call it so, it is kept until one answers another."""
+        others = [each for each in self.endpoints if each is not endpoint and each.url not in pending.rejected_by]
+        pending.rejected_by.add(endpoint.url)
+        if endpoint.served:
+            self._refuse(pending, words)
+        elif not others:
+            self._last_sign = time.monotonic()
+            self._rejected.append((endpoint, pending, words))
+            if len(self._rejected) >= MOST_REJECTED:
+                self._reject_all()
+        else:
+            self._pool.back_off(endpoint, words)
+            if all(each.away for each in others):
+                self._broke(pending, words)
             else:
-                self._refuse(pending, str(error))
-        self._rejected.clear()
+                self._take_back(pending)
 
     def _reject_all(self) -> None:
-        endpoint, _, error = self._rejected[-1]
-        advice = "; give a smaller --max_len" if isinstance(error, PromptTooLongError) else ""
-        self._fatal = InputError(f"--base_url {endpoint.url}: refused a request ({error}){advice}")
+        endpoint, _, words = self._rejected[-1]
+        self._fatal = InputError(f"--base_url {endpoint.url}: refused a request ({words})")
 
     def _on_sign(self) -> None:
         self._last_sign = time.monotonic()

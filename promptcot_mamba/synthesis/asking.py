@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from promptcot_mamba.chat_format import with_open_thought
+from promptcot_mamba.chat_format import read_completion, rewrite_thought, split, with_open_thought
 from promptcot_mamba.jsonl import DurableAppender, Row
 from promptcot_mamba.records import derive_seed
 from promptcot_mamba.sampling.backend import LENGTH, REFUSED, Backend, Generated, Request
@@ -143,7 +143,7 @@ class Asker:
 
     def _read(self, parse: Parse, task: Task, ask: Ask, reply: Generated) -> tuple[str, Row | Rejected]:
         """What a reply says and what is made of it; counted."""
-        text = with_open_thought(self.model.render(ask.prompt), reply.text) if reply.text.strip() else ""
+        text = read_text(self.model.render(ask.prompt), reply, self.form)
         result = judge_reply(parse, task.row, text, reply.finish_reason)
         row = {
             "key": task.key,
@@ -162,9 +162,22 @@ class Asker:
         if ask.attempt + 1 < self.attempts:
             return Ask(ask.unit, ask.attempt + 1, task.prompt)
         if result.reparable and self.form.repairs:
-            values = {"reason": result.reason, "mark": mark_for(text), "reply": text, "question": task.prompt}
+            answer = split(text).answer
+            values = {"reason": result.reason, "mark": mark_for(answer), "reply": answer, "question": task.prompt}
             return Ask(ask.unit, ask.attempt, self.form.render("repair", **values), result)
         return None
+
+
+def read_text(prompt: str, reply: Generated, form: Format) -> str:
+    """A reply, its thought in `<think>` tags in whatever marks it came or if served apart; "" where it is all thought.
+
+    What the form itself begins with opens no thought: a form of yours may call its rationale `<reasoning>`.
+    """
+    if not reply.text.strip():
+        return ""
+    if rewrite_thought(form.opening) is not None and reply.text.lstrip().startswith(form.opening):
+        return reply.text if reply.reasoning else with_open_thought(prompt, reply.text)
+    return read_completion(prompt, reply.text, reasoning=reply.reasoning)[0]
 
 
 def judge_reply(parse: Parse, row: Row, text: str, finish_reason: str) -> Row | Rejected:

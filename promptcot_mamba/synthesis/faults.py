@@ -28,15 +28,29 @@ _STATED = _any(
 # Of a programming problem the notes on its samples say "the answer is 3", and may.
 _STATED_PROGRAM = _any(rf"{_SECTION}(?:reference )?(?:solution|editorial)\b[ \t]*(?:\*\*)?[ \t]*:")
 _PROGRAM = re.compile(rf"{_SECTION}input\b.*{_SECTION}output\b", re.IGNORECASE | re.MULTILINE | re.DOTALL)
-_VERBS = (
-    "find determine compute calculate evaluate prove show solve how what which who when where express simplify give "
-    "write print output count estimate decide state list construct describe explain verify factor convert graph "
-    "sketch draw choose select name identify derive minimi[sz]e maximi[sz]e return implement design report answer "
-    "enter obtain rationali[sz]e expand complete fill order arrange round classify characteri[sz]e trouve[rz]? "
+_BIDS = (
+    "find determine compute calculate evaluate prove show solve express simplify give write estimate decide construct "
+    "describe explain verify convert sketch draw choose identify derive minimi[sz]e maximi[sz]e implement design "
+    "rationali[sz]e expand complete fill arrange classify characteri[sz]e trouve[rz]? "
     "calcule[rz]? détermine[rz]? montre[rz]? bestimmen? berechnen? finde[nt]? zeigen? beweisen? hallar? calculad? "
     "calcular? determinar? encuentr[ae] encontrar demuestra найти найдите докажите вычислите"
 )
-_ASKS = _any(r"[?？]", rf"\b(?:{'|'.join(_VERBS.split())})\b", "求|证明|計算|计算|确定|多少|几|何|いくつ|구하")
+_ALSO = (  # words that may ask, or name and join
+    "how what which who when where print output count state list factor graph select name return report answer enter "
+    "obtain order round"
+)
+_ASKS = _any(
+    r"[?？]", rf"\b(?:{'|'.join([*_BIDS.split(), *_ALSO.split()])})\b", "求|证明|計算|计算|确定|多少|几|何|いくつ|구하"
+)
+# A text's last sentence: a question, or one that bids, from its start or behind a comma.
+_REQUEST = re.compile(
+    rf"(?:[?？]|(?:[.!?:;,]\s|\n)\W{{0,9}}(?:(?:please|then|now|also|and)\b\W{{0,9}})?(?:{'|'.join(_BIDS.split())})\b"
+    r"(?:[^.!?\n]|\.(?=\w)|\n(?!\s*\n))*[.!]?|(?:求|证明|計算|计算|确定)[^。]*。?)\W*\Z",
+    re.IGNORECASE,
+)
+_COUNTED = _any(
+    rf"{_SECTION}{_WORDED}(?:answer|solution)[ \t]+\d+[ \t]*(?:\([^()\n]*\)[ \t]*)?(?:\*\*)?[ \t]*(?:[:=]|$)"
+)
 _EMPTY = (
     "what which who when where how is are was the a an of to it its this that these those answer solution problem "
     "question solve find compute determine calculate evaluate give explain why please above below following value "
@@ -73,11 +87,22 @@ def find_fault(problem: str) -> str | None:
     text = problem.strip()
     if _INJECTED.search(text):
         return INJECTED
-    if (_STATED_PROGRAM if is_program(text) else _STATED).search(text):
+    if (_STATED_PROGRAM if is_program(text) else _STATED).search(text) or _is_solved(text):
         return STATED
     if not _ASKS.search(text):
         return NOTHING
     return BARE if is_bare(text) else None
+
+
+def ends_in_request(text: str) -> bool:
+    """Whether the last sentence of a text, which is not its only one unless it is a question, asks for something."""
+    return _REQUEST.search(text.rstrip()[-600:]) is not None
+
+
+def _is_solved(text: str) -> bool:
+    """Whether numbered solutions follow a question; before it they are what it is about ("Solution 1: 0.1 M HCl")."""
+    counted = _COUNTED.search(text)
+    return counted is not None and bool(_ASKS.search(text[: counted.start()])) and not ends_in_request(text)
 
 
 def is_program(text: str) -> bool:

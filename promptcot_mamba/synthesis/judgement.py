@@ -21,9 +21,9 @@ VALUES = {PERFECT: 1.0, ACCEPTABLE: 0.5, BAD: 0.0}
 # Criterion -> how it is named in replies.
 CRITERIA = {
     "format": "format",
-    "accuracy": r"factual[ _]accuracy|accuracy",
-    "difficulty": r"difficulty[ _]alignment|difficulty",
-    "coverage": r"concept[ _]coverage|coverage",
+    "accuracy": r"factual[ _]?accuracy|accuracy",
+    "difficulty": r"difficulty[ _]?alignment|difficulty",
+    "coverage": r"concept[ _]?coverage|coverage",
     "solvability": "solvability",
 }
 NEEDED = ("accuracy", "solvability")  # perfect only if both are
@@ -35,12 +35,23 @@ _LABEL = re.compile(
     r"\s*(?:is\b|[:=\-–—])\s*",
     re.I,
 )
-_FINAL = re.compile(r"\b(?:final|overall)[ _](?:judge?ment|verdict|rating)\b", re.I)
-_RATING = re.compile(
-    r"\A(?:\s|[:=\-–—,]|\bis\b|\brated\b|\brating\b)*(perfect|acceptable|bad)\b(?!\s*(?:or|and|/)\s*(?:perfect|acceptable|bad))",
+_FINAL = re.compile(r"\b(?:final|overall)[ _]?(?:judge?ment|verdict|rating)\b", re.I)
+_VERDICT_KEY = r"(?:(?:final|overall) ?)?(?:judge?ment|verdict)|(?:final|overall) ?rating"
+# One of the three words: not asked ("bad?"), and not the first of a choice ("perfect / acceptable / bad").
+_WORD = r"\b(perfect|acceptable|bad)\b(?![ \t]*\?|[ \t]*(?:[,/]|or\b|and\b)[ \t]*(?:perfect|acceptable|bad)\b)"
+_RATING = re.compile(rf"\A(?:\W|\d|\b(?:is|as|rated|rating)\b)*{_WORD}", re.I)
+# "Rating: bad" somewhere in what is said of a criterion; "can't be rated bad", less its apostrophe, gives no word.
+_SAID = re.compile(
+    r"(?:\b(?:not|never|cannot)|n t)\s+(?:be\s+)?rated\b"
+    rf"|\b(?:rat(?:ed|ing)|score|grade|assessment)\b(?:[^\w.,;?!]|\d\.?|\b(?:is|as)\b)*{_WORD}",
     re.I,
 )
-_CRITERION = {name: re.compile(rf"^\W*(?:\d\s*[.):]?)?\W*(?:{words})\b(.*)$", re.I) for name, words in CRITERIA.items()}
+_CRITERION = re.compile(
+    r"^[^\w\n]*(?:(?:criterion[ \t]*)?\d[^\w\n]*)?(?:"
+    + "|".join(rf"(?P<{name}>{words})" for name, words in CRITERIA.items())
+    + r")\b",
+    re.I | re.M,
+)
 
 
 @dataclass(frozen=True)
@@ -91,8 +102,8 @@ def parse_verdict(reply: str) -> str | None:
     if not lines:
         return None
     line = _DECORATION.sub(" ", lines[-1]).strip()
-    word = _LABEL.sub("", line).strip().rstrip(".!").strip().lower()
-    return word if word in VERDICTS else None
+    word = re.fullmatch(r"\W*(perfect|acceptable|bad)[^\w?]*", _LABEL.sub("", line), re.I)
+    return word[1].lower() if word else None
 
 
 def parse_judgement(reply: str) -> Judgement | Rejected:
@@ -101,8 +112,7 @@ def parse_judgement(reply: str) -> Judgement | Rejected:
     if isinstance(text, Rejected):
         return text
     ratings, stated = _read_values(text)
-    if not ratings:
-        ratings, stated = read_ratings(text), parse_verdict(text)
+    ratings, stated = ratings or read_ratings(text), stated or parse_verdict(text)
     if stated is None:
         if _FINAL.search(text):
             return Rejected("the final judgement is none of perfect, acceptable, bad", reparable=True)
@@ -123,35 +133,39 @@ def ceiling(ratings: Mapping[str, str]) -> str:
 
 
 def read_ratings(text: str) -> dict[str, str]:
-    """Criterion -> rating, on its line or the next; of one rated twice the worse. What is no rating is left out."""
-    lines = [_DECORATION.sub(" ", line).strip() for line in text.splitlines()]
-    lines = [line for line in lines if line]
+    """Criterion -> rating, the first of what stands from its name to the next one or the final judgement.
+
+    Of one rated twice the worse. What is no rating is left out.
+    """
+    rows = [line if line.lstrip().startswith("|") else line.replace("|", "/") for line in text.splitlines()]
+    text = "\n".join(_DECORATION.sub(" ", row).strip() for row in rows)
     found: dict[str, str] = {}
-    for line, following in zip(lines, [*lines, ""][1:], strict=True):
-        for name, criterion in _CRITERION.items():
-            match = criterion.match(line)
-            if match is None:
-                continue
-            rest = match[1].strip(" .:-–—")
-            rating = _RATING.match(match[1]) or (None if rest else _RATING.match(following))
-            if rating:
-                word = rating[1].lower()
-                found[name] = min(found.get(name, word), word, key=VALUES.__getitem__)
-            break
+    heads = list(_CRITERION.finditer(text))
+    for head, end in zip(heads, [*(head.start() for head in heads[1:]), len(text)], strict=False):
+        said = _FINAL.split(text[head.end() : end], maxsplit=1)[0]
+        rating = _RATING.match(said) or next((each for each in _SAID.finditer(said) if each[1]), None)
+        if rating and head.lastgroup:
+            _keep_worse(found, head.lastgroup, rating[1].lower())
     return found
 
 
+def _keep_worse(found: dict[str, str], name: str, word: str) -> None:
+    found[name] = min(found.get(name, word), word, key=VALUES.__getitem__)
+
+
 def _read_values(text: str) -> tuple[dict[str, str], str | None]:
-    """Ratings and verdict of a reply in JSON."""
-    for values in find_objects(text, "solvability"):
-        ratings, stated = {}, None
+    """Ratings and verdict of a reply in JSON, wherever in it they stand."""
+    ratings: dict[str, str] = {}
+    stated = None
+    for values in find_objects(text, f"solvability|criterion|{_VERDICT_KEY}"):
+        if isinstance(values.get("criterion"), str):  # one of a list of them
+            values = {values["criterion"]: values}
         for key, value in values.items():
             said = value.get("rating") if isinstance(value, dict) else value
             word = said.strip().lower() if isinstance(said, str) else None
             name = next((each for each, words in CRITERIA.items() if re.fullmatch(words, key.strip(), re.I)), None)
             if word in VERDICTS and name is not None:
-                ratings[name] = word
-            elif word in VERDICTS and _FINAL.search(key):
+                _keep_worse(ratings, name, word)
+            elif word in VERDICTS and re.fullmatch(_VERDICT_KEY, key.strip().replace("_", " "), re.I):
                 stated = word
-        return ratings, stated
-    return {}, None
+    return ratings, stated

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from promptcot_mamba.chat_format import split
+from promptcot_mamba.synthesis.faults import ends_in_request
 from promptcot_mamba.synthesis.json_replies import find_objects
 from promptcot_mamba.synthesis.templates import Format, load_format
 
@@ -64,17 +65,15 @@ _NAMES = {
         r"|设计思路|思路|理由|begründung|gedankengang|justificación|razonamiento"
     ),
     PROBLEM: r"problem|problem statement|question|task|题目|问题|aufgabe|problème|problema|enunciado",
-    "answer": (
-        r"answer|solution|final answer|correct answer|reference answer|答案|解答|lösung|réponse|solución|respuesta"
-    ),
 }
+_ANSWERS = r"answer|solution|final answer|correct answer|reference answer|答案|解答|lösung|réponse|solución|respuesta"
 _NUMBER = r"(?:[^\w\s*#`<>|:$\\\[\](){}.,-]{1,2}[ \t]*)?(?:(?:\d{1,2}|[A-D])[.)][ \t]*)?"
 _WORDS = r"(?:(?:the|final|new|proposed|design|complete)[ \t]+)*"
 
 
-def _label(names: str) -> re.Pattern[str]:
+def _label(names: str, count: str = r"(?:[ \t]+\d+)?") -> re.Pattern[str]:
     """A line that begins with one of these names as a label: with a colon; or as a heading, bold or lettered, alone."""
-    name = rf"{_NUMBER}{_WORDS}(?:{names})(?:[ \t]+\d+)?[ \t]*(?:\([^()\n]{{0,40}}\)[ \t]*)?"
+    name = rf"{_NUMBER}{_WORDS}(?:{names}){count}[ \t]*(?:\([^()\n]{{0,40}}\)[ \t]*)?"
     colon = (
         rf"[ \t]*(?:#{{1,6}}[ \t]*)?{_NUMBER}(?P<bold>\*\*|__)?[ \t]*{name}"
         r"(?(bold)(?:[:：][ \t]*(?P=bold)|(?P=bold)[ \t]*[:：])|[:：])[ \t]*\|?"
@@ -85,6 +84,7 @@ def _label(names: str) -> re.Pattern[str]:
 
 
 _LABELS = {kind: _label(names) for kind, names in _NAMES.items()}
+_ANSWER = _label(_ANSWERS, count="")  # "Solution 1: 0.5 M NaCl" is what a problem is about
 _ANSWER_TAG = re.compile(r"^\s*<(?:answer|solution)>|^#{4}[ \t]+\S{1,40}[ \t]*\Z", re.IGNORECASE | re.MULTILINE)
 _FORM_AGAIN = re.compile(
     r"\A(?:\.{3}|…|\[[^\[\]\n]*\]|\{[^{}\n]*\}|<[^<>\n]*>"
@@ -228,11 +228,16 @@ def clean_rationale(text: str) -> str:
 
 
 def clean_problem(text: str) -> str:
-    """A problem less a label of its own, rules, a fence around it, and an answer or solution after it."""
+    """A problem less a label of its own, rules, a fence around it, and an answer or solution after it.
+
+    Nothing is cut where the problem goes on and asks behind it: less a part it would be another problem.
+    """
     text = _drop_label(trim(text), PROBLEM)
     text = text.split("<think>", 1)[0]  # some go on thinking about what they have just stated
-    ends = [found.start() for mark in (_LABELS["answer"], _ANSWER_TAG) if (found := mark.search(text))]
-    return trim(text[: min(ends, default=len(text))])
+    ends = [found for mark in (_ANSWER, _ANSWER_TAG) if (found := mark.search(text))]
+    end = min(ends, key=re.Match.start, default=None)
+    goes_on = end is not None and ends_in_request(_CLOSER.sub("", text[end.end() :]))
+    return trim(text if end is None or goes_on else text[: end.start()])
 
 
 def _drop_label(text: str, kind: str) -> str:

@@ -1,7 +1,7 @@
 """Formats: the prompts a model is asked with, and the markup in which it writes a rationale and a problem.
 
-A format is one YAML file: `prompts/ours.yaml`, `prompts/promptcot_release.yaml` (the released generators'), or yours,
-by its path. What a file leaves out is ours.
+A format is one YAML file: `ours.yaml` in `prompts/`, `promptcot_release.yaml` and `promptcot2_code.yaml` beside it (the
+released generators'), or yours, by its path. What a file leaves out is ours.
 """
 
 import hashlib
@@ -52,6 +52,11 @@ class Format:
         """A rationale and a problem as the problem-generation model writes them."""
         values = {"rationale": rationale.strip(), "problem": problem.strip()}
         return _PLACEHOLDER.sub(lambda match: values[match[1]], self.reply)
+
+    @property
+    def opening(self) -> str:
+        """What a reply in this markup begins with."""
+        return _PLACEHOLDER.split(self.reply)[0].strip()
 
     @property
     def pattern(self) -> re.Pattern[str]:

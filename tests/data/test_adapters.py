@@ -13,6 +13,7 @@ from promptcot_mamba.chat_markup import whole_text
 from promptcot_mamba.data.adapters import ADAPTERS, get_adapter
 from promptcot_mamba.data.canonical import CanonicalRow, UnusableRowError
 from promptcot_mamba.data.conversation import guess_domain, render_row
+from promptcot_mamba.errors import InputError
 
 TRACE = "<think>\nso\n</think>\n\nIt is $\\boxed{4}$."
 TEACHER = (
@@ -149,3 +150,22 @@ def test_questions_of_opencodereasoning_2_are_joined_from_four_sets(tmp_path):
     assert found["open-r1/codeforces"] == "\n\n".join(parts)
     assert [found[name] for name in ("taco", "apps", "code_contests")] == ["taco", "apps", "contest"]
     assert adapter.convert(raw | {"dataset": "taco", "split": "train"}, questions).meta["licence"] == "mit"
+
+
+def test_questions_are_there_whole_or_not_at_all(tmp_path):
+    """A writer that was killed, or whose set breaks off, leaves nothing that the next run takes for done."""
+    adapter, rows = get_adapter("opencodereasoning_1"), tmp_path / "rows.jsonl"
+
+    def find(repo, patterns):
+        if repo == "codeparrot/apps" and rows.read_text().count("\n") < 2:
+            raise InputError("breaks off")
+        return [rows]
+
+    rows.write_text('{"question": "first"}\n')
+    with pytest.raises(InputError, match="breaks off"):
+        adapter.open_context(find, tmp_path / "context")
+    assert list((tmp_path / "context").iterdir()) == []
+    rows.write_text('{"question": "first"}\n{"question": "second"}\n')
+    adapter.open_context(find, tmp_path / "context")
+    assert adapter.load_context(tmp_path / "context").find("apps", "test", "1") == "second"
+    assert sorted(path.name for path in (tmp_path / "context").iterdir()) == ["questions.arrow", "questions.json"]

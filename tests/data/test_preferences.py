@@ -31,6 +31,7 @@ SHAPES = {
     "why one is preferred": {
         "prompt": QUESTION, "chosen": RIGHT, "rejected": WRONG, "reasoning": "The chosen answer is more helpful.",
     },
+    "labelled": {"prompt": QUESTION, "chosen": RIGHT, "rejected": WRONG, "label": False},
     "Orca pairs": {"system": "Be brief.", "question": QUESTION, "chosen": RIGHT, "rejected": WRONG},
     "LLaMA-Factory, Alpaca": {"instruction": "Add.", "input": QUESTION, "chosen": RIGHT, "rejected": WRONG},
     "LLaMA-Factory, ShareGPT": {
@@ -90,6 +91,8 @@ def test_ids_and_sources_are_the_rows_own(tmp_path):
         ({**SHAPES["texts"], "rejected": 7}, "must be a text or a list of messages"),
         ({**SHAPES["texts"], "prompt": ""}, "'prompt' must be a non-empty text"),
         ({"chosen": [USER], "rejected": [USER]}, "no turn is the assistant's"),
+        ({**SHAPES["texts"], "prompt": "2 + \udcff?"}, "lone surrogates"),
+        ({**SHAPES["texts"], "rejected": "It is \ud83d."}, "lone surrogates"),
     ],
 )
 def test_what_is_no_preference_names_its_line(tmp_path, row: dict, words: str):

@@ -10,9 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from promptcot_mamba.chat_format import extract_question
+from promptcot_mamba.data.adapters import get_adapter
+from promptcot_mamba.data.canonical import UnusableRowError
+from promptcot_mamba.data.filters import REASONS
+from promptcot_mamba.data.row_files import Chunk, iter_rows, unpack
 from promptcot_mamba.data.rows import find_row_files, hash_files, iter_examples
 from promptcot_mamba.errors import InputError
 
+EMPTY = "<think>\n\n</think>\n\n"
 ROWS = [{"id": "a", "source": "s", "prompt": "p1", "completion": "c1"}, {"prompt": "p2", "completion": "c2"}]
 
 
@@ -92,3 +97,55 @@ def test_tables_beside_rows_are_notes(tmp_path: Path):
     assert find_row_files(tmp_path) == [tmp_path / "loss.csv"]
     (tmp_path / "a.jsonl").write_text('{"prompt": "p", "completion": "c"}\n')
     assert find_row_files(tmp_path) == [tmp_path / "a.jsonl"]
+
+
+SAID = [{"role": "user", "content": "p2"}, {"role": "assistant", "content": "c2"}]
+MIXED = [
+    {"prompt": "p1", "completion": "c1", "messages": None, "label": None},
+    {"prompt": None, "completion": None, "messages": SAID, "label": None},
+    {"prompt": "a title", "completion": None, "messages": SAID, "label": True},
+]
+
+
+def test_null_columns_of_a_table_say_no_shape(tmp_path: Path):
+    """Tables of several shapes put together: every row has all of their columns."""
+    pq.write_table(pa.Table.from_pylist(MIXED), tmp_path / "x.parquet")
+    read = [(extract_question(one.prompt), one.completion) for one in iter_examples([tmp_path / "x.parquet"])]
+    convert = get_adapter("generic").convert
+    assert read == [("p1", EMPTY + "c1"), *[("p2", EMPTY + "c2")] * 2]
+    prepared = [row for _, raw in iter_rows(Chunk(tmp_path / "x.parquet")) for row in convert(raw, None)]
+    assert [(row.prompt, row.completion) for row in prepared] == [("p1", "c1"), ("p2", "c2"), ("p2", "c2")]
+    empty = write_rows(tmp_path / "y.jsonl", [MIXED[0], {**MIXED[0], "completion": None}])
+    with pytest.raises(InputError, match=r"y\.jsonl:2: 'completion' must be a non-empty text"):
+        list(iter_examples([empty]))
+
+
+@pytest.mark.parametrize("text", ["{}\n{}\n", "[{},\n{}]", '{{"data": [{}, {}]}}'])
+def test_what_pandas_writes_where_nothing_is_reads_as_null(tmp_path: Path, text: str):
+    rows = (
+        '{"instruction": "p1", "input": NaN, "output": "c1"}',
+        '{"instruction": "p2", "input": "", "output": "c2", "score": -Infinity}',
+    )
+    (tmp_path / "x.json").write_text(text.format(*rows))
+    read = [(extract_question(one.prompt), one.completion) for one in iter_examples([tmp_path / "x.json"])]
+    assert read == [("p1", EMPTY + "c1"), ("p2", EMPTY + "c2")]
+    unpack(tmp_path / "x.json", tmp_path / "unpacked.jsonl")  # as preparation does
+    assert [row["output"] for _, row in iter_rows(Chunk(tmp_path / "unpacked.jsonl"))] == ["c1", "c2"]
+
+
+@pytest.mark.parametrize("verdict", ["label", "kto_tag"])
+def test_an_answer_that_people_turned_down_is_not_learned(tmp_path: Path, verdict: str):
+    """Unpaired preferences: TRL's, and LLaMA-Factory's. What else is called a label is none."""
+    pair = {"prompt": "p", "completion": "c"}
+    kept = [{**pair, verdict: value} for value in (True, 0, 1, "false", "entailment", None)]
+    assert len(list(iter_examples([write_rows(tmp_path / "x.jsonl", kept)]))) == len(kept)
+    for turned_down in ({**pair, verdict: False}, {"messages": SAID, verdict: False}):
+        path = write_rows(tmp_path / "y.jsonl", [pair, turned_down])
+        with pytest.raises(InputError, match=rf"y\.jsonl:2: '{verdict}' is false"):
+            list(iter_examples([path]))
+        with pytest.raises(UnusableRowError) as dropped:
+            get_adapter("generic").convert(turned_down, None)
+        assert dropped.value.reason == "rejected_answer"
+        assert dropped.value.reason in REASONS
+    gold = get_adapter("generic", {"prompt": "prompt", "completion": "completion", "gold": verdict})
+    assert gold.convert({**pair, verdict: False}, None)[0].gold == "False"  # what the recipe names is the reference

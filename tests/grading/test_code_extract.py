@@ -335,3 +335,60 @@ def test_hostile_text_ends_soon(body, monkeypatch):
     extract_program(body, "stop", WANTED)
     assert 0 < len(calls) <= 10 * (body.count("\n") + 2)
     assert time.process_time() - started < ENDLESS_SECONDS
+
+
+DOUBLE = "def double(x):\n    return 2 * x"
+BESIDE = (  # what stands beside a right function, and would end it, or change nothing
+    "a, b = map(int, input().split())\nprint(double(a))",
+    "assert double(2) == 5",
+    "n = int(input())\nprint(n)",
+    "for line in sys.stdin:\n    print(double(int(line)))",
+    "def main():\n    print(double(int(input())))\nmain()",
+    "result = double(int(input()))\nprint(f'{result}')",
+    "if __name__ == '__main__':\n    import doctest\n    doctest.testmod()",
+    "class TestDouble(unittest.TestCase):\n    pass\nunittest.main()",
+    "def show(n=missing):\n    pass",
+    "while True:\n    print(double(int(input())))",
+    "sys.exit(double(3))",
+    "'''Twice.'''\nOK",
+)
+NEEDED = (  # programs that need every line
+    "table = {}\nfor n in range(99):\n    table[n] = 2 * n\ndef double(x):\n    return table[x]",
+    "table = []\ndef fill():\n    for n in range(SIZE):\n        table.append(2 * n)\nSIZE = 99\nfill()\n"
+    "def double(x):\n    return table[x]",
+    "table = []\ntable.extend(range(0, 99, 2))\ndef double(x):\n    return table[x]",
+    "class Doubler:\n    factor = 2\n    def __call__(self, x):\n        return self.factor * x\ndouble = Doubler()",
+    "def times(n):\n    return lambda f: lambda x: n * f(x)\n@times(2)\ndef double(x):\n    return x",
+    "try:\n    from nowhere import two\nexcept ImportError:\n    two = 2\ndef double(x):\n    return two * x",
+    "total = 0\ndef add(x):\n    global total\n    total += 2 * x\ndef double(x):\n    add(x)\n    return total",
+    "from decimal import Decimal, getcontext\ngetcontext().prec = 50\ndef double(x):\n    return int(Decimal(x) * 2)",
+    "double = lambda x: two() * x\ndef two():\n    return TWO\nTWO = 2",
+    "if True:\n    def twice(x):\n        return 2 * x\ndef double(x):\n    return twice(x)",
+    "from math import *\nimport sys\nsys_two = [2]\nsys_two[0] += 0\ndef double(x):\n    return sys_two[0] * x",
+)
+
+
+@pytest.mark.parametrize("fenced", [True, False])
+@pytest.mark.parametrize("program", [f"{DOUBLE}\n{beside}" for beside in BESIDE] + [f"{b}\n{DOUBLE}" for b in BESIDE])
+def test_examples_beside_the_wanted_function_are_not_run(program, fenced):
+    answer = f"```python\n{program}\n```" if fenced else program
+    assert extract_program(answer, "stop", WANTED).code == DOUBLE + "\n"
+
+
+@pytest.mark.parametrize("fenced", [True, False])
+@pytest.mark.parametrize("program", NEEDED)
+def test_all_that_the_wanted_function_needs_is_kept(program, fenced):
+    example = "\nn = int(input())\nprint(double(n), table)"
+    for beside in ("", example):
+        answer = f"```python\n{program}{beside}\n```" if fenced else program + beside
+        found = extract_program(answer, "stop", WANTED).code
+        assert found == program + "\n" or ast.dump(ast.parse(found)) == ast.dump(ast.parse(program))
+        names: dict = {}
+        exec(compile(found, "program", "exec"), names)
+        assert names["double"](21) == 42
+
+
+@pytest.mark.parametrize("deep", ["not " * 900 + "x", "-" * 3000 + "x", "x" + " + x" * 3000, "[" * 90 + "]" * 90])
+def test_what_is_too_deep_to_be_taken_apart_stays(deep):
+    program = f"def double(x):\n    return {deep}"
+    assert extract_program(f"```python\n{program}\ndouble(3)\n```", "stop", WANTED).code.startswith(program)

@@ -178,6 +178,19 @@ def test_verdicts_by_check(sandbox, monkeypatch, code, reason):
     assert grade_function(sandbox, read_problem(PROBLEM, "row"), code).reason == reason
 
 
+FORGED = "import os\n\ndef double(x):\n    os.write(3, {})\n    os._exit(0)"
+MANY = "b'{\"set\":[' + b','.join(b'%d' % (n * (2**61 - 1)) for n in range(1_000_000)) + b']}'"
+
+
+@pytest.mark.parametrize("data", [MANY, "b'[' * 10**7", "b'[' + b'[],' * 3_000_000 + b'0]'", "b'{'"])
+def test_what_a_call_returned_is_not_read_by_the_grader(sandbox, monkeypatch, data):
+    """Bytes that would take it hours, or gigabytes, are the check's, whose process reads or refuses them."""
+    read = []
+    monkeypatch.setattr("promptcot_mamba.grading.code.values.decode_value", read.append)
+    verdict = grade_function(sandbox, read_problem(PROBLEM, "row"), FORGED.format(data))
+    assert (verdict.reason, read) == ("wrong_answer", [])
+
+
 @pytest.mark.parametrize("returned", ["iter([x, x])", "deque([x, x])", "(x for _ in range(2))", "np.array([x, x])"])
 def test_a_check_may_read_the_items_of_what_is_no_list(sandbox, returned):
     """As HumanEval/33 and /37 do: `tuple(candidate(...))`."""

@@ -10,17 +10,23 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
+import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from promptcot_mamba.errors import InputError
+from promptcot_mamba.grading.code import grading
+from promptcot_mamba.grading.code.tests import TestSet, run_tests
 from promptcot_mamba.grading.sandbox import seccomp as seccomp
+from promptcot_mamba.grading.sandbox.folder import empty_folder, within
 from promptcot_mamba.grading.sandbox.libraries import wanted_modules
-from promptcot_mamba.grading.sandbox.sandbox import SAFE_LEVELS, Limits, Sandbox
+from promptcot_mamba.grading.sandbox.sandbox import SAFE_LEVELS, Limits, Sandbox, SandboxBrokenError
 from promptcot_mamba.grading.sandbox.source import compile_program
-from tests.grading.lcb_files import flags, make_folder
+from tests.grading.lcb_files import RIGHT, flags, make_folder, read
 from tests.grading.processes import are_gone, becomes, tree_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -184,6 +190,133 @@ def test_what_breaks_two_sandboxes_is_no_verdict():
     )
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert re.fullmatch(f"two sandboxes broke over one program: .*{words}.*\n", ended.stdout), ended
+
+
+LEAVINGS = (
+    "os.makedirs('d', mode=0)",
+    "os.umask(0o777)\nos.mkdir('a')",
+    "for _ in range(1200):\n    os.mkdir('d')\n    os.chdir('d')",
+    "for _ in range(100):\n    os.mkdir('d' * 250, 0o300)\n    os.chdir('d' * 250)\nopen('f', 'w').close()",
+    "os.mkdir(b'\\xff\\n', 0o100)\nos.mkdir('d')\nos.mkdir('d/e', 0o200)\nos.mkdir('d/f', 0o400)",
+)
+
+
+@pytest.mark.parametrize("level", SAFE_LEVELS)
+def test_whatever_a_program_leaves_the_next_finds_nothing(level):
+    with Sandbox(level) as own:
+        server = own._process.pid
+        for code in LEAVINGS:
+            left = own.run(job(f"import os\n{code}"))
+            assert left.reason in (None, "disk"), left  # so many folders are too many, if it is seen meanwhile
+            assert own.run(job("import os\nprint(os.listdir('.'))")).stdout == b"[]\n"
+        assert own._process.pid == server
+
+
+@pytest.mark.parametrize("name", ["d", "d" * 250])
+def test_no_folder_hides_what_it_holds_from_the_limit(name):
+    """A folder that its maker may not list; with long names also one whose path is too long to be named."""
+    code = (
+        f"import os, time\nfor _ in range(20):\n    os.mkdir({name!r}, 0o300)\n    os.chdir({name!r})\n"
+        "for n in range(20):\n    open(str(n), 'wb').write(bytes(1 << 20))\ntime.sleep(6000)"
+    )
+    with Sandbox("landlock") as own:
+        limits = Limits(cpu_seconds=60, wall_seconds=600.0, disk_mb=8)
+        assert own.run(job(code), limits=limits).reason == "disk"
+
+
+def test_a_stopped_program_s_folder_goes_too():
+    own = Sandbox("landlock")
+    base = Path(own._process.args[-1].split('"base": "')[1].split('"')[0])
+    code = (
+        "import os, time\nd = 'd' * 250\nfor _ in range(20):\n    os.mkdir(d, 0o300)\n    os.chdir(d)\ntime.sleep(6000)"
+    )
+
+    def stop() -> None:
+        if becomes((base / "box" / ("d" * 250)).exists):
+            os.killpg(own._process.pid, signal.SIGKILL)
+
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    with pytest.raises(SandboxBrokenError):
+        own.run(job(code), limits=Limits(wall_seconds=600.0))
+    stopper.join()
+    own.close()
+    assert not base.exists()
+
+
+@pytest.fixture
+def deep_folder():
+    """A folder 2,500 deep, which nothing that recurses could remove again: not pytest either."""
+    folder = Path(tempfile.mkdtemp(prefix="deep-"))
+    place = os.open(folder, os.O_RDONLY)
+    for _ in range(2500):
+        os.mkdir("d", dir_fd=place)
+        inner = os.open("d", os.O_RDONLY, dir_fd=place)
+        os.close(place)
+        place = inner
+    os.close(place)
+    yield folder
+    subprocess.run(["rm", "-rf", str(folder)], check=True)
+
+
+def test_folders_are_emptied_without_recursion(deep_folder, tmp_path):
+    (tmp_path / "kept").touch()
+    for place in (deep_folder, deep_folder / "d"):
+        (place / "file").touch()
+        (place / "link").symlink_to(tmp_path)
+    assert not within(deep_folder, 1 << 30, 256)
+    empty_folder(deep_folder)
+    assert list(deep_folder.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_what_a_folder_holds_is_counted(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "f").write_bytes(bytes(100_000))
+    (tmp_path / "a" / "link").symlink_to(tmp_path)
+    assert within(tmp_path, 200_000, 4)
+    assert not within(tmp_path, 200_000, 3)
+    assert not within(tmp_path, 50_000, 4)
+
+
+class Breaking(Sandbox):
+    """A sandbox whose server ends at a program that says so, as one did that a program's folder was too much for."""
+
+    words = "break"
+
+    def run(self, job, stdin=b"", limits=None):
+        if self.words in job["code"]:
+            self.close()
+            raise SandboxBrokenError("the fork server ended")
+        return super().run(job, stdin, limits)
+
+
+@pytest.fixture
+def breaking(monkeypatch):
+    monkeypatch.setattr(grading, "Sandbox", Breaking)
+
+
+def sample(code: str, run: int) -> grading.CodeJob:
+    tests = TestSet(("1 2\n",), ("3\n",), None, "md5")
+    return grading.CodeJob("q7", run, code, None, "md5", partial(run_tests, code=code, tests=tests), "inline", "mine")
+
+
+def test_a_program_that_breaks_sandboxes_costs_its_verdict(breaking, tmp_path, caplog):
+    """Not the run, and not for good: it is named, and tried again."""
+    jobs = [sample(code, run) for run, code in enumerate((RIGHT, f"# break\n{RIGHT}", f"{RIGHT}\n"))]
+    for tried in (1, 2):
+        with grading.SandboxPool(1) as pool:
+            rows = [row for _, row in grading.grade_jobs(jobs, pool, tmp_path / "c.jsonl")]
+        assert [row["reason"] for row in rows] == ["right", grading.SANDBOX_BROKE, "right"]
+        assert caplog.text.count("problem q7, run 1: two sandboxes broke over one program: the fork server") == tried
+    assert [row["run"] for row in read(tmp_path / "c.jsonl")] == [0, 2]
+
+
+def test_where_no_program_runs_any_more_the_run_ends(breaking, monkeypatch):
+    monkeypatch.setattr(Breaking, "words", "")  # which stands in every program, the empty one too
+    named = r"problem q7, run 3: two sandboxes broke .*run the same command"
+    with grading.SandboxPool(1) as pool, pytest.raises(InputError, match=named):
+        list(grading.grade_jobs([sample(RIGHT, 3)], pool))
 
 
 def evaluate(program: bytes, number: int, arguments: tuple[int, ...] = (), arch: int = 0xC000003E) -> int:

@@ -9,14 +9,15 @@ from collections import Counter, OrderedDict, UserList, defaultdict, deque, name
 from decimal import Decimal
 from enum import IntEnum
 from fractions import Fraction
-from itertools import count
+from itertools import count, product
 
 import pytest
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.code.compare import same_output, same_value, same_within
-from promptcot_mamba.grading.code.tests import load_tests, run_call_test, sample_tests
+from promptcot_mamba.grading.code.tests import load_tests, run_call_test, run_tests, sample_tests
 from promptcot_mamba.grading.code.values import Foreign, ValueRefusedError, decode_value, encode_value
+from tests.grading.lcb_files import RIGHT, SOLUTION
 
 
 @pytest.mark.parametrize(
@@ -179,6 +180,28 @@ def test_forged_bytes_are_refused(data):
         decode_value(data)
 
 
+ONE_HASH = [n * (2**61 - 1) for n in range(10_000)]
+
+
+@pytest.mark.parametrize(
+    "body", [{"set": ONE_HASH}, {"frozenset": ONE_HASH}, {"dict": [[n, 0] for n in ONE_HASH]}, [[{"set": ONE_HASH}]]]
+)
+def test_items_chosen_to_have_one_hash_are_refused(body):
+    assert len(set(map(hash, ONE_HASH))) == 1
+    with pytest.raises(ValueRefusedError, match="of one hash"):
+        decode_value(json.dumps(body).encode())
+
+
+@pytest.mark.parametrize(
+    "value",
+    [set(range(100_000)), {str(n): n for n in range(50_000)}, set(product((-1, -2), repeat=8)), set(ONE_HASH[:256]),
+     {(x, y) for x in range(-200, 200) for y in range(-200, 200)}, {n / 7 for n in range(-9999, 9999)}],
+    ids=range(6),
+)  # fmt: skip
+def test_large_sets_and_dicts_arrive(value):
+    assert decode_value(encode_value(value)) == value
+
+
 def write_tests(folder, body, name="0.json") -> dict:
     parsed = {"input_output": json.dumps(body)}
     (folder / name).write_text(json.dumps(parsed, indent=1))
@@ -225,6 +248,50 @@ def test_tests_in_the_row(tmp_path):
     assert (tests.inputs, tests.outputs, tests.kind) == (("1\n",), ("2\n",), "inline")
     with pytest.raises(InputError, match="file:1"):
         load_tests({"tests": [{"input": "1"}]}, tmp_path, "file:1")
+
+
+CALL = {"input": "[1, 2]\n3", "output": "6", "testtype": "functional"}
+STDIN = {"input": "1 2\n", "output": "3\n", "testtype": "stdin"}
+
+
+@pytest.mark.parametrize(
+    ("row", "entry"),
+    [
+        ({"tests": [CALL], "fn_name": "add"}, "add"),
+        ({"tests": [CALL], "metadata": {"func_name": "add"}}, "add"),
+        ({"tests": [CALL], "metadata": '{"func_name": "add"}'}, "add"),
+        ({"tests": [{**CALL, "testtype": None}], "metadata": {"func_name": "add"}}, "add"),
+        ({"tests": [STDIN], "metadata": "{}"}, None),
+        ({"tests": [STDIN], "metadata": {"func_name": None}}, None),
+        ({"tests": [STDIN], "metadata": "", "fn_name": None}, None),
+        ({"tests": [STDIN]}, None),
+        ({"tests": [{"input": "1 2\n", "output": "3\n"}], "metadata": ["of", "mine"]}, None),
+    ],
+)
+def test_tests_in_the_row_say_what_they_call(sandbox, tmp_path, row, entry):
+    tests = load_tests(row, tmp_path, "file:1")
+    assert (tests.entry, tests.kind) == (entry, "inline")
+    assert run_tests(sandbox, SOLUTION if entry else RIGHT, tests).passed
+    assert not run_tests(sandbox, RIGHT if entry else SOLUTION, tests).passed
+    other = {"tests": [{name: text for name, text in test.items() if name != "testtype"} for test in row["tests"]]}
+    assert (load_tests(other, tmp_path, "file:1").md5 == tests.md5) is (entry is None)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"tests": [CALL]}, "the row names no function; add 'fn_name', or 'metadata' with 'func_name'"),
+        ({"tests": [CALL], "metadata": "{}"}, "the row names no function"),
+        ({"tests": [CALL], "metadata": "{"}, "'metadata' must be an object or its JSON text"),
+        ({"tests": [CALL], "fn_name": ["add"]}, "'fn_name' must be a function's name"),
+        ({"tests": [CALL, STDIN], "fn_name": "add"}, "'testtype' of 'tests' must be .* the same in all"),
+        ({"tests": [{**CALL, "testtype": "unit"}], "fn_name": "add"}, "'testtype' of 'tests' must be one of stdin,"),
+        ({"tests": [{**CALL, "input": "[1, 2"}], "fn_name": "add"}, "'add' need JSON, an argument a line: '\\[1, 2'"),
+    ],
+)
+def test_tests_in_the_row_that_cannot_be_run_are_named(tmp_path, row, message):
+    with pytest.raises(InputError, match=f"file:1: .*{message}"):
+        load_tests(row, tmp_path, "file:1")
 
 
 def test_every_stdin_statement_has_samples(benchmark_rows):

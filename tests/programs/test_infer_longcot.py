@@ -152,6 +152,14 @@ def test_greedy_with_many_samples_warns(caplog, flags):
     assert "all samples of a problem will be identical" in caplog.text
 
 
+def test_flags_of_loading_are_said_to_change_nothing_at_a_server(caplog, flags):
+    said = "--dtype, --max_num_seqs: with --base_url the servers decide that"
+    parse_args(SamplingArguments, flags(dtype="float32", max_num_seqs=8))
+    assert said not in caplog.text
+    parse_args(SamplingArguments, flags(dtype="float32", max_num_seqs=8, base_url="http://127.0.0.1:9"))
+    assert said in caplog.text
+
+
 def test_a_server_that_does_not_sample_is_noticed(flags, capsys, tmp_path: Path):
     """`transformers serve` decodes greedily, whatever temperature is sent, unless the model's own config samples."""
     run(flags(n=4), write=lambda request: (f"always this after {request.prompt}", "stop", 30))

@@ -45,11 +45,12 @@ def short_pauses(monkeypatch):
     monkeypatch.setattr(endpoint_pool, "FIRST_PAUSE", 0.002)
 
 
-def ask(url: str, count: int = COUNT, **settings: object) -> list[Generated]:
-    """Send the requests to one server, and poll until all have come back."""
+def ask(url: str | list[str], count: int = COUNT, **settings: object) -> list[Generated]:
+    """Send the requests to one server or several, and poll until all have come back."""
     how = {"concurrency": 8, "patience_seconds": 60.0, "gives_up": True, **settings}
     backend = OpenAIEndpoints(
-        EndpointSettings([url], "tiny", context=5000, **how), SamplingSettings(0.8, 0.95, 1.0, (2,))
+        EndpointSettings([url] if isinstance(url, str) else url, "tiny", context=5000, **how),
+        SamplingSettings(0.8, 0.95, 1.0, (2,)),
     )
     finished: list[Generated] = []
     try:
@@ -79,6 +80,7 @@ PASSING = {
     "429_seconds": "status 429",
     "429_date": "status 429",
     "429_garbled": "status 429",
+    "429_words": "status 429: Rate limit reached for gpt-4o",
     "529": "status 529: Overloaded",
     "500": "status 500: Internal Server Error",
     "502_html": "status 502: 502 Bad Gateway",
@@ -212,7 +214,47 @@ def test_a_key_that_was_taken_may_be_refused_for_a_while(at):
     assert_right(ask(at("unauthorised"), concurrency=1))
 
 
-@pytest.mark.parametrize("trouble", ["sglang_too_long", "llamacpp_too_long_200", "sglang_no_room", "tgi_no_room"])
+@pytest.mark.parametrize("trouble", ["openrouter_privacy", "proxy_403"])
+def test_an_accounts_or_a_proxys_rules_are_no_refusal(at, trouble: str):
+    with pytest.raises(InputError, match=r"refused .*(settings/privacy|security policy)"):
+        ask(at(trouble, FOR_EVER))
+
+
+def test_a_server_that_takes_no_request_leaves_them_to_the_others(at, caplog):
+    assert_right(ask([at("min_p", FOR_EVER), at("none")]))
+    assert "Unrecognized request argument supplied: min_p" in caplog.text
+
+
+@pytest.mark.parametrize("others", [[], ["also_min_p"]])
+def test_where_no_server_takes_requests_the_run_ends(at, others: list[str]):
+    urls = [at("min_p", FOR_EVER), *(at("min_p", FOR_EVER + 1) for _ in others)]
+    with pytest.raises(InputError, match=r"refused a request .*min_p"):
+        ask(urls)
+
+
+def test_where_the_others_stay_away_the_run_ends(at):
+    with pytest.raises(BackendFailedError, match=r"a request was broken off for .*min_p"):
+        ask([at("min_p", FOR_EVER), "127.0.0.1:9"], patience_seconds=0.3)
+
+
+@pytest.mark.parametrize("trouble", ["models_429", "models_always_500", "gateway_503"])
+def test_only_silence_and_a_gateway_take_requests_away(at, trouble: str, caplog, monkeypatch):
+    monkeypatch.setattr(endpoint_pool, "PROBE_SECONDS", 0.02)
+    assert_right(ask(at(trouble, FOR_EVER)))
+    assert ("no answer to 3 probes (status 503" in caplog.text) == (trouble == "gateway_503")
+
+
+@pytest.mark.parametrize(("trouble", "less"), [("sglang_no_room", 4088), ("tgi_no_room", 160), ("vllm_at_least", 2048)])
+def test_a_chain_ends_where_the_context_does(at, trouble: str, less: int, caplog):
+    finished = ask(at(trouble, FOR_EVER))
+    for each in finished:
+        room = less if each.unit % 3 == 1 else 4096
+        said = write_chain(Request(each.unit, 0, 1000 + each.unit, f"prompt {each.unit}", None, room))
+        assert (each.text, each.finish_reason, each.completion_tokens) == said
+    assert caplog.text.count("chains end at its context of") == 1
+
+
+@pytest.mark.parametrize("trouble", ["sglang_too_long", "llamacpp_too_long_200"])
 def test_a_prompt_that_does_not_fit_is_an_empty_truncated_answer(at, trouble: str, caplog):
     finished = ask(at(trouble, FOR_EVER))
     cut = [each for each in finished if each.unit % 3 == 1]
@@ -248,8 +290,7 @@ def test_what_no_waiting_mends_ends_the_run_in_one_line(at, trouble: str, messag
     ("trouble", "error", "message"),
     [
         ("unknown_400", InputError, r"refused a request .*Could not parse the request"),
-        ("sglang_no_room", InputError, r"refused a request .*; give a smaller --max_len"),
-        ("tgi_no_room", InputError, r"refused a request .*; give a smaller --max_len"),
+        ("openrouter_filter", InputError, r"refused a request .*requires moderation"),
         ("reason_abort", BackendFailedError, r"a request was broken off for .*'abort'"),
     ],
 )

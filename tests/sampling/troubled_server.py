@@ -39,6 +39,40 @@ QUOTA = {  # langchain-ai/langchainjs#1929
     "error": {"message": "You exceeded your current quota, please check your plan and billing details.",
               "type": "insufficient_quota", "param": None, "code": "insufficient_quota"}
 }  # fmt: skip
+GEMINI_MINUTE = {  # ogkalu2/comic-translate#403; its OpenAI-compatible path has a list around it (PDFMathTranslate#405)
+    "error": {
+        "code": 429, "message": "You exceeded your current quota, please check your plan and billing details. For "
+        "more information on this error, head to: https://ai.google.dev/gemini-api/docs/rate-limits. To monitor your "
+        "current usage, head to: https://ai.dev/rate-limit. \n* Quota exceeded for metric: "
+        "generativelanguage.googleapis.com/generate_content_free_tier_requests, limit: 20, model: gemini-2.5-flash\n"
+        "Please retry in 58.821668433s.", "status": "RESOURCE_EXHAUSTED",
+        "details": [{"@type": "type.googleapis.com/google.rpc.Help", "links": [
+            {"description": "Learn more about Gemini API quotas", "url": "https://ai.google.dev/gemini-api/docs/rate-limits"}]}],
+    }
+}  # fmt: skip
+GROQ_DAY = {  # continuedev/continue#10920
+    "error": {"message": "Rate limit reached for model `llama-3.3-70b-versatile` in organization "
+              "`org_01kjh7p9n8f1qs6nz2bz77vy6b` service tier `on_demand` on tokens per day (TPD): Limit 100000, Used "
+              "97050, Requested 3619. Please try again in 9m38.016s. Need more tokens? Upgrade to Dev Tier today at "
+              "https://console.groq.com/settings/billing", "type": "tokens", "code": "rate_limit_exceeded"}
+}  # fmt: skip
+OPENAI_MINUTE = {  # OpenAI's, whose waits may be shorter than the header can say
+    "error": {"message": "Rate limit reached for gpt-4o in organization org-x on tokens per min (TPM): Limit 30000, "
+              "Used 29868, Requested 143. Please try again in 20ms. Visit "
+              "https://platform.openai.com/account/rate-limits to learn more.",
+              "type": "tokens", "param": None, "code": "rate_limit_exceeded"}
+}  # fmt: skip
+OPENROUTER_PRIVACY = {  # truefoundry/models#826: the account's own settings
+    "error": {"message": "No endpoints available matching your guardrail restrictions and data policy. Configure: "
+              "https://openrouter.ai/settings/privacy", "code": 404}
+}  # fmt: skip
+PROXY_403 = (
+    "<html><body><h1>403 Forbidden</h1>This request was blocked by your organization's security policy</body></html>"
+)
+UNRECOGNIZED = {  # xlinx/sd-webui-decadetw-auto-prompt-llm#29
+    "error": {"message": "Unrecognized request argument supplied: min_p", "type": "invalid_request_error",
+              "param": None, "code": None}
+}  # fmt: skip
 LLAMACPP_LOADING = {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}
 LLAMACPP_TOO_LONG = {  # oobabooga/textgen#7257: served with status 200 too
     "error": {"code": 400, "message": "request (4390 tokens) exceeds the available context size (4096 tokens), try "
@@ -57,6 +91,17 @@ TGI_NO_ROOM = {  # opea-project/GenAIInfra#487, huggingface/huggingface_hub#2763
     "error": "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 2048. Given: 1887 `inputs` tokens "
     "and 1024 `max_new_tokens`", "error_type": "validation",
 }  # fmt: skip
+VLLM_NO_ROOM = {  # vLLM, as many threads quote it
+    "error": {"message": "'max_tokens' or 'max_completion_tokens' is too large: 32768. This model's maximum context "
+              "length is 32768 tokens and your request has 120 input tokens (32768 > 32768 - 120). "
+              "(parameter=max_tokens, value=32768)", "type": "BadRequestError", "param": "max_tokens", "code": 400}
+}  # fmt: skip
+VLLM_AT_LEAST = {  # vllm-project/vllm#42474
+    "error": {"message": "This model's maximum context length is 4200 tokens. However, you requested 4096 output "
+              "tokens and your prompt contains at least 105 input tokens, for a total of at least 4201 tokens.",
+              "type": "BadRequestError", "param": "input_tokens", "code": 400}
+}  # fmt: skip
+FITS = {"sglang_no_room": 4088, "tgi_no_room": 160, "vllm_at_least": 3000}  # most tokens beside the prompt of each
 TGI_FAILED = {"error": "Request failed during generation: Server error: out of memory", "error_type": "generation"}
 MAGISTRAL = [  # Mistral's API: thought and answer are parts of one content
     {"type": "thinking", "thinking": [{"type": "text", "text": "17 and 4"}]}, {"type": "text", "text": "It is 21."},
@@ -127,10 +172,16 @@ PLAIN = {
     "reloading": (404, SERVER_LOADS, {}),
     "413_html": (413, NGINX_413, {"Content-Type": "text/html"}),
     "422_fastapi": (422, FASTAPI_422, {}),
+    "429_words": (429, OPENAI_MINUTE, {}),
+    "vllm_at_least": (400, VLLM_AT_LEAST, {}),
+    "openrouter_privacy": (404, OPENROUTER_PRIVACY, {}),
+    "proxy_403": (403, PROXY_403, {"Content-Type": "text/html"}),
+    "min_p": (400, UNRECOGNIZED, {}),
     "quota": (429, QUOTA, {}),
     "no_credit": (402, {"error": {"message": "Insufficient Balance", "type": "unknown_error", "code": "invalid"}}, {}),
     "unauthorised": (401, {"error": {"message": "Incorrect API key provided"}}, {}),
 }
+EVERY = ("openrouter_privacy", "proxy_403", "min_p")  # these meet all prompts
 # name -> what is changed in a right answer's choice and usage
 REASONS = {
     "reason_eos": "eos", "reason_eos_token": "eos_token", "reason_end_turn": "end_turn", "reason_upper": "STOP",
@@ -150,6 +201,12 @@ MODELS = {  # answers of `/models` that are not OpenAI's
 }
 
 
+# Answers of `/models` while requests are at work, which some are until it has been asked PROBES times; before and after
+# that it is right.
+WHILE_BUSY = {"models_429": (429, OVERLOADED), "models_always_500": (500, ""), "gateway_503": (503, HTML)}
+PROBES = 8
+
+
 class TroubledServer:
     def __init__(self, options: argparse.Namespace):
         self.options = options
@@ -161,6 +218,8 @@ class TroubledServer:
         self.asked[trouble] += 1
         if trouble == "still_loading" and self.asked[trouble] < 4:
             return web.json_response(LLAMACPP_LOADING, status=503)
+        if trouble in WHILE_BUSY and (1 < self.asked[trouble] < PROBES or trouble == "models_always_500"):
+            return web.json_response(WHILE_BUSY[trouble][1], status=WHILE_BUSY[trouble][0])
         if trouble in MODELS:
             status, said = MODELS[trouble]
             return web.Response(status=status, text=said if isinstance(said, str) else json.dumps(said))
@@ -181,7 +240,10 @@ class TroubledServer:
         prompt = body["messages"][-1]["content"] if chat else body["prompt"]
         trouble, times = http.match_info["trouble"], int(http.match_info["times"])
         self.seen[trouble, prompt] += 1
-        troubled = int(prompt.split()[-1]) % 3 == 1 and self.seen[trouble, prompt] <= times
+        troubled = (int(prompt.split()[-1]) % 3 == 1 or trouble in EVERY) and self.seen[trouble, prompt] <= times
+        troubled = troubled and body["max_tokens"] > FITS.get(trouble, 0)
+        while troubled and trouble in WHILE_BUSY and self.asked[trouble] < PROBES:
+            await asyncio.sleep(0.01)
         if trouble.startswith("redirect_3") and "sent_on" not in http.query:
             return web.Response(status=int(trouble[9:]), headers={"Location": f"{http.path}?sent_on=1"})
         if troubled and trouble in PLAIN:

@@ -154,6 +154,10 @@ def judged(*ratings: str, final: str | None, line: str = "{n}. {title}: {rating}
 
 P, A, B = "perfect", "acceptable", "bad"
 ALL = (P,) * 5
+IN_JSON = (
+    '{"format": "perfect", "factual_accuracy": "acceptable", "difficulty_alignment": {"rating": "perfect"}, '
+    '"concept_coverage": "perfect", "solvability": "perfect"}'
+)
 # reply, verdict (None: unusable), contradiction, criteria found
 JUDGEMENTS: list[tuple[str, str | None, bool, int]] = [
     (judged(*ALL, final=P), P, False, 5),
@@ -224,6 +228,44 @@ JUDGEMENTS: list[tuple[str, str | None, bool, int]] = [
         P,
         False,
         5,
+    ),
+    # PromptCoT 1.0's own judge prompt asks for this layout
+    (
+        judged(P, "Bad", P, P, P, final=P, line="### {n}. {title}\n1. Rating: {rating}\n2. Justification: the area."),
+        B,
+        True,
+        5,
+    ),
+    ("### FACTUAL ACCURACY\n1. Rating: Bad\n2. Justification: wrong\n\nFinal Judgement: perfect", B, True, 1),
+    (judged(P, B, P, P, P, final=P, line="{n}. {title}\n - Justification: as it is.\n - Rating: {rating}"), B, True, 5),
+    (judged(P, B, P, P, P, final=P, line="{n}. {title}: The claim is as it is. Rating: {rating}"), B, True, 5),
+    (judged(P, "❌ Bad", P, P, P, final=P, line="{n}. {title}: {rating}"), B, True, 5),
+    (judged(*["✅ **Perfect**"] * 5, final="✅ **Perfect**", line="{n}. {title} → {rating}"), P, False, 5),
+    (judged(P, B, P, P, P, final=P, line="#### Criterion {n}: {title}\n\n**Rating**\n\n{rating}\n"), B, True, 5),
+    (judged(P, B, P, P, P, final=P, line="{n}. {title} (2/5): {rating}"), B, True, 5),
+    (judged(P, B, P, P, P, final=P, line="| {n} | {title} | 2/5 | {rating} | Bad luck. |"), B, True, 5),
+    (judged(P, B, P, P, P, final=P, line="{n}. {title}\n\nIt is checked first. It is rated {rating}."), B, True, 5),
+    (judged(P, B, P, P, P, final=P, line="**{title}**\n- **Assessment:** {rating}\n- Why: see above"), B, True, 5),
+    ("Solvability: bad? No, all is given. Rating: perfect\nFinal Judgement: perfect", P, False, 1),
+    ("Solvability: all is given; it can't be rated bad.\nFinal Judgement: perfect", P, False, 0),
+    ("Solvability: all is given; the rating is not bad.\nFinal Judgement: perfect", P, False, 0),
+    ("Solvability: all is given. Overall rating: bad\nFinal Judgement: bad", B, False, 0),
+    ("Solvability\nRating: [Perfect | Acceptable | Bad]\nFinal Judgement: perfect", P, False, 0),
+    ("Solvability: rating (perfect, acceptable or bad)\nFinal Judgement: perfect", P, False, 0),
+    ("Solvability\nRating: perfect\n6. Originality\nRating: bad\nFinal Judgement: perfect", P, False, 1),
+    (f"{judged(*ALL, final=None)}\n\n=== FINAL VERDICT ===\nRating: bad\nFinal Judgement: bad", B, True, 5),
+    (f'{{"ratings": {IN_JSON}, "final_judgement": "perfect"}}', A, True, 5),
+    (f'{{"final_judgement": "acceptable", "ratings": {IN_JSON}}}', A, False, 5),
+    (f'{{"evaluation": {{"criteria": {IN_JSON}}}, "verdict": "acceptable"}}', A, False, 5),
+    (f"```json\n{IN_JSON}\n```\n\nFinal Judgement: acceptable", A, False, 5),
+    (IN_JSON.replace("_a", "A").replace("_c", "C"), A, False, 5),
+    (f'{{"ratings": {IN_JSON}, "final_judgement": "good"}}', None, False, 0),
+    (
+        '{"criteria": [{"criterion": "Format", "rating": "Perfect"}, {"criterion": "Factual Accuracy", "rating": "Bad"'
+        ', "justification": "false"}], "final_judgement": "perfect"}',
+        B,
+        True,
+        2,
     ),
     (f"<think>\nFactual accuracy: bad\nFinal Judgement: bad\n</think>\n{judged(*ALL, final=P)}", P, False, 5),
     (f"Sure, here is my review:\n\n{judged(*ALL, final=P)}", P, False, 5),

@@ -30,7 +30,7 @@ def generator(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.mark.parametrize("recipe", ["configs/promptcot_generator.yaml", "configs/quickstart/generator.yaml"])
-@pytest.mark.parametrize("form", ["ours", "promptcot_release"])
+@pytest.mark.parametrize("form", ["ours", "promptcot_release", "promptcot2_code"])
 def test_training_sampling_and_scoring_see_the_same_tokens(generator, tmp_path: Path, recipe: str, form: str):
     needed = ["--model_name_or_path", "m", "--data_path", "d", "--output_dir", "o", "--bf16", "False"]
     _, data = parse_args([SftArguments, DataArguments], ["--config", str(ROOT / recipe), *needed])

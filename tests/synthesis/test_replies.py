@@ -12,13 +12,15 @@ from hypothesis import strategies as st
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import read_jsonl, write_jsonl
+from promptcot_mamba.sampling.backend import Generated
 from promptcot_mamba.synthesis import STAGES
+from promptcot_mamba.synthesis.asking import read_text
 from promptcot_mamba.synthesis.concepts import parse_concepts
 from promptcot_mamba.synthesis.judgement import Judgement, parse_judgement
 from promptcot_mamba.synthesis.models import ModelBook
 from promptcot_mamba.synthesis.problem import parse_problem
 from promptcot_mamba.synthesis.rationale import parse_rationale
-from promptcot_mamba.synthesis.replies import Rejected, read_pair
+from promptcot_mamba.synthesis.replies import Rejected, clean_problem, read_pair
 from promptcot_mamba.synthesis.stage import Context
 from promptcot_mamba.synthesis.templates import load_format
 from tests.synthesis.replies_others import CONCEPTS, JUDGEMENTS, RATIONALES
@@ -115,23 +117,65 @@ def test_latex_in_json_whose_backslashes_are_single():
     assert got == ("We take \\frac{1}{2} and \\neq, \\beta.\nThen go on.", "Find $\\theta \\times \\sqrt{2}$.")
 
 
+SALTS = "Two salt solutions are mixed.\nSolution 1: 200 mL of 0.5 M NaCl\nSolution 2: 300 mL of 1.5 M NaCl\n"
+WHOLE = [  # statements with a label of an answer within
+    f"{SALTS}Find the final concentration.",
+    f"{SALTS}If 0.5 L of water is added, what is the final concentration?",
+    SALTS.replace("Solution 1:", "**Solution 1:**").replace("Solution 2:", "**Solution 2:**")
+    + "Which one has more salt?",
+    "A quiz asks:\nQuestion: is 7 prime?\nAnswer: yes or no.\nIn how many ways can 10 pupils answer?",
+    "A tank holds two liquids.\n\n### Solution\n200 g of brine.\n\n### Solvent\n300 g of water.\n\nCompute the share "
+    "of salt to 0.1 %.",
+    "A form reads\nAnswer: ____\nand takes up to 4 letters; determine\n$$N = \\#\\{\\text{words}\\}.$$",
+    "问卷写着\n答案：是或否\n求十名学生的答卷种数。",
+]
+AFTER = [  # what is cut off behind a problem
+    "Answer: 42",
+    "**Answer:** 42\n\nWould you like a harder one?",
+    "Solution: Compute $3 \\cdot 4 = 12$.",
+    "Solution:\nWe need to find $x$. Squaring, $x = 4$.\n\nAnswer: 4",
+    "### Solution\n\nTo solve it, determine the total first. So the answer is 42.",
+    "**Solution:**",
+    "Lösung: 42",
+    "答案：42",
+]
+
+
+@pytest.mark.parametrize("problem", WHOLE)
+def test_a_statement_that_goes_on_behind_an_answers_label_is_whole(problem):
+    assert clean_problem(problem) == problem
+    assert read_pair(in_tags("why so", problem)) == ("why so", problem)
+
+
+@pytest.mark.parametrize("after", AFTER)
+@pytest.mark.parametrize("problem", [body[1] for body in BODIES] + [WHOLE[0], "Evaluate $3^4$"])
+def test_an_answer_behind_a_problem_is_cut_off(problem, after):
+    assert clean_problem(f"{problem}\n\n{after}") == problem
+
+
 # -- formats --------------------------------------------------------------------------------------------------------
 
 
-def test_the_released_generators_prompt_and_markup():
+def test_the_released_generators_prompts_and_markup():
     form = load_format("promptcot_release")
     assert form.render_problem(["gcd", "Vieta's formulas"], "HMMT-Feb") == (
         "Given foundational concepts and difficulty level, identify connections and develop a question that integrates "
         "these concepts with appropriate complexity.\n\nFoundational Concepts:\n1. gcd\n2. Vieta's formulas\n\n"
         "Difficulty Level: HMMT-Feb"
     )
-    assert form.write("a", "b") == released("a", "b")
+    code = load_format("promptcot2_code")
+    assert code.render_problem(["graph traversal", "recursion"], "codeforces") == (
+        "Given the foundational programming concepts and specified difficulty level, identify connections among these "
+        "concepts and develop an olympiad-level coding problem that integrates them with appropriate complexity.\n\n"
+        "Foundational Programming Concepts:\n1. graph traversal\n2. recursion\n\nDifficulty Level: codeforces"
+    )
+    assert form.write("a", "b") == code.write("a", "b") == released("a", "b")
     assert form.render("rationale", problem="p", concepts="c", level="l") == load_format().render(
         "rationale", problem="p", concepts="c", level="l"
     )
 
 
-@pytest.mark.parametrize("name", ["ours", "promptcot_release"])
+@pytest.mark.parametrize("name", ["ours", "promptcot_release", "promptcot2_code"])
 @pytest.mark.parametrize("body", BODIES)
 def test_what_a_format_writes_is_read_back(name, body):
     form = load_format(name)
@@ -183,7 +227,7 @@ def test_a_wrong_format_is_refused_by_its_line(tmp_path: Path, text, said):
 
 def test_an_unknown_format_is_refused_with_the_known_ones_before_anything_runs():
     with pytest.raises(
-        InputError, match="models: m: format none: no such format or file; known: ours, promptcot_release"
+        InputError, match="models: m: format none: no such format or file; known: ours, promptcot2_code"
     ):
         ModelBook({"m": {"model_path": "x", "format": "none"}})
 
@@ -243,6 +287,74 @@ def test_one_repair_after_the_last_attempt(tmp_path: Path):
         (1, None, "no rationale"),
         (1, True, "used"),
     ]
+
+
+HARMONY = "<|channel|>analysis<|message|>{}<|end|><|start|>assistant<|channel|>final<|message|>{}<|return|>"
+MARKS = [
+    "<think>\n{}\n</think>\n\n{}",
+    "{}\n</think>\n{}",
+    "[THINK]{}[/THINK]{}",
+    HARMONY,
+    "analysis{}assistantfinal{}",
+]
+MARKS += ["<seed:think>{}</seed:think>{}", "◁think▷{}◁/think▷{}", "<thinking>\n{}\n</thinking>\n{}"]
+DRAFT = "1. primes\n2. sieve\nSolvability: bad? No, fine.\n**Rationale:** a draft.\n<problem>Find 2.</problem>"
+ANSWERS = [  # a stage's reading of an answer with nothing drafted before it
+    (lambda text: parse_concepts(text, 2), "1. gcd\n2. lcm"),
+    (lambda text: parse_rationale(text, 3), "I take divisors and parity."),
+    (parse_judgement, "Solvability: perfect\nFinal Judgement: perfect"),
+    (read_pair, in_tags(*BODIES[0])),
+    (read_pair, released(*BODIES[0])),
+]
+
+
+def said(text: str, reasoning: str | None = None) -> Generated:
+    return Generated(0, text, "stop", 1, 1, 0.0, reasoning=reasoning)
+
+
+@pytest.mark.parametrize(("parse", "answer"), ANSWERS)
+def test_a_thought_in_any_marks_is_no_part_of_a_reply(parse, answer):
+    form = load_format()
+    expected = parse(answer)
+    assert not isinstance(expected, Rejected)
+    for marks in MARKS:
+        assert parse(read_text("Do it.", said(marks.format(DRAFT, answer)), form)) == expected, marks
+    for opened in ("<think>\n", "[THINK]", "<seed:think>"):  # by the chat template
+        text = f"{DRAFT}{opened.strip().replace('<', '</').replace('[', '[/')}{answer}"
+        assert parse(read_text(f"Do it.{opened}", said(text), form)) == expected, opened
+    assert parse(read_text("Do it.", said(answer, reasoning=DRAFT), form)) == expected, "served apart"
+    assert parse(read_text("Do it.<think>\n", said(answer, reasoning=DRAFT), form)) == expected
+    assert read_text("Do it.", said(answer), form) == answer, "without a thought as it is"
+    assert parse(read_text("Do it.", said("<|channel|>final<|message|>" + answer), form)) == expected
+    for begun in ("[THINK]", "<think>", "<seed:think>", "<|channel|>analysis<|message|>"):
+        cut = parse(read_text("Do it.", said(begun + DRAFT), form))
+        assert isinstance(cut, Rejected)
+        assert "never closed" in cut.reason
+    assert read_text("Do it.", said(" \n", reasoning=DRAFT), form) == "", "all thought"
+
+
+def test_what_a_form_begins_with_opens_no_thought(tmp_path: Path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("reply: '<reasoning>{{rationale}}</reasoning><task>{{problem}}</task>'\n")
+    form = load_format(str(path))
+    whole = form.write("why so", "find b")
+    assert read_pair(read_text("Do it.", said(whole), form), form) == ("why so", "find b")
+    assert read_pair(read_text("Do it.", said(whole, reasoning=DRAFT), form), form) == ("why so", "find b")
+    assert read_pair(read_text("Do it.", said(f"[THINK]{DRAFT}[/THINK]{whole}"), form), form) == ("why so", "find b")
+
+
+def test_a_stage_reads_past_a_thought_and_does_not_show_it_again(tmp_path: Path):
+    from dataclasses import replace
+
+    def answer(prompt: str, seed: int) -> str:
+        whole = "could not be read" in prompt
+        return f"[THINK]{DRAFT}[/THINK]" + (in_tags(*BODIES[0]) if whole else "only a word")
+
+    book = Book(answer, replace(load_format(), repairs=True))
+    (row,) = run_problems(tmp_path, book).read("problems")
+    assert (row["rationale"], row["problem"], row["repaired"]) == (*BODIES[0], True)
+    assert "only a word" in book.model.backend.asked[1].prompt
+    assert "a draft" not in book.model.backend.asked[1].prompt
 
 
 @pytest.mark.parametrize("reply", ["I'm sorry, but I can't help with that.", ""])

@@ -23,7 +23,7 @@ class Adapter:
 
     name: str
     repo: str | None  # on the hub; None for shapes without a home
-    files: tuple[str, ...]  # default patterns inside the repository or local folder
+    files: tuple[str, ...]  # default patterns inside the repository or local folder; none: its training rows
     columns: tuple[str, ...]  # required
     optional: tuple[str, ...]  # read too where a file has them
     licence: str

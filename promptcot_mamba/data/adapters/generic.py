@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from promptcot_mamba.data.adapters.adapter import Adapter
 from promptcot_mamba.data.canonical import DOMAINS, CanonicalRow
 from promptcot_mamba.data.conversation import Reading
-from promptcot_mamba.data.shapes import EXTRA, MESSAGES, PAIR, SHAPES, Shape, read_row, recognise
+from promptcot_mamba.data.shapes import EXTRA, MESSAGES, PAIR, SHAPES, Shape, read_row, recognise, shape_of
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row
 
@@ -40,12 +40,12 @@ def make_generic(
         names = tuple(raw)
         if names not in known:
             known[names] = recognise(names)
-        return read_row(raw, known[names], reading, None, domain)
+        return read_row(raw, shape_of(raw, known[names]), reading, None, domain)
 
     return Adapter(
         name="generic",
         repo=None,
-        files=("*.parquet", "*.jsonl"),
+        files=(),
         # A column the map names must be there; a default one only where the field cannot be missing.
         columns=tuple(dict.fromkeys((*mapped.values(), *columns.values()))),
         optional=tuple(name for name in (*EXTRA, *(() if mapped else ANY_SHAPE)) if name not in columns.values()),

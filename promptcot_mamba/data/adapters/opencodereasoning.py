@@ -26,7 +26,7 @@ from promptcot_mamba.data.adapters.adapter import Adapter, text_of
 from promptcot_mamba.data.canonical import CanonicalRow, UnusableRowError
 from promptcot_mamba.data.row_files import Chunk, iter_rows
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.jsonl import Row
+from promptcot_mamba.jsonl import Row, replace_atomically, write_json
 
 NO_QUESTION = "-"
 
@@ -103,12 +103,11 @@ def _questions(known: QuestionSet, files: Sequence[Path]) -> Iterator[str | None
 
 
 def open_questions(names: Sequence[str], find: Callable[[str, Sequence[str]], list[Path]], folder: Path) -> None:
-    """Write the questions of these sets to `folder`, in the order their rows have."""
+    """Write the questions of these sets to `folder`, in the order their rows have; the offsets come last."""
     if (folder / OFFSETS_FILE).exists():
         return
-    folder.mkdir(parents=True, exist_ok=True)
     schema, offsets, total = pa.schema([("question", pa.large_string())]), {}, 0
-    with pa.OSFile(str(folder / QUESTIONS_FILE), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+    with replace_atomically(folder / QUESTIONS_FILE, "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         for name in names:
             known = QUESTION_SETS[name]
             for split in known.splits:
@@ -119,7 +118,7 @@ def open_questions(names: Sequence[str], find: Callable[[str, Sequence[str]], li
                     writer.write_batch(pa.record_batch([pa.array(batch, pa.large_string())], schema=schema))
                     total += len(batch)
                 offsets[f"{name}/{split}"] = (start, total - start)
-    (folder / OFFSETS_FILE).write_text(json.dumps(offsets))
+    write_json(folder / OFFSETS_FILE, offsets)
 
 
 def find_question(raw: Row, column: str, questions: QuestionLookup | None) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from promptcot_mamba.chat_format import split
 from promptcot_mamba.grading.code.fences import Block, find_blocks, parse_python
+from promptcot_mamba.grading.code.needed import only_needed
 from promptcot_mamba.grading.code.unfenced import define_pattern, find_function
 
 # Blocks of these are never Python. Any other name (`code`, `text`, `solution`) says too little to tell.
@@ -71,7 +72,7 @@ def extract_program(completion: str, finish_reason: str | None = None, wanted: W
     """The last block that is a program, if one does what is wanted the last that does; else unfenced text that does.
 
     An unfinished thought, or a program cut off by the length limit, is `truncated`; text without a program is
-    `no_code`. Neither is ever guessed at.
+    `no_code`. Neither is ever guessed at. Of a HumanEval answer only what the function needs is kept.
     """
     parts = split(completion)
     if parts.closed is False:
@@ -81,11 +82,13 @@ def extract_program(completion: str, finish_reason: str | None = None, wanted: W
         return Extracted(None, "truncated")
     chosen = choose_block([block for block in open_wrappers(blocks) if block.body.strip()], wanted)
     if chosen is not None:
-        return Extracted(at_margin(chosen.body, wanted) + "\n")
+        program = at_margin(chosen.body, wanted)
+        needed = only_needed(program, wanted.entry) if wanted.head and wanted.entry else None
+        return Extracted((program if needed is None else needed) + "\n")
     if wanted.head and wanted.entry:
         function = find_function(parts.answer, wanted.head, wanted.entry)
         if function is not None:
-            return Extracted(function)
+            return Extracted(function + "\n")
     return Extracted(None, "truncated" if finish_reason == "length" else "no_code")
 
 

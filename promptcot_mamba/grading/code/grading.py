@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.grading.code.tests import GRADER_VERSION, CodeVerdict
+from promptcot_mamba.grading.code.tests import GRADER_VERSION, CodeVerdict, TestResult
 from promptcot_mamba.grading.sandbox.sandbox import Limits, Sandbox, SandboxBrokenError, SandboxRefusedError
 from promptcot_mamba.jsonl import DurableAppender, Row
 from promptcot_mamba.log import logger
@@ -26,6 +26,7 @@ from promptcot_mamba.ray_jobs import RayCluster
 
 Result = TypeVar("Result")
 FIRST_VERSION = "code-1"  # whose rows do not say so
+SANDBOX_BROKE = "sandbox_broke"
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,18 @@ def read_cache(path: str | Path) -> list[Row]:
     return [row for row in rows if row.get("grader_version") == GRADER_VERSION]
 
 
+class ProgramBreaksError(SandboxRefusedError):
+    """A program that ends every sandbox it runs in, where others run."""
+
+
+def runs_nothing(sandbox: Sandbox) -> bool:
+    """Whether a sandbox runs the empty program."""
+    try:
+        return sandbox.run({"mode": "stdin", "code": "", "prelude": True}).reason is None
+    except (SandboxBrokenError, ConnectionError):
+        return False
+
+
 class SandboxPool(AbstractContextManager):
     """As many sandboxes as workers, all of one level; each is lent to one thread at a time."""
 
@@ -105,7 +118,8 @@ class SandboxPool(AbstractContextManager):
     def run(self, grade: Callable[[Sandbox], Result]) -> Result:
         """Grade in a free sandbox; one whose server broke is replaced, and the work done once more.
 
-        Raises SandboxRefusedError where that breaks too: no verdict is made of it.
+        Where that breaks too, raises ProgramBreaksError if an empty program runs, else SandboxRefusedError: what
+        breaks them is no program's fault.
         """
         sandbox = self._idle.get()
         try:
@@ -120,8 +134,11 @@ class SandboxPool(AbstractContextManager):
                 sandbox = self._make()
                 try:
                     return grade(sandbox)
-                except SandboxBrokenError as again:
-                    raise SandboxRefusedError(f"two sandboxes broke over one program: {again}") from again
+                except (SandboxBrokenError, ConnectionError) as again:
+                    sandbox.close()
+                    sandbox = self._make()
+                    kind = ProgramBreaksError if runs_nothing(sandbox) else SandboxRefusedError
+                    raise kind(f"two sandboxes broke over one program: {again}") from again
         finally:
             self._idle.put(sandbox)
 
@@ -214,6 +231,20 @@ def _make_grader(limits: Limits, level: str) -> Callable[[CodeJob], CodeVerdict]
 
 
 def _grade_one(job: CodeJob, pool: SandboxPool) -> CodeVerdict:
+    """The verdict of one job; a program that breaks every sandbox is wrong for now: the next run tries it again."""
     if job.code is None:
         return CodeVerdict(False, job.no_code_reason or "no_code")
-    return pool.run(job.grade)
+    try:
+        return pool.run(job.grade)
+    except ProgramBreaksError as error:
+        logger.warning(
+            "problem %s, run %d: %s; others run, so it is graded as %s, wrong, and not cached: run the command again "
+            "to try it once more, and please report the program", job.question_id, job.run, error, SANDBOX_BROKE,
+        )  # fmt: skip
+        result = TestResult(SANDBOX_BROKE, 0.0, str(error), settled=False)
+        return CodeVerdict(False, SANDBOX_BROKE, (result,), 1)
+    except SandboxRefusedError as error:
+        raise SandboxRefusedError(
+            f"problem {job.question_id}, run {job.run}: {error}; no program runs here any more: see to this machine "
+            "(memory, disk, limits) and run the same command again, which goes on behind the verdicts in --cache_path"
+        ) from error

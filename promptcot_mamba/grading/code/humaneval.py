@@ -23,6 +23,7 @@ from promptcot_mamba.grading.code.tests import (
     CodeVerdict,
     TestResult,
     collect,
+    failure,
     foreign_kind,
     returned_value,
     show,
@@ -148,13 +149,18 @@ def reference_values(sandbox: Sandbox, problem: FunctionProblem) -> list[Any]:
 
 
 def _grade_by_check(sandbox: Sandbox, problem: FunctionProblem, code: str) -> CodeVerdict:
-    """Run the publisher's `check`, its candidate a stand-in whose calls run in `sandbox`."""
+    """Run the publisher's `check`, its candidate a stand-in whose calls run in `sandbox`.
+
+    What a call returns is read in the check's process alone: nobody has said how long it may be.
+    """
     calls: list[TestResult] = []
     job = call_row(problem, code, b"")
 
     def answer(args: bytes) -> bytes | None:
         outcome = sandbox.run({**job, "args": args.decode()})
-        _, failed = returned_value(outcome)
+        failed = failure(outcome)
+        if failed is None and not outcome.result:
+            failed = TestResult("no_value", outcome.cpu_seconds, outcome.detail)
         calls.append(failed or TestResult("right", outcome.cpu_seconds))
         return None if failed else outcome.result
 

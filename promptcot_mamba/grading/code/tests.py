@@ -19,8 +19,9 @@ from promptcot_mamba.grading.sandbox.sandbox import Outcome, Sandbox
 from promptcot_mamba.jsonl import Row
 
 # Raised whenever a verdict could change: cached verdicts of another version are not used.
-GRADER_VERSION = "code-4"
+GRADER_VERSION = "code-5"
 
+TEST_TYPES = ("stdin", "functional")
 FAR_LONGER, SHORT = 8, 65536
 MAX_SHOWN = 200  # characters of a failed test's input and outputs
 MAX_KIND = 60  # characters of a type's name, which a program may choose
@@ -98,13 +99,13 @@ def hash_tests(tests: Any) -> str:
 
 
 def load_tests(row: Row, tests_dir: Path, where: str) -> TestSet:
-    """The tests a problem row names, or holds: a list of objects with `input` and `output`.
+    """The tests a problem row names, or holds (`inline_tests`).
 
     Raises InputError if the row names none, or the file is missing, malformed, or has another md5 than the row says.
     """
     named = row.get("tests")
     if isinstance(named, list):
-        return inline_tests(named, where)
+        return inline_tests(row, where)
     if not isinstance(named, dict) or not isinstance(named.get("fname"), str):
         raise InputError(f"{where}: missing key 'tests' with 'fname' and 'md5'")
     if Path(named["fname"]).name != named["fname"]:
@@ -122,13 +123,55 @@ def load_tests(row: Row, tests_dir: Path, where: str) -> TestSet:
     return parse_tests(parsed, md5, str(path))
 
 
-def inline_tests(tests: list[Any], where: str) -> TestSet:
-    """Tests that stand in the row itself, for programs that read standard input. Raises InputError if malformed."""
+def inline_tests(row: Row, where: str) -> TestSet:
+    """Tests that stand in the row itself: objects with `input`, `output` and perhaps LiveCodeBench's `testtype`.
+
+    They call the function that the row names (`function_named`), else feed standard input; `testtype` says so too.
+    Raises InputError if they are malformed, of both types, or call a function that the row does not name.
+    """
+    tests = row["tests"]
     pairs = [(test.get("input"), test.get("output")) if isinstance(test, dict) else (None, None) for test in tests]
     if not pairs or not all(isinstance(text, str) for pair in pairs for text in pair):
         raise InputError(f"{where}: 'tests' must list objects with texts 'input' and 'output'")
     inputs, outputs = zip(*cast("list[tuple[str, str]]", pairs), strict=True)
-    return TestSet(inputs, outputs, None, hash_tests(pairs), kind="inline")
+    types = {test.get("testtype") for test in tests}
+    if len(types) > 1 or not types <= {None, *TEST_TYPES}:
+        raise InputError(f"{where}: 'testtype' of 'tests' must be one of {', '.join(TEST_TYPES)}, the same in all")
+    entry = None if types == {"stdin"} else function_named(row, where)
+    if entry is None:
+        if types == {"functional"}:
+            raise InputError(
+                f"{where}: 'tests' are functional, and the row names no function; "
+                "add 'fn_name', or 'metadata' with 'func_name'"
+            )
+        return TestSet(inputs, outputs, None, hash_tests(pairs), kind="inline")
+    for text in (*inputs, *outputs):
+        try:
+            json_lines(text)
+        except json.JSONDecodeError as error:
+            raise InputError(
+                f"{where}: 'tests' that call {entry!r} need JSON, an argument a line: {text[:MAX_SHOWN]!r} ({error})"
+            ) from None
+    return TestSet(inputs, outputs, entry, hash_tests([pairs, entry]), kind="inline")
+
+
+def function_named(row: Row, where: str) -> str | None:
+    """The function a row says its tests call: `fn_name`, as a tests file does, or `func_name` in its `metadata`, as
+    LiveCodeBench does. Raises InputError if one of them is something else."""
+    metadata = row.get("metadata")
+    try:
+        metadata = json.loads(metadata or "{}") if isinstance(metadata, str) else metadata
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: 'metadata' must be an object or its JSON text ({error})") from None
+    named = row.get("fn_name") or (metadata.get("func_name") if isinstance(metadata, dict) else None) or None
+    if named is not None and not isinstance(named, str):
+        raise InputError(f"{where}: 'fn_name' must be a function's name, found {named!r}")
+    return named
+
+
+def json_lines(text: str) -> list[Any]:
+    """The values in a test's text, one a line. Raises JSONDecodeError."""
+    return [json.loads(line) for line in text.split("\n")]
 
 
 def parse_tests(parsed: Any, md5: str, where: str) -> TestSet:
@@ -140,8 +183,7 @@ def parse_tests(parsed: Any, md5: str, where: str) -> TestSet:
         texts = [("\n".join(text) if isinstance(text, list) else text) for text in (*inputs, *outputs)]
         if entry:
             for text in texts:
-                for line in text.split("\n"):
-                    json.loads(line)
+                json_lines(text)
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise InputError(f"{where}: not a LiveCodeBench tests file ({type(error).__name__}: {error})") from None
     if not inputs or len(inputs) != len(outputs) or not all(isinstance(text, str) for text in texts):
@@ -210,8 +252,7 @@ def returned_value(outcome: Outcome, expected_size: int | None = None) -> tuple[
 
 
 def run_call_test(sandbox: Sandbox, code: str, entry: str, given: str, expected: str) -> TestResult:
-    args = [json.loads(line) for line in given.split("\n")]
-    outcome = sandbox.run(call_job(code, entry, args))
+    outcome = sandbox.run(call_job(code, entry, json_lines(given)))
     value, failed = returned_value(outcome, len(expected))
     if failed:
         return show(failed, given, expected, outcome.result)

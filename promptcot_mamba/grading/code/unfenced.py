@@ -1,8 +1,7 @@
 """A function in text without fences, by EvalPlus's rule: the longest run of lines that is Python.
 
-EvalPlus (`evalplus/sanitize.py`) takes that run of the problem's head with the completion below it, and keeps imports
-and what the function needs. Here too statements that only do something are dropped (a printed example, an assertion, a
-word of prose), but all others are kept: EvalPlus loses decorated functions, and tables filled by a loop.
+EvalPlus (`evalplus/sanitize.py`) takes that run of the problem's head with the completion below it, and keeps what the
+function needs (`needed`).
 """
 
 import ast
@@ -11,6 +10,7 @@ import warnings
 from itertools import accumulate
 
 from promptcot_mamba.grading.code.fences import parse_python
+from promptcot_mamba.grading.code.needed import only_needed
 
 MAX_LINES = 1000  # a longer answer is no function
 
@@ -48,33 +48,21 @@ def longest_program(lines: list[str]) -> tuple[int, int]:
     return best
 
 
-def _is_definition(node: ast.stmt, entry: str) -> bool:
-    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-        return node.name == entry
-    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-    return any(isinstance(target, ast.Name) and target.id == entry for target in targets)
-
-
 def find_function(text: str, head: str, entry: str) -> str | None:
     """The program in `text` that defines `entry`, by itself or as the rest of the problem's `head`; None if none."""
     lines = text.replace("\r", "").split("\n")[:MAX_LINES]
     start, end = longest_program(lines)
-    tree = parse_python("\n".join(lines[start:end]))
-    if tree is not None and any(_is_definition(node, entry) for node in tree.body):
-        return only_definitions(tree)
+    program = only_needed("\n".join(lines[start:end]), entry)
+    if program is not None:
+        return program
     above = head.rstrip().split("\n")
     start, end = longest_program([*above, *lines])
-    tree = parse_python("\n".join([*above, *lines][start:end]))
+    program = "\n".join([*above, *lines][start:end])
+    tree = parse_python(program)
     written = [node for node in tree.body if getattr(node, "name", None) == entry] if tree else []
-    if tree and written and start + (written[-1].end_lineno or 0) > len(above):  # a parsed node has its lines
-        return only_definitions(tree)
+    if written and start + (written[-1].end_lineno or 0) > len(above):  # a parsed node has its lines
+        return only_needed(program, entry)
     return None
-
-
-def only_definitions(tree: ast.Module) -> str:
-    """The module without statements that define nothing: expressions and assertions."""
-    kept = [node for node in tree.body if not isinstance(node, (ast.Expr, ast.Assert))]
-    return ast.unparse(ast.Module(kept, [])) + "\n"
 
 
 def define_pattern(entry: str) -> re.Pattern[str]:

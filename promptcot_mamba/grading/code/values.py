@@ -12,7 +12,7 @@ import json
 import sys
 import types
 from array import array
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
@@ -22,6 +22,7 @@ from typing import Any
 
 MAX_PLAIN_INT = 1 << 63  # larger ones travel in hexadecimal: decimal conversion is quadratic, and limited by Python
 MAX_DEPTH = 200
+MAX_EQUAL_HASHES = 256  # of one set or dict: placing items of one hash is quadratic
 MAX_FOREIGN_ITEMS = 100_000  # of a deque, an array or a generator; one that goes on is sent without its items
 
 PLAIN = frozenset((int, str, float, bool, type(None)))
@@ -178,12 +179,24 @@ def _decode_tag(pairs: list[tuple[str, Any]]) -> Any:
         raise ValueRefusedError(f"malformed value ({type(error).__name__})") from None
 
 
+def _spread(items: list[Any]) -> list[Any]:
+    """Items to be placed by their hashes. Raises ValueRefusedError where a program chose them to have one."""
+    if len(items) > MAX_EQUAL_HASHES and max(Counter(map(hash, items)).values()) > MAX_EQUAL_HASHES:
+        raise ValueRefusedError(f"more than {MAX_EQUAL_HASHES} items of one hash")
+    return items
+
+
+def _decode_dict(body: list[Any]) -> dict[Any, Any]:
+    _spread([key for key, _ in body])
+    return dict(body)
+
+
 DECODERS: dict[str, Callable[[Any], Any]] = {
     "int": lambda body: int(body, 16),
     "tuple": tuple,
-    "dict": lambda body: {key: value for key, value in body},  # noqa: C416 - exactly two of each
-    "set": set,
-    "frozenset": frozenset,
+    "dict": _decode_dict,
+    "set": lambda body: set(_spread(body)),
+    "frozenset": lambda body: frozenset(_spread(body)),
     "bytes": bytes.fromhex,
     "complex": lambda body: complex(*body),
     "decimal": Decimal,

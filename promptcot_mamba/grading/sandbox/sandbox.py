@@ -3,9 +3,10 @@
     with Sandbox() as sandbox:
         outcome = sandbox.run({"mode": "stdin", "code": code, "prelude": True}, stdin=b"1 2\n")
 
-What it stops, what it does not, and its levels stand in docs/sandbox.md. The files: `server` forks and watches, `child`
-runs the program, `libraries` says what it may import, `outcome` how it ended, `namespaces`, `landlock` and `seccomp`
-lock it down. This module is the trusted side; nothing it knows of expected outputs goes to the other.
+What it stops, what it does not, and its levels: docs/sandbox.md. The files: `server` forks and watches, `folder` looks
+after programs' files, `child` runs the program, `libraries` says what it may import, `outcome` how it ended,
+`namespaces`, `landlock` and `seccomp` lock it down. This module is the trusted side; nothing it knows of expected
+outputs goes to the other.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from promptcot_mamba.errors import InputError
+from promptcot_mamba.grading.sandbox.folder import empty_folder
 from promptcot_mamba.grading.sandbox.inherited import assert_limits_can_be_given
 from promptcot_mamba.grading.sandbox.libraries import OFFERED, wanted_modules
 from promptcot_mamba.grading.sandbox.outcome import MIB, Limits, Outcome, SandboxBrokenError, judge_ending
@@ -123,6 +125,8 @@ def _stop(process: subprocess.Popen, sock: socket.socket, base: tempfile.Tempora
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+    with contextlib.suppress(OSError):
+        empty_folder(Path(base.name))  # a program stopped in its midst may have left what `cleanup` cannot remove
     base.cleanup()
 
 
@@ -186,7 +190,7 @@ class Sandbox(contextlib.AbstractContextManager):
         self._socket.settimeout(seconds)
         try:
             data = self._socket.recv(4096)
-        except TimeoutError:
+        except (TimeoutError, ConnectionResetError):  # the latter of a server that ended with a request unread
             data = b""
         if not data:
             self.close()

@@ -15,7 +15,6 @@ import json
 import os
 import resource
 import select
-import shutil
 import signal
 import socket
 import sys
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from promptcot_mamba.grading.sandbox import child, landlock, libraries, namespaces, seccomp, thread_locks
+from promptcot_mamba.grading.sandbox.folder import empty_folder, within
 
 WATCH_SECONDS = 0.05  # how often a running program's threads and files are looked at
 RUNNING = frozenset((b"R", b"D"))  # the states of a thread that runs, waits for a core, or for a page or a disk
@@ -211,29 +211,6 @@ def look_at(pid: int) -> tuple[int, bool]:
 
 def stat_fields(path: Path) -> list[bytes]:
     return path.read_bytes().rpartition(b")")[2].split()
-
-
-def empty_folder(folder: Path) -> None:
-    """Leave nothing of one program to the next."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.path)
-            else:
-                Path(entry.path).unlink()
-
-
-def within(folder: Path, max_bytes: int, max_files: int) -> bool:
-    """Whether a folder holds no more than this; stops counting once it holds too much."""
-    count = size = 0
-    for root, folders, names in os.walk(folder):
-        count += len(folders) + len(names)
-        for name in names:
-            with contextlib.suppress(OSError):
-                size += Path(root, name).lstat().st_blocks * 512
-        if count > max_files or size > max_bytes:
-            return False
-    return True
 
 
 def warm_up(libc: ctypes.CDLL) -> None:

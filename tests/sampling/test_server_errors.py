@@ -1,0 +1,156 @@
+"""Error bodies word for word as servers send them, and what each means: wait, ask for less, give up one, or all."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.sampling.endpoint_errors import (
+    MOST_READ,
+    BadAnswerError,
+    BusyError,
+    DeniedError,
+    PromptTooLongError,
+    RefusedError,
+    RejectedError,
+    error_words,
+    raise_for_error,
+    told_wait,
+)
+from tests.sampling.troubled_server import (
+    GEMINI_MINUTE,
+    GROQ_DAY,
+    OPENAI_MINUTE,
+    OPENROUTER_FILTER,
+    OPENROUTER_PRIVACY,
+    PROXY_403,
+    QUOTA,
+    VLLM_NO_ROOM,
+)  # fmt: skip
+
+GEMINI_SPENT = {  # continuedev/continue#11450: nothing is said of a time when there will be more
+    "error": {"code": 429, "message": "You exceeded your current quota, please check your plan and billing details. "
+              "For more information on this error, head to: https://ai.google.dev/gemini-api/docs/rate-limits. To "
+              "monitor your current usage, head to: https://ai.dev/rate-limit. ", "status": "RESOURCE_EXHAUSTED"}
+}  # fmt: skip
+LATE_CODE = {"error": {"message": "Not now. " * 100, "type": "x", "code": "insufficient_quota"}}
+VLLM_ECHO = {  # pydantic's words, as vLLM sends them on: the prompt is a problem's
+    "object": "error", "message": "[{'type': 'missing', 'loc': ('body', 'model'), 'msg': 'Field required', 'input': "
+    "{'prompt': 'A billing cycle is 30 days. The content policy of a zoo ...', 'max_tokens': 9}}]",
+    "type": "BadRequestError", "param": None, "code": 400,
+}  # fmt: skip
+CLOUDFLARE_403 = "<html><title>Attention Required! | Cloudflare</title><h1>Sorry, you have been blocked</h1></html>"
+
+
+def meant(status: int, body: Any, **headers: str) -> Exception:
+    text = body if isinstance(body, str) else json.dumps(body)
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - which one is what is tested
+        raise_for_error("http://x/v1", status, text.encode(), headers)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("body", "seconds"),
+    [(GEMINI_MINUTE, 58.821668433), ([GEMINI_MINUTE], 58.821668433), (GROQ_DAY, 578.016), (OPENAI_MINUTE, 0.02)],
+)
+def test_a_limit_a_minute_is_waited_for_as_its_words_say(body: Any, seconds: float):
+    error = meant(429, body)
+    assert type(error) is BusyError
+    assert error.retry_after == pytest.approx(seconds)
+    assert meant(429, body, **{"Retry-After": "7"}).retry_after == 7
+
+
+@pytest.mark.parametrize(("status", "body"), [(429, QUOTA), (429, GEMINI_SPENT), (429, LATE_CODE), (402, GROQ_DAY)])
+def test_what_is_spent_ends_the_run(status: int, body: Any):
+    assert "no credit is left there" in str(meant(status, body))
+    assert "no credit" in str(meant(status, QUOTA, **{"Retry-After": "7"}))
+
+
+@pytest.mark.parametrize(
+    ("words", "seconds"),
+    [
+        ("Please try again in 20ms.", 0.02), ("Please retry after 26 seconds.", 26), ("try again in 6m0s", 360),
+        ("Please try again in 1h2m3.5s. Visit", 3723.5), ("Try again in 5 minutes", 300), ("retry in 3 s", 3),
+        ("try again in a few seconds", None), ("please try again later", None), ("retry in 99999999h", 7 * 86400),
+    ],
+)  # fmt: skip
+def test_waits_in_words(words: str, seconds: float | None):
+    assert told_wait(words) == (None if seconds is None else pytest.approx(seconds))
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "words"),
+    [
+        (404, OPENROUTER_PRIVACY, DeniedError, "openrouter.ai/settings/privacy"),
+        (401, {"error": {"message": "Your key's content policy forbids this"}}, DeniedError, "set OPENAI_API_KEY"),
+        (403, PROXY_403, DeniedError, "your organization's security policy"),
+        (403, CLOUDFLARE_403, DeniedError, "you have been blocked"),
+        (403, OPENROUTER_FILTER, RejectedError, "flagged"),  # refused, once it has answered others
+        (400, OPENROUTER_FILTER, RefusedError, "flagged"),
+        (400, VLLM_ECHO, RejectedError, "Field required"),
+    ],
+)
+def test_only_what_is_said_of_the_prompt_is_a_refusal(status: int, body: Any, kind: type, words: str):
+    error = meant(status, body)
+    assert type(error) is kind
+    assert words in str(error)
+
+
+CONTEXT = "This model's maximum context length is {} tokens. However, "
+
+
+@pytest.mark.parametrize(
+    ("words", "asked", "less"),
+    [
+        (VLLM_NO_ROOM["error"]["message"], 32768, 32647),
+        # vllm-project/vllm#42474: the count is cut off where it was too much already, so it may be more
+        (CONTEXT.format(128000) + "you requested 65535 output tokens and your prompt contains at least 62466 input "
+         "tokens, for a total of at least 128001 tokens.", 65535, 32767),
+        # vllm-project/vllm#20409 and #3851
+        (CONTEXT.format(4096) + "you requested 5060 tokens (4036 in the messages, 1024 in the completion). Please "
+         "reduce the length of the messages or completion.", 1024, 59),
+        (CONTEXT.format(16384) + "you requested 122946 tokens (112946 in the messages, 10000 in the completion).",
+         10000, 0),
+        ("This endpoint's maximum context length is 32768 tokens. However, you requested about 37623 tokens (21239 of "
+         "text input, 16384 in the output).", 16384, 11528),  # OpenRouter
+        ("Requested token count exceeds the model's maximum context length of 64000 tokens. You requested a total of "
+         "71897 tokens: 7897 tokens from the input messages and 64000 tokens for the completion.",
+         64000, 56102),  # SGLang
+        ("Input validation error: `inputs` tokens + `max_new_tokens` must be <= 2048. Given: 1887 `inputs` tokens and "
+         "1024 `max_new_tokens`", 1024, 160),  # TGI
+        (CONTEXT.format(40960) + "you requested 0 output tokens and your prompt contains at least 40961 input tokens, "
+         "for a total of at least 40961 tokens.", 9, 0),
+        (CONTEXT.format(32768) + "your request has 40000 input tokens. Please reduce the length of the input messages.",
+         9, 0),
+        # llama.cpp
+        ("request (4390 tokens) exceeds the available context size (4096 tokens), try increasing it", 9, 0),
+    ],
+)  # fmt: skip
+def test_the_room_that_is_left(words: str, asked: int, less: int):
+    error = meant(400, {"error": {"message": words, "code": 400}})
+    assert isinstance(error, PromptTooLongError)
+    assert error.less_than(asked) == less
+    assert error.less_than(1) == 0
+
+
+def test_asking_for_less_comes_to_an_end():
+    """Also where a server only ever says how much is too much."""
+    asked, tries = 65536, 0
+    while asked:
+        tries += 1
+        error = PromptTooLongError("", CONTEXT.format(65600) + f"prompt contains at least {65601 - asked} input tokens")
+        asked = error.less_than(asked)
+    assert tries <= 18
+
+
+def test_words_are_read_to_a_bound_and_shown_to_a_shorter_one():
+    words, _ = error_words(json.dumps({"error": {"message": "m" * 10**6, "code": "c"}}).encode())
+    assert words == "m" * MOST_READ + "; c"
+    assert len(str(meant(500, {"error": "m" * 10**6}))) < 400
+    assert type(meant(500, {"error": "m" * 10**6})) is BadAnswerError
+    assert isinstance(meant(402, "[]"), InputError)
