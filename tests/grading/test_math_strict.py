@@ -227,11 +227,13 @@ HEDGES = (
 
 @pytest.mark.parametrize("hedge", HEDGES)
 def test_no_hedged_answer_passes(hedge: str):
-    """Every right answer of SAME with another beside it, denied or made conditional; a choice stays chosen."""
+    """Every right answer of SAME with another beside it, denied or made conditional; a choice stays chosen whatever
+    its text goes on to say, and so does a yes."""
     accepted = [
         (gold, hedge.format(answer))
         for gold, answer in SAME
-        if "(C)" not in answer and grade(Gold(gold), hedge.format(answer)).equal
+        if not ("(C)" in answer or re.search(r"\bB\b.*\w", answer) or answer == r"\text{Yes, it is.}")
+        and grade(Gold(gold), hedge.format(answer)).equal
     ]
     assert accepted == []
 
