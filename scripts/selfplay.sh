@@ -86,11 +86,13 @@ for ((round = 1; round <= ROUNDS; round++)); do
         fi
         samples+=("$folder/$family.jsonl")
     done
-    hop prefer "$PAIRS_CONFIG" "${samples[@]}" "${graded[@]}" -- python -m scripts.make_preferences --config "$PAIRS_CONFIG" --by "$BY" \
+    hop prefer "$PAIRS_CONFIG" "${samples[@]}" "${graded[@]}" -- \
+        python -m scripts.make_preferences --config "$PAIRS_CONFIG" --by "$BY" \
         --input_path "${samples[@]}" --output_path "$folder/pairs.jsonl" --sft_path "$folder/right.jsonl" \
         --seed $((SEED + round))
     # shellcheck disable=SC2086
-    hop train "$TRAIN_CONFIG" "$folder/pairs.jsonl" -- $LAUNCHER train.py --config "$TRAIN_CONFIG" --model_name_or_path "$model" \
+    hop train "$TRAIN_CONFIG" "$folder/pairs.jsonl" -- \
+        $LAUNCHER train.py --config "$TRAIN_CONFIG" --model_name_or_path "$model" \
         --data_path "$folder/pairs.jsonl" --output_dir "$folder/model" "$@"
     model=$folder/model
 done
