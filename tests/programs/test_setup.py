@@ -12,19 +12,20 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = (
     *("bash", "sed", "awk", "cat", "cut", "grep", "sha256sum", "dirname"),
-    *("df", "du", "tail", "rm", "mkdir", "cp", "g++", "head", "ls", "nproc", "tr", "sort", "chmod"),
+    *("du", "tail", "rm", "mkdir", "cp", "g++", "head", "ls", "nproc", "tr", "sort", "chmod"),
 )
 
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """A folder with the script, its lists, and a PATH of only what it needs (`bin/`)."""
+    """A folder with the script, its lists, a PATH of only what it needs (`bin/`), and a disk with 99 GB free."""
     for name in ("scripts/setup.sh", "requirements.txt", "requirements-cpu.txt", "requirements-cuda.lock"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "bin").mkdir()
     for tool in TOOLS:
         (tmp_path / "bin" / tool).symlink_to(shutil.which(tool) or "/bin/true")
+    write_tool(tmp_path, "df", f"printf 'Filesystem 1K Used Available\\n/dev/x 9 9 {99 << 20} 9%% /\\n'")
     return tmp_path
 
 
