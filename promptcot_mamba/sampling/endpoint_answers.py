@@ -180,7 +180,7 @@ async def read_stream(
             scores.fit(before)
         raise BadAnswerError("only some of its text has token ids")
     if stop_on_loop and any(pieces) and len(ids) == before:
-        raise InputError(f"--stop_on_loop: {url} does not return token ids; vLLM servers do")
+        raise InputError(f"--stop_on_loop: {url} tells no token ids; vLLM and SGLang servers do")
     tokens = len(ids) - before or counted
     reason = finish_reason(reason, tokens, max_tokens)
     note = REFUSED if reason == REFUSED else ""

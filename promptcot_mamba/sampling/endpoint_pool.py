@@ -21,7 +21,7 @@ from promptcot_mamba.sampling.endpoint_errors import (
     ServerTroubleError,
     raise_for_error,
 )
-from promptcot_mamba.sampling.endpoint_protocol import find_model, normal_url, refuse_ollama
+from promptcot_mamba.sampling.endpoint_protocol import SGLANG, find_model, normal_url, refuse_ollama
 
 CONNECT_SECONDS = 10.0
 PROBE_SECONDS = 15.0  # between two looks at a server that holds requests
@@ -52,7 +52,10 @@ class EndpointSettings:
     template_kwargs: dict[str, Any] = field(default_factory=dict)  # of that template
     extra_body: dict[str, Any] = field(default_factory=dict)  # of every request for text; None takes a field out
     ca_file: str | None = None  # certificates to trust besides the system's
-    token_ids: bool = False  # ask vLLM servers for token ids, and hand a chain back where its server goes away
+    token_ids: bool = (
+        False  # ask for token ids where servers have them, and hand a chain back where its server goes away
+    )
+    cuts_by: str = ""  # flags by which chains are cut and go on, so that token ids are needed
     gives_up: bool = False  # hand a request back (FAILED) that alone cannot be answered, instead of ending the run
     stream: bool = False  # hear of tokens as they come, from servers that tell ids
 
@@ -87,6 +90,11 @@ class Endpoint:
     @property
     def is_vllm(self) -> bool:
         return self.owner == "vllm"
+
+    @property
+    def may_tell_ids(self) -> bool:
+        """Whether it is asked for the token ids of completions: vLLM from 0.10.2, SGLang from pull request 30917."""
+        return self.is_vllm or self.owner == SGLANG
 
 
 class EndpointPool:

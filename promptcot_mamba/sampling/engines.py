@@ -72,6 +72,7 @@ def engine_settings(plan: Plan) -> EngineSettings:
 def endpoint_settings(plan: Plan, urls: Sequence[str], concurrency: int) -> EndpointSettings:
     from promptcot_mamba.sampling.endpoint_pool import EndpointSettings
 
+    cuts_by = ", ".join(plan.cuts_by)
     return EndpointSettings(
         base_urls=urls,
         model=plan.args.served_model_name or plan.args.model_path,
@@ -84,7 +85,8 @@ def endpoint_settings(plan: Plan, urls: Sequence[str], concurrency: int) -> Endp
         template_kwargs=plan.args.template_kwargs,
         extra_body=plan.args.extra_fields,
         ca_file=plan.args.ca_file,
-        token_ids=plan.args.save_partial or plan.args.segment_len is not None,
+        token_ids=plan.args.save_partial or bool(cuts_by),
+        cuts_by=cuts_by,
         gives_up=True,
         stream=plan.args.save_partial and plan.args.segment_len is None,
     )

@@ -195,12 +195,14 @@ class OpenAIEndpoints:
                 said = parse_object(await read_body(response.content), endpoint.url)
             return nothing, read_score(said, request.prompt_ids or (), request.score_from, endpoint.url)
         chat, is_vllm = self.settings.chat, endpoint.is_vllm
-        tells_ids = self.settings.token_ids and is_vllm and not chat and request.prompt_ids is not None
-        stream = self.sampling.stop_on_loop or (self.settings.stream and tells_ids)
-        kept_text = self._text_of(request, request.kept, LENGTH) if request.kept and not tells_ids else ""
+        asks_ids = self.settings.token_ids and endpoint.may_tell_ids and not chat and request.prompt_ids is not None
+        if self.settings.cuts_by and not asks_ids:
+            raise InputError(f"{self.settings.cuts_by}: {endpoint.url} tells no token ids; vLLM and SGLang servers do")
+        stream = self.sampling.stop_on_loop or (self.settings.stream and asks_ids)
+        kept_text = "" if asks_ids else self._kept_text(request)
         body = payload(
             request, self.sampling, endpoint.model, is_vllm=is_vllm, stream=stream, owner=endpoint.owner,
-            text=request.prompt.removeprefix(self._bos) + kept_text, chat=chat, token_ids=tells_ids or stream,
+            text=request.prompt.removeprefix(self._bos) + kept_text, chat=chat, token_ids=asks_ids or stream,
         )  # fmt: skip
         if chat and self.settings.template_kwargs:
             body["chat_template_kwargs"] = self.settings.template_kwargs
@@ -211,12 +213,14 @@ class OpenAIEndpoints:
                 if not chat:
                     refuse_ollama(said, endpoint.url)
                 answer = read_completion(said, request.max_tokens, request.scores)
-                return replace(answer, text=kept_text + answer.text), None
-            looks = self.sampling.stop_on_loop
-            return await read_stream(
-                iter_lines(response.content), pending.ids, request.max_tokens, endpoint.url, stop_on_loop=looks,
-                scores=request.scores,
-            ), None  # fmt: skip
+            else:
+                answer = await read_stream(
+                    iter_lines(response.content), pending.ids, request.max_tokens, endpoint.url,
+                    stop_on_loop=self.sampling.stop_on_loop, scores=request.scores,
+                )  # fmt: skip
+        if answer.token_ids is None:
+            answer = replace(answer, text=self._kept_text(request) + answer.text)
+        return answer, None
 
     def _on_done(self, endpoint: Endpoint, pending: Pending, task: asyncio.Task) -> None:
         """One request left its server: with an answer, or with what went wrong."""
@@ -266,6 +270,9 @@ class OpenAIEndpoints:
         self._finished.append(
             Generated(request.unit, text, answer.finish_reason, prompt, whole, seconds, score, ids, *said)
         )
+
+    def _kept_text(self, request: Request) -> str:
+        return self._text_of(request, request.kept, LENGTH) if request.kept else ""
 
     def _text_of(self, request: Request, ids: Sequence[int], reason: str) -> str:
         return completion_text(self._tokenizer, self.sampling, request.prompt_ids or (), ids, reason)

@@ -82,6 +82,11 @@ class Plan:
         said = {**self.prompts.describe(), **server, **sent, **extra}
         return {name: value for name, value in said.items() if value != SAYS_NOTHING.get(name, ...)}
 
+    @property
+    def cuts_by(self) -> list[str]:
+        """The flags by which chains are cut and go on."""
+        return [f"--{name}" for name in ("segment_len", "thinking_budget") if getattr(self.args, name) is not None]
+
     def cuts(self) -> Cuts:
         closing = ()
         if self.args.thinking_budget is not None:

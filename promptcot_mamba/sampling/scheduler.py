@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 
 from promptcot_mamba.chat_format import is_format_valid, read_completion, split
+from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import DurableAppender
 from promptcot_mamba.log import logger
 from promptcot_mamba.records import Sample, derive_seed
@@ -198,6 +199,7 @@ class Scheduler:
         reason, ids = generated.finish_reason, generated.token_ids
         chain.seconds += generated.seconds
         planned_stop = self.cuts.next_stop(chain)
+        is_cut = planned_stop < chain.limit
         if reason == FAILED:
             self.failed[chain.unit] = generated.note
         elif reason == CUT:
@@ -210,7 +212,12 @@ class Scheduler:
             chain.grew = False
             chain.fit_scores()
             self._ready.appendleft(chain)
-        elif reason == LENGTH and ids is not None and len(ids) == planned_stop < chain.limit:
+        elif reason == LENGTH and is_cut and ids is None and generated.completion_tokens > len(chain.kept):
+            raise InputError(
+                "--segment_len, --thinking_budget: a server returns no token ids, so a chain cannot go on where it was "
+                "cut; vLLM and SGLang servers do, if they are not too old"
+            )
+        elif reason == LENGTH and is_cut and ids is not None and len(ids) == planned_stop:
             chain.continue_from(ids, planned=True)
             self._save(chain)
             self._ready.appendleft(chain)

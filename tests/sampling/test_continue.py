@@ -6,6 +6,7 @@ import json
 import os
 import random
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from scipy.stats import chi2_contingency
 
 import infer_longcot
+from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import read_jsonl, write_jsonl
 from promptcot_mamba.run_info import side_path
 from promptcot_mamba.sampling import scheduler
@@ -153,6 +155,23 @@ def test_a_thought_without_end_is_closed_and_answered(flags, tmp_path: Path):
         assert row["thought_closed"] == 50
         assert row["completion"].count("</think>") == 1
     assert all(row["completion_tokens"] <= 50 for row in rows if row not in closed)
+
+
+class TellsNoIds(TokenBackend):
+    """A server too old to return token ids."""
+
+    def poll(self, timeout: float) -> list[Generated]:
+        return [replace(generated, token_ids=None) for generated in super().poll(timeout)]
+
+
+@pytest.mark.parametrize("how", [{"thinking_budget": 50}, {"segment_len": 50, "save_partial": False}])
+def test_a_chain_that_cannot_go_on_from_its_cut_is_no_sample(flags, tmp_path: Path, how: dict):
+    output = tmp_path / "x.jsonl"
+    with pytest.raises(InputError, match="returns no token ids, so a chain cannot go on where it was cut"):
+        run(flags(output, **how), TellsNoIds(TOKENIZER))
+    assert all(row["completion_tokens"] < 50 for row in read_jsonl(output))
+    assert run(flags(output, **how)) == 0
+    assert max(row["completion_tokens"] for row in read_jsonl(output)) > 50
 
 
 def test_a_damaged_partial_file_is_read_as_far_as_it_goes(flags, tmp_path: Path, caplog):

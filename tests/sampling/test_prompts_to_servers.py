@@ -47,8 +47,8 @@ def ask(url: str, monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(EndpointPool, "post", remember)
 
-    def send(request: Request, owner: str, tokenizer):
-        backend = OpenAIEndpoints(EndpointSettings([url], "tiny", context=5000), SAMPLING, tokenizer)
+    def send(request: Request, owner: str, tokenizer, **settings):
+        backend = OpenAIEndpoints(EndpointSettings([url], "tiny", context=5000, **settings), SAMPLING, tokenizer)
         backend.endpoints[0].owner = owner
         try:
             backend.submit(request)
@@ -96,6 +96,25 @@ def test_a_chain_goes_on_from_what_it_has_said(ask, family: str, owner: str):
         assert body["prompt"] == [*ids, *kept]
     assert generated.text.startswith(said + "seed 5 after ")
     assert generated.completion_tokens > len(kept)
+
+
+@pytest.mark.parametrize("owner", OWNERS)
+def test_token_ids_are_asked_of_servers_that_have_them(ask, owner: str):
+    """An older one of the same name tells none: what it says still stands behind what the chain had said."""
+    tokenizer, text, said = family_tokenizer("qwen2"), TURNS["qwen2"], "So 2 + 2 = "
+    ids, kept = (tokenizer(each, add_special_tokens=False)["input_ids"] for each in (text, said))
+    body, generated = ask(Request(0, 0, 5, text, ids, 100, kept=array("i", kept)), owner, tokenizer, token_ids=True)
+    assert body.get("return_token_ids", False) == (owner in ("vllm", "sglang"))
+    assert generated.token_ids is None
+    assert generated.text.startswith(said + "seed 5 after ")
+
+
+@pytest.mark.parametrize("owner", sorted({*OWNERS} - {"vllm", "sglang"}))
+def test_chains_are_not_cut_where_they_could_not_go_on(ask, owner: str):
+    tokenizer, text = family_tokenizer("qwen2"), TURNS["qwen2"]
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    with pytest.raises(InputError, match=r"--thinking_budget: http.* tells no token ids"):
+        ask(Request(0, 0, 5, text, ids, 100), owner, tokenizer, token_ids=True, cuts_by="--thinking_budget")
 
 
 def test_what_a_tokenizer_puts_before_a_text():
