@@ -61,6 +61,7 @@ class Scheduler:
         self.too_long: set[str] = set()  # ids of problems whose prompt leaves no room
         self.failed: dict[int, str] = {}  # units that no server could answer, and its words
         self._ready: deque[Chain] = deque()  # retries and chains to be continued: before any new one
+        self._stuck: deque[Chain] = deque()  # chains that were cut without getting on: one to each new one
         self._next_save = time.monotonic() + SAVE_SECONDS
 
     def run(self) -> bool:
@@ -110,8 +111,15 @@ class Scheduler:
     def _todo(self) -> Iterator[Chain | None]:
         """Chains to start, those under way first; it yields None when it is asked with nothing left."""
         missing = self._missing()
+        turn = False
         while True:
-            chain = self._ready.popleft() if self._ready else next(missing, None)
+            turn = not turn
+            if self._ready:
+                chain = self._ready.popleft()
+            elif self._stuck and turn:
+                chain = self._stuck.popleft()
+            else:
+                chain = next(missing, None) or (self._stuck.popleft() if self._stuck else None)
             if chain is None or self.ledger.is_missing(chain.unit):  # not spared meanwhile
                 yield chain
 
@@ -212,7 +220,7 @@ class Scheduler:
                 self.partial.save(chain, ids, chain.seconds)
         elif reason == CUT:
             # In segments, and where the chain was too young to be saved, it begins again where it began: with the same
-            # seed, so to the same letters. One that has not got on lets the others go first.
+            # seed, so to the same letters. One that breaks again and again must not keep all others waiting.
             before = len(chain.kept)
             if self.cuts.segment_len is None and (chain.grew or chain.continued):
                 assert ids is not None  # of a chain that grew
@@ -220,10 +228,11 @@ class Scheduler:
                 self._save(chain)
             chain.grew = False
             chain.fit_scores()
-            if len(chain.kept) > before:
-                self._ready.appendleft(chain)
+            chain.stuck = 0 if len(chain.kept) > before else chain.stuck + 1
+            if chain.stuck > 1:
+                self._stuck.append(chain)
             else:
-                self._ready.append(chain)
+                self._ready.appendleft(chain)
         elif reason == LENGTH and is_cut and ids is None and generated.completion_tokens > len(chain.kept):
             raise InputError(
                 "--segment_len, --thinking_budget: a server returns no token ids, so a chain cannot go on where it was "
@@ -231,6 +240,7 @@ class Scheduler:
             )
         elif reason == LENGTH and is_cut and ids is not None and len(ids) == planned_stop:
             chain.continue_from(ids, planned=True)
+            chain.stuck = 0
             self._save(chain)
             self._ready.appendleft(chain)
         else:

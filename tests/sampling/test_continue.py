@@ -192,10 +192,10 @@ def test_a_damaged_partial_file_is_read_as_far_as_it_goes(flags, tmp_path: Path,
 def test_a_partial_file_of_an_earlier_version_is_read(tmp_path: Path):
     """Ids as a list, where they are packed now, and one chain in both forms."""
     path = tmp_path / "x.partial.jsonl"
-    named = {"problem_id": "p", "run": 0, "attempt": 0, "seed": 1, "prompt_crc": 2, "continued": [], "closed": None}
-    write_jsonl(path, [named | {"at": 0, "ids": [5, 6, 7], "seconds": 1.0}])
-    file = PartialFile(path)
     chain = scheduler.Chain(0, "p", 0, 0, 1, "prompt", [1], 100)
+    named = {"problem_id": "p", "run": 0, "attempt": 0, "seed": 1, "prompt_crc": chain.prompt_crc}
+    write_jsonl(path, [named | {"continued": [], "closed": None, "at": 0, "ids": [5, 6, 7], "seconds": 1.0}])
+    file = PartialFile(path)
     file.save(chain, [5, 6, 7, 8, 70_000], 2.0)
     file.close()
     assert list(read_partial(path)["p", 0, 0].ids) == [5, 6, 7, 8, 70_000]
