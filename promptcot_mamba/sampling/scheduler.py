@@ -112,6 +112,7 @@ class Scheduler:
         """Chains to start, those under way first; it yields None when it is asked with nothing left."""
         missing = self._missing()
         turn = False
+        chain: Chain | None
         while True:
             turn = not turn
             if self._ready:
