@@ -32,7 +32,7 @@ ENVIRONMENT = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
     [
         ([], "--model_path is required"),
         (["--model_path"], "--model_path: expected a value"),
-        (["--model_path", "/nowhere"], "no config.json there"),
+        (["--model_path", "/nowhere"], "no such folder"),
         (["--speed", "9"], "unknown flag --speed"),
         (["--model", "gpt", "--model_path", "configs/quickstart"], "no config.json there"),
     ],
