@@ -1,8 +1,8 @@
 """What one running chain holds in vLLM's cache, layer by layer, from a model's config alone.
 
 A layer keeps keys and values of every token (dense, grouped-query, latent), of a window of them, or a state of fixed
-size (Mamba, gated delta nets, lightning attention). Checked against vLLM's own specification of its cache on tiny
-models of each family, and by hand for published configs (tests/sampling/test_cache_cost.py).
+size (Mamba, gated delta nets, lightning attention). Checked against vLLM's own specification of its cache for published
+sizes and on tiny models of each family, and by hand for published configs (tests/sampling/test_cache_cost.py).
 """
 
 from collections import Counter
@@ -85,7 +85,7 @@ def _padding(kinds: Sequence[str]) -> float:
     layers of a kind, or as the most where that is less than half as many again: 52 of 10 and 52 become 60."""
     counts = Counter(kind for kind in kinds if kind in (ATTENTION, WINDOW, STATE))
     if both := list(kinds).count(BOTH):
-        counts += {ATTENTION: both, STATE: both}
+        counts.update({ATTENTION: both, STATE: both})
     if not counts:
         return 1.0
     fewest, most = min(counts.values()), max(counts.values())

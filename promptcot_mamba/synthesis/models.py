@@ -15,8 +15,8 @@ from promptcot_mamba.checkpoint import load_tokenizer, read_checkpoint, require_
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.sampling.backend import SamplingSettings
 from promptcot_mamba.sampling.capacity import find_device, plan_capacity
-from promptcot_mamba.sampling.layers import has_states
 from promptcot_mamba.sampling.decode import special_tokens
+from promptcot_mamba.sampling.layers import has_states
 from promptcot_mamba.synthesis.asking import Model
 from promptcot_mamba.synthesis.stage import settings_from
 from promptcot_mamba.synthesis.templates import OURS, Format, load_format
