@@ -86,10 +86,11 @@ def planned(config: dict[str, Any], folder: str, dtype: str, context: int) -> tu
 
 def start_parts() -> None:
     """One process that is all of vLLM's parts, which its layers ask for."""
+    import torch
     from vllm.distributed import init_distributed_environment, initialize_model_parallel
 
-    with tempfile.TemporaryDirectory() as folder:
-        init_distributed_environment(1, 0, f"file://{folder}/store", 0, "gloo")
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    init_distributed_environment(1, 0, local_rank=0, backend="gloo")
     initialize_model_parallel(1, 1)
 
 
@@ -145,7 +146,6 @@ def shapes(name: str) -> dict[str, Any]:
         else:
             counted["token"] += spec.page_size_bytes // spec.block_size
     needed += kv_cache_utils._pool_bytes_per_block(made, groups) if groups else 0
-    print(name, counted, cache, needed, refused, file=sys.stderr, flush=True)
     return counted | {"cache": cache, "needed": needed, "refused": refused}
 
 

@@ -71,14 +71,14 @@ def test_too_small_a_device_is_refused_and_more_devices_help():
 
 
 R1_DISTILL = {"model_type": "qwen2", "num_hidden_layers": 28, "num_attention_heads": 12, "num_key_value_heads": 2,
-              "hidden_size": 1536, "max_position_embeddings": 131072}  # fmt: skip
+              "hidden_size": 1536, "max_position_embeddings": 131072, "rope_theta": 10000.0}  # fmt: skip
 QWQ = {"model_type": "qwen2", "num_hidden_layers": 64, "num_attention_heads": 40, "num_key_value_heads": 8,
        "hidden_size": 5120, "vocab_size": 152064, "tie_word_embeddings": False, "dtype": "bfloat16"}  # fmt: skip
 
 
 @pytest.mark.parametrize("samples", [1, 2, 8, 30])
 def test_a_cpu_holds_a_whole_chain_however_few_are_missing(samples: int):
-    """vLLM 0.25 wants 1,060,634,624 bytes of R1-Distill-1.5B at 36,864 tokens, its empty block included."""
+    """vLLM 0.32 wants 1,060,634,624 bytes of R1-Distill-1.5B at 36,864 tokens, its empty block included."""
     model, how = Checkpoint(Path("r1"), R1_DISTILL, 0), HOW | {"context": 36864}
     plan = plan_capacity(model, Device("cpu", 1 << 40), samples=samples, **how)
     assert plan.max_num_seqs == samples
