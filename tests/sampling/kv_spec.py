@@ -113,7 +113,7 @@ def shapes(name: str) -> dict[str, Any]:
     config = {**(PUBLISHED[name][0].get("text_config") or PUBLISHED[name][0]), "architectures": [ARCHITECTURES[name]]}
     config.setdefault("max_position_embeddings", CONTEXT)
     if name.startswith("minicpm"):  # its own class is fetched with the checkpoint; the fields are what counts
-        config["model_type"] = "minicpm"
+        config["model_type"] = "llama"
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "config.json").write_text(json.dumps(config), encoding="utf-8")
         cache, settings = planned(PUBLISHED[name][0], folder, "bfloat16", CONTEXT)
