@@ -116,8 +116,8 @@ def check_shapes(names: Sequence[str]) -> None:
 
 @pytest.mark.timeout(1600)
 def test_vllm_starts_with_the_cache_that_is_planned_for_one_sample():
-    """Dense, a window in 52 of 62 layers, a state alone."""
-    check_shapes(["r1-distill-1.5b", "gemma3-27b", "falcon-mamba-7b"])
+    """A dense one, and one with a window in 52 of 62 layers."""
+    check_shapes(["r1-distill-1.5b", "gemma3-27b"])
 
 
 @pytest.mark.slow
