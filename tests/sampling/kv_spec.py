@@ -29,7 +29,7 @@ ARCHITECTURES = {
     "gemma3-4b": "Gemma3ForCausalLM", "gpt-oss-20b": "GptOssForCausalLM", "minicpm3-4b": "MiniCPM3ForCausalLM",
     "falcon-mamba-7b": "FalconMambaForCausalLM", "mamba-2.8b": "MambaForCausalLM",
     "falcon-h1-7b": "FalconH1ForCausalLM", "granite-4.0-h-tiny": "GraniteMoeHybridForCausalLM",
-    "nemotron-nano-9b-v2": "NemotronHForCausalLM", "jamba-mini": "JambaForCausalLM", "lfm2-1.2b": "Lfm2ForCausalLM",
+    "nemotron-nano-9b-v2": "NemotronHForCausalLM", "jamba-mini": "JambaForCausalLM",
 }  # fmt: skip
 TINY_CONTEXT = 16384  # of tiny models: the cache of one chain exceeds the least that is ever reserved
 _SMALL = {
