@@ -87,7 +87,7 @@ class SamplingArguments:
     state_dtype: str = flag(
         "dtype of Mamba-2's state, hybrids' too; float32 keeps long chains exact", default="float32", choices=DTYPES[1:]
     )
-    quantization: str | None = flag("of the weights, by vLLM's name: fp8, awq, gptq, bitsandbytes ...", default=None)
+    quantization: str | None = flag("of the weights, by vLLM's name: fp8, awq, gptq ...", default=None)
     rope_scaling: str | None = flag(
         'JSON: {"rope_type": "yarn", "factor": 4, ...}, for contexts beyond the own', default=None
     )
@@ -136,6 +136,11 @@ class SamplingArguments:
         given = [f"--{name}" for name in LOADING_FLAGS if getattr(self, name) != defaults[name]]
         if self.base_url and given:  # recipes may hold them, and be right for either
             logger.warning("%s: with --base_url the servers decide that; changes nothing here", ", ".join(given))
+        if self.base_url and self.rope_scaling:
+            logger.warning(
+                "--rope_scaling: with --base_url the servers scale as they were started (vllm serve --hf-overrides); "
+                "here it only says how long a chain they may be asked for"
+            )
         if self.temperature == 0 and self.n > 1:
             logger.warning("--temperature 0 with --n %d: all samples of a problem will be identical", self.n)
         if self.temperature == 0 and self.max_retries > 1:
