@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,14 +24,23 @@ PROMPT = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n<think>\n"
 TESTS = [{"input": "1 2\n", "output": "3\n"}]
 # In place of train.py: the flags it was given, and a checkpoint.
 TRAINER = """
-import sys
+import json, sys
 from pathlib import Path
 if Path({stop!r}).exists():
     sys.exit(75)
 flags = dict(zip(sys.argv[2::2], sys.argv[3::2]))
 output = Path(flags["--output_dir"])
 output.mkdir(parents=True, exist_ok=True)
-(output / "config.json").write_text(repr(flags))
+(output / "config.json").write_text(json.dumps(flags))
+(output / "model.safetensors").write_text(repr(flags))
+"""
+# In place of infer_longcot.py, under its name: takes two flags of its more, and which devices it was given.
+SAMPLER = """
+import sys
+while (at := next((at for at, word in enumerate(sys.argv) if word in ("--n_gpus", "--temperature")), None)):
+    del sys.argv[at : at + 2]
+from tests.programs.scripted_sampler import main
+main()
 """
 
 
@@ -94,7 +104,7 @@ def test_rounds_go_on_where_they_were(work: Path, tmp_path: Path, play):
     rounds = [tmp_path / "out" / f"round_{number}" for number in (1, 2)]
     calls = [(folder / "maths.calls").read_text().splitlines() for folder in rounds]
     assert calls == [[str(work / "model")], [str(rounds[0] / "model")]]  # once, and from what was trained
-    trained = [eval((folder / "model/config.json").read_text()) for folder in rounds]
+    trained = [json.loads((folder / "model/config.json").read_text()) for folder in rounds]
     assert [flags["--model_name_or_path"] for flags in trained] == [str(work / "model"), str(rounds[0] / "model")]
     assert [flags["--data_path"] for flags in trained] == [str(folder / "pairs.jsonl") for folder in rounds]
     assert {flags["--beta"] for flags in trained} == {"0.3"}
@@ -109,7 +119,7 @@ def test_rounds_go_on_where_they_were(work: Path, tmp_path: Path, play):
 
     other = play("--beta", "0.2", ROUNDS="2")
     assert other.returncode == 2
-    assert f"error: {rounds[0]}/done/train: round 1 was made by another command or from other files" in other.stderr
+    assert f"error: {rounds[0]}/done/train: round 1 was made by other settings" in other.stderr
 
 
 def test_a_changed_recipe_is_refused(tmp_path: Path, play):
@@ -120,7 +130,7 @@ def test_a_changed_recipe_is_refused(tmp_path: Path, play):
     recipe.write_text("pairs: 2\n")
     done = play(**flags)
     assert done.returncode == 2
-    assert "/done/prefer: round 1 was made by another command or from other files" in done.stderr
+    assert "/done/prefer: round 1 was made by other settings" in done.stderr
 
 
 def test_more_problems_and_other_grades_are_noticed(work: Path, tmp_path: Path, play):
@@ -132,10 +142,39 @@ def test_more_problems_and_other_grades_are_noticed(work: Path, tmp_path: Path, 
     before = grades.read_bytes()
     grades.write_bytes(before.replace(b'"correct": true', b'"correct":true'))
     assert grades.read_bytes() != before
-    assert "/done/prefer: round 1 was made by another command or from other files" in play(**flags).stderr
+    assert "/done/prefer: round 1 was made by other settings" in play(**flags).stderr
     grades.write_bytes(before)
     problems.write_bytes(problems.read_bytes() + b"\n")
-    assert "/done/sample_maths: round 1 was made by another command or from other files" in play(**flags).stderr
+    assert "/done/sample_maths: round 1 was made by other settings" in play(**flags).stderr
+
+
+def test_where_it_runs_may_change_and_the_model_may_not(work: Path, tmp_path: Path, play):
+    model = Path(shutil.copytree(work / "model", tmp_path / "model"))
+    (tmp_path / "infer_longcot.py").write_text(SAMPLER)
+    sampler = f"env PYTHONPATH={ROOT} python {tmp_path / 'infer_longcot.py'}"
+    flags = {"CODE": None, "BY": "majority", "MODEL": str(model)}
+    assert play(**flags, SAMPLER=f"{sampler} --n_gpus 8 --temperature 1").returncode == 0
+
+    launcher = f"env ELSEWHERE=1 python {tmp_path / 'trainer.py'}"
+    again = play(**flags, SAMPLER=f"nice {sampler} --temperature 1 --n_gpus 4", LAUNCHER=launcher, NUM_GPUS="4")
+    assert again.returncode == 0, again.stderr
+    assert hops(again) == [f"1, {hop}: done before" for hop in ("sample_maths", "prefer", "train")]
+
+    other = play(**flags, SAMPLER=f"{sampler} --n_gpus 8 --temperature 0.5")
+    assert other.returncode == 2
+    assert "/done/sample_maths: round 1 was made by other settings" in other.stderr
+
+    (weights,) = model.glob("*.safetensors")
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    retrained = play(**flags, SAMPLER=f"{sampler} --n_gpus 8 --temperature 1")
+    assert retrained.returncode == 2
+    assert "/done/sample_maths: round 1 was made by other settings or from other files or weights" in retrained.stderr
+
+    weights.unlink()
+    none = play(**flags, SAMPLER=sampler)
+    assert none.returncode == 2
+    assert none.stderr.startswith(f"error: MODEL {model}: ")
 
 
 def test_a_failing_hop_ends_the_script(tmp_path: Path, play):

@@ -163,6 +163,19 @@ EQUAL = [
     ("2 rev/s", "120 rpm"),
     ("60 mph", "26.82 m/s"),
     ("5 Nm", "5 N·m"),
+    (r"8.99\times10^9\ \text{Nm}^2/\text{C}^2", "8.99e9 N·m^2·C^-2"),
+    (r"4186\ \mathrm{Jkg^{-1}K^{-1}}", "4186 J/(kg·K)"),
+    (r"8.314\ \mathrm{JK}^{-1}\mathrm{mol}^{-1}", "8.314 J/(mol K)"),
+    ("9.8 ms^{-2}", "9.8 m/s^2"),
+    ("5 ms⁻¹", "5 m/s"),
+    ("3 kms^-1", "3 km/s"),
+    ("12 kgms^{-1}", "12 N s"),
+    ("0.072 Nm^{-1}", "0.072 N/m"),
+    ("1e-3 Pas", "1e-3 Pa·s"),
+    ("10 kVA", "10 kW"),
+    ("4.5 billion years", "4.5 Gyr"),
+    (r"2.5\text{ million km}", "2.5e9 m"),
+    ("3*10**-6 C", "3 μC"),
     ("3 kNm", "3000 J"),
     ("1 hp", "745.7 W"),
     ("100 psi", "689.5 kPa"),
@@ -238,6 +251,10 @@ UNEQUAL = [
     ("1 d", "1 h"),
     ("3 m^2", "3 m"),
     ("1 Nm", "1 nm"),
+    ("1 Nm^2", "1 (Nm)^2"),
+    ("1 Nm^-1", "1 (N m)^-1"),
+    ("5 ms", "5 m s"),
+    ("5 kms", "5 km s"),
     ("0.6c", "0.6 cm"),
     ("5 tons", "5 kg"),
     ("30°", "30"),
@@ -253,7 +270,8 @@ NONE = [
     r"1\frac{1}{2}\text{ m}", "5 1/2 m", "3,5 m", "1,2000 m", "0,250 m", r"45^\circ\text{ N}", "10 C°", "25°K",
     r"\frac{1}{0}\text{ m}", "5 m 3 s", "5 m 3", r"5\pm0.1\text{ m}", "t_1 = 3 s, t_2 = 5 s", r"x_{1,2} = 5\text{ m}",
     "5 min = 200 s", "1/f = 5 m", "-v = 5 m/s", r"\sin\theta = 0.5", "5 kt", "5 D", "5 Gs", "5 mb", "5 Cal",
-    "5 dollars", "5 units", r"\frac{kg}{s}", r"5\,\frac{\text{m}}{}", "5 < 6 m", "5 Pas", r"\SI{5}{\foo\per\second}",
+    "5 dollars", "5 units", r"\frac{kg}{s}", r"5\,\frac{\text{m}}{}", "5 < 6 m", "5 Km",
+    "20 fl oz", "5 mAs", "5 Wmm", "5 AT", r"\SI{5}{\foo\per\second}",
     r"\SI{5}{\meter\per}", "5 (M☉)^12", "5 m/s (m", "π π m", "1/2/3 m", "3/4π m", "5 m or 6 m",
     "5 k", "5 μ", "5 ° m", "nan m", "inf", "0x10 m", "5 m₂", "5 kgs of ice",
 ]  # fmt: skip
@@ -302,7 +320,7 @@ PREFIXES = {"": 0, "G": 9, "M": 6, "k": 3, "c": -2, "m": -3, "μ": -6, "n": -9, 
 AXES = ("length", "mass", "time", "current", "kelvin", "amount", "candela")
 names, prefixes = (st.sampled_from(list(table)) for table in (sorted(SI.keys() - {"kg"}), PREFIXES))
 factors = st.tuples(names, prefixes, st.integers(-3, 3).filter(bool))
-factors = factors.filter(lambda factor: factor[:2] != ("s", "G"))  # Gs is gauss as well
+factors = factors.filter(lambda factor: factor[0] != "s" or factor[1] not in ("G", "m"))  # Gs: gauss; ms^-1: a speed
 products = st.lists(factors, min_size=1, max_size=4)
 
 

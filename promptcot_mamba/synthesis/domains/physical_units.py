@@ -16,6 +16,7 @@ from promptcot_mamba.grading.math.tokens import UnreadableError
 from promptcot_mamba.grading.math.units import EXACT, NAMES, POWERS, PREFIX_WORDS, PREFIXABLE, SYMBOLS, Size
 
 MOST_EXPONENT = 12
+LONGEST_WORD = 8  # letters of symbols written as one
 Dimension = tuple[tuple[str, Fraction], ...]
 ANGLE = frozenset({"angle"})
 
@@ -68,8 +69,6 @@ _PREFIXED = {
     "S siemens": (1.0, "A/V"), "Gy gray": (1.0, "J/kg"), "lm lumen": (1.0, "cd sr"),
     "lx lux": (1.0, "lm/m^2"), "M molar": (1.0, "mol/L"), "Da dalton": (1.66053906892e-27, "kg"),
     "barn": (1e-28, "m^2"), "debye": (3.33564e-30, "C m"), "poise": (0.1, "Pa s"), "ly": (9460730472580800.0, "m"),
-    "Nm": (1.0, "N m"), "Ns": (1.0, "N s"), "Js": (1.0, "J s"), "Vs": (1.0, "V s"), "As": (1.0, "A s"),
-    "Ws": (1.0, "W s"), "VA": (1.0, "V A"),
 }  # fmt: skip
 _PLAIN = {
     "d": (1.0, "day"), "u amu": (1.66053906892e-27, "kg"), "c": (299792458.0, "m/s"), "t tonne": (1000.0, "kg"),
@@ -79,8 +78,8 @@ _PLAIN = {
     "cmHg": (10.0, "mmHg"), "ksi": (1000.0, "psi"), "rpm RPM": (1.0, "revolution/minute"), "rev": (1.0, "revolution"),
     "rps": (1.0, "revolution/s"), "arcmin": (1.0, "arcminute"), "arcsec": (1.0, "arcsecond"),
     "Ry rydberg": (13.605693122990, "eV"), "hartree": (27.211386245981, "eV"), "cc": (1.0, "cm^3"),
-    "dioptre diopter": (1.0, "m^-1"), "ppm": (1e-6, ""), "ppb": (1e-9, ""), "kgK": (1.0, "kg K"),
-    "molK": (1.0, "mol K"), "°": (1.0, "degree"), "°C degC": (1.0, "celsius"), "°F degF": (1.0, "fahrenheit"),
+    "dioptre diopter": (1.0, "m^-1"), "ppm": (1e-6, ""), "ppb": (1e-9, ""),
+    "°": (1.0, "degree"), "°C degC": (1.0, "celsius"), "°F degF": (1.0, "fahrenheit"),
     "henries": (1.0, "H"), "kilohm": (1.0, "kΩ"), "megohm": (1.0, "MΩ"), "Kg": (1.0, "kg"), "KJ": (1.0, "kJ"),
     "KW": (1.0, "kW"), "KV": (1.0, "kV"), "KN": (1.0, "kN"), "KPa kPA": (1.0, "kPa"), "KHz": (1.0, "kHz"),
     "KeV": (1.0, "keV"),
@@ -89,8 +88,11 @@ _PLAIN = {
 }  # fmt: skip
 _SPELLED_PREFIXED = frozenset({*_OWN, *(spelled for told in _PREFIXED for spelled in told.split())})
 _SPELLED = {spelled: told for each, told in (_PREFIXED | _PLAIN).items() for spelled in each.split()}
-# Two things by one name: knots and kilotonnes, gauss and gigaseconds; and Pa·s written as a plural.
-_AMBIGUOUS = frozenset({"kt", "Gs", "Pas"})
+# Two things by one name: knots and kilotonnes, gauss and gigaseconds, femtolitres and fluid ounces.
+_AMBIGUOUS = frozenset({"kt", "Gs", "fl"})
+# Symbols that people write into one word, `Jkg^{-1}K^{-1}`, `Nm^2`: the power is then the last one's.
+_FUSED = names("kg m s h N J W V A C K T Pa mol")
+_NEVER_FIRST, _NEVER_LATER = names("K"), names("T")  # Km is a kilometre's misprint, AT ampere-turns
 _SYMBOL_PREFIXES = {name: int(power) for name, power in POWERS.items()} | {"da": 1, "P": 15, "E": 18, "a": -18}
 _WORD_PREFIXES = {
     **{name: int(power) for name, power in PREFIX_WORDS.items()},
@@ -121,9 +123,13 @@ _PHRASES = (
     (re.compile(r"\b([mc]m)\s+Hg\b"), r"\1Hg"),
     (re.compile(r"\bper\s*cent\b"), "percent"),
     (re.compile(r"(?<=W)\s*/\s*mK\b"), "/(m K)"),  # a conductivity; nothing is told per millikelvin of it
+    (re.compile(r"(?<![A-Za-zμ])([kcmμ]?m)s(?=\s*\^\s*[{(]?\s*-|-\d)"), r"\1 s"),  # a speed, not per millisecond
     (re.compile(r"\bper\b"), "/"),
     (re.compile(r"(?<=[A-Za-z])-(?=[A-Za-z])"), "·"),
 )
+
+
+_WORD = re.compile(r"(?<![\\A-Za-zμΩÅ°])[A-Za-zμ]{2,}(?![A-Za-zΩÅ☉⊕])")
 
 
 @lru_cache(maxsize=4096)
@@ -134,6 +140,7 @@ def read_unit(text: str) -> Unit | None:
     """
     for phrase, plain in _PHRASES:
         text = phrase.sub(plain, text)
+    text = _WORD.sub(lambda word: word[0] if find_unit(word[0]) else _split(word[0]), text)
     try:
         return _without_scales(_Reader(text).whole())
     except (UnreadableError, OverflowError, ZeroDivisionError):
@@ -227,6 +234,25 @@ class _Reader:
         if not 0 < abs(power) <= MOST_EXPONENT:
             raise UnreadableError(f"to the power of {told}")
         return power
+
+
+def _split(word: str) -> str:
+    """A word that is no unit as the symbols that it is made of, where that is told in one way; else as it was."""
+
+    def ways(rest: str, before: tuple[str, ...]) -> list[tuple[str, ...]]:
+        if not rest:
+            return [before]
+        found = []
+        for end in range(1, min(4, len(rest)) + 1):
+            part = rest[:end]
+            prefixed = not before and part[0] in "kMGmμn" and part[1:] in _FUSED - {"kg", "m", "s", "h", "mol"}
+            plain = part in _FUSED and part not in (_NEVER_LATER if before else _NEVER_FIRST)
+            if (plain or prefixed) and part not in before:
+                found += ways(rest[end:], (*before, part))
+        return found
+
+    told = ways(word, ()) if len(word) <= LONGEST_WORD else []
+    return " ".join(told[0]) if len(told) == 1 else word
 
 
 @lru_cache(maxsize=4096)

@@ -18,6 +18,8 @@ _SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺"
 _PLAIN_DIGITS = str.maketrans(_SUPERSCRIPTS, "0123456789-+")
 _MACRO_END = r"(?![A-Za-z])"
 _BRACED = r"\{((?:[^{}]|\{[^{}]*\})*)\}"
+_LARGE = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_LARGE_WORD = re.compile(rf"(?<=\d)\s+({'|'.join(_LARGE)})\b")
 # In this order: what one leaves the next reads.
 _DRESS = tuple(
     (re.compile(pattern), plain)
@@ -32,7 +34,8 @@ _DRESS = tuple(
         (r"\\(?:mathring\s*\{?\s*(?:\\text\s*\{)?A\}?\}?|AA|angstrom)" + _MACRO_END, "Å"),
         (r"_\s*\{?\s*\\odot\s*\}?|_\s*\{?\s*☉\s*\}?", "☉"),
         (r"_\s*\{?\s*\\oplus\s*\}?", "⊕"),
-        (r"\\mu" + _MACRO_END, "μ"),
+        (r"\\(?:mu|upmu|micro)" + _MACRO_END, "μ"),
+        (r"\*\*", "^"),
         (r"\\(?:Omega|ohm)" + _MACRO_END, "Ω"),
         (r"\\pi" + _MACRO_END, "π"),
         (r"\\(?:cdot|times|ast)" + _MACRO_END + "|[⋅×∙•]", "·"),
@@ -40,7 +43,7 @@ _DRESS = tuple(
     )
 )
 _WRAPPED = re.compile(
-    r"\\(?:text|mathrm|textrm|mathbf|mathit|mathsf|boldsymbol|mbox|operatorname|pu|num|vec|bar|hat|overline)"
+    r"\\(?:text|mathrm|textrm|mathbf|mathit|mathsf|mathcal|boldsymbol|mbox|operatorname|pu|num|vec|bar|hat|overline)"
     r"\s*\{([^{}]*)\}"
 )
 _SIUNITX = re.compile(
@@ -207,6 +210,7 @@ def _plain(text: str) -> str:
         text = pattern.sub(plain, text)
     while (bare := _WRAPPED.sub(r" \1", text)) != text:
         text = bare
+    text = _LARGE_WORD.sub(lambda word: f"·10^{_LARGE[word[1]]} ", text)
     text = re.sub(r"μ\s+(?=[A-Za-zΩ])", "μ", text)
     return re.sub(r"°\s*([CF])(?![A-Za-z])", r"°\1", text).strip()
 
