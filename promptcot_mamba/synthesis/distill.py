@@ -98,7 +98,7 @@ def run(settings: Settings, context: Context) -> None:
     ]
     write_jsonl(side_path(output.path, "rejected.jsonl"), rejected)
     counts = {f"problems: {outcome}": count for outcome, count in outcomes.items()}
-    output.finish(rows, problems=len(settled), chains=len(chains), unread=unread, **counts)
+    output.finish(rows, problems=len(settled), unread=unread, chains=len(chains), **counts)
 
 
 def read_chains(context: Context) -> list[Row]:
