@@ -2,8 +2,8 @@
 
 The shapes that people have: `prompt` (or `question`, `instruction` and `input`, `conversations`...) with `chosen` and
 `rejected` as texts; the answers as messages after a prompt that is text or messages; or both as whole conversations
-(TRL's "explicit" and "implicit prompt" formats), to which a prompt column adds what they lack. A side is read as any other row is (`shapes.py`), so that a
-preference's prompt is rendered as in supervised training.
+(TRL's "explicit" and "implicit prompt" formats), to which a prompt column adds what they lack. A side is read as any
+other row is (`shapes.py`), so that a preference's prompt is rendered as in supervised training.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
