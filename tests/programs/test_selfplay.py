@@ -34,13 +34,16 @@ output.mkdir(parents=True, exist_ok=True)
 (output / "config.json").write_text(json.dumps(flags))
 (output / "model.safetensors").write_text(repr(flags))
 """
-# In place of infer_longcot.py, under its name: takes two flags of its more, and which devices it was given.
-SAMPLER = """
-import sys
-while (at := next((at for at, word in enumerate(sys.argv) if word in ("--n_gpus", "--temperature")), None)):
-    del sys.argv[at : at + 2]
-from tests.programs.scripted_sampler import main
-main()
+# In place of every program: leaves what its flags name. A script from standard input is run.
+STAND_IN = """#!/usr/bin/env bash
+[ "$1" != - ] || exec {python} "$@"
+while [ $# -gt 0 ]; do
+    case $1 in
+    --output_path | --sft_path) mkdir -p "$(dirname "$2")"; echo x >"$2" ;;
+    --output_dir) mkdir -p "$2"; echo '{{}}' >"$2/config.json"; echo x >"$2/model.safetensors" ;;
+    esac
+    shift
+done
 """
 
 
@@ -149,31 +152,39 @@ def test_more_problems_and_other_grades_are_noticed(work: Path, tmp_path: Path, 
 
 
 def test_where_it_runs_may_change_and_the_model_may_not(work: Path, tmp_path: Path, play):
-    model = Path(shutil.copytree(work / "model", tmp_path / "model"))
-    (tmp_path / "infer_longcot.py").write_text(SAMPLER)
-    sampler = f"env PYTHONPATH={ROOT} python {tmp_path / 'infer_longcot.py'}"
-    flags = {"CODE": None, "BY": "majority", "MODEL": str(model)}
-    assert play(**flags, SAMPLER=f"{sampler} --n_gpus 8 --temperature 1").returncode == 0
+    model, programs = Path(shutil.copytree(work / "model", tmp_path / "model")), tmp_path / "bin"
+    programs.mkdir()
+    for name in ("python", "deepspeed"):
+        (programs / name).write_text(STAND_IN.format(python=sys.executable))
+        (programs / name).chmod(0o755)
+    path = f"{programs}{os.pathsep}{os.environ['PATH']}"
+    flags = {"CODE": None, "BY": "majority", "MODEL": str(model), "LAUNCHER": None, "PATH": path, "ROUNDS": "2"}
+    sampler = "python infer_longcot.py --n_gpus 8 --temperature 1"
+    first = play(**flags, SAMPLER=sampler)
+    assert first.returncode == 0, first.stderr
+    expected = [f"{number}, {hop}" for number in (1, 2) for hop in ("sample_maths", "prefer", "train")]
+    assert hops(first) == expected
 
-    launcher = f"env ELSEWHERE=1 python {tmp_path / 'trainer.py'}"
-    again = play(**flags, SAMPLER=f"nice {sampler} --temperature 1 --n_gpus 4", LAUNCHER=launcher, NUM_GPUS="4")
+    elsewhere = {"SAMPLER": "nice python infer_longcot.py --temperature 1 --n_gpus 4", "NUM_GPUS": "4"}
+    again = play(**flags | elsewhere | {"LAUNCHER": "nice python"})
     assert again.returncode == 0, again.stderr
-    assert hops(again) == [f"1, {hop}: done before" for hop in ("sample_maths", "prefer", "train")]
+    assert hops(again) == [f"{hop}: done before" for hop in expected]
 
-    other = play(**flags, SAMPLER=f"{sampler} --n_gpus 8 --temperature 0.5")
+    refused = "/done/sample_maths: round 1 was made by other settings or from other files or weights"
+    other = play(**flags, SAMPLER=sampler.replace("--temperature 1", "--temperature 0.5"))
     assert other.returncode == 2
-    assert "/done/sample_maths: round 1 was made by other settings" in other.stderr
+    assert refused in other.stderr
 
     (weights,) = model.glob("*.safetensors")
     content = weights.read_bytes()
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    retrained = play(**flags, SAMPLER=f"{sampler} --n_gpus 8 --temperature 1")
+    retrained = play(**flags, SAMPLER=sampler)
     assert retrained.returncode == 2
-    assert "/done/sample_maths: round 1 was made by other settings or from other files or weights" in retrained.stderr
+    assert refused in retrained.stderr
 
     weights.unlink()
     none = play(**flags, SAMPLER=sampler)
-    assert none.returncode == 2
+    assert (none.returncode, hops(none)) == (2, [])
     assert none.stderr.startswith(f"error: MODEL {model}: ")
 
 
