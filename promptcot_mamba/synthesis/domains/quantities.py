@@ -218,7 +218,8 @@ def _plain(text: str) -> str:
 def _from_siunitx(found: re.Match[str]) -> str:
     r"""`\SI{5}{\metre\per\second\squared}` as `5 metre second^-2`: here \per is of the next unit alone."""
     number, body, alone = found.groups()
-    units, prefix, sign, power = [], "", 1, 1
+    units: list[str] = []
+    prefix, sign, power = "", 1, 1
     for token in _UNIT_MACRO.finditer(body if alone is None else alone):
         name = token["name"]
         if name == "per":
