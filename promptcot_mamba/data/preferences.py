@@ -61,7 +61,9 @@ def _whole_conversation(raw: Row, side: str, answer: list[Any]) -> list[Any]:
     Raises InputError where the column asks something else.
     """
     name = _prompt_column(raw)
-    prompt = _read_prompt(raw, name) if name is not None else []
+    if name is None:
+        return answer
+    prompt = _read_prompt(raw, name)
     if prompt and prompt[-1].role == "assistant":  # a whole conversation too, with the answer of before
         prompt = prompt[:-1]
     said = [one.turn for one in read_messages(answer, side)]
