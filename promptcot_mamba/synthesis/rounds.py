@@ -24,7 +24,7 @@ from promptcot_mamba.jsonl import Row, read_jsonl, write_json, write_jsonl
 from promptcot_mamba.log import logger
 from promptcot_mamba.run_info import side_path
 from promptcot_mamba.synthesis.dry_run import Asked, Folder, measure, plan_stages
-from promptcot_mamba.synthesis.judgement import PERFECT
+from promptcot_mamba.synthesis.ratings import PERFECT
 from promptcot_mamba.synthesis.stage import Context, file_fingerprint, read_run_info
 from promptcot_mamba.synthesis.templates import OURS, load_format
 

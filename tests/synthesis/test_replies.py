@@ -23,7 +23,8 @@ from promptcot_mamba.synthesis.rationale import parse_rationale
 from promptcot_mamba.synthesis.replies import Rejected, clean_problem, read_pair
 from promptcot_mamba.synthesis.stage import Context
 from promptcot_mamba.synthesis.templates import load_format
-from tests.synthesis.replies_others import CONCEPTS, JUDGEMENTS, RATIONALES
+from tests.synthesis.replies_judges import ONE, WHOLE
+from tests.synthesis.replies_others import ALL, CONCEPTS, JUDGEMENTS, RATIONALES, judged
 from tests.synthesis.replies_problems import BODIES, all_replies, in_tags, released
 from tests.synthesis.scripted import ScriptedModel
 
@@ -81,6 +82,20 @@ def test_judgements(reply, verdict, contradicts, ratings):
         assert (got.verdict, got.contradicts, len(got.ratings)) == (verdict, contradicts, ratings)
 
 
+def in_form(solvability: str) -> str:
+    return judged(*ALL, final="perfect").replace("5. Solvability: perfect. It is so.", solvability)
+
+
+@pytest.mark.parametrize(("reply", "verdict"), [(in_form(own), verdict) for own, verdict in ONE] + WHOLE)
+def test_a_rating_that_cannot_be_read_is_not_perfect(reply, verdict):
+    got = parse_judgement(reply)
+    if isinstance(got, Rejected):
+        assert (verdict, got.reparable) == (None, True)
+    else:
+        assert got.verdict == verdict
+        assert got.contradicts or got.stated == verdict
+
+
 @given(
     st.text(max_size=300), st.sampled_from(["", "<problem>", "<rationale>", "**Problem:** ", '{"problem": "', "1. "])
 )
@@ -100,6 +115,9 @@ def test_no_text_breaks_a_parser(text, start):
         "\n" * 100_000,
         "> " * 50_000,
         "`" * 90_000,
+        "Solvability" + " - " * 60_000 + "x\nFinal Judgement: perfect",
+        "Solvability: " + "perfect " * 30_000 + "x?\nFinal Judgement: perfect",
+        "Solvability: x" + " ; perfect" * 30_000 + "\n" + "Rating: 1. " * 20_000 + "\nFinal Judgement: perfect",
     ],
 )
 def test_long_nonsense_is_refused_at_once(reply):
