@@ -53,6 +53,12 @@ _REQUEST = re.compile(
 _COUNTED = _any(
     rf"{_SECTION}{_WORDED}(?:answer|solution)[ \t]+\d+[ \t]*(?:\([^()\n]*\)[ \t]*)?(?:\*\*)?[ \t]*(?:[:=]|$)"
 )
+# "Give the answer as", "in the form:", "reading": what stands below is the form of an answer, if it is no value.
+_LEADS_ON = re.compile(
+    r"\b(?:as|like|as follows|following|with|reading|saying|exactly|(?:the|this|that|a|following)[ \t]+(?:form|format"
+    r"|line|style|template|manner|way))[ \t]*[:,]?\s*\Z",
+    re.IGNORECASE,
+)
 _EMPTY = (
     "what which who when where how is are was the a an of to it its this that these those answer solution problem "
     "question solve find compute determine calculate evaluate give explain why please above below following value "
@@ -66,7 +72,8 @@ def find_fault(problem: str) -> str | None:
     text = problem.strip()
     if is_injected(text):
         return INJECTED
-    if (_STATED_PROGRAM if is_program(text) else _STATED).search(text) or _is_solved(text):
+    stated = (_STATED_PROGRAM if is_program(text) else _STATED).finditer(text)
+    if any(not is_answers_form(text, match) for match in stated) or _is_solved(text):
         return STATED
     if not _ASKS.search(text):
         return NOTHING
@@ -76,6 +83,18 @@ def find_fault(problem: str) -> str | None:
 def ends_in_request(text: str) -> bool:
     """Whether the last sentence of a text, which is not its only one unless it is a question, asks for something."""
     return _REQUEST.search(text.rstrip()[-600:]) is not None
+
+
+def is_answers_form(text: str, label: re.Match[str]) -> bool:
+    """Whether the label of an answer begins the form that its problem asks for: the text before it runs on into it, and
+    what stands behind it has letters and no number ("Give the answer as / Answer: a/b")."""
+    line = text[label.start() :].lstrip().split("\n", 1)[0]
+    _, _, value = line.partition(":")
+    return (
+        re.search(r"\d|\\boxed", value) is None
+        and re.search(r"\w", value) is not None
+        and _LEADS_ON.search(text[: label.start()][-200:]) is not None
+    )
 
 
 def _is_solved(text: str) -> bool:
