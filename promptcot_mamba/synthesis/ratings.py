@@ -156,11 +156,21 @@ def _rate_endings(begins_at_once: bool, lines: Sequence[str]) -> str | None:
 
 
 def read_json_ratings(text: str) -> tuple[Ratings, str | None]:
-    """Ratings and verdict of a reply in JSON, wherever in it they stand; of two verdicts the worse."""
-    ratings, stated = Ratings(), None
+    """Ratings and verdict of a reply in JSON, wherever in it they stand; of two verdicts the worse.
+
+    JSON that a judge quotes may have names and a difficulty, too: of what has a verdict or solvability, and what has
+    any of the keys, that counts which rates more.
+    """
     keys = "|".join([*(pattern.pattern for pattern in _KEYS.values()), _NAMING.pattern, _VERDICT_KEY])
+    read = [_read_objects(find_objects(text, each)) for each in (f"solvability|criterion|{_VERDICT_KEY}", keys)]
+    ratings, _ = max(read, key=lambda each: (len(each[0].found), len(each[0].named)))
+    return ratings, next((stated for _, stated in read if stated), None)
+
+
+def _read_objects(objects: list[dict[str, Any]]) -> tuple[Ratings, str | None]:
+    ratings, stated = Ratings(), None
     of_criteria: set[int] = set()  # objects that say something of one criterion: a verdict in them is its rating
-    for values in find_objects(text, keys):
+    for values in objects:
         named = [value for key, value in values.items() if _NAMING.fullmatch(key) and isinstance(value, str)]
         if (name := next(filter(None, map(find_criterion, named)), None)) is not None:
             ratings.add(name, _rate_value(values))

@@ -178,6 +178,9 @@ WHOLE: list[tuple[str, str | None]] = [
     ('{"final_judgement": "perfect", "solvability": {"judgement": "bad"}}', B),
     ('{"title": "Review", "final_judgement": {"verdict": "perfect"}}', P),
     ('{"verdict": "perfect", "final_judgement": "bad"}', B),
+    ('It quotes {"name": "Ann", "difficulty": 3}.\n' + JSON % '"bad"', B),
+    ('It quotes {"name": "Ann", "difficulty": 3}.\n' + JSON % '"perfect"', P),
+    (f'It quotes {{"title": "AIME"}}.\n\n{judged(*ALL, final=P)}', P),
     # five numbers without names
     (f"1. perfect\n2. bad\n3. perfect\n4. perfect\n5. perfect\n\n{PERFECT}", B),
     (f"1) Perfect.\n2) Acceptable: wordy.\n3) Perfect.\n4) Perfect.\n5) Perfect.\n\n{PERFECT}", A),
