@@ -7,7 +7,18 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from promptcot_mamba.sampling.vllm_cpu import _convolve_at_once, convolve, keep_nucleus, penalise, softplus_alike
+from promptcot_mamba.sampling.vllm_cpu import (
+    SEEDS_AHEAD,
+    SEEDS_END,
+    SeedsAhead,
+    _convolve_at_once,
+    _draw_ahead,
+    _keep_state,
+    convolve,
+    keep_nucleus,
+    penalise,
+    softplus_alike,
+)
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -94,3 +105,68 @@ def test_the_repetition_penalty_is_that_of_counting_all_tokens():
     factor = torch.where(there, penalties[:, None], 1.0)
     expected = logits * torch.where(logits > 0, 1.0 / factor, factor)
     assert torch.equal(penalise(logits.clone(), tokens, penalties), expected)
+
+
+def generators(count: int) -> dict[int, torch.Generator]:
+    return {row: torch.Generator().manual_seed(100 + row) for row in range(count)}
+
+
+def test_seeds_taken_ahead_are_those_drawn_one_by_one():
+    """Also where chains change their rows, come and go."""
+    ahead, plain, seeds = generators(5), generators(5), SeedsAhead()
+    places = torch.Generator().manual_seed(1)
+    for _ in range(3 * SEEDS_AHEAD):
+        chosen = torch.randperm(5, generator=places)[: 1 + int(torch.randint(0, 5, (), generator=places))].tolist()
+        taken = seeds.take({row: ahead[chain] for row, chain in enumerate(chosen)}, len(chosen))
+        drawn = [torch.randint(0, SEEDS_END, (1,), generator=plain[chain], dtype=torch.long) for chain in chosen]
+        assert torch.equal(taken, torch.cat(drawn))
+    del ahead
+    assert not len(seeds._drawn), "what is drawn for a chain goes with it"
+
+
+def test_tokens_drawn_ahead_are_those_that_vllm_draws():
+    sampler_module = pytest.importorskip("vllm.v1.sample.ops.topk_topp_sampler")
+    if not hasattr(torch.ops._C, "fused_gumbel_argmax"):
+        pytest.skip("not vLLM's CPU build")
+    draw = sampler_module.TopKTopPSampler.forward_cpu
+    draw = getattr(draw, "__wrapped__", draw)
+    sampler = type("Sampler", (), {"use_fp64_gumbel": False, "logprobs_mode": "raw_logprobs"})()
+    seeds, ours, theirs = SeedsAhead(), generators(8), generators(8)
+    for step in range(SEEDS_AHEAD + 3):
+        logits, top_p = 3 * randn(8, 300, seed=step), torch.full((8,), 0.95)
+        drawn, _ = draw(sampler, logits.clone(), theirs, None, top_p)
+        assert torch.equal(_draw_ahead(seeds, draw, sampler, logits.clone(), ours, None, top_p)[0], drawn)
+
+
+class Blocks:
+    """A cache of chains' states as vLLM's scheduler sees it: one block a chain, of the context's length."""
+
+    empty_kv_cache_blocks = "none"
+
+    def __init__(self, mode: str = "none"):
+        self.asked = 0
+        self.coordinator = self
+        self.single_type_managers = (self,)
+        self.mamba_cache_mode, self.block_size, self.req_to_blocks = mode, 100, {"known": ["block"]}
+
+    def allocate(self, request, tokens: int, **kwargs):
+        self.asked += 1
+        return "asked"
+
+
+@pytest.mark.parametrize(
+    ("mode", "name", "computed", "tokens", "answer"),
+    [
+        ("none", "known", 50, 1, "none"),
+        ("none", "known", 50, 2, "asked"),  # a prompt's part
+        ("none", "known", 100, 1, "asked"),  # behind its block
+        ("none", "new", 50, 1, "asked"),
+        ("all", "known", 50, 1, "asked"),  # states at block borders are kept for others
+    ],
+)
+def test_a_chain_that_has_its_state_needs_no_block(mode: str, name: str, computed: int, tokens: int, answer: str):
+    request = type("Request", (), {"request_id": name, "num_computed_tokens": computed})()
+    cache = Blocks(mode)
+    assert _keep_state(Blocks.allocate, cache, request, tokens, num_lookahead_tokens=0) == answer
+    cache.single_type_managers = (cache, cache)  # a hybrid's
+    assert _keep_state(Blocks.allocate, cache, request, tokens, num_lookahead_tokens=0) == "asked"
