@@ -5,8 +5,10 @@ A rating is one of three words, said of the criterion and of nothing else: "impe
 """
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 from promptcot_mamba.synthesis.json_replies import find_objects
@@ -110,9 +112,10 @@ def read_ratings(text: str, last: str | None = None) -> Ratings:
         places = list(_NUMBER.finditer(clean))
         if [int(place["number"]) for place in places] == list(range(1, len(CRITERIA) + 1)):
             heads = list(zip(places, CRITERIA, strict=True))
+    starts = [0, *accumulate(len(row) + 1 for row in rows)]  # of each row in `clean`, and one behind
     ratings = Ratings()
     for (head, name), end in zip(heads, [*(head.start() for head, _ in heads[1:]), len(clean)], strict=False):
-        first, stop = clean.count("\n", 0, head.start()), clean.count("\n", 0, end) + (end == len(clean))
+        first, stop = bisect_right(starts, head.start()) - 1, bisect_left(starts, end)
         said = FINAL.split(clean[head.end() : end], maxsplit=1)[0]
         ratings.add(name, _rate_section(said, raw[first : min(stop, own)]))
     is_prose = heads and "number" in heads[0][0].groupdict() and not ratings.found

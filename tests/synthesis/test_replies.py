@@ -116,6 +116,7 @@ def test_no_text_breaks_a_parser(text, start):
         "\n" * 100_000,
         "> " * 50_000,
         "`" * 90_000,
+        "Format: good\n" * 30_000 + "Final Judgement: perfect",
         "Solvability" + " - " * 60_000 + "x\nFinal Judgement: perfect",
         "Solvability: " + "perfect " * 30_000 + "x?\nFinal Judgement: perfect",
         "Solvability: x" + " ; perfect" * 30_000 + "\n" + "Rating: 1. " * 20_000 + "\nFinal Judgement: perfect",
