@@ -211,7 +211,7 @@ LETTERS = "Permutations of ['a', 'b', 'c']"
         (IN_ORDER.format("Sorting\n   Example:\n['b', 'c', 'a']"), "Sorting"),
         (f"Here they are:\n{IN_ORDER.format(LETTERS)}\n\nTry them on: ['d', 'e', 'f']", LETTERS),
         (f"- {LETTERS}\n- gcd\n- primes", LETTERS),
-        (f"- {LETTERS}: used\n- gcd\n- primes", LETTERS),
+        (f"- {LETTERS}: used to count\n- gcd\n- primes", LETTERS),
         ("The concepts are: ['sorting', 'gcd', 'primes']", "sorting"),
         ("concepts = ['sorting', 'gcd', 'primes']", "sorting"),
         ("1. We look.\n2. We think.\n\n['sorting', 'gcd', 'primes']", "sorting"),
