@@ -24,8 +24,7 @@ from promptcot_mamba.synthesis.rationale import parse_rationale
 from promptcot_mamba.synthesis.replies import Rejected, clean_problem, read_pair
 from promptcot_mamba.synthesis.stage import Context
 from promptcot_mamba.synthesis.templates import load_format
-from tests.synthesis.replies_judges import ONE, WHOLE
-from tests.synthesis.replies_others import ALL, CONCEPTS, JUDGEMENTS, RATIONALES, judged
+from tests.synthesis.replies_others import CONCEPTS, JUDGEMENTS, RATIONALES
 from tests.synthesis.replies_problems import BODIES, all_replies, in_tags, released
 from tests.synthesis.scripted import ScriptedModel
 
@@ -81,20 +80,6 @@ def test_judgements(reply, verdict, contradicts, ratings):
         assert isinstance(got, Rejected)
     else:
         assert (got.verdict, got.contradicts, len(got.ratings)) == (verdict, contradicts, ratings)
-
-
-def in_form(solvability: str) -> str:
-    return judged(*ALL, final="perfect").replace("5. Solvability: perfect. It is so.", solvability)
-
-
-@pytest.mark.parametrize(("reply", "verdict"), [(in_form(own), verdict) for own, verdict in ONE] + WHOLE)
-def test_a_rating_that_cannot_be_read_is_not_perfect(reply, verdict):
-    got = parse_judgement(reply)
-    if isinstance(got, Rejected):
-        assert (verdict, got.reparable) == (None, True)
-    else:
-        assert got.verdict == verdict
-        assert got.contradicts or got.stated == verdict
 
 
 @given(
@@ -197,30 +182,6 @@ def test_the_form_of_an_answer_is_no_answer(problem):
     assert find_fault(problem) is None
     assert clean_problem(f"{problem}\n\nAnswer: 3/4") == problem
     assert find_fault(f"{problem}\n\nAnswer: 3/4") == STATED
-
-
-IN_ORDER = "1. {}\n2. gcd\n3. primes"
-LETTERS = "Permutations of ['a', 'b', 'c']"
-
-
-@pytest.mark.parametrize(
-    ("reply", "first"),
-    [
-        (IN_ORDER.format(LETTERS), LETTERS),
-        (IN_ORDER.format('Sorting of ["b", "c", "a"] by swaps'), 'Sorting of ["b", "c", "a"] by swaps'),
-        (IN_ORDER.format("Sorting\n   Example:\n['b', 'c', 'a']"), "Sorting"),
-        (f"Here they are:\n{IN_ORDER.format(LETTERS)}\n\nTry them on: ['d', 'e', 'f']", LETTERS),
-        (f"- {LETTERS}\n- gcd\n- primes", LETTERS),
-        (f"- {LETTERS}: used to count\n- gcd\n- primes", LETTERS),
-        ("The concepts are: ['sorting', 'gcd', 'primes']", "sorting"),
-        ("concepts = ['sorting', 'gcd', 'primes']", "sorting"),
-        ("1. We look.\n2. We think.\n\n['sorting', 'gcd', 'primes']", "sorting"),
-        ('1. We look.\n\n```json\n[\n  "sorting",\n  "gcd",\n  "primes"\n]\n```', "sorting"),
-        ('1. We look.\n{"concepts": ["sorting", "gcd", "primes"]}', "sorting"),
-    ],
-)
-def test_a_list_within_a_concept_is_not_the_list_of_concepts(reply, first):
-    assert parse_concepts(reply, 3) == [first, "gcd", "primes"]
 
 
 # -- formats --------------------------------------------------------------------------------------------------------
