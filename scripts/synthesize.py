@@ -73,10 +73,10 @@ class Pipeline:
 def read_pipeline(args: Arguments) -> Pipeline:
     """Raises InputError naming what is malformed or unknown, before any stage runs."""
     models = parse_mapping("models", args.models)
-    prices = read_prices(parse_mapping("prices", args.prices))
+    prices = parse_mapping("prices", args.prices)
     if unknown := sorted(set(prices) - {*models, TEACHER}):
         raise InputError(f"prices: {unknown[0]}: no such model; known: {', '.join([*models, TEACHER])}")
-    pipeline = Pipeline(models, parse_mapping("stages", args.stages), args.seed, prices)
+    pipeline = Pipeline(models, parse_mapping("stages", args.stages), args.seed, read_prices(prices))
     for name, settings in pipeline.stages.items():
         load_stage(name, settings)
     if args.stage is not None and args.stage not in pipeline.stages:

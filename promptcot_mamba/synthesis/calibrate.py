@@ -13,7 +13,8 @@ from promptcot_mamba.jsonl import Row, iter_jsonl
 from promptcot_mamba.log import logger
 from promptcot_mamba.synthesis.concepts import DEFAULT_LEVEL
 from promptcot_mamba.synthesis.judge import OneJudge, ask_judge, check_judges
-from promptcot_mamba.synthesis.judgement import PERFECT, UNPARSEABLE
+from promptcot_mamba.synthesis.judgement import UNPARSEABLE
+from promptcot_mamba.synthesis.ratings import PERFECT
 from promptcot_mamba.synthesis.stage import Context, content_key
 from promptcot_mamba.synthesis.templates import mark_up
 

@@ -23,20 +23,29 @@ _BULLET = re.compile(r"^(?:[-*•–]\s+)(.+?)\s*$")
 _TITLED = re.compile(rf"^(?:\*\*)?{_TITLE}(?:\s*\d+)?\s*(?:[:：]\s*\*\*|\*\*\s*[:：]|[:：])\s*", re.IGNORECASE)
 _BOLD = re.compile(r"^(\*\*|__)(.+?)\1\s*(.*)$")
 _EXPLAINED = re.compile(r"^(.+?)(:\s+|：|\s+[–—]\s+|\s+-\s+)(.+)$")
-_LIST = re.compile(r"\[[^\[\]]*\]", re.DOTALL)
+# A list that begins a line, alone or as a value, or stands behind the colon of one that is no item itself.
+_LIST = re.compile(
+    r"(?:^[ \t]*(?:\w+[ \t]*=[ \t]*)?|^(?![ \t]*(?:[-*•–]|\(?\d))[^\n\[\]]*[:：][ \t]*)(\[[^\[\]]*\])", re.MULTILINE
+)
 MOST_WORDS = 8  # of a name that is not bold: what is longer is a sentence, not a name with its explanation
 
 
 def parse_concepts(reply: str, k: int) -> list[str] | Rejected:
-    """Exactly k distinct concepts; a numbered list must count from 1 to k."""
+    """Exactly k distinct concepts; a numbered list, which is what was asked for, must count from 1 to k.
+
+    One that does is read before a list in brackets, which may be of something else.
+    """
     text = read_answer(reply)
     if isinstance(text, Rejected):
         return Rejected(f"not {k} lines: {text.reason}", reparable=False)
-    found = _read_values(text)
+    lines = trim_chat(text).split("\n")
+    numbered = [match for match in map(_NUMBERED.match, lines) if match]
+    in_order = [int(match[1]) for match in numbered] == list(range(1, k + 1))
+    found = _read_key(text)
+    if found is None and not in_order:
+        found = _read_list(text)
     if found is None:
-        lines = trim_chat(text).split("\n")
-        numbered = [match for match in map(_NUMBERED.match, lines) if match]
-        if numbered and [int(match[1]) for match in numbered] != list(range(1, k + 1)):
+        if numbered and not in_order:
             return Rejected(f"not {k} lines numbered in order", reparable=True)
         found = [match[2] for match in numbered] or _read_table(lines) or _read_bullets(lines)
     if not found:
@@ -49,15 +58,20 @@ def parse_concepts(reply: str, k: int) -> list[str] | Rejected:
     return concepts
 
 
-def _read_values(text: str) -> list[str] | None:
-    """The strings of the last list in JSON or Python, or of the key `concepts`."""
+def _read_key(text: str) -> list[str] | None:
+    """The strings of the key `concepts` in JSON."""
     for found in find_objects(text, "concepts"):
         return _strings(next(value for key, value in found.items() if key.lower() == "concepts"))
+    return None
+
+
+def _read_list(text: str) -> list[str] | None:
+    """The strings of the last list in JSON or Python."""
     for match in reversed(list(_LIST.finditer(text))):
-        value = read_value(match[0])
+        value = read_value(match[1])
         if value is None:
             try:
-                value = ast.literal_eval(match[0])
+                value = ast.literal_eval(match[1])
             except (ValueError, SyntaxError, MemoryError, RecursionError):
                 continue
         strings = _strings(value)

@@ -1,7 +1,8 @@
 """What a recipe will ask of its models, before anything is asked: requests, tokens and money by stage, at most.
 
-Rows that are there are counted and measured; rows that are not are taken to survive every stage, and texts not yet
-written to be as long as their stage lets them. Of what a folder has asked before, the mean tells what to expect.
+Rows that are there are counted and measured; rows that are not are taken to survive every stage, texts not yet written
+to be as long as their stage lets them, and every task to be asked as often as it may be, its repair included. Of what a
+folder has asked before, the mean tells what to expect.
 Tokens are estimated from bytes, no model is loaded and nothing is written.
 """
 
@@ -25,7 +26,10 @@ CONCEPT_TOKENS = 10  # of one concept that nobody has named yet, its number and 
 
 @dataclass(frozen=True)
 class Asked:
-    """What one stage asks one model: tasks, tokens of one prompt, the longest completion, requests a task at most."""
+    """What one stage asks one model: tasks, tokens of one prompt, the longest completion, requests a task at most.
+
+    repair: what a repair's prompt, the last of a task's requests, has beyond its question; 0 where none is asked for.
+    """
 
     output: str
     model: str
@@ -33,6 +37,11 @@ class Asked:
     prompt: float
     completion: int
     most: int = 1
+    repair: float = 0.0
+
+    def at_most(self, tasks: int) -> tuple[float, float]:
+        """Tokens of prompts and of completions that so many of its tasks may take."""
+        return tasks * (self.most * self.prompt + self.repair), float(tasks * self.most * self.completion)
 
 
 @dataclass
@@ -50,8 +59,10 @@ class Folder:
 
     def asked(self, output: str, model: str, tasks: int, settings: Any, name: str, *texts: str) -> Asked:
         """What is asked by prompts with these texts: attempts, and a repair where the model is asked for one."""
-        most = settings.attempts + self.context.format(model).repairs
-        return Asked(output, model, tasks, self.prompt(model, name, *texts), settings.max_tokens, most)
+        form = self.context.format(model)
+        repair = count_by_bytes(form.prompts["repair"]) + settings.max_tokens if form.repairs else 0.0
+        prompt, most = self.prompt(model, name, *texts), settings.attempts + form.repairs
+        return Asked(output, model, tasks, prompt, settings.max_tokens, most, repair)
 
 
 Plan = Callable[[Any, Folder], list[Asked]]
@@ -113,8 +124,9 @@ def plan_inputs(settings: Any, folder: Folder) -> list[Asked]:
 
 
 def plan_chains(settings: Any, folder: Folder) -> list[Asked]:
-    tasks = folder.rows.get("teacher_problems", 0) * settings.n
-    return [Asked("chains", TEACHER, tasks, folder.texts.get("new", 0.0), settings.max_len)]
+    tasks = folder.rows.get("teacher_problems", 0) * settings.number("n")
+    prompt, most = folder.texts.get("new", 0.0), settings.number("max_retries")
+    return [Asked("chains", TEACHER, tasks, prompt, settings.number("max_len"), most)]
 
 
 def plan_difficulty(settings: Any, folder: Folder) -> list[Asked]:
@@ -192,7 +204,7 @@ def _mean_tokens(rows: Sequence[Row], key: str) -> float:
 def count_done(context: Context, each: Asked) -> int:
     """Tasks that are settled already."""
     path = context.path(each.output)
-    if (read_run_info(path) or {}).get("complete"):
+    if (read_run_info(path) or {}).get("complete") and each.model != TEACHER:  # a raised n goes on with whole chains
         return each.tasks
     return sum(1 for file in (path, side_path(path, "rejected.jsonl")) if file.exists() for _ in iter_jsonl(file))
 
@@ -200,12 +212,12 @@ def count_done(context: Context, each: Asked) -> int:
 def describe_plan(asked: Sequence[Asked], context: Context, budget: int | None) -> str:
     """The plan as a table, with its totals and what to expect of what was asked before, ready to print."""
     usage = read_usage(context.work_dir)
-    header = ["for", "model", "requests", "at most", "prompt tokens"]
+    header = ["for", "model", "requests", "at most", "prompt tokens, at most"]
     header += ["completion tokens, at most", "money, at most", "expected"]
     lines, totals, unpriced = [], [0, 0, 0.0, 0.0, 0.0], set()
     for each in asked:
         left = max(0, each.tasks - count_done(context, each))
-        prompt, completion = left * each.prompt, float(left * each.completion)
+        prompt, completion = each.at_most(left)
         price = context.prices.get(each.model)
         money = None if price is None else (prompt * price.prompt + completion * price.completion) / 1e6
         unpriced |= {each.model} if price is None and left else set()
@@ -222,7 +234,7 @@ def describe_plan(asked: Sequence[Asked], context: Context, budget: int | None) 
     lines.append(["all", "", *(f"{total:,.0f}" for total in totals[:4]), _money(money), ""])
     words = [render_markdown(Table(header, lines, frozenset({0, 1})))]
     spent = context.spending.spent
-    words.append(f"spent so far: {spent:,} tokens; these at most {totals[2] + totals[3]:,.0f}, at one request a task")
+    words.append(f"spent so far: {spent:,} tokens; these at most {totals[2] + totals[3]:,.0f}")
     if budget is not None:
         room = budget - spent - totals[2] - totals[3]
         words.append(

@@ -6,6 +6,8 @@ the patterns are narrow on purpose: a fault they miss is still the judges' to fi
 
 import re
 
+from promptcot_mamba.synthesis.injections import is_injected
+
 STATED, NOTHING, BARE, INJECTED = "states its answer", "asks nothing", "asks of nothing", "gives instructions"
 
 _VALUE = r"(?:\$|\\\(|\\\[|\\boxed|-?\d|[A-E]\b|\*\*)"
@@ -51,43 +53,27 @@ _REQUEST = re.compile(
 _COUNTED = _any(
     rf"{_SECTION}{_WORDED}(?:answer|solution)[ \t]+\d+[ \t]*(?:\([^()\n]*\)[ \t]*)?(?:\*\*)?[ \t]*(?:[:=]|$)"
 )
+# "Give the answer as", "in the form:", "reading": what stands below is the form of an answer, if it is no value.
+_LEADS_ON = re.compile(
+    r"\b(?:as|like|as follows|following|with|reading|saying|exactly|(?:the|this|that|a|following)[ \t]+(?:form|format"
+    r"|line|style|template|manner|way))[ \t]*[:,]?\s*\Z",
+    re.IGNORECASE,
+)
 _EMPTY = (
     "what which who when where how is are was the a an of to it its this that these those answer solution problem "
     "question solve find compute determine calculate evaluate give explain why please above below following value "
     "result here in for me x y and or do does did you your can could will would"
 )
 _EMPTY_WORDS = frozenset(_EMPTY.split())
-_READER = r"(?:reviewer|grader|judge|evaluator|rater|assistant)s?"
-_INJECTED = _any(
-    r"\b(?:ignore|disregard|forget|override|bypass)\b[^.\n]{0,30}\b(?:previous|prior|above|earlier|preceding|all|any|these"
-    r"|your|system)\b[^.\n]{0,20}\b(?:instruction|prompt|rule|message|direction|guideline|criteri|context)",
-    r"\b(?:you are|you're|act as|pretend to be)\b[^.\n]{0,25}\b(?:ai|assistant|language model|llm|chatgpt|chatbot"
-    r"|reviewer|grader|judge)\b",
-    r"\bas an? (?:ai|language model|helpful assistant)\b|\bsystem prompt\b",
-    r"\byour (?:instructions|guidelines|training data)\b",
-    r"\b(?:ignore|disregard|forget)\b[^.\n]{0,20}\b(?:instruction|rule|prompt|criteri|guideline)\w*[^.\n]{0,10}"
-    r"\b(?:above|before|earlier|previous|given)",
-    r"\b(?:rate|mark|judge|grade|score|consider)\b[^.\n]{0,15}\b(?:this|the problem|it|me|everything)\b[^.\n]{0,25}"
-    r"\b(?:perfect|acceptable)\b(?! square| number| cube| power)",
-    r"\b(?:give|assign|award|output|say|respond with|reply with|answer with|return|write|print)\b[^.\n]{0,40}"
-    r"(?:\bfinal judge?ment\b|\bverdict\b|\bperfect (?:rating|score|judge?ment)\b|\bhighest (?:rating|score)\b"
-    r"|['\"]perfect['\"])",
-    rf"\bfinal judge?ment[ \t]*[:=]|\b(?:note to|dear|attention)[ \t]+(?:the )?{_READER}\b",
-    rf"\b{_READER} (?:must|should|has to|have to) (?:rate|give|accept|approve|output|answer|mark)\b",
-    r"\b(?:do not|don't|never) (?:solve|answer|attempt) (?:this|the) (?:problem|question)\b",
-    r"<\|[\w ]{1,40}\|>|<｜[^｜]{1,40}｜>|\[/?INST\]|<</?SYS>>|</?(?:think|rationale|problem|system|assistant|user)>",
-    r"<!--[^>]*-->",
-    r"^#{2,}[ \t]*(?:system|instruction|assistant|user)s?\b[ \t]*:?",
-    r"(?:忽略|无视)[^。\n]{0,12}(?:指令|指示|要求|提示)",
-)
 
 
 def find_fault(problem: str) -> str | None:
     """The first fault of a problem: STATED, NOTHING, BARE, INJECTED; None where it has none."""
     text = problem.strip()
-    if _INJECTED.search(text):
+    if is_injected(text):
         return INJECTED
-    if (_STATED_PROGRAM if is_program(text) else _STATED).search(text) or _is_solved(text):
+    stated = (_STATED_PROGRAM if is_program(text) else _STATED).finditer(text)
+    if any(not is_answers_form(text, match) for match in stated) or _is_solved(text):
         return STATED
     if not _ASKS.search(text):
         return NOTHING
@@ -97,6 +83,18 @@ def find_fault(problem: str) -> str | None:
 def ends_in_request(text: str) -> bool:
     """Whether the last sentence of a text, which is not its only one unless it is a question, asks for something."""
     return _REQUEST.search(text.rstrip()[-600:]) is not None
+
+
+def is_answers_form(text: str, label: re.Match[str]) -> bool:
+    """Whether the label of an answer begins the form that its problem asks for: the text before it runs on into it, and
+    what stands behind it has letters and no number ("Give the answer as / Answer: a/b")."""
+    line = text[label.start() :].lstrip().split("\n", 1)[0]
+    _, _, value = line.partition(":")
+    return (
+        re.search(r"\d|\\boxed", value) is None
+        and re.search(r"\w", value) is not None
+        and _LEADS_ON.search(text[: label.start()][-200:]) is not None
+    )
 
 
 def _is_solved(text: str) -> bool:

@@ -21,7 +21,8 @@ from promptcot_mamba.jsonl import Row, iter_jsonl, write_jsonl
 from promptcot_mamba.log import logger
 from promptcot_mamba.run_info import side_path
 from promptcot_mamba.synthesis.faults import BARE, INJECTED, NOTHING, STATED, find_fault
-from promptcot_mamba.synthesis.judgement import BAD, PERFECT, UNPARSEABLE
+from promptcot_mamba.synthesis.judgement import UNPARSEABLE
+from promptcot_mamba.synthesis.ratings import BAD, PERFECT
 from promptcot_mamba.synthesis.spending import is_amount
 from promptcot_mamba.synthesis.stage import LATER, Context
 

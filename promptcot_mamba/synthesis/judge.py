@@ -11,7 +11,8 @@ from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row
 from promptcot_mamba.records import derive_seed
 from promptcot_mamba.synthesis.asking import Task
-from promptcot_mamba.synthesis.judgement import UNPARSEABLE, VERDICTS, Judgement, check_weights, parse_judgement
+from promptcot_mamba.synthesis.judgement import UNPARSEABLE, Judgement, check_weights, parse_judgement
+from promptcot_mamba.synthesis.ratings import VERDICTS
 from promptcot_mamba.synthesis.replies import Rejected
 from promptcot_mamba.synthesis.stage import LATER, Context, ask_model
 from promptcot_mamba.synthesis.templates import Format, mark_for, number_lines

@@ -11,46 +11,29 @@ from dataclasses import dataclass, field
 
 from promptcot_mamba.chat_format import split
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.synthesis.json_replies import find_objects
+from promptcot_mamba.synthesis.ratings import (
+    ACCEPTABLE,
+    BAD,
+    CRITERIA,
+    FINAL,
+    PERFECT,
+    VALUES,
+    read_json_ratings,
+    read_ratings,
+    strip_decoration,
+    worse,
+)
 from promptcot_mamba.synthesis.replies import Rejected, is_refusal, read_answer
 from promptcot_mamba.synthesis.spending import is_amount
 
-PERFECT, ACCEPTABLE, BAD, UNPARSEABLE = "perfect", "acceptable", "bad", "unparseable"
-VERDICTS = (PERFECT, ACCEPTABLE, BAD)
-VALUES = {PERFECT: 1.0, ACCEPTABLE: 0.5, BAD: 0.0}
-# Criterion -> how it is named in replies.
-CRITERIA = {
-    "format": "format",
-    "accuracy": r"factual[ _]?accuracy|accuracy",
-    "difficulty": r"difficulty[ _]?alignment|difficulty",
-    "coverage": r"concept[ _]?coverage|coverage",
-    "solvability": "solvability",
-}
+UNPARSEABLE = "unparseable"
 NEEDED = ("accuracy", "solvability")  # perfect only if both are
 OTHERS = 2  # and at least so many of the others
 
-_DECORATION = re.compile(r"[*_`#>\"'“”‘’\[\](){}<>|~]+")
 _LABEL = re.compile(
     r"^(?:[-•]\s*)?(?:(?:the|my)\s+)?(?:(?:(?:final|overall)\s+)?(?:judge?ment|verdict)|(?:final|overall)\s+rating)"
     r"\s*(?:is\b|[:=\-–—])\s*",
     re.I,
-)
-_FINAL = re.compile(r"\b(?:final|overall)[ _]?(?:judge?ment|verdict|rating)\b", re.I)
-_VERDICT_KEY = r"(?:(?:final|overall) ?)?(?:judge?ment|verdict)|(?:final|overall) ?rating"
-# One of the three words: not asked ("bad?"), and not the first of a choice ("perfect / acceptable / bad").
-_WORD = r"\b(perfect|acceptable|bad)\b(?![ \t]*\?|[ \t]*(?:[,/]|or\b|and\b)[ \t]*(?:perfect|acceptable|bad)\b)"
-_RATING = re.compile(rf"\A(?:\W|\d|\b(?:is|as|rated|rating)\b)*{_WORD}", re.I)
-# "Rating: bad" somewhere in what is said of a criterion; "can't be rated bad", less its apostrophe, gives no word.
-_SAID = re.compile(
-    r"(?:\b(?:not|never|cannot)|n t)\s+(?:be\s+)?rated\b"
-    rf"|\b(?:rat(?:ed|ing)|score|grade|assessment)\b(?:[^\w.,;?!]|\d\.?|\b(?:is|as)\b)*{_WORD}",
-    re.I,
-)
-_CRITERION = re.compile(
-    r"^[^\w\n]*(?:(?:criterion[ \t]*)?\d[^\w\n]*)?(?:"
-    + "|".join(rf"(?P<{name}>{words})" for name, words in CRITERIA.items())
-    + r")\b",
-    re.I | re.M,
 )
 
 
@@ -97,29 +80,42 @@ def parse_verdict(reply: str) -> str | None:
     The last line that holds any letter must be one word of VERDICTS, alone or after a label such as `Final
     Judgement:`, in any case and markdown. "imperfect", "not perfect", two verdicts or a sentence are None.
     """
-    answer = split(reply).answer  # a thinking judge's thought is not its verdict
-    lines = [line for line in answer.splitlines() if any(char.isalpha() for char in line)]
-    if not lines:
-        return None
-    line = _DECORATION.sub(" ", lines[-1]).strip()
+    line = strip_decoration(find_last_line(split(reply).answer))  # a thinking judge's thought is not its verdict
     word = re.fullmatch(r"\W*(perfect|acceptable|bad)[^\w?]*", _LABEL.sub("", line), re.I)
     return word[1].lower() if word else None
 
 
+def find_last_line(text: str) -> str:
+    """The last line that holds any letter."""
+    return next((line for line in reversed(text.splitlines()) if any(char.isalpha() for char in line)), "")
+
+
 def parse_judgement(reply: str) -> Judgement | Rejected:
-    """Ratings and verdict of a reply; with a rating for every criterion, the verdict may be missing."""
+    """Ratings and verdict of a reply; with a rating for every criterion, the verdict may be missing.
+
+    A criterion that is named and whose rating cannot be read is nobody's perfect: unless what can be read is less
+    already, the judge is asked again.
+    """
     text = read_answer(reply)
     if isinstance(text, Rejected):
         return text
-    ratings, stated = _read_values(text)
-    ratings, stated = ratings or read_ratings(text), stated or parse_verdict(text)
+    read, stated = read_json_ratings(text)
+    ends_in = parse_verdict(text)
+    if not read.found:
+        in_words = read_ratings(text, find_last_line(text) if ends_in else None)
+        in_words.named |= read.named
+        read = in_words
+    stated, ratings = stated or ends_in, read.found
     if stated is None:
-        if _FINAL.search(text):
+        if FINAL.search(text):
             return Rejected("the final judgement is none of perfect, acceptable, bad", reparable=True)
         if len(ratings) < len(CRITERIA):
             return Rejected("refused") if is_refusal(text) else Rejected("no verdict in the last line", reparable=True)
         return Judgement(ceiling(ratings), None, ratings)
-    return Judgement(min(stated, ceiling(ratings), key=VALUES.__getitem__), stated, ratings)
+    verdict = worse(stated, ceiling(ratings))
+    if verdict == PERFECT and read.unread:
+        return Rejected("a criterion's rating is none of perfect, acceptable, bad", reparable=True)
+    return Judgement(verdict, stated, ratings)
 
 
 def ceiling(ratings: Mapping[str, str]) -> str:
@@ -130,42 +126,3 @@ def ceiling(ratings: Mapping[str, str]) -> str:
     missing = len(CRITERIA) - len(NEEDED) - len(others)
     needed = all(ratings.get(name, PERFECT) == PERFECT for name in NEEDED)
     return PERFECT if needed and others.count(PERFECT) + missing >= OTHERS else ACCEPTABLE
-
-
-def read_ratings(text: str) -> dict[str, str]:
-    """Criterion -> rating, the first of what stands from its name to the next one or the final judgement.
-
-    Of one rated twice the worse. What is no rating is left out.
-    """
-    rows = [line if line.lstrip().startswith("|") else line.replace("|", "/") for line in text.splitlines()]
-    text = "\n".join(_DECORATION.sub(" ", row).strip() for row in rows)
-    found: dict[str, str] = {}
-    heads = list(_CRITERION.finditer(text))
-    for head, end in zip(heads, [*(head.start() for head in heads[1:]), len(text)], strict=False):
-        said = _FINAL.split(text[head.end() : end], maxsplit=1)[0]
-        rating = _RATING.match(said) or next((each for each in _SAID.finditer(said) if each[1]), None)
-        if rating and head.lastgroup:
-            _keep_worse(found, head.lastgroup, rating[1].lower())
-    return found
-
-
-def _keep_worse(found: dict[str, str], name: str, word: str) -> None:
-    found[name] = min(found.get(name, word), word, key=VALUES.__getitem__)
-
-
-def _read_values(text: str) -> tuple[dict[str, str], str | None]:
-    """Ratings and verdict of a reply in JSON, wherever in it they stand."""
-    ratings: dict[str, str] = {}
-    stated = None
-    for values in find_objects(text, f"solvability|criterion|{_VERDICT_KEY}"):
-        if isinstance(values.get("criterion"), str):  # one of a list of them
-            values = {values["criterion"]: values}
-        for key, value in values.items():
-            said = value.get("rating") if isinstance(value, dict) else value
-            word = said.strip().lower() if isinstance(said, str) else None
-            name = next((each for each, words in CRITERIA.items() if re.fullmatch(words, key.strip(), re.I)), None)
-            if word in VERDICTS and name is not None:
-                _keep_worse(ratings, name, word)
-            elif word in VERDICTS and re.fullmatch(_VERDICT_KEY, key.strip().replace("_", " "), re.I):
-                stated = word
-    return ratings, stated

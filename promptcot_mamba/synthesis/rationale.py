@@ -116,7 +116,7 @@ def run_choice(settings: ChoiceSettings, context: Context) -> None:
         scores = tqdm(model.score(pairs()), total=len(todo), desc="likelihoods", unit="pair")
         for row, use, score in zip(todo, uses, scores, strict=False):
             file.append({**row, "log_likelihood": score})
-            spending.settle(usage, use["prompt_tokens"], use)
+            spending.settle(usage, use["prompt_tokens"], use if score is not None else unasked(use))
             done += 1
         if done < len(todo):
             spending.fits(uses[done]["prompt_tokens"])
@@ -141,12 +141,24 @@ def run_data(settings: DataSettings, context: Context) -> None:
 
 
 def count_scored(row: Row, name: str, model: Model, form: Format) -> Row:
-    """Usage of one likelihood: all its tokens are the prompt's; nothing is drawn."""
-    text = form.render_problem(row["concepts"], row["level"]) + form.write(row["rationale"], row["problem"])
-    ids = model.encode(text)
-    tokens = count_by_bytes(text) if ids is None else len(ids)
+    """Usage of one likelihood, as `Model.score` asks for it: all its tokens are the prompt's, one that ends the text
+    among them; nothing is drawn. A pair longer than the context is never asked."""
+    prompt = model.render(form.render_problem(row["concepts"], row["level"]))
+    continuation = form.write(row["rationale"], row["problem"])
+    start, rest, special = model.encode(prompt), model.encode(continuation), model.encode("")
+    if start is None or rest is None or special is None:
+        tokens = count_by_bytes(prompt + continuation) + 1
+    else:
+        tokens = len(start) + len(rest) - len(special) + 1  # what begins a text begins it once
     said = {"model": name, "prompt_tokens": tokens, "completion_tokens": 0, "outcome": USED}
-    return {"key": row["key"], "attempt": 0, **said}
+    use = {"key": row["key"], "attempt": 0, **said}
+    is_long = start is not None and model.context is not None and tokens >= model.context
+    return unasked(use) if is_long else use
+
+
+def unasked(use: Row) -> Row:
+    """Usage of a likelihood that there is no room for."""
+    return {**use, "prompt_tokens": 0, "outcome": "over the context"}
 
 
 def choose_best(rows: Sequence[Row]) -> list[Row]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from promptcot_mamba.chat_format import split
-from promptcot_mamba.synthesis.faults import ends_in_request
+from promptcot_mamba.synthesis.faults import ends_in_request, is_answers_form
 from promptcot_mamba.synthesis.json_replies import find_objects
 from promptcot_mamba.synthesis.templates import Format, load_format
 
@@ -230,11 +230,16 @@ def clean_rationale(text: str) -> str:
 def clean_problem(text: str) -> str:
     """A problem less a label of its own, rules, a fence around it, and an answer or solution after it.
 
-    Nothing is cut where the problem goes on and asks behind it: less a part it would be another problem.
+    Nothing is cut where the problem goes on and asks behind it, or runs on into the label ("Give the answer as"): less
+    a part it would be another problem.
     """
     text = _drop_label(trim(text), PROBLEM)
     text = text.split("<think>", 1)[0]  # some go on thinking about what they have just stated
-    ends = [found for mark in (_ANSWER, _ANSWER_TAG) if (found := mark.search(text))]
+    labels = (
+        next((each for each in _ANSWER.finditer(text) if not is_answers_form(text, each)), None),
+        _ANSWER_TAG.search(text),
+    )
+    ends = [found for found in labels if found]
     end = min(ends, key=re.Match.start, default=None)
     goes_on = end is not None and ends_in_request(_CLOSER.sub("", text[end.end() :]))
     return trim(text if end is None or goes_on else text[: end.start()])

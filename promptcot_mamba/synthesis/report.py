@@ -20,7 +20,8 @@ from promptcot_mamba.report.tables import Table
 from promptcot_mamba.synthesis.agreement import cohen_kappa, fleiss_kappa
 from promptcot_mamba.synthesis.cost_report import count_kept, describe_cost
 from promptcot_mamba.synthesis.diversity import measure_diversity
-from promptcot_mamba.synthesis.judgement import UNPARSEABLE, VERDICTS
+from promptcot_mamba.synthesis.judgement import UNPARSEABLE
+from promptcot_mamba.synthesis.ratings import VERDICTS
 from promptcot_mamba.synthesis.spending import read_usage
 from promptcot_mamba.synthesis.stage import Context, read_run_info
 

@@ -24,7 +24,7 @@ from promptcot_mamba.jsonl import Row, read_jsonl, write_json, write_jsonl
 from promptcot_mamba.log import logger
 from promptcot_mamba.run_info import side_path
 from promptcot_mamba.synthesis.dry_run import Asked, Folder, measure, plan_stages
-from promptcot_mamba.synthesis.judgement import PERFECT
+from promptcot_mamba.synthesis.ratings import PERFECT
 from promptcot_mamba.synthesis.stage import Context, file_fingerprint, read_run_info
 from promptcot_mamba.synthesis.templates import OURS, load_format
 
@@ -72,6 +72,12 @@ class Rounds:
         if self.train_generator is None or any(name not in stages for name in needed):
             raise InputError(f"--rounds needs train_generator and the stages {', '.join(needed)} in the recipe")
         self._check_own(models, self.generator, "--generator names another entry")
+        for name in ("choose_rationales", *(("problems",) if self.judged else ())):
+            if (asked := stages.get(name, {}).get("model")) not in (None, self.generator):
+                raise InputError(
+                    f"--rounds: stages: {name}: model: {asked} is not what the rounds train; write {self.generator} "
+                    "there, or name it with --generator"
+                )
         if (writer := self.rationale_model(stages)) is not None:
             self._check_own(models, writer, "stages: rationales: model names another entry")
             if writer == self.generator:

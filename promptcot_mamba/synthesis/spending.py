@@ -35,8 +35,8 @@ def is_amount(value: Any) -> bool:
 class Price:
     """Money for a million tokens, in whatever currency the table is in."""
 
-    prompt: float = 0.0
-    completion: float = 0.0
+    prompt: float
+    completion: float
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -135,15 +135,17 @@ def chain_usage(attempts: Iterable[Row]) -> Used:
 
 
 def read_prices(table: Mapping[str, Mapping[str, float]]) -> dict[str, Price]:
-    """A price table: model -> {prompt, completion}; raises InputError naming what is wrong with it."""
-    prices = {}
+    """A price table: model -> {prompt, completion}, both of them; raises InputError naming what is wrong with it."""
+    prices, halves = {}, [each.name for each in fields(Price)]
     for name, values in table.items():
-        if unknown := set(values) - {"prompt", "completion"}:
-            raise InputError(f"prices: {name}: unknown {sorted(unknown)[0]!r}; known: prompt, completion")
+        if unknown := set(values) - set(halves):
+            raise InputError(f"prices: {name}: unknown {sorted(unknown)[0]!r}; known: {', '.join(halves)}")
         try:
-            prices[name] = Price(**values)
+            prices[name] = Price(**{**dict.fromkeys(halves, 0.0), **values})
         except InputError as error:
             raise InputError(f"prices: {name}: {error}") from None
+        if missing := [half for half in halves if half not in values]:
+            raise InputError(f"prices: {name}: no {missing[0]}; give {' and '.join(halves)}, 0 for what costs nothing")
     return prices
 
 

@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
-from typing import cast
+from typing import Any, cast
 
 from promptcot_mamba.chat_format import render_prompt
 from promptcot_mamba.errors import InputError
@@ -15,6 +15,7 @@ from promptcot_mamba.synthesis.spending import BudgetSpentError, Tail, chain_usa
 from promptcot_mamba.synthesis.stage import Context, read_run_info
 
 WATCH_SECONDS = 5.0
+COUNTS = {"n": 1, "max_len": 1, "max_retries": 1}  # flags that say how much is asked; what is not given is asked once
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,26 @@ class ChainSettings:
     max_len: int = 16384
     temperature: float = 0.6
     flags: dict[str, str | int | float | bool | list[str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in COUNTS:
+            self.number(name)
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What infer_longcot.py is given, by name: of two values of one flag that of `flags`."""
+        return {**{name: value for name, value in asdict(self).items() if name != "flags"}, **self.flags}
+
+    def number(self, name: str) -> int:
+        """One of COUNTS as it is given. Raises InputError where `flags` has no whole number of 1 or more for it."""
+        value = self.given.get(name, COUNTS[name])
+        try:
+            number = int(str(value))
+        except ValueError:
+            number = 0
+        if number < 1:
+            raise InputError(f"{name} {value!r}: expected a whole number of 1 or more")
+        return number
 
 
 def run_problems(settings: ProblemSettings, context: Context) -> None:
@@ -71,15 +92,14 @@ def run_chains(settings: ChainSettings, context: Context) -> None:
         "data_path": context.path("teacher_problems"),
         "output_path": context.path("chains"),
         "seed": context.seed,
-        **{name: value for name, value in asdict(settings).items() if name != "flags"},
-        **settings.flags,
+        **settings.given,
     }
     command = [sys.executable, str(ROOT / "infer_longcot.py")]
     for name, value in flags.items():
         command += [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
     spending = context.spending
     if spending.budget is not None and not (read_run_info(context.path("chains")) or {}).get("complete"):
-        spending.fits(settings.max_len)
+        spending.fits(settings.number("max_len"))
     process = subprocess.Popen(command)
     try:
         watch_budget(process, context)

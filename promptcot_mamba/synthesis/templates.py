@@ -1,7 +1,8 @@
 """Formats: the prompts a model is asked with, and the markup in which it writes a rationale and a problem.
 
 A format is one YAML file: `ours.yaml` in `prompts/`, `promptcot_release.yaml` and `promptcot2_code.yaml` beside it (the
-released generators'), or yours, by its path. What a file leaves out is ours.
+released generators'), or yours, by its path. What a file leaves out is ours; a `problem` prompt of its own ends as it
+is written, or with the file's own `prompt_end`.
 """
 
 import hashlib
@@ -113,7 +114,10 @@ def _complete(path: Path, name: str, values: dict[str, Any], ours: Format) -> Fo
             )
     if not all(re.split(_PLACEHOLDER, texts["reply"])[:4:2]):
         raise InputError(f"{path}: reply: something must stand before each of its two parts, to find them by")
-    return Format(name, {**ours.prompts, **prompts}, texts["reply"], str(values.get("prompt_end", "")))
+    end = values.get("prompt_end", "" if "problem" in prompts else ours.prompt_end)
+    if not isinstance(end, str):
+        raise InputError(f'{path}: prompt_end: expected a text ("" for none), found {end!r}')
+    return Format(name, {**ours.prompts, **prompts}, texts["reply"], end)
 
 
 def mark_for(text: str) -> str:

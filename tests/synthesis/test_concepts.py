@@ -162,3 +162,27 @@ def test_templates_insert_values_once_and_check_names():
     with pytest.raises(KeyError, match="placeholders"):
         load_format().render("concepts", problem="p")
     assert number_lines(["a", "b"]) == "1. a\n2. b"
+
+
+IN_ORDER = "1. {}\n2. gcd\n3. primes"
+LETTERS = "Permutations of ['a', 'b', 'c']"
+
+
+@pytest.mark.parametrize(
+    ("reply", "first"),
+    [
+        (IN_ORDER.format(LETTERS), LETTERS),
+        (IN_ORDER.format('Sorting of ["b", "c", "a"] by swaps'), 'Sorting of ["b", "c", "a"] by swaps'),
+        (IN_ORDER.format("Sorting\n   Example:\n['b', 'c', 'a']"), "Sorting"),
+        (f"Here they are:\n{IN_ORDER.format(LETTERS)}\n\nTry them on: ['d', 'e', 'f']", LETTERS),
+        (f"- {LETTERS}\n- gcd\n- primes", LETTERS),
+        (f"- {LETTERS}: used to count\n- gcd\n- primes", LETTERS),
+        ("The concepts are: ['sorting', 'gcd', 'primes']", "sorting"),
+        ("concepts = ['sorting', 'gcd', 'primes']", "sorting"),
+        ("1. We look.\n2. We think.\n\n['sorting', 'gcd', 'primes']", "sorting"),
+        ('1. We look.\n\n```json\n[\n  "sorting",\n  "gcd",\n  "primes"\n]\n```', "sorting"),
+        ('1. We look.\n{"concepts": ["sorting", "gcd", "primes"]}', "sorting"),
+    ],
+)
+def test_a_list_within_a_concept_is_not_the_list_of_concepts(reply, first):
+    assert parse_concepts(reply, 3) == [first, "gcd", "primes"]

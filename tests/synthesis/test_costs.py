@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,14 @@ from hypothesis import strategies as st
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import read_jsonl, write_jsonl
 from promptcot_mamba.run_info import write_run_info
+from promptcot_mamba.sampling.decode import count_by_bytes
 from promptcot_mamba.synthesis import STAGES
 from promptcot_mamba.synthesis.cost_report import count_kept, describe_cost
-from promptcot_mamba.synthesis.dry_run import describe_plan, plan_run
-from promptcot_mamba.synthesis.spending import BudgetSpentError, Price, Spending, read_prices, read_usage
+from promptcot_mamba.synthesis.dry_run import Asked, count_done, describe_plan, plan_run
+from promptcot_mamba.synthesis.spending import TEACHER, BudgetSpentError, Price, Spending, read_prices, read_usage
 from promptcot_mamba.synthesis.stage import Context, settings_from
+from promptcot_mamba.synthesis.teacher import ChainSettings, run_chains
+from promptcot_mamba.synthesis.templates import Format, load_format
 from tests.synthesis.scripted import SETTINGS, ScriptedModel, answer, likelihood
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -133,6 +137,73 @@ def test_a_plan_counts_what_is_there_and_expects_what_was_seen(tmp_path, seeds):
     assert re.search(r"\| all \|.*\| – \|", without), "without any price nothing is free"
 
 
+class Book:
+    """One model, which is asked to repair."""
+
+    def __init__(self, model: ScriptedModel):
+        self.model = model
+
+    def __call__(self, name: str) -> ScriptedModel:
+        return self.model
+
+    def format(self, name: str) -> Format:
+        return replace(load_format(), repairs=True)
+
+
+def test_a_plans_figures_are_bounds(tmp_path, seeds):
+    """Whatever is asked twice and repaired, in vain."""
+    model = ScriptedModel(lambda prompt, seed: "no list today, nor at any time")
+    context = Context(tmp_path / "work", 0, Book(model))
+    own, function = load("concepts", seeds)
+    (planned,) = plan_run({"concepts": own}, context)
+    with pytest.raises(InputError, match="no rows survived"):
+        function(own, context)
+    used = read_usage(tmp_path / "work")["concepts"]["m"]
+    assert (used.requests, used.repairs) == (planned.tasks * planned.most, planned.tasks) == (30, 10)
+    prompts = [count_by_bytes(request.prompt) for request in model.backend.asked]
+    prompt, completion = planned.at_most(planned.tasks)
+    assert (sum(prompts) <= prompt, used.completion_tokens <= completion) == (True, True)
+    assert max(prompts) > planned.prompt, "a repair shows more than its question"
+
+
+def test_what_a_thousand_judgements_may_take_is_said_in_full(tmp_path):
+    context = Context(tmp_path, 0, lambda name: None, prices={"a": Price(1.0, 2.0)})
+    text = describe_plan([Asked("judgements_a", "a", 1000, 500.0, 1000, most=3, repair=1100.0)], context, 1_000_000)
+    assert "| judgements_a | a | 1,000 | 3,000 | 2,600,000 | 3,000,000 | 8.60 |" in text
+    assert "these at most 5,600,000\n" in text
+    assert "--budget_tokens 1,000,000: may be 4,600,000 short" in text
+
+
+FLAGS = {"n": 32, "max_len": "32768", "max_retries": 4}
+
+
+def test_chains_are_planned_and_held_to_the_budget_by_what_the_sampler_is_given(tmp_path):
+    write_jsonl(tmp_path / "teacher_problems.jsonl", [{"key": f"k{i}"} for i in range(10)])
+    write_run_info(tmp_path / "teacher_problems.jsonl", {"seed": 0}, complete=True)
+    context = Context(tmp_path, 0, lambda name: None, spending=Spending(tmp_path, 20_000))
+    chains = settings_from(ChainSettings, {"model_path": "t", "flags": FLAGS}, "chains")
+    (planned,) = plan_run({"chains": chains}, context)
+    assert (planned.tasks, planned.completion, planned.most) == (320, 32768, 4)
+    with pytest.raises(InputError, match="the next request may take 32,768"):
+        run_chains(chains, context)
+    (planned,) = plan_run({"chains": ChainSettings("t", n=4, max_len=500)}, context)
+    assert (planned.tasks, planned.completion, planned.most) == (40, 500, 1)
+
+
+def test_chains_of_a_raised_number_are_still_to_be_asked(tmp_path):
+    write_jsonl(tmp_path / "chains.jsonl", [{"id": f"p{i}"} for i in range(8)])
+    write_run_info(tmp_path / "chains.jsonl", {}, complete=True)
+    context = Context(tmp_path, 0, lambda name: None)
+    assert count_done(context, Asked("chains", TEACHER, 32, 1.0, 500)) == 8
+
+
+@pytest.mark.parametrize("flags", [{"n": "many"}, {"max_len": 0}, {"max_retries": True}, {"n": [8]}])
+def test_a_number_of_chains_that_is_none_is_named(flags):
+    (name,) = flags
+    with pytest.raises(InputError, match=f"stages: chains: {name} .*: expected a whole number of 1 or more"):
+        settings_from(ChainSettings, {"model_path": "t", "flags": flags}, "stages: chains")
+
+
 def test_the_report_has_the_cost_of_a_kept_problem_by_stage(tmp_path, seeds):
     work = tmp_path / "work"
     context = run(work, seeds)
@@ -187,6 +258,46 @@ def test_likelihoods_keep_to_the_budget_too(tmp_path, seeds):
     assert files(work) == files(tmp_path / "whole")
 
 
+class Lettered(ScriptedModel):
+    """Letters are tokens, after one that begins a text and within a template; some pairs are over the context."""
+
+    def __init__(self, context: int | None):
+        super().__init__(answer)
+        self.context, self.sent = context, []
+
+    def render(self, prompt):
+        return f"[{prompt}]"
+
+    def encode(self, text):
+        return [0, *map(ord, text)]
+
+    def score(self, pairs):
+        for prompt, continuation in pairs:
+            length = len(self.encode(self.render(prompt))) + len(continuation) + 1
+            is_long = self.context is not None and length >= self.context
+            if not is_long:
+                self.sent.append(length)
+            yield None if is_long else -float(length)
+
+
+def test_likelihoods_are_counted_as_they_are_asked_and_those_over_the_context_are_free(tmp_path, seeds):
+    run(tmp_path, seeds, stages=("concepts", "rationales"))
+    rows = read_jsonl(tmp_path / "rationales.jsonl")
+    for row, more in zip(rows, (0, 5000, 0) * len(rows), strict=False):
+        row["rationale"] += "." * more
+    write_jsonl(tmp_path / "rationales.jsonl", rows)
+    model = Lettered(4000)
+    spending = Spending(tmp_path, 10**6)
+    own, function = load("choose_rationales", seeds)
+    before = spending.spent
+    function(own, Context(tmp_path, 0, lambda name: model, spending=spending))
+    used = read_usage(tmp_path)["chosen_rationales"]["m"]
+    assert len(model.sent) == used.outcomes["used"] == 20
+    assert used.outcomes["over the context"] == 10
+    assert used.tokens == sum(model.sent) == spending.spent - before
+    assert spending.under_way == 0
+
+
 def test_a_torn_line_of_a_killed_run_does_not_stop_the_next(tmp_path, seeds):
     work = tmp_path / "work"
     run(work, seeds, stages=("concepts",))
@@ -205,6 +316,10 @@ def test_a_torn_line_of_a_killed_run_does_not_stop_the_next(tmp_path, seeds):
         ({"m": {"prompt": -1}}, "prices: m: prompt -1"),
         ({"m": {"completion": "2"}}, "prices: m: completion '2'"),
         ({"m": {"prompt": float("nan")}}, "prices: m: prompt nan"),
+        ({"m": {"prompt": None, "completion": 1}}, "prices: m: prompt None"),
+        ({"m": {"prompt": 0.15}}, "prices: m: no completion; give prompt and completion, 0 for what costs nothing"),
+        ({"m": {"completion": 0.6}}, "prices: m: no prompt"),
+        ({"m": {"prompt": 1, "completion": 2}, "teacher": {}}, "prices: teacher: no prompt"),
     ],
 )
 def test_a_wrong_price_is_named(table, said):
@@ -255,6 +370,8 @@ def test_the_program_plans_stops_at_its_budget_and_goes_on(tmp_path, seeds, star
         (["--budget_tokens", "0"], "--budget_tokens 0: must be at least 1"),
         (["--prices", '{"n": {"prompt": 1}}'], "prices: n: no such model; known: m, teacher"),
         (["--prices", "[]"], "--prices: expected a mapping"),
+        (["--prices", '{"m": {"prompt": 0.15}}'], "prices: m: no completion"),
+        (["--prices", '{"teacher": null}'], "prices: teacher: no prompt"),
     ],
 )
 def test_wrong_flags_are_one_line(tmp_path, seeds, flags, said):

@@ -1,10 +1,13 @@
-"""The judge parser: a closed set from the last line, or nothing."""
+"""The judge parser: a closed set from the last line, or nothing; a rating that is none is not perfect."""
 
 from __future__ import annotations
 
 import pytest
 
-from promptcot_mamba.synthesis.judgement import parse_verdict
+from promptcot_mamba.synthesis.judgement import parse_judgement, parse_verdict
+from promptcot_mamba.synthesis.replies import Rejected
+from tests.synthesis.replies_judges import ONE, WHOLE
+from tests.synthesis.replies_others import ALL, judged
 
 REPLIES = [
     ("Final Judgement: perfect", "perfect"),
@@ -65,3 +68,17 @@ REPLIES = [
 @pytest.mark.parametrize(("reply", "verdict"), REPLIES)
 def test_verdicts(reply, verdict):
     assert parse_verdict(reply) == verdict
+
+
+def in_form(solvability: str) -> str:
+    return judged(*ALL, final="perfect").replace("5. Solvability: perfect. It is so.", solvability)
+
+
+@pytest.mark.parametrize(("reply", "verdict"), [(in_form(own), verdict) for own, verdict in ONE] + WHOLE)
+def test_a_rating_that_cannot_be_read_is_not_perfect(reply, verdict):
+    got = parse_judgement(reply)
+    if isinstance(got, Rejected):
+        assert (verdict, got.reparable) == (None, True)
+    else:
+        assert got.verdict == verdict
+        assert got.contradicts or got.stated == verdict

@@ -17,6 +17,7 @@ from promptcot_mamba.synthesis import STAGES
 from promptcot_mamba.synthesis.faults import BARE, INJECTED, NOTHING, STATED, find_fault
 from promptcot_mamba.synthesis.stage import Context, settings_from
 from promptcot_mamba.synthesis.templates import load_format, mark_for, mark_up
+from tests.synthesis.injected import INJECTIONS, PROBLEMS
 from tests.synthesis.replies_others import judged
 from tests.synthesis.scripted import ScriptedModel
 
@@ -231,6 +232,20 @@ FAULTS = [
 @pytest.mark.parametrize(("fault", "problem"), FAULTS)
 def test_faults(fault, problem):
     assert find_fault(problem) == fault
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_problems_of_judges_assistants_and_verdicts_are_no_instructions(problem):
+    assert find_fault(problem) is None
+
+
+FORMS = ["Find 3 + 4. {}", "{}\nFind 3 + 4.", "Sort n numbers.\n\nInput\nn.\n\nOutput\nThem. {}"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("words", INJECTIONS)
+def test_instructions_to_who_reads_a_problem_are_found(form, words):
+    assert find_fault(form.format(words)) == INJECTED
 
 
 def test_the_quickstarts_problems_have_no_fault():

@@ -16,6 +16,7 @@ from promptcot_mamba.sampling.backend import Generated
 from promptcot_mamba.synthesis import STAGES
 from promptcot_mamba.synthesis.asking import read_text
 from promptcot_mamba.synthesis.concepts import parse_concepts
+from promptcot_mamba.synthesis.faults import STATED, find_fault
 from promptcot_mamba.synthesis.judgement import Judgement, parse_judgement
 from promptcot_mamba.synthesis.models import ModelBook
 from promptcot_mamba.synthesis.problem import parse_problem
@@ -100,6 +101,10 @@ def test_no_text_breaks_a_parser(text, start):
         "\n" * 100_000,
         "> " * 50_000,
         "`" * 90_000,
+        "Format: good\n" * 30_000 + "Final Judgement: perfect",
+        "Solvability" + " - " * 60_000 + "x\nFinal Judgement: perfect",
+        "Solvability: " + "perfect " * 30_000 + "x?\nFinal Judgement: perfect",
+        "Solvability: x" + " ; perfect" * 30_000 + "\n" + "Rating: 1. " * 20_000 + "\nFinal Judgement: perfect",
     ],
 )
 def test_long_nonsense_is_refused_at_once(reply):
@@ -127,6 +132,9 @@ WHOLE = [  # statements with a label of an answer within
     "A tank holds two liquids.\n\n### Solution\n200 g of brine.\n\n### Solvent\n300 g of water.\n\nCompute the share "
     "of salt to 0.1 %.",
     "A form reads\nAnswer: ____\nand takes up to 4 letters; determine\n$$N = \\#\\{\\text{words}\\}.$$",
+    "Find the probability.\nGive the answer as\nAnswer: a/b where a and b are coprime.",
+    "Find the probability. Give your final answer in the following format:\n\nAnswer: $a/b$ with coprime $a, b$.",
+    "Find the least n. The last line should read like\n**Answer:** <number>",
     "问卷写着\n答案：是或否\n求十名学生的答卷种数。",
 ]
 AFTER = [  # what is cut off behind a problem
@@ -151,6 +159,29 @@ def test_a_statement_that_goes_on_behind_an_answers_label_is_whole(problem):
 @pytest.mark.parametrize("problem", [body[1] for body in BODIES] + [WHOLE[0], "Evaluate $3^4$"])
 def test_an_answer_behind_a_problem_is_cut_off(problem, after):
     assert clean_problem(f"{problem}\n\n{after}") == problem
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        "Express the sum in simplest form",
+        "Find the sum of the odd numbers below k",
+        "Evaluate $3^4$",
+        "Find $p$, written as",
+        "Find the least n. Give it in the form",
+    ],
+)
+@pytest.mark.parametrize("after", ["Answer: 81", "Answer: $\\frac{1}{2}$", "**Answer:** x = 5", "Answer: \\boxed{k}"])
+def test_a_value_is_cut_off_whatever_leads_to_it(problem, after):
+    assert clean_problem(f"{problem}\n{after}") == problem
+    assert find_fault(f"{problem}\n{after}") == STATED
+
+
+@pytest.mark.parametrize("problem", WHOLE[-4:-1])
+def test_the_form_of_an_answer_is_no_answer(problem):
+    assert find_fault(problem) is None
+    assert clean_problem(f"{problem}\n\nAnswer: 3/4") == problem
+    assert find_fault(f"{problem}\n\nAnswer: 3/4") == STATED
 
 
 # -- formats --------------------------------------------------------------------------------------------------------
@@ -199,14 +230,31 @@ def test_a_format_of_ones_own_is_one_file(tmp_path: Path):
     path.write_text(OWN)
     form = load_format(str(path))
     assert form.render_problem(["gcd"], "hard") == "Level hard. Use\n1. gcd"
+    path = tmp_path / "ended.yaml"
+    path.write_text(OWN + "prompt_end: ' go'\n")
+    assert load_format(str(path)).render_problem(["gcd"], "hard") == "Level hard. Use\n1. gcd go"
     for body in BODIES:
         assert read_pair(f"Sure!\n\n{form.write(*body)}\n", form) == body
         assert read_pair(in_tags(*body), form) == body, "what all models are known to write is still read"
 
 
+@pytest.mark.parametrize("text", ['reply: "R {{rationale}} P {{problem}}"', "prompts: {}", "{}"])
+def test_a_format_with_our_problem_prompt_ends_it_as_we_do(tmp_path: Path, text):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    assert load_format(str(path)).render_problem(["gcd"], "hard") == load_format().render_problem(["gcd"], "hard")
+    path = tmp_path / "none.yaml"
+    path.write_text("prompt_end: ''")
+    assert load_format(str(path)).render_problem(["gcd"], "hard") + "\n" == load_format().render_problem(
+        ["gcd"], "hard"
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("prompt_end:", 'prompt_end: expected a text ("" for none), found None'),
+        ("prompt_end: 5", 'prompt_end: expected a text ("" for none), found 5'),
         ("prompts: {problem: 'Write {{concepts}}'}", "problem: expected a text with {{concepts}}, {{level}}"),
         ("prompts: {judge: 'Rate {{text}} {{concepts}} {{level}}'}", "judge: expected a text with"),
         ("prompts: {essay: x}", "unknown 'essay'"),
@@ -221,7 +269,10 @@ def test_a_format_of_ones_own_is_one_file(tmp_path: Path):
 def test_a_wrong_format_is_refused_by_its_line(tmp_path: Path, text, said):
     path = tmp_path / "mine.yaml"
     path.write_text(text)
-    with pytest.raises(InputError, match=said.replace("{", r"\{").replace("}", r"\}").replace("[", r"\[")):
+    with pytest.raises(
+        InputError,
+        match=said.replace("{", r"\{").replace("}", r"\}").replace("[", r"\[").replace("(", r"\(").replace(")", r"\)"),
+    ):
         load_format(str(path))
 
 

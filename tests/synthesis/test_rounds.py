@@ -89,6 +89,29 @@ def test_a_command_that_cannot_be_filled_in_is_refused(command, message):
         Rounds(2, "generator", TRAIN, command).check(MODELS, STAGES)
 
 
+@pytest.mark.parametrize(
+    ("generator", "stages", "judged", "said"),
+    [
+        ("generator", {"choose_rationales": {"model": "gen_server"}}, False,
+         "stages: choose_rationales: model: gen_server is not what the rounds train; write generator there, or name"),
+        ("generator", {"problems": {"model": "gen_server"}}, True,
+         "stages: problems: model: gen_server is not what the rounds train"),
+        ("writer", {}, False, "stages: choose_rationales: model: generator is not what the rounds train; write writer"),
+        ("generator", {"problems": {"model": "gen_server"}}, False, None),
+        ("generator", {"problems": {"model": "generator"}}, True, None),
+    ],
+)  # fmt: skip
+def test_rounds_ask_the_model_that_they_train(generator, stages, judged, said):
+    models = MODELS | {"gen_server": {"base_url": "host:8000", "served_model_name": "g"}}
+    stages = STAGES | ({"concept_sampling": {}, "problems": {}, "judge": {}} if judged else {}) | stages
+    rounds = Rounds(2, generator, TRAIN, judged=judged)
+    if said is None:
+        rounds.check(models, stages)
+    else:
+        with pytest.raises(InputError, match=f"--rounds: {said}"):
+            rounds.check(models, stages)
+
+
 # -- formats --------------------------------------------------------------------------------------------------------
 
 
