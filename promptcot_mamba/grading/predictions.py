@@ -57,7 +57,8 @@ def read_predictions(path: str | Path) -> list[Prediction]:
     row counts (a retry follows what it retries) and a warning says how many.
 
     Raises InputError, naming file and line, for a row without completion or identity, for a prompt that is no text (a
-    chat's messages are not what was sent), and for one whose problem has the id of another source's: no gold, tests or run number could be told to be its own.
+    chat's messages are not what was sent), and for one whose problem has the id of another source's: no gold, tests or
+    run number could be told to be its own.
     """
     found: dict[tuple[str, int], Prediction] = {}
     seen: Counter[str] = Counter()
