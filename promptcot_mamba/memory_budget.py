@@ -120,7 +120,7 @@ class AttentionShapes:
 
 
 Shapes = Mamba2Shapes | AttentionShapes
-# What tells a decoder with the keys of a dense one from it: how many experts (0 and 1 are dense), or layers with a state.
+# What tells a decoder with a dense one's keys from it: how many experts (0 and 1 are dense), or layers with a state.
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 STATES = (
     "hybrid_override_pattern", "layers_block_type", "attn_layer_indices", "attn_layer_period", "attn_type_list",

@@ -46,7 +46,7 @@ def find_difference(facts: Iterable[str]) -> str:
 def nearest_folder(path: Path) -> Path:
     """The path made absolute, or the first folder above it that exists as far as this user may look."""
     nearest = path.absolute()
-    while not os.path.isdir(nearest):  # Path.is_dir raises PermissionError below a closed folder
+    while not os.path.isdir(nearest):  # noqa: PTH112  Path.is_dir raises PermissionError below a closed folder
         nearest = nearest.parent
     return nearest
 

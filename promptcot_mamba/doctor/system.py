@@ -55,8 +55,8 @@ def file_system(folder: Path, mounts: str) -> str:
 
 def check_caches(variables: Mapping[str, str], cuda: bool, mounts: str | None = None) -> Finding:
     """Whether kernels can be kept once compiled: homes are read-only in many containers, and shared on clusters."""
-    places = {
-        name: Path(os.path.expanduser(variables.get(name) or Path(variables.get(above) or default, below)))
+    places = {  # Path.expanduser raises RuntimeError where there is no home
+        name: Path(os.path.expanduser(variables.get(name) or Path(variables.get(above) or default, below)))  # noqa: PTH111
         for name, (above, default, below) in CACHES.items()
     }
     closed = [

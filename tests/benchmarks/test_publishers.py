@@ -209,6 +209,32 @@ def test_private_tests_of_another_shape_are_refused(encoded):
         decode_private_tests(encoded)
 
 
+@pytest.mark.parametrize(
+    ("metadata", "name"),
+    [('{"func_name": "f"}', "f"), ({"func_name": "f"}, "f"), ("null", None), (None, None), ("", None), ("{}", None)],
+)
+def test_metadata_names_a_function_or_none(metadata: object, name: str | None):
+    raw = {"public_test_cases": json.dumps(TESTS), "private_test_cases": json.dumps(TESTS), "metadata": metadata}
+    assert json.loads(make_tests(raw)["input_output"])["fn_name"] == name
+    assert make_tests(raw | {"public_test_cases": TESTS}) == make_tests(raw)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("public_test_cases", "[{", "not JSON"), ("public_test_cases", "null", "expected a list"),
+        ("public_test_cases", "", "not JSON"), ("public_test_cases", None, "expected a list"),
+        ("public_test_cases", '[{"input": "1"}]', "expected a list of {input, output, testtype}"),
+        ("private_test_cases", '[{"input": "1"}]', "expected a list of {input, output, testtype}"),
+        ("metadata", "{", "not JSON"), ("metadata", "[1]", "expected an object"),
+    ],
+)  # fmt: skip
+def test_columns_of_another_shape_are_named(column: str, value: object, words: str):
+    raw = {"public_test_cases": json.dumps(TESTS), "private_test_cases": json.dumps(TESTS), "metadata": "{}"}
+    with pytest.raises(InputError, match=rf"^{column}: .*{words}"):
+        make_tests({**raw, column: value})
+
+
 def test_truncated_private_tests_are_refused():
     whole = base64.b64decode(pack(json.dumps(TESTS * 50)))
     with pytest.raises(InputError, match="truncated"):
