@@ -21,7 +21,7 @@ lint: setup
 bench: setup
 	$(PYTHON) -m scripts.bench.ssd
 	$(PYTHON) -m scripts.bench.train
-	$(PYTHON) -m scripts.bench.sampling
+	$(PYTHON) -m scripts.bench.sampling --model_path outputs/quickstart/phase2
 	$(PYTHON) -m scripts.bench.efficiency
 
 # What CUDA machines install: every package that requirements.txt leads to, for Python 3.11 to 3.13, resolved by metadata

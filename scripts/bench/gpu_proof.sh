@@ -9,7 +9,7 @@
 #
 # Parts: peers, correctness, step, sanitizer, speed, profile, train, train_lengths, sampling, efficiency. Each writes
 # docs/records/<device>-<date>-<part>.json, which scripts.make_report reads. LIMIT=600 is a part's seconds; one that ran
-# out of them has kept what it measured: start it again. docs/gpu_proof.md says what each part measures and how long.
+# out of them has kept what it measured: start it again. docs/gpu_proof.md says what each part measures.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
