@@ -71,10 +71,9 @@ def read_predictions(path: str | Path) -> list[Prediction]:
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
         for own in own_rows:
-            for column in ("prompt", "question"):
-                if not isinstance(own.get(column), str | None):
-                    found_type = type(own[column]).__name__
-                    raise InputError(f"{where}: {column!r} must be the text that was sent, found {found_type}")
+            if not isinstance(own.get("prompt"), str | None):
+                kind = type(own["prompt"]).__name__
+                raise InputError(f"{where}: 'prompt' must be the text that was sent, found {kind}")
             identity, (run, text) = identify(own, where), _run_and_text(own, where)
             source, line = owners.setdefault(identity, (own.get("source"), number))
             if source != own.get("source"):

@@ -67,7 +67,8 @@ def collect_samples(evaluations: Sequence[Evaluation], most: int) -> dict[str, A
                 key = (benchmark, grade["problem_id"])
                 if key not in problems:
                     problems[key] = len(questions)
-                    text = one.row.get("question") or extract_question(one.row.get("prompt") or "")
+                    asked = one.row.get("question")
+                    text = asked if asked and isinstance(asked, str) else extract_question(one.row.get("prompt") or "")
                     questions.append({"id": grade["problem_id"], "html": shorten(text, QUESTION_CHARS)})
                 samples.append(describe_sample(one, grade, model, problems[key]))
     samples.sort(key=lambda sample: (sample["run"], sample["problem"], sample["model"]))

@@ -92,7 +92,7 @@ def test_hours_without_sessions_are_still_hours(tmp_path: Path):
 
 
 def test_a_sample_without_any_text_of_its_problem_is_shown(tmp_path: Path):
-    data = collect_samples([load_evaluation("m", graded_folder(tmp_path, prompt=None))], 10)
+    data = collect_samples([load_evaluation("m", graded_folder(tmp_path, prompt=None, question=[1]))], 10)
     assert [problem["html"] for problem in data["problems"]] == ["", ""]
 
 
