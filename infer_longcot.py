@@ -181,7 +181,7 @@ def sample(
         progress.end()
         stop.restore()
         if partial is not None:
-            partial.close(complete=ledger.complete)
+            partial.close()
         if scores is not None:
             scores.close()
         backend.close()

@@ -37,7 +37,7 @@ STORED_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}  # as s
 TOKENIZER_FORMS = ("tokenizer*", "*.model", "vocab.*", "tekken.json", "*.tiktoken")
 TRANSFORMERS_TOKENIZERS = ("tokenizer*", "*.model", "vocab.*")  # of them, those beside which tekken.json is not needed
 SMALL_FORMS = ("*.json", "*.jinja", "*.txt", "LICENSE*")  # beside weights and tokenizer: configs, templates, merges
-# What bounds a sequence, by whoever names it; the smallest counts, as for vLLM.
+# What bounds a sequence, by whoever names it; the smallest counts, as for vLLM (but see sampling/rope.py).
 CONTEXT_KEYS = (
     *("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "model_max_length"),
     *("max_sequence_length", "max_seq_length", "seq_len"),

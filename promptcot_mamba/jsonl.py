@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 import socket
 import time
@@ -17,11 +19,14 @@ from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import logger
 
 Row = dict[str, Any]
+# What flock says where a file system has none: Lustre without -o flock, NFS without lockd, some FUSE.
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 
 def iter_jsonl(path: str | Path) -> Iterator[tuple[int, Row]]:
     """Yield `(line_number, row)` from a file, counting lines from 1 and skipping blank ones.
 
+    NaN and Infinity, which pandas and json.dumps write and JSON has not, are read as null; the first is named.
     Raises InputError, naming file and line, if a line is not UTF-8 JSON or not an object.
     """
     path = Path(path)
@@ -31,19 +36,33 @@ def iter_jsonl(path: str | Path) -> Iterator[tuple[int, Row]]:
         raise InputError(f"{path}: no such file") from None
     except IsADirectoryError:
         raise InputError(f"{path}: is a folder, expected a JSONL file") from None
+    odd: list[str] = []
+    decoder = json.JSONDecoder(parse_constant=odd.append, parse_float=_finite)  # `append` returns None
     with file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
+            named = bool(odd)
             try:
-                row = json.loads(line)
+                row = decoder.decode(line.decode("utf-8-sig", errors="surrogatepass"))
             except UnicodeDecodeError as error:
                 raise InputError(f"{path}:{number}: not UTF-8 ({error.reason})") from None
-            except json.JSONDecodeError as error:
-                raise InputError(f"{path}:{number}: malformed JSON ({error.msg})") from None
+            except RecursionError:
+                raise InputError(f"{path}:{number}: nested too deeply to be a row") from None
+            except ValueError as error:
+                raise InputError(f"{path}:{number}: malformed JSON ({getattr(error, 'msg', error)})") from None
+            if odd and not named:
+                logger.warning("%s:%d: %s is not JSON; it is read as null, here and below", path, number, odd[0])
             if not isinstance(row, dict):
                 raise InputError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
             yield number, row
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):  # it would be written as Infinity
+        raise ValueError(f"{text[:20]} is too large a number")
+    return value
 
 
 def read_jsonl(path: str | Path) -> list[Row]:
@@ -67,7 +86,10 @@ def dump_row(row: Row) -> bytes:
 
 
 def repair_torn_tail(path: str | Path) -> int:
-    """Cut an unfinished last line that a killed writer left; return the number of bytes removed."""
+    """Cut an unfinished last line that a killed writer left; return the number of bytes removed.
+
+    A last row that is whole but for its newline, as editors and `head -c` leave it, is given one.
+    """
     path = Path(path)
     if not path.exists():
         return 0
@@ -84,10 +106,40 @@ def repair_torn_tail(path: str | Path) -> int:
             end = start
         if end == size:
             return 0
+        file.seek(end)
+        if _is_row(file.read()):
+            file.write(b"\n")
+            return 0
         file.truncate(end)
         os.fsync(file.fileno())
     logger.info("%s: removed a torn last line (%d bytes)", path, size - end)
     return size - end
+
+
+def _is_row(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _lock(file: IO[bytes], path: Path) -> None:
+    """Lock an open file against other processes; raises InputError, the file closed, where that cannot be."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return
+    except BlockingIOError:
+        trouble = "another process is writing this file; wait for it or stop it"
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        mount = next(folder for folder in path.absolute().parents if folder.is_mount())
+        trouble = (
+            f"cannot be locked against a second writer ({error.strerror}); mount {mount} with -o flock (Lustre) or "
+            "-o local_lock=flock (NFS), or write to a local disk"
+        )
+    file.close()
+    raise InputError(f"{path}: {trouble}")
 
 
 class DurableAppender(contextlib.AbstractContextManager["DurableAppender"]):
@@ -96,7 +148,7 @@ class DurableAppender(contextlib.AbstractContextManager["DurableAppender"]):
     A killed process loses nothing it appended; a machine that loses power loses at most `sync_seconds`.
     The file is locked against a second writer for as long as it is open; call `sync_if_due` on idle ticks.
 
-    Raises InputError if another process holds the file or it cannot be written.
+    Raises InputError if another process holds the file, or it cannot be locked or written.
     """
 
     def __init__(self, path: str | Path, sync_seconds: float = 1.0):
@@ -107,11 +159,7 @@ class DurableAppender(contextlib.AbstractContextManager["DurableAppender"]):
             self._file = self.path.open("ab", buffering=0)  # one write a row, nothing left to flush
         except OSError as error:
             raise InputError(f"{path}: cannot write here ({error.strerror})") from None
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._file.close()
-            raise InputError(f"{path}: another process is writing this file; wait for it or stop it") from None
+        _lock(self._file, self.path)
         repair_torn_tail(self.path)
         self._dirty = False
         self._synced = time.monotonic()

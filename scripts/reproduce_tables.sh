@@ -45,7 +45,12 @@ while [ $# -gt 0 ]; do
     shift 2
 done
 [ -n "$model" ] || die "--model_path is required"
-[ -f "$model/config.json" ] || die "--model_path $model: no config.json there; expected a Hugging Face checkpoint"
+# A name that is no folder is the hub's or a server's, as for infer_longcot.py.
+case $model in
+/* | ./* | ../* | "~"*) [ -d "$model" ] || die "--model_path $model: no such folder" ;;
+esac
+[ ! -d "$model" ] || [ -f "$model/config.json" ] || [ -f "$model/params.json" ] ||
+    die "--model_path $model: no config.json there; expected a Hugging Face checkpoint"
 known() { (cd configs/models && ls -- *.yaml) | sed 's/\.yaml$//' | paste -sd ' '; }
 [ -z "$row" ] || [ -f "configs/models/$row.yaml" ] || die "--model $row: no configs/models/$row.yaml; known: $(known)"
 [ -z "$row" ] || [ -z "$math_model" ] || die "--math_model_path: is the second of the paper's own models; drop --model"

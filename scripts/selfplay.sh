@@ -11,8 +11,8 @@
 # Optional: ROUNDS (1), BY (gold, or majority for maths whose answers nobody knows), SEED (0), the recipes
 # SAMPLE_CONFIG, PAIRS_CONFIG and TRAIN_CONFIG, NUM_GPUS (8; or CUDA_VISIBLE_DEVICES), and the commands that start each
 # program where you run it: SAMPLER, MATHS_GRADER, CODE_GRADER, LAUNCHER (of train.py). Running it again goes on where
-# it was: a hop that is done is skipped, one that was killed resumes, and one whose command or files changed since is
-# refused.
+# it was: a hop that is done is skipped, one that was killed resumes, and one whose settings, files or model changed
+# since is refused. Where it runs may change: LAUNCHER, the number of devices, servers.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # The environment of scripts/setup.sh, where no other is active.
@@ -40,27 +40,58 @@ for file in ${MATHS:+"$MATHS"} ${CODE:+"$CODE"} "$SAMPLE_CONFIG" "$PAIRS_CONFIG"
     [ -f "$file" ] || { echo "error: $file: no such file" >&2; exit 2; }
 done
 
-hop() { # name, the files it reads up to a --, command: done once, as long as none of them changes
-    local name=$1 stamp="$folder/done/$1" files="" wanted
-    shift
+fingerprint() { # folder of a model: a word that tells its config and weights from others; of a name of the hub, none
+    [ ! -d "$1" ] || python - "$1" <<'PYTHON'
+import sys
+from promptcot_mamba.checkpoint import read_checkpoint
+from promptcot_mamba.errors import InputError
+try:
+    print(read_checkpoint(sys.argv[1], "MODEL").fingerprint())
+except InputError as error:
+    sys.exit(f"error: {error}")
+PYTHON
+}
+
+row_flags() { # a sampler's command: its flags that can change a row, not those of where it runs
+    local word ours="" kept=""
+    for word in $1; do
+        case $word in
+        *infer_longcot.py) ours=1 && continue ;;
+        --n_gpus* | --tensor_parallel_size* | --max_num_seqs* | --base_url* | --concurrency*) kept="" ;;
+        --request_timeout* | --patience* | --ca_file* | --save_partial*) kept="" ;;
+        --*) kept=$ours ;;
+        esac
+        [ -z "$kept" ] || printf ' %s' "$word"
+    done
+}
+
+# Name, the command that starts it, what its rows come from up to a -- (files; a word behind =), flags: done once, as
+# long as none of these but the first command changes.
+hop() {
+    local name=$1 start=$2 stamp="$folder/done/$1" from="" wanted
+    shift 2
     while [ "$1" != -- ]; do
-        files+=" [$1 $(sha256sum <"$1" | cut -c1-16)]"
+        case $1 in
+        =*) from+=" [${1#=}]" ;;
+        *) from+=" [$1 $(sha256sum <"$1" | cut -c1-16)]" ;;
+        esac
         shift
     done
     shift
-    wanted="$*$files"
+    wanted="$*$from"
     if [ -f "$stamp" ]; then
         if [ "$(cat "$stamp")" = "$wanted" ]; then
             echo "== round $round, $name: done before"
             return
         fi
-        echo "error: $stamp: round $round was made by another command or from other files than are asked for now; set" \
-            "another OUTPUT, or remove $folder and the rounds after it" >&2
+        echo "error: $stamp: round $round was made by other settings or from other files or weights than are asked for" \
+            "now; set another OUTPUT, or remove $folder and the rounds after it" >&2
         exit 2
     fi
     echo "== round $round, $name"
-    echo "\$ $*"
-    "$@"
+    echo "\$ ${start:+$start }$*"
+    # shellcheck disable=SC2086 # commands are several words each
+    $start "$@"
     mkdir -p "$folder/done"
     printf '%s\n' "$wanted" >"$stamp.part"
     mv "$stamp.part" "$stamp"
@@ -70,29 +101,29 @@ model=$MODEL
 for ((round = 1; round <= ROUNDS; round++)); do
     folder=$OUTPUT/round_$round
     samples=() graded=()
+    weights="=$(fingerprint "$model")" || exit 2
     for family in ${MATHS:+maths} ${CODE:+code}; do
         problems=${MATHS:-} grader=$MATHS_GRADER grading=()
         if [ "$family" = code ]; then
             problems=$CODE grader=$CODE_GRADER grading=(--cache_path "$folder/verdicts.jsonl")
         fi
-        # Commands are several words each; every round draws other samples.
-        # shellcheck disable=SC2086
-        hop "sample_$family" "$SAMPLE_CONFIG" "$problems" -- $SAMPLER --config "$SAMPLE_CONFIG" --model_path "$model" \
-            --data_path "$problems" --output_path "$folder/$family.jsonl" --seed $((SEED + round))
-        if [ "$BY" = gold ]; then # shellcheck disable=SC2086
-            hop "grade_$family" "$folder/$family.jsonl" -- $grader --input_path "$folder/$family.jsonl" \
+        # Every round draws other samples.
+        hop "sample_$family" "$SAMPLER" "$SAMPLE_CONFIG" "$problems" "$weights" "=$(row_flags "$SAMPLER")" -- \
+            --config "$SAMPLE_CONFIG" --model_path "$model" --data_path "$problems" \
+            --output_path "$folder/$family.jsonl" --seed $((SEED + round))
+        if [ "$BY" = gold ]; then # shellcheck disable=SC2086 # a grader's own flags say what is right
+            hop "grade_$family" "" "$folder/$family.jsonl" -- $grader --input_path "$folder/$family.jsonl" \
                 --expected_runs 1 "${grading[@]}"
             graded+=("$folder/$family.grades.jsonl")
         fi
         samples+=("$folder/$family.jsonl")
     done
-    hop prefer "$PAIRS_CONFIG" "${samples[@]}" "${graded[@]}" -- \
+    hop prefer "" "$PAIRS_CONFIG" "${samples[@]}" "${graded[@]}" -- \
         python -m scripts.make_preferences --config "$PAIRS_CONFIG" --by "$BY" \
         --input_path "${samples[@]}" --output_path "$folder/pairs.jsonl" --sft_path "$folder/right.jsonl" \
         --seed $((SEED + round))
-    # shellcheck disable=SC2086
-    hop train "$TRAIN_CONFIG" "$folder/pairs.jsonl" -- \
-        $LAUNCHER train.py --config "$TRAIN_CONFIG" --model_name_or_path "$model" \
+    hop train "$LAUNCHER" "$TRAIN_CONFIG" "$folder/pairs.jsonl" "$weights" -- \
+        train.py --config "$TRAIN_CONFIG" --model_name_or_path "$model" \
         --data_path "$folder/pairs.jsonl" --output_dir "$folder/model" "$@"
     model=$folder/model
 done

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -52,6 +55,25 @@ def test_a_bad_line_is_named(tmp_path: Path, content: bytes, message: str):
         list(iter_jsonl(path))
 
 
+def test_what_json_has_not_is_null_and_named_once(tmp_path: Path, caplog):
+    """pandas and json.dumps write NaN for a rating that is not there, as `data/` reads it."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": 1.5}\n{"a": NaN, "b": [-Infinity]}\n{"a": Infinity}\n')
+    assert read_jsonl(path) == [{"a": 1.5}, {"a": None, "b": [None]}, {"a": None}]
+    assert [record.message for record in caplog.records] == [
+        f"{path}:2: NaN is not JSON; it is read as null, here and below"
+    ]
+    assert list(map(json.loads, map(dump_row, read_jsonl(path))))  # whatever was read can be written
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1E+400", f"1{'0' * 400}.5", "9" * 5000])
+def test_a_number_beyond_all_bounds_is_named(tmp_path: Path, number: str):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f'{{"a": 1e3}}\n{{"a": {number}}}\n')
+    with pytest.raises(InputError, match=r"rows\.jsonl:2: malformed JSON \(.*(too large a number|limit)"):
+        read_jsonl(path)
+
+
 def test_missing_and_empty_files(tmp_path: Path):
     with pytest.raises(InputError, match="no such file"):
         read_jsonl(tmp_path / "none.jsonl")
@@ -73,6 +95,38 @@ def test_a_file_that_is_one_torn_line_becomes_empty(tmp_path: Path):
     path.write_bytes(b'{"a"')
     assert repair_torn_tail(path) == 4
     assert path.read_bytes() == b""
+
+
+@pytest.mark.parametrize("row", [b'{"b": "whole"}', b'{"b": "\xc3\xa9 }{"}', b'{"b": 2}  '])
+def test_a_whole_last_row_is_given_its_newline(tmp_path: Path, row: bytes):
+    """Editors, `head -c` and `printf` leave none."""
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"a": 1}\n' + row)
+    with DurableAppender(path) as file:
+        file.append({"c": 3})
+    assert path.read_bytes() == b'{"a": 1}\n' + row + b'\n{"c": 3}\n'
+
+
+@pytest.mark.parametrize("torn", [b"3", b"[1]", b'"{}"', b'{"a": 1}}', b'{"a": 1'])
+def test_what_is_no_row_is_torn(tmp_path: Path, torn: bytes):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(torn)
+    assert repair_torn_tail(path) == len(torn)
+    assert path.read_bytes() == b""
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_named(tmp_path: Path, number: int, monkeypatch):
+    """Lustre mounted without -o flock, NFS without lockd."""
+
+    def flock(file, operation):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    mount = next(folder for folder in tmp_path.parents if folder.is_mount())
+    with pytest.raises(InputError, match=rf"rows\.jsonl: cannot be locked .*; mount {mount} with -o flock") as caught:
+        DurableAppender(tmp_path / "rows.jsonl")
+    assert os.strerror(number) in str(caught.value)
 
 
 def test_appending_resumes_after_a_torn_line(tmp_path: Path):

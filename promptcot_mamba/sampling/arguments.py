@@ -8,6 +8,7 @@ from promptcot_mamba.chat_format import THINKING
 from promptcot_mamba.cli import flag
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import logger
+from promptcot_mamba.sampling.endpoint_protocol import OF_ONE_PIECE
 from promptcot_mamba.sampling.prompts import PROMPT_SOURCES
 from promptcot_mamba.sampling.recipes import expand_benchmark
 
@@ -86,7 +87,7 @@ class SamplingArguments:
     state_dtype: str = flag(
         "dtype of Mamba-2's state, hybrids' too; float32 keeps long chains exact", default="float32", choices=DTYPES[1:]
     )
-    quantization: str | None = flag("of the weights, by vLLM's name: fp8, awq, gptq, bitsandbytes ...", default=None)
+    quantization: str | None = flag("of the weights, by vLLM's name: fp8, awq, gptq ...", default=None)
     rope_scaling: str | None = flag(
         'JSON: {"rope_type": "yarn", "factor": 4, ...}, for contexts beyond the own', default=None
     )
@@ -124,8 +125,7 @@ class SamplingArguments:
         _json_object("rope_scaling", self.rope_scaling)
         if _json_object("extra_body", self.extra_body) and not self.base_url:
             raise InputError("--extra_body: is sent to servers; give --base_url")
-        if taken := sorted(OUR_FIELDS & set(self.extra_fields)):
-            raise InputError(f"--extra_body: {taken[0]!r} is this program's to say")
+        self._check_extra_fields()
         if not self.output_path.endswith(".jsonl"):
             raise InputError(f"--output_path {self.output_path}: must end in .jsonl")
         if self.n_gpus % self.tensor_parallel_size:
@@ -136,10 +136,26 @@ class SamplingArguments:
         given = [f"--{name}" for name in LOADING_FLAGS if getattr(self, name) != defaults[name]]
         if self.base_url and given:  # recipes may hold them, and be right for either
             logger.warning("%s: with --base_url the servers decide that; changes nothing here", ", ".join(given))
+        if self.base_url and self.rope_scaling:
+            logger.warning(
+                "--rope_scaling: with --base_url the servers scale as they were started (vllm serve --hf-overrides); "
+                "here it only says how long a chain they may be asked for"
+            )
         if self.temperature == 0 and self.n > 1:
             logger.warning("--temperature 0 with --n %d: all samples of a problem will be identical", self.n)
         if self.temperature == 0 and self.max_retries > 1:
             logger.warning("--temperature 0 with --max_retries %d: every attempt will be identical", self.max_retries)
+
+    def _check_extra_fields(self) -> None:
+        given = {name for name, value in self.extra_fields.items() if value}
+        if taken := sorted(OUR_FIELDS & set(self.extra_fields)):
+            raise InputError(f"--extra_body: {taken[0]!r} is this program's to say")
+        if "max_tokens" in given or ("max_completion_tokens" in given and self.api != "chat"):
+            raise InputError("--extra_body: the most tokens of a completion are this program's to say; give --max_len")
+        for flag_name in ("segment_len", "thinking_budget"):
+            if getattr(self, flag_name) is not None and (whole := sorted(given & set(OF_ONE_PIECE))):
+                name = f"--extra_body: {whole[0]!r} holds for a chain in one piece"
+                raise InputError(f"{name}; drop it, or --{flag_name}, which cuts chains")
 
     @property
     def context(self) -> int:

@@ -4,11 +4,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from promptcot_mamba.checkpoint import Checkpoint
+from promptcot_mamba.checkpoint import DTYPE_BYTES, Checkpoint, stored_dtype, weight_files
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.gpus import has_nvidia_device, list_gpus
 from promptcot_mamba.log import logger
 from promptcot_mamba.sampling.cache_cost import cache_cost
+from promptcot_mamba.sampling.layers import language_config
 
 MIB, GIB = 1 << 20, 1 << 30
 CPU_MOST_SEQS = 256  # beyond this a CPU's step time grows as fast as its batch
@@ -16,6 +17,11 @@ CUDA_MOST_SEQS = 1024
 CPU_SHARE = 0.4  # of the memory free now, for weights and states together: the machine has other work
 CUDA_SHARE = 0.9  # of the device, as vLLM's own default
 CUDA_RESERVE = 6 * GIB  # activations, CUDA graphs, workspaces
+# Bytes of a number, scales included, by the names of what vLLM quantizes as it loads 16-bit weights.
+ONLINE_BYTES = {
+    **dict.fromkeys(("fp8", "fp8_per_tensor", "fp8_per_block", "fp8_per_channel", "int8_per_channel_weight_only"), 1.0),
+    **{"mxfp8": 33 / 32, "nvfp4_per_token": 9 / 16, "mxfp4": 17 / 32, "bitsandbytes": 9 / 16},
+}
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,26 @@ class Capacity:
     weight_bytes: int
 
 
+def loaded_bytes(checkpoint: Checkpoint, dtype: str, quantization: str | None = None) -> int:
+    """What all weights take once they are loaded as `dtype`, or quantized while loading.
+
+    A checkpoint that is quantized already is loaded as it is stored. Embeddings and the output layer stay `dtype`.
+    """
+    stored = checkpoint.weight_bytes
+    config = language_config(checkpoint.config)
+    if any(config.get(key) or checkpoint.config.get(key) for key in ("quantization_config", "compression_config")):
+        return stored
+    readable = [file for file in weight_files(checkpoint.path) if file.suffix == ".safetensors"]
+    own = stored_dtype(checkpoint.path) if readable else config.get("dtype") or config.get("torch_dtype")
+    size = DTYPE_BYTES[dtype]
+    loaded = stored * size // DTYPE_BYTES.get(str(own), size)
+    if quantization not in ONLINE_BYTES:
+        return loaded
+    tables = 1 if config.get("tie_word_embeddings") else 2
+    kept = min(loaded, tables * int(config.get("vocab_size") or 0) * int(config.get("hidden_size") or 0) * size)
+    return kept + int((loaded - kept) * ONLINE_BYTES[quantization] / size)
+
+
 def plan_capacity(
     checkpoint: Checkpoint,
     device: Device,
@@ -108,13 +134,14 @@ def plan_capacity(
     samples: int,
     tensor_parallel_size: int = 1,
     max_num_seqs: int | None = None,
+    quantization: str | None = None,
 ) -> Capacity:
     """Choose `max_num_seqs` so that weights and states fit; raises InputError if not even one chain does.
 
     Attention layers reserve nothing ahead (vLLM pages their cache), so for them the budget counts chains at an
     eighth of the context and vLLM preempts if all grow long.
     """
-    weights = checkpoint.weight_bytes // tensor_parallel_size
+    weights = loaded_bytes(checkpoint, dtype, quantization) // tensor_parallel_size
     cost = cache_cost(checkpoint.config, dtype, state_dtype, tensor_parallel_size)
     a_sequence, typical = max(1, cost.bytes(context)), max(1, cost.bytes(context // 8))
     if device.kind == "cuda":
@@ -122,9 +149,10 @@ def plan_capacity(
         most = CUDA_MOST_SEQS
     else:
         budget, most = int(CPU_SHARE * device.memory) - weights, CPU_MOST_SEQS
-    if budget < a_sequence:
+    least = cost.whole(context) if device.kind == "cpu" else a_sequence
+    if budget < least:
         raise InputError(
-            f"{checkpoint.path}: weights of {weights / GIB:.1f} GiB and one chain of {a_sequence / GIB:.2f} GiB exceed "
+            f"{checkpoint.path}: weights of {weights / GIB:.1f} GiB and one chain of {least / GIB:.2f} GiB exceed "
             f"the {device.kind} memory budget; raise --tensor_parallel_size or lower --max_len"
         )
     chosen = max_num_seqs or max(1, min(most, samples, budget // typical))
@@ -132,5 +160,5 @@ def plan_capacity(
     if device.kind == "cpu":
         # Two spare states: vLLM keeps a null block, and one more absorbs rounding to its page size.
         wanted = chosen * typical if cost.grows else (chosen + 2) * a_sequence * 5 // 4
-        cache = min(max(wanted, a_sequence, 32 << 20), budget)
+        cache = min(max(wanted, least, 32 << 20), budget)
     return Capacity(chosen, cache, a_sequence, typical, cost.state, weights)

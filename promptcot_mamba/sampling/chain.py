@@ -29,6 +29,7 @@ class Chain:
     continued: tuple[int, ...] = ()  # lengths at which something unplanned cut it
     closed: int | None = None  # length at which its thought was closed for it
     seconds: float = 0.0  # that earlier requests took
+    stuck: int = 0  # times in a row that something cut it before it had got on
     grew: bool = False  # it was growing when last looked at, so it is old enough to be saved
     scores: TokenScores | None = None  # of its tokens, where they are asked for; grows with the request's answer
 

@@ -7,6 +7,7 @@ gateways' HTML, Gemini's list around its object. A filter may come as 400 (Azure
 (LiteLLM around Azure).
 """
 
+import datetime
 import email.utils
 import json
 import re
@@ -45,9 +46,13 @@ _TAKEN = re.compile(
 )
 _NO_CREDIT = re.compile(r"insufficient[ _](quota|balance|credit)|payment required", re.IGNORECASE)
 _NO_CREDIT_UNLESS_WAIT = re.compile(r"exceeded your current quota|billing", re.IGNORECASE)  # limits a minute, else
-_SPAN = r"(\d+(?:\.\d+)?)\s*(ms|[hms])[a-z]*\s*"  # 58.8s, 9m38.016s, 20ms, 26 seconds
+_UNITS = r"ms|msecs?|milli(?:second)?s?|h|hrs?|hours?|m|mins?|minutes?|s|secs?|seconds?"
+_SPAN = rf"(\d+(?:\.\d+)?)\s*({_UNITS})(?![a-z])\s*"  # 58.8s, 9m38.016s, 20ms, 26 seconds, 500 milliseconds
 _WAIT = re.compile(rf"(?:try again|retry)\s+(?:in|after)\s+((?:{_SPAN})+)", re.IGNORECASE)
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}  # by a unit's first letter, and by two of milliseconds
+_MILLISECONDS = ("ms", "mil")
+# Google's RetryInfo among an error's details, also where a gateway's message is a JSON text of its own.
+_RETRY_DELAY = re.compile(rb'retryDelay[\\"\s:]+(\d+(?:\.\d+)?)s')
 _ECHO = re.compile(r"""["']input["']: .*""", re.DOTALL)  # pydantic repeats what was sent: a prompt's words, not its own
 
 
@@ -106,8 +111,7 @@ def raise_for_error(url: str, status: int, body: bytes, headers: Mapping[str, st
     """Raise what an answer that is none means; InputError for what no waiting mends. All carry the server's words."""
     words, _ = error_words(body)
     said = f"status {status}: {words[:MOST_WORDS]}"
-    wait = retry_after((headers or {}).get("Retry-After"))
-    wait = told_wait(words) if wait is None else wait
+    wait = asked_wait(headers or {}, body, words)
     if status == 402 or _NO_CREDIT.search(words) or (wait is None and _NO_CREDIT_UNLESS_WAIT.search(words)):
         raise InputError(f"--base_url {url}: {said}; no credit is left there")
     if 400 <= status < 600 and status not in (401, *_PATH_MISSING, *AWAY) and _POLICY.search(words):
@@ -158,24 +162,51 @@ def _one_line(value: Any) -> str:
     return " ".join(_ECHO.sub("", text).split())[:MOST_READ]
 
 
+def asked_wait(headers: Mapping[str, str], body: bytes, words: str) -> float | None:
+    """Seconds that an answer asks for: in milliseconds (Azure, OpenAI), as Retry-After, in details or in words."""
+    given = headers.get("retry-after-ms")
+    precise = retry_after(given)
+    if given and precise is not None:
+        return precise / 1000
+    wait = retry_after(headers.get("Retry-After"), headers.get("Date"))
+    if wait is None and (delay := _RETRY_DELAY.search(body)):
+        wait = min(float(delay[1]), LONGEST_WAIT)
+    return told_wait(words) if wait is None else wait
+
+
 def told_wait(words: str) -> float | None:
     """Seconds that an error's words ask for ("try again in 9m38.016s"); None where they say nothing."""
     told = _WAIT.search(words)
     if told is None:
         return None
-    seconds = sum(float(count) * _SECONDS[unit.lower()] for count, unit in re.findall(_SPAN, told[1], re.IGNORECASE))
+    seconds = 0.0
+    for count, unit in re.findall(_SPAN, told[1], re.IGNORECASE):
+        small = unit.lower().startswith(_MILLISECONDS)
+        seconds += float(count) * (0.001 if small else _SECONDS[unit[0].lower()])
     return min(seconds, LONGEST_WAIT)
 
 
-def retry_after(value: str | None) -> float | None:
-    """Seconds that a Retry-After header asks for, given in seconds or as an HTTP date; None where it says nothing."""
+def retry_after(value: str | None, date: str | None = None) -> float | None:
+    """Seconds that a Retry-After header asks for, given in seconds or as an HTTP date; None where it says nothing.
+
+    A date is taken against the server's own clock, which the answer's `Date` tells: ours may be minutes away.
+    """
     if not value:
         return None
     try:
         seconds = float(value)
     except ValueError:
-        try:
-            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-        except (ValueError, OverflowError):
+        until, now = _timestamp(value), _timestamp(date or "")
+        if until is None:
             return None
+        seconds = until - (time.time() if now is None else now)
     return min(max(0.0, seconds), LONGEST_WAIT) if seconds == seconds else None
+
+
+def _timestamp(date: str) -> float | None:
+    """Of an HTTP date, which is in GMT, said or not."""
+    try:
+        parsed = email.utils.parsedate_to_datetime(date)
+        return (parsed if parsed.tzinfo else parsed.replace(tzinfo=datetime.UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return None

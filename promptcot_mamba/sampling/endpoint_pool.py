@@ -21,7 +21,7 @@ from promptcot_mamba.sampling.endpoint_errors import (
     ServerTroubleError,
     raise_for_error,
 )
-from promptcot_mamba.sampling.endpoint_protocol import SGLANG, find_model, normal_url, refuse_ollama
+from promptcot_mamba.sampling.endpoint_protocol import OF_ONE_PIECE, SGLANG, find_model, normal_url, refuse_ollama
 
 CONNECT_SECONDS = 10.0
 PROBE_SECONDS = 15.0  # between two looks at a server that holds requests
@@ -58,6 +58,16 @@ class EndpointSettings:
     cuts_by: str = ""  # flags by which chains are cut and go on, so that token ids are needed
     gives_up: bool = False  # hand a request back (FAILED) that alone cannot be answered, instead of ending the run
     stream: bool = False  # hear of tokens as they come, from servers that tell ids
+
+    @property
+    def one_piece(self) -> list[str]:
+        """The extra fields under which a chain cannot go on from its tokens."""
+        return [name for name in OF_ONE_PIECE if self.extra_body.get(name)]
+
+    @property
+    def keeps_ids(self) -> bool:
+        """Whether a chain's tokens are asked for, and what it has said outlives its server."""
+        return self.token_ids and not self.one_piece
 
     def tls(self) -> ssl.SSLContext | bool:
         """What https is checked by; raises InputError for a file without certificates."""
@@ -176,7 +186,7 @@ class EndpointPool:
         now = time.monotonic()
         if now < endpoint.resume_at:
             return
-        pause = max(at_least, min(LONGEST_PAUSE, FIRST_PAUSE * 2**endpoint.failures))
+        pause = max(at_least, growing_pause(endpoint.failures))
         endpoint.failures += 1
         endpoint.away, endpoint.resume_at = True, now + pause
         endpoint.fell.set()
@@ -273,6 +283,11 @@ class EndpointPool:
     def _on_watcher_done(self, watcher: asyncio.Task[None]) -> None:
         if not watcher.cancelled():  # a server that came back with another model, or a bug
             self._on_fatal(watcher.exception())
+
+
+def growing_pause(before: int) -> float:
+    """Seconds to wait after so many waits in a row."""
+    return min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(before, 30))  # a run may be patient for days
 
 
 def words_of(error: BaseException | None) -> str:

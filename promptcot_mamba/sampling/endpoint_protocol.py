@@ -9,6 +9,7 @@ from typing import Any
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.sampling.backend import Request, SamplingSettings
+from promptcot_mamba.sampling.endpoint_troubles import Troubles
 from promptcot_mamba.token_scores import TOP
 
 # `owned_by` of a model's card: whose names for settings are known, and whose own defaults would else change samples
@@ -19,22 +20,22 @@ TAKE_IDS = (SGLANG, "llamacpp")  # and vLLM, as `prompt` of a completion; llama-
 OLLAMA = ("library", "fp_ollama")  # owner of all models but people's own; `system_fingerprint` of answers
 _VERSION = re.compile(r"/v\d+(?:alpha|beta)?\d*(?:/|$)")
 _REQUEST_PATH = re.compile(r"/+(?:chat/)?completions$|(?<=/v\d)/+models$")  # as it is copied from a page
+# Fields of a request that count or match what is generated after its prompt: of a chain that goes on from its tokens,
+# which are sent as prompt, they would see the rest alone. vLLM's and SGLang's names; all are off where empty.
+OF_ONE_PIECE = ("presence_penalty", "frequency_penalty", "min_tokens", "stop", "stop_regex", "response_format",
+                "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "json_schema",
+                "regex", "ebnf", "thinking_token_budget")  # fmt: skip
 MOST_ALTERNATIVES = 5  # that OpenAI-like completions tell of a token; vLLM and chat tell more
 
 
 @dataclass
 class Pending:
-    """One request on its way: what it has said, and what went wrong with it."""
+    """One request on its way: what it has said, and what went wrong with its chain."""
 
     request: Request
     submitted: float
     ids: array = field(default_factory=lambda: array("i"))  # of the completion, those kept from before included
-    bad_answers: int = 0
-    timeouts: int = 0
-    pauses: int = 0  # in a row
-    broken_since: float | None = None  # when a server first broke under it
-    served_before: int = 0  # answers of all servers when it first went wrong
-    rejected_by: set[str] = field(default_factory=set)  # URLs of servers that call it malformed
+    troubles: Troubles = field(default_factory=Troubles)
     dropped: bool = False  # whoever submitted it wants nothing of it
 
     @property

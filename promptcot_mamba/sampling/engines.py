@@ -62,7 +62,7 @@ def engine_settings(plan: Plan) -> EngineSettings:
         tensor_parallel_size=plan.args.tensor_parallel_size,
         on_cpu=plan.device.kind == "cpu",
         cache_bytes=plan.capacity.cache_bytes,
-        has_states=plan.is_hybrid,
+        has_states=plan.has_states,
         prefix_caching=plan.args.segment_len is None,
         quantization=plan.args.quantization,
         hf_overrides=rope_overrides(plan.checkpoint, plan.args.rope),

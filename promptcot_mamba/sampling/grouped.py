@@ -5,8 +5,9 @@ from pathlib import Path
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row, iter_jsonl, write_jsonl
+from promptcot_mamba.log import logger
 from promptcot_mamba.records import Problem, Sample, grouped_row, is_grouped, ungroup
-from promptcot_mamba.sampling.healing import read_lines
+from promptcot_mamba.sampling.healing import read_lines, take_out
 
 
 def holds_groups(output: Path) -> bool:
@@ -16,8 +17,20 @@ def holds_groups(output: Path) -> bool:
     return is_grouped(next((line.row for line in read_lines(output) if line.row is not None), {}))
 
 
-def ungrouped_rows(output: Path) -> Iterator[Row]:
-    """The rows of a grouped file, one a sample; raises InputError naming the line for one that is no group."""
+def ungroup_file(output: Path) -> None:
+    """Write a grouped file anew with one row a sample; lines that cannot be read are moved aside.
+
+    Raises InputError naming the line for one that is no group.
+    """
+    damaged = {line.number: line.trouble for line in read_lines(output) if line.row is None}
+    for number, trouble in damaged.items():
+        logger.warning("%s:%d: unreadable (%s)", output, number, trouble)
+    if damaged:
+        take_out(output, damaged)
+    write_jsonl(output, _ungrouped_rows(output))
+
+
+def _ungrouped_rows(output: Path) -> Iterator[Row]:
     for number, row in iter_jsonl(output):
         try:
             yield from ungroup(row)

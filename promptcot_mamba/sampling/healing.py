@@ -28,7 +28,7 @@ def read_lines(path: Path) -> Iterator[Line]:
                 continue
             try:
                 row = json.loads(raw)
-            except ValueError as error:  # malformed JSON, or not UTF-8
+            except (ValueError, RecursionError) as error:  # malformed JSON, not UTF-8, or nested too deeply
                 yield Line(number, raw, None, str(error))
                 continue
             if isinstance(row, dict):

@@ -67,6 +67,8 @@ def _all_kinds(config: Config) -> list[str]:
         return [BOTH] * layers
     if flags := config.get("attn_type_list"):  # MiniMax: 0 is lightning attention
         return [ATTENTION if flag else STATE for flag in flags]
+    if blocks := config.get("block_configs"):  # Nemotron-NAS (Llama-3.3-Nemotron-Super): some attend to nothing
+        return [NOTHING if _is_skipped(block.get("attention") or {}) else ATTENTION for block in blocks]
     linear = config.get("linear_attn_config")
     if linear and "layer_types" not in config:  # Kimi Linear, counted from 1
         return [ATTENTION if layer + 1 in linear["full_attn_layers"] else STATE for layer in range(layers)]
@@ -78,6 +80,24 @@ def _all_kinds(config: Config) -> list[str]:
     if every := config.get("attn_layer_period"):  # Jamba
         return [ATTENTION if layer % every == config.get("attn_layer_offset", 0) else STATE for layer in range(layers)]
     return _windows(config, layers)
+
+
+def _is_skipped(attention: Config) -> bool:
+    return bool(attention.get("no_op") or attention.get("replace_with_linear"))
+
+
+def attention_layers(config: Config, *wanted: str) -> list[Config]:
+    """The config as each attention layer of the `wanted` kinds has it, where layers differ in their heads."""
+    own: dict[int, Config] = {
+        # Gemma 4: layers that see all have fewer and wider heads. The keys are numbers as text ("05").
+        int(layer): value
+        for layer, value in (config.get("per_layer_config") or {}).items()
+    }
+    for layer, block in enumerate(config.get("block_configs") or []):  # Nemotron-NAS says how many share keys
+        if sharing := (block.get("attention") or {}).get("n_heads_in_group"):
+            own[layer] = {"num_key_value_heads": int(config["num_attention_heads"]) // int(sharing)}
+    kinds = layer_kinds(config)
+    return [{**config, **own.get(layer, {})} for layer, kind in enumerate(kinds) if kind in wanted]
 
 
 def _windows(config: Config, layers: int) -> list[str]:
@@ -100,7 +120,6 @@ def _windows(config: Config, layers: int) -> list[str]:
     return [WINDOW] * layers  # Mistral 7B v0.1
 
 
-def is_hybrid(config: Config) -> bool:
-    """Whether some layers keep states and some keys and values."""
-    kinds = set(layer_kinds(language_config(config)))
-    return BOTH in kinds or (STATE in kinds and bool(kinds & {ATTENTION, WINDOW}))
+def has_states(config: Config) -> bool:
+    """Whether some layers keep a state, all of them or beside attention."""
+    return bool({STATE, BOTH} & set(layer_kinds(language_config(config))))

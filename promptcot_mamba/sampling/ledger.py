@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.jsonl import DurableAppender, Row, replace_atomically, write_jsonl
+from promptcot_mamba.jsonl import DurableAppender, Row, replace_atomically
 from promptcot_mamba.log import logger
 from promptcot_mamba.records import Problem, Sample
 from promptcot_mamba.run_info import side_path
 from promptcot_mamba.sampling.backend import LENGTH, REFUSED, STOP
-from promptcot_mamba.sampling.grouped import holds_groups, ungrouped_rows, write_grouped
+from promptcot_mamba.sampling.grouped import holds_groups, ungroup_file, write_grouped
 from promptcot_mamba.sampling.healing import Line, read_lines, take_out
 
 MISSING = -1
@@ -45,10 +45,14 @@ def checksum(text: str) -> int:
     return zlib.crc32(text.encode("utf-8", "surrogatepass"))
 
 
-def attempt_from(row: Row) -> Sample:
-    """A sample from a line of the journal; raises TypeError naming what is missing."""
+def parse_attempt(row: Row, path: Path, number: int) -> Sample:
+    """A sample from a line of the journal; raises InputError naming what is missing."""
     fields = {name: row[name] for name in SAMPLE_FIELDS if name in row}
-    return Sample(**(_IN_THE_ROW | fields if CHECKSUM in row else fields))
+    try:
+        return Sample(**(_IN_THE_ROW | fields if CHECKSUM in row else fields))
+    except TypeError as error:
+        missing = str(error).partition(":")[2].strip() or error
+        raise InputError(f"{path}:{number}: no {missing}; not written by this program") from None
 
 
 def count_settled(output: str | Path, max_retries: int) -> tuple[int, float | None]:
@@ -57,7 +61,7 @@ def count_settled(output: str | Path, max_retries: int) -> tuple[int, float | No
     path = side_path(output, "attempts.jsonl")
     if path.exists():
         for line in read_lines(path):
-            if line.row is not None and is_settled(sample := attempt_from(line.row), max_retries):
+            if line.row is not None and is_settled(sample := parse_attempt(line.row, path, line.number), max_retries):
                 lengths.append(sample.completion_tokens)
     return len(lengths), sum(lengths) / len(lengths) if lengths else None
 
@@ -107,7 +111,7 @@ class Ledger(AbstractContextManager["Ledger"]):
     def resume(self) -> None:
         """Read what earlier runs left, mend it, and open `X.jsonl` for appending."""
         if holds_groups(self.output):
-            write_jsonl(self.output, ungrouped_rows(self.output))
+            ungroup_file(self.output)
         journal = self._read_journal()
         if self.output.exists():
             DurableAppender(self.output).close()  # repairs a torn tail; refuses a second writer
@@ -124,7 +128,7 @@ class Ledger(AbstractContextManager["Ledger"]):
                 damaged.add(line.number)
                 logger.warning("%s:%d: unreadable (%s)", self._journal.path, line.number, line.trouble)
                 continue
-            sample = self._parse_attempt(line.row, line.number)
+            sample = parse_attempt(line.row, self._journal.path, line.number)
             unit = self._unit_asked(sample, f"{self._journal.path}:{line.number}")
             if is_settled(sample, self.max_retries):
                 crc = line.row[CHECKSUM] if CHECKSUM in line.row else checksum(sample.completion)
@@ -187,7 +191,7 @@ class Ledger(AbstractContextManager["Ledger"]):
         if lost:
             for line in read_lines(self._journal.path):
                 assert line.row is not None  # `_read_journal` took the others out
-                sample = self._parse_attempt(line.row, line.number)
+                sample = parse_attempt(line.row, self._journal.path, line.number)
                 unit = self._unit_asked(sample, self._journal.path)
                 if unit not in lost or not is_settled(sample, self.max_retries):
                     continue
@@ -199,13 +203,6 @@ class Ledger(AbstractContextManager["Ledger"]):
         if stale:
             logger.warning("%s: %d sample(s) are lost; they are drawn again from their seeds", self.output, len(stale))
             self._rewrite_journal(stale, keep=False)
-
-    def _parse_attempt(self, row: Row, number: int) -> Sample:
-        try:
-            return attempt_from(row)
-        except TypeError as error:
-            missing = str(error).partition(":")[2].strip() or error
-            raise InputError(f"{self._journal.path}:{number}: no {missing}; not written by this program") from None
 
     def unit_of(self, identity: str, run: int) -> int | None:
         """The unit of a sample, or None where it is not asked for."""
@@ -301,9 +298,10 @@ class Ledger(AbstractContextManager["Ledger"]):
         return self.settled + self.spared == self.units
 
     def finish(self) -> None:
-        """Put a complete run's `X.jsonl` into its final order and format."""
+        """Put a complete run's `X.jsonl` into its final order and format; no chain is left to be continued."""
         if not self.complete:
             return
+        side_path(self.output, "partial.jsonl").unlink(missing_ok=True)
         if self._rows is not None:
             self._rows.close()
             self._rows = None

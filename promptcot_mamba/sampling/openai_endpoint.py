@@ -30,15 +30,7 @@ from promptcot_mamba.sampling.backend import (
     Request,
     SamplingSettings,
 )
-from promptcot_mamba.sampling.decode import completion_text
-from promptcot_mamba.sampling.endpoint_answers import (
-    Answer,
-    estimate_tokens,
-    read_completion,
-    read_score,
-    read_stream,
-)
-from promptcot_mamba.sampling.endpoint_body import iter_lines, parse_object, read_body
+from promptcot_mamba.sampling.endpoint_answers import Answer, estimate_tokens
 from promptcot_mamba.sampling.endpoint_errors import (
     BadAnswerError,
     BusyError,
@@ -47,13 +39,20 @@ from promptcot_mamba.sampling.endpoint_errors import (
     RefusedError,
     RejectedError,
 )
-from promptcot_mamba.sampling.endpoint_pool import TROUBLE, Endpoint, EndpointPool, EndpointSettings, words_of
-from promptcot_mamba.sampling.endpoint_protocol import Pending, added_bos, payload, refuse_ollama, score_payload
+from promptcot_mamba.sampling.endpoint_pool import (
+    TROUBLE,
+    Endpoint,
+    EndpointPool,
+    EndpointSettings,
+    growing_pause,
+    words_of,
+)
+from promptcot_mamba.sampling.endpoint_protocol import Pending
+from promptcot_mamba.sampling.endpoint_request import Asker
+from promptcot_mamba.sampling.endpoint_troubles import MOST_BAD_ANSWERS, MOST_TIMEOUTS, Troubles
 from promptcot_mamba.sampling.vllm_server import VllmServer
 
 POLL_SECONDS = 0.5
-MOST_BAD_ANSWERS = 8  # to one request, whichever servers gave them
-MOST_TIMEOUTS = 2  # of one request, without a token between
 MOST_REJECTED = 8  # requests called malformed before any was answered: then all of them are
 BAD_ANSWERS_IN_A_ROW = 3  # of one server: then it is the server
 QUIET_SECONDS = 60.0  # between two lines about one server's being busy
@@ -76,12 +75,11 @@ class OpenAIEndpoints:
         self.sampling = sampling
         self.window = settings.concurrency * len(settings.base_urls)
         self.moved = 0  # times a request was taken back from a server
-        self._tokenizer = tokenizer
-        self._bos = added_bos(tokenizer)
         self._server = server  # where the server is our own child: ours to watch and to stop
         self._waiting: deque[Pending] = deque()
         self._running: dict[asyncio.Task, Pending] = {}
         self._pending: dict[int, Pending] = {}  # by unit: all that are not answered
+        self._troubles: dict[int, Troubles] = {}  # by unit: of chains that were handed back, until they come again
         self._sleeping = 0  # requests that wait for their time
         self._rejected: list[tuple[Endpoint, Pending, str]] = []  # by all servers, until one answers another
         self._finished: deque[Generated] = deque()
@@ -92,6 +90,10 @@ class OpenAIEndpoints:
         self._loop.set_exception_handler(lambda _, context: self._on_fatal(context.get("exception")))
         self._wake = asyncio.Event()
         self._pool = EndpointPool(settings, self._on_sign, self._on_fatal)
+        if settings.token_ids and settings.one_piece:
+            names = ", ".join(settings.one_piece)
+            logger.info("--extra_body: %s: chains are made in one piece; interrupted ones are drawn anew", names)
+        self._asker = Asker(self._pool, settings, sampling, tokenizer)
         self.endpoints = self._pool.endpoints
         try:
             self._loop.run_until_complete(self._pool.open())
@@ -102,9 +104,13 @@ class OpenAIEndpoints:
     # -- the back end's side: synchronous -----------------------------------------------------------------------
 
     def submit(self, request: Request) -> None:
-        pending = Pending(request, time.monotonic(), array("i", request.kept))
+        now, troubles = time.monotonic(), self._troubles.pop(request.unit, None) or Troubles()
+        pending = Pending(request, now, array("i", request.kept), troubles)
         self._pending[request.unit] = pending
-        self._waiting.append(pending)
+        if troubles.resume_at > now:
+            self._sleep(pending, troubles.resume_at - now)
+        else:
+            self._waiting.append(pending)
 
     def poll(self, timeout: float) -> list[Generated]:
         if self._server is not None:
@@ -137,18 +143,25 @@ class OpenAIEndpoints:
 
     @property
     def generated_tokens(self) -> int:
-        return self._finished_tokens + sum(pending.fresh for pending in self._running.values())
+        return self._finished_tokens + sum(pending.fresh for pending in self._wanted())
 
     def running(self) -> int:
-        return len(self._running)
+        return sum(1 for _ in self._wanted())
 
     def growing(self) -> Mapping[int, Sequence[int]]:
-        return {each.request.unit: each.ids for each in self._running.values() if each.fresh}
+        """None where a chain cannot go on from its tokens: they are not worth saving."""
+        return {each.request.unit: each.ids for each in self._wanted() if each.fresh and self.settings.keeps_ids}
+
+    def _wanted(self) -> Iterator[Pending]:
+        """Those on a server, without the dropped ones, whose connections the loop closes when it turns next."""
+        return (pending for pending in self._running.values() if not pending.dropped)
 
     def drop(self, unit: int) -> None:
+        self._troubles.pop(unit, None)
         pending = self._pending.pop(unit, None)
         if pending is not None:
             pending.dropped = True
+            self._finished_tokens += pending.fresh
             for task, each in self._running.items():
                 if each is pending:
                     task.cancel()
@@ -169,7 +182,7 @@ class OpenAIEndpoints:
             pending = self._waiting.popleft()
             if pending.dropped:
                 continue
-            task = self._loop.create_task(self._serve(endpoint, pending))
+            task = self._loop.create_task(self._asker.ask(endpoint, pending))
             self._running[task] = pending
             endpoint.tasks.add(task)
             task.add_done_callback(partial(self._on_done, endpoint, pending))
@@ -185,42 +198,6 @@ class OpenAIEndpoints:
         away = time.monotonic() - self._last_sign
         if (self._waiting or self._sleeping) and away > self.settings.patience_seconds:
             self._fatal = BackendFailedError(f"no server has answered for {away:.0f} s")
-
-    async def _serve(self, endpoint: Endpoint, pending: Pending) -> tuple[Answer, float | None]:
-        """The answer, and a score where one was asked for."""
-        request = pending.request
-        if request.score_from is not None:
-            nothing = Answer("", LENGTH, len(request.prompt_ids or ()), 0)
-            async with self._pool.post(endpoint, "completions", score_payload(request, endpoint.model)) as response:
-                said = parse_object(await read_body(response.content), endpoint.url)
-            return nothing, read_score(said, request.prompt_ids or (), request.score_from, endpoint.url)
-        chat, is_vllm = self.settings.chat, endpoint.is_vllm
-        asks_ids = self.settings.token_ids and endpoint.may_tell_ids and not chat and request.prompt_ids is not None
-        if self.settings.cuts_by and not asks_ids:
-            raise InputError(f"{self.settings.cuts_by}: {endpoint.url} tells no token ids; vLLM and SGLang servers do")
-        stream = self.sampling.stop_on_loop or (self.settings.stream and asks_ids)
-        kept_text = "" if asks_ids else self._kept_text(request)
-        body = payload(
-            request, self.sampling, endpoint.model, is_vllm=is_vllm, stream=stream, owner=endpoint.owner,
-            text=request.prompt.removeprefix(self._bos) + kept_text, chat=chat, token_ids=asks_ids or stream,
-        )  # fmt: skip
-        if chat and self.settings.template_kwargs:
-            body["chat_template_kwargs"] = self.settings.template_kwargs
-        body = {name: value for name, value in {**body, **self.settings.extra_body}.items() if value is not None}
-        async with self._pool.post(endpoint, "chat/completions" if chat else "completions", body) as response:
-            if not stream:
-                said = parse_object(await read_body(response.content), endpoint.url)
-                if not chat:
-                    refuse_ollama(said, endpoint.url)
-                answer = read_completion(said, request.max_tokens, request.scores)
-            else:
-                answer = await read_stream(
-                    iter_lines(response.content), pending.ids, request.max_tokens, endpoint.url,
-                    stop_on_loop=self.sampling.stop_on_loop, scores=request.scores,
-                )  # fmt: skip
-        if answer.token_ids is None:
-            answer = replace(answer, text=self._kept_text(request) + answer.text)
-        return answer, None
 
     def _on_done(self, endpoint: Endpoint, pending: Pending, task: asyncio.Task) -> None:
         """One request left its server: with an answer, or with what went wrong."""
@@ -252,15 +229,17 @@ class OpenAIEndpoints:
         if pending.dropped:
             return
         self._pending.pop(request.unit, None)
+        if answer.finish_reason == CUT:
+            self._troubles[request.unit] = pending.troubles
         ids = answer.token_ids
         if ids is not None and ids is not pending.ids:  # not streamed: the kept ones are not in it
             ids = array("i", [*request.kept, *ids])
         text = answer.text
-        if ids is not None and self._tokenizer is not None and answer.finish_reason != CUT:
-            text = self._text_of(request, ids, answer.finish_reason)
+        if ids is not None and self._asker.tokenizer is not None and answer.finish_reason not in (CUT, FAILED):
+            text = self._asker.text_of(request, ids, answer.finish_reason)
         fresh = answer.completion_tokens
         if fresh is None:
-            fresh = self._count(text + (answer.reasoning or ""))
+            fresh = self._asker.count(text + (answer.reasoning or ""))
         prompt = len(request.prompt_ids) if request.prompt_ids is not None else answer.prompt_tokens
         if prompt is None:
             prompt = estimate_tokens(request.prompt) if fresh else 0
@@ -270,18 +249,6 @@ class OpenAIEndpoints:
         self._finished.append(
             Generated(request.unit, text, answer.finish_reason, prompt, whole, seconds, score, ids, *said)
         )
-
-    def _kept_text(self, request: Request) -> str:
-        return self._text_of(request, request.kept, LENGTH) if request.kept else ""
-
-    def _text_of(self, request: Request, ids: Sequence[int], reason: str) -> str:
-        return completion_text(self._tokenizer, self.sampling, request.prompt_ids or (), ids, reason)
-
-    def _count(self, text: str) -> int:
-        """Tokens of a text whose server does not say: the tokenizer's, or an estimate, which is said once."""
-        if self._tokenizer is not None:
-            return len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
-        return estimate_tokens(text)
 
     # -- what went wrong ----------------------------------------------------------------------------------------
 
@@ -300,8 +267,8 @@ class OpenAIEndpoints:
             self._answered_badly(endpoint, pending, words)
         elif type(error) is asyncio.TimeoutError:  # the whole request's; those of a connection are of another type
             self._timed_out(pending)
-        elif isinstance(error, DeniedError) and endpoint.served and pending.bad_answers < MOST_BAD_ANSWERS:
-            pending.bad_answers += 1
+        elif isinstance(error, DeniedError) and endpoint.served and pending.troubles.bad_answers < MOST_BAD_ANSWERS:
+            pending.troubles.bad_answers += 1
             self._pool.back_off(endpoint, words)
             self._take_back(pending)
         elif isinstance(error, TROUBLE):
@@ -315,20 +282,21 @@ class OpenAIEndpoints:
     def _broke(self, pending: Pending, words: str) -> None:
         """Its server broke. A second time it goes behind all others, whose servers it may break; where that happens for
         longer than all may be away, it is given up."""
-        self._note_served(pending)
-        first = pending.broken_since is None
-        pending.broken_since = pending.broken_since or time.monotonic()
-        lasted = time.monotonic() - pending.broken_since
-        if pending.fresh or lasted < self.settings.patience_seconds:
+        troubles = pending.troubles
+        troubles.meet(len(pending.ids), self._served())
+        first = troubles.broken_since is None
+        troubles.broken_since = troubles.broken_since or time.monotonic()
+        lasted = time.monotonic() - troubles.broken_since
+        if lasted < self.settings.patience_seconds:
             self._take_back(pending, 0.0 if first else endpoint_pool.FIRST_PAUSE)
         else:
             self._give_up(pending, f"a request was broken off for {lasted:.0f} s: {words}")
 
     def _timed_out(self, pending: Pending) -> None:
-        """Too long for one request: a chain that has said something goes on from there, another has one more try."""
-        self._note_served(pending)
-        pending.timeouts += 1
-        if pending.timeouts < MOST_TIMEOUTS or pending.fresh:
+        """Too long for one request: it has one more try, and a chain that goes on from what it has said has another."""
+        pending.troubles.meet(len(pending.request.kept), self._served())
+        pending.troubles.timeouts += 1
+        if pending.troubles.timeouts < MOST_TIMEOUTS:
             self._take_back(pending)
         else:
             limit = self.settings.request_seconds
@@ -338,17 +306,21 @@ class OpenAIEndpoints:
         """Back to the head of the queue; or, with what it has said, to whoever submitted it."""
         self.moved += 1
         request = pending.request
-        if pending.fresh and self.settings.token_ids:
-            self._finish(pending, Answer("", CUT, None, pending.fresh, pending.ids))
+        if pending.fresh and self.settings.keeps_ids:
+            pending.troubles.resume_at = time.monotonic() + pause
+            self._finish(pending, _said(pending, CUT))
             return
         pending.ids = array("i", request.kept)
         if request.scores is not None:
             request.scores.fit(len(request.kept))
         if pause:
-            self._sleeping += 1
-            self._loop.call_later(pause, self._wake_up, pending)
+            self._sleep(pending, pause)
         else:
             self._waiting.appendleft(pending)
+
+    def _sleep(self, pending: Pending, pause: float) -> None:
+        self._sleeping += 1
+        self._loop.call_later(pause, self._wake_up, pending)
 
     def _wake_up(self, pending: Pending) -> None:
         self._sleeping -= 1
@@ -363,9 +335,13 @@ class OpenAIEndpoints:
             self._take_back(pending)
             return
         spread = pending.request.unit % 16 / 16
-        longer = min(endpoint_pool.LONGEST_PAUSE, endpoint_pool.FIRST_PAUSE * 2**pending.pauses)
-        pause = longer * (1 + spread) if asked is None else asked + spread
-        pending.pauses += 1
+        pending.troubles.meet(len(pending.ids), self._served())
+        longer = growing_pause(pending.troubles.pauses)
+        if asked is None:
+            pause = longer * (1 + spread)
+        else:  # less than a second means "at once", or a date that is past by our clock: it may go on meaning that
+            pause = spread + (asked if asked >= 1 else max(asked, longer))
+        pending.troubles.pauses += 1
         self._say_busy(endpoint, str(error), pause)
         self._take_back(pending, pause)
 
@@ -376,37 +352,38 @@ class OpenAIEndpoints:
             logger.warning("%s: %s; this request is sent again in %.1f s, others go on", endpoint.url, words, pause)
 
     def _answered_badly(self, endpoint: Endpoint, pending: Pending, words: str) -> None:
-        self._note_served(pending)
-        pending.bad_answers += 1
+        troubles = pending.troubles
+        troubles.meet(len(pending.ids), self._served())
+        troubles.bad_answers += 1
         endpoint.bad_answers += 1
         if endpoint.bad_answers >= BAD_ANSWERS_IN_A_ROW:
             self._pool.back_off(endpoint, words)
-        if pending.bad_answers < MOST_BAD_ANSWERS:
-            pause = endpoint_pool.FIRST_PAUSE * 2 ** (pending.bad_answers - 1)
+        if troubles.bad_answers < MOST_BAD_ANSWERS:
+            pause = growing_pause(troubles.bad_answers - 1)
             self._say_busy(endpoint, words, pause)
             self._take_back(pending, pause)
         else:
             self._give_up(pending, f"one request was answered badly {MOST_BAD_ANSWERS} times: {words}")
 
-    def _note_served(self, pending: Pending) -> None:
-        """Remember, when a request first goes wrong, how many answers there were."""
-        if not pending.bad_answers and not pending.timeouts and pending.broken_since is None:
-            pending.served_before = sum(each.served for each in self.endpoints)
+    def _served(self) -> int:
+        """Answers of all servers so far."""
+        return sum(each.served for each in self.endpoints)
 
     def _give_up(self, pending: Pending, words: str) -> None:
         """Hand a request back unanswered where others are answered meanwhile; else nothing works, and the run ends."""
-        if not self.settings.gives_up or sum(each.served for each in self.endpoints) == pending.served_before:
+        if not self.settings.gives_up or self._served() == pending.troubles.served_before:
             self._on_fatal(BackendFailedError(words))
             return
         logger.warning("%s; its sample is left for a rerun", words)
-        self._finish(pending, Answer("", FAILED, None, 0, note=words))
+        ids = pending.ids if self.settings.keeps_ids else None  # what a rerun may go on from
+        self._finish(pending, Answer("", FAILED, None, pending.fresh, ids, note=words))
 
     def _refuse(self, pending: Pending, words: str) -> None:
         self._last_sign = time.monotonic()
-        self._finish(pending, Answer("", REFUSED, None, 0, note=words))
+        self._finish(pending, _said(pending, REFUSED, words))
 
     def _ask_for_less(self, endpoint: Endpoint, pending: Pending, error: PromptTooLongError) -> None:
-        """Have a chain end where the server's context does; a prompt that leaves it no room is an empty sample."""
+        """Have a chain end where the server's context does: with what it has said, where that leaves it no room."""
         self._last_sign = time.monotonic()
         request = pending.request
         if less := error.less_than(request.max_tokens):
@@ -414,15 +391,19 @@ class OpenAIEndpoints:
             pending.request = replace(request, max_tokens=less)
             self._take_back(pending)
             return
-        characters = len(request.prompt)
-        logger.warning("%s: a prompt of %d characters is too long (%s); not sampled", endpoint.url, characters, error)
-        self._finish(pending, Answer("", LENGTH, len(request.prompt_ids or ()), 0))
+        if pending.ids:
+            what = f"a chain of {len(pending.ids):,} tokens leaves its context no room ({error}); ended there"
+        else:
+            what = f"a prompt of {len(request.prompt)} characters is too long ({error}); not sampled"
+        logger.warning("%s: %s", endpoint.url, what)
+        self._finish(pending, _said(pending, LENGTH))
 
     def _reject(self, endpoint: Endpoint, pending: Pending, words: str) -> None:
         """A request called malformed: its own fault if that very server answers others. Else the server may be unlike
         the rest, and it is theirs to answer; where all call it so, it is kept until one answers another."""
-        others = [each for each in self.endpoints if each is not endpoint and each.url not in pending.rejected_by]
-        pending.rejected_by.add(endpoint.url)
+        rejected_by = pending.troubles.rejected_by
+        others = [each for each in self.endpoints if each is not endpoint and each.url not in rejected_by]
+        rejected_by.add(endpoint.url)
         if endpoint.served:
             self._refuse(pending, words)
         elif not others:
@@ -448,3 +429,8 @@ class OpenAIEndpoints:
     def _on_fatal(self, error: BaseException | None) -> None:
         self._fatal = self._fatal or error
         self._wake.set()
+
+
+def _said(pending: Pending, reason: str, note: str = "") -> Answer:
+    """What a request comes to that is not answered (any more): what is kept of its chain, and what it said since."""
+    return Answer("", reason, None, pending.fresh, pending.ids or None, note=note)

@@ -2,7 +2,7 @@
 
 Every few seconds the new tokens of each chain are appended and synced: a chain's lines, put together, are its tokens
 so far. Lines of settled chains are dead; once they are most of the file it is written anew without them, and when the
-run is complete it is removed. The lock of the journal guards it.
+run is complete the ledger removes it. The lock of the journal guards it.
 """
 
 import base64
@@ -23,7 +23,6 @@ from promptcot_mamba.sampling.chain import Chain, Key
 from promptcot_mamba.token_scores import TokenScores
 
 DEAD_BYTES = 4 << 20  # of settled chains, before the file is written anew
-BYTES_PER_ID = 6  # about, of what an earlier run left
 
 
 def pack_ids(ids: Sequence[int]) -> str:
@@ -46,6 +45,7 @@ class Saved:
     continued: tuple[int, ...] = ()
     closed: int | None = None
     scores: TokenScores | None = None  # of `ids`, where they are saved
+    size: int = 0  # bytes of its lines
 
     def add(self, row: dict[str, Any]) -> bool:
         """Take one more line; False where lines before it are missing."""
@@ -74,11 +74,18 @@ def read_partial(path: Path) -> dict[Key, Saved]:
             try:
                 row = json.loads(line)
                 key = (row["problem_id"], row["run"], row["attempt"])
-                whole = chains.setdefault(key, Saved(row["seed"], row["prompt_crc"])).add(row)
+                fresh = Saved(row["seed"], row["prompt_crc"])
+                saved = chains.get(key)
+                if saved is None or (saved.seed, saved.prompt_crc) != (fresh.seed, fresh.prompt_crc):
+                    saved = fresh  # from the beginning, or (the problem was edited) once more from there
+                whole = saved.add(row)
             except (ValueError, KeyError, TypeError, OverflowError) as error:
                 logger.warning("%s:%d: unreadable (%s); its chain is continued from before", path, number, error)
                 continue
-            if not whole:
+            if whole:
+                saved.size += len(line)
+                chains[key] = saved
+            else:
                 logger.warning("%s:%d: lines before it are missing; left out", path, number)
     return {key: saved for key, saved in chains.items() if saved.ids}
 
@@ -93,7 +100,7 @@ class PartialFile:
         self.path = Path(path)
         self.found = read_partial(self.path)
         self._lengths: dict[Key, int] = {key: len(saved.ids) for key, saved in self.found.items()}
-        self._bytes: dict[Key, int] = {key: BYTES_PER_ID * length for key, length in self._lengths.items()}
+        self._bytes: dict[Key, int] = {key: saved.size for key, saved in self.found.items()}
         self._file: DurableAppender | None = None  # not there before there is something to write
         self._lines: list[bytes] = []
         self._disk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="partial")
@@ -149,23 +156,25 @@ class PartialFile:
             self._syncing = None
 
     def _compact(self) -> None:
-        """Write the file anew with the lines of living chains alone, as they are."""
+        """Write the file anew with the lines of living chains alone, as they are, and count their bytes anew."""
         assert self._file is not None
         self._file.close()
         self._file = None
+        self._bytes = dict.fromkeys(self._lengths, 0)
         with self.path.open("rb") as old, replace_atomically(self.path, "wb") as new:
-            new.writelines(line for line in old if _key_of(line) in self._lengths)
+            for line in old:
+                key = _key_of(line)
+                if key in self._bytes:
+                    new.write(line)
+                    self._bytes[key] += len(line)
 
-    def close(self, *, complete: bool = False) -> None:
-        """Close the file; of a complete run nothing is left to continue, and it is removed."""
+    def close(self) -> None:
         self.flush()
         self._wait()
         self._disk.shutdown()
         if self._file is not None:
             self._file.close()
             self._file = None
-        if complete:
-            self.path.unlink(missing_ok=True)
 
 
 def _key_of(line: bytes) -> Key | None:

@@ -9,14 +9,15 @@ from typing import Any, cast
 from promptcot_mamba.chat_format import closing_mark, marks_hold
 from promptcot_mamba.checkpoint import Checkpoint, load_tokenizer, read_checkpoint, require_served
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.log import logger
+from promptcot_mamba.log import log_once, logger
 from promptcot_mamba.records import Problem
 from promptcot_mamba.sampling.arguments import PROMPT_ROOM, SamplingArguments
 from promptcot_mamba.sampling.backend import LENGTH, SamplingSettings
+from promptcot_mamba.sampling.cache_cost import attention_heads, has_latents, state_heads
 from promptcot_mamba.sampling.capacity import GIB, MIB, Capacity, Device, find_device, plan_capacity
 from promptcot_mamba.sampling.chain import Cuts
 from promptcot_mamba.sampling.decode import completion_text, special_tokens
-from promptcot_mamba.sampling.layers import is_hybrid, language_config
+from promptcot_mamba.sampling.layers import ATTENTION, BOTH, WINDOW, attention_layers, has_states, language_config
 from promptcot_mamba.sampling.progress import clock
 from promptcot_mamba.sampling.prompts import PromptBook, turns_before
 from promptcot_mamba.sampling.recipes import read_problems
@@ -66,8 +67,8 @@ class Plan:
         return min(self.args.context, own or self.args.context)
 
     @property
-    def is_hybrid(self) -> bool:
-        return self.checkpoint is not None and is_hybrid(self.checkpoint.config)
+    def has_states(self) -> bool:
+        return self.checkpoint is not None and has_states(self.checkpoint.config)
 
     def prompt_text(self, index: int) -> str:
         """What is sent for a problem, as its rows have it: the prompt, or the user's turn where the server renders."""
@@ -145,7 +146,10 @@ def _check_model(args: SamplingArguments, checkpoint: Checkpoint) -> None:
     kind = checkpoint.config.get("model_type")
     if args.use_mamba2 is not None and args.use_mamba2 != checkpoint.is_mamba2:
         raise InputError(f"--use_mamba2 {args.use_mamba2}: {args.model_path} holds a {kind!r} model")
-    rope_overrides(checkpoint, args.rope)
+    if not args.base_url:
+        rope_overrides(checkpoint, args.rope)
+        _check_parts(args.tensor_parallel_size, checkpoint)
+        _check_state_dtype(args, checkpoint)
     own = model_context(checkpoint, args.rope)
     if own is not None and own <= PROMPT_ROOM // 4:
         raise InputError(f"--model_path {args.model_path}: its context of {own} tokens leaves no room for a chain")
@@ -154,14 +158,37 @@ def _check_model(args: SamplingArguments, checkpoint: Checkpoint) -> None:
             "the model's context is %s tokens: chains end there, prompt included, not at --max_len %s",
             f"{own:,}", f"{args.max_len:,}",
         )  # fmt: skip
-    # vLLM gives every part a copy of a single group; several groups are dealt out.
-    is_split = checkpoint.is_mamba2 and checkpoint.n_groups > 1
-    parts, pieces = args.tensor_parallel_size, {"n_groups": checkpoint.n_groups} if is_split else {}
+
+
+def _check_parts(parts: int, checkpoint: Checkpoint) -> None:
+    """Raise InputError unless each of `parts` devices gets whole heads and groups of every layer, as vLLM asserts."""
     config = language_config(checkpoint.config)
-    pieces["num_heads"] = config.get("num_heads") or config.get("num_attention_heads") or parts
-    for name, count in pieces.items():
-        if count % parts:
-            raise InputError(f"--tensor_parallel_size {parts}: must divide the model's {name} of {count}")
+    layers = attention_layers(config, ATTENTION, WINDOW, BOTH)
+    said = f"--tensor_parallel_size {parts}: "
+    for heads, kv_heads in {attention_heads(layer) for layer in layers}:
+        if heads % parts:
+            raise InputError(f"{said}must divide the model's num_heads of {heads}")
+        if not has_latents(config) and kv_heads % parts and parts % kv_heads:
+            raise InputError(f"{said}and the model's num_key_value_heads of {kv_heads}: one must divide the other")
+    if not has_states(config):
+        return
+    heads, groups = state_heads(config)
+    for name, count in (("num_heads", heads), ("n_groups", groups)):
+        # Every part gets a copy of a single group; several groups are dealt out.
+        if count % parts and (name, count) != ("n_groups", 1):
+            raise InputError(f"{said}must divide the {name} of {count} of the model's states")
+
+
+def _check_state_dtype(args: SamplingArguments, checkpoint: Checkpoint) -> None:
+    """Keep states in float32 where the machine samples on its CPU: vLLM sets it back to that on most CPUs, whatever it
+    is told, and the record of the samples has to be true."""
+    if args.state_dtype == "float32" or not (checkpoint.is_mamba2 or has_states(checkpoint.config)):
+        return
+    import torch
+
+    if torch.version.cuda is None:
+        logger.warning("--state_dtype %s: on a CPU vLLM keeps states in float32; so does this run", args.state_dtype)
+        args.state_dtype = "float32"
 
 
 def _check_together(args: SamplingArguments, tokenizer: Any) -> None:
@@ -194,6 +221,14 @@ def place(plan: Plan, samples: int) -> None:
         return
     assert plan.checkpoint is not None  # only servers do without
     plan.device = find_device(args.n_gpus)
+    if (
+        plan.device.kind == "cuda"
+        and args.dtype == "auto"
+        and plan.dtype == "float32"
+        and not plan.checkpoint.is_mamba2
+    ):
+        log_once(f"{args.model_path} is stored in float32 and computed so, in twice the memory; --dtype bfloat16 is "
+                 "what vLLM by itself makes of such a model")  # fmt: skip
     plan.capacity = plan_capacity(
         plan.checkpoint,
         plan.device,
@@ -203,6 +238,7 @@ def place(plan: Plan, samples: int) -> None:
         samples=-(-samples // args.replicas),
         tensor_parallel_size=args.tensor_parallel_size,
         max_num_seqs=args.max_num_seqs,
+        quantization=args.quantization,
     )
 
 

@@ -18,6 +18,8 @@ def model_context(checkpoint: Checkpoint, rope: dict[str, Any]) -> int | None:
         return None
     config = language_config(checkpoint.config)
     own = min((config[key] for key in CONTEXT_KEYS if isinstance(config.get(key), int)), default=None)
+    if isinstance(config.get("model_max_length"), int):  # Command-R's says more than its positions; vLLM goes by it
+        own = config["model_max_length"]
     if own is None or "factor" not in rope:
         return own
     return int(rope.get(ORIGINAL, own) * float(rope["factor"]))

@@ -61,6 +61,7 @@ class Scheduler:
         self.too_long: set[str] = set()  # ids of problems whose prompt leaves no room
         self.failed: dict[int, str] = {}  # units that no server could answer, and its words
         self._ready: deque[Chain] = deque()  # retries and chains to be continued: before any new one
+        self._stuck: deque[Chain] = deque()  # chains that were cut without getting on: one to each new one
         self._next_save = time.monotonic() + SAVE_SECONDS
 
     def run(self) -> bool:
@@ -110,8 +111,16 @@ class Scheduler:
     def _todo(self) -> Iterator[Chain | None]:
         """Chains to start, those under way first; it yields None when it is asked with nothing left."""
         missing = self._missing()
+        turn = False
+        chain: Chain | None
         while True:
-            chain = self._ready.popleft() if self._ready else next(missing, None)
+            turn = not turn
+            if self._ready:
+                chain = self._ready.popleft()
+            elif self._stuck and turn:
+                chain = self._stuck.popleft()
+            else:
+                chain = next(missing, None) or (self._stuck.popleft() if self._stuck else None)
             if chain is None or self.ledger.is_missing(chain.unit):  # not spared meanwhile
                 yield chain
 
@@ -140,8 +149,14 @@ class Scheduler:
         seed = derive_seed(self.base_seed, identity, run, attempt)
         chain = Chain(unit, identity, run, attempt, seed, prompt, prompt_ids, min(self.max_len, room), messages)
         chain.scores = TokenScores() if self.scores is not None else None
-        saved = self.partial.found.pop(chain.key, None) if self.partial is not None else None
-        if saved is not None and prompt_ids is not None and (saved.seed, saved.prompt_crc) == (seed, chain.prompt_crc):
+        if self.partial is None:
+            return chain
+        saved = self.partial.found.pop(chain.key, None)
+        if saved is None:
+            return chain
+        if prompt_ids is None or (saved.seed, saved.prompt_crc) != (seed, chain.prompt_crc):
+            self.partial.forget(chain.key)  # of another prompt or seed: this one is saved from its first token on
+        else:
             chain.seconds, chain.continued, chain.closed = saved.seconds, saved.continued, saved.closed
             chain.scores = saved.scores or chain.scores if chain.scores is not None else None
             chain.continue_from(saved.ids, planned=self.cuts.segment_len is not None)
@@ -202,16 +217,23 @@ class Scheduler:
         is_cut = planned_stop < chain.limit
         if reason == FAILED:
             self.failed[chain.unit] = generated.note
+            if self.partial is not None and ids is not None and self._may_save(chain):
+                self.partial.save(chain, ids, chain.seconds)
         elif reason == CUT:
             # In segments, and where the chain was too young to be saved, it begins again where it began: with the same
-            # seed, so to the same letters.
+            # seed, so to the same letters. One that breaks again and again must not keep all others waiting.
+            before = len(chain.kept)
             if self.cuts.segment_len is None and (chain.grew or chain.continued):
                 assert ids is not None  # of a chain that grew
                 chain.continue_from(ids, planned=False)
                 self._save(chain)
             chain.grew = False
             chain.fit_scores()
-            self._ready.appendleft(chain)
+            chain.stuck = 0 if len(chain.kept) > before else chain.stuck + 1
+            if chain.stuck > 1:
+                self._stuck.append(chain)
+            else:
+                self._ready.appendleft(chain)
         elif reason == LENGTH and is_cut and ids is None and generated.completion_tokens > len(chain.kept):
             raise InputError(
                 "--segment_len, --thinking_budget: a server returns no token ids, so a chain cannot go on where it was "
@@ -219,6 +241,7 @@ class Scheduler:
             )
         elif reason == LENGTH and is_cut and ids is not None and len(ids) == planned_stop:
             chain.continue_from(ids, planned=True)
+            chain.stuck = 0
             self._save(chain)
             self._ready.appendleft(chain)
         else:
@@ -246,14 +269,15 @@ class Scheduler:
             thought_closed=chain.closed,
             refusal=generated.note if refused else None,
         )
-        if self.partial is not None:
-            self.partial.forget(chain.key)
         if self.scores is not None and chain.scores is not None:  # before the row, which nothing would make again
             if generated.token_ids is not None:
                 chain.scores.fit(generated.completion_tokens)
             named = {"problem_id": chain.problem_id, "run": chain.run, "attempt": chain.attempt}
             self.scores.append(named | chain.scores.pack())
-        if not self.ledger.append(chain.unit, sample):
+        settled = self.ledger.append(chain.unit, sample)
+        if self.partial is not None:
+            self.partial.forget(chain.key)  # after the row: what cannot be written is not lost
+        if not settled:
             self._ready.append(self._chain(chain.unit, chain.attempt + 1))
 
     # -- what is saved of chains under way ----------------------------------------------------------------------
@@ -262,15 +286,21 @@ class Scheduler:
         if self.partial is not None:
             self.partial.save(chain, chain.kept, chain.seconds)
 
+    def _may_save(self, chain: Chain) -> bool:
+        """Whether what a chain says between its cuts is saved: of segments whole ones are, and no chain that is too
+        young."""
+        return self.cuts.segment_len is None and bool(chain.grew or chain.kept)
+
     def _save_growing(self, *, last: bool = False) -> None:
         """Save what chains have said, of those that were growing at the last look already."""
         if self.partial is None:
             return
-        if self.cuts.segment_len is None:
-            for unit, ids in self.backend.growing().items():
-                chain = self.in_flight[unit]
-                if chain.grew or chain.kept:
-                    self.partial.save(chain, ids, chain.seconds)
-                chain.grew = chain.grew or not last
+        for unit, ids in self.backend.growing().items():
+            chain = self.in_flight.get(unit)
+            if chain is None:  # dropped, and its engine has not noticed yet
+                continue
+            if self._may_save(chain):
+                self.partial.save(chain, ids, chain.seconds)
+            chain.grew = chain.grew or not last
         self.partial.sync()
         self._next_save = time.monotonic() + SAVE_SECONDS

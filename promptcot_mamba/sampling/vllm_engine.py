@@ -45,7 +45,7 @@ class EngineSettings:
     cache_bytes: int | None = None  # states or KV in all; None leaves it to vLLM
     memory_fraction: float = 0.9
     dummy_weights: bool = False  # random weights of the config's shapes: a stopwatch needs no others
-    has_states: bool = False  # a hybrid's layers that keep a state beside those that keep keys and values
+    has_states: bool = False  # of layers that are no Mamba-2's: a hybrid's, Mamba-1's
     prefix_caching: bool = True  # of attention; off where re-reading must give the same bits whatever was read before
     quantization: str | None = None
     hf_overrides: dict[str, Any] | None = None  # of the checkpoint's config: rope scaling
@@ -144,6 +144,9 @@ class VllmEngine:
         except ValidationError as error:  # of its settings, before anything is loaded
             words = "; ".join(each["msg"] for each in error.errors())
             raise InputError(f"--model_path {settings.model_path}: vLLM refuses its settings ({words})") from None
+        except ValueError as error:  # of what it finds in model and memory
+            words = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise InputError(f"--model_path {settings.model_path}: vLLM cannot start it ({words})") from error
         logger.info("vLLM engine ready in %.1f s", time.monotonic() - started)
         # In one process a free place is filled between two steps; an engine of its own needs requests at the door.
         self.window = settings.max_num_seqs if settings.on_cpu else settings.max_num_seqs * 5 // 4 + 8

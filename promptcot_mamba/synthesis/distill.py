@@ -70,12 +70,15 @@ def check_band(band: list[float]) -> None:
 
 @dataclass(frozen=True)
 class Settled:
-    """One problem: kept, or why not; the majority's share of its samples; its rows if kept."""
+    """One problem: kept, or why not; the majority's share of its samples; its rows if kept; and how many usable chains
+    say nothing that its domain knows: no answer, an unknown unit.
+    """
 
     problem: str
     outcome: str
     agreement: float
     rows: list[Row]
+    unread: int
 
 
 def run(settings: Settings, context: Context) -> None:
@@ -86,12 +89,16 @@ def run(settings: Settings, context: Context) -> None:
         return
     settled = list(settle_problems(chains, settings))
     rows, outcomes = sum_up(settled)
-    logger.info("distill: %d rows; problems: %s", len(rows), dict(outcomes))
-    lost = [each for each in settled if not each.rows]
-    rejected = [{"id": each.problem, "reason": each.outcome, "agreement": each.agreement} for each in lost]
+    unread = sum(each.unread for each in settled)
+    logger.info("distill: %d rows; problems: %s; answers not understood: %d", len(rows), dict(outcomes), unread)
+    rejected = [
+        {"id": each.problem, "reason": each.outcome, "agreement": each.agreement, "unread": each.unread}
+        for each in settled
+        if not each.rows
+    ]
     write_jsonl(side_path(output.path, "rejected.jsonl"), rejected)
     counts = {f"problems: {outcome}": count for outcome, count in outcomes.items()}
-    output.finish(rows, problems=len(settled), chains=len(chains), **counts)
+    output.finish(rows, problems=len(settled), unread=unread, chains=len(chains), **counts)
 
 
 def read_chains(context: Context) -> list[Row]:
@@ -136,7 +143,8 @@ def settle_problems(chains: Sequence[Row], settings: Settings) -> Iterator[Settl
         agreement = len(majority) / len(own)
         outcome = decide(bool(majority), agreement, settings)
         kept = majority[: settings.most] if outcome == KEPT else []
-        yield Settled(name, outcome, agreement, [make_row(chain, agreement, domains[name], observed) for chain in kept])
+        rows = [make_row(chain, agreement, domains[name], observed) for chain in kept]
+        yield Settled(name, outcome, agreement, rows, unread=len(usable[name]) - sum(map(len, groups)))
 
 
 def decide(has_majority: bool, agreement: float, settings: Settings) -> str:

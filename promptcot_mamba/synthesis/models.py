@@ -16,6 +16,7 @@ from promptcot_mamba.errors import InputError
 from promptcot_mamba.sampling.backend import SamplingSettings
 from promptcot_mamba.sampling.capacity import find_device, plan_capacity
 from promptcot_mamba.sampling.decode import special_tokens
+from promptcot_mamba.sampling.layers import has_states
 from promptcot_mamba.synthesis.asking import Model
 from promptcot_mamba.synthesis.stage import settings_from
 from promptcot_mamba.synthesis.templates import OURS, Format, load_format
@@ -188,6 +189,7 @@ class VllmModel(TextModel):
             tensor_parallel_size=settings.tensor_parallel_size,
             on_cpu=device.kind == "cpu",
             cache_bytes=capacity.cache_bytes,
+            has_states=has_states(self.checkpoint.config),
         )
         sampling = settings.sampling(self.tokenizer)
         return VllmEngine(engine, sampling, is_mamba2=self.checkpoint.is_mamba2, tokenizer=self.tokenizer)

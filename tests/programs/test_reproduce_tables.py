@@ -32,7 +32,7 @@ ENVIRONMENT = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
     [
         ([], "--model_path is required"),
         (["--model_path"], "--model_path: expected a value"),
-        (["--model_path", "/nowhere"], "no config.json there"),
+        (["--model_path", "/nowhere"], "no such folder"),
         (["--speed", "9"], "unknown flag --speed"),
         (["--model", "gpt", "--model_path", "configs/quickstart"], "no config.json there"),
     ],
@@ -41,6 +41,25 @@ def test_a_command_line_that_cannot_be_meant(flags: list[str], complaint: str):
     done = subprocess.run([*SCRIPT, *flags], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
     assert complaint in done.stderr
+
+
+@pytest.mark.parametrize("name", ["agentica-org/DeepScaleR-1.5B-Preview", "m1", "tekken"])
+def test_a_model_may_be_the_hubs_a_servers_or_mistrals(name: str, tmp_path: Path):
+    """M1-3B is known to its own server alone; Mistral's folders hold params.json."""
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "$@"\n')
+    python.chmod(0o755)
+    (tmp_path / "tekken").mkdir()
+    (tmp_path / "tekken/params.json").write_text("{}")
+    model = str(tmp_path / name) if name == "tekken" else name
+    flags = ["--model", "m1-3b", "--model_path", model, "--output", f"{tmp_path}/out", "--quick"]
+    flags += ["--", "--base_url", "http://there:1"]
+    environment = {**ENVIRONMENT, "PYTHON": str(python)}
+    done = subprocess.run([*SCRIPT, *flags], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    [sampled] = [line.split() for line in done.stdout.splitlines() if line.startswith("infer_longcot.py")]
+    assert sampled[sampled.index("--model_path") + 1] == model
+    assert "http://there:1" in sampled
 
 
 def test_one_engine_samples_what_is_asked_and_all_of_it_is_graded(tmp_path: Path):

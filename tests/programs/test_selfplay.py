@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,14 +24,26 @@ PROMPT = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n<think>\n"
 TESTS = [{"input": "1 2\n", "output": "3\n"}]
 # In place of train.py: the flags it was given, and a checkpoint.
 TRAINER = """
-import sys
+import json, sys
 from pathlib import Path
 if Path({stop!r}).exists():
     sys.exit(75)
 flags = dict(zip(sys.argv[2::2], sys.argv[3::2]))
 output = Path(flags["--output_dir"])
 output.mkdir(parents=True, exist_ok=True)
-(output / "config.json").write_text(repr(flags))
+(output / "config.json").write_text(json.dumps(flags))
+(output / "model.safetensors").write_text(repr(flags))
+"""
+# In place of every program: leaves what its flags name. A script from standard input is run.
+STAND_IN = """#!/usr/bin/env bash
+[ "$1" != - ] || exec {python} "$@"
+while [ $# -gt 0 ]; do
+    case $1 in
+    --output_path | --sft_path) mkdir -p "$(dirname "$2")"; echo x >"$2" ;;
+    --output_dir) mkdir -p "$2"; echo '{{}}' >"$2/config.json"; echo x >"$2/model.safetensors" ;;
+    esac
+    shift
+done
 """
 
 
@@ -94,7 +107,7 @@ def test_rounds_go_on_where_they_were(work: Path, tmp_path: Path, play):
     rounds = [tmp_path / "out" / f"round_{number}" for number in (1, 2)]
     calls = [(folder / "maths.calls").read_text().splitlines() for folder in rounds]
     assert calls == [[str(work / "model")], [str(rounds[0] / "model")]]  # once, and from what was trained
-    trained = [eval((folder / "model/config.json").read_text()) for folder in rounds]
+    trained = [json.loads((folder / "model/config.json").read_text()) for folder in rounds]
     assert [flags["--model_name_or_path"] for flags in trained] == [str(work / "model"), str(rounds[0] / "model")]
     assert [flags["--data_path"] for flags in trained] == [str(folder / "pairs.jsonl") for folder in rounds]
     assert {flags["--beta"] for flags in trained} == {"0.3"}
@@ -109,7 +122,7 @@ def test_rounds_go_on_where_they_were(work: Path, tmp_path: Path, play):
 
     other = play("--beta", "0.2", ROUNDS="2")
     assert other.returncode == 2
-    assert f"error: {rounds[0]}/done/train: round 1 was made by another command or from other files" in other.stderr
+    assert f"error: {rounds[0]}/done/train: round 1 was made by other settings" in other.stderr
 
 
 def test_a_changed_recipe_is_refused(tmp_path: Path, play):
@@ -120,7 +133,7 @@ def test_a_changed_recipe_is_refused(tmp_path: Path, play):
     recipe.write_text("pairs: 2\n")
     done = play(**flags)
     assert done.returncode == 2
-    assert "/done/prefer: round 1 was made by another command or from other files" in done.stderr
+    assert "/done/prefer: round 1 was made by other settings" in done.stderr
 
 
 def test_more_problems_and_other_grades_are_noticed(work: Path, tmp_path: Path, play):
@@ -132,10 +145,47 @@ def test_more_problems_and_other_grades_are_noticed(work: Path, tmp_path: Path, 
     before = grades.read_bytes()
     grades.write_bytes(before.replace(b'"correct": true', b'"correct":true'))
     assert grades.read_bytes() != before
-    assert "/done/prefer: round 1 was made by another command or from other files" in play(**flags).stderr
+    assert "/done/prefer: round 1 was made by other settings" in play(**flags).stderr
     grades.write_bytes(before)
     problems.write_bytes(problems.read_bytes() + b"\n")
-    assert "/done/sample_maths: round 1 was made by another command or from other files" in play(**flags).stderr
+    assert "/done/sample_maths: round 1 was made by other settings" in play(**flags).stderr
+
+
+def test_where_it_runs_may_change_and_the_model_may_not(work: Path, tmp_path: Path, play):
+    model, programs = Path(shutil.copytree(work / "model", tmp_path / "model")), tmp_path / "bin"
+    programs.mkdir()
+    for name in ("python", "deepspeed"):
+        (programs / name).write_text(STAND_IN.format(python=sys.executable))
+        (programs / name).chmod(0o755)
+    path = f"{programs}{os.pathsep}{os.environ['PATH']}"
+    flags = {"CODE": None, "BY": "majority", "MODEL": str(model), "LAUNCHER": None, "PATH": path, "ROUNDS": "2"}
+    sampler = "python infer_longcot.py --n_gpus 8 --temperature 1"
+    first = play(**flags, SAMPLER=sampler)
+    assert first.returncode == 0, first.stderr
+    expected = [f"{number}, {hop}" for number in (1, 2) for hop in ("sample_maths", "prefer", "train")]
+    assert hops(first) == expected
+
+    elsewhere = {"SAMPLER": "nice python infer_longcot.py --temperature 1 --n_gpus 4", "NUM_GPUS": "4"}
+    again = play(**flags | elsewhere | {"LAUNCHER": "nice python"})
+    assert again.returncode == 0, again.stderr
+    assert hops(again) == [f"{hop}: done before" for hop in expected]
+
+    refused = "/done/sample_maths: round 1 was made by other settings or from other files or weights"
+    other = play(**flags, SAMPLER=sampler.replace("--temperature 1", "--temperature 0.5"))
+    assert other.returncode == 2
+    assert refused in other.stderr
+
+    (weights,) = model.glob("*.safetensors")
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    retrained = play(**flags, SAMPLER=sampler)
+    assert retrained.returncode == 2
+    assert refused in retrained.stderr
+
+    weights.unlink()
+    none = play(**flags, SAMPLER=sampler)
+    assert (none.returncode, hops(none)) == (2, [])
+    assert none.stderr.startswith(f"error: MODEL {model}: ")
 
 
 def test_a_failing_hop_ends_the_script(tmp_path: Path, play):

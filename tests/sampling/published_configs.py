@@ -93,6 +93,24 @@ PUBLISHED: dict[str, tuple[dict[str, Any], tuple[int, int, int, int]]] = {
     "gemma2-9b": ({"model_type": "gemma2", "hidden_size": 3584, "num_attention_heads": 16, "num_hidden_layers": 42,
         "num_key_value_heads": 8, "head_dim": 256, "sliding_window": 4096, "sliding_window_size": 4096}, (21 * 2 * 8 *
         256 * 2, 21 * 2 * 8 * 256 * 2, 4096, 0)),
+    "r1-distill-1.5b": ({"model_type": "qwen2", "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers":
+        28, "num_attention_heads": 12, "num_key_value_heads": 2, "max_position_embeddings": 131072, "sliding_window":
+        4096, "use_sliding_window": False}, (28 * 2 * 2 * 128 * 2, 0, 0, 0)),
+    "minicpm3-4b": ({"model_type": "minicpm3", "hidden_size": 2560, "intermediate_size": 6400, "num_hidden_layers":
+        62, "num_attention_heads": 40, "num_key_value_heads": 40, "kv_lora_rank": 256, "q_lora_rank": 768,
+        "qk_nope_head_dim": 64, "qk_rope_head_dim": 32, "v_head_dim": 64, "dim_model_base": 256, "scale_depth": 1.4,
+        "scale_emb": 12, "hidden_act": "silu", "num_experts": 0}, (62 * 2 * 40 * 96 * 2, 0, 0, 0)),
+    "falcon-mamba-7b": ({"model_type": "falcon_mamba", "hidden_size": 4096, "intermediate_size": 8192, "expand": 16,
+        "num_hidden_layers": 64, "state_size": 16, "conv_kernel": 4, "time_step_rank": 256}, (0, 0, 0, 64 * 8192 * (16
+        * 4 + 3 * 2))),
+    "mamba-2.8b": ({"model_type": "mamba", "hidden_size": 2560, "intermediate_size": 5120, "expand": 2,
+        "num_hidden_layers": 64, "state_size": 16, "conv_kernel": 4, "time_step_rank": 160}, (0, 0, 0, 64 * 5120 * (16
+        * 4 + 3 * 2))),
+    # 49 of 80 layers attend; which ones is made up here.
+    "llama-3.3-nemotron-super-49b": ({"model_type": "nemotron-nas", "hidden_size": 8192, "num_hidden_layers": 80,
+        "num_attention_heads": 64, "num_key_value_heads": None, "block_configs": [{"attention": {"n_heads_in_group":
+        None if layer > 48 else 8, "no_op": layer > 48, "replace_with_linear": False}, "ffn": {"no_op": False}}
+        for layer in range(80)]}, (49 * 2 * 8 * 128 * 2, 0, 0, 0)),
     "lfm2-1.2b": ({"model_type": "lfm2", "hidden_size": 2048, "num_attention_heads": 32, "num_hidden_layers": 16,
         "num_key_value_heads": 8, "conv_L_cache": 3, "layer_types": ["conv", "conv", "full_attention", "conv", "conv",
         "full_attention", "conv", "conv", "full_attention", "conv", "full_attention", "conv", "full_attention",

@@ -20,6 +20,7 @@ from promptcot_mamba.run_info import side_path
 from promptcot_mamba.sampling import scheduler
 from promptcot_mamba.sampling.backend import CUT, Generated
 from promptcot_mamba.sampling.partial import PartialFile, read_partial
+from promptcot_mamba.token_scores import TokenScores
 from tests.sampling.conftest import comparable, kill_when_grown, write_problems
 from tests.sampling.scripted import FIRST_TOKEN, LAST_TOKEN, TokenBackend, draw_tokens
 from tests.tiny import make_tokenizer
@@ -191,13 +192,72 @@ def test_a_damaged_partial_file_is_read_as_far_as_it_goes(flags, tmp_path: Path,
 def test_a_partial_file_of_an_earlier_version_is_read(tmp_path: Path):
     """Ids as a list, where they are packed now, and one chain in both forms."""
     path = tmp_path / "x.partial.jsonl"
-    named = {"problem_id": "p", "run": 0, "attempt": 0, "seed": 1, "prompt_crc": 2, "continued": [], "closed": None}
-    write_jsonl(path, [named | {"at": 0, "ids": [5, 6, 7], "seconds": 1.0}])
-    file = PartialFile(path)
     chain = scheduler.Chain(0, "p", 0, 0, 1, "prompt", [1], 100)
+    named = {"problem_id": "p", "run": 0, "attempt": 0, "seed": 1, "prompt_crc": chain.prompt_crc}
+    write_jsonl(path, [named | {"continued": [], "closed": None, "at": 0, "ids": [5, 6, 7], "seconds": 1.0}])
+    file = PartialFile(path)
     file.save(chain, [5, 6, 7, 8, 70_000], 2.0)
     file.close()
     assert list(read_partial(path)["p", 0, 0].ids) == [5, 6, 7, 8, 70_000]
+
+
+def test_a_rerun_does_not_write_the_file_anew_while_all_of_it_lives(tmp_path: Path, monkeypatch):
+    """Lines of 63 tokens with their log-probabilities, as saves of 4.5 s leave them: 15 bytes a token and more."""
+    monkeypatch.setattr("promptcot_mamba.sampling.partial.DEAD_BYTES", 0)
+    path, numbers = tmp_path / "x.partial.jsonl", random.Random(2)
+    chains = [scheduler.Chain(unit, f"p{unit}", 0, 0, unit, "prompt", [1], 10_000) for unit in range(6)]
+    file = PartialFile(path)
+    for chain in chains:
+        chain.scores = TokenScores()
+        for length in range(63, 1000, 63):
+            chain.scores.add(*([numbers.uniform(-8, 0) for _ in range(63)] for _ in range(2)))
+            file.save(chain, range(length))
+    file.close()
+    again, written = PartialFile(path), []
+    compact = PartialFile._compact
+    monkeypatch.setattr(PartialFile, "_compact", lambda self: (written.append(1), compact(self)))
+    for length in range(1008, 1300, 63):
+        again.save(chains[0], range(length))
+        again.sync()
+    assert not written
+    for chain in chains[1:]:
+        again.forget(chain.key)
+    for length in range(1300, 1800, 63):
+        again.save(chains[0], range(length))
+        again.sync()
+    again.close()
+    assert len(written) == 1
+    assert {row["problem_id"] for row in read_jsonl(path)} == {"p0"}
+
+
+def test_lines_of_another_seed_begin_a_chain_or_are_left_out(tmp_path: Path, caplog):
+    path = tmp_path / "x.partial.jsonl"
+    line = {"problem_id": "p", "run": 0, "attempt": 0, "prompt_crc": 2, "seconds": 1.0, "continued": [], "closed": None}
+    write_jsonl(
+        path,
+        [
+            line | {"seed": 1, "at": 0, "ids": [5, 6, 7]},
+            line | {"seed": 9, "at": 2, "ids": [70]},  # of a chain whose beginning is nowhere
+            line | {"seed": 1, "at": 3, "ids": [8]},
+            line | {"problem_id": "q", "seed": 1, "at": 0, "ids": [1, 2]},
+            line | {"problem_id": "q", "seed": 1, "prompt_crc": 3, "at": 0, "ids": [3]},
+            line | {"problem_id": "q", "seed": 1, "prompt_crc": 3, "at": 1, "ids": [4]},
+        ],
+    )
+    chains = read_partial(path)
+    assert (list(chains["p", 0, 0].ids), chains["p", 0, 0].seed) == ([5, 6, 7, 8], 1)
+    assert (list(chains["q", 0, 0].ids), chains["q", 0, 0].prompt_crc) == ([3, 4], 3)
+    assert "x.partial.jsonl:2: lines before it are missing; left out" in caplog.text
+
+
+def test_a_partial_file_that_outlived_its_run_is_removed(flags, tmp_path: Path):
+    """As a kill between the last row and the end leaves it."""
+    output = tmp_path / "x.jsonl"
+    assert run(flags(output)) == 0
+    left = side_path(output, "partial.jsonl")
+    left.write_text('{"problem_id": "made/0"}\n')
+    assert run(flags(output)) == 0
+    assert not left.exists()
 
 
 def test_the_file_is_written_anew_once_most_of_it_is_dead(tmp_path: Path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,14 +13,19 @@ from promptcot_mamba.cli import parse_args
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.gpus import Gpu
 from promptcot_mamba.sampling import capacity
+from promptcot_mamba.sampling import plan as plans
 from promptcot_mamba.sampling.arguments import SamplingArguments
 from promptcot_mamba.sampling.backend import LENGTH, STOP
 from promptcot_mamba.sampling.cache_cost import cache_cost
-from promptcot_mamba.sampling.capacity import GIB, Device, free_memory, plan_capacity
+from promptcot_mamba.sampling.capacity import GIB, Device, free_memory, loaded_bytes, plan_capacity
 from promptcot_mamba.sampling.decode import completion_text
+from promptcot_mamba.sampling.engines import engine_settings
 from promptcot_mamba.sampling.plan import make_plan
 from promptcot_mamba.sampling.rope import model_context
+from promptcot_mamba.sampling.vllm_engine import engine_arguments
 from tests.sampling.conftest import ROOT, write_problems
+from tests.sampling.published_configs import PUBLISHED
+from tests.tiny import make_tokenizer
 
 RECIPES = sorted((ROOT / "configs" / "eval").glob("*.yaml"))
 CODESTRAL = {  # the base model's shapes
@@ -62,6 +68,154 @@ def test_too_small_a_device_is_refused_and_more_devices_help():
     with pytest.raises(InputError, match="raise --tensor_parallel_size"):
         plan_capacity(model, Device("cuda", 16 * GIB), samples=960, **HOW)
     assert plan_capacity(model, Device("cuda", 16 * GIB), samples=960, tensor_parallel_size=2, **HOW).max_num_seqs > 10
+
+
+R1_DISTILL = {"model_type": "qwen2", "num_hidden_layers": 28, "num_attention_heads": 12, "num_key_value_heads": 2,
+              "hidden_size": 1536, "max_position_embeddings": 131072, "rope_theta": 10000.0}  # fmt: skip
+QWQ = {"model_type": "qwen2", "num_hidden_layers": 64, "num_attention_heads": 40, "num_key_value_heads": 8,
+       "hidden_size": 5120, "vocab_size": 152064, "tie_word_embeddings": False, "dtype": "bfloat16"}  # fmt: skip
+
+
+@pytest.mark.parametrize("samples", [1, 2, 8, 30])
+def test_a_cpu_holds_a_whole_chain_however_few_are_missing(samples: int):
+    """vLLM 0.32 wants 1,060,634,624 bytes of R1-Distill-1.5B at 36,864 tokens, its empty block included."""
+    model, how = Checkpoint(Path("r1"), R1_DISTILL, 0), HOW | {"context": 36864}
+    plan = plan_capacity(model, Device("cpu", 1 << 40), samples=samples, **how)
+    assert plan.max_num_seqs == samples
+    assert plan.cache_bytes >= max(1_060_634_624, samples * plan.typical_bytes)
+    exact = Device("cpu", int(1_060_634_624 / capacity.CPU_SHARE))  # holds that, but not a block's rounding
+    with pytest.raises(InputError, match=r"one chain of 0.99 GiB exceed the cpu memory budget"):
+        plan_capacity(model, exact, samples=samples, **how)
+
+
+def test_weights_are_counted_as_they_are_loaded():
+    """QwQ-32B fits an H100 in fp8; a 7B model does not fit 24 GiB in float32, nor twice its size in an A100's 80."""
+    h100, qwq = Device("cuda", 81559 << 20), Checkpoint(Path("qwq"), QWQ, 65_527_841_792)
+    with pytest.raises(InputError, match=r"weights of 61.0 GiB and one chain of"):
+        plan_capacity(qwq, h100, samples=960, **HOW)
+    tables = 2 * 152064 * 5120 * 2
+    for name, a_number in (("fp8", 1), ("fp8_per_tensor", 1), ("mxfp8", 33 / 32)):
+        plan = plan_capacity(qwq, h100, samples=960, quantization=name, **HOW)
+        assert plan.weight_bytes == tables + int((65_527_841_792 - tables) * a_number / 2)
+    awq = Checkpoint(Path("awq"), QWQ | {"quantization_config": {"quant_method": "awq"}}, 19_300_000_000)
+    for quantization in (None, "awq"):
+        assert plan_capacity(awq, h100, samples=9, quantization=quantization, **HOW).weight_bytes == 19_300_000_000
+    seven = Checkpoint(Path("7b"), QWQ | {"num_hidden_layers": 28, "hidden_size": 3584}, 15_200_000_000)
+    how = HOW | {"context": 8192}
+    assert plan_capacity(seven, Device("cuda", 24 * GIB), samples=1, **how).weight_bytes == 15_200_000_000
+    with pytest.raises(InputError, match=r"weights of 28.3 GiB"):
+        plan_capacity(seven, Device("cuda", 24 * GIB), samples=1, **how | {"dtype": "float32"})
+
+
+def write_attention(folder: Path, dtype: str, config: dict) -> Path:
+    """A folder with a config, a tokenizer and weights of 4,000 numbers, as their header says."""
+    header = json.dumps({"w": {"dtype": dtype, "shape": [4000], "data_offsets": [0, 4000 * int(dtype[-2:]) // 8]}})
+    make_tokenizer().save_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps(config))
+    start = len(header).to_bytes(8, "little") + header.encode()
+    (folder / "model.safetensors").write_bytes(start + bytes(4000 * int(dtype[-2:]) // 8))
+    return folder
+
+
+def test_weights_stored_in_float32_take_half_in_bfloat16(tmp_path: Path):
+    """The header tells how they are stored; configs of such models say either."""
+    for said in ("float32", "bfloat16"):
+        model = read_checkpoint(write_attention(tmp_path, "F32", R1_DISTILL | {"torch_dtype": said}))
+        assert loaded_bytes(model, "bfloat16") == model.weight_bytes // 2
+        assert loaded_bytes(model, "float32") == model.weight_bytes
+
+
+def test_a_model_stored_in_float32_is_said_to_take_twice_the_memory(tmp_path: Path, monkeypatch, caplog):
+    monkeypatch.setattr(plans, "find_device", lambda devices: Device("cuda", 24 * GIB))
+    monkeypatch.setattr(plans.logger, "propagate", True)
+    problems = str(write_problems(tmp_path / "p.jsonl", 1))
+    model = str(write_attention(tmp_path, "F32", R1_DISTILL | {"torch_dtype": "float32"}))
+    for dtype, is_said in (("bfloat16", False), ("float32", False), ("auto", True)):
+        plan = make_plan(SamplingArguments(problems, "x.jsonl", model, dtype=dtype))
+        with caplog.at_level("INFO", logger=plans.logger.name):
+            plans.place(plan, 1)
+        assert ("--dtype bfloat16 is what vLLM by itself makes of such a model" in caplog.text) == is_said
+    for recipe in ("deepscaler-1.5b", "s1-32b"):  # published so
+        flags = ["--config", str(ROOT / f"configs/models/{recipe}.yaml"), "--model_path=m", "--output_path=x.jsonl"]
+        assert parse_args(SamplingArguments, [*flags, "--data_path=p"]).dtype == "bfloat16"
+
+
+def test_states_are_kept_in_float32_on_a_cpu_and_so_recorded(checkpoint: Path, tmp_path: Path, monkeypatch, caplog):
+    """vLLM's CPU platform sets them back to float32, which a half-sized cache and run.json would not know."""
+    problems, attends = str(write_problems(tmp_path / "p.jsonl", 1)), write_attention(tmp_path, "BF16", R1_DISTILL)
+
+    def kept(model: Path, build: str | None, **flags: object) -> str:
+        monkeypatch.setattr("torch.version.cuda", build)
+        plan = make_plan(SamplingArguments(problems, "x.jsonl", str(model), state_dtype="bfloat16", **flags))
+        return plan.sample_settings["state_dtype"]
+
+    monkeypatch.setattr(plans.logger, "propagate", True)
+    with caplog.at_level("WARNING", logger=plans.logger.name):
+        assert kept(checkpoint, "13.0") == "bfloat16"
+        assert kept(checkpoint, None, base_url=["http://there"]) == "bfloat16"
+        assert kept(attends, None) == "bfloat16"  # which has none
+        assert "keeps states in float32" not in caplog.text
+        assert kept(checkpoint, None) == "float32"
+    assert "--state_dtype bfloat16: on a CPU vLLM keeps states in float32; so does this run" in caplog.text
+
+
+PHI4 = R1_DISTILL | {"model_type": "phi3", "num_attention_heads": 40, "num_key_value_heads": 10}
+MAMBA2 = CODESTRAL | {"hidden_size": 4096, "expand": 2}
+NAS = PUBLISHED["llama-3.3-nemotron-super-49b"][0]
+
+
+@pytest.mark.parametrize(
+    ("config", "right", "wrong"),
+    [
+        (PHI4, {1: "", 2: "", 5: "", 10: "", 20: "", 40: ""}, {4: "num_key_value_heads of 10", 8: "heads of 10",
+         3: "num_heads of 40"}),
+        (R1_DISTILL, {2: "", 4: "", 12: ""}, {8: "num_heads of 12", 5: "num_heads of 12"}),
+        (PUBLISHED["falcon-h1-7b"][0], {2: "", 4: ""}, {8: "num_heads of 12"}),
+        (PUBLISHED["nemotron-nano-9b-v2"][0], {2: "", 8: ""}, {10: "num_key_value_heads of 8", 5: "heads of 8"}),
+        (PUBLISHED["nemotron-3-nano-30b"][0], {2: "", 8: ""}, {16: "n_groups of 8 of the model's states"}),
+        (PUBLISHED["granite-4.0-h-tiny"][0], {4: "", 12: ""}, {8: "num_heads of 12"}),  # of a single group
+        (PUBLISHED["deepseek-r1-0528"][0], {8: "", 128: ""}, {3: "num_heads of 128"}),
+        (PUBLISHED["minicpm3-4b"][0], {8: "", 40: ""}, {16: "num_heads of 40"}),
+        (NAS, {8: "", 64: ""}, {3: "num_heads of 64"}),
+        (MAMBA2, {8: "", 4: ""}, {16: "n_groups of 8", 3: "num_heads of 128"}),
+        (MAMBA2 | {"n_groups": 1}, {16: ""}, {3: "num_heads of 128"}),
+    ],
+)  # fmt: skip
+def test_devices_take_whole_heads_and_groups(config: dict, right: dict, wrong: dict):
+    """As vLLM's layers assert (llama.py, mamba_mixer2.py), after it has started its workers."""
+    model = Checkpoint(Path("m"), config, 0)
+    for parts in right:
+        plans._check_parts(parts, model)
+    for parts, words in wrong.items():
+        with pytest.raises(InputError, match=f"--tensor_parallel_size {parts}: .*{words}"):
+            plans._check_parts(parts, model)
+
+
+def test_servers_flags_are_said_to_be_theirs(checkpoint: Path, tmp_path: Path, monkeypatch, caplog):
+    """With --base_url no flag of loading is checked against the model, and --rope_scaling says what it still does."""
+    model = write_attention(tmp_path, "BF16", R1_DISTILL | {"max_position_embeddings": 32768})
+    monkeypatch.setattr(plans.logger, "propagate", True)
+    flags: dict = {"base_url": ["http://there"], "tensor_parallel_size": 5, "n_gpus": 5, "max_len": 65536}
+    flags["rope_scaling"] = '{"rope_type": "yarn", "factor": 4}'
+    with caplog.at_level("WARNING", logger=plans.logger.name):
+        problems = str(write_problems(tmp_path / "p.jsonl", 1))
+        plan = make_plan(SamplingArguments(problems, "x.jsonl", str(model), **flags))
+    assert "--tensor_parallel_size: with --base_url the servers decide that" in caplog.text
+    assert "--rope_scaling: with --base_url the servers scale as they were started" in caplog.text
+    assert plan.context == 65536 + 4096
+    with pytest.raises(InputError, match="--tensor_parallel_size 5"):
+        make_plan(SamplingArguments(problems, "x.jsonl", str(model), **flags | {"base_url": []}))
+
+
+def test_a_mamba_1s_state_is_kept_as_asked(tmp_path: Path):
+    config, (*_, state) = PUBLISHED["falcon-mamba-7b"]
+    model = Checkpoint(tmp_path, config, 0)
+    args = SamplingArguments("p", "x.jsonl", "m", state_dtype="float32")
+    plan = plans.Plan(args, [], None, model, None, Device("cuda", 80 * GIB))  # type: ignore[arg-type]
+    plan.capacity = plan_capacity(model, plan.device, samples=9, **HOW)
+    assert plan.capacity.state_bytes == state
+    asked = engine_arguments(engine_settings(plan), is_mamba2=False)
+    assert (asked["mamba_ssm_cache_dtype"], asked["enable_prefix_caching"]) == ("float32", False)
 
 
 def test_what_devices_share_and_what_each_holds_whole():

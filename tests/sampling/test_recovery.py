@@ -136,6 +136,52 @@ def test_a_repeated_row_is_dropped(flags, output: Path, format: str):
     assert comparable(output) == whole
 
 
+@pytest.mark.parametrize("kind", DAMAGE)
+@pytest.mark.parametrize("place", [0, 3])
+def test_a_damaged_group_is_moved_aside_and_its_samples_drawn_again(flags, output: Path, kind: str, place: int, caplog):
+    run(flags(format="grouped"))
+    whole = comparable(output)
+    lines = output.read_bytes().splitlines(keepends=True)
+    lines[place] = DAMAGE[kind](lines[place], random.Random(kind))
+    output.write_bytes(b"".join(lines))
+    assert run(flags(format="grouped")).submitted == 4
+    assert f"{output}:{place + 1}: unreadable" in caplog.text
+    assert side_path(output, "damaged.jsonl").read_bytes() == lines[place].rstrip(b"\n") + b"\n"
+    assert [_less(row) for row in comparable(output)] == [_less(row) for row in whole]
+
+
+def _less(row: dict) -> dict:
+    return {key: value for key, value in row.items() if "seconds" not in key}
+
+
+def test_a_last_row_without_its_newline_is_kept(flags, output: Path):
+    run(flags())
+    whole = output.read_bytes()
+    output.write_bytes(whole.removesuffix(b"\n"))
+    assert run(flags()).submitted == 0
+    assert output.read_bytes() == whole
+
+
+def test_a_foreign_journal_is_named_by_a_dry_run_too(flags, output: Path):
+    run(flags())
+    path = side_path(output, "attempts.jsonl")
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:2], b'{"problem_id": "made/1", "run": 0}\n', *lines[2:]]))
+    for how in ({"dry_run": True}, {}):
+        with pytest.raises(InputError, match=r"x\.attempts\.jsonl:3: no .*; not written by this program"):
+            run(flags(**how))
+
+
+def test_a_rating_of_pandas_making_is_null_in_the_rows(flags, output: Path, tmp_path: Path, caplog):
+    """NaN, once read, could not be written: every finished chain was lost in a traceback."""
+    path = tmp_path / "problems.jsonl"
+    path.write_text(path.read_text().replace('"answer": 2}', '"answer": 2, "rating": NaN}'))
+    assert run(flags()).submitted >= 32
+    assert f"{path}:2: NaN is not JSON; it is read as null" in caplog.text
+    assert {row.get("rating", "no key") for row in read_jsonl(output) if row["idx"] == 1} == {None}
+    assert run(flags()).submitted == 0
+
+
 def test_a_text_stands_once_on_disk(flags, output: Path):
     def long_chain(request):
         return f"{request.seed} " * 20_000 + "\n</think>\nThe answer is \\boxed{1}.", "stop", 40_000

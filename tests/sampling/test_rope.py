@@ -90,5 +90,17 @@ def test_what_cannot_be_stretched(tmp_path: Path, config: dict, flag: dict, word
         rope_overrides(make(tmp_path, config), flag)
 
 
+def test_command_r_sees_as_far_as_it_says_beside_its_positions(tmp_path: Path):
+    """8,192 positions, `model_max_length` 131,072: vLLM goes by the latter, though it takes the least of all others."""
+    command_r = {
+        "model_type": "cohere", "architectures": ["CohereForCausalLM"], **SHAPE, "max_position_embeddings": 8192,
+        "model_max_length": 131072, "rope_theta": 8000000.0,
+    }  # fmt: skip
+    assert model_context(make(tmp_path, command_r), {}) == 131072
+    arguments = pytest.importorskip("vllm").EngineArgs
+    read = arguments(model=str(tmp_path), skip_tokenizer_init=True, max_model_len=131072).create_model_config()
+    assert read.max_model_len == 131072
+
+
 def test_nothing_without_the_flag(tmp_path: Path):
     assert rope_overrides(make(tmp_path, QWEN2), {}) is None

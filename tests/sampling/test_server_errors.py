@@ -36,6 +36,20 @@ GEMINI_SPENT = {  # continuedev/continue#11450: nothing is said of a time when t
               "For more information on this error, head to: https://ai.google.dev/gemini-api/docs/rate-limits. To "
               "monitor your current usage, head to: https://ai.dev/rate-limit. ", "status": "RESOURCE_EXHAUSTED"}
 }  # fmt: skip
+# RooCodeInc/Roo-Code#3883: a gateway's message is Google's whole body, and only its details say how long to wait.
+GEMINI_DETAILS = {
+    "error": {"code": 429, "message": "You exceeded your current quota, please check your plan and billing details. "
+              "For more information on this error, head to: https://ai.google.dev/gemini-api/docs/rate-limits.",
+              "status": "RESOURCE_EXHAUSTED", "details": [
+        {"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [
+            {"quotaMetric": "generativelanguage.googleapis.com/generate_content_free_tier_input_token_count",
+             "quotaId": "GenerateContentInputTokensPerModelPerMinute-FreeTier",
+             "quotaDimensions": {"location": "global", "model": "gemini-2.5-flash"}, "quotaValue": "250000"}]},
+        {"@type": "type.googleapis.com/google.rpc.Help", "links": [
+            {"description": "Learn more about Gemini API quotas", "url": "https://ai.google.dev/gemini-api/docs/rate-limits"}]},
+        {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "26s"}]}
+}  # fmt: skip
+GEMINI_WITHIN = {"error": {"message": json.dumps(GEMINI_DETAILS, indent=2), "code": 429, "status": "Too Many Requests"}}
 LATE_CODE = {"error": {"message": "Not now. " * 100, "type": "x", "code": "insufficient_quota"}}
 VLLM_ECHO = {  # pydantic's words, as vLLM sends them on: the prompt is a problem's
     "object": "error", "message": "[{'type': 'missing', 'loc': ('body', 'model'), 'msg': 'Field required', 'input': "
@@ -56,13 +70,32 @@ def meant(status: int, body: Any, **headers: str) -> Exception:
 
 @pytest.mark.parametrize(
     ("body", "seconds"),
-    [(GEMINI_MINUTE, 58.821668433), ([GEMINI_MINUTE], 58.821668433), (GROQ_DAY, 578.016), (OPENAI_MINUTE, 0.02)],
+    [
+        (GEMINI_MINUTE, 58.821668433),
+        ([GEMINI_MINUTE], 58.821668433),
+        (GROQ_DAY, 578.016),
+        (OPENAI_MINUTE, 0.02),
+        (GEMINI_DETAILS, 26),
+        ([GEMINI_DETAILS], 26),
+        (GEMINI_WITHIN, 26),
+    ],
 )
 def test_a_limit_a_minute_is_waited_for_as_its_words_say(body: Any, seconds: float):
     error = meant(429, body)
     assert type(error) is BusyError
     assert error.retry_after == pytest.approx(seconds)
     assert meant(429, body, **{"Retry-After": "7"}).retry_after == 7
+
+
+def test_waits_are_read_from_the_headers_first():
+    """Azure and OpenAI say milliseconds beside seconds that are rounded up; a date is by the server's clock."""
+    assert meant(429, OPENAI_MINUTE, **{"retry-after-ms": "1250", "Retry-After": "2"}).retry_after == 1.25
+    assert meant(429, OPENAI_MINUTE, **{"retry-after-ms": "soon", "Retry-After": "2"}).retry_after == 2
+    assert meant(429, {}, **{"retry-after-ms": "-5"}).retry_after == 0
+    date = "Fri, 01 Jan 2100 00:00:{:02} GMT".format
+    assert meant(503, "", **{"Retry-After": date(9), "Date": date(2)}).retry_after == 7
+    assert meant(503, "", **{"Retry-After": date(9)[:-4], "Date": date(2)}).retry_after == 7  # GMT, said or not
+    assert meant(503, "", **{"Retry-After": date(2), "Date": date(9)}).retry_after == 0
 
 
 @pytest.mark.parametrize(("status", "body"), [(429, QUOTA), (429, GEMINI_SPENT), (429, LATE_CODE), (402, GROQ_DAY)])
@@ -75,6 +108,9 @@ def test_what_is_spent_ends_the_run(status: int, body: Any):
     ("words", "seconds"),
     [
         ("Please try again in 20ms.", 0.02), ("Please retry after 26 seconds.", 26), ("try again in 6m0s", 360),
+        ("Please retry after 500 milliseconds.", 0.5), ("retry after 1500 Milliseconds", 1.5),
+        ("Please try again in 1 minute 30 seconds.", 90), ("try again in 2 hrs", 7200), ("retry in 5 steps", None),
+        ("retry in 9 msec", 0.009),
         ("Please try again in 1h2m3.5s. Visit", 3723.5), ("Try again in 5 minutes", 300), ("retry in 3 s", 3),
         ("try again in a few seconds", None), ("please try again later", None), ("retry in 99999999h", 7 * 86400),
     ],

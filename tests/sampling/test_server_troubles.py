@@ -233,7 +233,8 @@ def test_where_no_server_takes_requests_the_run_ends(at, others: list[str]):
 
 
 def test_where_the_others_stay_away_the_run_ends(at):
-    with pytest.raises(BackendFailedError, match=r"a request was broken off for .*min_p"):
+    # Which of the two is said first is a matter of milliseconds.
+    with pytest.raises(BackendFailedError, match=r"a request was broken off for .*min_p|no server has answered for"):
         ask([at("min_p", FOR_EVER), "127.0.0.1:9"], patience_seconds=0.3)
 
 

@@ -7,11 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.sampling.vllm_engine import EngineSettings, engine_arguments, share_cores
+from promptcot_mamba.sampling.backend import SamplingSettings
+from promptcot_mamba.sampling.vllm_engine import EngineSettings, VllmEngine, engine_arguments, share_cores
 from promptcot_mamba.sampling.vllm_server import serve_flags
 from tests.sampling.conftest import ROOT
 
@@ -91,6 +93,28 @@ def test_the_parts_of_a_model_share_the_cores(monkeypatch: pytest.MonkeyPatch):
     assert share_cores(2) == "0,1|4,5"
     with pytest.raises(InputError, match="this machine lends 5"):
         share_cores(6)
+
+
+def test_what_vllm_refuses_at_its_start_is_said_in_a_line(monkeypatch: pytest.MonkeyPatch):
+    """Its cache too small for one chain is a plain ValueError; `vllm` is a stand-in here that raises it."""
+    words = "To serve at least one request with the model's max seq len (36864), 0.99 GiB KV cache is needed"
+
+    def refuse(arguments: object) -> None:
+        raise ValueError(f"{words}\nSee the docs.")
+
+    names = {
+        "vllm": {"EngineArgs": dict, "LLMEngine": SimpleNamespace(from_engine_args=refuse), "SamplingParams": dict},
+        "vllm.sampling_params": {"RequestOutputKind": SimpleNamespace(DELTA=1, FINAL_ONLY=2)},
+        "vllm.v1.engine.exceptions": {"EngineDeadError": RuntimeError},
+    }
+    for name, held in names.items():
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(**held))
+    for name in ("VLLM_NO_USAGE_STATS", "VLLM_USE_FLASHINFER_SAMPLER", "VLLM_LOGGING_LEVEL"):
+        monkeypatch.setenv(name, os.environ.get(name, "1"))  # which the engine sets, for this test alone
+    settings, sampling = EngineSettings("m", "float32", "float32", 36864, 8), SamplingSettings(0.8, 0.95, 1.1, ())
+    with pytest.raises(InputError) as caught:
+        VllmEngine(settings, sampling, is_mamba2=False, tokenizer=None)
+    assert str(caught.value) == f"--model_path m: vLLM cannot start it ({words})"
 
 
 def test_the_cuda_engine_is_left_to_compile():

@@ -56,7 +56,7 @@ def _table(*rows: tuple[str, Size | str, Fraction | int]) -> dict[str, Size]:
 
 
 # Read in any case, in the singular or plural. Those that take "kilo", "micro"... in front of them come first.
-_PREFIXABLE = _table(
+PREFIXABLE = _table(
     ("meter metre", "length", 1), ("second", "time", 1), ("gram gramme", "mass", 1), ("liter litre", _LITER, 1),
     ("newton", _NEWTON, 1), ("joule", _JOULE, 1), ("watt", _WATT, 1), ("volt", _VOLT, 1), ("ampere amp", "current", 1),
     ("farad", _FARAD, 1), ("coulomb", _COULOMB, 1), ("hertz", _HERTZ, 1), ("pascal", _PASCAL, 1),
@@ -65,7 +65,7 @@ _PREFIXABLE = _table(
     ("electronvolt", _JOULE, _EV), ("calorie", _JOULE, Fraction(4184, 1000)), ("byte", "bits", 8), ("bit", "bits", 1),
     ("ton tonne", "tons", 1), ("parsec", "parsecs", 1), ("bar", _PASCAL, 10**5), ("bel", "decibels", 10),
 )  # fmt: skip
-_NAMES = _PREFIXABLE | _table(
+NAMES = PREFIXABLE | _table(
     ("cm", "length", Fraction(1, 100)), ("mm", "length", Fraction(1, 1000)), ("m", "length", 1), ("km", "length", 1000),
     ("in inch inche", "length", Fraction(254, 10000)), ("ft foot feet", "length", Fraction(3048, 10000)),
     ("yd yard", "length", Fraction(9144, 10000)), ("mi mile", "length", Fraction(1609344, 1000)),
@@ -93,7 +93,7 @@ _NAMES = _PREFIXABLE | _table(
     ("knot", "knots", 1), ("revolution", "revolutions", 1),
 )  # fmt: skip
 # Read as written, with a prefix or without.
-_SYMBOLS = _table(
+SYMBOLS = _table(
     ("m", "length", 1), ("s sec", "time", 1), ("g", "mass", 1), ("l L", _LITER, 1), ("N", _NEWTON, 1), ("J", _JOULE, 1),
     ("W", _WATT, 1), ("V", _VOLT, 1), ("A", "current", 1), ("F", _FARAD, 1), ("C", _COULOMB, 1), ("Hz", _HERTZ, 1),
     ("Pa", _PASCAL, 1), ("K", "kelvin", 1), ("T", _TESLA, 1), ("Ω ohm", _OHM, 1), ("Wb", _WEBER, 1), ("H", _HENRY, 1),
@@ -102,14 +102,14 @@ _SYMBOLS = _table(
     ("yr", "years", 1), ("cd", "candela", 1), ("t", "tons", 1),
     ("dyn", _NEWTON, Fraction(1, 10**5)), ("G", _TESLA, Fraction(1, 10**4)),
 )  # fmt: skip
-_EXACT = _table(
+EXACT = _table(
     ("AU au", "length", 149597870700), ("ly", "length", 9460730472580800), ("ha", _AREA, 10**4), ("dB", "decibels", 1),
     ("psi", _PASCAL, Fraction(6894757293168, 10**9)), ("Å", "length", Fraction(1, 10**10)), ("KB", "bits", 8000),
     ("KiB", "bits", 8 * 2**10), ("MiB", "bits", 8 * 2**20), ("GiB", "bits", 8 * 2**30),
 )  # fmt: skip
 # Prefixes of symbols and of names -> the power of ten.
-_POWERS = pairs("T=12 G=9 M=6 k=3 h=2 d=-1 c=-2 m=-3 u=-6 µ=-6 μ=-6 n=-9 p=-12 f=-15")
-_PREFIX_WORDS = pairs(
+POWERS = pairs("T=12 G=9 M=6 k=3 h=2 d=-1 c=-2 m=-3 u=-6 µ=-6 μ=-6 n=-9 p=-12 f=-15")
+PREFIX_WORDS = pairs(
     "tera=12 giga=9 mega=6 kilo=3 hecto=2 deci=-1 centi=-2 milli=-3 micro=-6 nano=-9 pico=-12 femto=-15"
 )
 # Symbols that are units also where no macro sets them apart from a product of letters (`5 kPa`, not `5 nm`).
@@ -132,29 +132,29 @@ _TEMPERATURE = re.compile(r"degrees?\s+(celsius|fahrenheit)", re.IGNORECASE)
 _PER_CENT = re.compile(r"per\s+cent\b", re.IGNORECASE)
 _LIGHT_YEAR = re.compile(r"light[\s-]+year", re.IGNORECASE)
 _ELECTRON_VOLT = re.compile(r"electron[\s-]+volt", re.IGNORECASE)
-_PREFIX_WORD = re.compile(f"({'|'.join(_PREFIX_WORDS)})-?([a-z]+)")
+_PREFIX_WORD = re.compile(f"({'|'.join(PREFIX_WORDS)})-?([a-z]+)")
 _WORD = re.compile(r"\^?-?\d+|[A-Za-z¢%ΩÅåµμ]+|[/*?]")
 
 
 def _singular(word: str) -> str:
     word = word.lower()
-    return word[:-1] if word.endswith("s") and len(word) > 2 and word not in _NAMES else word
+    return word[:-1] if word.endswith("s") and len(word) > 2 and word not in NAMES else word
 
 
 def _size(word: str) -> Size | None:
     """One word's size: a symbol as written, else a name in any case."""
-    if word in _EXACT:
-        return _EXACT[word]
-    if len(word) > 1 and word in _SYMBOLS:
-        return _SYMBOLS[word]
-    if word[:1] in _POWERS and word not in _NAMES and (base := _SYMBOLS.get(word[1:])) is not None:
-        return base[0], base[1] * Fraction(10) ** int(_POWERS[word[0]])
+    if word in EXACT:
+        return EXACT[word]
+    if len(word) > 1 and word in SYMBOLS:
+        return SYMBOLS[word]
+    if word[:1] in POWERS and word not in NAMES and (base := SYMBOLS.get(word[1:])) is not None:
+        return base[0], base[1] * Fraction(10) ** int(POWERS[word[0]])
     name = _singular(word)
-    if name in _NAMES:
-        return _SYMBOLS.get(word, _NAMES[name])
-    if (found := _PREFIX_WORD.fullmatch(name)) and (base := _PREFIXABLE.get(found[2])) is not None:
-        return base[0], base[1] * Fraction(10) ** int(_PREFIX_WORDS[found[1]])
-    return _SYMBOLS.get(word)
+    if name in NAMES:
+        return SYMBOLS.get(word, NAMES[name])
+    if (found := _PREFIX_WORD.fullmatch(name)) and (base := PREFIXABLE.get(found[2])) is not None:
+        return base[0], base[1] * Fraction(10) ** int(PREFIX_WORDS[found[1]])
+    return SYMBOLS.get(word)
 
 
 @lru_cache(maxsize=4096)
@@ -163,7 +163,7 @@ def is_unit_word(word: str) -> bool:
     name = _singular(word)
     if len(word) < 2 or name in _NEVER_BARE:
         return False
-    if word in _BARE_SYMBOLS or name in UNIT_WORDS or word.lower() in _PHRASES or name in _NAMES:
+    if word in _BARE_SYMBOLS or name in UNIT_WORDS or word.lower() in _PHRASES or name in NAMES:
         return True
     return _PREFIX_WORD.fullmatch(name) is not None and _size(word) is not None
 

@@ -1,0 +1,87 @@
+"""One request on one server: the body that asks, and the answer with all of the chain's text."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.sampling.backend import LENGTH, STOP, Request, SamplingSettings
+from promptcot_mamba.sampling.decode import completion_text
+from promptcot_mamba.sampling.endpoint_answers import (
+    Answer,
+    estimate_tokens,
+    read_completion,
+    read_score,
+    read_stream,
+)
+from promptcot_mamba.sampling.endpoint_body import iter_lines, parse_object, read_body
+from promptcot_mamba.sampling.endpoint_pool import Endpoint, EndpointPool, EndpointSettings
+from promptcot_mamba.sampling.endpoint_protocol import Pending, added_bos, payload, refuse_ollama, score_payload
+
+
+class Asker:
+    """Asks servers for completions and scores, and makes text of token ids; raises whatever goes wrong."""
+
+    def __init__(self, pool: EndpointPool, settings: EndpointSettings, sampling: SamplingSettings, tokenizer: Any):
+        self.settings = settings
+        self.sampling = sampling
+        self.tokenizer = tokenizer
+        self._pool = pool
+        self._bos = added_bos(tokenizer)
+
+    async def ask(self, endpoint: Endpoint, pending: Pending) -> tuple[Answer, float | None]:
+        """The answer, and a score where one was asked for."""
+        request = pending.request
+        if request.score_from is None:
+            return await self._complete(endpoint, pending), None
+        nothing = Answer("", LENGTH, len(request.prompt_ids or ()), 0)
+        async with self._pool.post(endpoint, "completions", score_payload(request, endpoint.model)) as response:
+            said = parse_object(await read_body(response.content), endpoint.url)
+        return nothing, read_score(said, request.prompt_ids or (), request.score_from, endpoint.url)
+
+    async def _complete(self, endpoint: Endpoint, pending: Pending) -> Answer:
+        request, settings, chat = pending.request, self.settings, self.settings.chat
+        asks_ids = settings.keeps_ids and endpoint.may_tell_ids and not chat and request.prompt_ids is not None
+        if settings.cuts_by and not asks_ids:
+            raise InputError(f"{settings.cuts_by}: {endpoint.url} tells no token ids; vLLM and SGLang servers do")
+        stream = self.sampling.stop_on_loop or (settings.stream and asks_ids)
+        body = self._body(endpoint, request, asks_ids=asks_ids, stream=stream)
+        async with self._pool.post(endpoint, "chat/completions" if chat else "completions", body) as response:
+            if not stream:
+                said = parse_object(await read_body(response.content), endpoint.url)
+                if not chat:
+                    refuse_ollama(said, endpoint.url)
+                answer = read_completion(said, request.max_tokens, request.scores)
+            else:
+                answer = await read_stream(
+                    iter_lines(response.content), pending.ids, request.max_tokens, endpoint.url,
+                    stop_on_loop=self.sampling.stop_on_loop, scores=request.scores,
+                )  # fmt: skip
+        if answer.finish_reason == STOP and settings.extra_body.get("stop"):
+            answer = replace(answer, token_ids=None)  # they hold the words that stopped it, its text does not
+        if answer.token_ids is None:
+            answer = replace(answer, text=self.kept_text(request) + answer.text)
+        return answer
+
+    def _body(self, endpoint: Endpoint, request: Request, *, asks_ids: bool, stream: bool) -> dict[str, Any]:
+        chat = self.settings.chat
+        kept_text = "" if asks_ids else self.kept_text(request)
+        body = payload(
+            request, self.sampling, endpoint.model, is_vllm=endpoint.is_vllm, stream=stream, owner=endpoint.owner,
+            text=request.prompt.removeprefix(self._bos) + kept_text, chat=chat, token_ids=asks_ids or stream,
+        )  # fmt: skip
+        if chat and self.settings.template_kwargs:
+            body["chat_template_kwargs"] = self.settings.template_kwargs
+        return {name: value for name, value in {**body, **self.settings.extra_body}.items() if value is not None}
+
+    def kept_text(self, request: Request) -> str:
+        return self.text_of(request, request.kept, LENGTH) if request.kept else ""
+
+    def text_of(self, request: Request, ids: Sequence[int], reason: str) -> str:
+        return completion_text(self.tokenizer, self.sampling, request.prompt_ids or (), ids, reason)
+
+    def count(self, text: str) -> int:
+        """Tokens of a text whose server does not say: the tokenizer's, or an estimate, which is said once."""
+        if self.tokenizer is not None:
+            return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return estimate_tokens(text)

@@ -1,0 +1,31 @@
+"""What went wrong with one request, and how often it may, until it is given up."""
+
+from dataclasses import dataclass, field
+
+MOST_BAD_ANSWERS = 8  # to one request, whichever servers gave them
+MOST_TIMEOUTS = 2  # of one request
+LEAST_PROGRESS = 64  # tokens beyond where any trouble was met before: a chain that says so many more gets on
+
+
+@dataclass
+class Troubles:
+    """What went wrong since a request's chain last got on. A chain that is handed back with what it has said brings
+    them along when it comes again: else one that breaks at its second word would be asked for ever."""
+
+    bad_answers: int = 0
+    timeouts: int = 0
+    pauses: int = 0  # in a row
+    broken_since: float | None = None  # when a server first broke under it
+    served_before: int = 0  # answers of all servers when it first went wrong
+    rejected_by: set[str] = field(default_factory=set)  # URLs of servers that call it malformed
+    resume_at: float = 0.0  # not sent before this time
+    longest: int = 0  # tokens at which it met trouble
+
+    def meet(self, length: int, served: int) -> None:
+        """One more, when the chain has this many tokens and the servers have given so many answers."""
+        if length >= self.longest + LEAST_PROGRESS:
+            self.bad_answers = self.timeouts = self.pauses = 0
+            self.broken_since = None
+        self.longest = max(self.longest, length)
+        if not self.bad_answers and not self.timeouts and self.broken_since is None:
+            self.served_before = served
