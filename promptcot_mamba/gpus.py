@@ -72,7 +72,8 @@ DATA_SHEETS: dict[str, DataSheet] = {
     "5090": DataSheet(209.5, 1.79, 31.8, 64, 120), "4090": DataSheet(165.2, 1.01, 24, 32, 89),
     "3090": DataSheet(71, 0.94, 24, 32, 86),
 }  # fmt: skip
-MIG_NAME = re.compile(r"MIG (?P<slices>\d+)g\.(?P<gb>\d+)gb")
+# `1c.3g.40gb`: one of the three compute slices, with the memory of all three (a compute instance).
+MIG_NAME = re.compile(r"MIG (?:(?P<compute>\d+)c\.)?(?P<slices>\d+)g\.(?P<gb>\d+)gb")
 # Compute slices of a whole device; elsewhere 7 (NVIDIA's MIG user guide).
 MIG_SLICES = {"A30": 4} | dict.fromkeys((name for name in DATA_SHEETS if name.startswith("RTX PRO 6000")), 4)
 OTHER_CARDS = r"(?! (?:Laptop|Ti|D)\b)"  # "4090 D" is another one than the 4090
@@ -95,7 +96,7 @@ def _mig_share(whole: DataSheet, mig: re.Match[str], slices: int) -> DataSheet:
     memory = min(float(mig["gb"]), whole.memory_gib)
     return replace(
         whole,
-        bf16_tflops=whole.bf16_tflops * int(mig["slices"]) / slices,
+        bf16_tflops=whole.bf16_tflops * int(mig["compute"] or mig["slices"]) / slices,
         bandwidth_tbs=whole.bandwidth_tbs * memory / whole.memory_gib,
         memory_gib=memory,
         link_gbs=min(whole.link_gbs, PCIE_GBS),

@@ -120,12 +120,19 @@ class AttentionShapes:
 
 
 Shapes = Mamba2Shapes | AttentionShapes
+# What tells a decoder with a dense one's keys from it: how many experts (0 and 1 are dense), or layers with a state.
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+STATES = (
+    "hybrid_override_pattern", "layers_block_type", "attn_layer_indices", "attn_layer_period", "attn_type_list",
+    "linear_attn_config", "ssm_state_size", "mamba_d_state", "ssm_cfg",
+)  # fmt: skip
+ATTENTIONS = {"full_attention", "sliding_attention", "chunked_attention", "attention"}
 
 
 def shapes_from_config(config: dict[str, Any]) -> Shapes:
     """Sizes from a `config.json`: Mamba-2 in transformers' or mamba_ssm's layout, or a Llama-style decoder.
 
-    Raises InputError, naming the missing key, for other models.
+    Raises InputError, naming the key that is missing or that says so, for other models.
     """
     try:
         if "ssm_cfg" in config:
@@ -143,6 +150,7 @@ def shapes_from_config(config: dict[str, Any]) -> Shapes:
                 tied=bool(config.get("tie_word_embeddings", False)),
                 chunk=config.get("chunk_size", SSD_CHUNK),
             )
+        _refuse_sparse(config)
         return AttentionShapes(
             hidden=config["hidden_size"],
             layers=config["num_hidden_layers"],
@@ -159,8 +167,27 @@ def shapes_from_config(config: dict[str, Any]) -> Shapes:
         raise InputError(f"config of model type {name!r}: no key {missing} to tell its shapes by") from None
 
 
+def _refuse_sparse(config: dict[str, Any]) -> None:
+    """Raise InputError for experts, and for layers that keep a state: their config has all that a dense one's has."""
+    name = config.get("model_type", "unknown")
+    for key in EXPERTS:
+        if (config.get(key) or 0) > 1:
+            raise InputError(f"config of model type {name!r}: {key} {config[key]}: experts' shapes are not known here")
+    other = [key for key in STATES if config.get(key)]
+    kinds = [kind for kind in config.get("layer_types") or () if kind not in ATTENTIONS]
+    if other or kinds:
+        what = other[0] if other else f"layer_types {kinds[0]}"
+        raise InputError(f"config of model type {name!r}: {what}: hybrids' shapes are not known here")
+
+
 def _from_mamba_ssm(config: dict[str, Any]) -> Mamba2Shapes:
-    inside = config["ssm_cfg"]  # defaults are those of mamba_ssm's Mamba2 module
+    """Raises InputError for what is not made of Mamba-2 layers alone."""
+    inside = config["ssm_cfg"] or {}  # defaults are those of mamba_ssm's Mamba2 module, but for its layer's, Mamba1
+    if (layer := inside.get("layer", "Mamba1")) != "Mamba2":
+        raise InputError(f"config in mamba_ssm's layout: ssm_cfg.layer is {layer}, expected Mamba2")
+    for key in ("attn_layer_idx", "d_intermediate"):
+        if config.get(key):
+            raise InputError(f"config in mamba_ssm's layout: {key} {config[key]}: layers beside Mamba-2's")
     hidden, head_dim = config["d_model"], inside.get("headdim", 64)
     vocab, multiple = config["vocab_size"], config.get("pad_vocab_size_multiple", 8)
     return Mamba2Shapes(

@@ -1,6 +1,7 @@
 """What must be the same on every node of a run: versions, this project's sources, the folders that all of them see."""
 
 import hashlib
+import os
 import platform
 import socket
 import time
@@ -43,9 +44,9 @@ def find_difference(facts: Iterable[str]) -> str:
 
 
 def nearest_folder(path: Path) -> Path:
-    """The path made absolute, or the first folder above it that exists."""
+    """The path made absolute, or the first folder above it that exists as far as this user may look."""
     nearest = path.absolute()
-    while not nearest.is_dir():
+    while not os.path.isdir(nearest):  # noqa: PTH112  Path.is_dir raises PermissionError below a closed folder
         nearest = nearest.parent
     return nearest
 

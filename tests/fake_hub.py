@@ -19,6 +19,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     root: Path
     asked: list[str]
+    refusal: tuple[int, str, str] | None
 
     def log_message(self, *_: object) -> None:
         pass
@@ -39,6 +40,10 @@ class _Handler(BaseHTTPRequestHandler):
         is_api = parts[0] == "api"
         parts = parts[1:] if is_api else parts
         kind = parts.pop(0) if parts[0] in ("models", "datasets") else "models"
+        if self.refusal is not None:
+            status, code, message = self.refusal
+            self._send(status, b"{}", X_Error_Code=code, X_Error_Message=message, X_Request_Id="Root=1-67")
+            return
         repo = self.root / kind / parts[0] / parts[1]
         if not repo.is_dir():
             self._send(404, b"{}", X_Error_Code="RepoNotFound", X_Error_Message="Repository not found")
@@ -66,10 +71,12 @@ def _etag(path: Path) -> str:
 
 
 @contextmanager
-def serve_hub(root: Path) -> Iterator[tuple[str, list[str]]]:
-    """`(address for HF_ENDPOINT, names of the files fetched so far)`."""
+def serve_hub(root: Path, refusal: tuple[int, str, str] | None = None) -> Iterator[tuple[str, list[str]]]:
+    """`(address for HF_ENDPOINT, names of the files fetched so far)`. `refusal`: what it answers to everything, as
+    status, the hub's code of the error and its message."""
     asked: list[str] = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"root": root, "asked": asked}))
+    fields = {"root": root, "asked": asked, "refusal": refusal}
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), fields))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

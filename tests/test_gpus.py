@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,6 +79,26 @@ def test_a_mig_instance_gets_its_share():
     assert data_sheet("NVIDIA A100-SXM4-40GB").memory_gib == 40
 
 
+@pytest.mark.parametrize(
+    ("name", "sevenths"),
+    [
+        ("NVIDIA H100 80GB HBM3 MIG 1c.3g.40gb", 1), ("NVIDIA H100 80GB HBM3 MIG 2c.3g.40gb", 2),
+        ("NVIDIA H100 80GB HBM3 MIG 3g.40gb", 3), ("NVIDIA H100 80GB HBM3 MIG 1c.4g.48gb", 1),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb+me", 1),
+    ],
+)  # fmt: skip
+def test_a_compute_instance_gets_its_slices_of_an_instance_s_memory(name: str, sevenths: int):
+    sheet = data_sheet(name)
+    assert sheet.bf16_tflops == pytest.approx(989.4 * sevenths / 7)
+    assert f".{sheet.memory_gib:g}gb" in name
+    assert sheet.link_gbs == 32
+
+
+def test_compute_instances_are_listed_by_their_own_names():
+    listing = MIG_LISTING.replace("MIG 3g.40gb   ", "MIG 1c.3g.40gb")
+    assert read_gpus(MIG, listing)[0].name == "NVIDIA H100 80GB HBM3 MIG 1c.3g.40gb"
+
+
 def test_forms_of_one_name_have_their_own_links_and_memory():
     assert data_sheet("NVIDIA A100 80GB PCIe").link_gbs < data_sheet("NVIDIA A100-SXM4-80GB").link_gbs
     assert data_sheet("NVIDIA H20-3e").memory_gib > data_sheet("NVIDIA H20").memory_gib
@@ -100,3 +123,12 @@ def test_nvidia_smi_is_asked_and_its_failure_is_no_device(tmp_path: Path, monkey
         "#!/bin/sh\necho 'NVIDIA-SMI has failed because it could not communicate with the driver'\nexit 9\n"
     )
     assert list_gpus() == []
+
+
+@pytest.mark.parametrize(("given", "order"), [(None, "PCI_BUS_ID"), ("FASTEST_FIRST", "FASTEST_FIRST")])
+def test_cuda_numbers_devices_as_nvidia_smi_does(given: str | None, order: str):
+    """CUDA's own default is the fastest first: device 0 would be another one here and there."""
+    environment = {name: value for name, value in os.environ.items() if name != "CUDA_DEVICE_ORDER"}
+    environment |= {} if given is None else {"CUDA_DEVICE_ORDER": given}
+    code = "import os, promptcot_mamba.gpus; print(os.environ['CUDA_DEVICE_ORDER'])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True, env=environment).strip() == order

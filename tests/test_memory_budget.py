@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import Mamba2Config, Mamba2ForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    LlamaConfig,
+    Mamba2Config,
+    Mamba2ForCausalLM,
+    MistralConfig,
+    Phi3Config,
+    PreTrainedConfig,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+)
 
+from promptcot_mamba.efficiency.models import LARGE_PAIR, SMALL_PAIR, Pair
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.memory_budget import (
     FP32,
     RESERVE,
+    AttentionShapes,
     Mamba2Shapes,
     adapter_parameters,
     count_kept_layers,
@@ -113,3 +125,60 @@ def test_mamba_ssm_config_gives_the_same_shapes():
 def test_unknown_shapes_are_named():
     with pytest.raises(InputError, match="model type 'gpt': no key 'hidden_size'"):
         shapes_from_config({"model_type": "gpt"})
+
+
+DENSE = {
+    "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
+    "intermediate_size": 14_336, "vocab_size": 32_000,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"model_type": "mixtral", "num_local_experts": 8}, "'mixtral': num_local_experts 8"),
+        ({"model_type": "qwen3_moe", "num_experts": 128}, "'qwen3_moe': num_experts 128"),
+        ({"model_type": "deepseek_v3", "n_routed_experts": 256}, "n_routed_experts 256"),
+        ({"model_type": "nemotron_h", "hybrid_override_pattern": "M-M*-"}, "hybrid_override_pattern: hybrids"),
+        ({"model_type": "zamba2", "layers_block_type": ["mamba", "hybrid"]}, "layers_block_type: hybrids"),
+        ({"model_type": "bamba", "attn_layer_indices": [9, 18]}, "attn_layer_indices: hybrids"),
+        ({"model_type": "falcon_h1", "mamba_d_state": 256}, "mamba_d_state: hybrids"),
+        ({"model_type": "granitemoehybrid", "num_experts": 0, "layer_types": ["mamba"]}, "mamba: hybrids"),
+    ],
+)  # fmt: skip
+def test_experts_and_hybrids_are_no_dense_models(keys: dict[str, object], words: str):
+    """Their configs have every key of a dense one's: Mixtral-8x7B was counted as 7.2 B."""
+    with pytest.raises(InputError, match=words):
+        shapes_from_config(DENSE | keys)
+
+
+@pytest.mark.parametrize("keys", [{"num_local_experts": 0}, {"num_experts": None}, {"num_experts": 1},
+                                  {"layer_types": ["full_attention", "sliding_attention"]},
+                                  {"attn_layer_indices": None, "layers_block_type": []}])  # fmt: skip
+def test_keys_that_say_nothing_leave_a_model_dense(keys: dict[str, object]):
+    assert shapes_from_config(DENSE | {"model_type": "llama"} | keys) == shapes_from_config(DENSE)
+
+
+@pytest.mark.parametrize("kind", [LlamaConfig, MistralConfig, Phi3Config, Qwen2Config, Qwen3Config])
+def test_dense_families_of_transformers_are_known(kind: type[PreTrainedConfig]):
+    assert isinstance(shapes_from_config(kind().to_dict()), AttentionShapes)
+
+
+@pytest.mark.parametrize("pair", [LARGE_PAIR, SMALL_PAIR], ids=["7b", "small"])
+def test_the_compared_models_are_known(pair: Pair):
+    assert isinstance(shapes_from_config(pair.mamba2.config), Mamba2Shapes)
+    assert isinstance(shapes_from_config(pair.qwen2.config), AttentionShapes)
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"ssm_cfg": {}}, "ssm_cfg.layer is Mamba1, expected Mamba2"),  # state-spaces/mamba-2.8b
+        ({"ssm_cfg": None}, "ssm_cfg.layer is Mamba1"),
+        ({"ssm_cfg": {"layer": "Mamba2"}, "attn_layer_idx": [9, 18]}, r"attn_layer_idx \[9, 18\]"),
+        ({"ssm_cfg": {"layer": "Mamba2"}, "d_intermediate": 4096}, "d_intermediate 4096"),
+    ],
+)  # fmt: skip
+def test_mamba_ssm_configs_of_other_layers_are_refused(keys: dict[str, object], words: str):
+    with pytest.raises(InputError, match=words):
+        shapes_from_config({"d_model": 2560, "n_layer": 64, "vocab_size": 50_277, **keys})

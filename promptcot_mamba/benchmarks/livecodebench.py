@@ -75,18 +75,40 @@ def decode_private_tests(encoded: str) -> list[Row]:
             tests = json.loads(content)
         except json.JSONDecodeError as error:
             raise InputError(f"private_test_cases: the pickled text is not JSON ({error.msg})") from None
+    return check_tests(tests, "private_test_cases")
+
+
+def check_tests(tests: Any, column: str) -> list[Row]:
+    """The tests of a column as they are; raises InputError unless each has an input and an output."""
     if not isinstance(tests, list) or not all(
         isinstance(test, dict) and {"input", "output"} <= set(test) for test in tests
     ):
-        raise InputError("private_test_cases: expected a list of {input, output, testtype}")
+        raise InputError(f"{column}: expected a list of {{input, output, testtype}}")
     return tests
 
 
+def read_column(raw: Row, column: str) -> Any:
+    """What a column holds as JSON text, or as it is where a tool has read it; raises InputError for other text."""
+    value = raw.get(column)
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{column}: not JSON ({error})") from None
+
+
 def make_tests(raw: Row) -> Row:
-    """The content of a problem's test file: `input_output`, itself JSON text of `inputs`, `outputs`, `fn_name`."""
-    public = json.loads(text(raw, "public_test_cases"))
+    """The content of a problem's test file: `input_output`, itself JSON text of `inputs`, `outputs`, `fn_name`.
+
+    Raises InputError, naming the column, for one of another shape.
+    """
+    public = check_tests(read_column(raw, "public_test_cases"), "public_test_cases")
     tests = public + decode_private_tests(text(raw, "private_test_cases"))
-    fn_name = json.loads(raw.get("metadata") or "{}").get("func_name")
+    metadata = (read_column(raw, "metadata") if raw.get("metadata") else None) or {}
+    if not isinstance(metadata, dict):
+        raise InputError(f"metadata: expected an object, found {metadata!r:.80}")
+    fn_name = metadata.get("func_name")
     content = {"inputs": [t["input"] for t in tests], "outputs": [t["output"] for t in tests], "fn_name": fn_name}
     return {"input_output": json.dumps(content)}
 

@@ -66,14 +66,15 @@ def cast_vote(grade: Grade, found: list[str], gold: Gold) -> str | None:
         return None
     if grade.correct and grade.grader == "strict":
         return "right"
-    name = next((name for name in found if _equal_votes(name, grade.extracted, gold)), None)
+    name = next((name for name in found if same_answers(name, grade.extracted, gold)), None)
     if name is None:
         name = grade.extracted
         found.append(name)
     return f"={name}"
 
 
-def _equal_votes(first: str, second: str, gold: Gold) -> bool:
+def same_answers(first: str, second: str, gold: Gold) -> bool:
+    """Whether two answers are the same under a gold's rules, whichever of them were the gold."""
     if "".join(first.split()) == "".join(second.split()):
         return True
     return any(

@@ -10,6 +10,8 @@ from promptcot_mamba.chat_format import extract_question
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row
 
+Convert = Callable[[Row, int], Row | None]
+
 
 def make_row(idx: int, question: str, solution: str, answer: str, source: str, **extra: object) -> Row:
     """A problem row in the published format."""
@@ -20,11 +22,17 @@ def make_row(idx: int, question: str, solution: str, answer: str, source: str, *
 
 def from_columns(
     source: str, question: str, solution: str | None, answer: str, first: int = 0, number: str | None = None
-) -> Callable[[Row, int], Row]:
-    """A converter for rows with these columns; rows are numbered from `first`, or by the column `number`."""
+) -> Convert:
+    """A converter for rows with these columns; rows are numbered from `first`, or by the column `number`.
+
+    A whole answer that pandas has made a float (`4.0`, where another row lacks its own) is whole again.
+    """
 
     def convert(raw: Row, position: int) -> Row:
-        gold = str(raw[answer]).strip()
+        value = raw[answer]
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        gold = "" if value is None or value != value else str(value).strip()  # NaN is pandas' null
         if not gold:
             raise InputError(f"column {answer!r} is empty")
         worked = text(raw, solution) if solution and raw.get(solution) else f"\\boxed{{{gold}}}"

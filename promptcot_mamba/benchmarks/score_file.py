@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from promptcot_mamba.benchmarks import BENCHMARKS, Benchmark, benchmark_of_source
-from promptcot_mamba.benchmarks.math_scoring import GRADERS, grade_math, write_audit
+from promptcot_mamba.benchmarks.math_scoring import GRADERS, grade_math, same_answers, write_audit
 from promptcot_mamba.benchmarks.missing import Missing, find_missing
 from promptcot_mamba.errors import InputError
+from promptcot_mamba.grading.math.gold import Gold
 from promptcot_mamba.grading.metrics import compare_paired
 from promptcot_mamba.grading.predictions import Prediction, read_predictions, warn_of_missing
 from promptcot_mamba.grading.summary import (
@@ -151,7 +152,8 @@ def _details(summaries: Sequence[Figures]) -> list[str]:
 def compare_files(first: Scored, second: Scored) -> dict[str, Figures]:
     """Second file minus first, problem by problem, by benchmark; what one problem does not tell is None.
 
-    Raises InputError where the files have no benchmark, or of none a problem, in common.
+    Raises InputError where the files have no benchmark, or of none a problem, in common, or where one id is of two
+    problems.
     """
     others = second.by_title()
     shared = {
@@ -159,6 +161,7 @@ def compare_files(first: Scored, second: Scored) -> dict[str, Figures]:
     }
     if not shared:
         raise InputError(f"{second.path}: no benchmark in common with {first.path}")
+    refuse_other_golds(first, second)
     apart = [title for title, (a, b) in shared.items() if not a.keys() & b.keys()]
     if apart:
         ours, theirs = (", ".join(list(scores)[:3]) for scores in shared[apart[0]])
@@ -170,6 +173,22 @@ def compare_files(first: Scored, second: Scored) -> dict[str, Figures]:
             raise InputError(message)
         logger.warning("%s", message)
     return {title: _json_values(asdict(compare_paired(*pair))) for title, pair in shared.items() if title not in apart}
+
+
+def refuse_other_golds(first: Scored, second: Scored) -> None:
+    """Raise InputError where a problem has two golds that are not equal: its id is of another problem in each file."""
+    golds = {grade.problem_id: grade for grade in first.grades}
+    for theirs in {grade.problem_id: grade for grade in second.grades}.values():
+        ours = golds.get(theirs.problem_id)
+        if ours is None or ours.benchmark != theirs.benchmark:
+            continue
+        rules = BENCHMARKS[ours.benchmark].rules
+        one, other = ours.extra["gold"], theirs.extra["gold"]
+        if not same_answers(one, other, Gold(one, rules)):
+            raise InputError(
+                f"{second.path}: the answer of problem {ours.problem_id} is {other!r:.60} here and {one!r:.60} in "
+                f"{first.path}: not the same problem; sample both from one problem file"
+            )
 
 
 def _json_values(figures: Figures) -> Figures:

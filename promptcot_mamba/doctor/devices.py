@@ -179,8 +179,7 @@ def check_devices(torch: Any) -> list[Finding]:
     findings += [describe_gpu(gpu, architectures) for gpu in gpus]
     if len({(gpu.name, gpu.memory) for gpu in gpus}) > 1:
         mend = (
-            "CUDA_VISIBLE_DEVICES, with CUDA_DEVICE_ORDER=PCI_BUS_ID, names those of one kind: together the slowest "
-            "sets the pace, the smallest what fits"
+            "CUDA_VISIBLE_DEVICES names those of one kind: together the slowest sets the pace, the smallest what fits"
         )
         findings.append(Finding("gpus", WARNING, "not all alike", mend))
     return findings

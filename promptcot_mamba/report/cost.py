@@ -46,7 +46,7 @@ def sampled_hours(evaluation: Evaluation) -> tuple[float, str] | None:
     runs = [read_run(side_path(path, "run.json")) for path in dict.fromkeys(evaluation.predictions.values())]
     if not runs or any(run.get("device_hours") is None for run in runs):
         return None
-    devices = dict.fromkeys(session["device"] for run in runs for session in run["sessions"])
+    devices = dict.fromkeys(session["device"] for run in runs for session in run.get("sessions") or ())
     return sum(run["device_hours"] for run in runs), " and ".join(devices)
 
 

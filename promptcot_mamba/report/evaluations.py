@@ -38,38 +38,54 @@ def load_evaluation(model: str, folder: Path) -> Evaluation:
     for path in sorted(folder.glob("*.metrics.json")):
         stem = path.name.removesuffix(".metrics.json")
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-            summaries = document["summaries"]
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: not a metrics file ({error}); grade {stem}.jsonl again") from None
-        rows = read_jsonl(path.with_name(f"{stem}.grades.jsonl"))
-        for figures in summaries:
-            name = figures["benchmark"]
-            if figures.get("spared"):
-                logger.warning("%s: stopped when decided, so that it has no avg@n and is not shown", path)
-                continue
-            if name in evaluation.figures:
-                raise InputError(f"{path}: {model} has a second file graded as {name}; move one away")
-            own = [row for row in rows if row.get("benchmark") == name]
-            check_figures(figures, own, path)
-            evaluation.figures[name] = figures
-            evaluation.grades[name] = own
-            evaluation.predictions[name] = path.with_name(f"{stem}.jsonl")
-            run = read_run(path.with_name(f"{stem}.run.json"))
-            samples, config = run.get("samples") or {}, run.get("config") or {}
-            evaluation.settings[name] = {setting: samples[setting] for setting in SETTINGS if setting in samples}
-            if "model_path" in config:
-                evaluation.checkpoints[name] = config["model_path"]
+            add_file(evaluation, path, stem)
+        except InputError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            missing = f"no {error}" if isinstance(error, KeyError) else error
+            raise InputError(
+                f"{path}: not a metrics file with its grades ({missing}); grade {stem}.jsonl again"
+            ) from None
     if not evaluation.figures:
         raise InputError(f"{folder}: no *.metrics.json; grade the predictions first (scripts.calc_acc)")
     return evaluation
 
 
+def add_file(evaluation: Evaluation, path: Path, stem: str) -> None:
+    """The summaries of one `X.metrics.json`, with what stands beside it. Raises KeyError, TypeError and the like for a
+    document of another shape (torn, older, another tool's)."""
+    summaries = json.loads(path.read_text(encoding="utf-8"))["summaries"]
+    rows = read_jsonl(path.with_name(f"{stem}.grades.jsonl"))
+    for figures in summaries:
+        name = figures["benchmark"]
+        if figures.get("spared"):
+            logger.warning("%s: stopped when decided, so that it has no avg@n and is not shown", path)
+            continue
+        if name in evaluation.figures:
+            raise InputError(f"{path}: {evaluation.model} has a second file graded as {name}; move one away")
+        own = [row for row in rows if row.get("benchmark") == name]
+        check_figures(figures, own, path)
+        evaluation.figures[name] = figures
+        evaluation.grades[name] = own
+        evaluation.predictions[name] = path.with_name(f"{stem}.jsonl")
+        run = read_run(path.with_name(f"{stem}.run.json"))
+        samples, config = run.get("samples") or {}, run.get("config") or {}
+        evaluation.settings[name] = {setting: samples[setting] for setting in SETTINGS if setting in samples}
+        if "model_path" in config:
+            evaluation.checkpoints[name] = config["model_path"]
+
+
 def check_figures(figures: dict[str, Any], grades: Sequence[Row], path: Path) -> None:
-    """Raises InputError unless the headline is the mean over problems of these grades."""
+    """Raises InputError unless the headline is the mean over problems of these grades; KeyError, TypeError or
+    ValueError where they lack something that is shown."""
+    if not grades:
+        raise InputError(f"{path}: is not of the grades beside it (none of {figures['benchmark']} there); grade again")
     by_problem: dict[str, list[bool]] = {}
     for row in grades:
         by_problem.setdefault(row["problem_id"], []).append(bool(row["correct"]))
+        if not isinstance(row["run"], int) or not isinstance(row["reason"], str):
+            raise TypeError(f"a grade with run {row['run']!r} and reason {row['reason']!r}")
+    figures_row("", figures)  # that it can be shown
     counted = (len(by_problem), len(grades))
     if counted != (figures["problems"], figures["samples"]):
         raise InputError(f"{path}: is not of the grades beside it ({counted} problems and samples there); grade again")
@@ -134,23 +150,23 @@ def is_whole(figures: dict[str, Any]) -> bool:
     return figures["expected_problems"] in (None, figures["problems"])
 
 
+def figures_row(model: str, figures: dict[str, Any]) -> list[str]:
+    """What one benchmark's figures say of a model, a cell each."""
+    rates, pass_at = figures["rates"], figures["pass_at_k"]
+    best = max(pass_at, key=int)
+    return [
+        model,
+        figures["title"],
+        format_score(figures).replace("\n", " "),
+        f"{100 * pass_at[best]:.1f} (k={best})",
+        f"{100 * rates['truncated']:.1f}",
+        f"{100 * rates['no_answer']:.1f}",
+        f"{figures['problems']} x {figures['samples_per_problem'][1]}",
+    ]
+
+
 def figures_table(evaluations: Sequence[Evaluation]) -> Table:
     """Everything graded: one row a model and benchmark."""
-    rows = []
-    for evaluation in evaluations:
-        for figures in evaluation.figures.values():
-            rates, pass_at = figures["rates"], figures["pass_at_k"]
-            best = max(pass_at, key=int)
-            rows.append(
-                [
-                    evaluation.model,
-                    figures["title"],
-                    format_score(figures).replace("\n", " "),
-                    f"{100 * pass_at[best]:.1f} (k={best})",
-                    f"{100 * rates['truncated']:.1f}",
-                    f"{100 * rates['no_answer']:.1f}",
-                    f"{figures['problems']} x {figures['samples_per_problem'][1]}",
-                ]
-            )
+    rows = [figures_row(one.model, figures) for one in evaluations for figures in one.figures.values()]
     header = ["model", "benchmark", "avg@n, 95 % interval", "pass@k", "cut off %", "no answer %", "problems x n"]
     return Table(header, rows, frozenset({0, 1}))

@@ -30,7 +30,7 @@ def draw_figures(evaluations: Sequence[Evaluation]) -> list[Section]:
         label = f"{evaluation.model} · {figures['title']}"
         if len(figures["pass_at_k"]) > 1:
             pass_at.append(_series(label, figures["pass_at_k"], place))
-        votes = {k: value["accuracy"] for k, value in figures["maj_at_k"].items()}
+        votes = {k: value["accuracy"] for k, value in (figures.get("maj_at_k") or {}).items()}
         if len(votes) > 1:
             majority.append(_series(label, votes, place))
         tokens = np.array([row["completion_tokens"] for row in grades if isinstance(row.get("completion_tokens"), int)])

@@ -49,10 +49,9 @@ def render_formula(source: str, block: bool = False) -> str | None:
     if len(source) > MAX_CHARS or source.count("{") > 200:
         return None
     try:
-        tree = ElementTree.fromstring(convert(source, display="block" if block else "inline"))
+        return _rebuild(ElementTree.fromstring(convert(source, display="block" if block else "inline")))
     except CONVERSION_ERRORS:
         return None
-    return _rebuild(tree)
 
 
 def _rebuild(element: ElementTree.Element) -> str:

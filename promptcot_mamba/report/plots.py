@@ -68,11 +68,18 @@ def _to_svg(figure: Any) -> str:
     return text.replace("<svg ", '<svg role="img" ', 1)
 
 
+def plain(name: str) -> str:
+    """A name as matplotlib shows it letter by letter: `$` would begin a formula."""
+    return name.replace("$", r"\$")
+
+
 def _name_lines(figure: Any, names: Sequence[str]) -> None:
     """The legend above the axes, where it covers no curve; as many columns as there is room for."""
     lines = figure.axes[0].get_lines()
     columns = max(1, min(len(names), MOST_LETTERS // max(map(len, names), default=1)))
-    figure.legend(lines, names, loc="outside upper left", ncols=columns, frameon=False, labelcolor=INK)
+    figure.legend(
+        lines, list(map(plain, names)), loc="outside upper left", ncols=columns, frameon=False, labelcolor=INK
+    )
 
 
 def draw_curves(
@@ -112,8 +119,8 @@ def draw_shares(groups: Sequence[str], shares: Mapping[str, Sequence[Estimate]],
             [100 * (estimate.high - estimate.mean) for estimate in estimates],
         ]
         style = {"fmt": "o", "markersize": 6, "capsize": 0, "elinewidth": 2.2}
-        axes.errorbar(means, rows, xerr=reach, color=colors[name], label=name, **style)
-    axes.set_yticks(range(len(groups)), groups, color=INK)
+        axes.errorbar(means, rows, xerr=reach, color=colors[name], label=plain(name), **style)
+    axes.set_yticks(range(len(groups)), list(map(plain, groups)), color=INK)
     axes.set_ylim(len(groups) - 0.5, -0.5)
     axes.set_xlim(-2, 102)
     axes.grid(axis="y", visible=False)
@@ -141,8 +148,8 @@ def draw_bars(names: Sequence[str], values: Sequence[float], labels: Sequence[st
     figure, axes = _new_figure(0.42 * len(names) + 1.0, x_label)
     axes.barh(range(len(names)), values, color=COLORS[1], height=0.66)
     for row, (value, label) in enumerate(zip(values, labels, strict=True)):
-        axes.annotate(label, (value, row), xytext=(5, 0), textcoords="offset points", va="center", color=INK)
-    axes.set_yticks(range(len(names)), names, color=INK)
+        axes.annotate(plain(label), (value, row), xytext=(5, 0), textcoords="offset points", va="center", color=INK)
+    axes.set_yticks(range(len(names)), list(map(plain, names)), color=INK)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlim(0, 1.22 * max(values, default=0) or 1)
     axes.grid(axis="y", visible=False)
@@ -156,9 +163,9 @@ def draw_stacks(
     figure, axes = _new_figure(3.6, x_label, y_label)
     bottom = [0] * len(groups)
     for name, counts in parts.items():
-        axes.bar(range(len(groups)), counts, bottom=bottom, color=colors[name], label=name, width=0.8)
+        axes.bar(range(len(groups)), counts, bottom=bottom, color=colors[name], label=plain(name), width=0.8)
         bottom = [under + count for under, count in zip(bottom, counts, strict=True)]
-    axes.set_xticks(range(len(groups)), groups)
+    axes.set_xticks(range(len(groups)), list(map(plain, groups)))
     middle, half = (len(groups) - 1) / 2, max(len(groups), FEWEST_COLUMNS) / 2
     axes.set_xlim(middle - half - 0.2, middle + half + 0.2)
     axes.grid(axis="x", visible=False)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from promptcot_mamba.chat_format import extract_question, split
+from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.predictions import Prediction, read_predictions
 from promptcot_mamba.jsonl import Row
 from promptcot_mamba.report.evaluations import Evaluation
@@ -45,7 +46,10 @@ def shorten(text: str, most: int) -> str:
 
 
 def collect_samples(evaluations: Sequence[Evaluation], most: int) -> dict[str, Any]:
-    """Problems and samples of all evaluations, at most `most`, the first runs of every problem first."""
+    """Problems and samples of all evaluations, at most `most`, the first runs of every problem first.
+
+    Raises InputError, naming file and line, for a sample that is not the text its grade was given for.
+    """
     problems: dict[tuple[str, str], int] = {}
     questions: list[dict[str, str]] = []
     samples: list[dict[str, Any]] = []
@@ -57,10 +61,14 @@ def collect_samples(evaluations: Sequence[Evaluation], most: int) -> dict[str, A
                 grade = wanted.get((one.problem_id, one.run))
                 if grade is None:
                     continue
+                if not one.is_graded_by(grade):
+                    where = f"{path}:{one.line}: problem {one.problem_id!r}, run {one.run}"
+                    raise InputError(f"{where}: changed since it was graded; grade the file again (scripts.calc_acc)")
                 key = (benchmark, grade["problem_id"])
                 if key not in problems:
                     problems[key] = len(questions)
-                    text = one.row.get("question") or extract_question(one.row.get("prompt", ""))
+                    asked = one.row.get("question")
+                    text = asked if asked and isinstance(asked, str) else extract_question(one.row.get("prompt") or "")
                     questions.append({"id": grade["problem_id"], "html": shorten(text, QUESTION_CHARS)})
                 samples.append(describe_sample(one, grade, model, problems[key]))
     samples.sort(key=lambda sample: (sample["run"], sample["problem"], sample["model"]))
@@ -98,7 +106,7 @@ def render_within(data: dict[str, Any], most_bytes: int) -> None:
 
 def describe_sample(one: Prediction, grade: Row, model: int, problem: int) -> dict[str, Any]:
     """One sample as the script reads it, but for its answer, still text; `verdict` is what the filter offers."""
-    parts = split(one.completion)
+    parts, tokens = split(one.completion), one.row.get("completion_tokens")
     if grade["correct"]:
         verdict = "right"
     else:
@@ -114,7 +122,7 @@ def describe_sample(one: Prediction, grade: Row, model: int, problem: int) -> di
         "extracted": shorten(str(grade.get("extracted") or ""), 300),
         "gold": shorten(str(grade.get("gold") or ""), 300),
         "graders": _both_verdicts(grade),
-        "tokens": one.row.get("completion_tokens"),
+        "tokens": tokens if isinstance(tokens, int) else None,
         "thought": shorten(parts.thought, THOUGHT_CHARS),
         "answer": shorten(parts.answer.strip(), ANSWER_CHARS),
     }
@@ -130,8 +138,8 @@ def _both_verdicts(grade: Row) -> str:
 
 
 def embed_json(value: Any) -> str:
-    """JSON that cannot end the element it stands in."""
-    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"))
+    """JSON that cannot end the element it stands in, and that a browser reads: no NaN."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 

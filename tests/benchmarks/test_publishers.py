@@ -108,6 +108,52 @@ def test_aime_rows_equal_the_published_ones(benchmarks):
     assert positions == {"aime2024": 30, "aime2025": 30}
 
 
+# Official answers, problems 1 to 15 of each contest.
+AIME_2024_KEY = {
+    "I": (204, 25, 809, 116, 104, 294, 540, 197, 480, 113, 371, 385, 110, 104, 721),
+    "II": (73, 236, 45, 33, 80, 55, 699, 127, 902, 468, 601, 23, 321, 211, 315),
+}
+AIME_PAGE = "https://artofproblemsolving.com/wiki/index.php/2024_AIME_{}_Problems/Problem_{}"
+
+
+def test_aime_2024_has_one_numbering_whichever_upload_it_comes_from(benchmarks):
+    """HuggingFaceH4's rows follow their pages' names (I-1, I-10, ...); the published file begins with II-4."""
+    pages = sorted(
+        (AIME_PAGE.format(part, n + 1), key) for part, keys in AIME_2024_KEY.items() for n, key in enumerate(keys)
+    )
+    form = form_of("aime24", 1)
+    assert form.repo == "HuggingFaceH4/aime_2024"
+    made = {}
+    for place, (url, key) in enumerate(pages):
+        raw = {"id": 60 + place, "problem": url, "solution": "So.", "answer": str(key), "url": url, "year": "2024"}
+        form.check(raw, "row")
+        row = form.convert(raw, place)
+        made[row["idx"]] = BENCHMARKS["aime24"].read_gold(row).answer
+    known = [row for row in read_jsonl(benchmarks / "aime_test.jsonl") if row["source"] == "aime2024"]
+    assert made == {row["idx"]: BENCHMARKS["aime24"].read_gold(row).answer for row in known}
+    tetrahedron, hexagon = (form.convert({**raw, "url": AIME_PAGE.format("I", n)}, 0)["idx"] for n in (14, 5))
+    assert ("AB=CD" in known[tetrahedron]["prompt"], "collinear" in known[hexagon]["prompt"]) == (True, True)
+
+
+@pytest.mark.parametrize("url", [AIME_PAGE.format("I", 16), "https://example.com/2023_AIME_I_Problems/Problem_1", "x"])
+def test_an_aime_row_of_no_known_page_is_refused(url: str):
+    raw = {"problem": "?", "solution": "So.", "answer": "1", "url": url}
+    with pytest.raises(InputError, match="column 'url' names no problem of AIME 2024"):
+        form_of("aime24", 1).convert(raw, 0)
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), "", " "])
+def test_an_answer_that_is_missing_is_no_gold(value: object):
+    with pytest.raises(InputError, match="column 'Answer' is empty"):
+        form_of("aime24").convert({"ID": "2024-II-4", "Problem": "?", "Solution": "So.", "Answer": value}, 0)
+
+
+@pytest.mark.parametrize(("value", "gold"), [(33, "33"), (33.0, "33"), (0.0, "0"), ("033", "033"), (2.5, "2.5")])
+def test_a_whole_answer_is_whole_in_any_column(value: object, gold: str):
+    row = form_of("aime24").convert({"ID": "2024-II-4", "Problem": "?", "Solution": "So.", "Answer": value}, 0)
+    assert row["reference_solution"].endswith(f"#### {gold}")
+
+
 def test_livecodebench_row_carries_position_and_md5_of_its_tests():
     raw = {
         "question_content": "Add one.", "question_id": "abc1_a", "contest_id": "abc1", "starter_code": "",
@@ -161,6 +207,32 @@ def test_a_pickle_that_names_code_is_refused_and_not_run(tmp_path):
 def test_private_tests_of_another_shape_are_refused(encoded):
     with pytest.raises(InputError, match="private_test_cases"):
         decode_private_tests(encoded)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "name"),
+    [('{"func_name": "f"}', "f"), ({"func_name": "f"}, "f"), ("null", None), (None, None), ("", None), ("{}", None)],
+)
+def test_metadata_names_a_function_or_none(metadata: object, name: str | None):
+    raw = {"public_test_cases": json.dumps(TESTS), "private_test_cases": json.dumps(TESTS), "metadata": metadata}
+    assert json.loads(make_tests(raw)["input_output"])["fn_name"] == name
+    assert make_tests(raw | {"public_test_cases": TESTS}) == make_tests(raw)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("public_test_cases", "[{", "not JSON"), ("public_test_cases", "null", "expected a list"),
+        ("public_test_cases", "", "not JSON"), ("public_test_cases", None, "expected a list"),
+        ("public_test_cases", '[{"input": "1"}]', "expected a list of {input, output, testtype}"),
+        ("private_test_cases", '[{"input": "1"}]', "expected a list of {input, output, testtype}"),
+        ("metadata", "{", "not JSON"), ("metadata", "[1]", "expected an object"),
+    ],
+)  # fmt: skip
+def test_columns_of_another_shape_are_named(column: str, value: object, words: str):
+    raw = {"public_test_cases": json.dumps(TESTS), "private_test_cases": json.dumps(TESTS), "metadata": "{}"}
+    with pytest.raises(InputError, match=rf"^{column}: .*{words}"):
+        make_tests({**raw, column: value})
 
 
 def test_truncated_private_tests_are_refused():

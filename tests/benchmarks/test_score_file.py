@@ -195,6 +195,17 @@ def test_files_without_a_common_problem_are_not_compared(write: Callable[..., Pa
     assert {file.name for file in tmp_path.iterdir()} == {"other.jsonl", "predictions.jsonl"}
 
 
+def test_files_that_number_other_problems_alike_are_not_compared(write: Callable[..., Path], tmp_path: Path):
+    """By id alone the difference would be one between unrelated problems."""
+    path, other = write(row("033", completion=answer("33"))), tmp_path / "other.jsonl"
+    write_jsonl(other, [row("33", completion=answer("33"))])  # the same number, written otherwise
+    score(path, compare=str(other))
+    write_jsonl(other, [row("204", completion=answer("204"))])
+    message = r"other.jsonl: the answer of problem aime2024/0 is '204' here and '033' in .*: not the same problem"
+    with pytest.raises(InputError, match=message):
+        score(path, compare=str(other))
+
+
 def test_one_common_problem_has_a_difference_and_no_interval(write: Callable[..., Path], tmp_path: Path, capsys):
     other = tmp_path / "other.jsonl"
     write_jsonl(other, [row(idx=i, completion=answer("33")) for i in (2, 3)])

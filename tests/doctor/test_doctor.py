@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -307,6 +308,35 @@ def test_caches_that_cannot_be_written_or_are_shared(tmp_path: Path, monkeypatch
     assert system.file_system(Path("/home/me"), MOUNTS) == "nfs4"
     assert system.file_system(Path("/home/me/ x/y"), MOUNTS) == "tmpfs"
     assert system.file_system(Path("/homes"), MOUNTS) == "ext4"
+
+
+def test_a_user_without_a_home_is_told_where_caches_can_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """`docker run --user 1234`: no HOME, and no entry in the system's list of users."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setitem(sys.modules, "pwd", SimpleNamespace(getpwuid=lambda uid: {}[uid]))
+    found = system.check_caches({"HF_HOME": str(tmp_path)}, True, MOUNTS)
+    assert found.status == FAULT
+    assert found.found == "~/.triton/cache cannot be written, nor 3 more"
+    assert "export TRITON_CACHE_DIR=/tmp/$USER/triton_cache_dir" in found.mend
+
+
+def test_caches_below_a_home_that_may_not_be_entered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """HOME=/root of an image that runs as another user. Root may look everywhere: the refusal is played."""
+    home = tmp_path / "root"
+    home.mkdir()
+    stat = os.stat
+
+    def refuse(path: object, *args: object, **kwargs: object) -> os.stat_result:
+        if Path(str(path)).is_relative_to(home) and Path(str(path)) != home:
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    monkeypatch.setattr(system.os, "access", lambda place, mode: Path(place) != home)
+    monkeypatch.setenv("HOME", str(home))
+    found = system.check_caches({}, True, MOUNTS)
+    assert (found.status, found.found) == (FAULT, f"{home}/.triton/cache cannot be written, nor 4 more")
 
 
 def test_small_shared_memory_full_disks_and_few_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

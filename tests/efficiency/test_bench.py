@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from promptcot_mamba.efficiency.models import LARGE_PAIR, SMALL_PAIR, Shape
 from promptcot_mamba.efficiency.predict import Costs, Load, count_seconds, play_wave
 from promptcot_mamba.efficiency.setup import MOST_TIMES, Setup
 from promptcot_mamba.errors import InputError
+from promptcot_mamba.gpus import Gpu
 from scripts.bench import efficiency as bench_efficiency
 
 PAIR = SMALL_PAIR
@@ -202,6 +203,29 @@ def test_an_interrupted_run_goes_on_and_other_settings_are_refused(
     assert len(engines.started) == before > started, "nothing is left to measure"
     with pytest.raises(InputError, match="measured with other settings"):
         run(monkeypatch, tmp_path, *flags, "--max_num_seqs", 16)
+
+
+def test_waves_of_another_device_or_version_are_not_this_one_s(
+    engines: FakeEngines, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """The record names the device it is written on: kept waves of another would go under its name."""
+    flags, path = ["--lengths", 1024], tmp_path / "measurements.json"
+    gpu = Gpu(0, "GPU-1", "NVIDIA A100-SXM4-80GB", 80 << 30, (8, 0), "580.82.07", False)
+    monkeypatch.setattr(measure, "list_gpus", lambda: [gpu])
+    run(monkeypatch, tmp_path, *flags)
+    kept = json.loads(path.read_text())
+    assert kept["measured_on"]["device"] == "1 x NVIDIA A100-SXM4-80GB"
+    monkeypatch.setattr(measure, "list_gpus", lambda: [replace(gpu, name="NVIDIA H100 80GB HBM3")])
+    message = r"measured on \{'device': '1 x NVIDIA A100.*\}, here it is \{'device': '1 x NVIDIA H100.*--output_dir"
+    with pytest.raises(InputError, match=message):
+        run(monkeypatch, tmp_path, *flags)
+    monkeypatch.setattr(measure, "list_gpus", lambda: [gpu])
+    monkeypatch.setattr(measure, "installed_versions", lambda _: {"torch": "2.0.0"})
+    with pytest.raises(InputError, match=r"here it is \{.*'torch': '2.0.0'"):
+        run(monkeypatch, tmp_path, *flags)
+    path.write_text(json.dumps({name: value for name, value in kept.items() if name != "measured_on"}))
+    run(monkeypatch, tmp_path, *flags)
+    assert "does not say on what it was measured" in caplog.text
 
 
 def test_too_short_a_chain_is_refused(engines: FakeEngines, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -178,3 +178,12 @@ def test_a_grouped_file_may_be_the_problems_of_the_next(tmp_path: Path):
         assert [(one.run, one.completion, one.cut_short) for one in found] == [(0, "new 0", False), (2, "new 2", False)]
         assert all(one.row.get("refusal") is None for one in found)
     assert len(read_jsonl(tmp_path / "grouped.jsonl")) == 1
+
+
+@pytest.mark.parametrize("value", [[{"role": "user", "content": "What is 30 + 3?"}], {"text": "?"}, 3])
+def test_a_prompt_that_is_no_text_is_named(value: object, tmp_path: Path):
+    """Chat messages say not which text the model saw; what ends it decides how a completion is read."""
+    good = {"id": "a", "prompt": ASKED, "completion": "</think> \\boxed{33}"}
+    write_jsonl(tmp_path / "p.jsonl", [good, {**good, "id": "b", "prompt": value}])
+    with pytest.raises(InputError, match=r"p\.jsonl:2: 'prompt' must be the text that was sent, found \w+"):
+        read_predictions(tmp_path / "p.jsonl")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -121,6 +122,59 @@ def test_a_repository_that_is_not_there_is_said_so(hub: Path, tmp_path: Path):
     assert done.returncode == 2, done.stderr
     assert "the hub refuses" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+FETCH = """
+import sys
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.hub import fetch
+try:
+    print(*(path.read_text() for path in fetch("maker/old", "model", lambda names: [n for n in names if n[0] == "c"])))
+except InputError as error:
+    sys.exit(str(error))
+"""
+
+
+@pytest.mark.parametrize("environment", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}])
+def test_a_cache_that_an_older_client_filled_serves(environment: dict[str, str], tmp_path: Path):
+    """It has no list of the repository's files beside their snapshot."""
+    repo, commit = tmp_path / "hub/models--maker--old", "0123456789abcdef0123456789abcdef01234567"
+    for name, text in (("refs/main", commit), (f"snapshots/{commit}/config.json", '{"model_type": "mamba2"}')):
+        (repo / name).parent.mkdir(parents=True)
+        (repo / name).write_text(text)
+    done = run(["-c", FETCH], tmp_path, **environment)
+    assert (done.returncode, done.stdout) == (0, '{"model_type": "mamba2"}\n'), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ((404, "RepoNotFound", "Repository not found"), "the hub refuses (Repository not found); see its name, and"),
+        ((403, "GatedRepo", "Access to model maker/old is restricted"), "is restricted); accept its terms on its page"),
+        ((401, "", "Invalid credentials in Authorization header"), "the hub refuses (Invalid credentials in"),
+        ((403, "", "Forbidden: your token may not read it"), "the hub refuses (Forbidden: your token may not read it)"),
+        ((400, "", "We had to rate limit you"), "the hub answers 400 (We had to rate limit you); the same command"),
+    ],
+)  # fmt: skip
+def test_what_the_hub_says_is_passed_on(answer: tuple[int, str, str], words: str, tmp_path: Path):
+    with serve_hub(tmp_path, answer) as (address, _):
+        done = run(["-c", FETCH], tmp_path / "cache", HF_ENDPOINT=address, HF_TOKEN="hf_wrong")
+    assert words in done.stderr
+    assert "Request ID" not in done.stderr.splitlines()[-1]
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize(("code", "words"), [(errno.EROFS, "Read-only file system"), (errno.ENOSPC, "No space left")])
+def test_a_cache_that_cannot_be_written_is_said_so(code: int, words: str, hub: Path, tmp_path: Path):
+    broken = f"""
+import huggingface_hub
+def fail(*_, **__): raise OSError({code}, {os.strerror(code)!r}, "/read/only")
+huggingface_hub.snapshot_download = fail
+"""
+    with serve_hub(hub) as (address, _):
+        done = run(["-c", broken + FETCH.replace("old", "tiny-model")], tmp_path, HF_ENDPOINT=address)
+    assert f"the hub's cache {tmp_path / 'hub'} cannot be written ({words}" in done.stderr
+    assert "set HF_HOME" in done.stderr
 
 
 def test_mistyped_paths_are_no_names(tmp_path: Path, monkeypatch):

@@ -134,6 +134,16 @@ def test_formulas_are_safe_markup():
     assert "a &lt; b" in markup
 
 
+@pytest.mark.parametrize("start", ["2^{", r"\sqrt{", r"\bar{", "x_{"])
+@pytest.mark.parametrize("depth", [165, 199])
+def test_a_formula_that_is_nested_too_deeply_is_shown_as_its_source(start: str, depth: int):
+    """It converts, and is too deep to be walked: one such answer must not stop the report."""
+    formula = f"${start * depth}x{'}' * depth}$"
+    markup = render_text(f"So {formula} and $y$.")
+    assert markup.startswith(f"So {formula} and <math") or markup.startswith("So <math")
+    assert markup.endswith("</math>.")
+
+
 @pytest.mark.skipif(find_chromium() is None, reason="no Chromium on this machine")
 def test_the_page_in_a_browser(made, tmp_path):
     assert (made / "report.html").stat().st_size < 5_000_000
