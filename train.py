@@ -34,7 +34,7 @@ from promptcot_mamba.data.dataset import describe_rows
 from promptcot_mamba.data.encode import check_tokenizer, hash_tokenizer
 from promptcot_mamba.data.template import choose_template
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.log import logger
+from promptcot_mamba.log import log_once, logger
 from promptcot_mamba.memory_budget import shapes_from_config, training_flops_per_token
 from promptcot_mamba.model import Mamba2ForCausalLM, load_causal_lm
 from promptcot_mamba.model.debug_numerics import watch_numerics
@@ -204,13 +204,21 @@ def load_model(args: SftArguments, data_args: DataArguments, tokenizer: Any) -> 
     return model
 
 
+def count_flops(args: SftArguments, model: PreTrainedModel) -> float | None:
+    """FLOPs of a trained token; None, and the log has no MFU, where a family's arithmetic is not known."""
+    try:
+        shapes = shapes_from_config(model.config.to_dict())
+    except InputError as error:
+        log_once(f"mfu: is not told ({error})")
+        return None
+    return training_flops_per_token(shapes, count_trained(model) if args.lora_rank else 0)
+
+
 def make_trainer(
     args: SftArguments, model: PreTrainedModel, tokenizer: Any, rows: Rows, eval_rows: dict[str, Any], packing: bool,
     resumed_step: int, identity: Identity,
 ) -> SftTrainer:  # fmt: skip
     """Join the model with rows, collation, logs and signals."""
-    shapes = shapes_from_config(model.config.to_dict())
-    adapters = count_trained(model) if args.lora_rank else 0
     wide_gradients = args.split_master_weights and args.grad_accum_dtype == "fp32"
     stop = StopCallback()
     callbacks = [ConsoleCallback(), LogFileCallback(), stop]
@@ -232,7 +240,7 @@ def make_trainer(
         collate=partial(collate_packed if packing else collate_padded, pad_id=pad_id),
         train_dataset=rows,
         eval_rows=eval_rows,
-        flops_per_token=training_flops_per_token(shapes, adapters),
+        flops_per_token=count_flops(args, model),
         processing_class=tokenizer,
         callbacks=callbacks,
         slices=make_slice_groups(args.sequence_parallel_size) if args.sequence_parallel_size > 1 else None,

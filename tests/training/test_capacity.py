@@ -8,8 +8,9 @@ from weakref import WeakKeyDictionary
 
 import pytest
 import torch
-from transformers import Mamba2Config
+from transformers import LlamaConfig, Mamba2Config, MixtralConfig
 
+import train
 from promptcot_mamba.model import Mamba2ForCausalLM, load_causal_lm
 from promptcot_mamba.ops.fused_mixer import native
 from promptcot_mamba.training import capacity
@@ -125,3 +126,11 @@ def test_segments_and_checkpoints_with_the_host_recompute_every_layer(changes: d
     plain = {"gradient_checkpointing": True, "checkpoint_policy": "auto", "checkpoint_every": 1}
     args = SimpleNamespace(**{**plain, "offload_checkpoints": False, **changes})
     assert SftArguments.keeps_what_fits.fget(args) is keeps
+
+
+def test_mfu_is_told_where_a_familys_arithmetic_is_known():
+    """An MoE trains without: its config has all that a dense decoder's has, and its FLOPs are others."""
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    args = SimpleNamespace(lora_rank=0)
+    assert train.count_flops(args, SimpleNamespace(config=LlamaConfig(**sizes))) > 0
+    assert train.count_flops(args, SimpleNamespace(config=MixtralConfig(**sizes))) is None
