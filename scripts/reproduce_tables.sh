@@ -13,6 +13,7 @@
 #   --quick                   two problems and one short sample each, to see the whole road in minutes; its
 #                             LiveCodeBench is graded by the statements' samples and labelled so
 #
+# PYTHON=/path/to/python takes another interpreter than .venv's, VENV=/elsewhere another .venv.
 # One start of the engine samples all benchmarks. Every hop resumes: run the same command again after whatever stopped it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -26,7 +27,7 @@ while [ $# -gt 0 ]; do
     --) shift; sampling=("$@"); break ;;
     --model | --model_path | --math_model_path | --source_dir | --output | --num_gpus | --benchmarks)
         [ $# -ge 2 ] || die "$1: expected a value" ;;
-    -h | --help) sed -n '2,16p' "$0" | sed 's/^# \{0,1\}//'; exit 0 ;;
+    -h | --help) sed -n '2,17p' "$0" | sed 's/^# \{0,1\}//'; exit 0 ;;
     *) die "unknown flag $1; see --help" ;;
     esac
     case $1 in
@@ -56,7 +57,7 @@ known() { (cd configs/models && ls -- *.yaml) | sed 's/\.yaml$//' | paste -sd ' 
 [ -z "$row" ] || [ -z "$math_model" ] || die "--math_model_path: is the second of the paper's own models; drop --model"
 [ ${#benchmarks[@]} -gt 0 ] || benchmarks=(paper)
 
-PYTHON=${PYTHON:-.venv/bin/python}
+PYTHON=${PYTHON:-${VENV:-.venv}/bin/python}
 [ -x "$PYTHON" ] || die "$PYTHON is not there; run bash scripts/setup.sh first"
 data=data
 [ -z "$source_dir" ] || data=$output/problems
