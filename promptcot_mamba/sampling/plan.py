@@ -186,7 +186,7 @@ def _check_state_dtype(args: SamplingArguments, checkpoint: Checkpoint) -> None:
         return
     import torch
 
-    if torch.version.cuda is None:
+    if torch.version.cuda is None and torch.version.hip is None:
         logger.warning("--state_dtype %s: on a CPU vLLM keeps states in float32; so does this run", args.state_dtype)
         args.state_dtype = "float32"
 
