@@ -101,8 +101,9 @@ class JobMaker:
             return None
         program = extract_program(one.completion, one.row.get("finish_reason"), prepared.wanted)
         run = partial(prepared.grade, code=program.code or "", stop_early=not self.options.all_tests)
+        reason = "refused" if one.refused and program.code is None else program.reason
         return CodeJob(
-            one.problem_id, one.run, program.code, program.reason, prepared.md5, run, prepared.kind, prepared.benchmark
+            one.problem_id, one.run, program.code, reason, prepared.md5, run, prepared.kind, prepared.benchmark
         )
 
     def prepare(self, one: Prediction) -> Prepared | None:

@@ -97,16 +97,18 @@ def _read_gold(prediction: Prediction, benchmark: Benchmark, path: str | Path) -
 
 
 def grade_sample(prediction: Prediction, benchmark: Benchmark, gold: Gold, grader: str = "strict") -> Grade:
-    """Both verdicts on one sample. Strictly, a cut thought is `truncated` and a missing box `no_answer`."""
+    """Both verdicts on one sample. Without an answer, one that the server refused is `refused`; strictly, a
+    cut thought is `truncated` and a missing box `no_answer`."""
     readable = is_readable(gold)
     started = time.perf_counter()
     whole = prediction.row.get("thinking") == "none"  # no thought: all of it is the answer
     found = extract_boxed(prediction.completion) if whole else extract_answer(prediction.completion)
-    strict, strict_reason = _strict_verdict(found, gold, prediction.cut_short)
+    strict, strict_reason = _strict_verdict(found, gold, prediction)
     paper, paper_answer = math_paper.grade_completion(gold, prediction.completion, minerva=benchmark.minerva)
+    silent = "refused" if prediction.refused else "no_answer"
     verdicts = {
         "strict": (strict.equal, found.answer, strict_reason),
-        "paper": (paper.equal, paper_answer, "right" if paper.equal else "wrong" if paper_answer else "no_answer"),
+        "paper": (paper.equal, paper_answer, "right" if paper.equal else "wrong" if paper_answer else silent),
     }
     correct, extracted, reason = verdicts[grader]
     extra = {
@@ -131,9 +133,10 @@ def grade_sample(prediction: Prediction, benchmark: Benchmark, gold: Gold, grade
     )
 
 
-def _strict_verdict(found: Extraction, gold: Gold, cut_short: bool) -> tuple[math_strict.Verdict, str]:
+def _strict_verdict(found: Extraction, gold: Gold, prediction: Prediction) -> tuple[math_strict.Verdict, str]:
     if found.answer is None:
-        reason = "truncated" if cut_short else found.reason or "no_answer"
+        reason = "truncated" if prediction.cut_short else found.reason or "no_answer"
+        reason = "refused" if prediction.refused else reason
         return math_strict.Verdict(False, reason), reason
     verdict = math_strict.grade(gold, found.answer, found.listed)
     return verdict, "right" if verdict.equal else "wrong"

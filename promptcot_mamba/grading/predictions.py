@@ -35,6 +35,11 @@ class Prediction:
         return self.row.get("finish_reason") in ("length", "loop")
 
     @property
+    def refused(self) -> bool:
+        """Whether the server's filter or policy said no, so that no model has answered."""
+        return self.row.get("finish_reason") == "refused"
+
+    @property
     def completion_hash(self) -> str:
         """What a grade says it is of: two models' answers may have the same length."""
         return hash_text(self.completion)

@@ -1,5 +1,6 @@
 """What the rounds came to: sound problems, their variety, the workings that were chosen, majorities, students."""
 
+import json
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -90,9 +91,19 @@ def measure(roads: Sequence[Road]) -> dict[int, Row]:
             "steps": road.args.generator_steps,
             "steps_round": road.args.round_generator_steps,
             "steps_longer": road.count_longer(),
+            "seconds": stage_seconds(road.folder),
+            "shared_seconds": stage_seconds(road.base.folder),
+            "jobs": road.args.jobs,
         }
         for road in roads
     }
+
+
+def stage_seconds(folder: Path) -> float:
+    """What the stages under a folder took, each the last time that it ran."""
+    return sum(
+        json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in sorted((folder / "stages").glob("*.json"))
+    )
 
 
 def over_seeds(values: Sequence[float]) -> Estimate:
@@ -127,6 +138,8 @@ def problem_table(told: Mapping[int, Row]) -> RecordTable:
         counts = ("kept", "kept_right", "unanimous", "unanimous_right")
         kept, right, all_kept, all_right = (sum(own["arms"][arm][name] for own in told.values()) for name in counts)
         cells = [arm, column(arm, as_share, "sound"), f"{sound / first:.2f}" if first else "–"]
+        gaps = [one["arms"][arm]["sound"] - one["arms"][LONGER]["sound"] for one in told.values()]
+        cells.append("–" if arm == LONGER else format_difference(over_seeds(gaps)))
         cells += [column(arm, as_count, name) for name in ("different", "pairs", "pairs_among")]
         rows.append([*cells, share_of(right, kept), share_of(all_right, all_kept)])
     own = next(iter(told.values()))
@@ -140,8 +153,11 @@ def problem_table(told: Mapping[int, Row]) -> RecordTable:
         f"{ENOUGH}; kept answers are those that enough of the teacher's chains agree on"
     )
     among = f"pairs among {ENOUGH} problems"
-    header = ["generator", "sound, percent", "times round 0", "different", "pairs of concepts", among]
-    return RecordTable(caption, [*header, "kept answers right, percent", "where all chains agree"], rows)
+    header = ["generator", "sound, percent", "times round 0", f"– {LONGER}", "different", "pairs of concepts", among]
+    header += ["kept answers right, percent", "where all chains agree"]
+    if all(row[-1] == row[-2] for row in rows):  # none are kept where one chain differs
+        header, rows = header[:-1], [row[:-1] for row in rows]
+    return RecordTable(caption, header, rows)
 
 
 def choice_table(told: Mapping[int, Row]) -> RecordTable:
@@ -181,8 +197,21 @@ def student_table(verdicts: Verdicts) -> RecordTable:
     return RecordTable(caption, ["learned from", "solved", "each seed", f"– {WITHOUT}", "– round 0"], rows)
 
 
+def time_table(told: Mapping[int, Row]) -> RecordTable:
+    own = next(iter(told.values()))
+    shared, jobs = own["shared_seconds"], own["jobs"]
+    seeds = [each["seconds"] for each in told.values()]
+    rows = [
+        ["phase 1 and teacher, once", f"{shared / 60:.0f}"],
+        ["a seed", f"{np.mean(seeds) / 60:.0f} ({min(seeds) / 60:.0f} to {max(seeds) / 60:.0f})"],
+        *([f"{count} seeds, {jobs} at once", f"{(shared + np.mean(seeds) * count / jobs) / 60:.0f}"]
+          for count in sorted({min(4, len(seeds)), len(seeds)})),
+    ]  # fmt: skip
+    return RecordTable("Time of all stages", ["", "minutes"], rows)
+
+
 def make_tables(told: Mapping[int, Row], verdicts: Verdicts) -> list[RecordTable]:
-    return [problem_table(told), choice_table(told), student_table(verdicts)]
+    return [problem_table(told), choice_table(told), student_table(verdicts), time_table(told)]
 
 
 def figures(told: Mapping[int, Row], verdicts: Verdicts) -> dict[str, Any]:

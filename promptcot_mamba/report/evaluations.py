@@ -142,6 +142,8 @@ def format_score(figures: dict[str, Any]) -> str:
     text += f"\nn={most if fewest == most else f'{fewest}-{most}'} {figures['grader']}"
     if not is_whole(figures):
         text += f"\n{figures['problems']} of {figures['expected_problems']} problems"
+    if refused := figures["rates"].get("other", {}).get("refused"):
+        text += f"\n{100 * refused:.1f} % refused by the server"
     return text
 
 

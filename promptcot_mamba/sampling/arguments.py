@@ -68,9 +68,12 @@ class SamplingArguments:
         "tokens after which an open thought is closed and the answer begins", default=None, least=1
     )
     segment_len: int | None = flag(
-        "sample in segments of so many tokens: an interrupted run gives the very letters of an uninterrupted one",
+        "sample in segments of so many tokens, 8192 if none are named: an interrupted run gives the very letters of an "
+        "uninterrupted one",
         default=None,
         least=1,
+        nargs="?",
+        const=8192,
     )
     save_partial: bool = flag(
         "save chains as they grow, so that a rerun continues them (X.partial.jsonl)", default=True

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from promptcot_mamba.log import log_once
 from promptcot_mamba.run_info import side_path
 from promptcot_mamba.sampling.backend import Backend
 from promptcot_mamba.sampling.plan import Plan
@@ -73,6 +74,10 @@ def endpoint_settings(plan: Plan, urls: Sequence[str], concurrency: int) -> Endp
     from promptcot_mamba.sampling.endpoint_pool import EndpointSettings
 
     cuts_by = ", ".join(plan.cuts_by)
+    if plan.args.segment_len is not None and plan.args.base_url:
+        log_once(
+            "--segment_len: servers of a model with attention need --no-enable-prefix-caching for the very letters"
+        )
     return EndpointSettings(
         base_urls=urls,
         model=plan.args.served_model_name or plan.args.model_path,

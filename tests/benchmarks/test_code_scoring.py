@@ -80,6 +80,15 @@ def test_a_time_out_of_what_had_seconds_left_is_no_verdict_for_good(folder, grad
     assert [row["reason"] for row in read(folder / "p.grades.jsonl")] == ["timeout"] * 3
 
 
+def test_what_a_server_refused_is_no_missing_program(folder):
+    row = read(folder / "p.jsonl")[0]
+    texts = ("", "<think>\n", "I can't help with that.", RIGHT)
+    rows = [{**row, "completion": completion(text) if text == RIGHT else text} for text in texts]
+    write(folder, [{**one, "finish_reason": "refused", "format_valid": False} for one in rows])
+    score(folder)
+    assert reasons(folder) == ["refused"] * 3 + ["right"]
+
+
 def test_an_example_behind_the_program_is_passed_over(folder):
     examples = ("print(sum(map(int, '1 2'.split())))", "s = Solution()\nprint(s.add([1, 2], 3))")
     rows = read(folder / "p.jsonl")[::2]

@@ -15,6 +15,7 @@ from promptcot_mamba.benchmarks.score_file import Options, run_math, score_math_
 from promptcot_mamba.chat_format import render_prompt
 from promptcot_mamba.cli import parse_args
 from promptcot_mamba.errors import InputError
+from promptcot_mamba.grading.summary import detail_lines
 from promptcot_mamba.jsonl import read_jsonl, write_jsonl
 from scripts import calc_acc
 
@@ -104,6 +105,18 @@ def test_a_text_that_the_sampler_stopped_is_cut_off_not_unanswered(write: Callab
         "format_invalid": None,
         "other": {},
     }
+
+
+@pytest.mark.parametrize("grader", ["strict", "paper"])
+@pytest.mark.parametrize("text", ["", "<think>\n", "I can't help with that."])
+def test_what_a_server_refused_is_no_cut_off_thought(write: Callable[..., Path], grader: str, text: str):
+    """The sampler opens the thought that the prompt opened, and nothing follows."""
+    refused = {**SAMPLED, "finish_reason": "refused", "format_valid": False, "thinking": "think"}
+    figures = score(write(row(completion=text, **refused), row(completion=answer("33"))), grader=grader)["AIME 2024"]
+    assert figures["rates"]["other"] == {"refused": 0.5}
+    assert figures["rates"]["truncated"] == figures["rates"]["no_answer"] == 0.0
+    assert figures["avg_at_n"]["mean"] == 0.5
+    assert "refused 50.0 %" in "\n".join(detail_lines(figures))
 
 
 def test_the_chosen_grader_heads_the_table_and_both_are_kept(write: Callable[..., Path]):

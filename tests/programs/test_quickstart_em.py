@@ -10,7 +10,7 @@ import pytest
 
 from promptcot_mamba.bench_record import render_record_table
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.jsonl import read_jsonl, write_jsonl
+from promptcot_mamba.jsonl import read_jsonl, write_json, write_jsonl
 from promptcot_mamba.quickstart import em
 from promptcot_mamba.quickstart.em import LONGER, WITHOUT, Arguments, Base, Road
 from promptcot_mamba.quickstart.em_report import count_pairs, figures, make_tables, measure, pairs_among
@@ -136,6 +136,9 @@ def test_figures_say_what_the_files_hold(tmp_path: Path):
     for road in roads:
         for arm, sound in zip(ARMS, (2, 4, 6, 3), strict=True):
             leave_round(road.arms[arm], sound)
+        for stage, seconds in (("cold_start", 60.0), ("rounds", 540.0 + 60 * road.seed)):
+            write_json(road.folder / "stages" / f"{stage}.json", {"seconds": seconds})
+    write_json(base.folder / "stages" / "data.json", {"seconds": 120.0})
     verdicts = {arm: {seed: {"a": True, "b": seed == 1} for seed in (1, 2)} for arm in (WITHOUT, *ARMS)}
     told = measure(roads)
     first = told[1]["arms"]
@@ -148,7 +151,13 @@ def test_figures_say_what_the_files_hold(tmp_path: Path):
     text = "\n".join(render_record_table(table) for table in make_tables(told, verdicts))
     assert "60.0 [60.0, 60.0]" in text  # sound
     assert "3.00" in text  # times round 0
-    assert "50.0 (2 of 4)" in text  # kept answers
+    assert "50.0 (2 of 4)" in text  # kept answers, which are those that all agree on: no column of their own
+    header, rows = make_tables(told, verdicts)[0].header, make_tables(told, verdicts)[0].rows
+    assert header[-1].startswith("kept")
+    assert [row[3] for row in rows] == ["-10.0 [-10.0, -10.0]", "+10.0 [10.0, 10.0]", "+30.0 [30.0, 30.0]", "–"]
+    assert make_tables(told, verdicts)[-1].rows == [
+        ["phase 1 and teacher, once", "2"], ["a seed", "12 (11 to 12)"], ["2 seeds, 1 at once", "25"],
+    ]  # fmt: skip
     assert figures(told, verdicts)["students_by_seed"][WITHOUT] == [1.0, 0.5]
     for own in told.values():  # nothing to compare with, nothing that can be right
         own["arms"]["round 0"] |= {"sound": 0.0, "kept": 0, "kept_right": 0}

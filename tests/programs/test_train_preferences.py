@@ -7,6 +7,7 @@ import math
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.programs.train_helpers import (
@@ -20,6 +21,7 @@ from tests.programs.train_helpers import (
     start_train,
     wait_for_step,
 )
+from tests.tiny import make_checkpoint
 from tests.training.test_preference import write_pairs
 
 
@@ -55,11 +57,12 @@ def test_the_model_learns_to_prefer(alone: Path):
 
 
 def test_two_processes_under_zero2_learn_the_same(work: Path, alone: Path):
-    flags = dpo_flags(
-        work, "two", deepspeed=ZERO2, gradient_accumulation_steps=1, reference_path=alone / "reference.npz"
-    )
-    result = run_train(flags, processes=2)
+    """The reference too, which each scores a part of."""
+    result = run_train(dpo_flags(work, "two", deepspeed=ZERO2, gradient_accumulation_steps=1), processes=2)
     assert result.returncode == 0, result.stderr[-3000:]
+    with np.load(alone / "reference.npz") as one, np.load(work / "two" / "reference.npz") as two:
+        assert one["identity"] == two["identity"]
+        np.testing.assert_allclose(two["logps"], one["logps"], rtol=1e-6)
     for one, two in zip(read_curve(alone), read_curve(work / "two"), strict=True):
         for name in ("loss", "rewards/margins", "rewards/accuracies", "kl"):
             assert two[name] == pytest.approx(one[name], rel=1e-4, abs=1e-5), name
@@ -75,6 +78,16 @@ def test_a_stopped_run_goes_on_with_its_reference(work: Path, alone: Path):
     result = run_train(flags)
     assert result.returncode == 0, result.stderr[-3000:]
     assert losses(work / "stopped") == losses(alone)
+
+
+def test_another_models_reference_is_refused(work: Path, alone: Path):
+    make_checkpoint(work / "other", seed=7)
+    flags = dpo_flags(work, "other_run", model_name_or_path=work / "other", reference_path=alone / "reference.npz")
+    result = run_train(flags)
+    assert result.returncode == 2
+    assert (
+        "reference.npz: log-probabilities under another model than this run's; leave --reference_path" in result.stderr
+    )
 
 
 def test_rows_without_preferences_are_named(work: Path):

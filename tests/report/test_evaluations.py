@@ -17,7 +17,7 @@ from promptcot_mamba.grading.summary import summarize
 from promptcot_mamba.jsonl import read_jsonl, write_json, write_jsonl
 from promptcot_mamba.records import Grade
 from promptcot_mamba.report.cost import sampled_hours
-from promptcot_mamba.report.evaluations import load_evaluation
+from promptcot_mamba.report.evaluations import format_score, load_evaluation
 from promptcot_mamba.report.samples import collect_samples, embed_json, render_browser
 
 
@@ -113,3 +113,10 @@ def test_tokens_that_are_not_json_do_not_reach_the_page(tmp_path: Path, tokens: 
         assert f'"tokens":{tokens}' not in render_browser([evaluation]).markup
     with pytest.raises(ValueError, match="not JSON compliant"):
         embed_json({"tokens": float(tokens)})
+
+
+def test_what_servers_refused_stands_beside_the_score(tmp_path: Path):
+    figures = load_evaluation("m", graded_folder(tmp_path)).figures["math500"]
+    assert "refused" not in format_score(figures)
+    figures["rates"]["other"] = {"refused": 0.25}
+    assert format_score(figures).endswith("\n25.0 % refused by the server")

@@ -45,6 +45,12 @@ def test_recipes_are_the_benchmarks_own(recipe: Path):
     assert (args.temperature, args.top_p, args.repetition_penalty, args.max_len) == (0.8, 0.95, 1.1, 65536)
 
 
+@pytest.mark.parametrize(("typed", "length"), [([], None), (["--segment_len"], 8192), (["--segment-len", "64"], 64)])
+def test_segments_have_a_length_of_their_own(typed: list[str], length: int | None):
+    line = ["--data_path=p.jsonl", "--output_path=x.jsonl", "--model_path=m", *typed, "--n=2"]
+    assert parse_args(SamplingArguments, line).segment_len == length
+
+
 def test_a_chain_of_the_7b_model_takes_268_megabytes():
     cost = cache_cost(CODESTRAL, "bfloat16", "float32")
     state = 64 * 128 * 64 * 128 * 4

@@ -23,7 +23,7 @@ from tests.sampling.scripted import ScriptedBackend
 
 
 @pytest.mark.parametrize("max_num_seqs", [64, 256])
-def test_everything_at_once_takes_a_fifth_of_the_steps(max_num_seqs: int):
+def test_everything_at_once_takes_a_sixth_of_the_steps(max_num_seqs: int):
     problems = make_problems(60)
     how = {"n": 16, "max_retries": 8, "seed": 0, "max_len": 4096}
     looped, scheduled = ScriptedBackend(max_num_seqs), ScriptedBackend(max_num_seqs)
@@ -32,7 +32,7 @@ def test_everything_at_once_takes_a_fifth_of_the_steps(max_num_seqs: int):
     assert ours == theirs
     assert len(ours) == 960
     assert looped.generated_tokens == scheduled.generated_tokens
-    assert looped.steps >= 5 * scheduled.steps
+    assert looped.steps >= 6 * scheduled.steps
 
 
 def test_the_benchmark_compares_and_records(tmp_path: Path, monkeypatch, capsys):

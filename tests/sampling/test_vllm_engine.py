@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from scipy.stats import chi2_contingency
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.sampling.backend import SamplingSettings
@@ -53,6 +54,13 @@ def test_a_continued_chain_is_penalised_as_if_uncut(checked: dict):
     assert len(checked["continued"]) == 7
     for whole, again in checked["continued"]:
         assert again == whole
+
+
+def test_what_follows_a_cut_is_drawn_as_in_uncut_chains(checked: dict):
+    """2,000 chains each: also together with the token before it, which the same numbers drawn twice would tie to it."""
+    uncut, continued = checked["pairs"]
+    assert sum(uncut) == sum(continued) == 2000
+    assert chi2_contingency([uncut, continued]).pvalue > 0.01
 
 
 def test_saved_scores_are_those_of_reading_the_chain_and_change_nothing(checked: dict):

@@ -11,6 +11,7 @@ import sys
 from dataclasses import replace
 
 from promptcot_mamba.checkpoint import load_tokenizer
+from promptcot_mamba.records import derive_seed
 from promptcot_mamba.sampling.backend import Generated, Request, SamplingSettings
 from promptcot_mamba.sampling.vllm_engine import EngineSettings, VllmEngine
 from promptcot_mamba.token_scores import TokenScores
@@ -52,6 +53,25 @@ def continued(engine: VllmEngine, requests: list[Request]) -> list[tuple[list[in
         halves.append(replace(request, kept=kept, max_tokens=request.max_tokens - len(kept)))
     again = generate(engine, halves)
     return [(list(whole[unit].token_ids), list(again[unit].token_ids)) for unit in whole]
+
+
+def joint_counts(engine: VllmEngine, prompt: list[int], seed: int, *, cut: bool) -> list[int]:
+    """Of 2,000 chains: how often their first and second token, of eight kinds each, come together. Those that are cut
+    behind the first go on as the scheduler goes on."""
+    kinds = [0] * 64
+    seeds = [derive_seed(seed, "p", chain, 0) for chain in range(2000)]
+    chains = [Request(unit, 0, each, "", prompt, 1 if cut else 2) for unit, each in enumerate(seeds)]
+    drawn = generate(engine, chains)
+    if cut:
+        halves = [
+            replace(chain, kept=drawn[chain.unit].token_ids, seed=derive_seed(chain.seed, "after", 1))
+            for chain in chains
+        ]
+        drawn = generate(engine, halves)
+    for each in drawn.values():
+        first, second = each.token_ids
+        kinds[first % 8 * 8 + second % 8] += 1
+    return kinds
 
 
 def reread(engine: VllmEngine, request: Request, drawn: Generated) -> float:
@@ -110,6 +130,8 @@ def main(checkpoint: str) -> dict[str, object]:
     results["undropped"] = len(left)
 
     results["continued"] = continued(engine, requests[5:12])
+    engine.set_sampling(SamplingSettings(0.6, 0.95, 1.0, (), ignore_eos=True))
+    results["pairs"] = [joint_counts(engine, [5, 6, 7], seed, cut=cut) for seed, cut in ((3, False), (4, True))]
 
     # To the last bit: a difference of 1e-6 in a logit changes a word in a thousand samples, too few to be seen above.
     read = [(request.prompt_ids, 1) for request in requests if 1 < len(request.prompt_ids) < 100]
