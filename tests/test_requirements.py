@@ -22,7 +22,7 @@ CUDA_ONLY = {"mamba_ssm", "causal_conv1d"}
 REASONS = {
     "accelerate": "transformers' Trainer asks for it",
     "datasets": "hub loading",
-    "networkx": "what LiveCodeBench's programs may import",
+    "networkx": "what LiveCodeBench's programs may import", "sympy": "the same",
     "tensorboard": "the published line's --report_to tensorboard",
     "setuptools": "builds", "wheel": "builds", "packaging": "builds", "ninja": "builds", "py-cpuinfo": "builds",
     "pytest-timeout": "pyproject's timeout", "pytest-xdist": "scripts/test.sh -n", "execnet": "pytest-xdist",

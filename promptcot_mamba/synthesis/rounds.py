@@ -72,12 +72,6 @@ class Rounds:
         if self.train_generator is None or any(name not in stages for name in needed):
             raise InputError(f"--rounds needs train_generator and the stages {', '.join(needed)} in the recipe")
         self._check_own(models, self.generator, "--generator names another entry")
-        for name in ("choose_rationales", *(("problems",) if self.judged else ())):
-            if (asked := stages.get(name, {}).get("model")) not in (None, self.generator):
-                raise InputError(
-                    f"--rounds: stages: {name}: model: {asked} is not what the rounds train; write {self.generator} "
-                    "there, or name it with --generator"
-                )
         if (writer := self.rationale_model(stages)) is not None:
             self._check_own(models, writer, "stages: rationales: model names another entry")
             if writer == self.generator:
@@ -86,6 +80,12 @@ class Rounds:
                     "entry of its own, or leave --train_rationale out"
                 )
             self._check_format(models, writer, stages, RATIONALE_DATA)
+        for name in ("choose_rationales", *(("problems",) if self.judged else ())):
+            if (asked := stages.get(name, {}).get("model")) not in (None, self.generator):
+                raise InputError(
+                    f"--rounds: stages: {name}: model: {asked} is not what the rounds train; write {self.generator} "
+                    "there, or name it with --generator"
+                )
         self._check_format(models, self.generator, stages, GENERATOR_DATA)
         if self.judged and not (set(SETS) & set(stages) and {"problems"} < set(JUDGED) & set(stages)):
             raise InputError(
