@@ -155,10 +155,14 @@ class SamplingArguments:
             raise InputError(f"--extra_body: {taken[0]!r} is this program's to say")
         if "max_tokens" in given or ("max_completion_tokens" in given and self.api != "chat"):
             raise InputError("--extra_body: the most tokens of a completion are this program's to say; give --max_len")
-        for flag_name in ("segment_len", "thinking_budget"):
-            if getattr(self, flag_name) is not None and (whole := sorted(given & set(OF_ONE_PIECE))):
-                name = f"--extra_body: {whole[0]!r} holds for a chain in one piece"
-                raise InputError(f"{name}; drop it, or --{flag_name}, which cuts chains")
+        if self.cuts_by and (whole := sorted(given & set(OF_ONE_PIECE))):
+            name = f"--extra_body: {whole[0]!r} holds for a chain in one piece"
+            raise InputError(f"{name}; drop it, or {self.cuts_by[0]}, which cuts chains")
+
+    @property
+    def cuts_by(self) -> list[str]:
+        """The flags by which chains are cut and go on."""
+        return [f"--{name}" for name in ("segment_len", "thinking_budget") if getattr(self, name) is not None]
 
     @property
     def context(self) -> int:

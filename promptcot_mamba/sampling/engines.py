@@ -73,7 +73,7 @@ def engine_settings(plan: Plan) -> EngineSettings:
 def endpoint_settings(plan: Plan, urls: Sequence[str], concurrency: int) -> EndpointSettings:
     from promptcot_mamba.sampling.endpoint_pool import EndpointSettings
 
-    cuts_by = ", ".join(plan.cuts_by)
+    cuts_by = ", ".join(plan.args.cuts_by)
     if plan.args.segment_len is not None and plan.args.base_url:
         log_once(
             "--segment_len: servers of a model with attention need --no-enable-prefix-caching for the very letters"

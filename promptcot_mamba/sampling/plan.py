@@ -83,11 +83,6 @@ class Plan:
         said = {**self.prompts.describe(), **server, **sent, **extra}
         return {name: value for name, value in said.items() if value != SAYS_NOTHING.get(name, ...)}
 
-    @property
-    def cuts_by(self) -> list[str]:
-        """The flags by which chains are cut and go on."""
-        return [f"--{name}" for name in ("segment_len", "thinking_budget") if getattr(self.args, name) is not None]
-
     def cuts(self) -> Cuts:
         closing = ()
         if self.args.thinking_budget is not None:
@@ -193,7 +188,7 @@ def _check_state_dtype(args: SamplingArguments, checkpoint: Checkpoint) -> None:
 
 def _check_together(args: SamplingArguments, tokenizer: Any) -> None:
     """Raise InputError for flags that cannot do what they say beside each other."""
-    by_tokens = [f"--{name}" for name in ("stop_on_loop", "segment_len", "thinking_budget") if getattr(args, name)]
+    by_tokens = [*(["--stop_on_loop"] if args.stop_on_loop else []), *args.cuts_by]
     if args.api == "chat":
         if not args.base_url:
             raise InputError("--api chat: is asked of servers; give --base_url, or use --use_chat_template True")
