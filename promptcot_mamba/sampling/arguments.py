@@ -159,7 +159,9 @@ class SamplingArguments:
 
     def _check_extra_fields(self) -> None:
         given = {name for name, value in self.extra_fields.items() if value}
-        if taken := sorted(OUR_FIELDS & set(self.extra_fields)):
+        # Some servers stream alone, some gateways cut what is silent for long, and some servers refuse a seed.
+        left = {name for name, value in {"stream": True, "seed": None}.items() if self.extra_fields.get(name) is value}
+        if taken := sorted((OUR_FIELDS & set(self.extra_fields)) - left):
             raise InputError(f"--extra_body: {taken[0]!r} is this program's to say")
         if "max_tokens" in given or ("max_completion_tokens" in given and self.api != "chat"):
             raise InputError("--extra_body: the most tokens of a completion are this program's to say; give --max_len")
@@ -184,6 +186,12 @@ class SamplingArguments:
     @property
     def extra_fields(self) -> dict[str, Any]:
         return _json_object("extra_body", self.extra_body)
+
+    @property
+    def drawn_by(self) -> str | None:
+        """`extra_body` as far as samples depend on it: a rerun may stream what the first run did not."""
+        rest = {name: value for name, value in self.extra_fields.items() if name not in ("stream", "stream_options")}
+        return self.extra_body if rest == self.extra_fields else json.dumps(rest) if rest else None
 
     @property
     def rope(self) -> dict[str, Any]:

@@ -56,6 +56,7 @@ class Plan:
         """Everything the samples depend on: what a rerun is compared by."""
         return {
             **{name: getattr(self.args, name) for name in SAMPLE_FLAGS},
+            "extra_body": self.args.drawn_by,
             "dtype": self.dtype,
             "model": self.checkpoint.fingerprint() if self.checkpoint else self.args.model_path,
         }
