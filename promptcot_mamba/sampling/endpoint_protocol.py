@@ -27,11 +27,8 @@ _REQUEST_PATH = re.compile(r"/+(?:chat/)?completions$|(?<=/v\d)/+models$")  # as
 # which are sent as prompt, they would see the rest alone. vLLM's and SGLang's names; all are off where empty.
 OF_ONE_PIECE = ("presence_penalty", "frequency_penalty", "min_tokens", "stop", "stop_regex", "response_format",
                 "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "json_schema",
-<<<<<<< HEAD
                 "regex", "ebnf", "thinking_token_budget", "repetition_detection")  # fmt: skip
 CHECK = -1  # unit of a request that nobody waits for
-=======
-                "regex", "ebnf", "thinking_token_budget")  # fmt: skip
 EVERY_TOKEN = 1 << 20  # that llama.cpp penalises, not its 64: beyond any context; newer ones refuse -1, its word for it
 MOST_ALTERNATIVES = 5  # that OpenAI-like completions tell of a token; vLLM and chat tell more
 
