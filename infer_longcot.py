@@ -16,6 +16,7 @@ import errno
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict
 
 from promptcot_mamba.cli import EXIT_INTERRUPTED, parse_args, run_program
@@ -34,11 +35,15 @@ from promptcot_mamba.sampling.recipes import split_benchmarks
 from promptcot_mamba.sampling.run_settings import TEMPLATE_TIME, read_sessions, refuse_changed, set_aside
 from promptcot_mamba.sampling.scheduler import Scheduler
 from promptcot_mamba.sampling.sessions import Session, device_hours, speed_per_device
-from promptcot_mamba.sampling.shared import sample_each
+from promptcot_mamba.sampling.shared import EXIT_LEFT, sample_each
 from promptcot_mamba.stop_signal import StopSignal
 
 EXIT_FAILED = 1
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class SamplesLeftError(Exception):
+    """Everything was asked for, and some requests no server could answer."""
 
 
 def main(argv: list[str] | None = None, make_backend: Callable[[Plan], Backend] = make_backend) -> int:
@@ -72,6 +77,8 @@ def main(argv: list[str] | None = None, make_backend: Callable[[Plan], Backend] 
     ) as ledger:
         try:
             return run(plan, ledger, report, decisions, make_backend)
+        except SamplesLeftError as error:
+            return stopped(plan, ledger, str(error), EXIT_LEFT)
         except BackendFailedError as error:
             return stopped(plan, ledger, str(error))
         except OSError as error:
@@ -177,17 +184,17 @@ def sample(
         scheduler.run()
         progress.show(backend, scheduler.longest, now=True, spared=ledger.spared)
     finally:
-        tokens = backend.generated_tokens
-        progress.end()
-        stop.restore()
-        if partial is not None:
-            partial.close()
-        if scores is not None:
-            scores.close()
-        backend.close()
-        note(tokens, now=True)
+        with ExitStack() as closing:  # in turn, from the last, whatever a full disk does to one of them
+            closing.callback(note, backend.generated_tokens, now=True)
+            closing.callback(backend.close)
+            if scores is not None:
+                closing.callback(scores.close)
+            if partial is not None:
+                closing.callback(partial.close)
+            closing.callback(stop.restore)
+            closing.callback(progress.end)
     if scheduler.failed:
-        raise BackendFailedError(scheduler.describe_failed())
+        raise SamplesLeftError(scheduler.describe_failed())
 
 
 def stopped(plan: Plan, ledger: Ledger, why: str, status: int = EXIT_FAILED) -> int:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from promptcot_mamba.chat_format import THINKING
@@ -58,6 +59,10 @@ class SamplingArguments:
     use_chat_template: bool = flag("write the text as a user turn of the tokenizer's chat template", default=False)
     system_prompt: str | None = flag(
         "a system turn for all, in place of the prompts' own, or '' for none; needs the chat template or --api chat",
+        default=None,
+    )
+    chat_template: str | None = flag(
+        "a chat template in place of the tokenizer's own: a file, or the template itself; '' is the tokenizer's",
         default=None,
     )
     chat_template_kwargs: str | None = flag(
@@ -124,6 +129,9 @@ class SamplingArguments:
 
     def __post_init__(self) -> None:
         """Raise InputError for values no run can use; warn about what a person will hardly want."""
+        self.chat_template = self.chat_template or None
+        if self.chat_template and not set("{}\n") & set(self.chat_template):  # as vLLM's --chat-template is told
+            self.chat_template = _read_template(self.chat_template)
         _json_object("chat_template_kwargs", self.chat_template_kwargs)
         _json_object("rope_scaling", self.rope_scaling)
         if _json_object("extra_body", self.extra_body) and not self.base_url:
@@ -151,7 +159,9 @@ class SamplingArguments:
 
     def _check_extra_fields(self) -> None:
         given = {name for name, value in self.extra_fields.items() if value}
-        if taken := sorted(OUR_FIELDS & set(self.extra_fields)):
+        # Some servers stream alone, some gateways cut what is silent for long, and some servers refuse a seed.
+        left = {name for name, value in {"stream": True, "seed": None}.items() if self.extra_fields.get(name) is value}
+        if taken := sorted((OUR_FIELDS & set(self.extra_fields)) - left):
             raise InputError(f"--extra_body: {taken[0]!r} is this program's to say")
         if "max_tokens" in given or ("max_completion_tokens" in given and self.api != "chat"):
             raise InputError("--extra_body: the most tokens of a completion are this program's to say; give --max_len")
@@ -178,12 +188,25 @@ class SamplingArguments:
         return _json_object("extra_body", self.extra_body)
 
     @property
+    def drawn_by(self) -> str | None:
+        """`extra_body` as far as samples depend on it: a rerun may stream what the first run did not."""
+        rest = {name: value for name, value in self.extra_fields.items() if name not in ("stream", "stream_options")}
+        return self.extra_body if rest == self.extra_fields else json.dumps(rest) if rest else None
+
+    @property
     def rope(self) -> dict[str, Any]:
         return _json_object("rope_scaling", self.rope_scaling)
 
     @property
     def replicas(self) -> int:
         return self.n_gpus // self.tensor_parallel_size
+
+
+def _read_template(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--chat_template {path}: neither a file that can be read nor a template ({error})") from None
 
 
 def _json_object(name: str, text: str | None) -> dict[str, Any]:

@@ -23,9 +23,10 @@ _REASONS = {
     **dict.fromkeys(("length", "max_tokens", "max_output_tokens", "model_context_window_exceeded"), LENGTH),
     **dict.fromkeys(("model_length", "max_length", "token_limit", "limit"), LENGTH),  # Mistral, watsonx, llama.cpp
     **dict.fromkeys(("content_filter", "safety", "refusal", "prohibited_content", "blocklist", "recitation"), REFUSED),
+    "repetition": LOOP,  # vLLM's `repetition_detection`
     **dict.fromkeys(("guardrail_intervened", "content_filtered", "spii", "error_toxic"), REFUSED),  # Bedrock, Gemini
 }
-_PASSING = ("abort", "cancelled", "error", "insufficient_system_resource", "network_error", "load", "repetition")
+_PASSING = ("abort", "cancelled", "error", "insufficient_system_resource", "network_error", "load")
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,8 @@ def read_completion(answer: dict[str, Any], max_tokens: int, scores: TokenScores
         text = flat(message.get("content") if "message" in choice else choice["text"])
         ids = choice.get("token_ids")
         ids = array("i", ids) if ids is not None else None
-    except (KeyError, IndexError, TypeError, AttributeError, OverflowError) as error:
-        raise BadAnswerError(f"answer without {error}") from None
+    except (KeyError, IndexError, TypeError, AttributeError, OverflowError):
+        raise BadAnswerError(f"answer of another form: {str(answer)[:80]}") from None
     if scores is not None:
         add_scores(scores, choice)
     prompt_tokens, tokens = _counts(answer)
@@ -150,6 +151,8 @@ async def read_stream(
     any, by the caller. What breaks after the finish reason takes nothing away.
     """
     pieces: list[str] = []
+    thoughts: list[str] = []
+    refusal = ""
     prompt_tokens = counted = None
     reason, before, ended, bare = None, len(ids), asyncio.Event(), False
     async for event in until_quiet(iter_events(lines, url), ended):
@@ -157,6 +160,9 @@ async def read_stream(
             prompt_tokens, counted = _counts(event)
         for choice in first_choices(event):
             said = choice.get("delta") or choice.get("message")
+            if isinstance(said, dict):
+                thoughts.append(thought_of(said) or "")
+                refusal += flat(said.get("refusal"))
             pieces.append(flat(said.get("content") if isinstance(said, dict) else choice.get("text")))
             bare = bare or bool(pieces[-1] and choice.get("token_ids") is None)
             reason = choice.get("finish_reason") or reason
@@ -182,9 +188,10 @@ async def read_stream(
     if stop_on_loop and any(pieces) and len(ids) == before:
         raise InputError(f"--stop_on_loop: {url} tells no token ids; vLLM and SGLang servers do")
     tokens = len(ids) - before or counted
-    reason = finish_reason(reason, tokens, max_tokens)
-    note = REFUSED if reason == REFUSED else ""
-    return Answer("".join(pieces), reason, prompt_tokens, tokens, ids if len(ids) > before else None, None, note)
+    text, thought = "".join(pieces), "".join(thoughts) or None
+    reason = REFUSED if refusal and not text else finish_reason(reason, tokens, max_tokens)
+    note = refusal or REFUSED if reason == REFUSED else ""
+    return Answer(text, reason, prompt_tokens, tokens, ids if len(ids) > before else None, thought, note)
 
 
 def _ids_of(choice: dict[str, Any]) -> array:

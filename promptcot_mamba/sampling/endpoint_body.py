@@ -7,7 +7,13 @@ from typing import Any
 
 import aiohttp
 
-from promptcot_mamba.sampling.endpoint_errors import BadAnswerError, NotJsonError, error_words, raise_for_error
+from promptcot_mamba.sampling.endpoint_errors import (
+    BadAnswerError,
+    NotJsonError,
+    ServerTroubleError,
+    error_words,
+    raise_for_error,
+)
 
 # DeepSeek, SGLang and llama.cpp; vLLM since 0.12 and OpenRouter; Ollama's own
 THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")
@@ -141,7 +147,7 @@ def parse_object(body: bytes, url: str) -> dict[str, Any]:
 
 def _join_events(text: str, url: str) -> dict[str, Any]:
     """One answer from the events of a stream that nobody asked for, as some gateways send it."""
-    joined: dict[str, Any] = {}
+    joined: dict[str, Any] = {"reason": None}
     pieces: dict[str, list[str]] = {"content": [], **{key: [] for key in THOUGHT_KEYS}}
     for line in text.splitlines():
         data = line.removeprefix("data:").strip()
@@ -156,6 +162,8 @@ def _join_events(text: str, url: str) -> dict[str, Any]:
             joined["reason"] = choice.get("finish_reason") or joined.get("reason")
     if "usage" not in joined:
         raise BadAnswerError(f"events without an answer: {text[:80]!r}")
+    if joined["reason"] is None and "[DONE]" not in text[-20:]:
+        raise ServerTroubleError("the stream ended without a finish_reason")
     said = {key: "".join(parts) for key, parts in pieces.items() if any(parts)}
     choice = {"message": {"content": None, **said}, "text": said.get("content"), "finish_reason": joined.get("reason")}
     return {"choices": [choice], "usage": joined["usage"]}

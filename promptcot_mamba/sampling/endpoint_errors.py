@@ -13,6 +13,7 @@ import json
 import re
 import time
 from collections.abc import Mapping
+from http.client import responses
 from typing import Any
 
 from promptcot_mamba.errors import InputError
@@ -40,8 +41,15 @@ _TOO_LONG = re.compile(
 # The two numbers by which a prompt is told that would fit, were less asked for beside it.
 _ROOM = re.compile(r"(?:context (?:length|window|size)(?: is| of)?|must be <=)\D{0,3}(\d+)", re.IGNORECASE)
 _TAKEN = re.compile(
-    r"(\d+) (?:tokens )?(?:in|from|of) (?:the|text) (?:input|messages|prompt)"
+    r"(\d+) (?:tokens )?(?:in|from|of) (?:the|your|text) (?:input|messages|prompt)"
     r"|(?:given:|has|contains)( at least)? (\d+) `?inputs?\b",
+    re.IGNORECASE,
+)
+# The most tokens a server writes at once, whatever its context: Groq, Anthropic, OpenAI; DeepSeek, Alibaba.
+_MOST = re.compile(
+    r"max_(?:completion_)?tokens\W{0,3}"
+    r"(?:must be less than or equal to|: \d+ >|is too large: \d+\..{0,40} at most) `?(\d+)"
+    r"|range of max_tokens (?:is|should be) \[\d+, ?(\d+)\]",
     re.IGNORECASE,
 )
 _NO_CREDIT = re.compile(r"insufficient[ _](quota|balance|credit)|payment required", re.IGNORECASE)
@@ -77,15 +85,21 @@ class NotJsonError(BadAnswerError):
 
 
 class PromptTooLongError(Exception):
-    """The server says that its context has no room for the prompt, or for what is asked for beside it."""
+    """The server says that it has no room for the prompt, or for what is asked for beside it."""
 
     def __init__(self, said: str, words: str = ""):
         """`words` are the server's, uncut."""
         super().__init__(said)
-        context, taken = _ROOM.search(words), _TAKEN.search(words)
-        self.context = int(context[1]) if context else 0
+        context, taken, most = _ROOM.search(words), _TAKEN.search(words), _MOST.search(words)
+        self.limit = f"its context of {int(context[1]):,} tokens" if context else "what it has room for"
         self._at_least = bool(taken and taken[2])
-        self._room = self.context - int(taken[1] or taken[3]) - 1 if taken else 0  # one to spare: SGLang's own bound
+        self._room = 0
+        if most:
+            self._room = int(most[1] or most[2])
+            self.limit = f"the {self._room:,} tokens that it writes at most"
+        elif context and taken:
+            self._room = int(context[1]) - int(taken[1] or taken[3]) - 1  # one to spare: SGLang's own bound
+        self.is_prompts_own = bool(context and taken and self._room <= 0 and not most)  # told, and not only guessed
 
     def less_than(self, asked: int) -> int:
         """Tokens to ask for instead of `asked`; 0 where the prompt alone is too long, or nothing tells."""
@@ -110,15 +124,18 @@ class RejectedError(Exception):
 def raise_for_error(url: str, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
     """Raise what an answer that is none means; InputError for what no waiting mends. All carry the server's words."""
     words, _ = error_words(body)
-    said = f"status {status}: {words[:MOST_WORDS]}"
-    wait = asked_wait(headers or {}, body, words)
-    if status == 402 or _NO_CREDIT.search(words) or (wait is None and _NO_CREDIT_UNLESS_WAIT.search(words)):
+    said = f"status {status}: {words[:MOST_WORDS] or responses.get(status, 'without a word')}"
+    headers = headers or {}
+    wait = asked_wait(headers, body, words)
+    passes = status == 402 and headers.get("Retry-After")  # OpenRouter: too much is under way for what is left
+    spent = _NO_CREDIT.search(words) or (wait is None and _NO_CREDIT_UNLESS_WAIT.search(words))
+    if spent or (status == 402 and not passes):
         raise InputError(f"--base_url {url}: {said}; no credit is left there")
-    if 400 <= status < 600 and status not in (401, *_PATH_MISSING, *AWAY) and _POLICY.search(words):
+    if 400 <= status < 600 and status not in (401, *_PATH_MISSING, *AWAY, *BUSY) and _POLICY.search(words):
         raise (RejectedError if status == 403 else RefusedError)(said)  # 403 may mean the account, or a proxy's rules
-    if (400 <= status < 500 or status == 500) and _TOO_LONG.search(words):
+    if (400 <= status < 500 or status == 500) and (_TOO_LONG.search(words) or _MOST.search(words)):
         raise PromptTooLongError(said, words)
-    if status in BUSY:
+    if status in BUSY or passes:
         raise BusyError(said, wait)
     if status in AWAY:
         raise ServerTroubleError(said, wait)

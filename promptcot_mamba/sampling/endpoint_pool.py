@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from yarl import URL
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import logger
+from promptcot_mamba.sampling.backend import Request
 from promptcot_mamba.sampling.endpoint_body import parse_json, parse_object, read_body
 from promptcot_mamba.sampling.endpoint_errors import (
     BadAnswerError,
@@ -21,7 +23,16 @@ from promptcot_mamba.sampling.endpoint_errors import (
     ServerTroubleError,
     raise_for_error,
 )
-from promptcot_mamba.sampling.endpoint_protocol import OF_ONE_PIECE, SGLANG, find_model, normal_url, refuse_ollama
+from promptcot_mamba.sampling.endpoint_protocol import (
+    OF_ONE_PIECE,
+    SGLANG,
+    TELLING,
+    Held,
+    find_model,
+    is_elsewhere,
+    normal_url,
+    refuse_ollama,
+)
 
 CONNECT_SECONDS = 10.0
 PROBE_SECONDS = 15.0  # between two looks at a server that holds requests
@@ -57,6 +68,7 @@ class EndpointSettings:
     )
     cuts_by: str = ""  # flags by which chains are cut and go on, so that token ids are needed
     gives_up: bool = False  # hand a request back (FAILED) that alone cannot be answered, instead of ending the run
+    is_named: bool = False  # the model by its user: asked for also where a server that may not list all lists others
     stream: bool = False  # hear of tokens as they come, from servers that tell ids
 
     @property
@@ -94,6 +106,8 @@ class Endpoint:
     resume_at: float = 0.0  # not looked at before this time
     fell: asyncio.Event = field(default_factory=asyncio.Event)  # set when it goes away
     served: int = 0
+    answered: Request | None = None  # the last that it has
+    held: list[Held] = field(default_factory=list)  # not taken, in order of time; whose fault that is has to be seen
     quiet_until: float = 0.0  # no line about its being busy before this time
     tasks: set[asyncio.Task] = field(default_factory=set)
 
@@ -121,6 +135,7 @@ class EndpointPool:
         self._on_fatal = on_fatal
         self._session: aiohttp.ClientSession | None = None
         self._watchers: list[asyncio.Task] = []
+        self.said = ""  # the last words of trouble
 
     async def open(self) -> None:
         """Ask every server for its models; raises InputError if none is there or one serves another model."""
@@ -161,52 +176,57 @@ class EndpointPool:
 
     @asynccontextmanager
     async def post(self, endpoint: Endpoint, path: str, body: dict[str, Any]) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The answer to one POST, its status 200; anything else is raised.
+        """The answer to one POST, its status 200; anything else is raised."""
+        async with self._ask("POST", endpoint, path, json=body) as response:
+            if response.status != 200:
+                words = await read_body(response.content, broken_too=True)
+                raise_for_error(endpoint.url, response.status, words, response.headers)
+            yield response
 
-        Redirects are followed with the same body (HTTP clients turn a POST into a GET at 301 and 302); the key goes to
-        the first host alone.
-        """
-        url, home = URL(f"{endpoint.url}/{path}"), URL(endpoint.url).host
+    @asynccontextmanager
+    async def _ask(
+        self, method: str, endpoint: Endpoint, path: str, **how: Any
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Redirects are followed with the same method and body (HTTP clients turn a POST into a GET at 301 and 302);
+        the key goes to the first host alone, and never from https to http."""
         assert self._session is not None
+        url = home = URL(f"{endpoint.url}/{path}")
         for _ in range(MOST_REDIRECTS + 1):
-            headers = self._headers() if url.host == home else {}
-            async with self._session.post(url, json=body, headers=headers, allow_redirects=False) as response:
+            is_home = url.host == home.host and url.scheme in (home.scheme, "https")
+            how |= {"headers": self._headers() if is_home else {}, "proxy": proxy_for(url)}
+            async with self._session.request(method, url, allow_redirects=False, **how) as response:
                 if response.status in REDIRECTS and "Location" in response.headers:
                     url = url.join(URL(response.headers["Location"]))
                     continue
-                if response.status != 200:
-                    words = await read_body(response.content, broken_too=True)
-                    raise_for_error(endpoint.url, response.status, words, response.headers)
                 yield response
                 return
         raise InputError(f"--base_url {endpoint.url}: redirects more than {MOST_REDIRECTS} times, to {url} at last")
 
     def back_off(self, endpoint: Endpoint, trouble: str, at_least: float = 0.0) -> None:
         """Leave a server alone for a while, longer with each failure in a row; failures of one moment count once."""
-        now = time.monotonic()
+        now, self.said = time.monotonic(), trouble.removeprefix(f"--base_url {endpoint.url}: ")
         if now < endpoint.resume_at:
             return
         pause = max(at_least, growing_pause(endpoint.failures))
         endpoint.failures += 1
         endpoint.away, endpoint.resume_at = True, now + pause
         endpoint.fell.set()
-        logger.warning("%s: %s; asked again in %.1f s", endpoint.url, trouble, pause)
+        logger.warning("%s: %s; asked again in %.1f s", endpoint.url, self.said, pause)
 
     def _headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.settings.api_key}"} if self.settings.api_key else {}
 
     async def _identify(self, endpoint: Endpoint) -> None:
         """Learn the server's name for the model; raises InputError if it serves another or too short a context."""
-        assert self._session is not None
         timeout = aiohttp.ClientTimeout(total=CONNECT_SECONDS)
-        async with self._session.get(f"{endpoint.url}/models", timeout=timeout, headers=self._headers()) as response:
+        async with self._ask("GET", endpoint, "models", timeout=timeout) as response:
             body = await read_body(response.content, broken_too=response.status != 200)
             if response.status in NO_MODELS:
                 self._take_at_its_word(endpoint, "has no /models")
                 return
             if response.status != 200:
                 raise_for_error(endpoint.url, response.status, body, response.headers)
-            if response.history:  # where it was sent on to is where requests belong
+            if response.url != URL(f"{endpoint.url}/models"):  # where it was sent on to is where requests belong
                 endpoint.url = str(response.url).split("?")[0].removesuffix("/").removesuffix("/models")
                 logger.info("%s: redirected to %s", self.settings.base_urls[0], endpoint.url)
         models = read_cards(body, endpoint.url)
@@ -217,17 +237,23 @@ class EndpointPool:
 
     def _take_at_its_word(self, endpoint: Endpoint, why: str) -> None:
         if not endpoint.model:  # else it is known, and only cannot say so now
-            logger.info("%s: %s; asked for %s as it stands", endpoint.url, why, self.settings.model)
+            logger.warning("%s: %s; asked for %s as it stands", endpoint.url, why, self.settings.model)
             endpoint.model = self.settings.model
 
     def _check_model(self, endpoint: Endpoint, models: list[dict[str, Any]]) -> None:
-        card = find_model(models, self.settings.model)
+        card, wanted = find_model(models, self.settings.model), self.settings.model
         if card is None:
-            serves = ", ".join(model["id"] for model in models)
-            raise InputError(
-                f"--base_url {endpoint.url}: serves {serves[:300]}, not {self.settings.model}; is it the right server? "
+            serves = ", ".join(model["id"] for model in models)[:300]
+            if self.settings.is_named and not any(model.get("owned_by") in TELLING for model in models):
+                self._take_at_its_word(endpoint, f"lists {serves}")  # Azure: models, and not what runs them
+                return
+            raise DeniedError(
+                f"--base_url {endpoint.url}: serves {serves}, not {wanted}; is it the right server? "
                 "(--served_model_name gives the name it uses)"
             )
+        root = str(card.get("root") or card["id"])
+        if not endpoint.model and card["id"] != wanted and is_elsewhere(root, wanted):
+            logger.warning("%s serves %s, taken for %s by its name; is it the same?", endpoint.url, root, wanted)
         most, needed = card.get("max_model_len"), self.settings.context
         if isinstance(most, int) and most < needed:
             raise InputError(
@@ -266,8 +292,10 @@ class EndpointPool:
                     endpoint.fell.clear()
                     self._on_change()
                 continue
+            # Not `wait_for`: in Python 3.11 that loses a cancellation that comes with what it waits for.
             with suppress(TimeoutError):
-                await asyncio.wait_for(endpoint.fell.wait(), PROBE_SECONDS)
+                async with asyncio.timeout(PROBE_SECONDS):
+                    await endpoint.fell.wait()
             if endpoint.fell.is_set() or not endpoint.tasks:
                 missed = 0
             elif (trouble := await self._try_identify(endpoint)) is None or isinstance(trouble, IS_THERE):
@@ -285,13 +313,34 @@ class EndpointPool:
             self._on_fatal(watcher.exception())
 
 
+def proxy_for(url: URL) -> str | None:
+    """The environment's proxy for an https address, unless `no_proxy` names its host. By http one asks machines nearby,
+    of which many an environment forgets to say that no proxy reaches them."""
+    proxy = getproxies().get("https", "")
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    at_home = url.scheme != "https" or not url.host or url.host in ("localhost", "127.0.0.1", "::1")
+    if at_home or not URL(proxy).host or not proxy.startswith("http"):  # others are not spoken here
+        return None
+    return None if proxy_bypass(f"{url.host}:{url.port}") else proxy
+
+
+def spread_pause(asked: float | None, before: int, spread: float) -> float:
+    """Seconds that a busy server's request waits, who asks for so many or for none; `spread` is of 0 to 1."""
+    longer = growing_pause(before)
+    if asked is None:
+        return longer * (1 + spread)
+    # Less than a second means "at once", or a date that is past by our clock: it may go on meaning that.
+    return spread + (asked if asked >= 1 else max(asked, longer))
+
+
 def growing_pause(before: int) -> float:
     """Seconds to wait after so many waits in a row."""
     return min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(before, 30))  # a run may be patient for days
 
 
 def words_of(error: BaseException | None) -> str:
-    return str(error) or type(error).__name__
+    """In one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def read_cards(body: bytes, url: str) -> list[dict[str, Any]]:

@@ -4,11 +4,12 @@ import re
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.sampling.backend import Request, SamplingSettings
+from promptcot_mamba.sampling.endpoint_errors import PromptTooLongError, RejectedError
 from promptcot_mamba.sampling.endpoint_troubles import Troubles
 from promptcot_mamba.token_scores import TOP
 
@@ -18,13 +19,17 @@ LLAMA_CPP = ("llamacpp", "me")  # llama-server, llama-cpp-python
 SGLANG = "sglang"
 TAKE_IDS = (SGLANG, "llamacpp")  # and vLLM, as `prompt` of a completion; llama-cpp-python takes text alone
 OLLAMA = ("library", "fp_ollama")  # owner of all models but people's own; `system_fingerprint` of answers
+TELLING = ("vllm", SGLANG, *LLAMA_CPP, *OLLAMA)  # list all that they serve
+_NEARBY = re.compile(r"[^.]+|.*[:\]].*|[\d.]+|.*\.(?:local|localhost|internal|lan)", re.IGNORECASE)
 _VERSION = re.compile(r"/v\d+(?:alpha|beta)?\d*(?:/|$)")
 _REQUEST_PATH = re.compile(r"/+(?:chat/)?completions$|(?<=/v\d)/+models$")  # as it is copied from a page
 # Fields of a request that count or match what is generated after its prompt: of a chain that goes on from its tokens,
 # which are sent as prompt, they would see the rest alone. vLLM's and SGLang's names; all are off where empty.
 OF_ONE_PIECE = ("presence_penalty", "frequency_penalty", "min_tokens", "stop", "stop_regex", "response_format",
                 "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "json_schema",
-                "regex", "ebnf", "thinking_token_budget")  # fmt: skip
+                "regex", "ebnf", "thinking_token_budget", "repetition_detection")  # fmt: skip
+CHECK = -1  # unit of a request that nobody waits for
+EVERY_TOKEN = 1 << 20  # that llama.cpp penalises, not its 64: beyond any context; newer ones refuse -1, its word for it
 MOST_ALTERNATIVES = 5  # that OpenAI-like completions tell of a token; vLLM and chat tell more
 
 
@@ -37,25 +42,48 @@ class Pending:
     ids: array = field(default_factory=lambda: array("i"))  # of the completion, those kept from before included
     troubles: Troubles = field(default_factory=Troubles)
     dropped: bool = False  # whoever submitted it wants nothing of it
+    sent: float = 0.0  # when it last was
+    keeps_ids: bool = False  # what it says now can be gone on from elsewhere
 
     @property
     def fresh(self) -> int:
         return len(self.ids) - len(self.request.kept)
 
+    @property
+    def is_check(self) -> bool:
+        """Whether only the server is judged by what becomes of it."""
+        return self.request.unit == CHECK
+
+
+@dataclass
+class Held:
+    """A request that a server will not take, until another one's answer tells whose fault that is."""
+
+    pending: Pending
+    error: RejectedError | PromptTooLongError
+    since: float
+
 
 def normal_url(url: str) -> str:
     """A base URL up to and including its version, as OpenAI clients take it: `host:8000` -> `http://host:8000/v1`.
 
-    A path that has a version anywhere is complete (`/v1beta/openai`); a request's own path behind it is taken off.
+    A public name without a port is asked by https: a key must not go out in clear. A path that has a version anywhere
+    is complete (`/v1beta/openai`); a request's own path behind it is taken off.
     Raises InputError for an address with a query, which would stand in the middle.
     """
     url = url.strip()
     if "?" in url:
         raise InputError(f"--base_url {url}: give the address up to its version, without ?...")
     host, slash, path = _REQUEST_PATH.sub("", url.rstrip("/")).rpartition("://")[2].partition("/")
-    scheme = url.partition("://")[0] if "://" in url else "http"
+    scheme = url.partition("://")[0] if "://" in url else "http" if _NEARBY.fullmatch(host) else "https"
     base = f"{scheme}://{host}{slash}{path}"
     return base if _VERSION.search(slash + path) else f"{base.rstrip('/')}/v1"
+
+
+def is_elsewhere(served: str, wanted: str) -> bool:
+    """Whether two paths that end alike are different folders, as far as can be seen from here."""
+    one, other = Path(served), Path(wanted)
+    return one.is_absolute() and (other.is_absolute() or other.is_dir()) and one.resolve() != other.resolve()
 
 
 def find_model(models: list[dict[str, Any]], wanted: str) -> dict[str, Any] | None:
@@ -128,7 +156,7 @@ def payload(
     if owner == SGLANG:
         body["top_k"] = sampling.top_k or -1
     if owner in LLAMA_CPP:
-        body |= {"repeat_penalty": body.pop("repetition_penalty"), "repeat_last_n": -1}  # the whole context
+        body |= {"repeat_penalty": body.pop("repetition_penalty"), "repeat_last_n": EVERY_TOKEN}
     if is_vllm or owner == SGLANG:
         body |= {
             "stop_token_ids": list(sampling.stop_token_ids),

@@ -1,11 +1,14 @@
 """One request on one server: the body that asks, and the answer with all of the chain's text."""
 
+import time
+from array import array
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.sampling.backend import LENGTH, STOP, Request, SamplingSettings
+from promptcot_mamba.log import log_once
+from promptcot_mamba.sampling.backend import CUT, FAILED, LENGTH, STOP, Generated, Request, SamplingSettings
 from promptcot_mamba.sampling.decode import completion_text
 from promptcot_mamba.sampling.endpoint_answers import (
     Answer,
@@ -16,7 +19,7 @@ from promptcot_mamba.sampling.endpoint_answers import (
 )
 from promptcot_mamba.sampling.endpoint_body import iter_lines, parse_object, read_body
 from promptcot_mamba.sampling.endpoint_pool import Endpoint, EndpointPool, EndpointSettings
-from promptcot_mamba.sampling.endpoint_protocol import Pending, added_bos, payload, refuse_ollama, score_payload
+from promptcot_mamba.sampling.endpoint_protocol import SGLANG, Pending, added_bos, payload, refuse_ollama, score_payload
 
 
 class Asker:
@@ -44,7 +47,10 @@ class Asker:
         asks_ids = settings.keeps_ids and endpoint.may_tell_ids and not chat and request.prompt_ids is not None
         if settings.cuts_by and not asks_ids:
             raise InputError(f"{settings.cuts_by}: {endpoint.url} tells no token ids; vLLM and SGLang servers do")
-        stream = self.sampling.stop_on_loop or (settings.stream and asks_ids)
+        if asks_ids and self._counts_from_cuts(endpoint):
+            asks_ids = False
+        pending.keeps_ids = asks_ids
+        stream = self.sampling.stop_on_loop or (settings.stream and asks_ids) or bool(settings.extra_body.get("stream"))
         body = self._body(endpoint, request, asks_ids=asks_ids, stream=stream)
         async with self._pool.post(endpoint, "chat/completions" if chat else "completions", body) as response:
             if not stream:
@@ -63,16 +69,45 @@ class Asker:
             answer = replace(answer, text=self.kept_text(request) + answer.text)
         return answer
 
+    def _counts_from_cuts(self, endpoint: Endpoint) -> bool:
+        """Whether a chain's penalty would begin anew where it is cut: SGLang's counts generated tokens alone (its
+        `penaltylib`), and what a chain has said is sent as prompt. Raises InputError where chains are to be cut."""
+        penalty = self.settings.extra_body.get("repetition_penalty", self.sampling.repetition_penalty)
+        if endpoint.owner != SGLANG or penalty in (None, 1):
+            return False
+        why = f"{endpoint.url}: SGLang counts generated tokens alone for its repetition penalty"
+        if self.settings.cuts_by:
+            raise InputError(f"{self.settings.cuts_by}: {why}, from each cut anew; --repetition_penalty 1, or vLLM")
+        log_once(f"{why}: chains are made in one piece there, interrupted ones anew")
+        return True
+
     def _body(self, endpoint: Endpoint, request: Request, *, asks_ids: bool, stream: bool) -> dict[str, Any]:
         chat = self.settings.chat
-        kept_text = "" if asks_ids else self.kept_text(request)
+        text = request.prompt.removeprefix(self._bos) + ("" if asks_ids else self.kept_text(request))
         body = payload(
             request, self.sampling, endpoint.model, is_vllm=endpoint.is_vllm, stream=stream, owner=endpoint.owner,
-            text=request.prompt.removeprefix(self._bos) + kept_text, chat=chat, token_ids=asks_ids or stream,
+            text=text, chat=chat, token_ids=asks_ids or self.sampling.stop_on_loop,
         )  # fmt: skip
         if chat and self.settings.template_kwargs:
             body["chat_template_kwargs"] = self.settings.template_kwargs
         return {name: value for name, value in {**body, **self.settings.extra_body}.items() if value is not None}
+
+    def whole(self, pending: Pending, answer: Answer, score: float | None) -> Generated:
+        """What a request came to, with all of its chain's text, tokens and counts."""
+        request, ids, text = pending.request, answer.token_ids, answer.text
+        if ids is not None and ids is not pending.ids:  # not streamed: the kept ones are not in it
+            ids = array("i", [*request.kept, *ids])
+        if ids is not None and self.tokenizer is not None and answer.finish_reason not in (CUT, FAILED):
+            text = self.text_of(request, ids, answer.finish_reason)
+        fresh = answer.completion_tokens
+        if fresh is None:
+            fresh = self.count(text + (answer.reasoning or ""))
+        prompt = len(request.prompt_ids) if request.prompt_ids is not None else answer.prompt_tokens
+        if prompt is None:
+            prompt = estimate_tokens(request.prompt) if fresh else 0
+        seconds, tokens = time.monotonic() - pending.submitted, len(request.kept) + fresh
+        said = (answer.reasoning, answer.note)
+        return Generated(request.unit, text, answer.finish_reason, prompt, tokens, seconds, score, ids, *said)
 
     def kept_text(self, request: Request) -> str:
         return self.text_of(request, request.kept, LENGTH) if request.kept else ""

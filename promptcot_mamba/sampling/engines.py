@@ -81,6 +81,7 @@ def endpoint_settings(plan: Plan, urls: Sequence[str], concurrency: int) -> Endp
     return EndpointSettings(
         base_urls=urls,
         model=plan.args.served_model_name or plan.args.model_path,
+        is_named=plan.args.served_model_name is not None,
         context=plan.context,
         concurrency=concurrency,
         request_seconds=plan.args.request_timeout,

@@ -30,7 +30,8 @@ from promptcot_mamba.sampling.backend import (
     Request,
     SamplingSettings,
 )
-from promptcot_mamba.sampling.endpoint_answers import Answer, estimate_tokens
+from promptcot_mamba.sampling.endpoint_answers import Answer
+from promptcot_mamba.sampling.endpoint_checks import check_of, is_in_doubt
 from promptcot_mamba.sampling.endpoint_errors import (
     BadAnswerError,
     BusyError,
@@ -47,13 +48,12 @@ from promptcot_mamba.sampling.endpoint_pool import (
     growing_pause,
     words_of,
 )
-from promptcot_mamba.sampling.endpoint_protocol import Pending
+from promptcot_mamba.sampling.endpoint_protocol import Held, Pending
 from promptcot_mamba.sampling.endpoint_request import Asker
 from promptcot_mamba.sampling.endpoint_troubles import MOST_BAD_ANSWERS, MOST_TIMEOUTS, Troubles
 from promptcot_mamba.sampling.vllm_server import VllmServer
 
 POLL_SECONDS = 0.5
-MOST_REJECTED = 8  # requests called malformed before any was answered: then all of them are
 BAD_ANSWERS_IN_A_ROW = 3  # of one server: then it is the server
 QUIET_SECONDS = 60.0  # between two lines about one server's being busy
 
@@ -81,7 +81,6 @@ class OpenAIEndpoints:
         self._pending: dict[int, Pending] = {}  # by unit: all that are not answered
         self._troubles: dict[int, Troubles] = {}  # by unit: of chains that were handed back, until they come again
         self._sleeping = 0  # requests that wait for their time
-        self._rejected: list[tuple[Endpoint, Pending, str]] = []  # by all servers, until one answers another
         self._finished: deque[Generated] = deque()
         self._finished_tokens = 0
         self._fatal: BaseException | None = None
@@ -150,11 +149,11 @@ class OpenAIEndpoints:
 
     def growing(self) -> Mapping[int, Sequence[int]]:
         """None where a chain cannot go on from its tokens: they are not worth saving."""
-        return {each.request.unit: each.ids for each in self._wanted() if each.fresh and self.settings.keeps_ids}
+        return {each.request.unit: each.ids for each in self._wanted() if each.fresh and each.keeps_ids}
 
     def _wanted(self) -> Iterator[Pending]:
         """Those on a server, without the dropped ones, whose connections the loop closes when it turns next."""
-        return (pending for pending in self._running.values() if not pending.dropped)
+        return (each for each in self._running.values() if not (each.dropped or each.is_check))
 
     def drop(self, unit: int) -> None:
         self._troubles.pop(unit, None)
@@ -180,24 +179,30 @@ class OpenAIEndpoints:
         self._wake.clear()
         while self._waiting and (endpoint := self._pool.free()) is not None:
             pending = self._waiting.popleft()
-            if pending.dropped:
-                continue
-            task = self._loop.create_task(self._asker.ask(endpoint, pending))
-            self._running[task] = pending
-            endpoint.tasks.add(task)
-            task.add_done_callback(partial(self._on_done, endpoint, pending))
+            if not pending.dropped:
+                self._send(endpoint, pending)
+        for endpoint in self.endpoints:
+            if is_in_doubt(endpoint, [self._running[task] for task in endpoint.tasks]):
+                self._send(endpoint, check_of(endpoint, self._asker.tokenizer))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), timeout)
         self._check_patience()
 
+    def _send(self, endpoint: Endpoint, pending: Pending) -> None:
+        pending.sent = time.monotonic()
+        task = self._loop.create_task(self._asker.ask(endpoint, pending))
+        self._running[task] = pending
+        endpoint.tasks.add(task)
+        task.add_done_callback(partial(self._on_done, endpoint, pending))
+
     def _check_patience(self) -> None:
         if self._running or self._finished or self._fatal:
             return
-        if self._rejected and not self._waiting and not self._sleeping:
-            self._reject_all()
         away = time.monotonic() - self._last_sign
-        if (self._waiting or self._sleeping) and away > self.settings.patience_seconds:
-            self._fatal = BackendFailedError(f"no server has answered for {away:.0f} s")
+        is_missing = self._waiting or self._sleeping or any(endpoint.held for endpoint in self.endpoints)
+        if is_missing and away > self.settings.patience_seconds:
+            said = f" (the last: {self._pool.said})" if self._pool.said else ""
+            self._fatal = BackendFailedError(f"no server has answered for {away:.0f} s{said}")
 
     def _on_done(self, endpoint: Endpoint, pending: Pending, task: asyncio.Task) -> None:
         """One request left its server: with an answer, or with what went wrong."""
@@ -209,19 +214,22 @@ class OpenAIEndpoints:
             return
         if error is None:
             self._answered(endpoint, pending, *task.result())
+        elif pending.is_check:
+            self._check_failed(endpoint, pending, error)
         else:
             self._went_wrong(endpoint, pending, error)
 
     def _answered(self, endpoint: Endpoint, pending: Pending, answer: Answer, score: float | None) -> None:
         endpoint.failures = endpoint.bad_answers = 0
         endpoint.served += 1
+        endpoint.answered = pending.request
         self._last_sign = time.monotonic()
+        self._settle_held(endpoint, pending.sent)
+        if pending.is_check:
+            return
         asked = pending.request.scores
         if asked is not None and answer.completion_tokens and len(asked) == len(pending.request.kept):
             log_once(f"--save_logprobs: {endpoint.url} tells no log-probabilities")
-        for _, each, words in self._rejected:
-            self._refuse(each, words)
-        self._rejected.clear()
         self._finish(pending, answer, score)
 
     def _finish(self, pending: Pending, answer: Answer, score: float | None = None) -> None:
@@ -231,24 +239,9 @@ class OpenAIEndpoints:
         self._pending.pop(request.unit, None)
         if answer.finish_reason == CUT:
             self._troubles[request.unit] = pending.troubles
-        ids = answer.token_ids
-        if ids is not None and ids is not pending.ids:  # not streamed: the kept ones are not in it
-            ids = array("i", [*request.kept, *ids])
-        text = answer.text
-        if ids is not None and self._asker.tokenizer is not None and answer.finish_reason not in (CUT, FAILED):
-            text = self._asker.text_of(request, ids, answer.finish_reason)
-        fresh = answer.completion_tokens
-        if fresh is None:
-            fresh = self._asker.count(text + (answer.reasoning or ""))
-        prompt = len(request.prompt_ids) if request.prompt_ids is not None else answer.prompt_tokens
-        if prompt is None:
-            prompt = estimate_tokens(request.prompt) if fresh else 0
-        self._finished_tokens += fresh
-        seconds, whole = time.monotonic() - pending.submitted, len(request.kept) + fresh
-        said = (answer.reasoning, answer.note)
-        self._finished.append(
-            Generated(request.unit, text, answer.finish_reason, prompt, whole, seconds, score, ids, *said)
-        )
+        generated = self._asker.whole(pending, answer, score)
+        self._finished_tokens += generated.completion_tokens - len(request.kept)
+        self._finished.append(generated)
 
     # -- what went wrong ----------------------------------------------------------------------------------------
 
@@ -256,7 +249,7 @@ class OpenAIEndpoints:
         """Settle, requeue or give up one request by the kind of its trouble."""
         words = words_of(error)
         if isinstance(error, RejectedError):
-            self._reject(endpoint, pending, words)
+            self._hold(endpoint, pending, error)
         elif isinstance(error, PromptTooLongError):
             self._ask_for_less(endpoint, pending, error)
         elif isinstance(error, RefusedError):
@@ -306,7 +299,7 @@ class OpenAIEndpoints:
         """Back to the head of the queue; or, with what it has said, to whoever submitted it."""
         self.moved += 1
         request = pending.request
-        if pending.fresh and self.settings.keeps_ids:
+        if pending.fresh and pending.keeps_ids:
             pending.troubles.resume_at = time.monotonic() + pause
             self._finish(pending, _said(pending, CUT))
             return
@@ -334,19 +327,14 @@ class OpenAIEndpoints:
             self._pool.back_off(endpoint, str(error), asked)
             self._take_back(pending)
             return
-        spread = pending.request.unit % 16 / 16
         pending.troubles.meet(len(pending.ids), self._served())
-        longer = growing_pause(pending.troubles.pauses)
-        if asked is None:
-            pause = longer * (1 + spread)
-        else:  # less than a second means "at once", or a date that is past by our clock: it may go on meaning that
-            pause = spread + (asked if asked >= 1 else max(asked, longer))
+        pause = endpoint_pool.spread_pause(asked, pending.troubles.pauses, pending.request.unit % 16 / 16)
         pending.troubles.pauses += 1
         self._say_busy(endpoint, str(error), pause)
         self._take_back(pending, pause)
 
     def _say_busy(self, endpoint: Endpoint, words: str, pause: float) -> None:
-        now = time.monotonic()
+        now, self._pool.said = time.monotonic(), words
         if now >= endpoint.quiet_until:
             endpoint.quiet_until = now + QUIET_SECONDS
             logger.warning("%s: %s; this request is sent again in %.1f s, others go on", endpoint.url, words, pause)
@@ -375,7 +363,7 @@ class OpenAIEndpoints:
             self._on_fatal(BackendFailedError(words))
             return
         logger.warning("%s; its sample is left for a rerun", words)
-        ids = pending.ids if self.settings.keeps_ids else None  # what a rerun may go on from
+        ids = pending.ids if pending.keeps_ids else None  # what a rerun may go on from
         self._finish(pending, Answer("", FAILED, None, pending.fresh, ids, note=words))
 
     def _refuse(self, pending: Pending, words: str) -> None:
@@ -383,44 +371,66 @@ class OpenAIEndpoints:
         self._finish(pending, _said(pending, REFUSED, words))
 
     def _ask_for_less(self, endpoint: Endpoint, pending: Pending, error: PromptTooLongError) -> None:
-        """Have a chain end where the server's context does: with what it has said, where that leaves it no room."""
+        """Have a chain end where the server's room does; what is too long by itself ends with what it has said."""
         self._last_sign = time.monotonic()
-        request = pending.request
-        if less := error.less_than(request.max_tokens):
-            log_once(f"{endpoint.url}: chains end at its context of {error.context:,} tokens, not at --max_len")
-            pending.request = replace(request, max_tokens=less)
+        if less := error.less_than(pending.request.max_tokens):
+            log_once(f"{endpoint.url}: chains end at {error.limit}, not at --max_len")
+            pending.request = replace(pending.request, max_tokens=less)
             self._take_back(pending)
-            return
+        elif error.is_prompts_own:
+            self._end_there(endpoint, pending, error)
+        else:  # what is asked for beside it may be too much, in words that nobody here knows
+            self._hold(endpoint, pending, error)
+
+    def _end_there(self, endpoint: Endpoint, pending: Pending, error: PromptTooLongError) -> None:
         if pending.ids:
             what = f"a chain of {len(pending.ids):,} tokens leaves its context no room ({error}); ended there"
         else:
-            what = f"a prompt of {len(request.prompt)} characters is too long ({error}); not sampled"
-        logger.warning("%s: %s", endpoint.url, what)
+            what = f"a prompt of {len(pending.request.prompt)} characters is too long ({error}); not sampled"
+        log_once(f"{endpoint.url}: {what}")  # of each of a problem's samples
         self._finish(pending, _said(pending, LENGTH))
 
-    def _reject(self, endpoint: Endpoint, pending: Pending, words: str) -> None:
-        """A request called malformed: its own fault if that very server answers others. Else the server may be unlike
-        the rest, and it is theirs to answer; where all call it so, it is kept until one answers another."""
-        rejected_by = pending.troubles.rejected_by
-        others = [each for each in self.endpoints if each is not endpoint and each.url not in rejected_by]
-        rejected_by.add(endpoint.url)
-        if endpoint.served:
-            self._refuse(pending, words)
-        elif not others:
-            self._last_sign = time.monotonic()
-            self._rejected.append((endpoint, pending, words))
-            if len(self._rejected) >= MOST_REJECTED:
-                self._reject_all()
-        else:
-            self._pool.back_off(endpoint, words)
-            if all(each.away for each in others):
-                self._broke(pending, words)
-            else:
-                self._take_back(pending)
+    # -- whose fault it is that a request is not taken: see `endpoint_checks` ------------------------------------
 
-    def _reject_all(self) -> None:
-        endpoint, _, words = self._rejected[-1]
-        self._fatal = InputError(f"--base_url {endpoint.url}: refused a request ({words})")
+    def _hold(self, endpoint: Endpoint, pending: Pending, error: RejectedError | PromptTooLongError) -> None:
+        self._last_sign = time.monotonic()
+        endpoint.held.append(Held(pending, error, self._last_sign))
+        self._wake.set()
+
+    def _settle_held(self, endpoint: Endpoint, sent: float) -> None:
+        """A server has answered what was sent to it at this time: what it would not take before is wrong by itself."""
+        held, endpoint.held = endpoint.held, [each for each in endpoint.held if each.since > sent]
+        for each in held[: len(held) - len(endpoint.held)]:  # in order of time
+            if isinstance(each.error, PromptTooLongError):
+                self._end_there(endpoint, each.pending, each.error)
+            else:
+                self._refuse(each.pending, words_of(each.error))
+
+    def _check_failed(self, endpoint: Endpoint, check: Pending, error: BaseException) -> None:
+        fits_less = isinstance(error, PromptTooLongError) and error.less_than(check.request.max_tokens)
+        if isinstance(error, RefusedError) or fits_less:  # it is read, and so are others
+            self._settle_held(endpoint, check.sent)
+            return
+        held, endpoint.held = endpoint.held, []
+        for each in held:
+            if isinstance(error, RejectedError | PromptTooLongError):
+                self._leave_to_others(endpoint, each.pending, words_of(each.error))
+            else:
+                self._went_wrong(endpoint, each.pending, error)
+
+    def _leave_to_others(self, endpoint: Endpoint, pending: Pending, words: str) -> None:
+        """This server takes no request; one that may be unlike it has this one, or the run ends."""
+        rejected_by = pending.troubles.rejected_by
+        rejected_by.add(endpoint.url)
+        others = [each for each in self.endpoints if each.url not in rejected_by]
+        if not others:
+            self._on_fatal(InputError(f"--base_url {endpoint.url}: refused a request ({words})"))
+            return
+        self._pool.back_off(endpoint, words)
+        if all(each.away for each in others):
+            self._broke(pending, words)
+        else:
+            self._take_back(pending)
 
     def _on_sign(self) -> None:
         self._last_sign = time.monotonic()

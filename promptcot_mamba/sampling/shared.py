@@ -11,13 +11,16 @@ from promptcot_mamba.sampling.plan import Plan, place
 from promptcot_mamba.sampling.recipes import read_problems
 from promptcot_mamba.sampling.vllm_engine import VllmEngine
 
+EXIT_LEFT = 3  # all was asked for, and some samples could not be made
+
 
 def sample_each(commands: dict[str, list[str]], sample: Callable[..., int], make: Callable[[Plan], Backend]) -> int:
     """Run `sample(flags, make_backend)` for each benchmark's command line, with one start of the engine for all.
 
-    Every file of problems is read before anything is sampled. Returns the first exit status that is not 0.
+    Every file of problems is read before anything is sampled. Samples that no server could answer are left for a rerun,
+    and keep no other benchmark waiting; anything else that ends one ends all. Returns the first status that is not 0.
     """
-    counts = []
+    counts, first = [], 0
     for flags in commands.values():
         args = parse_args(SamplingArguments, flags)
         counts.append(args.n * len(read_problems(args.data_path, args.benchmark, args.limit)))
@@ -25,11 +28,13 @@ def sample_each(commands: dict[str, list[str]], sample: Callable[..., int], make
     try:
         for name, flags in commands.items():
             print(f"== {name}", flush=True)
-            if status := sample(flags, engine):
-                return status
+            status = sample(flags, engine)
+            first = first or status
+            if status not in (0, EXIT_LEFT):
+                break
     finally:
         engine.close()
-    return 0
+    return first
 
 
 class SharedEngine:

@@ -183,7 +183,9 @@ class VllmServer:
 
     def _healthy(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.base_url}/models", timeout=2) as answer:
+            # Not through the environment's proxy, which knows another 127.0.0.1.
+            direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+            with direct.open(f"{self.base_url}/models", timeout=2) as answer:
                 return bool(json.load(answer)["data"])
         except (OSError, ValueError, urllib.error.URLError):
             return False

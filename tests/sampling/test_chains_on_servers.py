@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import threading
 from array import array
 from collections import Counter
@@ -23,6 +24,7 @@ from promptcot_mamba.sampling.backend import (
     CUT,
     LENGTH,
     REFUSED,
+    STOP,
     BackendFailedError,
     Generated,
     Request,
@@ -352,6 +354,48 @@ def test_how_long_a_chain_may_be_is_said_by_a_flag():
         with pytest.raises(InputError, match="give --max_len"):
             arguments(body)
     arguments('{"max_tokens": null, "max_completion_tokens": 65536}', api="chat")  # OpenAI's reasoning models
+
+
+def test_what_is_streamed_only_on_request_is():
+    """A proxy may cut what is silent for a minute, and some models are served in no other way."""
+
+    def arguments(body: str | None) -> SamplingArguments:
+        return SamplingArguments(
+            "p.jsonl", "x.jsonl", "m", base_url=["http://127.0.0.1:9"], api="chat", extra_body=body
+        )
+
+    for body in ('{"stream": false}', '{"seed": 3}'):
+        with pytest.raises(InputError, match="is this program's to say"):
+            arguments(body)
+    assert arguments('{"stream": true, "stream_options": null}').drawn_by is None  # no sample depends on it
+    assert arguments('{"stream": true, "seed": null}').drawn_by == '{"seed": null}'
+    assert arguments('{ "seed": null}').drawn_by == '{ "seed": null}'  # as it has always been recorded
+    assert arguments(None).drawn_by is None
+
+    async def answer(http: web.Request, body: dict) -> web.StreamResponse:
+        if not body.get("stream"):
+            return refusal(400, "This model only support stream mode")
+        response = await begin(http)
+        for delta in ({"reasoning_content": "17 "}, {"reasoning_content": "and 4"}, {"content": "It is "}):
+            await response.write(f"data: {json.dumps({'choices': [{'delta': delta}]})}\n\n".encode())
+        if len(server.bodies) == 1:
+            return await fail(response, "upstream idle", 504)
+        last = {"choices": [{"delta": {"content": "21."}, "finish_reason": "stop"}], "usage": {"completion_tokens": 9}}
+        await response.write(f"data: {json.dumps(last)}\n\n".encode())
+        return response
+
+    with serving(answer) as server:
+        backend = connect(server.url, chat=True)
+        with pytest.raises(InputError, match="only support stream mode"):
+            ask(backend, request())
+        backend.close()
+        server.bodies.clear()
+        backend = connect(server.url, chat=True, extra_body={"stream": True, "seed": None})
+        [came] = ask(backend, request())
+        backend.close()
+    assert (came.reasoning, came.text, came.finish_reason, came.completion_tokens) == ("17 and 4", "It is 21.", STOP, 9)
+    assert len(server.bodies) == 2
+    assert not any("seed" in body or "return_token_ids" in body for body in server.bodies)
 
 
 def test_a_row_that_cannot_be_written_leaves_its_chain_to_be_continued(tmp_path: Path, monkeypatch):

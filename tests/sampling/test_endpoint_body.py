@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from promptcot_mamba.sampling import endpoint_body
-from promptcot_mamba.sampling.backend import LENGTH, REFUSED, STOP
+from promptcot_mamba.sampling.backend import LENGTH, LOOP, REFUSED, STOP
 from promptcot_mamba.sampling.endpoint_answers import Answer, finish_reason, read_stream
-from promptcot_mamba.sampling.endpoint_body import iter_lines, read_body
+from promptcot_mamba.sampling.endpoint_body import iter_lines, parse_object, read_body
 from promptcot_mamba.sampling.endpoint_errors import BadAnswerError, ServerTroubleError
 
 EVENTS = [
@@ -88,6 +88,28 @@ def test_a_stream_that_has_said_all_is_an_answer(form: str):
     assert (answer.text, answer.finish_reason, list(answer.token_ids)) == ("a ∑ b", STOP, [1, 5, 6, 7])
 
 
+def chat_event(reason: str | None = None, **delta: object) -> dict:
+    return {"choices": [{"index": 0, "delta": delta, "finish_reason": reason}]}
+
+
+def test_a_chat_is_streamed_with_its_thought_apart():
+    thought = [chat_event(role="assistant", reasoning_content="17 "), chat_event(reasoning_content="and 4")]
+    said = [chat_event(content="It is "), chat_event("stop", content="21."), EVENTS[2]]
+    answer = stream(events([*thought, *said]), DONE)
+    assert (answer.reasoning, answer.text, answer.finish_reason) == ("17 and 4", "It is 21.", STOP)
+    assert (answer.prompt_tokens, answer.completion_tokens, answer.token_ids) == (3, 3, None)
+    refused = stream(events([chat_event(refusal="I can't "), chat_event("stop", refusal="help.")]), DONE)
+    assert (refused.text, refused.finish_reason, refused.note) == ("", REFUSED, "I can't help.")
+
+
+def test_half_a_stream_that_nobody_asked_for_is_no_answer():
+    """Its usage, told with each event, would else make a whole one of it."""
+    half = [event | {"usage": {"completion_tokens": 2}} for event in EVENTS[:1]]
+    with pytest.raises(ServerTroubleError):
+        parse_object(events(half), "http://x")
+    assert parse_object(events(half) + DONE, "http://x")["choices"][0]["text"] == "a ∑ "
+
+
 @pytest.mark.parametrize(
     ("pieces", "error"),
     [
@@ -143,6 +165,7 @@ def test_lines_do_not_depend_on_pieces(lines: list[bytes], data: st.DataObject):
         ("token_limit", LENGTH),  # watsonx
         ("COMPLETE", STOP),  # Cohere
         ("guardrail_intervened", REFUSED),  # Bedrock
+        ("repetition", LOOP),  # vLLM's own detection, which ends a chain
         ("content_filter: PROHIBITED_CONTENT", REFUSED),  # Gemini's gateway
     ],
 )

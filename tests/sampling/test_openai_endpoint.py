@@ -98,9 +98,11 @@ def test_a_server_that_comes_back_with_another_model_ends_the_run(start_server):
             server.kill()
             start_server(port=server.port, model="other")
 
-    # Noticed by a request's refusal, or, where requests were cut off by the swap, by asking what is served.
-    with pytest.raises(InputError, match=r"serves other, not tiny|The model tiny does not exist"):
-        sample(connect(server.url, concurrency=4), 60, swap_midway)
+    # Noticed by a request's refusal, or, where requests were cut off by the swap, by asking what is served. A router
+    # may list others while the server behind it starts anew, so that is waited for.
+    said = r"serves other, not tiny|The model tiny does not exist"
+    with pytest.raises((InputError, BackendFailedError), match=said):
+        sample(connect(server.url, concurrency=4, patience_seconds=1.0), 60, swap_midway)
 
 
 def test_a_chain_that_takes_too_long_twice_ends_the_run(start_server):
@@ -134,7 +136,9 @@ def test_patience_ends(start_server):
 def test_a_prompt_too_long_for_the_server_is_an_empty_truncated_sample(start_server):
     backend = connect(start_server(max_model_len=6000).url)
     backend.submit(Request(0, 0, 1, "x" * 7000, None, 100))
-    finished = backend.poll(5.0)
+    finished: list = []
+    while not finished:  # a greeting is asked first: were that too long, so would be what is asked for beside it
+        finished = backend.poll(0.2)
     backend.close()
     assert [(each.text, each.finish_reason, each.completion_tokens) for each in finished] == [("", LENGTH, 0)]
 
@@ -215,8 +219,9 @@ def test_servers_are_told_how_to_draw_in_their_own_words():
     none = SamplingSettings(0.8, 0.95, 1.0, (2,))
     for owner in ("llamacpp", "me"):
         body = payload(request, none, "m", is_vllm=False, stream=False, owner=owner)
-        drawn = {name: body.get(name) for name in ("repeat_penalty", "repeat_last_n", "top_k", "min_p")}
-        assert drawn == {"repeat_penalty": 1.0, "repeat_last_n": -1, "top_k": 0, "min_p": 0.0}
+        drawn = {name: body.get(name) for name in ("repeat_penalty", "top_k", "min_p")}
+        assert drawn == {"repeat_penalty": 1.0, "top_k": 0, "min_p": 0.0}
+        assert body["repeat_last_n"] >= 65536 + 4096  # in 2026 llama-server began to refuse -1, "the whole context"
         assert "repetition_penalty" not in body
     body = payload(request, none, "m", is_vllm=False, stream=False, owner="sglang")
     assert (body["repetition_penalty"], body["top_k"], body["min_p"]) == (1.0, -1, 0.0)

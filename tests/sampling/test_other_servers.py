@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from yarl import URL
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.sampling.endpoint_answers import read_completion
 from promptcot_mamba.sampling.endpoint_body import parse_object
 from promptcot_mamba.sampling.endpoint_errors import ServerTroubleError
-from promptcot_mamba.sampling.endpoint_pool import read_cards
-from promptcot_mamba.sampling.endpoint_protocol import find_model, normal_url
+from promptcot_mamba.sampling.endpoint_pool import proxy_for, read_cards
+from promptcot_mamba.sampling.endpoint_protocol import find_model, is_elsewhere, normal_url
 
 TEXT_PART = {"type": "text", "text": "B"}
 THINKING_PART = {"type": "thinking", "thinking": [{"type": "text", "text": "A"}]}
@@ -80,6 +82,11 @@ def test_an_answer_that_broke_off_is_asked_for_again(finish: str):
         ("127.0.0.1:1234/v1/", "http://127.0.0.1:1234/v1"),
         ("[::1]:8000", "http://[::1]:8000/v1"),
         (" http://v100:8000 ", "http://v100:8000/v1"),
+        ("api.together.xyz/v1", "https://api.together.xyz/v1"),  # the key goes with the first request
+        ("api.x.ai:443/v1", "http://api.x.ai:443/v1"),
+        ("10.0.0.7", "http://10.0.0.7/v1"),
+        ("node0/v1", "http://node0/v1"),
+        ("gateway.local", "http://gateway.local/v1"),
         ("http://h:8000/v1/chat/completions", "http://h:8000/v1"),
         ("http://h:8000/v1/models", "http://h:8000/v1"),
         ("http://h:8000/completions", "http://h:8000/v1"),
@@ -117,3 +124,37 @@ def test_an_address_with_a_query_is_refused():
 def test_models_are_found_by_the_names_they_go_by(names: list[str], wanted: str, asked: str | None):
     card = find_model(read_cards(json.dumps({"data": [{"id": name} for name in names]}).encode(), "u"), wanted)
     assert (card and card["id"]) == asked
+
+
+def test_folders_of_one_name_are_told_apart_where_they_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    ours = tmp_path / "a" / "phase2"
+    ours.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    assert is_elsewhere("/runs/b/phase2", str(ours))
+    assert is_elsewhere("/runs/b/phase2", "/runs/a/phase2")  # neither is here
+    assert not is_elsewhere(f"{ours}/", str(ours))
+    assert not is_elsewhere(str(tmp_path / "link" / "phase2"), str(ours))
+    assert not is_elsewhere("/models/s1.1-7B", "simplescaling/s1.1-7B")  # a name
+    monkeypatch.chdir(tmp_path)
+    assert not is_elsewhere(str(ours), "a/phase2")
+    assert is_elsewhere("/runs/b/phase2", "a/phase2")
+
+
+@pytest.mark.parametrize(
+    ("url", "proxy"),
+    [
+        ("https://api.example.test/v1", "http://proxy.test:3128"),
+        ("https://inside.example.test/v1", None),
+        ("https://127.0.0.1:8000/v1", None),
+        ("http://node0:8000/v1", None),
+    ],
+)
+def test_only_addresses_of_the_internet_are_asked_through_a_proxy(url: str, proxy: str | None, monkeypatch):
+    monkeypatch.setenv("https_proxy", "proxy.test:3128")
+    monkeypatch.setenv("http_proxy", "http://other.test:1")
+    monkeypatch.setenv("no_proxy", "inside.example.test")
+    assert proxy_for(URL(url)) == proxy
+    monkeypatch.setenv("https_proxy", "socks5://proxy.test:1080")
+    assert proxy_for(URL(url)) is None
+    monkeypatch.delenv("https_proxy")
+    assert proxy_for(URL(url)) is None

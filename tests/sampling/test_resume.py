@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -18,6 +19,7 @@ from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import DurableAppender, read_jsonl, write_jsonl
 from promptcot_mamba.run_info import side_path
 from promptcot_mamba.sampling.backend import BackendFailedError, Generated
+from promptcot_mamba.sampling.partial import PartialFile
 from tests.sampling.conftest import comparable, kill_when_grown, size, write_problems
 from tests.sampling.scripted import ScriptedBackend
 
@@ -259,6 +261,22 @@ def test_a_backend_gone_for_good_stops_cleanly(flags, tmp_path: Path, capsys):
     assert run(flags(), Stopping(20, BackendFailedError("no server has answered for 600 s"))) == 1
     assert "no server has answered for 600 s" in capsys.readouterr().err
     assert run(flags()) == 0
+
+
+def test_a_disk_that_is_full_at_the_end_leaves_no_engine_running(flags, tmp_path: Path, monkeypatch, capsys):
+    """What has to be closed is closed, and the session's cost is on record, whichever file cannot be written."""
+
+    def full(file: PartialFile) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    backend, closed = ScriptedBackend(8), []
+    backend.close = lambda: closed.append(backend)
+    monkeypatch.setattr(PartialFile, "close", full)
+    assert run(flags(), backend) == 1
+    assert closed == [backend]
+    assert "nothing more can be written" in capsys.readouterr().err
+    [session] = json.loads(side_path(tmp_path / "x.jsonl", "run.json").read_text())["sessions"]
+    assert session["tokens"] == backend.generated_tokens
 
 
 def run_on_a_small_disk(flags: list[str], limit: int) -> None:

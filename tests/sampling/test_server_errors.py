@@ -163,6 +163,17 @@ CONTEXT = "This model's maximum context length is {} tokens. However, "
          "for a total of at least 40961 tokens.", 9, 0),
         (CONTEXT.format(32768) + "your request has 40000 input tokens. Please reduce the length of the input messages.",
          9, 0),
+        # what a server writes at most, whatever its context: Groq, OpenAI, Anthropic, DeepSeek, Alibaba
+        ("`max_tokens` must be less than or equal to `8192`, the maximum value for `max_tokens` is less than the "
+         "`context_window` for this model", 65536, 8192),
+        ("max_tokens is too large: 65536. This model supports at most 16384 completion tokens, whereas you provided "
+         "65536.", 65536, 16384),
+        ("max_tokens: 65536 > 8192, which is the maximum allowed number of output tokens for claude-x", 65536, 8192),
+        ("Invalid max_tokens value, the valid range of max_tokens is [1, 8192]", 65536, 8192),
+        ("Range of max_tokens should be [1, 32768]", 65536, 32768),
+        # OpenAI's completions
+        (CONTEXT.format(4097) + "you requested 65600 tokens (64 in your prompt; 65536 for the completion). Please "
+         "reduce your prompt; or completion length.", 65536, 4032),
         # llama.cpp
         ("request (4390 tokens) exceeds the available context size (4096 tokens), try increasing it", 9, 0),
     ],
@@ -172,6 +183,36 @@ def test_the_room_that_is_left(words: str, asked: int, less: int):
     assert isinstance(error, PromptTooLongError)
     assert error.less_than(asked) == less
     assert error.less_than(1) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "own"),
+    [
+        (CONTEXT.format(64) + "your request has 120 input tokens.", True),
+        (CONTEXT.format(4096) + "you requested 5060 tokens (4036 in the messages, 1024 in the completion).", False),
+        ("`max_tokens` must be less than or equal to `8192`, the `context_window` ...", False),
+        ("Current length is 65600 while limit is 65536; context_length_exceeded", False),
+    ],
+)
+def test_whose_length_it_is_is_told_or_has_to_be_seen(words: str, own: bool):
+    assert meant(400, {"error": {"message": words}}).is_prompts_own == own
+
+
+IN_FLIGHT = {  # OpenRouter, whose documentation calls it passing where there is a Retry-After
+    "error": {"message": "This request would exceed your available credits given your current in-flight requests. "
+              "Retry after in-flight requests settle, or add credits.", "code": 402,
+              "metadata": {"reason": "in_flight_budget_exhausted", "limit_source": "openrouter_in_flight_budget"}}
+}  # fmt: skip
+
+
+def test_credit_that_is_under_way_comes_back():
+    error = meant(402, IN_FLIGHT, **{"Retry-After": "5"})
+    assert (type(error), error.retry_after) == (BusyError, 5)
+    assert "no credit is left there" in str(meant(402, IN_FLIGHT))
+
+
+def test_a_busy_filter_refuses_nothing():
+    assert type(meant(429, {"error": {"message": "The moderation endpoint is overloaded"}})) is BusyError
 
 
 def test_asking_for_less_comes_to_an_end():

@@ -18,8 +18,10 @@ from promptcot_mamba.cli import parse_args
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import read_jsonl, write_jsonl
 from promptcot_mamba.sampling.arguments import SamplingArguments
+from promptcot_mamba.sampling.backend import FAILED, BackendFailedError, Generated
 from promptcot_mamba.sampling.plan import Plan
 from promptcot_mamba.sampling.recipes import read_problems, take_out
+from promptcot_mamba.sampling.shared import EXIT_LEFT
 from tests.sampling.conftest import comparable, write_problems
 from tests.sampling.scripted import ScriptedBackend
 
@@ -87,6 +89,39 @@ def test_a_rerun_samples_only_what_is_missing(folders: list[str], checkpoint: Pa
     assert infer_longcot.main(flags, make) == 0
     assert len(make.made) == 2
     assert len(read_jsonl(tmp_path / "all" / "second.jsonl")) == 18
+
+
+class OneLeft(ScriptedBackend):
+    """A server that one request is too much for."""
+
+    def poll(self, timeout: float) -> list[Generated]:
+        return [
+            replace(each, finish_reason=FAILED, note="EngineCore died") if each.unit == 1 else each
+            for each in super().poll(timeout)
+        ]
+
+
+def test_a_sample_that_is_left_keeps_no_other_benchmark_waiting(
+    folders: list[str], checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    flags = ["--benchmark", *NAMES, *folders, "--output_dir", str(tmp_path / "all"), "--model_path", str(checkpoint)]
+    flags += ["--base_url", "http://127.0.0.1:9"]  # servers, which are not shared
+    left = iter([OneLeft(8), ScriptedBackend(8), OneLeft(8)])
+    assert infer_longcot.main(flags, lambda _: next(left)) == EXIT_LEFT
+    rows = [len(read_jsonl(tmp_path / "all" / f"{name}.jsonl")) for name in NAMES]
+    assert rows == [2 * 2 - 1, 9 * 2, 3 * 2 - 1]
+    assert capsys.readouterr().err.count("1 sample(s) could not be made (EngineCore died)") == 2
+
+
+def test_servers_that_are_gone_end_all_benchmarks(folders: list[str], checkpoint: Path, tmp_path: Path):
+    def gone(plan: Plan) -> ScriptedBackend:
+        asked.append(plan)
+        raise BackendFailedError("no server has answered for 600 s")
+
+    asked: list[Plan] = []
+    flags = ["--benchmark", *NAMES, *folders, "--output_dir", str(tmp_path / "all"), "--model_path", str(checkpoint)]
+    assert infer_longcot.main([*flags, "--base_url", "http://127.0.0.1:9"], gone) == infer_longcot.EXIT_FAILED
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize(

@@ -240,7 +240,9 @@ class TroubledServer:
         prompt = body["messages"][-1]["content"] if chat else body["prompt"]
         trouble, times = http.match_info["trouble"], int(http.match_info["times"])
         self.seen[trouble, prompt] += 1
-        troubled = (int(prompt.split()[-1]) % 3 == 1 or trouble in EVERY) and self.seen[trouble, prompt] <= times
+        last = prompt.split()[-1]
+        meets_it = not last.isdigit() or int(last) % 3 == 1 or trouble in EVERY  # a greeting does
+        troubled = meets_it and self.seen[trouble, prompt] <= times
         troubled = troubled and body["max_tokens"] > FITS.get(trouble, 0)
         while troubled and trouble in WHILE_BUSY and self.asked[trouble] < PROBES:
             await asyncio.sleep(0.01)

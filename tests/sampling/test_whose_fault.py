@@ -1,0 +1,189 @@
+"""Requests that a server will not take: a sample is settled by that only if another one, sent after it, is answered."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from promptcot_mamba.errors import InputError
+from promptcot_mamba.sampling import endpoint_pool
+from promptcot_mamba.sampling.backend import LENGTH, REFUSED, Generated, Request, SamplingSettings
+from promptcot_mamba.sampling.endpoint_checks import GREETING
+from promptcot_mamba.sampling.endpoint_pool import EndpointSettings
+from promptcot_mamba.sampling.openai_endpoint import OpenAIEndpoints
+from promptcot_mamba.token_scores import TokenScores
+from tests.sampling.own_server import refusal, serving
+
+# What servers say of a whole account under the status of one malformed request.
+BUDGET = "Budget has been exceeded! Current cost: 12.5, Max budget: 10.0"  # BerriAI/litellm#14144
+ARREARS = "Access denied, please make sure your account is in good standing."  # Alibaba's Arrearage
+EXPIRED = "API key expired. Please renew the API key."  # continuedev/continue#11336
+MALFORMED = "Could not parse the request"
+NO_ROOM = "Input length (70 tokens) + max_tokens (4000) exceeds the model's context window of 2048"  # in nobody's words
+
+
+def number(body: dict[str, Any]) -> int | None:
+    """The unit that a prompt is of; None for a greeting."""
+    last = body["prompt"].split()[-1]
+    return int(last) if last.isdigit() else None
+
+
+def answered() -> web.Response:
+    choice = {"index": 0, "text": "It is 4.", "finish_reason": "stop"}
+    return web.json_response({"choices": [choice], "usage": {"prompt_tokens": 3, "completion_tokens": 4}})
+
+
+def requests(units: range, **fields: Any) -> list[Request]:
+    return [Request(unit, 0, 1000 + unit, f"prompt {unit}", None, 4000, **fields) for unit in units]
+
+
+def sample(urls: list[str], asked: list[Request], got: list[Generated], **settings: Any) -> None:
+    """Submit the requests and poll until all have come back into `got`, or the run ends."""
+    how = {"concurrency": 4, "patience_seconds": 60.0, "gives_up": True, **settings}
+    backend = OpenAIEndpoints(EndpointSettings(urls, "tiny", context=5000, **how), SamplingSettings(0.8, 0.95, 1.0, ()))
+    try:
+        for each in asked:
+            backend.submit(each)
+        while len(got) < len(asked):
+            got += backend.poll(0.2)
+        assert backend.poll(0.0) == []
+        assert backend.running() == 0
+    finally:
+        backend.close()
+    assert sorted(each.unit for each in got) == sorted(each.unit for each in asked)
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(endpoint_pool, "FIRST_PAUSE", 0.002)
+
+
+@pytest.mark.parametrize("words", [BUDGET, ARREARS, EXPIRED])
+def test_an_account_that_ends_in_mid_run_settles_nothing(words: str):
+    """Also where what was sent before is still answered."""
+    refused = asyncio.Event()
+
+    async def answer(http: web.Request, body: dict) -> web.StreamResponse:
+        if len(server.bodies) <= 10:
+            if number(body) == 5:
+                await refused.wait()  # a long chain, begun while there was money
+            return answered()
+        refused.set()
+        return refusal(400, words)
+
+    got: list[Generated] = []
+    with serving(answer) as server, pytest.raises(InputError, match=f"refused a request .*{words.partition('!')[0]}"):
+        sample([server.url], requests(range(300)), got)
+    assert {each.finish_reason for each in got} == {"stop"}
+    assert 9 <= len(got) <= 10
+    assert len(server.bodies) < 40
+
+
+def malformed_if(is_bad: Callable[[int], bool], words: str = MALFORMED):
+    async def answer(http: web.Request, body: dict) -> web.StreamResponse:
+        unit = number(body)
+        return refusal(400, words) if unit is not None and is_bad(unit) else answered()
+
+    return answer
+
+
+def test_the_last_request_of_a_run_is_judged_by_one_like_those_before_it():
+    got: list[Generated] = []
+    with serving(malformed_if(lambda unit: unit == 9)) as server:
+        sample([server.url], requests(range(10)), got, concurrency=1)
+    assert [each.unit for each in got if each.finish_reason == REFUSED] == [9]
+    assert MALFORMED in got[-1].note
+    check = server.bodies[-1]
+    assert check["prompt"] == "prompt 8"
+    assert {**check, "prompt": ""} == {**server.bodies[-2], "prompt": ""}  # what is wrong may be any of the rest
+
+
+def test_the_only_request_of_a_rerun_is_judged_by_a_greeting():
+    got: list[Generated] = []
+    with serving(malformed_if(lambda unit: True)) as server:
+        sample([server.url], requests(range(1)), got)
+    assert [each.finish_reason for each in got] == [REFUSED]
+    assert [body["prompt"] for body in server.bodies] == ["prompt 0", GREETING]
+
+
+def test_many_malformed_ones_beside_chains_of_hours_end_no_run():
+    """Nothing has been answered yet, and eight are not taken."""
+    enough = asyncio.Event()
+
+    async def answer(http: web.Request, body: dict) -> web.StreamResponse:
+        unit = number(body)
+        if unit is None:
+            enough.set()
+            return answered()
+        if unit % 2:
+            return refusal(400, MALFORMED)
+        await enough.wait()
+        return answered()
+
+    got: list[Generated] = []
+    with serving(answer) as server:
+        sample([server.url], requests(range(40)), got, concurrency=64)
+    assert {each.unit % 2: each.finish_reason for each in got} == {0: "stop", 1: REFUSED}
+
+
+def test_a_room_that_is_told_in_unknown_words_truncates_nothing():
+    async def answer(http: web.Request, body: dict) -> web.StreamResponse:
+        return refusal(400, NO_ROOM)
+
+    got: list[Generated] = []
+    with serving(answer) as server, pytest.raises(InputError, match=r"refused a request .*Input length \(70 tokens\)"):
+        sample([server.url], requests(range(20)), got)
+    assert got == []
+
+
+def test_one_prompt_that_is_told_in_unknown_words_to_be_too_long_is_truncated():
+    got: list[Generated] = []
+    with serving(malformed_if(lambda unit: unit == 3, NO_ROOM)) as server:
+        sample([server.url], requests(range(10)), got)
+    assert {each.unit for each in got if each.finish_reason != "stop"} == {3}
+    assert {each.finish_reason for each in got if each.unit == 3} == {LENGTH}
+
+
+def test_log_probabilities_that_a_restarted_server_refuses_settle_nothing():
+    """vLLM with another --max-logprobs: the request that tells has to ask for them too."""
+
+    async def answer(http: web.Request, body: dict) -> web.StreamResponse:
+        words = "Requested sample logprobs of 20, which is greater than max allowed: 5"
+        return refusal(400, words) if "logprobs" in body else answered()
+
+    got: list[Generated] = []
+    with serving(answer) as server, pytest.raises(InputError, match="greater than max allowed: 5"):
+        sample([server.url], requests(range(3), scores=TokenScores()), got)
+    assert got == []
+
+
+def test_a_server_that_takes_nothing_any_more_leaves_its_requests_to_the_other():
+    async def turned(http: web.Request, body: dict) -> web.StreamResponse:
+        return answered() if len(first.bodies) <= 5 else refusal(400, BUDGET)
+
+    got: list[Generated] = []
+    with serving(turned) as first, serving(malformed_if(lambda unit: unit == 30)) as second:
+        sample([first.url, second.url], requests(range(60)), got)
+    assert {each.unit for each in got if each.finish_reason != "stop"} == {30}
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_where_the_telling_request_itself_meets_trouble_all_is_asked_again(status: int):
+    greeted = 0
+
+    async def answer(http: web.Request, body: dict) -> web.StreamResponse:
+        nonlocal greeted
+        if number(body) is not None:
+            return refusal(400, MALFORMED)
+        greeted += 1
+        return refusal(status, "not now") if greeted == 1 else answered()
+
+    got: list[Generated] = []
+    with serving(answer) as server:
+        sample([server.url], requests(range(2)), got)
+    assert [each.finish_reason for each in got] == [REFUSED] * 2
+    assert greeted >= 2
