@@ -6,8 +6,8 @@ Benchmarks of `--problems` problems x `--n` samples are drawn with known mean ac
 comes from a beta distribution (by the sum of its parameters: a small sum means problems that are solved always or
 never) or is logit-normal (by its standard deviation). For pairs, two systems' accuracies on a problem are correlated
 through a Gaussian copula, and in some rows their spreads differ. Beside the intervals of `grading.metrics` stands the
-t interval over problems. A last table has benchmarks of `--large` problems. Six minutes on one core at the default
-draws.
+t interval over problems. A third table has benchmarks of `--large` problems, a last one such as are mostly solved
+always or never. Eight minutes on one core at the default draws.
 """
 
 import math
@@ -30,6 +30,8 @@ MIXED_SPREADS = ((("beta", 1.0), ("beta", 10.0)), (("beta", 10.0), ("beta", 1.0)
 MIXED_CORRELATIONS = (0.0, 0.9)
 LARGE_MEANS = (0.1, 0.3, 0.57, 0.9)
 LARGE_PAIRS = ((0.1, 0.1), (0.3, 0.4), (0.57, 0.6), (0.9, 0.95))
+SETTLED = ((100, 0.2), (200, 0.1), (400, 0.05))  # problems, and the share that is solved neither always nor never
+SHIFTS = (0.0, 0.3, -0.3)  # how much oftener the second system solves those
 NODES, NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(80)
 Spread = tuple[str, float]
 
@@ -94,6 +96,23 @@ def paired_cell(
     return float(ours), float(plain)
 
 
+def settled_cell(problems: int, open_share: float, shift: float, args: Arguments) -> Cell:
+    """Coverage of a paired difference where all but a few problems are solved always or never, as many as not."""
+    rng = address(("settled", problems), open_share, SHIFTS.index(shift))
+    covered = np.zeros(2)
+    true = open_share * math.copysign(abs(shift) - shift**2 / 2, shift)  # of uniform accuracies, cut at 0 and 1
+    for _ in range(args.draws):
+        place = rng.random(problems)
+        first = np.where(place < open_share, rng.random(problems), np.round(rng.random(problems)))
+        second = np.where(place < open_share, np.clip(first + shift, 0, 1), first)
+        a, b = rng.binomial(args.n, first), rng.binomial(args.n, second)
+        found = compare_paired(scores(a, args.n), scores(b, args.n)).difference
+        for column, one in enumerate((found, t_interval((b - a) / args.n, 0))):
+            covered[column] += one.low <= true <= one.high
+    ours, plain = 100 * covered / args.draws
+    return float(ours), float(plain)
+
+
 def name_spreads(spreads: tuple[Spread, Spread]) -> str:
     """`beta 1`, or `beta 1 and beta 10` where the systems differ."""
     return " and ".join(dict.fromkeys(f"{kind} {size:g}" for kind, size in spreads))
@@ -130,12 +149,33 @@ def main() -> int:
         + [paired_cell(((kind, size),) * 2, 0.9, pair, wide) for pair in LARGE_PAIRS]
         for kind, size in PAIRED_SPREADS
     }
-    write(single, paired, large, args)
+    settled = measure_settled(args)
+    write(single, paired, large, settled, args)
     return 0
 
 
+def measure_settled(args: Arguments) -> dict[str, list[Cell]]:
+    return {
+        f"{problems}, {100 * share:g} %": [settled_cell(problems, share, shift, args) for shift in SHIFTS]
+        for problems, share in SETTLED
+    }
+
+
+def settled_table(settled: dict[str, list[Cell]]) -> RecordTable:
+    caption = (
+        "Coverage of a paired difference where most problems are solved always or never, and the second system solves "
+        "the others oftener by so much."
+    )
+    columns = [f"{100 * shift:+g} points" if shift else "alike" for shift in SHIFTS]
+    return make_table(caption, "problems, others", columns, settled)
+
+
 def write(
-    single: dict[str, list[Cell]], paired: dict[str, list[Cell]], large: dict[str, list[Cell]], args: Arguments
+    single: dict[str, list[Cell]],
+    paired: dict[str, list[Cell]],
+    large: dict[str, list[Cell]],
+    settled: dict[str, list[Cell]],
+    args: Arguments,
 ) -> None:
     """Print the tables and write the record."""
     means, pairs = [f"{100 * mean:g} %" for mean in MEANS], [f"{100 * a:g} / {100 * b:g} %" for a, b in PAIRS]
@@ -149,10 +189,16 @@ def write(
             [f"{100 * mean:g} %" for mean in LARGE_MEANS] + [f"{100 * a:g} / {100 * b:g} %" for a, b in LARGE_PAIRS],
             large,
         ),
+        settled_table(settled),
     ]
     results = {
         f"{kind}, {name}": dict(zip(("ours", "t"), map(list, zip(*row, strict=True)), strict=True))
-        for kind, rows in (("mean", single), ("difference", paired), (f"{args.large} problems", large))
+        for kind, rows in (
+            ("mean", single),
+            ("difference", paired),
+            (f"{args.large} problems", large),
+            ("settled", settled),
+        )
         for name, row in rows.items()
     }
     report_record(args, args.output, title="Coverage of intervals", tables=tables, results=results)
