@@ -84,10 +84,14 @@ class Plan:
         return {name: value for name, value in said.items() if value != SAYS_NOTHING.get(name, ...)}
 
     def cuts(self) -> Cuts:
-        closing = ()
-        if self.args.thinking_budget is not None:
-            closing = tuple(self.tokenizer(closing_mark(self.args.thinking), add_special_tokens=False)["input_ids"])
         sampling = self.sampling()
+        special = special_tokens(self.tokenizer) if self.tokenizer else ()
+
+        def closing(prompt: str, said: str) -> Sequence[int]:
+            mark = closing_mark(prompt, said, self.args.thinking)
+            if mark in special:  # which Mistral's own tokenizers do not read in a text
+                return [self.tokenizer.convert_tokens_to_ids(mark)]
+            return self.tokenizer(mark, add_special_tokens=False)["input_ids"]
 
         def text_of(prompt_ids: Sequence[int], ids: Sequence[int]) -> str:
             return completion_text(self.tokenizer, sampling, prompt_ids, ids, LENGTH)
@@ -95,14 +99,17 @@ class Plan:
         return Cuts(self.args.segment_len, self.args.thinking_budget, closing, text_of)
 
     def sampling(self) -> SamplingSettings:
-        special = special_tokens(self.tokenizer) if self.tokenizer else ()
+        # Thoughts that special tokens mark must be seen to begin and end; s1's are ChatML's own, and a model whose
+        # tokenizer is not here may have any.
+        skips = self.args.thinking == "none"
+        if self.tokenizer is not None:
+            skips = self.args.thinking != "s1" and not any(map(marks_hold, special_tokens(self.tokenizer)))
         return SamplingSettings(
             temperature=self.args.temperature,
             top_p=self.args.top_p,
             repetition_penalty=self.args.repetition_penalty,
             stop_token_ids=(self.tokenizer.eos_token_id,) if self.tokenizer else (),
-            # Thoughts that special tokens mark must be seen to begin and end; s1's are ChatML's own.
-            skip_special_tokens=self.args.thinking != "s1" and not any(map(marks_hold, special)),
+            skip_special_tokens=skips,
             stop_on_loop=self.args.stop_on_loop,
             top_k=self.args.top_k,
             min_p=self.args.min_p,
