@@ -26,9 +26,9 @@ from promptcot_mamba.sampling.run_settings import read_started
 
 SAMPLE_FLAGS = (
     *("n", "temperature", "top_p", "repetition_penalty", "max_len", "max_retries", "seed", "state_dtype"),
-    *("prompt_from", "use_chat_template", "stop_on_loop", "top_k", "min_p", "system_prompt", "chat_template_kwargs"),
-    *("thinking", "thinking_budget", "segment_len", "quantization", "rope_scaling", "api"),
-    "extra_body",
+    *("prompt_from", "use_chat_template", "stop_on_loop", "top_k", "min_p", "system_prompt"),
+    *("chat_template", "chat_template_kwargs", "thinking", "thinking_budget", "segment_len"),
+    *("quantization", "rope_scaling", "api", "extra_body"),
 )
 DEFAULTS = {each.name: each.default for each in fields(SamplingArguments) if each.name in SAMPLE_FLAGS}
 MOST_PROMPTS = 5000  # that a dry run tokenises
@@ -136,10 +136,13 @@ def make_plan(args: SamplingArguments) -> Plan:
         tokenizer,
         source=args.prompt_from,
         use_chat_template=args.use_chat_template and args.api != "chat",
+        chat_template=args.chat_template,
         system_prompt=args.system_prompt,
         template_args=args.template_kwargs,
         started=None if args.overwrite else read_started(args.output_path),
     )
+    if prompts.template_text is not None:
+        prompts.text(0)  # a template that cannot do it says so before an engine is loaded
     return Plan(args, problems, prompts, checkpoint, tokenizer)
 
 
@@ -199,15 +202,20 @@ def _check_together(args: SamplingArguments, tokenizer: Any) -> None:
     if args.api == "chat":
         if not args.base_url:
             raise InputError("--api chat: is asked of servers; give --base_url, or use --use_chat_template True")
+        if args.chat_template:
+            raise InputError(
+                "--chat_template with --api chat: the server writes prompts by its own template; start it with this "
+                "one (vllm serve --chat-template) and say --chat_template ''"
+            )
         if by_tokens:
             raise InputError(f"--api chat with {', '.join(by_tokens)}: the server renders prompts and tells no tokens")
         return
     if args.use_chat_template:
         by_tokens.append("--use_chat_template")
-    elif args.system_prompt or args.chat_template_kwargs:
+    elif args.system_prompt or args.chat_template or args.chat_template_kwargs:
         raise InputError(
-            "--system_prompt, --chat_template_kwargs: are written by a chat template; add --use_chat_template True, "
-            "or --api chat"
+            "--system_prompt, --chat_template, --chat_template_kwargs: are written by a chat template; add "
+            "--use_chat_template True, or --api chat"
         )
     if tokenizer is None and by_tokens:
         raise InputError(
