@@ -17,7 +17,9 @@ from promptcot_mamba.cli import flag, parse_args, run_program
 @dataclass
 class Arguments:
     input_path: str = flag("rows: completion (or completions), question_id, tests", reads="file")
-    expected_runs: int | None = flag("samples each problem should have; default: 8", default=None, least=1)
+    expected_runs: int | None = flag(
+        "samples each problem should have; default: as sampled, else 8", default=None, least=1
+    )
     strict_runs: bool = flag("exit with 1 where runs or problems are missing", default=False)
     markdown: bool = flag("write X.metrics.md too", default=False)
 

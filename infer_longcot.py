@@ -34,7 +34,7 @@ from promptcot_mamba.sampling.progress import Progress, Report, clock
 from promptcot_mamba.sampling.recipes import split_benchmarks
 from promptcot_mamba.sampling.run_settings import TEMPLATE_TIME, read_sessions, refuse_changed, set_aside
 from promptcot_mamba.sampling.scheduler import Scheduler
-from promptcot_mamba.sampling.sessions import Session, device_hours
+from promptcot_mamba.sampling.sessions import Session, device_hours, speed_per_device
 from promptcot_mamba.sampling.shared import EXIT_LEFT, sample_each
 from promptcot_mamba.stop_signal import StopSignal
 
@@ -89,13 +89,13 @@ def main(argv: list[str] | None = None, make_backend: Callable[[Plan], Backend] 
 
 def show_plan(plan: Plan) -> int:
     """--dry_run: what would run, after the same checks."""
-    settled, mean_tokens, rate = 0, None, None
+    settled, mean_tokens = 0, None
     if not plan.args.overwrite:
         settled, mean_tokens = count_settled(plan.args.output_path, plan.args.max_retries)
-        sessions = read_sessions(plan.args.output_path)
-        rate = sum(each["tokens"] for each in sessions) / max(1e-9, sum(each["seconds"] for each in sessions))
     place(plan, plan.args.n * len(plan.problems) - settled)
-    print(describe(plan, settled, mean_tokens, rate))
+    sessions = [] if plan.args.overwrite else read_sessions(plan.args.output_path)
+    speed = speed_per_device(sessions, plan.device)
+    print(describe(plan, settled, mean_tokens, speed and speed * plan.args.n_gpus))
     return 0
 
 

@@ -21,52 +21,89 @@ NEWLINE = "\n"
 
 
 class Marks(NamedTuple):
-    """What stands around a thought, and around the answer behind it."""
+    """What stands before a thought, what ends it (first of all what closes it for a model), and around the answer."""
 
     begin: str
-    end: str
+    ends: tuple[str, ...]
     around: tuple[str, ...] = ()
-    worded: bool = False  # plain words, which open a thought only where the end stands too
+    worded: bool = False  # plain words, which open a thought only where an end stands too
 
 
 # How a model may think: in `<think>` tags, not at all, or between its own marks. s1: the training format of
 # simplescaling/s1. begin_of_thought: the system prompt of Sky-T1 and Bespoke-Stratos. harmony: gpt-oss's channels, also
-# as they read without special tokens. thinking, reasoning: what prompts ask models for. The others are those of vLLM's
-# reasoning parsers and of model cards: Magistral, EXAONE Deep, Gemma 4, Seed-OSS, Command A, MiniMax-M3, Kimi-VL,
-# Granite 3.2, Apriel.
+# as they read without special tokens. thinking, reasoning: what prompts ask models for. The others are those of model
+# cards and of vLLM 0.32's reasoning parsers, whose names a test holds against these: Magistral, EXAONE Deep, Gemma 4,
+# Seed-OSS, Command A, MiniMax-M3, Kimi-VL, Granite 3.2, Apriel, Kimi K3, K2 Horizon, PLaMo 3, Inkling, Muse Glimmer.
+# Hunyuan's tags end in a suffix of the checkpoint's own (`<think:opensource>`).
 _OTHER_MARKS = {
-    "s1": (Marks("<|im_start|>think", "<|im_start|>answer"),),
+    "s1": (Marks("<|im_start|>think", ("<|im_start|>answer",)),),
     "begin_of_thought": (
-        Marks("<|begin_of_thought|>", "<|end_of_thought|>", ("<|begin_of_solution|>", "<|end_of_solution|>")),
+        Marks(
+            "<|begin_of_thought|>",
+            ("<|end_of_thought|>", "<|begin_of_solution|>"),  # the first is skipped at times
+            ("<|begin_of_solution|>", "<|end_of_solution|>"),
+        ),
     ),
-    "mistral": (Marks("[THINK]", "[/THINK]"),),
+    "mistral": (Marks("[THINK]", ("[/THINK]",)),),
     "harmony": (
         Marks(
             "<|channel|>analysis<|message|>",
-            "<|end|><|start|>assistant<|channel|>final<|message|>",
+            ("<|end|><|start|>assistant<|channel|>final<|message|>", "<|channel|>final<|message|>"),
             ("<|return|>", "<|end|>"),
         ),
-        Marks("analysis", "assistantfinal", worded=True),
+        Marks("analysis", ("assistantfinal",), worded=True),
     ),
-    "thinking": (Marks("<thinking>", "</thinking>"),),
-    "thought": (Marks("<thought>", "</thought>"),),
-    "reasoning": (Marks("<reasoning>", "</reasoning>"),),
-    "gemma": (Marks("<|channel>thought", "<channel|>", ("<turn|>",)),),
-    "seed": (Marks("<seed:think>", "</seed:think>"),),
-    "cohere": (Marks("<|START_THINKING|>", "<|END_THINKING|>", ("<|START_RESPONSE|>", "<|END_RESPONSE|>")),),
-    "minimax": (Marks("<mm:think>", "</mm:think>"),),
-    "kimi": (Marks("\u25c1think\u25b7", "\u25c1/think\u25b7"),),
+    "thinking": (Marks("<thinking>", ("</thinking>",)),),
+    "thought": (Marks("<thought>", ("</thought>",)),),
+    "reasoning": (Marks("<reasoning>", ("</reasoning>",)),),
+    "gemma": (Marks("<|channel>thought", ("<channel|>",), ("<turn|>",)),),
+    "seed": (Marks("<seed:think>", ("</seed:think>",)),),
+    "cohere": (
+        Marks(
+            "<|START_THINKING|>",
+            ("<|END_THINKING|>", "<|START_RESPONSE|>"),
+            ("<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_TEXT|>", "<|END_TEXT|>"),
+        ),
+    ),
+    "minimax": (Marks("<mm:think>", ("</mm:think>",)),),
+    "kimi": (Marks("\u25c1think\u25b7", ("\u25c1/think\u25b7",)),),
+    "kimi_k3": (
+        Marks(
+            "<|open|>think<|sep|>",
+            ("<|close|>think<|sep|><|open|>response<|sep|>", "<|close|>think<|sep|>", "<|open|>response<|sep|>"),
+            ("<|open|>response<|sep|>", "<|close|>response<|sep|>", "<|close|>message<|sep|>"),
+        ),
+    ),
+    "k2_horizon": tuple(Marks(f"<ifm|{tag}>", (f"</ifm|{tag}>",)) for tag in ("think", "think_fast", "think_faster")),
+    "plamo": (Marks("<|plamo:begin_think:plamo|>", ("<|plamo:end_think:plamo|>",), ("<|plamo:tag|>",)),),
+    "inkling": (
+        Marks(
+            "<|content_thinking|>",
+            ("<|end_message|><|message_model|><|content_text|>", "<|content_text|>"),
+            ("<|message_model|>", "<|content_text|>", "<|end_message|>", "<|content_model_end_sampling|>"),
+        ),
+    ),
+    "muse": (
+        Marks(
+            "to=self<|message|>",
+            ("<|eom|><|start|>assistant to=user<|message|>", "to=user<|message|>"),
+            ("<|eom|>", "<|eot|>"),
+        ),
+    ),
     "granite": (
-        Marks("Here is my thought process:", "Here is my response:", worded=True),
-        Marks("Here's my thought process:", "Here's my response:", worded=True),
+        Marks("Here is my thought process:", ("Here is my response:",), worded=True),
+        Marks("Here's my thought process:", ("Here's my response:",), worded=True),
     ),
     "apriel": (
         Marks(
-            "Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]", ("[END FINAL RESPONSE]", "<|end|>"), worded=True
+            "Here are my reasoning steps:", ("[BEGIN FINAL RESPONSE]",), ("[END FINAL RESPONSE]", "<|end|>"),
+            worded=True,
         ),
     ),
-}
-_HARMONY_FINAL = "<|channel|>final<|message|>"  # what an answer without a thought begins with
+    "hunyuan": (),
+}  # fmt: skip
+_END_SIGNS = ("</", "|>", "[/", "\u25c1/")  # one of them is in every mark that ends a thought, and in few long texts
+_HUNYUAN = re.compile(r"</?think(:[^\s<>]+)>")
 _HARMONY_KIND = re.compile(r"(<\|channel\|>final) ?<\|constrain\|>\w+(?=<\|message\|>)")  # such as json
 THINKING = ("auto", "none", "think", *_OTHER_MARKS)
 QUESTION_MARK = "{question}"  # where an instruction that frames the question holds it
@@ -226,40 +263,62 @@ def read_completion(prompt: str, text: str, thinking: str = "auto", reasoning: s
         if text.lstrip().startswith(THINK_START):  # said twice
             text = drop_thought(text) if THINK_END in text else ""
         return (f"{thought}\n{THINK_END}\n\n{text}" if text.strip() else thought), "think"
-    rewritten = rewrite_thought(text, thinking, prompt)
-    if rewritten is not None:
-        return rewritten, "think"
-    text = _HARMONY_KIND.sub(r"\1", text).removeprefix(_HARMONY_FINAL)
+    marks = _find_opening(prompt, text, thinking)
+    if marks is not None:
+        return _rewrite(text.lstrip().removeprefix(marks.begin), marks), "think"
     completion = with_open_thought(prompt, text)
     if completion.lstrip().startswith(THINK_START):
         return completion, "think"
     if THINK_END in completion or thinking == "think":  # opened by a template that nobody here has seen
         return f"{THINK_START}\n{completion}", "think"
-    return completion, "none"
+    return _read_unopened(text, thinking)
 
 
-def rewrite_thought(text: str, thinking: str = "auto", prompt: str = "") -> str | None:
-    """A completion that begins with a thought in other marks (`thinking`: in these), in `<think>` form; else None.
+def _read_unopened(text: str, thinking: str) -> tuple[str, str]:
+    """A completion that no mark begins: one that ends a thought tells what stands before it, if anything does."""
+    if not any(sign in text for sign in _END_SIGNS):
+        return text, "none"
+    plain = _HARMONY_KIND.sub(r"\1", text.lstrip())
+    for marks in _known_marks(thinking, plain):
+        ends = [] if marks.worded else [end for end in marks.ends if end in plain]
+        for end in ends:
+            if plain.startswith(end):
+                return _drop_around(plain.removeprefix(end), marks), "none"
+        if ends:
+            return _rewrite(text, marks), "think"
+    return text, "none"
 
-    `prompt`, where it ends in such a mark, has opened the thought.
-    """
-    for name, forms in _OTHER_MARKS.items():
-        if thinking not in ("auto", name):
-            continue
-        for marks in forms:
-            opened = prompt.rstrip().endswith(marks.begin)
-            begun = text.lstrip().startswith(marks.begin) and (
-                not marks.worded or marks.end in text or thinking == name
-            )
-            if opened or begun:
-                return _rewrite(text.lstrip().removeprefix(marks.begin), marks)
+
+def rewrite_thought(text: str, thinking: str = "auto") -> str | None:
+    """A completion that begins with a thought in other marks (`thinking`: in these), in `<think>` form; else None."""
+    marks = _find_opening("", text, thinking)
+    return None if marks is None else _rewrite(text.lstrip().removeprefix(marks.begin), marks)
+
+
+def _known_marks(thinking: str, *texts: str) -> list[Marks]:
+    """The marks of `thinking`, of all ways with "auto"; Hunyuan's with the suffix that these texts have."""
+    known = [marks for name, forms in _OTHER_MARKS.items() if thinking in ("auto", name) for marks in forms]
+    if thinking in ("auto", "hunyuan"):
+        found = (_HUNYUAN.search(text) for text in texts)
+        known += [Marks(f"<think{one[1]}>", (f"</think{one[1]}>",)) for one in found if one]
+    return known
+
+
+def _find_opening(prompt: str, text: str, thinking: str) -> Marks | None:
+    """The marks that a completion begins with, or that its prompt has opened a thought with."""
+    prompt, text = prompt.rstrip(), text.lstrip()
+    for marks in _known_marks(thinking, prompt[-64:], text[:64]):
+        begun = text.startswith(marks.begin) and (
+            not marks.worded or thinking != "auto" or any(end in text for end in marks.ends)
+        )
+        if begun or prompt.endswith(marks.begin):
+            return marks
     return None
 
 
 def tells_marks(text: str) -> bool:
     """Whether a text names the marks of a thought, as system turns that explain them do."""
-    known = [marks for forms in _OTHER_MARKS.values() for marks in forms if not marks.worded]
-    return any(mark in text for marks in known for mark in (marks.begin, marks.end))
+    return any(mark in text for one in _known_marks("auto") if not one.worded for mark in (one.begin, *one.ends))
 
 
 def marks_hold(token: str) -> bool:
@@ -268,23 +327,28 @@ def marks_hold(token: str) -> bool:
     s1's, which are ChatML's as well, are asked for by name.
     """
     known = [marks for name, forms in _OTHER_MARKS.items() if name != "s1" for marks in forms if not marks.worded]
-    return token in (THINK_START, THINK_END) or any(token in marks.begin for marks in known)
+    is_tag = token in (THINK_START, THINK_END) or _HUNYUAN.fullmatch(token) is not None
+    return is_tag or any(token in marks.begin for marks in known)
 
 
-def closing_mark(thinking: str) -> str:
-    """What ends an open thought and begins the answer, for a model that thinks so."""
-    return _OTHER_MARKS[thinking][0].end if thinking in _OTHER_MARKS else f"{NEWLINE}{THINK_END}{NEWLINE}{NEWLINE}"
+def closing_mark(prompt: str, text: str, thinking: str = "auto") -> str:
+    """What ends the thought that a completion has begun, or its prompt has opened, and begins the answer."""
+    marks = _find_opening(prompt, text, thinking)
+    return f"{NEWLINE}{THINK_END}{NEWLINE}{NEWLINE}" if marks is None else marks.ends[0]
 
 
 def _rewrite(text: str, marks: Marks) -> str:
     """A thought between other marks, without the first, in `<think>` tags; those around the answer are dropped."""
-    thought, closed, answer = _HARMONY_KIND.sub(r"\1", text).partition(marks.end)
-    thought = f"{THINK_START}\n{thought.strip(NEWLINE)}"
-    if not closed:
-        return thought
+    text = _HARMONY_KIND.sub(r"\1", text)
+    end = re.search("|".join(map(re.escape, marks.ends)), text)
+    thought = f"{THINK_START}\n{text[: end and end.start()].strip(NEWLINE)}"
+    return thought if end is None else f"{thought}\n{THINK_END}\n\n{_drop_around(text[end.end() :], marks)}"
+
+
+def _drop_around(answer: str, marks: Marks) -> str:
     for mark in marks.around:
         answer = answer.replace(mark, "")
-    return f"{thought}\n{THINK_END}\n\n{answer.strip(NEWLINE)}"
+    return answer.strip(NEWLINE)
 
 
 @dataclass(frozen=True)

@@ -249,6 +249,11 @@ def require_served(checkpoint: Checkpoint) -> None:
             f"{where}: Mamba-2 in {checkpoint.layout}'s layout, which vLLM does not read; convert it with "
             f"python -m scripts.convert_checkpoint --input_path {checkpoint.path} --output_path FOLDER"
         )
+    if (checkpoint.path / "mamba_config.json").exists():  # beside a config.json that says Llama
+        raise InputError(
+            f"{where}: mamba_config.json: a hybrid of Mamba and attention in M1's layout, which vLLM does not read; "
+            "serve it by its own code and give --base_url and its name"
+        )
     # JSON has no infinity: transformers writes {"__float__": "Infinity"}, earlier versions Infinity.
     limit = [bound["__float__"] if isinstance(bound, dict) else bound for bound in config.get("time_step_limit") or []]
     if checkpoint.is_mamba2 and limit and (float(limit[0]) > 0 or float(limit[1]) < float("inf")):

@@ -1,5 +1,6 @@
 """Provenance: what ran, from which commit, with which versions -> `X.run.json` beside every output `X.jsonl`."""
 
+import json
 import platform
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,6 +58,15 @@ def describe_run(config: dict[str, Any]) -> dict[str, Any]:
         "machine": f"{platform.system()} {platform.machine()}",
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+def read_sampling(output: str | Path) -> dict[str, Any]:
+    """What predictions X.jsonl were sampled with, from X.run.json; empty where this project did not sample them."""
+    path = side_path(output, "run.json")
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: not what infer_longcot.py wrote ({error}); put its own back") from None
 
 
 def write_run_info(output: str | Path, config: dict[str, Any], **results: Any) -> Path:

@@ -29,7 +29,7 @@ class Arguments:
     benchmark: list[str] = flag(f"{', '.join(BENCHMARKS)}; of a folder several, paper or all")
     input_path: str = flag("rows with completion (or completions) and the problem's own keys", reads="any")
     expected_runs: int | None = flag(
-        "samples each problem should have; default: its benchmark's n", default=None, least=1
+        "samples each problem should have; default: as sampled, else its benchmark's n", default=None, least=1
     )
     strict_runs: bool = flag("exit with 1 where runs or problems are missing", default=False)
     markdown: bool = flag("write X.metrics.md too", default=False)

@@ -8,7 +8,8 @@
 #   --math_model_path MODEL   the maths-specialised model, for the table of that name
 #   --benchmarks NAME ...     paper (default), all, or names of promptcot_mamba/benchmarks
 #   --source_dir DIR          publishers' files at hand, for machines without internet (see scripts.prepare_problems)
-#   --output DIR              predictions, grades and report (outputs/tables)
+#   --output DIR              predictions, grades and report (outputs/tables, with --quick outputs/tables_quick);
+#                             the report shows every model graded there, those of earlier commands too
 #   --num_gpus N              devices (1)
 #   --quick                   two problems and one short sample each, to see the whole road in minutes; its
 #                             LiveCodeBench is graded by the statements' samples and labelled so
@@ -20,14 +21,14 @@ cd "$(dirname "$0")/.."
 
 die() { echo "error: $*" >&2; exit 2; }
 
-row='' model='' math_model='' source_dir='' output=outputs/tables num_gpus=1 quick='' benchmarks=() sampling=()
+row='' model='' math_model='' source_dir='' output='' num_gpus=1 quick='' benchmarks=() sampling=()
 while [ $# -gt 0 ]; do
     case $1 in
     --quick) quick=yes; shift; continue ;;
     --) shift; sampling=("$@"); break ;;
     --model | --model_path | --math_model_path | --source_dir | --output | --num_gpus | --benchmarks)
         [ $# -ge 2 ] || die "$1: expected a value" ;;
-    -h | --help) sed -n '2,17p' "$0" | sed 's/^# \{0,1\}//'; exit 0 ;;
+    -h | --help) sed -n '2,18p' "$0" | sed 's/^# \{0,1\}//'; exit 0 ;;
     *) die "unknown flag $1; see --help" ;;
     esac
     case $1 in
@@ -56,6 +57,7 @@ known() { (cd configs/models && ls -- *.yaml) | sed 's/\.yaml$//' | paste -sd ' 
 [ -z "$row" ] || [ -f "configs/models/$row.yaml" ] || die "--model $row: no configs/models/$row.yaml; known: $(known)"
 [ -z "$row" ] || [ -z "$math_model" ] || die "--math_model_path: is the second of the paper's own models; drop --model"
 [ ${#benchmarks[@]} -gt 0 ] || benchmarks=(paper)
+output=${output:-outputs/tables${quick:+_quick}}
 
 PYTHON=${PYTHON:-${VENV:-.venv}/bin/python}
 [ -x "$PYTHON" ] || die "$PYTHON is not there; run bash scripts/setup.sh first"
@@ -86,6 +88,11 @@ else
 fi
 [ -z "$math_model" ] || evaluate PromptCoT-Mamba-Math-7B "$math_model"
 
+for folder in "$output"/*/; do # models of earlier commands keep their rows
+    [ -n "$(compgen -G "$folder*.metrics.json")" ] || continue
+    name=$(basename "$folder")
+    [[ " ${evaluations[*]} " == *" $name=$output/$name "* ]] || evaluations+=("$name=$output/$name")
+done
 results=docs/RESULTS.md
 [ -z "$quick" ] || results=$output/RESULTS.md # two problems are no result
 "$PYTHON" -m scripts.make_report --evaluation "${evaluations[@]}" --results "$results" --output "$output/report.html"

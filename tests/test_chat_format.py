@@ -2,11 +2,16 @@ r"""Chat format: `<think>` once, thoughts cut where they close, the template equ
 
 from __future__ import annotations
 
+import ast
+from importlib.util import find_spec
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from promptcot_mamba.chat_format import (
+    _END_SIGNS,
     _OTHER_MARKS,
     CHAT_TEMPLATE,
     MATH_INSTRUCTION,
@@ -143,6 +148,30 @@ HARMONY = "<|channel|>analysis<|message|>A<|end|><|start|>assistant<|channel|>fi
         ("Here are my reasoning steps:\n", "A\n[BEGIN FINAL RESPONSE]\nB\n[END FINAL RESPONSE]", "A", "B"),  # Apriel
         ("Here are my reasoning steps:\n", "A", "A", None),
         ("<think>", "A</think>B", "A", "B"),  # Kimi K2 Thinking
+        ("", "<|open|>think<|sep|>A<|close|>think<|sep|><|open|>response<|sep|>B<|close|>response<|sep|>", "A", "B"),
+        ("<|open|>assistant<|sep|><|open|>think<|sep|>", "A", "A", None),  # Kimi K3
+        ("<|open|>think<|sep|>", "A<|close|>think<|sep|>", "A", ""),
+        ("<ifm|think>", "A</ifm|think>B", "A", "B"),  # K2 Horizon
+        ("", "<ifm|think_fast>A", "A", None),
+        ("", "<ifm|think_faster>\nA\n</ifm|think_faster>\nB", "A", "B"),
+        ("<\uff5chy_Assistant\uff5c><think:opensource>", "A</think:opensource>B", "A", "B"),  # Hunyuan 3 and 4
+        ("", "<think:6124c78e>A", "A", None),
+        ("", "A</think:opensource>B", "A", "B"),
+        ("", "<|plamo:begin_think:plamo|>A<|plamo:end_think:plamo|>B", "A", "B"),  # PLaMo 3
+        ("", "<|plamo:begin_think:plamo|>A", "A", None),
+        ("<|message_model|>", "<|content_thinking|>A<|end_message|><|message_model|><|content_text|>B<|end_message|>",
+         "A", "B"),  # Inkling
+        ("<|message_model|>", "<|content_thinking|>A<|end_message|>", "A<|end_message|>", None),
+        ("<|message_model|>", "<|content_text|>B<|end_message|>", None, "B"),
+        ("<|start|>assistant", " to=self<|message|>A<|eom|><|start|>assistant to=user<|message|>B<|eot|>",
+         "A", "B"),  # Muse Glimmer, which may also begin its answer at once
+        ("<|start|>assistant", " to=self<|message|>A", "A", None),
+        ("<|start|>assistant", " to=user<|message|>B<|eot|>", None, "B"),
+        ("", "<|begin_of_thought|>A\n\n<|begin_of_solution|>B<|end_of_solution|>", "A", "B"),  # its end was skipped
+        ("", "A\n<|end_of_thought|>\n\n<|begin_of_solution|>B<|end_of_solution|>", "A", "B"),  # its beginning
+        ("", "A[/THINK]B", "A", "B"),  # opened by a server's template
+        ("", "A[/THINK] is the mark.</think>B", "A[/THINK] is the mark.", "B"),
+        ("<think>\n", "What does [/THINK] end?", "What does [/THINK] end?", None),
         ("<\uff5cAssistant\uff5c></think>", "B", None, "B"),  # DeepSeek V3.1, told not to think
     ],
 )  # fmt: skip
@@ -165,15 +194,74 @@ def test_what_a_server_says_twice_or_in_the_wrong_place():
 @pytest.mark.parametrize("thinking", THINKING)
 def test_what_closes_a_thought_is_read_as_its_end(thinking: str):
     """--thinking_budget writes it for the model."""
-    begun = {"s1": "<|im_start|>think\nA", "none": "<think>\nA", "auto": "<think>\nA", "think": "A"}
-    marks = {name: marks[0].begin for name, marks in _OTHER_MARKS.items()}
-    text = begun.get(thinking, marks.get(thinking, "") + "A") + closing_mark(thinking) + "B"
-    parts = split(read_completion("", text, thinking)[0])
-    assert (parts.thought, parts.answer.strip()) == ("A", "B")
+    begins = [marks.begin for marks in _OTHER_MARKS.get(thinking, ())] or ["<think>"]
+    for begin in ["<think:opensource>"] if thinking == "hunyuan" else begins:
+        for prompt, text in (("", f"{begin}\nA"), (begin, "A")):
+            for told in (thinking, "auto"):
+                if told == "auto" and begin in WORDED and text != "A":
+                    continue  # words alone open nothing
+                closed = text + closing_mark(prompt, text, told) + "B"
+                parts = split(read_completion(prompt, closed, told)[0])
+                assert (parts.thought.strip(), parts.answer.strip()) == ("A", "B"), begin
+
+
+def test_every_end_has_one_of_the_signs_that_long_texts_are_searched_for():
+    ends = [end for forms in _OTHER_MARKS.values() for marks in forms if not marks.worded for end in marks.ends]
+    assert [end for end in ends if not any(sign in end for sign in _END_SIGNS)] == []
+
+
+WORDED = {marks.begin for forms in _OTHER_MARKS.values() for marks in forms if marks.worded}
+# vLLM's reasoning parsers by name, and how `--thinking` calls what they read; of "hf" the checkpoint itself tells.
+PARSERS = {
+    "think": (
+        *("deepseek_r1", "deepseek_v3", "deepseek_v4", "deepseek_v41", "poolside_v1", "ernie45", "glm45", "glm47"),
+        *("ling3", "granite_thinking_parser", "holo2", "hunyuan_a13b", "kimi_k2", "mimo", "minicpmv", "minimax_m2"),
+        *("minimax_m2_append_think", "nemotron_v3", "olmo3", "qwen3", "step3", "step3p5"),
+    ),
+    "cohere": ("cohere_command3", "cohere_command4"), "gemma": ("gemma4",), "harmony": ("openai_gptoss",),
+    "granite": ("granite",), "hunyuan": ("hy_v3", "hy_v4"), "kimi_k3": ("kimi_k3",), "k2_horizon": ("k2_horizon",),
+    "minimax": ("minimax_m3",), "mistral": ("mistral",), "plamo": ("plamo3",), "muse": ("muse_glimmer",),
+    "seed": ("seed_oss",), "inkling": ("inkling",),
+}  # fmt: skip
+
+
+def test_every_reasoning_parser_of_vllm_is_known_with_its_marks():
+    spec = find_spec("vllm")
+    if spec is None or spec.origin is None:
+        pytest.skip("vLLM is not here")
+    folder = Path(spec.origin).parent
+    tree = ast.parse((folder / "reasoning/__init__.py").read_text(encoding="utf-8"))
+    [table] = [
+        node.value for node in ast.walk(tree) if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)
+    ]
+    known = {parser for parsers in PARSERS.values() for parser in parsers}
+    assert set(map(ast.literal_eval, table.keys)) - {"hf"} == known
+    sources = [
+        path.read_text(encoding="utf-8") for part in ("reasoning", "parser") for path in folder.glob(f"{part}/*.py")
+    ]
+    for name in set(PARSERS) - {"think"}:
+        for marks in _OTHER_MARKS[name]:
+            if not marks.worded and name != "gemma":  # whose "thought" is a channel's name
+                assert any(marks.begin in source for source in sources), marks
 
 
 def test_tokens_that_mark_thoughts_are_told_from_other_special_ones():
-    marks = ("<think>", "</think>", "<|channel|>", "[THINK]", "<|channel>", "<seed:think>", "<|START_THINKING|>")
+    marks = (
+        "<think>",
+        "</think>",
+        "<|channel|>",
+        "[THINK]",
+        "<|channel>",
+        "<seed:think>",
+        "<|START_THINKING|>",
+        "<|open|>",
+        "<|sep|>",
+        "<ifm|think_fast>",
+        "<think:opensource>",
+        "</think:6124c78e>",
+        "<|plamo:begin_",
+        "<|content_thinking|>",
+    )
     assert all(map(marks_hold, marks))
     others = ("<|im_start|>", "<|im_end|>", "<|end|>", "<|endoftext|>", "<s>", "[INST]", "<|return|>", "<end_of_turn>")
     assert not any(map(marks_hold, others))

@@ -123,6 +123,15 @@ def test_mistral_releases_are_no_mamba2_and_silent_configs_have_their_weights_dt
     assert read_checkpoint(both).dtype("auto") == "float32"  # its file is none
 
 
+def test_a_hybrid_that_calls_itself_a_llama_is_refused_before_it_is_loaded(tmp_path: Path):
+    """togethercomputer/M1-3B: vLLM's weight loader would be the first to notice."""
+    folder = write_folder(tmp_path, {"model_type": "llama"}, ("model.safetensors", 9))
+    require_served(read_checkpoint(folder))
+    (folder / "mamba_config.json").write_text("{}")
+    with pytest.raises(InputError, match=r"mamba_config\.json: a hybrid .* in M1's layout.*--base_url and its name"):
+        require_served(read_checkpoint(folder))
+
+
 @pytest.mark.parametrize(
     ("limit", "served"), [(None, True), ([0.0, float("inf")], True), ([0.001, 0.1], False), ([0, 5], False)]
 )

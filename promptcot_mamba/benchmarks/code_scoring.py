@@ -19,7 +19,7 @@ from promptcot_mamba.grading.code.extract import Wanted, extract_program
 from promptcot_mamba.grading.code.grading import CodeJob, SandboxPool, grade_jobs
 from promptcot_mamba.grading.code.humaneval import grade_function, read_problem
 from promptcot_mamba.grading.code.tests import GRADER_VERSION, TestSet, load_tests, run_tests, sample_tests
-from promptcot_mamba.grading.predictions import Prediction, read_predictions, warn_of_missing
+from promptcot_mamba.grading.predictions import Prediction, add_confidence, read_predictions, warn_of_missing
 from promptcot_mamba.grading.sandbox.sandbox import Limits, assert_unreadable
 from promptcot_mamba.grading.summary import (
     Figures,
@@ -172,6 +172,7 @@ def score_code_file(
     ):
         graded = grade_jobs([job for _, job in pairs], pool, options.cache_path, cluster)
         grades = [to_grade(one, job, row) for (one, _), (job, row) in zip(pairs, graded, strict=True)]
+        add_confidence(path, [one for one, _ in pairs], grades)
         return grades, missing, pool.label
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from promptcot_mamba.benchmarks.benchmark import Benchmark
 from promptcot_mamba.grading.predictions import Prediction, missing_runs
 from promptcot_mamba.log import logger
+from promptcot_mamba.run_info import read_sampling
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,10 @@ def find_missing(
 ) -> Missing:
     """What these predictions lack, where `benchmarks` holds each one's own (None: a source that no benchmark knows).
 
-    `expected_runs` is the benchmark's own n by default, 1 for an unknown source. Absent problems are warned of here.
+    `expected_runs` is by default the n that the file was sampled with, as its run.json says; without one the
+    benchmark's own, 1 for an unknown source. Absent problems are warned of here.
     """
+    expected_runs = expected_runs or (read_sampling(path).get("samples") or {}).get("n")
     owned: dict[str, tuple[Benchmark | None, list[Prediction]]] = {}
     for prediction, benchmark in zip(predictions, benchmarks, strict=True):
         owned.setdefault(benchmark.name if benchmark else "", (benchmark, []))[1].append(prediction)

@@ -1,6 +1,5 @@
 """One prediction file -> grades, figures and the files beside it. What every `calc_acc` program runs."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +11,7 @@ from promptcot_mamba.benchmarks.missing import Missing, find_missing
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.math.gold import Gold
 from promptcot_mamba.grading.metrics import compare_paired
-from promptcot_mamba.grading.predictions import Prediction, read_predictions, warn_of_missing
+from promptcot_mamba.grading.predictions import Prediction, add_confidence, read_predictions, warn_of_missing
 from promptcot_mamba.grading.summary import (
     Figures,
     detail_lines,
@@ -25,8 +24,7 @@ from promptcot_mamba.grading.summary import (
 from promptcot_mamba.jsonl import write_json, write_jsonl
 from promptcot_mamba.log import logger
 from promptcot_mamba.records import Grade
-from promptcot_mamba.run_info import describe_run, side_path
-from promptcot_mamba.token_scores import read_scores
+from promptcot_mamba.run_info import describe_run, read_sampling, side_path
 
 
 @dataclass(frozen=True)
@@ -91,30 +89,12 @@ def score_math_file(path: str | Path, chosen: Benchmark | None, grader: str, exp
             raise InputError(f"{path}: no row of {chosen.name}; sources found: {sources}")
         predictions, benchmarks = [predictions[i] for i in kept], [benchmarks[i] for i in kept]
     missing = find_missing(path, predictions, benchmarks, expected_runs)
-    spared = count_spared(path)
+    spared = int(read_sampling(path).get("spared") or 0)  # by --stop_when_decided
     if not spared:
         warn_of_missing(path, missing.runs)
     grades = grade_math(predictions, benchmarks, path, grader)
     add_confidence(path, predictions, grades)
     return Scored(Path(path), predictions, grades, missing, spared)
-
-
-def count_spared(path: str | Path) -> int:
-    """How many samples `infer_longcot.py --stop_when_decided` left out of a file."""
-    run = side_path(path, "run.json")
-    try:
-        return int(json.loads(run.read_text(encoding="utf-8")).get("spared") or 0) if run.exists() else 0
-    except (ValueError, AttributeError, TypeError) as error:
-        raise InputError(f"{run}: not what infer_longcot.py wrote ({error}); put its own back") from None
-
-
-def add_confidence(path: str | Path, predictions: Sequence[Prediction], grades: Sequence[Grade]) -> None:
-    """Write into each grade how sure the model was of its tokens, where `--save_logprobs` saved it."""
-    saved = read_scores(side_path(path, "logprobs.jsonl"))
-    for prediction, grade in zip(predictions, grades, strict=True):
-        scores = saved.get((prediction.problem_id, prediction.run))
-        if scores is not None and scores["attempt"] == prediction.row.get("attempt", 0):
-            grade.extra.update((name, scores[name]) for name in ("mean_logprob", "mean_entropy"))
 
 
 def write_scores(scored: Scored, config: dict[str, object], markdown: bool = False) -> list[Figures]:
@@ -152,7 +132,7 @@ def _details(summaries: Sequence[Figures]) -> list[str]:
 def compare_files(first: Scored, second: Scored) -> dict[str, Figures]:
     """Second file minus first, problem by problem, by benchmark; what one problem does not tell is None.
 
-    Raises InputError where the files have no benchmark, or of none a problem, in common, or where one id is of two
+    Raises InputError where the files share no benchmark, or no problem of those they share, or where one id is of two
     problems.
     """
     others = second.by_title()

@@ -189,11 +189,8 @@ def compare_paired(first: Mapping[str, Sequence[float]], second: Mapping[str, Se
     """Paired difference of per-problem means over the problems both hold.
 
     Pairing removes the problems' difficulty from the error (Miller, arXiv 2411.00640, section on paired differences).
-    Where the systems differ on ENOUGH_APART problems, interval and p are those of a t test over problems. Elsewhere
-    the interval is the middle of the difference of two posteriors, correlated as the systems' results on the problems
-    are. Spreads and correlation are estimated from the problems, so the tails left out are those of a normal variable
-    beyond Student's quantile, less than 2.5 % each, with FREEDOM chosen by simulation; p is twice the smaller part
-    beside zero, by the same measure.
+    Where the systems differ on ENOUGH_APART problems, interval and p are those of a t test over problems, elsewhere
+    those of `_paired_posterior`.
     """
     shared = [name for name in first if name in second]
     counts = [[(float(sum(scores[name])), len(scores[name])) for name in shared] for scores in (first, second)]
@@ -203,19 +200,36 @@ def compare_paired(first: Mapping[str, Sequence[float]], second: Mapping[str, Se
     means = (float(a.mean()), float(b.mean())) if shared else (math.nan, math.nan)
     if len(shared) < 2:
         return Comparison(*means, difference, math.nan, math.nan, unpaired)
-    plain = len(shared) - 1
-    needed = float(stdtrit(plain, TAILS[1]) + stdtrit(plain, POWER)) * difference.standard_error
+    freedom = len(shared) - 1
+    needed = float(stdtrit(freedom, TAILS[1]) + stdtrit(freedom, POWER)) * difference.standard_error
     if np.sum(a != b) >= ENOUGH_APART and difference.standard_error > 0:
-        p_value = 2 * float(stdtr(plain, -abs(difference.mean) / difference.standard_error))
-        return Comparison(*means, difference, p_value, needed, unpaired)
+        p_value = 2 * float(stdtr(freedom, -abs(difference.mean) / difference.standard_error))
+    else:
+        low, high, p_value = _paired_posterior(counts, a, b)
+        difference = replace(difference, low=min(low, difference.mean), high=max(high, difference.mean))
+    return Comparison(*means, difference, p_value, needed, unpaired)
+
+
+def _paired_posterior(
+    counts: Sequence[Sequence[tuple[float, int]]], a: np.ndarray, b: np.ndarray
+) -> tuple[float, float, float]:
+    """Ends of the 95 % interval and p of a difference: two posteriors, correlated as the results on the problems are.
+
+    `counts` holds each system's (right, samples) by problem, `a` and `b` their means. Spreads and correlation are
+    estimated from the problems, so the tails left out are those of a normal variable beyond Student's quantile, less
+    than 2.5 % each, with FREEDOM chosen by simulation; p is twice the smaller part beside zero, by the same measure.
+    Where both systems have ENOUGH_SOLVED problems solved and unsolved, the difference is put around its mean: of
+    problems solved always or never, which no beta distribution fits, the posteriors lie beside their means by more
+    than a few problems apart can move them.
+    """
     informative = int(np.sum((a != b) | ((a > 0) & (a < 1))))
     before, after = (Posterior(own, PAIRED_WEIGHTS) for own in counts)
     points = difference_points(before, after, likely_correlations(a, b, informative))
+    if all(min(own.sum(), (1 - own).sum()) >= ENOUGH_SOLVED for own in (a, b)):
+        points = points + (b - a).mean() - np.median(points)
     telling = min(int(np.sum(solved)) for own in (a, b) for solved in (own > 0, own < 1))
-    freedom = max(1.0, FREEDOM * len(shared)) if telling >= FEWEST_TELLING else plain
+    freedom = max(1.0, FREEDOM * len(a)) if telling >= FEWEST_TELLING else len(a) - 1
     low, high = np.quantile(points, ndtr(stdtrit(freedom, TAILS)))
     beyond = min(float((points <= 0).mean()), float((points >= 0).mean()))
     beyond = max(beyond, 1 / len(points))  # no smaller one can be told from zero
-    p_value = min(1.0, 2 * float(stdtr(freedom, ndtri(beyond))))
-    low, high = min(float(low), difference.mean), max(float(high), difference.mean)
-    return Comparison(*means, replace(difference, low=low, high=high), p_value, needed, unpaired)
+    return float(low), float(high), min(1.0, 2 * float(stdtr(freedom, ndtri(beyond))))

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +10,9 @@ from promptcot_mamba import chat_format
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row, iter_jsonl
 from promptcot_mamba.log import logger
-from promptcot_mamba.records import problem_id, ungroup
+from promptcot_mamba.records import Grade, problem_id, ungroup
+from promptcot_mamba.run_info import side_path
+from promptcot_mamba.token_scores import read_scores
 
 MAX_LISTED = 10
 
@@ -147,3 +149,12 @@ def missing_runs(predictions: Iterable[Prediction], expected: int) -> dict[str, 
         runs[prediction.problem_id].add(prediction.run)
     lacking = {name: sorted(set(range(expected)) - have) for name, have in runs.items()}
     return {name: lack for name, lack in lacking.items() if lack}
+
+
+def add_confidence(path: str | Path, predictions: Sequence[Prediction], grades: Sequence[Grade]) -> None:
+    """Write into each grade how sure the model was of its tokens, where `--save_logprobs` saved it."""
+    saved = read_scores(side_path(path, "logprobs.jsonl"))
+    for prediction, grade in zip(predictions, grades, strict=True):
+        scores = saved.get((prediction.problem_id, prediction.run))
+        if scores is not None and scores["attempt"] == prediction.row.get("attempt", 0):
+            grade.extra.update((name, scores[name]) for name in ("mean_logprob", "mean_entropy"))

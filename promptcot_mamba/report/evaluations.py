@@ -7,13 +7,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from promptcot_mamba.benchmarks import BENCHMARKS
+from promptcot_mamba.cli import read_recipe
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row, read_jsonl
 from promptcot_mamba.log import logger
 from promptcot_mamba.report.tables import Table
+from promptcot_mamba.run_info import ROOT, read_sampling
 
-# What of a sampling run must agree within one table, or is said in a footnote.
-SETTINGS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_len", "max_retries")
+# What of a sampling run must agree within one table, and with the row's recipe, or is said in a footnote; with the
+# value of a run, or recipe, that does not name it.
+SETTINGS = {
+    "temperature": None, "top_p": None, "top_k": 0, "min_p": 0.0, "repetition_penalty": None, "max_len": None,
+    "max_retries": None, "thinking_budget": None, "stop_on_loop": False, "quantization": None,
+}  # fmt: skip
+# What rows of different models do not share, but a row and its recipe do.
+OWN_SETTINGS = {
+    "thinking": "auto", "use_chat_template": False, "system_prompt": None, "chat_template_kwargs": None,
+    "rope_scaling": None, "extra_body": None,
+}  # fmt: skip
+RECIPES = ROOT / "configs" / "models"
 
 
 @dataclass
@@ -26,13 +39,14 @@ class Evaluation:
     predictions: dict[str, Path] = field(default_factory=dict)
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     checkpoints: dict[str, str] = field(default_factory=dict)  # as --model_path named them
+    spared: bool = False  # a benchmark of it was sampled with --stop_when_decided, and has no figures here
 
 
 def load_evaluation(model: str, folder: Path) -> Evaluation:
     """Read every `X.metrics.json` of a folder with the `X.grades.jsonl` beside it.
 
-    Raises InputError if there is none, one is corrupt, two grade the same benchmark, or the figures are not those of
-    the grades.
+    Raises InputError if there is none (samples stopped when decided have none to show), one is corrupt, two grade the
+    same benchmark, or the figures are not those of the grades.
     """
     evaluation = Evaluation(model)
     for path in sorted(folder.glob("*.metrics.json")):
@@ -46,7 +60,7 @@ def load_evaluation(model: str, folder: Path) -> Evaluation:
             raise InputError(
                 f"{path}: not a metrics file with its grades ({missing}); grade {stem}.jsonl again"
             ) from None
-    if not evaluation.figures:
+    if not evaluation.figures and not evaluation.spared:
         raise InputError(f"{folder}: no *.metrics.json; grade the predictions first (scripts.calc_acc)")
     return evaluation
 
@@ -60,6 +74,7 @@ def add_file(evaluation: Evaluation, path: Path, stem: str) -> None:
         name = figures["benchmark"]
         if figures.get("spared"):
             logger.warning("%s: stopped when decided, so that it has no avg@n and is not shown", path)
+            evaluation.spared = True
             continue
         if name in evaluation.figures:
             raise InputError(f"{path}: {evaluation.model} has a second file graded as {name}; move one away")
@@ -68,9 +83,10 @@ def add_file(evaluation: Evaluation, path: Path, stem: str) -> None:
         evaluation.figures[name] = figures
         evaluation.grades[name] = own
         evaluation.predictions[name] = path.with_name(f"{stem}.jsonl")
-        run = read_run(path.with_name(f"{stem}.run.json"))
+        run = read_sampling(path.with_name(f"{stem}.jsonl"))
         samples, config = run.get("samples") or {}, run.get("config") or {}
-        evaluation.settings[name] = {setting: samples[setting] for setting in SETTINGS if setting in samples}
+        named = (SETTINGS | OWN_SETTINGS).keys() & samples
+        evaluation.settings[name] = {setting: samples[setting] for setting in sorted(named)}
         if "model_path" in config:
             evaluation.checkpoints[name] = config["model_path"]
 
@@ -94,16 +110,6 @@ def check_figures(figures: dict[str, Any], grades: Sequence[Row], path: Path) ->
         raise InputError(f"{path}: its mean is not that of the grades beside it; one of them was edited, grade again")
 
 
-def read_run(path: Path) -> dict[str, Any]:
-    """What a prediction file was sampled with; empty where it was not sampled by this project."""
-    if not path.exists():
-        return {}
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{path}: not what infer_longcot.py wrote ({error}); sample again") from None
-
-
 def find_mixtures(evaluations: Sequence[Evaluation], benchmarks: Sequence[str]) -> list[str]:
     """Footnotes: benchmarks of one table that were graded or sampled differently."""
     notes = []
@@ -115,11 +121,29 @@ def find_mixtures(evaluations: Sequence[Evaluation], benchmarks: Sequence[str]) 
         versions = {evaluation.figures[name].get("grader_version") or "an unnamed version" for evaluation in shown}
         if len(versions) > 1:
             notes.append(f"{name}: graded by {' and '.join(sorted(versions))}; grade all rows again to compare them")
-        for setting in SETTINGS:
-            values = {str(evaluation.settings[name].get(setting)) for evaluation in shown if evaluation.settings[name]}
+        for setting, unnamed in SETTINGS.items():
+            named = [evaluation.settings[name] for evaluation in shown if evaluation.settings[name]]
+            values = {str(settings.get(setting, unnamed)) for settings in named}
             if len(values) > 1:
                 notes.append(f"{name}: sampled with {setting} {' and '.join(sorted(values))}")
     return notes
+
+
+def note_settings(evaluation: Evaluation, benchmarks: Sequence[str]) -> list[str]:
+    """Footnotes: what of a row was sampled otherwise than its recipe in configs/models, or else the benchmark, says."""
+    path = RECIPES / f"{evaluation.model.casefold()}.yaml"
+    recipe = read_recipe(path) if path.is_file() else {}
+    recipe = {name: json.dumps(value) if isinstance(value, dict) else value for name, value in recipe.items()}
+    where: dict[str, list[str]] = {}
+    for name in benchmarks:
+        settings = evaluation.settings.get(name)
+        if name not in BENCHMARKS or not settings:
+            continue
+        wanted = SETTINGS | OWN_SETTINGS | BENCHMARKS[name].sampling | recipe
+        for setting, value in settings.items():
+            if value != wanted[setting] and (setting in SETTINGS or recipe):
+                where.setdefault(f"{setting} {value!r}, not {wanted[setting]!r}", []).append(name)
+    return [f"{evaluation.model}: sampled with {said} ({', '.join(names)})" for said, names in where.items()]
 
 
 def note_thoughts(evaluation: Evaluation, benchmarks: Sequence[str]) -> list[str]:

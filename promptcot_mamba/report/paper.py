@@ -1,6 +1,7 @@
 """The published numbers, as data. Percent unless said otherwise; None where the papers print a dash."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 SCALING = "Zhao, Wu, Kong: Scaling Reasoning without Attention, arXiv 2505.22425 (2025)"
 PROMPTCOT = "Zhao, Wu, Guan, Kong: PromptCoT, arXiv 2503.02324 (2025)"
@@ -17,6 +18,7 @@ class PublishedTable:
     spread: dict[str, tuple[float | None, ...]]
     ours: tuple[str, ...] = ()  # rows that this project's runs stand beside
     note: str = ""
+    same: Mapping[str, str] = field(default_factory=dict)  # row -> the name of the same model in another table
 
     def value(self, model: str, column: str) -> float | None:
         """One cell; None where the paper has none."""
@@ -66,6 +68,7 @@ ABLATION = PublishedTable(
     },
     spread={},
     ours=("full curriculum", "without PromptCoT's problems", "without OpenThoughts2", "without OpenCodeReasoning"),
+    same={"full curriculum": "PromptCoT-Mamba-7B"},
     note="The paper's AIME values without a part are 35.2 less the differences it prints. All arms run at quickstart "
     "scale with scripts.quickstart.run_ablations, whose record stands below if there is one; at 7B they are data "
     "recipes (configs/ablations).",

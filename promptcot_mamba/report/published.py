@@ -4,7 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from promptcot_mamba.benchmarks import BENCHMARKS, fetched
-from promptcot_mamba.report.evaluations import Evaluation, find_mixtures, format_score, is_whole, note_thoughts
+from promptcot_mamba.report.evaluations import (
+    Evaluation,
+    find_mixtures,
+    format_score,
+    is_whole,
+    note_settings,
+    note_thoughts,
+)
 from promptcot_mamba.report.paper import PublishedTable
 from promptcot_mamba.report.tables import Table
 
@@ -21,22 +28,28 @@ class Section:
 
 
 def render_published(published: PublishedTable, evaluations: Sequence[Evaluation]) -> Section:
-    """One published table; each row is followed by our run of that name, an `ours` row also by "not measured".
+    """One published table; each row is followed by our run of that name (or of the model that `same` says it is), an
+    `ours` row also by "not measured".
 
     Names are compared without their case: `s1.1-7b`, as in configs/models, is the row S1.1-7B.
     """
     by_model = {evaluation.model.casefold(): evaluation for evaluation in evaluations}
+    own_runs: dict[str, Evaluation] = {}
+    for model in published.rows:
+        found = by_model.get(model.casefold()) or by_model.get(published.same.get(model, "").casefold())
+        if found is not None:
+            own_runs[model] = found
     rows: list[list[str]] = []
     own: set[int] = set()
     for model, values in published.rows.items():
         spreads = published.spread.get(model, (None,) * len(values))
         rows.append([f"{model} (paper)", *(_published(value, sd) for value, sd in zip(values, spreads, strict=True))])
-        evaluation = by_model.get(model.casefold())
+        evaluation = own_runs.get(model)
         if evaluation or model in published.ours:
             ours = _our_rows(model, published, evaluation)
             own |= set(range(len(rows), len(rows) + len(ours)))
             rows += ours
-    shown = [by_model[model.casefold()] for model in published.rows if model.casefold() in by_model]
+    shown = list(own_runs.values())
     header = ["model", *(BENCHMARKS[column].title for column in published.columns)]
     notes = [f"Published values: {published.source}."]
     notes += [
@@ -44,6 +57,7 @@ def render_published(published: PublishedTable, evaluations: Sequence[Evaluation
     ]
     notes += find_mixtures(shown, published.columns)
     for evaluation in shown:
+        notes += note_settings(evaluation, published.columns)
         notes += _note_samples(evaluation, published.columns) + note_thoughts(evaluation, published.columns)
     if published.note:
         notes.append(published.note)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from promptcot_mamba.chat_format import THINKING
@@ -58,6 +59,10 @@ class SamplingArguments:
     use_chat_template: bool = flag("write the text as a user turn of the tokenizer's chat template", default=False)
     system_prompt: str | None = flag(
         "a system turn for all, in place of the prompts' own, or '' for none; needs the chat template or --api chat",
+        default=None,
+    )
+    chat_template: str | None = flag(
+        "a chat template in place of the tokenizer's own: a file, or the template itself; '' is the tokenizer's",
         default=None,
     )
     chat_template_kwargs: str | None = flag(
@@ -124,6 +129,9 @@ class SamplingArguments:
 
     def __post_init__(self) -> None:
         """Raise InputError for values no run can use; warn about what a person will hardly want."""
+        self.chat_template = self.chat_template or None
+        if self.chat_template and not set("{}\n") & set(self.chat_template):  # as vLLM's --chat-template is told
+            self.chat_template = _read_template(self.chat_template)
         _json_object("chat_template_kwargs", self.chat_template_kwargs)
         _json_object("rope_scaling", self.rope_scaling)
         if _json_object("extra_body", self.extra_body) and not self.base_url:
@@ -192,6 +200,13 @@ class SamplingArguments:
     @property
     def replicas(self) -> int:
         return self.n_gpus // self.tensor_parallel_size
+
+
+def _read_template(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--chat_template {path}: neither a file that can be read nor a template ({error})") from None
 
 
 def _json_object(name: str, text: str | None) -> dict[str, Any]:

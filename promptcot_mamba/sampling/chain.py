@@ -68,12 +68,13 @@ class Chain:
 class Cuts:
     """Where chains are cut by plan.
 
-    `closing_ids` close a thought that has taken its budget; `text_of` makes text of a prompt's and a completion's ids.
+    `closing` tells, of a prompt and what was said after it, the ids that close a thought which has taken its budget;
+    `text_of` makes text of a prompt's and a completion's ids.
     """
 
     segment_len: int | None = None
     thinking_budget: int | None = None
-    closing_ids: tuple[int, ...] = ()
+    closing: Callable[[str, str], Sequence[int]] | None = None
     text_of: Callable[[Sequence[int], Sequence[int]], str] | None = None
 
     def next_stop(self, chain: Chain) -> int:

@@ -1,6 +1,6 @@
 """A completion's text from its token ids: one definition for every back end, and for chains that were continued."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from promptcot_mamba.sampling.backend import STOP, SamplingSettings
@@ -35,7 +35,8 @@ def special_tokens(tokenizer: Any) -> set[str]:
 
     gpt-oss names neither `<|channel|>` nor `<|call|>` in its config.
     """
-    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    added = added.values() if isinstance(added, Mapping) else ()  # a method that raises, of Mistral's own tokenizers
     return {*getattr(tokenizer, "all_special_tokens", ()), *(str(token) for token in added if token.special)}
 
 

@@ -29,6 +29,7 @@ OF_ONE_PIECE = ("presence_penalty", "frequency_penalty", "min_tokens", "stop", "
                 "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "json_schema",
                 "regex", "ebnf", "thinking_token_budget", "repetition_detection")  # fmt: skip
 CHECK = -1  # unit of a request that nobody waits for
+EVERY_TOKEN = 1 << 20  # that llama.cpp penalises, not its 64: beyond any context; newer ones refuse -1, its word for it
 MOST_ALTERNATIVES = 5  # that OpenAI-like completions tell of a token; vLLM and chat tell more
 
 
@@ -155,7 +156,7 @@ def payload(
     if owner == SGLANG:
         body["top_k"] = sampling.top_k or -1
     if owner in LLAMA_CPP:
-        body |= {"repeat_penalty": body.pop("repetition_penalty"), "repeat_last_n": -1}  # the whole context
+        body |= {"repeat_penalty": body.pop("repetition_penalty"), "repeat_last_n": EVERY_TOKEN}
     if is_vllm or owner == SGLANG:
         body |= {
             "stop_token_ids": list(sampling.stop_token_ids),

@@ -26,9 +26,9 @@ from promptcot_mamba.sampling.run_settings import read_started
 
 SAMPLE_FLAGS = (
     *("n", "temperature", "top_p", "repetition_penalty", "max_len", "max_retries", "seed", "state_dtype"),
-    *("prompt_from", "use_chat_template", "stop_on_loop", "top_k", "min_p", "system_prompt", "chat_template_kwargs"),
-    *("thinking", "thinking_budget", "segment_len", "quantization", "rope_scaling", "api"),
-    "extra_body",
+    *("prompt_from", "use_chat_template", "stop_on_loop", "top_k", "min_p", "system_prompt"),
+    *("chat_template", "chat_template_kwargs", "thinking", "thinking_budget", "segment_len"),
+    *("quantization", "rope_scaling", "api", "extra_body"),
 )
 DEFAULTS = {each.name: each.default for each in fields(SamplingArguments) if each.name in SAMPLE_FLAGS}
 MOST_PROMPTS = 5000  # that a dry run tokenises
@@ -85,10 +85,14 @@ class Plan:
         return {name: value for name, value in said.items() if value != SAYS_NOTHING.get(name, ...)}
 
     def cuts(self) -> Cuts:
-        closing = ()
-        if self.args.thinking_budget is not None:
-            closing = tuple(self.tokenizer(closing_mark(self.args.thinking), add_special_tokens=False)["input_ids"])
         sampling = self.sampling()
+        special = special_tokens(self.tokenizer) if self.tokenizer else ()
+
+        def closing(prompt: str, said: str) -> Sequence[int]:
+            mark = closing_mark(prompt, said, self.args.thinking)
+            if mark in special:  # which Mistral's own tokenizers do not read in a text
+                return [self.tokenizer.convert_tokens_to_ids(mark)]
+            return self.tokenizer(mark, add_special_tokens=False)["input_ids"]
 
         def text_of(prompt_ids: Sequence[int], ids: Sequence[int]) -> str:
             return completion_text(self.tokenizer, sampling, prompt_ids, ids, LENGTH)
@@ -96,14 +100,17 @@ class Plan:
         return Cuts(self.args.segment_len, self.args.thinking_budget, closing, text_of)
 
     def sampling(self) -> SamplingSettings:
-        special = special_tokens(self.tokenizer) if self.tokenizer else ()
+        # Thoughts that special tokens mark must be seen to begin and end; s1's are ChatML's own, and a model whose
+        # tokenizer is not here may have any.
+        skips = self.args.thinking == "none"
+        if self.tokenizer is not None:
+            skips = self.args.thinking != "s1" and not any(map(marks_hold, special_tokens(self.tokenizer)))
         return SamplingSettings(
             temperature=self.args.temperature,
             top_p=self.args.top_p,
             repetition_penalty=self.args.repetition_penalty,
             stop_token_ids=(self.tokenizer.eos_token_id,) if self.tokenizer else (),
-            # Thoughts that special tokens mark must be seen to begin and end; s1's are ChatML's own.
-            skip_special_tokens=self.args.thinking != "s1" and not any(map(marks_hold, special)),
+            skip_special_tokens=skips,
             stop_on_loop=self.args.stop_on_loop,
             top_k=self.args.top_k,
             min_p=self.args.min_p,
@@ -130,10 +137,13 @@ def make_plan(args: SamplingArguments) -> Plan:
         tokenizer,
         source=args.prompt_from,
         use_chat_template=args.use_chat_template and args.api != "chat",
+        chat_template=args.chat_template,
         system_prompt=args.system_prompt,
         template_args=args.template_kwargs,
         started=None if args.overwrite else read_started(args.output_path),
     )
+    if prompts.template_text is not None:
+        prompts.text(0)  # a template that cannot do it says so before an engine is loaded
     return Plan(args, problems, prompts, checkpoint, tokenizer)
 
 
@@ -193,15 +203,20 @@ def _check_together(args: SamplingArguments, tokenizer: Any) -> None:
     if args.api == "chat":
         if not args.base_url:
             raise InputError("--api chat: is asked of servers; give --base_url, or use --use_chat_template True")
+        if args.chat_template:
+            raise InputError(
+                "--chat_template with --api chat: the server writes prompts by its own template; start it with this "
+                "one (vllm serve --chat-template) and say --chat_template ''"
+            )
         if by_tokens:
             raise InputError(f"--api chat with {', '.join(by_tokens)}: the server renders prompts and tells no tokens")
         return
     if args.use_chat_template:
         by_tokens.append("--use_chat_template")
-    elif args.system_prompt or args.chat_template_kwargs:
+    elif args.system_prompt or args.chat_template or args.chat_template_kwargs:
         raise InputError(
-            "--system_prompt, --chat_template_kwargs: are written by a chat template; add --use_chat_template True, "
-            "or --api chat"
+            "--system_prompt, --chat_template, --chat_template_kwargs: are written by a chat template; add "
+            "--use_chat_template True, or --api chat"
         )
     if tokenizer is None and by_tokens:
         raise InputError(

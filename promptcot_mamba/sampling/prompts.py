@@ -112,11 +112,12 @@ def _text_of(problem: Problem, key: str) -> str:
 class PromptBook:
     """Prompts of all problems by index, rendered and tokenised on demand; the last few thousand are kept.
 
-    With `use_chat_template` a prompt is the tokenizer's own template around the user's message, after `system_prompt`
-    and with `template_args` given to it (such as `enable_thinking`). A written prompt's own turns before its question
-    go with it, but for its system turn where `system_prompt` says another, or "" none. Without a template the row's
-    `prompt` is sent as it stands, or its question in this project's chat format. Raises InputError for a template that
-    is missing or refuses, and for a prompt that it cannot write.
+    With `use_chat_template` a prompt is the tokenizer's own template, or `chat_template`, around the user's message,
+    after `system_prompt` and with `template_args` given to it (such as `enable_thinking`). A written prompt's own turns
+    before its question go with it, but for its system turn where `system_prompt` says another, or "" none. Without a
+    template the row's `prompt` is sent as it stands, or its question in this project's chat format. Raises InputError
+    for a template that is missing, refuses, loses the question or does not know an argument, and for a prompt that it
+    cannot write.
     """
 
     def __init__(
@@ -126,6 +127,7 @@ class PromptBook:
         *,
         source: str = "auto",
         use_chat_template: bool = False,
+        chat_template: str | None = None,
         system_prompt: str | None = None,
         template_args: Mapping[str, Any] | None = None,
         started: datetime | None = None,
@@ -135,9 +137,8 @@ class PromptBook:
         self.template_text: str | None = None
         self.started: datetime | None = None
         if use_chat_template:
-            self.template_text = _template_of(tokenizer)
-            if self.template_text == MISTRAL_COMMON and set(template_args or ()) - {"reasoning_effort"}:
-                raise InputError("--chat_template_kwargs: Mistral's tokenizers take reasoning_effort alone")
+            self.template_text = _template_of(tokenizer, chat_template)
+            _refuse_unknown(self.template_text, template_args or {})
             if ASKS_TIME in self.template_text:
                 self.started = started or datetime.now().replace(microsecond=0)
         self._problems = problems
@@ -145,6 +146,7 @@ class PromptBook:
         self._source = source
         self._system = system_prompt
         self._args = dict(template_args or {})
+        self._template_from = "tokenizer" if chat_template is None else "given"
         self.get = lru_cache(maxsize=KEPT_PROMPTS)(self._get)
 
     def messages(self, index: int) -> list[Message]:
@@ -188,17 +190,23 @@ class PromptBook:
         if self.template_text == MISTRAL_COMMON:
             return self._tokenizer.decode(self._mistral_ids(messages), skip_special_tokens=False)
         told = {ASKS_TIME: self.started.strftime} if self.started is not None else {}
+        given = {"chat_template": self.template_text, "add_generation_prompt": True} | told | self._args
         try:
-            return self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, **told, **self._args
-            )
-        except (TemplateError, TypeError) as error:
+            text = self._tokenizer.apply_chat_template(messages, tokenize=False, **given)
+        except (TemplateError, TypeError, ValueError) as error:
             mend = ""
             if self._system:
                 mend = "; drop --system_prompt, or say it in the user's turn"
             elif messages[0]["role"] == "system":
                 mend = "; the system turn is its prompt's own: --system_prompt '' leaves it out"
-            raise InputError(f"problem {name!r}: the tokenizer's chat template refuses it ({error}){mend}") from None
+            raise InputError(f"problem {name!r}: the chat template refuses it ({error}){mend}") from None
+        longest = max(messages[-1]["content"].splitlines(), key=len, default="")  # some drop a word such as /think
+        if longest.strip() not in text:
+            raise InputError(
+                f"problem {name!r}: the chat template leaves its question out, as those do that want messages in parts "
+                "(of images and text); give one that writes text with --chat_template, or ask a server with --api chat"
+            )
+        return text
 
     def _mistral_ids(self, messages: list[Message]) -> list[int]:
         """Tokens of the turns by Mistral's own code, which alone can write its markup: no text is read as such."""
@@ -211,7 +219,7 @@ class PromptBook:
         """
         template = "file"
         if self.template_text is not None:
-            template = f"tokenizer:{hashlib.sha256(self.template_text.encode()).hexdigest()[:12]}"
+            template = f"{self._template_from}:{hashlib.sha256(self.template_text.encode()).hexdigest()[:12]}"
         elif self._source == "question":
             template = "promptcot"
         return {"template": template, "system": self._system, "template_args": self._args}
@@ -233,16 +241,39 @@ class PromptBook:
         return text, encode_prompt(self._tokenizer, found.parts if found else (Part(text, placed=True),))
 
 
-def _template_of(tokenizer: Any) -> str:
-    """The text of a tokenizer's chat template; of several, the one that is used by default."""
+def _template_of(tokenizer: Any, given: str | None) -> str:
+    """The text of the chat template that is given, else of the tokenizer's; of several, the one used by default."""
     if type(tokenizer).__name__ == MISTRAL_COMMON:
+        if given:
+            raise InputError("--chat_template: Mistral's own tokenizers write prompts by their own code alone")
         return MISTRAL_COMMON
-    template = getattr(tokenizer, "chat_template", None)
+    template = getattr(tokenizer, "chat_template", None) if given is None else given
     if isinstance(template, dict):
         template = template.get("default")
     if not template:
         raise InputError(
-            "--use_chat_template: the tokenizer has no chat template; a server that has one is asked with --base_url "
-            "and --api chat"
+            "--use_chat_template: the tokenizer has no chat template; give one with --chat_template, or ask a server "
+            "that has one with --base_url and --api chat"
         )
     return template
+
+
+def _refuse_unknown(template: str, args: Mapping[str, Any]) -> None:
+    """Raise InputError for arguments that a template does not read: jinja drops them, and a row would say they held."""
+    if not args:
+        return
+    if template == MISTRAL_COMMON:
+        known = {"reasoning_effort"}
+    else:
+        from jinja2 import TemplateError
+        from transformers.utils.chat_template_utils import _get_template_variables
+
+        try:
+            known = set(_get_template_variables(template)) - {"messages", "add_generation_prompt"}
+        except TemplateError as error:
+            raise InputError(f"the chat template cannot be read ({error})") from None
+    if unknown := sorted(set(args) - known):
+        raise InputError(
+            f"--chat_template_kwargs: the chat template does not read {', '.join(unknown)}; it reads "
+            f"{', '.join(sorted(known)) or 'nothing'}; give it what it reads, or '{{}}'"
+        )

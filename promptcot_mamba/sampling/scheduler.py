@@ -175,10 +175,8 @@ class Scheduler:
                 assert chain.prompt_ids is not None  # by their number it is too long
                 self._settle(chain, Generated(chain.unit, "", LENGTH, len(chain.prompt_ids), 0, 0.0))
                 continue
-            if self.cuts.spent(chain) and self._is_thinking(chain):
-                chain.closed = len(chain.kept)
-                chain.kept.extend(self.cuts.closing_ids)
-                chain.fit_scores()
+            if self.cuts.spent(chain):
+                self._close_thought(chain)
             stop = self.cuts.next_stop(chain)
             if stop <= len(chain.kept):  # closing its thought took the last of its room: it ends where it is
                 prompt_tokens = len(chain.prompt_ids or ())
@@ -194,9 +192,15 @@ class Scheduler:
         assert chain.prompt_ids is not None  # a budget needs the tokenizer
         return self.cuts.text_of(chain.prompt_ids, chain.kept)
 
-    def _is_thinking(self, chain: Chain) -> bool:
-        completion, thinking = read_completion(chain.prompt, self._text(chain), self.thinking)
-        return thinking == "think" and split(completion).closed is False
+    def _close_thought(self, chain: Chain) -> None:
+        """Close the thought of a chain that has taken its budget, where it is still open."""
+        text = self._text(chain)
+        completion, thinking = read_completion(chain.prompt, text, self.thinking)
+        if thinking == "think" and split(completion).closed is False:
+            assert self.cuts.closing is not None
+            chain.closed = len(chain.kept)
+            chain.kept.extend(self.cuts.closing(chain.prompt, text))
+            chain.fit_scores()
 
     def _report_too_long(self, chain: Chain) -> None:
         if chain.problem_id not in self.too_long:

@@ -53,3 +53,10 @@ def device_hours(sessions: Sequence[dict[str, Any]]) -> float | None:
     if any(session.get("devices") is None for session in sessions):
         return None
     return round(sum(session["seconds"] * session["devices"] for session in sessions) / 3600, 6)
+
+
+def speed_per_device(sessions: Sequence[dict[str, Any]], device: Device | None) -> float | None:
+    """Tokens a second of one device, from the sessions on devices of this model; None where there were none."""
+    alike = [each for each in sessions if each.get("devices") and each.get("device") == _name(device)]
+    seconds = sum(each["seconds"] * each["devices"] for each in alike)
+    return sum(each["tokens"] for each in alike) / seconds if seconds else None

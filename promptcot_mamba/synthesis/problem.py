@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from promptcot_mamba.jsonl import Row
+from promptcot_mamba.log import logger
 from promptcot_mamba.synthesis.asking import Task
 from promptcot_mamba.synthesis.replies import Rejected, read_pair
 from promptcot_mamba.synthesis.stage import LATER, Context, ask_model, content_key
@@ -54,6 +55,11 @@ def run(settings: Settings, context: Context) -> None:
     """concept_sets.jsonl -> problems.jsonl: rows with `rationale`, `problem`, `text` (both, in our markup)."""
     rows = context.read("concept_sets")
     form = context.format(settings.model)
+    if form.levels and (unknown := sorted({row["level"] for row in rows} - set(form.levels))):
+        logger.warning(
+            "%s: as released, a model of format %s is asked for %s, not %s: see levels of concept_sampling",
+            settings.model, form.name, ", ".join(form.levels), ", ".join(unknown),
+        )  # fmt: skip
     tasks = [
         Task(
             content_key(row["concepts"], row["level"], candidate),

@@ -31,12 +31,16 @@ class ProblemSettings:
 
 @dataclass(frozen=True)
 class ChainSettings:
-    """model_path: the teacher; n: chains a problem; flags: more of infer_longcot.py's, by name."""
+    """model_path: the teacher; n: chains a problem; flags: more of infer_longcot.py's, by name.
+
+    repetition_penalty: none by default, as for every other model asked; infer_longcot.py's own is for the paper's.
+    """
 
     model_path: str
     n: int = 8
     max_len: int = 16384
     temperature: float = 0.6
+    repetition_penalty: float = 1.0
     flags: dict[str, str | int | float | bool | list[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

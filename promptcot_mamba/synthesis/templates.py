@@ -20,7 +20,7 @@ from promptcot_mamba.errors import InputError
 PROMPTS = Path(__file__).parent / "prompts"
 OURS = "ours"
 _PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
-_FIELDS = ("reply", "prompt_end", "prompts")
+_FIELDS = ("reply", "prompt_end", "prompts", "levels")
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,15 @@ class Format:
     """How one model is asked and answers.
 
     reply: what a problem-generation model writes, with `{{rationale}}` and `{{problem}}` in it; prompt_end: what ends
-    its prompt; repairs: whether a reply that cannot be read is shown to the model once, to be written again.
+    its prompt; levels: those it was trained on, none where any label will do; repairs: whether a reply that cannot be
+    read is shown to the model once, to be written again.
     """
 
     name: str
     prompts: Mapping[str, str]
     reply: str
     prompt_end: str
+    levels: tuple[str, ...] = ()
     repairs: bool = False
 
     def render(self, name: str, **values: str | int) -> str:
@@ -117,7 +119,10 @@ def _complete(path: Path, name: str, values: dict[str, Any], ours: Format) -> Fo
     end = values.get("prompt_end", "" if "problem" in prompts else ours.prompt_end)
     if not isinstance(end, str):
         raise InputError(f'{path}: prompt_end: expected a text ("" for none), found {end!r}')
-    return Format(name, {**ours.prompts, **prompts}, texts["reply"], end)
+    levels = values.get("levels") or []
+    if not isinstance(levels, list) or not all(isinstance(level, str) for level in levels):
+        raise InputError(f"{path}: levels: expected a list of labels, found {levels!r:.80}")
+    return Format(name, {**ours.prompts, **prompts}, texts["reply"], end, tuple(levels))
 
 
 def mark_for(text: str) -> str:

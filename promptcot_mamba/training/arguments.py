@@ -190,7 +190,7 @@ class SftArguments(TrainingArguments):
         default="auto",
         choices=GRAD_ACCUM_DTYPES,
     )
-    debug_numerics: bool = flag("Stop at the first module or op that makes a number that is none; slow.", default=False)
+    debug_numerics: bool = flag("Stop at the first module or op that produces NaN or infinity; slow.", default=False)
     plan: bool = flag("Print memory, speed by part and days from shapes; train nothing.", default=False)
 
     def __post_init__(self) -> None:

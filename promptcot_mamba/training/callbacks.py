@@ -109,7 +109,13 @@ class LogFileCallback(TrainerCallback):
                 pass
             rows = [row for _, row in iter_jsonl(path)]
             self._hours = max((row.get("device_hours", 0.0) for row in rows), default=0.0)
-            write_jsonl(path, [row for row in rows if row["step"] <= state.global_step])
+            kept = [row for row in rows if row["step"] <= state.global_step]
+            if dropped := [row for row in rows if row["step"] > state.global_step]:
+                # Their hours count, also where this session ends before its first entry.
+                lost = {"step": state.global_step, "device_hours": self._hours}
+                devices = [row["device"] for row in dropped if "device" in row]
+                kept.append({**lost, "device": devices[-1]} if devices else lost)
+            write_jsonl(path, kept)
         self._file = DurableAppender(path)
         self._began, self._named = time.monotonic(), {"device": device_name()}
 

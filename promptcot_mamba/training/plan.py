@@ -111,7 +111,10 @@ def _machine_lines(shapes: Shapes, machine: Machine, load: Load, phases: list[tu
     speed = tokens_per_second(shapes, machine.sheet, best.step, load.rates)
     for phase, phase_tokens in phases:
         days = phase_tokens / (speed * count) / SECONDS_PER_DAY
-        lines.append(f"  {phase}: {phase_tokens / 1e9:.2f} G tokens, about {days:.1f} days an epoch")
+        lines.append(
+            f"  {phase}: {phase_tokens / 1e9:.2f} G tokens, about {days:.1f} days an epoch, "
+            f"{24 * count * days:,.0f} device-hours"
+        )
     return lines
 
 

@@ -3,7 +3,8 @@ r"""What a sample from a server costs the sampler: processor time, and bytes on 
     python -m scripts.bench.sampling_cost
 
 A small server in a process of its own answers at once with texts of one length; `infer_longcot.py` runs against it as a
-user would start it, twice as often in its second run, so that what a start costs falls out. Bytes are those of the
+user would start it, twice as often in its second run, so that what a start costs falls out. aiohttp, which carries its
+requests, is measured beside it: as many requests, their answers read as JSON and dropped. Bytes are those of the
 published rows (X.jsonl) and of everything beside them. Writes docs/records/sampling_cost.json.
 """
 
@@ -22,17 +23,21 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+
 import infer_longcot
 from promptcot_mamba.bench_record import report_record, tabulate
 from promptcot_mamba.chat_format import render_prompt
 from promptcot_mamba.cli import flag, parse_args, run_program
 from promptcot_mamba.jsonl import Row, read_jsonl, write_jsonl
+from promptcot_mamba.sampling.arguments import SamplingArguments
 
 STEP = 'Next, we write $x_{{{0}}} = \\frac{{{0}}}{{7}}$ and see that it is not "whole".\n'
 COLUMNS = (
     ("bytes a text", "{size:,}"),
     ("samples", "{samples:,}"),
     ("ms of processor a sample", "{milliseconds:.2f}"),
+    ("aiohttp alone", "{bare_milliseconds:.2f}"),
     ("bytes of rows", "{rows:,}"),
     ("beside them", "{beside:,}"),
     ("all / rows", "{all_to_rows:.3f}"),
@@ -111,20 +116,41 @@ def sample(url: str, samples: int, folder: Path) -> Row:
     return {"seconds": seconds, "rows": files.pop("x.jsonl"), "beside": sum(files.values()), "texts": texts}
 
 
+def ask_bare(url: str, samples: int) -> float:
+    """Processor seconds of aiohttp alone for so many requests, as many at once as the sampler makes by default."""
+
+    async def run() -> None:
+        places = asyncio.Semaphore(SamplingArguments.concurrency)
+        body = {"model": "m", "prompt": "x" * 200, "max_tokens": 65536, "seed": 1}
+
+        async def ask(session: aiohttp.ClientSession) -> None:
+            async with places, session.post(f"{url}/v1/completions", json=body) as response:
+                await response.json()
+
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+            await asyncio.gather(*(ask(session) for _ in range(samples)))
+
+    started = time.process_time()
+    asyncio.run(run())
+    return time.process_time() - started
+
+
 def measure(args: CostArguments, kilobytes: int, folder: Path) -> dict[str, Any]:
     """Medians over pairs of runs; the second of a pair makes twice as many samples."""
     size = 1000 * kilobytes
     samples = max(50, min(args.most_samples, 1_000_000 * args.megabytes // size) // 50 * 50)
-    milliseconds = []
+    milliseconds, bare = [], []
     with served(size) as url:
         for _ in range(args.repeats):
             once, twice = sample(url, samples, folder), sample(url, 2 * samples, folder)
             milliseconds.append(1000 * (twice["seconds"] - once["seconds"]) / samples)
+            bare.append(1000 * ask_bare(url, samples) / samples)
     everything = twice["rows"] + twice["beside"]
     return {
         "size": size,
         "samples": samples,
         "milliseconds": statistics.median(milliseconds),
+        "bare_milliseconds": statistics.median(bare),
         "rows": twice["rows"],
         "beside": twice["beside"],
         "all_to_rows": everything / twice["rows"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from array import array
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from promptcot_mamba.cli import parse_args
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.code.grading import SandboxPool
 from promptcot_mamba.grading.code.tests import GRADER_VERSION
+from promptcot_mamba.token_scores import TokenScores
 from tests.grading.lcb_files import RIGHT, STATEMENT, completion, make_folder, read, read_benchmark, write
 
 
@@ -78,6 +80,17 @@ def test_a_time_out_of_what_had_seconds_left_is_no_verdict_for_good(folder, grad
     score(folder, time_limit=1, wall_limit=0.3)
     assert len(graded) == 3
     assert [row["reason"] for row in read(folder / "p.grades.jsonl")] == ["timeout"] * 3
+
+
+def test_how_sure_the_model_was_stands_in_the_grades(folder):
+    row = read(folder / "p.jsonl")[0]
+    scores = TokenScores(array("f", [-1.0, -3.0]), array("f", [0.5, 0.5]))
+    saved = {"problem_id": row["question_id"], "run": 0, "attempt": 0, **scores.pack()}
+    (folder / "p.logprobs.jsonl").write_text(json.dumps(saved) + "\n")
+    score(folder)
+    first, *others = read(folder / "p.grades.jsonl")
+    assert (first["mean_logprob"], first["mean_entropy"]) == (-2.0, 0.5)
+    assert not any("mean_logprob" in grade for grade in others)
 
 
 def test_what_a_server_refused_is_no_missing_program(folder):

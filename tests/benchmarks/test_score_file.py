@@ -16,7 +16,8 @@ from promptcot_mamba.chat_format import render_prompt
 from promptcot_mamba.cli import parse_args
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.summary import detail_lines
-from promptcot_mamba.jsonl import read_jsonl, write_jsonl
+from promptcot_mamba.jsonl import read_jsonl, write_json, write_jsonl
+from promptcot_mamba.run_info import side_path
 from scripts import calc_acc
 
 Row = dict[str, object]
@@ -259,6 +260,20 @@ def test_a_folder_of_maths_may_be_told_where_files_lie(tmp_path: Path, monkeypat
     flags = ("--benchmark", "math500", "--data_dir", str(tmp_path), "--sample_tests", "True")
     monkeypatch.setattr("sys.argv", folder_args(tmp_path, *flags))
     assert calc_acc.main() == 0
+
+
+def test_the_runs_expected_are_those_that_were_sampled(write: Callable[..., Path]):
+    """A greedy recipe makes one sample of a problem, whatever the benchmark's own n is."""
+    path = write(row(idx=9, completion=answer("33")))
+    assert score_math_file(path, None, "strict", None).missing.runs
+    write_json(side_path(path, "run.json"), {"samples": {"n": 1}})
+    assert not score_math_file(path, None, "strict", None).missing.runs
+
+
+def test_a_row_without_a_solution_has_its_answer_as_gold(write: Callable[..., Path]):
+    path = write({"id": "a", "question": "2+2?", "answer": 4, "completion": answer("4")})
+    scored = score_math_file(path, BENCHMARKS["math500"], "strict", 1)
+    assert [grade.correct for grade in scored.grades] == [True]
 
 
 BAD_ROWS = {

@@ -224,6 +224,20 @@ def test_many_problems_that_tell_two_systems_apart_make_a_t_test():
     assert (found.difference.low, found.difference.high, found.p_value) == pytest.approx((low, high, peer.pvalue))
 
 
+def test_few_problems_apart_in_a_large_benchmark_leave_the_mean_inside():
+    """200 problems of which 180 are solved always or never: the posteriors lie a point beside the means."""
+    solved = np.repeat([8, 0, 4], [95, 85, 20])
+    for better, step, least in ((range(180, 192), 2, 0.0), (range(95, 119), 1, 0.005)):
+        other = solved.copy()
+        other[list(better)] += step  # one way only
+        found = compare_paired(
+            *({str(i): [1.0] * c + [0.0] * (8 - c) for i, c in enumerate(counts)} for counts in (solved, other))
+        )
+        assert found.difference.mean == pytest.approx(0.015)
+        assert least < found.difference.low < 0.013 < 0.017 < found.difference.high < 0.03
+        assert found.p_value < 0.01
+
+
 def test_systems_that_differ_everywhere_alike_still_have_an_interval():
     wrong, right = ({str(i): [value] for i in range(50)} for value in (0.0, 1.0))
     found = compare_paired(wrong, right)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import infer_longcot
+from promptcot_mamba.chat_format import CHAT_TEMPLATE
 from promptcot_mamba.cli import parse_args
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import read_jsonl
@@ -243,7 +244,9 @@ def test_a_row_says_what_was_sent(flags, tmp_path: Path):
     data = tmp_path / "q.jsonl"
     data.write_text('{"id": "a", "question": "1 + 1?"}\n', encoding="utf-8")
     how = {"data_path": data, "use_chat_template": True, "system_prompt": "Be brief.", "top_k": 20, "min_p": 0.05}
-    assert run(flags(**how, chat_template_kwargs='{"enable_thinking": true}')) == 0
+    how |= {"chat_template": CHAT_TEMPLATE + "{{ '' if enable_thinking else '</think>' }}"}
+    how |= {"chat_template_kwargs": '{"enable_thinking": true}'}
+    assert run(flags(**how)) == 0
     [row] = read_jsonl(tmp_path / "x.jsonl")
     assert row["prompt"].startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n1 + 1?")
     assert (row["sent"]["system"], row["sent"]["template_args"]) == ("Be brief.", {"enable_thinking": True})
@@ -254,7 +257,7 @@ def test_a_row_says_what_was_sent(flags, tmp_path: Path):
     assert read_jsonl(tmp_path / "y.jsonl")[0]["sent"] == plain  # what is not named was not sent
     assert json.loads((tmp_path / "x.run.json").read_text())["template_text"].startswith("{% for message")
     with pytest.raises(InputError, match=r"system_prompt was 'Be brief\.', now None"):
-        run(flags(**how | {"system_prompt": None}, chat_template_kwargs='{"enable_thinking": true}'))
+        run(flags(**how | {"system_prompt": None}))
 
 
 def test_bad_input_is_one_line_and_exit_2(tmp_path: Path):

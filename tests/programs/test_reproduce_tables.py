@@ -130,6 +130,28 @@ def test_a_row_of_the_tables_is_sampled_by_its_own_recipe(tmp_path: Path):
         assert complaint in done.stderr
 
 
+def test_another_model_leaves_the_first_one_s_row(tmp_path: Path):
+    """The stand-in for the programs leaves what grading would."""
+    python, model, out = tmp_path / "python", tmp_path / "model", tmp_path / "out"
+    python.write_text(
+        '#!/bin/sh\necho "$@"\nwhile [ $# -gt 0 ]; do\n'
+        '[ "$1" != --input_path ] || { mkdir -p "$2"; echo > "$2/aime.metrics.json"; }; shift\ndone\n'
+    )
+    python.chmod(0o755)
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    (out / "problems").mkdir(parents=True)
+    said = []
+    for name in ("s1.1-7b", "sky-t1-7b", "s1.1-7b"):
+        command = [*SCRIPT, "--model_path", str(model), "--output", str(out), "--model", name, "--quick"]
+        environment = {**ENVIRONMENT, "PYTHON": str(python)}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        said.append([word for word in done.stdout.splitlines()[-1].split() if "=" in word])
+    both = [f"s1.1-7b={out}/s1.1-7b", f"sky-t1-7b={out}/sky-t1-7b"]
+    assert said == [both[:1], both[::-1], both]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(2700)
 @pytest.mark.skipif(not SOURCE, reason="needs PROMPTCOT_BENCHMARKS, a folder of benchmark files")

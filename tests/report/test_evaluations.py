@@ -70,6 +70,17 @@ def test_summaries_of_another_shape_are_named(tmp_path: Path, change: Callable[[
         load_evaluation("m", tmp_path)
 
 
+def test_samples_stopped_when_decided_are_no_figures_and_no_error(tmp_path: Path, caplog):
+    path = graded_folder(tmp_path) / "math500.metrics.json"
+    figures = json.loads(path.read_text())["summaries"][0]
+    write_json(path, {"summaries": [figures | {"spared": 3}]})
+    assert load_evaluation("m", tmp_path).figures == {}
+    assert "stopped when decided, so that it has no avg@n" in caplog.text
+    path.unlink()
+    with pytest.raises(InputError, match=r"no \*\.metrics\.json"):
+        load_evaluation("m", tmp_path)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"summaries": null}', '{"summaries": {"a": 1}}', "\xff"])
 def test_a_metrics_file_that_is_none_is_named(tmp_path: Path, text: str):
     path = graded_folder(tmp_path) / "math500.metrics.json"

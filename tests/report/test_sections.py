@@ -10,22 +10,26 @@ from typing import Any
 import pytest
 
 from promptcot_mamba.chat_format import render_prompt
+from promptcot_mamba.cli import parse_args
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.grading.metrics import share_interval
 from promptcot_mamba.grading.summary import summarize
 from promptcot_mamba.jsonl import write_json, write_jsonl
 from promptcot_mamba.records import Grade
 from promptcot_mamba.report.cost import STUDENT, cost_section, planned_hours
-from promptcot_mamba.report.evaluations import Evaluation, load_evaluation
+from promptcot_mamba.report.evaluations import OWN_SETTINGS, Evaluation, load_evaluation, note_settings
+from promptcot_mamba.report.evaluations import SETTINGS as COMPARED
 from promptcot_mamba.report.figures import draw_record
 from promptcot_mamba.report.page import render_report
 from promptcot_mamba.report.paper import ABLATION, GENERAL_PERFORMANCE, MATH_SPECIALISATION, TABLES
 from promptcot_mamba.report.published import render_further, render_published
 from promptcot_mamba.report.results import throughput_section
+from promptcot_mamba.sampling.arguments import SamplingArguments
 from promptcot_mamba.training.arguments import DataArguments, SftArguments
 from promptcot_mamba.training.plan import PlanArguments, render_plan
 
 ROOT = Path(__file__).resolve().parents[2]
+SETTINGS_OF_ROWS = COMPARED | OWN_SETTINGS
 SETTINGS = {"temperature": 0.8, "top_p": 0.95, "repetition_penalty": 1.1, "max_len": 65536, "max_retries": 1}
 
 
@@ -75,6 +79,7 @@ def test_a_row_says_which_checkpoint_stands_in_it(tmp_path: Path):
     evaluation = load_evaluation("PromptCoT-Mamba-7B", tmp_path)
     assert evaluation.settings == {"math500": {"max_len": 128}, "gsm8k": {}}
     notes = render_published(GENERAL_PERFORMANCE, [evaluation]).notes
+    assert "PromptCoT-Mamba-7B: sampled with max_len 128, not 65536 (math500)" in notes
     assert "PromptCoT-Mamba-7B (here) is the checkpoint outputs/tiny." in notes
     write_json(tmp_path / "gsm8k.run.json", run | {"config": {"model_path": "other"}})
     notes = render_published(GENERAL_PERFORMANCE, [load_evaluation("PromptCoT-Mamba-7B", tmp_path)]).notes
@@ -181,6 +186,40 @@ def test_samples_without_a_thought_are_a_footnote():
     evaluation.grades = {"math500": rows, "gsm8k": [{"thinking": "none"}]}
     notes = render_published(GENERAL_PERFORMANCE, [evaluation]).notes
     assert "S1.1-7B: 33.3 % of the samples have no thought and are graded on the whole answer" in notes
+
+
+def test_what_a_row_was_sampled_with_beside_its_recipe_is_a_footnote():
+    as_published = make_evaluation("PromptCoT-Mamba-7B", "math500", "aime24", thinking_budget=None, stop_on_loop=False)
+    other = make_evaluation("PromptCoT-Mamba-7B", "math500", "aime24", thinking_budget=2000, quantization="fp8")
+    greedy = {"temperature": 0.0, "top_p": 1.0, "repetition_penalty": 1.0, "max_len": 32768, "use_chat_template": True}
+    s1 = make_evaluation("S1.1-7B", "math500", **greedy, system_prompt="Be brief.", thinking="s1")
+    notes = {}
+    for name, evaluation in (("as", as_published), ("other", other), ("s1", s1)):
+        section = render_published(GENERAL_PERFORMANCE, [evaluation])
+        notes[name] = [note for note in section.notes if ": sampled with " in note]
+    assert notes["as"] == []
+    assert notes["other"] == [
+        "PromptCoT-Mamba-7B: sampled with thinking_budget 2000, not None (math500, aime24)",
+        "PromptCoT-Mamba-7B: sampled with quantization 'fp8', not None (math500, aime24)",
+    ]
+    assert len(notes["s1"]) == 1
+    assert notes["s1"][0].startswith("S1.1-7B: sampled with system_prompt 'Be brief.', not 'You are Qwen")
+
+
+def test_every_recipe_is_what_its_row_is_compared_with():
+    """A run by a recipe alone differs from it in nothing."""
+    for path in (ROOT / "configs/models").glob("*.yaml"):
+        flags = [f"--config={path}", "--model_path=x", "--output_path=x.jsonl", "--benchmark=math500"]
+        args = parse_args(SamplingArguments, flags)
+        settings = {name: getattr(args, name) for name in SETTINGS_OF_ROWS}
+        evaluation = Evaluation(path.stem, settings={"math500": settings})
+        assert note_settings(evaluation, ["math500"]) == [], path
+
+
+def test_the_ablation_s_whole_is_the_general_model():
+    section = render_published(ABLATION, [make_evaluation("promptcot-mamba-7b", "aime24")])
+    rows = {row[0]: row[1] for row in section.table.rows}
+    assert rows["full curriculum (here)"].startswith("50.0")
 
 
 def test_the_ablation_has_the_papers_levels_as_rows():

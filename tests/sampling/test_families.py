@@ -171,6 +171,7 @@ def test_publishers_own_rows_are_asked_and_graded(tmp_path: Path, monkeypatch: p
         ("r1-distill-qwen-7b", "r1_distill", "<think>\n"),
         ("nemotron-h-8b", "nemotron_h", "<SPECIAL_11>Assistant\n<think></think>"),
         ("qwen3-8b", "qwen3", "<|im_start|>assistant\n"),
+        ("qwen2.5-7b-simplerl", "qwen2", " ASSISTANT:\n"),  # not its tokenizer's ChatML
     ],
 )
 def test_recipes_of_the_tables_rows_run(recipe: str, family: str, ends: str, data: Path, tmp_path: Path):

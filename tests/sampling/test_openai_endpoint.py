@@ -219,8 +219,9 @@ def test_servers_are_told_how_to_draw_in_their_own_words():
     none = SamplingSettings(0.8, 0.95, 1.0, (2,))
     for owner in ("llamacpp", "me"):
         body = payload(request, none, "m", is_vllm=False, stream=False, owner=owner)
-        drawn = {name: body.get(name) for name in ("repeat_penalty", "repeat_last_n", "top_k", "min_p")}
-        assert drawn == {"repeat_penalty": 1.0, "repeat_last_n": -1, "top_k": 0, "min_p": 0.0}
+        drawn = {name: body.get(name) for name in ("repeat_penalty", "top_k", "min_p")}
+        assert drawn == {"repeat_penalty": 1.0, "top_k": 0, "min_p": 0.0}
+        assert body["repeat_last_n"] >= 65536 + 4096  # in 2026 llama-server began to refuse -1, "the whole context"
         assert "repetition_penalty" not in body
     body = payload(request, none, "m", is_vllm=False, stream=False, owner="sglang")
     assert (body["repetition_penalty"], body["top_k"], body["min_p"]) == (1.0, -1, 0.0)

@@ -300,6 +300,43 @@ def test_chains_stop_at_the_tokenizers_end_of_text(checkpoint: Path, tmp_path: P
     assert not plan.sampling().skip_special_tokens  # or the thought's tags would vanish from completions
 
 
+@pytest.mark.parametrize(
+    ("said", "thinking", "closes"),
+    [
+        ("hm", "auto", "\n</think>\n\n"),
+        ("<think>hm", "auto", "\n</think>\n\n"),
+        ("<|channel|>analysis<|message|>hm", "auto", "<|end|><|start|>assistant<|channel|>final<|message|>"),
+        ("[THINK]hm", "auto", "[/THINK]"),
+        ("[THINK]hm", "think", "\n</think>\n\n"),
+        ("<|begin_of_thought|>hm", "auto", "<|end_of_thought|>"),
+        ("<think:opensource>hm", "auto", "</think:opensource>"),
+        ("<|im_start|>think\nhm", "s1", "<|im_start|>answer"),
+    ],
+)
+def test_a_thought_is_closed_with_the_mark_it_began_with(
+    said: str, thinking: str, closes: str, checkpoint: Path, tmp_path: Path
+):
+    """Another would be a word of its thought: the model thinks on, and a box of the thought is graded."""
+    problems = str(write_problems(tmp_path / "p.jsonl", 1))
+    plan = make_plan(SamplingArguments(problems, "x.jsonl", str(checkpoint), thinking=thinking, thinking_budget=9))
+    closing = plan.cuts().closing
+    assert plan.tokenizer.decode(closing("<|im_start|>assistant\n", said)) == closes
+    if thinking == "auto":
+        assert plan.tokenizer.decode(closing(f"assistant\n{said.removesuffix('hm')}", "hm")) == closes
+    plan.tokenizer.add_special_tokens({"additional_special_tokens": [closes]})
+    assert plan.cuts().closing("", said) == [plan.tokenizer.convert_tokens_to_ids(closes)]
+
+
+def test_a_servers_model_is_asked_for_its_marks_where_no_tokenizer_tells_them(tmp_path: Path):
+    """vLLM would leave [THINK] and the like out, and thought and answer would be one text."""
+    problems = str(write_problems(tmp_path / "p.jsonl", 1))
+    for thinking, skips in (("auto", False), ("think", False), ("none", True)):
+        args = SamplingArguments(
+            problems, "x.jsonl", "served", api="chat", base_url=["http://there"], thinking=thinking
+        )
+        assert make_plan(args).sampling().skip_special_tokens == skips
+
+
 def test_marks_that_no_config_names_are_seen_and_dropped_at_the_end(checkpoint: Path, tmp_path: Path):
     """gpt-oss: `<|channel|>` is special in tokenizer.json alone, and so is `<|call|>`, at which its chains end too."""
     from tokenizers import AddedToken

@@ -2,6 +2,7 @@ r"""What is sent: the row's prompt, its question in our format, or a model's own
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import Row, write_jsonl
 from promptcot_mamba.records import Problem
 from promptcot_mamba.sampling.arguments import SamplingArguments
+from promptcot_mamba.sampling.decode import special_tokens
 from promptcot_mamba.sampling.plan import make_plan
 from promptcot_mamba.sampling.prompts import PromptBook, user_message
 from tests.tiny import make_tokenizer
@@ -25,7 +27,10 @@ CHATML = (
     "{{ '<|im_start|>assistant\n' }}{% if enable_thinking is defined and not enable_thinking %}"
     "{{ '<think>\n\n</think>\n\n' }}{% endif %}"
 )
-NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}hi"
+NO_SYSTEM = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{{ messages[-1]['content'] }}"
+)
 
 
 def problem(**row: object) -> Problem:
@@ -207,12 +212,84 @@ def test_a_template_is_given_its_arguments():
     assert with_template({"default": CHATML, "tool_use": "x"}).template_text == CHATML
 
 
+@pytest.mark.parametrize(
+    ("template", "args", "message"),
+    [
+        (CHATML, {"thinking": True}, r"does not read thinking; it reads enable_thinking; .*or '\{\}'"),  # DeepSeek's
+        (CHATML, {"enable_thinking": True, "think": 1, "a": 1}, "does not read a, think; it reads enable_thinking"),
+        (CHATML, {"continue_final_message": True}, "does not read continue_final_message"),
+        (CHATML, {"chat_template": "x"}, "does not read chat_template"),
+        (CHATML, {"add_generation_prompt": False}, "does not read add_generation_prompt"),
+        (NO_SYSTEM, {"enable_thinking": True}, "it reads nothing"),
+        ("{% if %}", {"enable_thinking": True}, "the chat template cannot be read"),
+    ],
+)
+def test_arguments_that_a_template_would_drop_are_refused(template: str, args: dict, message: str):
+    """Jinja drops them, so that no prompt would have what its row says."""
+    with pytest.raises(InputError, match=message):
+        with_template(template, template_args=args)
+
+
+@pytest.mark.parametrize(
+    "reads",
+    [
+        "{%- if enable_thinking is not defined %}{% set enable_thinking = true %}{% endif %}{{ enable_thinking }}",
+        "{% set enable_thinking = enable_thinking | default(true) %}{% generation %}{% endgeneration %}",
+        "{% macro end() %}{{ enable_thinking }}{% endmacro %}{% for m in messages %}{% break %}{% endfor %}{{ end() }}",
+    ],
+)
+def test_arguments_are_found_wherever_a_template_reads_them(reads: str):
+    asks = CHATML.partition("{{ '<|im_start|>assistant")[0]
+    assert "What is $1+1$?" in with_template(reads + asks, template_args={"enable_thinking": True}).text(0)
+
+
+# As Idefics3's and SmolVLM's.
+IN_PARTS = (
+    "{% for m in messages %}{{ m['role'] }}: {% for line in m['content'] %}{% if line['type'] == 'text' %}"
+    "{{ line['text'] }}{% endif %}{% endfor %}\n{% endfor %}Assistant:"
+)
+
+
+def test_a_template_that_leaves_the_question_out_is_refused(checkpoint: Path, tmp_path: Path):
+    with pytest.raises(InputError, match=r"problem 'p': the chat template leaves its question out.*--chat_template"):
+        with_template(IN_PARTS).text(0)
+    write_jsonl(tmp_path / "p.jsonl", [MATHS.fields])
+    paths = {"data_path": str(tmp_path / "p.jsonl"), "output_path": str(tmp_path / "x.jsonl")}
+    with pytest.raises(InputError, match="the chat template leaves its question out"):
+        make_plan(
+            SamplingArguments(model_path=str(checkpoint), use_chat_template=True, chat_template=IN_PARTS, **paths)
+        )
+
+
+def test_a_template_that_is_given_is_used_and_told(checkpoint: Path, tmp_path: Path):
+    """As a text or as a file; the row says that it is not the tokenizer's own."""
+    mine = "Q: {{ messages[-1]['content'] }}\nA:"
+    (tmp_path / "mine.jinja").write_text(mine)
+    write_jsonl(tmp_path / "p.jsonl", [MATHS.fields])
+    flags = {"data_path": str(tmp_path / "p.jsonl"), "output_path": str(tmp_path / "x.jsonl")}
+    flags |= {"model_path": str(checkpoint), "use_chat_template": True}
+    plans = [make_plan(SamplingArguments(**flags, chat_template=told)) for told in (mine, str(tmp_path / "mine.jinja"))]
+    for plan in plans:
+        assert plan.prompts.text(0) == f"Q: What is $1+1$?\n{MATH_INSTRUCTION}\nA:"
+        assert plan.prompts.template_text == plan.sample_settings["chat_template"] == mine
+        assert plan.sent()["template"] == f"given:{hashlib.sha256(mine.encode()).hexdigest()[:12]}"
+    assert make_plan(SamplingArguments(**flags, chat_template="")).sent()["template"].startswith("tokenizer:")
+    assert with_template(None, chat_template=mine).text(0).startswith("Q: ")
+    for how, message in (
+        ({"chat_template": str(tmp_path / "none.jinja")}, "--chat_template .*none.jinja: neither a file"),
+        ({"chat_template": mine, "use_chat_template": False}, "--chat_template_kwargs: are written by a chat template"),
+        ({"chat_template": mine, "api": "chat", "base_url": ["http://127.0.0.1:1/v1"]}, "start it with this one"),
+    ):
+        with pytest.raises(InputError, match=message):
+            make_plan(SamplingArguments(**flags | how))
+
+
 def test_a_template_that_is_missing_or_refuses_is_named():
     with pytest.raises(InputError, match="the tokenizer has no chat template"):
         with_template(None)
     with pytest.raises(InputError, match=r"System role not supported.*drop --system_prompt"):
         with_template(NO_SYSTEM, system_prompt="Be brief.").text(0)
-    assert with_template(NO_SYSTEM).text(0) == "hi"
+    assert with_template(NO_SYSTEM).text(0) == f"What is $1+1$?\n{MATH_INSTRUCTION}"
     with pytest.raises(InputError, match="has no 'question'"):
         PromptBook([problem(prompt="p")], None, source="question").text(0)
 
@@ -250,5 +327,8 @@ def test_mistrals_own_tokenizers_write_their_own_turns(tmp_path: Path):
     assert ids.count(marks["[INST]"]) == 1  # the question's is text
     assert book.describe()["template"].startswith("tokenizer:")
     assert PromptBook([problem(prompt="Hi")], tokenizer).get(0) == ("Hi", tokenizer("Hi")["input_ids"])
-    with pytest.raises(InputError, match="reasoning_effort alone"):
+    with pytest.raises(InputError, match="does not read enable_thinking; it reads reasoning_effort"):
         PromptBook([one], tokenizer, use_chat_template=True, template_args={"enable_thinking": True})
+    with pytest.raises(InputError, match="--chat_template: Mistral's own tokenizers"):
+        PromptBook([one], tokenizer, use_chat_template=True, chat_template=CHATML)
+    assert {"[INST]", "[/INST]"} <= special_tokens(tokenizer)

@@ -14,7 +14,7 @@ from promptcot_mamba.report.evaluations import Evaluation
 from promptcot_mamba.run_info import side_path
 from promptcot_mamba.sampling import sessions
 from promptcot_mamba.sampling.capacity import Device
-from promptcot_mamba.sampling.sessions import Session, device_hours
+from promptcot_mamba.sampling.sessions import Session, device_hours, speed_per_device
 from tests.sampling.conftest import write_problems
 from tests.sampling.scripted import ScriptedBackend
 
@@ -70,6 +70,25 @@ def test_hours_of_a_run_that_is_killed_are_kept_and_added_to(checkpoint: Path, t
     section = cost_section([], {"PromptCoT-DS-1.5B": log})
     assert section.table.rows[0][-1] == "not measured"  # no A100
     assert "Measured here: PromptCoT-DS-1.5B, training, 200.5 device hours (a laptop)." in section.notes
+
+
+def test_a_training_that_has_not_finished_has_no_cost_yet(tmp_path: Path):
+    log = tmp_path / "train_log.jsonl"
+    log.write_text('{"step": 3, "loss": 2.0, "device_hours": 0.11, "device": "8 x NVIDIA A100"}\n')
+    (tmp_path / "run.json").write_text('{"identity": {}, "finished": null}')
+    assert cost_section([], {"promptcot-ds-1.5b": log}).table.rows[0][-1] == "not measured"
+    (tmp_path / "run.json").write_text('{"identity": {}, "finished": 12000}')
+    assert cost_section([], {"promptcot-ds-1.5b": log}).table.rows[0][-1] == "0.11"
+
+
+def test_speed_is_that_of_a_device_of_the_same_model(monkeypatch):
+    monkeypatch.setattr(sessions, "processor_name", lambda: "this")
+    row = {"seconds": 100.0, "tokens": 8000, "devices": 8, "device": "this"}
+    others = [row | {"device": "that"}, row | {"devices": None, "device": "servers"}, {"seconds": 1.0, "tokens": 1}]
+    cores = Device("cpu", 1)
+    assert speed_per_device([row, *others], cores) == 10.0
+    assert speed_per_device([row, row | {"tokens": 2000, "devices": 1}], cores) == pytest.approx(10_000 / 900)
+    assert speed_per_device(others, cores) is None
 
 
 def test_gpus_are_named_by_their_driver(monkeypatch):

@@ -14,12 +14,13 @@ from promptcot_mamba.checkpoint import load_tokenizer
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.sampling.cache_cost import cache_cost
 from promptcot_mamba.sampling.prompts import PromptBook
+from scripts.bench import long_chains, sampling_cost
 from scripts.bench import sampling as bench_sampling
-from scripts.bench import sampling_cost
 from scripts.bench.dummy_model import write_dummy
 from scripts.bench.sampling import make_problems, our_scheduler, published_loop
 from tests.sampling.conftest import ROOT
-from tests.sampling.scripted import ScriptedBackend
+from tests.sampling.scripted import ScriptedBackend, TokenBackend
+from tests.tiny import make_tokenizer
 
 
 @pytest.mark.parametrize("max_num_seqs", [64, 256])
@@ -65,6 +66,20 @@ def test_what_a_sample_costs_is_measured_and_a_text_stands_on_disk_once(tmp_path
     assert cost["rows"] > 200 * 1000
     assert 1.0 < cost["all_to_rows"] < 1.12
     assert "ms of processor a sample" in capsys.readouterr().out
+
+
+def test_what_it_costs_that_chains_outlive_their_machine_is_measured(tmp_path: Path, monkeypatch, capsys):
+    tokenizer = make_tokenizer()
+    plan, backend = SimpleNamespace(tokenizer=tokenizer), TokenBackend(tokenizer)
+    monkeypatch.setattr(long_chains, "load_engine", lambda args: (plan, backend))
+    record = tmp_path / "record.json"
+    flags = ["--model_path=m", "--chains=4", "--max_len=128", "--segment_len", "32", "--rounds=2", f"--record={record}"]
+    assert long_chains.main(flags) == 0
+    roads, readings = (table["rows"] for table in json.loads(record.read_text())["tables"])
+    assert [row[0] for row in roads] == ["nothing saved", "saved as they grow", "in segments of 32"]
+    assert [row[0] for row in readings] == ["32", "64", "96"]
+    assert {len(request.kept) for request in backend.submitted} == {0, 32, 64, 96}
+    assert "medians of 2 rounds" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("flags", [[], ["--model_path=m", "--dummy=7b"], ["--dummy=70b"], ["--dummy=7b", "--pairs=0"]])

@@ -3,6 +3,8 @@ engine's own checks are in test_vllm_engine."""
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -11,9 +13,11 @@ from promptcot_mamba.sampling.vllm_cpu import (
     SEEDS_AHEAD,
     SEEDS_END,
     SeedsAhead,
+    SeenTokens,
     _convolve_at_once,
     _draw_ahead,
     _keep_state,
+    _penalise_seen,
     convolve,
     keep_nucleus,
     penalise,
@@ -105,6 +109,44 @@ def test_the_repetition_penalty_is_that_of_counting_all_tokens():
     factor = torch.where(there, penalties[:, None], 1.0)
     expected = logits * torch.where(logits > 0, 1.0 / factor, factor)
     assert torch.equal(penalise(logits.clone(), tokens, penalties), expected)
+
+
+def test_tokens_kept_from_step_to_step_are_penalised_as_vllm_penalises_all():
+    """While chains come, go and change their rows, and one begins again."""
+    count = pytest.importorskip("vllm.v1.sample.ops.penalties").apply_all_penalties
+    vocabulary, draw, seen = 60, random.Random(3), SeenTokens()
+
+    def begin() -> tuple[list[int], list[int]]:
+        return [draw.randrange(vocabulary) for _ in range(draw.randrange(1, 30))], []
+
+    chains = [begin() for _ in range(5)]
+    for step in range(200):
+        if step % 20 == 7:
+            chains.pop(draw.randrange(len(chains)))
+        if step % 20 == 11:
+            chains.append(begin())
+        if step == 150:
+            chains[0][1].clear()
+        draw.shuffle(chains)
+        longest = max(len(prompt) for prompt, _ in chains)
+        prompts = torch.tensor([prompt + [vocabulary] * (longest - len(prompt)) for prompt, _ in chains])
+        said = [ids for _, ids in chains]
+        logits, penalties = randn(len(chains), vocabulary, seed=step), torch.linspace(0.8, 1.4, len(chains))
+        none = torch.zeros(len(chains))
+        args = (prompts, none, none, penalties, said)
+        assert torch.equal(_penalise_seen(seen, None, logits.clone(), *args), count(logits.clone(), *args))
+        for ids in said:
+            ids.append(draw.randrange(vocabulary))
+    assert len(seen._chains) == len(chains), "what is kept of a chain goes with it"
+
+
+def test_what_is_not_penalised_by_repetition_alone_is_left_to_vllm():
+    asked = []
+    said, none = [[5], [6, -1]], torch.zeros(2)  # -1: drawn, but not known yet
+    prompts, logits = torch.tensor([[1, 2], [3, 9]]), randn(2, 9)
+    for presence, ids in ((none + 0.5, [[5], [6]]), (none, said), (none, [[], []])):
+        _penalise_seen(SeenTokens(), lambda *args: asked.append(args), logits, prompts, presence, none, none + 1.1, ids)
+    assert [args[-1] for args in asked] == [[[5], [6]], said]
 
 
 def generators(count: int) -> dict[int, torch.Generator]:

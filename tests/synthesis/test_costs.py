@@ -190,6 +190,12 @@ def test_chains_are_planned_and_held_to_the_budget_by_what_the_sampler_is_given(
     assert (planned.tasks, planned.completion, planned.most) == (40, 500, 1)
 
 
+def test_a_teacher_is_not_penalised_for_what_its_prompt_says():
+    """infer_longcot.py's own penalty is the paper's, for its own models."""
+    assert ChainSettings("t").given["repetition_penalty"] == 1.0
+    assert ChainSettings("t", flags={"repetition_penalty": 1.1}).given["repetition_penalty"] == 1.1
+
+
 def test_chains_of_a_raised_number_are_still_to_be_asked(tmp_path):
     write_jsonl(tmp_path / "chains.jsonl", [{"id": f"p{i}"} for i in range(8)])
     write_run_info(tmp_path / "chains.jsonl", {}, complete=True)

@@ -51,7 +51,8 @@ def is_defined(tree: ast.Module, entry: str) -> bool:
 def needed_for(entry: str, statements: list[Statement]) -> list[Statement]:
     """The imports, what binds a name that `entry` needs, and what may change one: it uses it, and not for `entry`.
 
-    What a function uses may stand anywhere; what a loop or a call uses, above it: below, `n` may be another's.
+    Definitions that a function uses count wherever they stand. Other statements count only if they run before the last
+    use of a name they bind: a later `n = ...` belongs to something else.
     """
     rest = [(place, one) for place, one in enumerate(statements) if not isinstance(one.node, IMPORTS)]
     definitions = [one for _, one in rest if isinstance(one.node, DEFINITIONS)]

@@ -39,11 +39,13 @@ class Gold:
 
 
 def gold_after_mark(row: Row, rules: AnswerRules | None = None) -> Gold:
-    """The gold of a published row: what follows the last `####` of `reference_solution` (or `solution`).
+    """The gold of a row: what follows the last `####` of `reference_solution` or `solution`; without both, `answer`.
 
     Raises InputError if there is no such text or it is empty.
     """
     text = row.get("reference_solution", row.get("solution"))
+    if text is None and str(row.get("answer") or "").strip():
+        text = f"{GOLD_MARK} {row['answer']}"
     if not isinstance(text, str) or GOLD_MARK not in text:
         raise InputError(f"no gold answer: 'reference_solution' must end in '{GOLD_MARK} answer'")
     answer = text.rpartition(GOLD_MARK)[2].strip()

@@ -1,6 +1,9 @@
 """Sets of numbers however they are written: intervals, unions, inequalities, "all but one"."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from promptcot_mamba.grading.math.tree import Node, symbols
 
@@ -10,6 +13,18 @@ ALL_REALS = Node("tuple", ("(", ")", (MINUS_INFINITY, INFINITY)))
 REALS = "blackboard R"
 FLIPPED = {"<": ">", ">": "<", "le": "ge", "ge": "le"}
 INCREASING = ("<", "le")
+
+
+@dataclass(frozen=True)
+class End:
+    """An end of an interval; one without a value is infinity, on its own side."""
+
+    value: Node | None = None
+    closed: bool = False
+
+    def negated(self) -> End:
+        """The end at the other side of zero."""
+        return End(None if self.value is None else Node("neg", (self.value,)), self.closed)
 
 
 def is_interval(node: Node) -> bool:
@@ -61,15 +76,11 @@ def _solutions(relations: tuple[str, ...], sides: tuple[Node, ...]) -> Node | No
     variable = sides[place]
     if not _variable(variable) or (len(sides) == 2 and symbols(sides[1 - place])):
         return None
-    low, opening = (sides[0], "(" if relations[0] == "<" else "[") if place == 1 else (None, "(")
-    high, closing = (sides[-1], ")" if relations[-1] == "<" else "]") if len(sides) - 1 > place else (None, ")")
+    low = End(sides[0], relations[0] == "le") if place == 1 else End()
+    high = End(sides[-1], relations[-1] == "le") if len(sides) - 1 > place else End()
     if variable.kind == "neg":
-        low, high = (None if high is None else Node("neg", (high,))), (None if low is None else Node("neg", (low,)))
-        opening, closing = "[" if closing == "]" else "(", "]" if opening == "[" else ")"
-    if variable.kind == "function":
-        return _of_absolute_value(low, opening, high, closing)
-    ends = (MINUS_INFINITY if low is None else low, INFINITY if high is None else high)
-    return Node("tuple", (opening, closing, ends))
+        low, high = high.negated(), low.negated()
+    return _of_absolute_value(low, high) if variable.kind == "function" else _interval(low, high)
 
 
 def _variable(node: Node) -> bool:
@@ -78,20 +89,21 @@ def _variable(node: Node) -> bool:
     return node.kind in ("sym", "apply")
 
 
-def _of_absolute_value(low: Node | None, opening: str, high: Node | None, closing: str) -> Node:
+def _of_absolute_value(low: End, high: End) -> Node:
     """`|x| < b` is (-b, b); with a lower end, two intervals that mirror each other."""
-    below = MINUS_INFINITY if high is None else Node("neg", (high,))
-    mirrored = "[" if closing == "]" else "("
-    if low is None:
-        return Node("tuple", (mirrored, closing, (below, high)))
-    left = Node("tuple", (mirrored, "]" if opening == "[" else ")", (below, Node("neg", (low,)))))
-    return Node("cup", (left, Node("tuple", (opening, closing, (low, INFINITY if high is None else high)))))
+    if low.value is None:
+        return _interval(high.negated(), high)
+    return Node("cup", (_interval(high.negated(), low.negated()), _interval(low, high)))
 
 
 def _without(point: Node) -> Node:
     """All reals but one."""
-    below = Node("tuple", ("(", ")", (MINUS_INFINITY, point)))
-    return Node("cup", (below, Node("tuple", ("(", ")", (point, INFINITY)))))
+    return Node("cup", (_interval(End(), End(point)), _interval(End(point), End())))
+
+
+def _interval(low: End, high: End) -> Node:
+    ends = (MINUS_INFINITY if low.value is None else low.value, INFINITY if high.value is None else high.value)
+    return Node("tuple", ("[" if low.closed else "(", "]" if high.closed else ")", ends))
 
 
 def union_parts(node: Node) -> tuple[Node, ...]:
