@@ -12,7 +12,8 @@
 # SAMPLE_CONFIG, PAIRS_CONFIG and TRAIN_CONFIG, NUM_GPUS (8; or CUDA_VISIBLE_DEVICES), and the commands that start each
 # program where you run it: SAMPLER, MATHS_GRADER, CODE_GRADER, LAUNCHER (of train.py). Running it again goes on where
 # it was: a hop that is done is skipped, one that was killed resumes, and one whose settings, files or model changed
-# since is refused. Where it runs may change: LAUNCHER, the number of devices, servers.
+# since is refused. Where it runs may change: LAUNCHER, the number of devices, servers; a step of training has as many
+# rows as before where --gradient_accumulation_steps makes up for the devices.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # The environment of scripts/setup.sh, where no other is active.
@@ -65,6 +66,10 @@ row_flags() { # a sampler's command: its flags that can change a row, not those 
     done
 }
 
+share_flags() { # without the flags that share a step's rows out among devices
+    sed -E 's/ --(gradient_accumulation_steps|per_device_train_batch_size)[ =][^ ]+//g'
+}
+
 # Name, the command that starts it, what its rows come from up to a -- (files; a word behind =), flags: done once, as
 # long as none of these but the first command changes.
 hop() {
@@ -80,7 +85,7 @@ hop() {
     shift
     wanted="$*$from"
     if [ -f "$stamp" ]; then
-        if [ "$(cat "$stamp")" = "$wanted" ]; then
+        if [ "$(share_flags <"$stamp")" = "$(share_flags <<<"$wanted")" ]; then
             echo "== round $round, $name: done before"
             return
         fi

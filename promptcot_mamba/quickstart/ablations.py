@@ -93,7 +93,7 @@ def name_parts(parts: dict[str, int]) -> str:
     return "_".join(f"{source.removeprefix('quickstart_')}{rows}" for source, rows in parts.items())
 
 
-class Road:
+class SeedRun:
     """The stages of one seed."""
 
     def __init__(self, args: Arguments, seed: int):
@@ -141,17 +141,19 @@ Verdicts = dict[str, dict[str, dict[str, list[float]]]]  # [arm][family][problem
 
 def collect(args: Arguments, arms: Sequence[Arm]) -> Verdicts:
     """Run everything, `args.jobs` stages at a time; problems of different seeds are different clusters."""
-    roads = [Road(args, seed) for seed in args.seeds]
+    seed_runs = [SeedRun(args, seed) for seed in args.seeds]
     starts = {name_parts(arm.phase1): arm.phase1 for arm in arms}
     with ThreadPoolExecutor(args.jobs) as pool:
-        work_through(pool, lambda road: road.make_base(arms[0].phase1), [(road,) for road in roads])
-        work_through(pool, Road.train_phase1, [(road, parts) for road in roads for parts in starts.values()])
-        pairs = [(road, arm) for road in roads for arm in arms]
-        scored = work_through(pool, Road.evaluate, pairs)
+        work_through(pool, lambda seed_run: seed_run.make_base(arms[0].phase1), [(seed_run,) for seed_run in seed_runs])
+        work_through(
+            pool, SeedRun.train_phase1, [(seed_run, parts) for seed_run in seed_runs for parts in starts.values()]
+        )
+        pairs = [(seed_run, arm) for seed_run in seed_runs for arm in arms]
+        scored = work_through(pool, SeedRun.evaluate, pairs)
     found: Verdicts = {arm.name: {family: {} for family in FAMILIES} for arm in arms}
-    for (road, arm), families in zip(pairs, scored, strict=True):
+    for (seed_run, arm), families in zip(pairs, scored, strict=True):
         for family, verdicts in families.items():
-            scores = {f"{road.seed}/{problem}": [float(right)] for problem, right in verdicts.items()}
+            scores = {f"{seed_run.seed}/{problem}": [float(right)] for problem, right in verdicts.items()}
             found[arm.name][family].update(scores)
     return found
 

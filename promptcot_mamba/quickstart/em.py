@@ -103,7 +103,7 @@ class Base:
         return train_stage(name, self.recipes / recipe, start, rows, output, None, flags)
 
 
-class Road:
+class SeedRun:
     """The stages of one seed."""
 
     def __init__(self, base: Base, seed: int):
@@ -245,7 +245,7 @@ class Road:
         stage = sample_stage(name, self.base.recipes / "sampling.yaml", output, self.base.problems, predictions)
         return evaluate(self.run, stage, self.base.data, ["maths"])["maths"]
 
-    def play(self) -> dict[str, dict[str, bool]]:
+    def run_all(self) -> dict[str, dict[str, bool]]:
         """Everything of this seed: {arm: {problem: right}}."""
         self.start()
         self.improve()
@@ -255,14 +255,15 @@ class Road:
         return {arm: self.score(arm) for arm in (WITHOUT, *self.arms)}
 
 
-def play(args: Arguments) -> tuple[list[Road], dict[str, dict[int, dict[str, bool]]]]:
+def run_study(args: Arguments) -> tuple[list[SeedRun], dict[str, dict[int, dict[str, bool]]]]:
     """Run every stage, `args.jobs` seeds at a time; verdicts on students, [arm][seed][problem]."""
     base = Base(args)
     share_cores(args.jobs)
-    roads = [Road(base, seed) for seed in args.seeds]
-    base.make(roads[0].read_cold())
+    seed_runs = [SeedRun(base, seed) for seed in args.seeds]
+    base.make(seed_runs[0].read_cold())
     with ThreadPoolExecutor(args.jobs) as pool:
-        scored = work_through(pool, Road.play, [(road,) for road in roads])
-    return roads, {
-        arm: {road.seed: own[arm] for road, own in zip(roads, scored, strict=True)} for arm in (WITHOUT, *roads[0].arms)
+        scored = work_through(pool, SeedRun.run_all, [(seed_run,) for seed_run in seed_runs])
+    return seed_runs, {
+        arm: {seed_run.seed: own[arm] for seed_run, own in zip(seed_runs, scored, strict=True)}
+        for arm in (WITHOUT, *seed_runs[0].arms)
     }

@@ -14,7 +14,7 @@ from promptcot_mamba.bench_record import RecordTable
 from promptcot_mamba.grading.metrics import Estimate, t_interval
 from promptcot_mamba.jsonl import Row, read_jsonl
 from promptcot_mamba.quickstart.closed_loop_report import measure_majorities
-from promptcot_mamba.quickstart.em import LONGER, WITHOUT, Road
+from promptcot_mamba.quickstart.em import LONGER, WITHOUT, SeedRun
 from promptcot_mamba.quickstart.solver import solve
 from promptcot_mamba.report.tables import format_difference, format_interval
 from promptcot_mamba.synthesis.judgement import PERFECT
@@ -40,13 +40,13 @@ def pairs_among(problems: Sequence[Row], enough: int = ENOUGH) -> float:
     return float(np.mean([count_pairs(rng.sample(list(problems), enough)) for _ in range(DRAWS)]))
 
 
-def measure_arm(road: Road, arm: str) -> Row:
+def measure_arm(seed_run: SeedRun, arm: str) -> Row:
     """One generator's problems, and what the teacher's majority says of them."""
-    folder = road.arms[arm]
+    folder = seed_run.arms[arm]
     sound = [row for row in read_jsonl(folder / "judgements.jsonl") if set(row["verdicts"].values()) == {PERFECT}]
     different = list({row["problem"]: row for row in sound}.values())
     asked = (read_run_info(folder / "problems.jsonl") or {})["tasks"]
-    majorities = measure_majorities(read_jsonl(folder / "chains.jsonl"), road.args.threshold)
+    majorities = measure_majorities(read_jsonl(folder / "chains.jsonl"), seed_run.args.threshold)
     kept = next(one for one in majorities if one.chosen)
     unanimous = majorities[-1]
     return {
@@ -80,22 +80,22 @@ def share_right(rows: Sequence[Row]) -> float:
     return float(np.mean([row["rationale"] == solve(row["problem"]).thought for row in rows]))
 
 
-def measure(roads: Sequence[Road]) -> dict[int, Row]:
+def measure(seed_runs: Sequence[SeedRun]) -> dict[int, Row]:
     """Everything but students, by seed."""
     return {
-        road.seed: {
-            "arms": {arm: measure_arm(road, arm) for arm in road.arms},
+        seed_run.seed: {
+            "arms": {arm: measure_arm(seed_run, arm) for arm in seed_run.arms},
             "choices": {
-                arm: measure_choice(folder) for arm, folder in road.arms.items() if arm not in ("round 0", LONGER)
+                arm: measure_choice(folder) for arm, folder in seed_run.arms.items() if arm not in ("round 0", LONGER)
             },
-            "steps": road.args.generator_steps,
-            "steps_round": road.args.round_generator_steps,
-            "steps_longer": road.count_longer(),
-            "seconds": stage_seconds(road.folder),
-            "shared_seconds": stage_seconds(road.base.folder),
-            "jobs": road.args.jobs,
+            "steps": seed_run.args.generator_steps,
+            "steps_round": seed_run.args.round_generator_steps,
+            "steps_longer": seed_run.count_longer(),
+            "seconds": stage_seconds(seed_run.folder),
+            "shared_seconds": stage_seconds(seed_run.base.folder),
+            "jobs": seed_run.args.jobs,
         }
-        for road in roads
+        for seed_run in seed_runs
     }
 
 

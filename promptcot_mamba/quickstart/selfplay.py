@@ -2,8 +2,8 @@
 
 Phase 2's checkpoint samples new problems of the training side, the graders tell right from wrong, and every arm goes on
 from the same weights: preferences between the samples, right samples alone, or another pass over phase 2's exercises.
-Half of the right answers to hard problems come by wrong working (a remainder, the larger of two numbers); one more arm
-has preferences in which the family's exact solver checks the working too, as nobody could elsewhere. A seed is all that
+A quarter of the right answers of maths come by wrong working (a remainder, the larger of two numbers); one more arm has
+preferences in which the family's exact solver checks the working too, as nobody could elsewhere. A seed is all that
 follows phase 2: its problems, its samples and the order of training.
 """
 
@@ -107,7 +107,7 @@ def count_compute(samples: list[Row], pairs: list[Row], trained: int) -> Compute
     return Compute(sum(length.values()), sum(length[side] for side in sides), trained)
 
 
-class Road:
+class SeedRun:
     """The stages of one seed."""
 
     def __init__(self, args: Arguments, seed: int):
@@ -196,7 +196,7 @@ def evaluate_model(args: Arguments, run: Any, name: str, checkpoint: Path, folde
     return evaluate(run, sample_stage(name, recipe, checkpoint, data / "problems.jsonl", predictions), data, GRADERS)
 
 
-def play(args: Arguments) -> tuple[Verdicts, dict[int, Row]]:
+def run_study(args: Arguments) -> tuple[Verdicts, dict[int, Row]]:
     """Run every stage, `args.jobs` seeds at a time; verdicts, and what each seed learned from and paid."""
     start, folder = args.start, Path(args.output_dir)
     share_cores(args.jobs)
@@ -206,42 +206,42 @@ def play(args: Arguments) -> tuple[Verdicts, dict[int, Row]]:
 
     flags = {"phase1": '{"quickstart_single": 200}', "phase2": "{}", "control": "{}", "test": args.test}
     run(data_stage(Path(args.recipes), folder / "data", flags, title="problems of the test"))
-    roads = [Road(args, seed) for seed in args.seeds]
+    seed_runs = [SeedRun(args, seed) for seed in args.seeds]
 
-    def work(road: Road) -> dict[str, dict[str, dict[str, bool]]]:
-        road.prefer()
-        return {arm: road.score(arm) for arm in ARMS}
+    def work(seed_run: SeedRun) -> dict[str, dict[str, dict[str, bool]]]:
+        seed_run.prefer()
+        return {arm: seed_run.score(arm) for arm in ARMS}
 
     before = evaluate_model(args, run, slug(START), start, folder)
     with ThreadPoolExecutor(args.jobs) as pool:
-        scored = work_through(pool, work, [(road,) for road in roads])
+        scored = work_through(pool, work, [(seed_run,) for seed_run in seed_runs])
     found: Verdicts = {START: dict.fromkeys(args.seeds, before)}
-    found |= {arm: {road.seed: arms[arm] for road, arms in zip(roads, scored, strict=True)} for arm in ARMS}
-    told = {road.seed: describe_seed(road) for road in roads}
+    found |= {arm: {seed_run.seed: arms[arm] for seed_run, arms in zip(seed_runs, scored, strict=True)} for arm in ARMS}
+    told = {seed_run.seed: describe_seed(seed_run) for seed_run in seed_runs}
     write_json(folder / "verdicts.json", found)
     return found, told
 
 
-def describe_seed(road: Road) -> Row:
+def describe_seed(seed_run: SeedRun) -> Row:
     """Counts of a seed: its problems, its rows, its compute in millions of forward tokens, steps of every arm."""
-    compute = road.count()
-    tokens = road.args.rows_per_step * read_recipe(road.recipes / "phase2.yaml")["max_length"]
-    told = json.loads(side_path(road.pairs, "run.json").read_text(encoding="utf-8"))
+    compute = seed_run.count()
+    tokens = seed_run.args.rows_per_step * read_recipe(seed_run.recipes / "phase2.yaml")["max_length"]
+    told = json.loads(side_path(seed_run.pairs, "run.json").read_text(encoding="utf-8"))
     return {
         "problems": told["problems"],
         "samples": told["samples"],
         "pairs": told["rows"],
         "compute": vars(compute) | {"whole": compute.whole},
-        "right_by_wrong_working": share_of_luck(road),
-        "steps": dict.fromkeys((DPO, WORKED), road.args.steps)
+        "right_by_wrong_working": share_of_luck(seed_run),
+        "steps": dict.fromkeys((DPO, WORKED), seed_run.args.steps)
         | {arm: compute.steps_for(arm, tokens) for arm in (RIGHT, MORE)},
     }
 
 
-def share_of_luck(road: Road) -> float:
+def share_of_luck(seed_run: SeedRun) -> float:
     """Of the right answers of maths, the share that wrong working reached."""
-    path = side_path(family_file(road.samples, "maths"), "grades.jsonl")
+    path = side_path(family_file(seed_run.samples, "maths"), "grades.jsonl")
     answered, worked = (
-        sum(row["correct"] for row in read_jsonl(file)) for file in (path, road.folder / f"worked_{path.name}")
+        sum(row["correct"] for row in read_jsonl(file)) for file in (path, seed_run.folder / f"worked_{path.name}")
     )
     return 1 - worked / answered if answered else 0.0

@@ -22,7 +22,10 @@ GROUPS = {
     "– code, pairs shown in training": ("code", COMPOSED["code"][:1]),
     "– code, a pair never shown": ("code", COMPOSED["code"][1:]),
 }
-COMPARED = ((DPO, MORE), (WORKED, MORE), (RIGHT, MORE), (WORKED, DPO), (DPO, START), (WORKED, START), (MORE, START))
+COMPARED = (
+    *((DPO, MORE), (WORKED, MORE), (RIGHT, MORE), (WORKED, DPO)),
+    *((DPO, START), (WORKED, START), (RIGHT, START), (MORE, START)),
+)
 Scores = dict[str, list[float]]  # [problem] -> one score a seed
 
 

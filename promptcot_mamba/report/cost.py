@@ -74,7 +74,8 @@ def cost_section(evaluations: Sequence[Evaluation] = (), logs: Mapping[str, Path
         f"Published values: {PROMPTCOT}, and its repository, which does not say what is counted.",
         f"By plan: training alone, {EXAMPLES:,.0f} examples of {TOKENS_PER_EXAMPLE:,} tokens (assumed) for {EPOCHS} "
         "epochs at the bound of `train.py --plan True` on 8 A100s with checkpointing, as in "
-        "configs/promptcot_ds_1_5b.yaml (docs/training.md has the command). Writing the problems and their traces is not in it.",
+        "configs/promptcot_ds_1_5b.yaml (docs/training.md has the command). Writing the problems and their traces is "
+        "not in it.",
     ]
     costs = [(name, "training", *cost) for name, cost in trained.items()]
     costs += [(each.model, "sampling", *cost) for each in evaluations if (cost := sampled_hours(each)) is not None]

@@ -23,8 +23,8 @@ SETTINGS = {
 }  # fmt: skip
 # What rows of different models do not share, but a row and its recipe do.
 OWN_SETTINGS = {
-    "thinking": "auto", "use_chat_template": False, "system_prompt": None, "chat_template_kwargs": None,
-    "rope_scaling": None, "extra_body": None,
+    "thinking": "auto", "use_chat_template": False, "system_prompt": None, "chat_template": None,
+    "chat_template_kwargs": None, "rope_scaling": None, "extra_body": None,
 }  # fmt: skip
 RECIPES = ROOT / "configs" / "models"
 

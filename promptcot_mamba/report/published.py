@@ -36,9 +36,11 @@ def render_published(published: PublishedTable, evaluations: Sequence[Evaluation
     by_model = {evaluation.model.casefold(): evaluation for evaluation in evaluations}
     own_runs: dict[str, Evaluation] = {}
     for model in published.rows:
-        found = by_model.get(model.casefold()) or by_model.get(published.same.get(model, "").casefold())
-        if found is not None:
-            own_runs[model] = found
+        same = by_model.get(published.same.get(model, "").casefold())
+        if own_run := by_model.get(model.casefold()):
+            own_runs[model] = own_run
+        elif same and any(column in same.figures for column in published.columns):
+            own_runs[model] = same
     rows: list[list[str]] = []
     own: set[int] = set()
     for model, values in published.rows.items():

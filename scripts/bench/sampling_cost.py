@@ -38,7 +38,7 @@ COLUMNS = (
     ("samples", "{samples:,}"),
     ("ms of processor a sample", "{milliseconds:.2f}"),
     ("aiohttp alone", "{bare_milliseconds:.2f}"),
-    ("bytes of rows", "{rows:,}"),
+    ("bytes of rows, of twice the samples", "{rows:,}"),
     ("beside them", "{beside:,}"),
     ("all / rows", "{all_to_rows:.3f}"),
     ("all / completions", "{all_to_texts:.3f}"),

@@ -12,7 +12,7 @@ import time
 
 from promptcot_mamba.bench_record import report_record
 from promptcot_mamba.cli import parse_args, run_program
-from promptcot_mamba.quickstart.em import Arguments, play
+from promptcot_mamba.quickstart.em import Arguments, run_study
 
 
 def main() -> None:
@@ -22,8 +22,8 @@ def main() -> None:
     from promptcot_mamba.quickstart.em_report import TITLE, figures, make_tables, measure
 
     started = time.monotonic()
-    roads, verdicts = play(args)
-    told = measure(roads)
+    seed_runs, verdicts = run_study(args)
+    told = measure(seed_runs)
     tables, results = make_tables(told, verdicts), figures(told, verdicts)
     report_record(args, Path(args.output_dir) / "em.json", title=TITLE, tables=tables, results=results)
     print(f"{time.monotonic() - started:.0f} s, this time")

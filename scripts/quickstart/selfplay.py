@@ -11,7 +11,7 @@ import time
 
 from promptcot_mamba.bench_record import report_record
 from promptcot_mamba.cli import parse_args, run_program
-from promptcot_mamba.quickstart.selfplay import Arguments, play
+from promptcot_mamba.quickstart.selfplay import Arguments, run_study
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
     from promptcot_mamba.quickstart.selfplay_report import TITLE, figures, make_tables
 
     started = time.monotonic()
-    verdicts, told = play(args)
+    verdicts, told = run_study(args)
     results, tables = figures(verdicts, told), make_tables(verdicts, told)
     report_record(args, Path(args.output_dir) / "selfplay.json", title=TITLE, tables=tables, results=results)
     print(f"{time.monotonic() - started:.0f} s, this time")

@@ -12,7 +12,7 @@ from promptcot_mamba.bench_record import render_record_table
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import read_jsonl, write_json, write_jsonl
 from promptcot_mamba.quickstart import em
-from promptcot_mamba.quickstart.em import LONGER, WITHOUT, Arguments, Base, Road
+from promptcot_mamba.quickstart.em import LONGER, WITHOUT, Arguments, Base, SeedRun
 from promptcot_mamba.quickstart.em_report import count_pairs, figures, make_tables, measure, pairs_among
 from promptcot_mamba.quickstart.road import Stage
 from promptcot_mamba.quickstart.solver import solve
@@ -60,7 +60,7 @@ def pretend(stage: Stage, folder: Path, *, to_log: bool) -> float:
 def test_every_stage_reads_what_an_earlier_one_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(em, "run_stage", pretend)
     args = make_arguments(tmp_path)
-    roads, verdicts = em.play(args)
+    seed_runs, verdicts = em.run_study(args)
     assert list(verdicts) == [WITHOUT, *ARMS]
     assert verdicts[LONGER] == {1: {"quickstart_composed/0": True}, 2: {"quickstart_composed/0": True}}
     known, cold = (read_jsonl(tmp_path / "seed_1" / f"{name}.jsonl") for name in ("known", "cold"))
@@ -72,11 +72,16 @@ def test_every_stage_reads_what_an_earlier_one_left(tmp_path: Path, monkeypatch:
     rounds = json.loads((stages / "rounds.json").read_text())
     trained = shlex.split(next(word for word in rounds if word.startswith("--train_generator=")))
     at = trained.index("--data_path")
-    assert trained[at : at + 4] == ["--data_path", "{data}", str(roads[0].cold / "generator_sft.jsonl"), "--output_dir"]
+    assert trained[at : at + 4] == [
+        "--data_path",
+        "{data}",
+        str(seed_runs[0].cold / "generator_sft.jsonl"),
+        "--output_dir",
+    ]
     assert trained[trained.index("--model_name_or_path") + 1] == "{model}"  # what the round before left
     writer = json.loads((stages / "train_cold_writer.json").read_text())
-    assert writer[writer.index("--data_path") + 1] == str(roads[0].cold / "writer_rows.jsonl")
-    sources = [row["source"] for row in read_jsonl(roads[0].cold / "writer_rows.jsonl")]
+    assert writer[writer.index("--data_path") + 1] == str(seed_runs[0].cold / "writer_rows.jsonl")
+    sources = [row["source"] for row in read_jsonl(seed_runs[0].cold / "writer_rows.jsonl")]
     assert sources.count("s") == 300  # all exercises that there are, a fifth
     assert len(sources) == 5 * 300
     settings = json.loads(next(word.partition("=")[2] for word in rounds if word.startswith("--stages=")))
@@ -91,12 +96,12 @@ def test_every_stage_reads_what_an_earlier_one_left(tmp_path: Path, monkeypatch:
 def test_the_control_pays_for_all_rounds(tmp_path: Path):
     """The cold start's 800 and 600 steps, two rounds' 400, the first round's 300 of the writer that the second asks,
     and passes over what was written and scored."""
-    road = Road(Base(make_arguments(tmp_path, rounds=2)), 1)
+    seed_run = SeedRun(Base(make_arguments(tmp_path, rounds=2)), 1)
     row = {"model": "m", "attempt": 0, "prompt_tokens": 5000, "completion_tokens": 1144, "outcome": "used"}
-    write_jsonl(road.work / "round_1" / "usage" / "rationales.jsonl", [row] * 2)
-    write_jsonl(road.work / "round_2" / "usage" / "chosen_rationales.jsonl", [row])
-    write_jsonl(road.work / "round_2" / "usage" / "problems.jsonl", [row] * 50)  # every generator writes problems
-    assert road.count_longer() == 800 + 600 + 2 * 400 + 300 + 3 * 6144 / (3 * 8 * 256)
+    write_jsonl(seed_run.work / "round_1" / "usage" / "rationales.jsonl", [row] * 2)
+    write_jsonl(seed_run.work / "round_2" / "usage" / "chosen_rationales.jsonl", [row])
+    write_jsonl(seed_run.work / "round_2" / "usage" / "problems.jsonl", [row] * 50)  # every generator writes problems
+    assert seed_run.count_longer() == 800 + 600 + 2 * 400 + 300 + 3 * 6144 / (3 * 8 * 256)
 
 
 def test_variety_is_counted_at_equal_numbers():
@@ -132,15 +137,15 @@ def leave_round(folder: Path, sound: int) -> None:
 
 def test_figures_say_what_the_files_hold(tmp_path: Path):
     base = Base(make_arguments(tmp_path))
-    roads = [Road(base, seed) for seed in (1, 2)]
-    for road in roads:
+    seed_runs = [SeedRun(base, seed) for seed in (1, 2)]
+    for seed_run in seed_runs:
         for arm, sound in zip(ARMS, (2, 4, 6, 3), strict=True):
-            leave_round(road.arms[arm], sound)
-        for stage, seconds in (("cold_start", 60.0), ("rounds", 540.0 + 60 * road.seed)):
-            write_json(road.folder / "stages" / f"{stage}.json", {"seconds": seconds})
+            leave_round(seed_run.arms[arm], sound)
+        for stage, seconds in (("cold_start", 60.0), ("rounds", 540.0 + 60 * seed_run.seed)):
+            write_json(seed_run.folder / "stages" / f"{stage}.json", {"seconds": seconds})
     write_json(base.folder / "stages" / "data.json", {"seconds": 120.0})
     verdicts = {arm: {seed: {"a": True, "b": seed == 1} for seed in (1, 2)} for arm in (WITHOUT, *ARMS)}
-    told = measure(roads)
+    told = measure(seed_runs)
     first = told[1]["arms"]
     assert [first[arm]["sound"] for arm in ARMS] == [0.2, 0.4, 0.6, 0.3]
     assert first["round 2"] | {"pairs_among": None} == {

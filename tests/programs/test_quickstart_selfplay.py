@@ -27,7 +27,7 @@ from promptcot_mamba.quickstart.selfplay import (
     Compute,
     check_workings,
     count_compute,
-    play,
+    run_study,
 )
 from promptcot_mamba.quickstart.selfplay_report import by_seed, figures, make_tables, over_problems, over_seeds
 from promptcot_mamba.quickstart.splits import HELD_OUT_LINKS, draw_selfplay_rows, is_held_out
@@ -115,7 +115,7 @@ def test_flags_that_no_study_can_use_are_refused(flags: dict, message: str):
 
 def test_a_quickstart_that_is_not_there_is_named(tmp_path: Path):
     with pytest.raises(InputError, match=r"--quickstart .*: holds no trained phase2; run scripts/quickstart\.sh first"):
-        play(make_arguments(quickstart=str(tmp_path), output_dir=str(tmp_path / "out")))
+        run_study(make_arguments(quickstart=str(tmp_path), output_dir=str(tmp_path / "out")))
     assert not (tmp_path / "out").exists()
 
 
@@ -180,7 +180,7 @@ def test_every_arm_costs_the_same_and_tables_say_what_it_gains(tmp_path: Path, m
     (tmp_path / "quickstart/phase2/model.safetensors").touch()
     write_jsonl(tmp_path / "quickstart/data/phase2.jsonl", [{"prompt": "p", "completion": "c"}])
     args = make_arguments(quickstart=str(tmp_path / "quickstart"), output_dir=str(tmp_path / "out"), steps=5, jobs=1)
-    verdicts, told = play(args)
+    verdicts, told = run_study(args)
 
     trained = [stage for stage in ran if stage.name.startswith("train_")]
     assert [stage.name for stage in trained] == [f"train_{selfplay.slug(arm)}" for arm in ARMS] * 2

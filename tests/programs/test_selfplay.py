@@ -170,6 +170,9 @@ def test_where_it_runs_may_change_and_the_model_may_not(work: Path, tmp_path: Pa
     assert again.returncode == 0, again.stderr
     assert hops(again) == [f"{hop}: done before" for hop in expected]
 
+    fewer = play("--gradient_accumulation_steps", "6", **flags | elsewhere | {"ROUNDS": "3"})
+    assert hops(fewer)[:6] == [f"{hop}: done before" for hop in expected], fewer.stderr
+
     refused = "/done/sample_maths: round 1 was made by other settings or from other files or weights"
     other = play(**flags, SAMPLER=sampler.replace("--temperature 1", "--temperature 0.5"))
     assert other.returncode == 2

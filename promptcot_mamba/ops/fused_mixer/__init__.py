@@ -104,7 +104,7 @@ def fused_mixer(
     )  # fmt: skip
     if neighbours is not None and cu_seqlens is None:
         raise InputError(f"{op}: a slice of a row has neighbours only with cu_seqlens")
-    told = {} if neighbours is None else {"neighbours": neighbours}  # a form that knows of none serves whole rows
+    told = {} if neighbours is None else {"neighbours": neighbours}  # a form without `neighbours` takes whole rows only
     return run(
         zxbcdt, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight, n_groups=n_groups, head_dim=head_dim,
         state_size=state_size, chunk_size=chunk_size, eps=eps, cu_seqlens=cu_seqlens, dt_limit=tuple(dt_limit),
