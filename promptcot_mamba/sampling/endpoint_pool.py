@@ -120,17 +120,25 @@ class EndpointPool:
         self._on_change = on_change
         self._on_fatal = on_fatal
         self._session: aiohttp.ClientSession | None = None
+        self._probes: aiohttp.ClientSession | None = None  # each on a connection of its own
         self._watchers: list[asyncio.Task] = []
 
     async def open(self) -> None:
-        """Ask every server for its models; raises InputError if none is there or one serves another model."""
-        settings = self.settings
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ssl=settings.tls()),
-            timeout=aiohttp.ClientTimeout(total=settings.request_seconds, sock_connect=CONNECT_SECONDS),
-            read_bufsize=1 << 20,
-            max_line_size=MOST_HEADER,  # gateways send policies, cookies and limits by the kilobyte
-            max_field_size=MOST_HEADER,
+        """Ask every server for its models; raises InputError if none is there or one serves another model.
+
+        That is asked on a connection of its own each time: uvicorn closes one behind an error without having said so,
+        and a request that is sent there is lost.
+        """
+        settings, tls = self.settings, self.settings.tls()
+        self._session, self._probes = (
+            aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, ssl=tls, force_close=force_close),
+                timeout=aiohttp.ClientTimeout(total=settings.request_seconds, sock_connect=CONNECT_SECONDS),
+                read_bufsize=1 << 20,
+                max_line_size=MOST_HEADER,  # gateways send policies, cookies and limits by the kilobyte
+                max_field_size=MOST_HEADER,
+            )
+            for force_close in (False, True)
         )
         troubles = await asyncio.gather(*(self._try_identify(endpoint) for endpoint in self.endpoints))
         if all(trouble and not isinstance(trouble, ServerTroubleError) for trouble in troubles):
@@ -151,8 +159,8 @@ class EndpointPool:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._session is not None:
-            await self._session.close()
+        for session in filter(None, (self._session, self._probes)):
+            await session.close()
 
     def free(self) -> Endpoint | None:
         """The least busy server that is there and takes one more request."""
@@ -197,9 +205,9 @@ class EndpointPool:
 
     async def _identify(self, endpoint: Endpoint) -> None:
         """Learn the server's name for the model; raises InputError if it serves another or too short a context."""
-        assert self._session is not None
+        assert self._probes is not None
         timeout = aiohttp.ClientTimeout(total=CONNECT_SECONDS)
-        async with self._session.get(f"{endpoint.url}/models", timeout=timeout, headers=self._headers()) as response:
+        async with self._probes.get(f"{endpoint.url}/models", timeout=timeout, headers=self._headers()) as response:
             body = await read_body(response.content, broken_too=response.status != 200)
             if response.status in NO_MODELS:
                 self._take_at_its_word(endpoint, "has no /models")
