@@ -134,18 +134,26 @@ class EndpointPool:
         self._on_change = on_change
         self._on_fatal = on_fatal
         self._session: aiohttp.ClientSession | None = None
+        self._probes: aiohttp.ClientSession | None = None  # each on a connection of its own
         self._watchers: list[asyncio.Task] = []
         self.said = ""  # the last words of trouble
 
     async def open(self) -> None:
-        """Ask every server for its models; raises InputError if none is there or one serves another model."""
-        settings = self.settings
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ssl=settings.tls()),
-            timeout=aiohttp.ClientTimeout(total=settings.request_seconds, sock_connect=CONNECT_SECONDS),
-            read_bufsize=1 << 20,
-            max_line_size=MOST_HEADER,  # gateways send policies, cookies and limits by the kilobyte
-            max_field_size=MOST_HEADER,
+        """Ask every server for its models; raises InputError if none is there or one serves another model.
+
+        That is asked on a connection of its own each time: uvicorn closes one behind an error without having said so,
+        and a request that is sent there is lost.
+        """
+        settings, tls = self.settings, self.settings.tls()
+        self._session, self._probes = (
+            aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, ssl=tls, force_close=force_close),
+                timeout=aiohttp.ClientTimeout(total=settings.request_seconds, sock_connect=CONNECT_SECONDS),
+                read_bufsize=1 << 20,
+                max_line_size=MOST_HEADER,  # gateways send policies, cookies and limits by the kilobyte
+                max_field_size=MOST_HEADER,
+            )
+            for force_close in (False, True)
         )
         troubles = await asyncio.gather(*(self._try_identify(endpoint) for endpoint in self.endpoints))
         if all(trouble and not isinstance(trouble, ServerTroubleError) for trouble in troubles):
@@ -166,8 +174,8 @@ class EndpointPool:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._session is not None:
-            await self._session.close()
+        for session in filter(None, (self._session, self._probes)):
+            await session.close()
 
     def free(self) -> Endpoint | None:
         """The least busy server that is there and takes one more request."""
@@ -177,7 +185,7 @@ class EndpointPool:
     @asynccontextmanager
     async def post(self, endpoint: Endpoint, path: str, body: dict[str, Any]) -> AsyncIterator[aiohttp.ClientResponse]:
         """The answer to one POST, its status 200; anything else is raised."""
-        async with self._ask("POST", endpoint, path, json=body) as response:
+        async with self._ask(self._session, "POST", endpoint, path, json=body) as response:
             if response.status != 200:
                 words = await read_body(response.content, broken_too=True)
                 raise_for_error(endpoint.url, response.status, words, response.headers)
@@ -185,16 +193,16 @@ class EndpointPool:
 
     @asynccontextmanager
     async def _ask(
-        self, method: str, endpoint: Endpoint, path: str, **how: Any
+        self, session: aiohttp.ClientSession | None, method: str, endpoint: Endpoint, path: str, **how: Any
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Redirects are followed with the same method and body (HTTP clients turn a POST into a GET at 301 and 302);
         the key goes to the first host alone, and never from https to http."""
-        assert self._session is not None
+        assert session is not None  # `open` has made it
         url = home = URL(f"{endpoint.url}/{path}")
         for _ in range(MOST_REDIRECTS + 1):
             is_home = url.host == home.host and url.scheme in (home.scheme, "https")
             how |= {"headers": self._headers() if is_home else {}, "proxy": proxy_for(url)}
-            async with self._session.request(method, url, allow_redirects=False, **how) as response:
+            async with session.request(method, url, allow_redirects=False, **how) as response:
                 if response.status in REDIRECTS and "Location" in response.headers:
                     url = url.join(URL(response.headers["Location"]))
                     continue
@@ -219,7 +227,7 @@ class EndpointPool:
     async def _identify(self, endpoint: Endpoint) -> None:
         """Learn the server's name for the model; raises InputError if it serves another or too short a context."""
         timeout = aiohttp.ClientTimeout(total=CONNECT_SECONDS)
-        async with self._ask("GET", endpoint, "models", timeout=timeout) as response:
+        async with self._ask(self._probes, "GET", endpoint, "models", timeout=timeout) as response:
             body = await read_body(response.content, broken_too=response.status != 200)
             if response.status in NO_MODELS:
                 self._take_at_its_word(endpoint, "has no /models")
