@@ -266,7 +266,7 @@ class EndpointPool:
         if isinstance(most, int) and most < needed:
             raise InputError(
                 f"--base_url {endpoint.url}: its context is {most} tokens, {needed} are needed (--max_len plus 4,096); "
-                f"start it with --max-model-len {needed}, or give --max_len {max(1, most - 4096)}"
+                f"start it with more (vllm serve --max-model-len {needed}), or give --max_len {max(1, most - 4096)}"
             )
         endpoint.model, endpoint.owner = card["id"], str(card.get("owned_by"))
         if not self.settings.chat:
@@ -352,11 +352,19 @@ def words_of(error: BaseException | None) -> str:
 
 
 def read_cards(body: bytes, url: str) -> list[dict[str, Any]]:
-    """The models a server names, in OpenAI's form or one near it (a bare list, Ollama's `models` with names)."""
+    """The models a server names, in OpenAI's form or one near it (a bare list, Ollama's `models` with names).
+
+    llama-server tells a slot's context in `meta`; it would cut a longer chain without a word.
+    """
     answer = parse_json(body)
     if isinstance(answer, dict):
         answer = parse_object(body, url)  # raises where it is an error
         answer = answer.get("data") or answer.get("models")
     cards = [card if isinstance(card, dict) else {"id": card} for card in (answer if isinstance(answer, list) else [])]
     named = [(card, card.get("id") or card.get("name") or card.get("model")) for card in cards]
-    return [card | {"id": str(name)} for card, name in named if name]
+    metas = [card["meta"] if isinstance(card.get("meta"), dict) else {} for card in cards]
+    return [
+        {"max_model_len": meta.get("n_ctx")} | card | {"id": str(name)}
+        for (card, name), meta in zip(named, metas, strict=True)
+        if name
+    ]
