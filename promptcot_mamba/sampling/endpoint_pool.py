@@ -134,18 +134,26 @@ class EndpointPool:
         self._on_change = on_change
         self._on_fatal = on_fatal
         self._session: aiohttp.ClientSession | None = None
+        self._probes: aiohttp.ClientSession | None = None  # each on a connection of its own
         self._watchers: list[asyncio.Task] = []
         self.said = ""  # the last words of trouble
 
     async def open(self) -> None:
-        """Ask every server for its models; raises InputError if none is there or one serves another model."""
-        settings = self.settings
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ssl=settings.tls()),
-            timeout=aiohttp.ClientTimeout(total=settings.request_seconds, sock_connect=CONNECT_SECONDS),
-            read_bufsize=1 << 20,
-            max_line_size=MOST_HEADER,  # gateways send policies, cookies and limits by the kilobyte
-            max_field_size=MOST_HEADER,
+        """Ask every server for its models; raises InputError if none is there or one serves another model.
+
+        That is asked on a connection of its own each time: uvicorn closes one behind an error without having said so,
+        and a request that is sent there is lost.
+        """
+        settings, tls = self.settings, self.settings.tls()
+        self._session, self._probes = (
+            aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, ssl=tls, force_close=force_close),
+                timeout=aiohttp.ClientTimeout(total=settings.request_seconds, sock_connect=CONNECT_SECONDS),
+                read_bufsize=1 << 20,
+                max_line_size=MOST_HEADER,  # gateways send policies, cookies and limits by the kilobyte
+                max_field_size=MOST_HEADER,
+            )
+            for force_close in (False, True)
         )
         troubles = await asyncio.gather(*(self._try_identify(endpoint) for endpoint in self.endpoints))
         if all(trouble and not isinstance(trouble, ServerTroubleError) for trouble in troubles):
@@ -166,8 +174,8 @@ class EndpointPool:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._session is not None:
-            await self._session.close()
+        for session in filter(None, (self._session, self._probes)):
+            await session.close()
 
     def free(self) -> Endpoint | None:
         """The least busy server that is there and takes one more request."""
@@ -177,7 +185,7 @@ class EndpointPool:
     @asynccontextmanager
     async def post(self, endpoint: Endpoint, path: str, body: dict[str, Any]) -> AsyncIterator[aiohttp.ClientResponse]:
         """The answer to one POST, its status 200; anything else is raised."""
-        async with self._ask("POST", endpoint, path, json=body) as response:
+        async with self._ask(self._session, "POST", endpoint, path, json=body) as response:
             if response.status != 200:
                 words = await read_body(response.content, broken_too=True)
                 raise_for_error(endpoint.url, response.status, words, response.headers)
@@ -185,16 +193,16 @@ class EndpointPool:
 
     @asynccontextmanager
     async def _ask(
-        self, method: str, endpoint: Endpoint, path: str, **how: Any
+        self, session: aiohttp.ClientSession | None, method: str, endpoint: Endpoint, path: str, **how: Any
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Redirects are followed with the same method and body (HTTP clients turn a POST into a GET at 301 and 302);
         the key goes to the first host alone, and never from https to http."""
-        assert self._session is not None
+        assert session is not None  # `open` has made it
         url = home = URL(f"{endpoint.url}/{path}")
         for _ in range(MOST_REDIRECTS + 1):
             is_home = url.host == home.host and url.scheme in (home.scheme, "https")
             how |= {"headers": self._headers() if is_home else {}, "proxy": proxy_for(url)}
-            async with self._session.request(method, url, allow_redirects=False, **how) as response:
+            async with session.request(method, url, allow_redirects=False, **how) as response:
                 if response.status in REDIRECTS and "Location" in response.headers:
                     url = url.join(URL(response.headers["Location"]))
                     continue
@@ -219,7 +227,7 @@ class EndpointPool:
     async def _identify(self, endpoint: Endpoint) -> None:
         """Learn the server's name for the model; raises InputError if it serves another or too short a context."""
         timeout = aiohttp.ClientTimeout(total=CONNECT_SECONDS)
-        async with self._ask("GET", endpoint, "models", timeout=timeout) as response:
+        async with self._ask(self._probes, "GET", endpoint, "models", timeout=timeout) as response:
             body = await read_body(response.content, broken_too=response.status != 200)
             if response.status in NO_MODELS:
                 self._take_at_its_word(endpoint, "has no /models")
@@ -258,7 +266,7 @@ class EndpointPool:
         if isinstance(most, int) and most < needed:
             raise InputError(
                 f"--base_url {endpoint.url}: its context is {most} tokens, {needed} are needed (--max_len plus 4,096); "
-                f"start it with --max-model-len {needed}, or give --max_len {max(1, most - 4096)}"
+                f"start it with more (vllm serve --max-model-len {needed}), or give --max_len {max(1, most - 4096)}"
             )
         endpoint.model, endpoint.owner = card["id"], str(card.get("owned_by"))
         if not self.settings.chat:
@@ -344,11 +352,19 @@ def words_of(error: BaseException | None) -> str:
 
 
 def read_cards(body: bytes, url: str) -> list[dict[str, Any]]:
-    """The models a server names, in OpenAI's form or one near it (a bare list, Ollama's `models` with names)."""
+    """The models a server names, in OpenAI's form or one near it (a bare list, Ollama's `models` with names).
+
+    llama-server tells a slot's context in `meta`; it would cut a longer chain without a word.
+    """
     answer = parse_json(body)
     if isinstance(answer, dict):
         answer = parse_object(body, url)  # raises where it is an error
         answer = answer.get("data") or answer.get("models")
     cards = [card if isinstance(card, dict) else {"id": card} for card in (answer if isinstance(answer, list) else [])]
     named = [(card, card.get("id") or card.get("name") or card.get("model")) for card in cards]
-    return [card | {"id": str(name)} for card, name in named if name]
+    metas = [card["meta"] if isinstance(card.get("meta"), dict) else {} for card in cards]
+    return [
+        {"max_model_len": meta.get("n_ctx")} | card | {"id": str(name)}
+        for (card, name), meta in zip(named, metas, strict=True)
+        if name
+    ]

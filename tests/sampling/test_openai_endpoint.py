@@ -12,7 +12,7 @@ import pytest
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.sampling import endpoint_pool
 from promptcot_mamba.sampling.backend import LENGTH, LOOP, BackendFailedError, Request, SamplingSettings
-from promptcot_mamba.sampling.endpoint_pool import EndpointPool, EndpointSettings
+from promptcot_mamba.sampling.endpoint_pool import EndpointPool, EndpointSettings, read_cards
 from promptcot_mamba.sampling.endpoint_protocol import find_model, normal_url, payload
 from promptcot_mamba.sampling.openai_endpoint import OpenAIEndpoints
 from tests.sampling.scripted import write_chain
@@ -211,6 +211,13 @@ def test_dropped_requests_never_come_back_wherever_they_are(start_server):
     units = [each.unit for each in finished]
     assert sorted(set(units) - early) == sorted(set(range(1, 12, 2)) - early)
     assert len(units) == len(set(units))
+
+
+def test_the_context_of_a_llama_server_is_read_off_its_card():
+    """Of one slot; what goes beyond is cut off as if `max_tokens` had been reached."""
+    card = {"id": "tiny", "owned_by": "llamacpp", "meta": {"n_vocab": 400, "n_ctx": 4864, "n_ctx_train": 8192}}
+    for said, most in ((card, 4864), (card | {"meta": "none"}, None), ({"id": "m", "max_model_len": 9}, 9)):
+        assert read_cards(json.dumps({"data": [said]}).encode(), "url")[0]["max_model_len"] == most
 
 
 def test_servers_are_told_how_to_draw_in_their_own_words():

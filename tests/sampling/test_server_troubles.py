@@ -264,6 +264,12 @@ def test_only_silence_and_a_gateway_take_requests_away(at, trouble: str, caplog,
     assert ("no answer to 3 probes (status 503" in caplog.text) == (trouble == "gateway_503")
 
 
+def test_no_request_goes_where_models_was_answered(at, caplog):
+    """`transformers serve` without a hub cache fails there, and closes each connection on which it has."""
+    assert_right(ask(at("models_500")))
+    assert "disconnected" not in caplog.text.lower()
+
+
 @pytest.mark.parametrize(("trouble", "less"), [("sglang_no_room", 4088), ("tgi_no_room", 160), ("vllm_at_least", 2048)])
 def test_a_chain_ends_where_the_context_does(at, trouble: str, less: int, caplog):
     finished = ask(at(trouble, FOR_EVER))

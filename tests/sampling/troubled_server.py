@@ -12,6 +12,7 @@ import email.utils
 import json
 import ssl
 import time
+import weakref
 from collections import Counter
 
 from aiohttp import web
@@ -212,6 +213,7 @@ class TroubledServer:
         self.options = options
         self.seen: Counter[tuple[str, str]] = Counter()
         self.asked: Counter[str] = Counter()  # for models
+        self.closing: weakref.WeakSet = weakref.WeakSet()  # connections
 
     async def models(self, http: web.Request) -> web.Response:
         trouble = http.match_info["trouble"]
@@ -222,6 +224,8 @@ class TroubledServer:
             return web.json_response(WHILE_BUSY[trouble][1], status=WHILE_BUSY[trouble][0])
         if trouble in MODELS:
             status, said = MODELS[trouble]
+            if status == 500:  # uvicorn closes it behind such an answer, without having said so
+                self.closing.add(http.transport)
             return web.Response(status=status, text=said if isinstance(said, str) else json.dumps(said))
         if trouble == "moved":
             raise web.HTTPMovedPermanently("/none/0/v1/models")
@@ -236,6 +240,9 @@ class TroubledServer:
         return await self.answer(http, chat=True)
 
     async def answer(self, http: web.Request, *, chat: bool) -> web.StreamResponse:
+        if http.transport in self.closing:
+            http.transport.abort()
+            return web.Response()
         body = await http.json()
         prompt = body["messages"][-1]["content"] if chat else body["prompt"]
         trouble, times = http.match_info["trouble"], int(http.match_info["times"])
