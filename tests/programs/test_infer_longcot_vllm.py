@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -26,11 +27,13 @@ from promptcot_mamba.sampling.vllm_engine import EngineSettings, engine_argument
 from promptcot_mamba.sampling.vllm_server import VllmServer
 from promptcot_mamba.token_scores import TokenScores
 from tests.sampling.conftest import ROOT, comparable, write_problems
+from tests.sampling.families import make_family
 from tests.tiny import make_checkpoint
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("vllm")
 N = 8
+KILLS = 10
 
 
 @pytest.fixture(scope="module")
@@ -98,17 +101,19 @@ def assert_same_but_continued(output: Path, whole: list[dict]) -> None:
             assert row["continued"][0] < row["completion_tokens"]
 
 
-def test_two_kills_change_nothing(problems: Path, checkpoint: Path, tmp_path: Path, whole: list[dict]):
+@pytest.mark.timeout(1800)
+def test_ten_kills_change_nothing(problems: Path, checkpoint: Path, tmp_path: Path, whole: list[dict]):
     output = tmp_path / "x.jsonl"
-    for share in (0.2, 0.6):
-        kill_at(start(problems, output, checkpoint, "--max_num_seqs", "6"), output, int(share * len(whole)))
-        assert int(share * len(whole)) <= lines(output) < len(whole)
+    for count in sorted(random.Random(24).sample(range(len(whole)), KILLS)):
+        kill_at(start(problems, output, checkpoint, "--max_num_seqs", "6"), output, count)
+        assert count <= lines(output) < len(whole)
     finish(start(problems, output, checkpoint))
     assert_same_but_continued(output, whole)
     assert lines(side_path(output, "attempts.jsonl")) == len(whole)
 
 
-SEGMENTS = ("--segment_len", "64", "--stop_on_loop", "True", "--save_logprobs", "True")
+SEGMENT = 64
+SEGMENTS = ("--segment_len", str(SEGMENT), "--stop_on_loop", "True", "--save_logprobs", "True")
 
 
 def assert_same_scores(output: Path, other: Path) -> None:
@@ -138,21 +143,52 @@ def whole_in_segments(problems: Path, checkpoint: Path, tmp_path_factory: pytest
     return output
 
 
-def test_kills_within_segments_change_no_letter(
-    problems: Path, checkpoint: Path, tmp_path: Path, whole_in_segments: Path
-):
-    output = tmp_path / "x.jsonl"
-    partial = side_path(output, "partial.jsonl")
-    for saved in (3, 30, 60, 90):  # lines: kills while chains are under way
-        process = start(problems, output, checkpoint, "--max_num_seqs", "6", *SEGMENTS)
-        before = lines(partial)
-        while process.poll() is None and lines(partial) < before + saved:
+def kill_within_segments(output: Path, most: int, *arguments: object) -> None:
+    """Kill a run ten times while chains are under way, each time after up to `most` further segments, and let it end:
+    whole segments are kept, and none that was is lost."""
+    partial, numbers, before = side_path(output, "partial.jsonl"), random.Random(42), {}
+    for _ in range(KILLS):
+        process = start(*arguments)
+        goal = lines(partial) + numbers.randrange(1, most)
+        while process.poll() is None and lines(partial) < goal:
             time.sleep(0.002)
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
-    finish(start(problems, output, checkpoint, *SEGMENTS))
+        settled = {(row["problem_id"], row["run"]) for row in whole_rows(side_path(output, "attempts.jsonl"))}
+        saved = {key[:2]: len(each.ids) for key, each in read_partial(partial).items() if key[:2] not in settled}
+        assert all(length % SEGMENT == 0 for length in saved.values())
+        assert all(key in settled or saved[key] >= length for key, length in before.items())
+        before = saved
+    finish(start(*arguments))
+
+
+def whole_rows(path: Path) -> list[dict]:
+    """The rows of a file whose last one may be torn."""
+    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]] if path.exists() else []
+
+
+@pytest.mark.timeout(1800)
+def test_ten_kills_within_segments_change_no_letter(
+    problems: Path, checkpoint: Path, tmp_path: Path, whole_in_segments: Path
+):
+    output = tmp_path / "x.jsonl"
+    kill_within_segments(output, 15, problems, output, checkpoint, "--max_num_seqs", "6", *SEGMENTS)
     assert comparable(output) == comparable(whole_in_segments)
     assert_same_scores(output, whole_in_segments)
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("family", ["qwen2", "nemotron_h"])
+def test_ten_kills_within_segments_change_no_letter_of_attention(problems: Path, tmp_path: Path, family: str):
+    """Which is read again beside other chains than before, in another order: alone, and beside states in a hybrid."""
+    model = make_family(family, tmp_path / family)
+    output, other = tmp_path / "x.jsonl", tmp_path / "other.jsonl"
+    flags = (*SEGMENTS, "--use_mamba2", "False", "--max_len", "300", "--n", "4")
+    kill_within_segments(output, 10, problems, output, model, "--max_num_seqs", "6", *flags)
+    finish(start(problems, other, model, *flags))
+    assert comparable(output) == comparable(other)
+    assert_same_scores(output, other)
+    assert sum(row["completion_tokens"] > 128 for row in comparable(other)) > 10
 
 
 @pytest.fixture
