@@ -90,12 +90,12 @@ class LogFileCallback(TrainerCallback):
     """Appends every log entry, with its step, to `train_log.jsonl`; a resumed run first drops what it will redo.
 
     `device_hours` is the wall time of all devices up to the entry, of dropped steps too, without the program's start;
-    the first entry of a session names its `device`.
+    the first entry of each process names its `device`.
     """
 
     def __init__(self) -> None:
         self._file: DurableAppender | None = None
-        self._hours = 0.0  # of earlier sessions
+        self._hours = 0.0  # of earlier processes
         self._began = time.monotonic()
         self._named: dict[str, str] = {}  # said once
 
@@ -111,7 +111,7 @@ class LogFileCallback(TrainerCallback):
             self._hours = max((row.get("device_hours", 0.0) for row in rows), default=0.0)
             kept = [row for row in rows if row["step"] <= state.global_step]
             if dropped := [row for row in rows if row["step"] > state.global_step]:
-                # Their hours count, also where this session ends before its first entry.
+                # Their hours count, also where this process ends before it logs anything.
                 lost = {"step": state.global_step, "device_hours": self._hours}
                 devices = [row["device"] for row in dropped if "device" in row]
                 kept.append({**lost, "device": devices[-1]} if devices else lost)
