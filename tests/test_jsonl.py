@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import (
+    LONG_TEXT,
     DurableAppender,
+    decode_json,
     dump_row,
     iter_jsonl,
     read_jsonl,
@@ -34,6 +36,49 @@ def test_a_row_is_one_line_and_reads_back(row):
     assert line.endswith(b"\n")
     assert line.count(b"\n") == 1
     assert json.loads(line) == row
+
+
+TEXT = st.text(st.characters(codec=None))  # lone surrogates too
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@given(st.dictionaries(st.text(), TEXT | st.integers() | FINITE, max_size=4), st.sets(st.integers(0, 4)))
+def test_long_texts_are_written_as_the_slow_definition_writes_them(row, longer):
+    """Which is json's own; a text is long from LONG_TEXT on, wherever in the row it stands."""
+    row = {
+        name: value * LONG_TEXT if isinstance(value, str) and place in longer else value
+        for place, (name, value) in enumerate(row.items())
+    }
+    text = json.dumps(row, ensure_ascii=False)
+    has_surrogates = any("\ud800" <= letter <= "\udfff" for letter in text)
+    assert dump_row(row) == (json.dumps(row) if has_surrogates else text).encode() + b"\n"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), b"bytes", {1, 2}])
+def test_what_json_has_not_is_not_written_beside_long_texts_either(value):
+    with pytest.raises((ValueError, TypeError)):
+        dump_row({"completion": "x" * LONG_TEXT, "value": value})
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+)
+
+
+@given(JSON, st.booleans(), st.integers(0, 40), st.binary(max_size=2))
+def test_json_is_read_as_by_its_slow_definition(value, is_ascii, cut, junk):
+    """Whole, torn, and with bytes of something else in it."""
+    text = json.dumps(value, ensure_ascii=is_ascii).encode("utf-8", "surrogatepass")
+    for data in (text, text[:cut], text[:cut] + junk + text[cut:]):
+        assert read_or_refuse(decode_json, data) == read_or_refuse(json.loads, data)
+
+
+def read_or_refuse(read, data: bytes) -> str:
+    try:
+        return repr(read(data))  # NaN is not equal to itself
+    except ValueError:
+        return "refused"
 
 
 def test_lone_surrogates_survive():

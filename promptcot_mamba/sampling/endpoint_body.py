@@ -1,12 +1,12 @@
 """The bytes of an answer: to their end, or to where they are whole, since not every server says that it has ended."""
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from typing import Any
 
 import aiohttp
 
+from promptcot_mamba.jsonl import decode_json
 from promptcot_mamba.sampling.endpoint_errors import (
     BadAnswerError,
     NotJsonError,
@@ -122,7 +122,7 @@ def parse_json(body: bytes | str) -> Any:
     """What a body holds; raises NotJsonError with its first words."""
     text = body.decode("utf-8-sig", errors="replace") if isinstance(body, bytes) else body
     try:
-        return json.loads(text)
+        return decode_json(text)
     except (ValueError, RecursionError):
         words, _ = error_words(text.encode("utf-8", "replace"))
         raise NotJsonError(f"not JSON: {words[:80]!r}") from None

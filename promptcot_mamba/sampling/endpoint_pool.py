@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 from urllib.request import getproxies, proxy_bypass
 
@@ -71,12 +72,12 @@ class EndpointSettings:
     is_named: bool = False  # the model by its user: asked for also where a server that may not list all lists others
     stream: bool = False  # hear of tokens as they come, from servers that tell ids
 
-    @property
+    @cached_property
     def one_piece(self) -> list[str]:
         """The extra fields under which a chain cannot go on from its tokens."""
         return [name for name in OF_ONE_PIECE if self.extra_body.get(name)]
 
-    @property
+    @cached_property
     def keeps_ids(self) -> bool:
         """Whether a chain's tokens are asked for, and what it has said outlives its server."""
         return self.token_ids and not self.one_piece
@@ -324,10 +325,11 @@ class EndpointPool:
 def proxy_for(url: URL) -> str | None:
     """The environment's proxy for an https address, unless `no_proxy` names its host. By http one asks machines nearby,
     of which many an environment forgets to say that no proxy reaches them."""
+    if url.scheme != "https" or not url.host or url.host in ("localhost", "127.0.0.1", "::1"):
+        return None
     proxy = getproxies().get("https", "")
     proxy = proxy if "://" in proxy else f"http://{proxy}"
-    at_home = url.scheme != "https" or not url.host or url.host in ("localhost", "127.0.0.1", "::1")
-    if at_home or not URL(proxy).host or not proxy.startswith("http"):  # others are not spoken here
+    if not URL(proxy).host or not proxy.startswith("http"):  # others are not spoken here
         return None
     return None if proxy_bypass(f"{url.host}:{url.port}") else proxy
 

@@ -1,11 +1,10 @@
 """Lines of our own files that cannot be read: named, moved aside, and made good from the file beside them."""
 
-import json
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from promptcot_mamba.jsonl import Row, replace_atomically
+from promptcot_mamba.jsonl import Row, decode_json, replace_atomically
 from promptcot_mamba.log import logger
 from promptcot_mamba.run_info import side_path
 
@@ -27,7 +26,7 @@ def read_lines(path: Path) -> Iterator[Line]:
                 yield Line(number, raw, None, "blank")
                 continue
             try:
-                row = json.loads(raw)
+                row = decode_json(raw)
             except (ValueError, RecursionError) as error:  # malformed JSON, not UTF-8, or nested too deeply
                 yield Line(number, raw, None, str(error))
                 continue

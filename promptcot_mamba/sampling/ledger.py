@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.jsonl import DurableAppender, Row, replace_atomically
+from promptcot_mamba.jsonl import DurableAppender, Row, decode_json, replace_atomically
 from promptcot_mamba.log import logger
 from promptcot_mamba.records import Problem, Sample
 from promptcot_mamba.run_info import side_path
@@ -314,7 +314,7 @@ class Ledger(AbstractContextManager["Ledger"]):
             self._in_order = True
 
     def _row(self, file: IO[bytes], unit: int) -> Row | None:
-        return None if self._offsets[unit] == SPARED else json.loads(self._line(file, unit))
+        return None if self._offsets[unit] == SPARED else decode_json(self._line(file, unit))
 
     def _line(self, file: IO[bytes], unit: int) -> bytes:
         file.seek(self._offsets[unit])

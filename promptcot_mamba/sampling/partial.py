@@ -6,7 +6,6 @@ run is complete the ledger removes it. The lock of the journal guards it.
 """
 
 import base64
-import json
 import os
 from array import array
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from promptcot_mamba.jsonl import DurableAppender, dump_row, replace_atomically
+from promptcot_mamba.jsonl import DurableAppender, decode_json, dump_row, replace_atomically
 from promptcot_mamba.log import logger
 from promptcot_mamba.sampling.chain import Chain, Key
 from promptcot_mamba.token_scores import TokenScores
@@ -72,7 +71,7 @@ def read_partial(path: Path) -> dict[Key, Saved]:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
-                row = json.loads(line)
+                row = decode_json(line)
                 key = (row["problem_id"], row["run"], row["attempt"])
                 fresh = Saved(row["seed"], row["prompt_crc"])
                 saved = chains.get(key)
@@ -180,7 +179,7 @@ class PartialFile:
 def _key_of(line: bytes) -> Key | None:
     """Whose line it is; None for one that cannot be read, which nothing would be made of either."""
     try:
-        row = json.loads(line)
+        row = decode_json(line)
         return row["problem_id"], row["run"], row["attempt"]
     except (ValueError, KeyError, TypeError):
         return None

@@ -121,7 +121,7 @@ def _nemotron_h(ids: dict[str, Any]) -> Any:
 
     return NemotronHConfig(
         hidden_size=64, layers_block_type=["mamba", "mlp", "attention", "mlp"], num_attention_heads=4,
-        num_key_value_heads=2, head_dim=16, intermediate_size=96, max_position_embeddings=8192, ssm_state_size=16,
+        num_key_value_heads=2, head_dim=32, intermediate_size=96, max_position_embeddings=8192, ssm_state_size=16,
         mamba_num_heads=8, mamba_head_dim=16, n_groups=1, chunk_size=32, use_mamba_kernels=False, **ids,
     )  # fmt: skip
 
