@@ -12,7 +12,7 @@ from promptcot_mamba.log import log_once
 from promptcot_mamba.sampling.backend import LENGTH, LOOP, REFUSED, STOP
 from promptcot_mamba.sampling.decode import BYTES_PER_TOKEN, count_by_bytes
 from promptcot_mamba.sampling.endpoint_body import DONE, first_choices, flat, iter_events, thought_of, until_quiet
-from promptcot_mamba.sampling.endpoint_errors import BadAnswerError, ServerTroubleError
+from promptcot_mamba.sampling.endpoint_errors import BadAnswerError, ServerTroubleError, no_token_ids
 from promptcot_mamba.sampling.loops import find_loop
 from promptcot_mamba.token_scores import TokenScores, entropy_of
 
@@ -186,7 +186,7 @@ async def read_stream(
             scores.fit(before)
         raise BadAnswerError("only some of its text has token ids")
     if stop_on_loop and any(pieces) and len(ids) == before:
-        raise InputError(f"--stop_on_loop: {url} tells no token ids; vLLM and SGLang servers do")
+        raise no_token_ids("--stop_on_loop", url)
     tokens = len(ids) - before or counted
     text, thought = "".join(pieces), "".join(thoughts) or None
     reason = REFUSED if refusal and not text else finish_reason(reason, tokens, max_tokens)

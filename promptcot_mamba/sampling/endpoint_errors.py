@@ -121,6 +121,11 @@ class RejectedError(Exception):
     it answers others can tell."""
 
 
+def no_token_ids(flags: str, url: str) -> InputError:
+    """What to raise where flags need the token ids of a server that tells none."""
+    return InputError(f"{flags}: {url} tells no token ids; vLLM and SGLang servers do")
+
+
 def raise_for_error(url: str, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
     """Raise what an answer that is none means; InputError for what no waiting mends. All carry the server's words."""
     words, _ = error_words(body)

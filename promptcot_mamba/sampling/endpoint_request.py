@@ -18,6 +18,7 @@ from promptcot_mamba.sampling.endpoint_answers import (
     read_stream,
 )
 from promptcot_mamba.sampling.endpoint_body import iter_lines, parse_object, read_body
+from promptcot_mamba.sampling.endpoint_errors import RejectedError, no_token_ids
 from promptcot_mamba.sampling.endpoint_pool import Endpoint, EndpointPool, EndpointSettings
 from promptcot_mamba.sampling.endpoint_protocol import SGLANG, Pending, added_bos, payload, refuse_ollama, score_payload
 
@@ -36,7 +37,12 @@ class Asker:
         """The answer, and a score where one was asked for."""
         request = pending.request
         if request.score_from is None:
-            return await self._complete(endpoint, pending), None
+            try:
+                return await self._complete(endpoint, pending), None
+            except RejectedError as error:  # `transformers serve` takes no field that it does not know
+                if "return_token_ids" not in str(error):
+                    raise
+                raise no_token_ids(self.settings.cuts_by or "--stop_on_loop", endpoint.url) from error
         nothing = Answer("", LENGTH, len(request.prompt_ids or ()), 0)
         async with self._pool.post(endpoint, "completions", score_payload(request, endpoint.model)) as response:
             said = parse_object(await read_body(response.content), endpoint.url)
@@ -46,7 +52,7 @@ class Asker:
         request, settings, chat = pending.request, self.settings, self.settings.chat
         asks_ids = settings.keeps_ids and endpoint.may_tell_ids and not chat and request.prompt_ids is not None
         if settings.cuts_by and not asks_ids:
-            raise InputError(f"{settings.cuts_by}: {endpoint.url} tells no token ids; vLLM and SGLang servers do")
+            raise no_token_ids(settings.cuts_by, endpoint.url)
         if asks_ids and self._counts_from_cuts(endpoint):
             asks_ids = False
         pending.keeps_ids = asks_ids

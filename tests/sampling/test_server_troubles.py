@@ -46,12 +46,12 @@ def short_pauses(monkeypatch):
     monkeypatch.setattr(endpoint_pool, "FIRST_PAUSE", 0.002)
 
 
-def ask(url: str | list[str], count: int = COUNT, **settings: object) -> list[Generated]:
+def ask(url: str | list[str], count: int = COUNT, *, stop_on_loop: bool = False, **settings: object) -> list[Generated]:
     """Send the requests to one server or several, and poll until all have come back."""
     how = {"concurrency": 8, "patience_seconds": 60.0, "gives_up": True, **settings}
     backend = OpenAIEndpoints(
         EndpointSettings([url] if isinstance(url, str) else url, "tiny", context=5000, **how),
-        SamplingSettings(0.8, 0.95, 1.0, (2,)),
+        SamplingSettings(0.8, 0.95, 1.0, (2,), stop_on_loop=stop_on_loop),
     )
     finished: list[Generated] = []
     try:
@@ -208,6 +208,11 @@ def test_an_odd_form_of_a_right_answer_is_read_at_once(at, form: str, chat: bool
         pytest.skip("made for completions")
     assert_right(ask(at(form, FOR_EVER), chat=chat))
     assert not [line for line in said_of(at(form, FOR_EVER), caplog) if "sends no usage" not in line]
+
+
+def test_a_flag_that_needs_token_ids_is_named_where_a_server_does_not_know_the_field(at):
+    with pytest.raises(InputError, match=r"^--stop_on_loop: http.* tells no token ids; vLLM and SGLang servers do$"):
+        ask(at("no_token_ids", FOR_EVER), chat=True, stop_on_loop=True)
 
 
 def test_a_message_that_declines_is_a_refusal(at):

@@ -178,11 +178,12 @@ PLAIN = {
     "openrouter_privacy": (404, OPENROUTER_PRIVACY, {}),
     "proxy_403": (403, PROXY_403, {"Content-Type": "text/html"}),
     "min_p": (400, UNRECOGNIZED, {}),
+    "no_token_ids": (422, {"detail": "Unexpected fields in the request: {'return_token_ids'}"}, {}),  # transformers
     "quota": (429, QUOTA, {}),
     "no_credit": (402, {"error": {"message": "Insufficient Balance", "type": "unknown_error", "code": "invalid"}}, {}),
     "unauthorised": (401, {"error": {"message": "Incorrect API key provided"}}, {}),
 }
-EVERY = ("openrouter_privacy", "proxy_403", "min_p")  # these meet all prompts
+EVERY = ("openrouter_privacy", "proxy_403", "min_p", "no_token_ids")  # these meet all prompts
 # name -> what is changed in a right answer's choice and usage
 REASONS = {
     "reason_eos": "eos", "reason_eos_token": "eos_token", "reason_end_turn": "end_turn", "reason_upper": "STOP",
