@@ -144,23 +144,23 @@ class VllmServer:
             raise BackendFailedError(f"vllm serve died {self.restarts + 1} times; {self._last_words()}")
         self.restarts += 1
         logger.warning("vllm serve ended with %s; starting it again", self._process.returncode)
-        self._end_group(signal.SIGKILL)
+        self.signal_group(signal.SIGKILL)
         self._spawn()
 
     def stop(self) -> None:
         """End the server and all its processes."""
         if self._process is not None:
-            self._end_group(signal.SIGTERM)
+            self.signal_group(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(STOP_SECONDS)
-            self._end_group(signal.SIGKILL)
+            self.signal_group(signal.SIGKILL)
             self._process.wait()
             self._process = None
         self._folder.cleanup()
 
     def kill(self) -> None:
         """End everything at once, as a machine that fails would."""
-        self._end_group(signal.SIGKILL)
+        self.signal_group(signal.SIGKILL)
         assert self._process is not None
         self._process.wait()
 
@@ -176,7 +176,8 @@ class VllmServer:
                 preexec_fn=_die_with_parent if sys.platform == "linux" else None,
             )
 
-    def _end_group(self, number: int) -> None:
+    def signal_group(self, number: int) -> None:
+        """Send a signal to the server and all below it."""
         assert self._process is not None
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
