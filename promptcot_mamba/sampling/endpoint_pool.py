@@ -3,8 +3,8 @@
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -21,6 +21,9 @@ from promptcot_mamba.sampling.endpoint_errors import (
     BadAnswerError,
     BusyError,
     DeniedError,
+    PromptTooLongError,
+    RefusedError,
+    RejectedError,
     ServerTroubleError,
     raise_for_error,
 )
@@ -112,9 +115,16 @@ class Endpoint:
     quiet_until: float = 0.0  # no line about its being busy before this time
     tasks: set[asyncio.Task] = field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        self.home = URL(self.url)  # as its user gave it, whose key is meant for there
+
     @property
     def is_vllm(self) -> bool:
         return self.owner == "vllm"
+
+    def is_home(self, url: URL) -> bool:
+        """Whether a key may go there, wherever requests were sent on to."""
+        return url.host == self.home.host and url.scheme in (self.home.scheme, "https")
 
     @property
     def may_tell_ids(self) -> bool:
@@ -199,10 +209,9 @@ class EndpointPool:
         """Redirects are followed with the same method and body (HTTP clients turn a POST into a GET at 301 and 302);
         the key goes to the first host alone, and never from https to http."""
         assert session is not None  # `open` has made it
-        url = home = URL(f"{endpoint.url}/{path}")
+        url = URL(f"{endpoint.url}/{path}")
         for _ in range(MOST_REDIRECTS + 1):
-            is_home = url.host == home.host and url.scheme in (home.scheme, "https")
-            how |= {"headers": self._headers() if is_home else {}, "proxy": proxy_for(url)}
+            how |= {"headers": self._headers() if endpoint.is_home(url) else {}, "proxy": proxy_for(url)}
             async with session.request(method, url, allow_redirects=False, **how) as response:
                 if response.status in REDIRECTS and "Location" in response.headers:
                     url = url.join(URL(response.headers["Location"]))
@@ -233,12 +242,15 @@ class EndpointPool:
             if response.status in NO_MODELS:
                 self._take_at_its_word(endpoint, "has no /models")
                 return
-            if response.status != 200:
-                raise_for_error(endpoint.url, response.status, body, response.headers)
+            with denying(endpoint.url):
+                if response.status != 200:
+                    raise_for_error(endpoint.url, response.status, body, response.headers)
+                models = read_cards(body, endpoint.url)
             if response.url != URL(f"{endpoint.url}/models"):  # where it was sent on to is where requests belong
                 endpoint.url = str(response.url).split("?")[0].removesuffix("/").removesuffix("/models")
-                logger.info("%s: redirected to %s", self.settings.base_urls[0], endpoint.url)
-        models = read_cards(body, endpoint.url)
+                unkeyed = self.settings.api_key and not endpoint.is_home(response.url)
+                without = ", where OPENAI_API_KEY is not sent: it goes to the given host alone" if unkeyed else ""
+                logger.info("%s: redirected to %s%s", endpoint.home, endpoint.url, without)
         if models:
             self._check_model(endpoint, models)
         else:  # `transformers serve` lists a cache, not the folder it serves
@@ -250,7 +262,7 @@ class EndpointPool:
             endpoint.model = self.settings.model
 
     def _check_model(self, endpoint: Endpoint, models: list[dict[str, Any]]) -> None:
-        card, wanted = find_model(models, self.settings.model), self.settings.model
+        card, wanted = find_model(models, self.settings.model, endpoint.url), self.settings.model
         if card is None:
             serves = ", ".join(model["id"] for model in models)[:300]
             if self.settings.is_named and not any(model.get("owned_by") in TELLING for model in models):
@@ -351,6 +363,18 @@ def growing_pause(before: int) -> float:
 def words_of(error: BaseException | None) -> str:
     """In one line."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextmanager
+def denying(url: str) -> Iterator[None]:
+    """What means a prompt elsewhere means the key or the address of a question that has none: raised as DeniedError."""
+    try:
+        yield
+    except (RejectedError, RefusedError, PromptTooLongError) as error:
+        raise DeniedError(
+            f"--base_url {url}: does not list its models ({error}); are the address, http or https, and OPENAI_API_KEY "
+            "right?"
+        ) from None
 
 
 def read_cards(body: bytes, url: str) -> list[dict[str, Any]]:

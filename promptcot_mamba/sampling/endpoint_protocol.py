@@ -9,7 +9,7 @@ from typing import Any
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.sampling.backend import Request, SamplingSettings
-from promptcot_mamba.sampling.endpoint_errors import PromptTooLongError, RejectedError
+from promptcot_mamba.sampling.endpoint_errors import DeniedError, PromptTooLongError, RejectedError
 from promptcot_mamba.sampling.endpoint_troubles import Troubles
 from promptcot_mamba.token_scores import TOP
 
@@ -86,23 +86,37 @@ def is_elsewhere(served: str, wanted: str) -> bool:
     return one.is_absolute() and (other.is_absolute() or other.is_dir()) and one.resolve() != other.resolve()
 
 
-def find_model(models: list[dict[str, Any]], wanted: str) -> dict[str, Any] | None:
-    """The card of the wanted model in a `/models` answer: by its id or root, in full or by its last path part, in any
-    case. Ollama's `:latest` need not be said; what else is said behind a colon (a gateway's provider) is sent along."""
+def find_model(models: list[dict[str, Any]], wanted: str, url: str = "") -> dict[str, Any] | None:
+    """The card of the wanted model in a `/models` answer: by its id or root in full, else by its last path part, in any
+    case. Ollama's `:latest` need not be said; what else is said behind a colon (a gateway's provider) is sent along.
+    Raises DeniedError where several models have that last part."""
     cards = [card for card in models if isinstance(card, dict)]
-    name = PurePath(wanted).name
 
-    def alike(served: str, fold: Callable[[str], str]) -> bool:
-        one, other = fold(served), fold(wanted)
-        return one in (other, f"{other}:latest") or fold(PurePath(served).name) == fold(name)
+    def named(name: str, part: Callable[[str], str]) -> list[dict[str, Any]]:
+        for fold in (str, str.lower):
+            for key in ("id", "root"):
+                wants = fold(part(name))
+                if found := [card for card in cards if card.get(key) and fold(part(str(card[key]))) == wants]:
+                    return found
+        return []
 
-    for fold in (str, str.lower):
-        for key in ("id", "root"):
-            for card in cards:
-                if card.get(key) and alike(str(card[key]), fold):
-                    return card
-    base = next((card for card in cards if card.get("id") == wanted.rpartition(":")[0]), None)
-    return None if base is None else base | {"id": wanted}
+    if found := named(wanted, _whole) or named(f"{wanted}:latest", _whole):
+        return found[0]
+    if base := [card for card in cards if card.get("id") == wanted.rpartition(":")[0]]:
+        return base[0] | {"id": wanted}
+    found = named(wanted, _last_part)
+    if len({str(card.get("root") or card.get("id")) for card in found}) > 1:  # one may be served under several names
+        names = ", ".join(str(card.get("id")) for card in found)[:300]
+        raise DeniedError(f"--base_url {url}: serves {names}: any may be {wanted}; --served_model_name says which")
+    return found[0] if found else None
+
+
+def _whole(name: str) -> str:
+    return name.rstrip("/")
+
+
+def _last_part(name: str) -> str:
+    return PurePath(name).name
 
 
 def added_bos(tokenizer: Any) -> str:

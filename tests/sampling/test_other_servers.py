@@ -12,7 +12,7 @@ from yarl import URL
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.sampling.endpoint_answers import read_completion
 from promptcot_mamba.sampling.endpoint_body import parse_object
-from promptcot_mamba.sampling.endpoint_errors import ServerTroubleError
+from promptcot_mamba.sampling.endpoint_errors import DeniedError, ServerTroubleError
 from promptcot_mamba.sampling.endpoint_pool import proxy_for, read_cards
 from promptcot_mamba.sampling.endpoint_protocol import find_model, is_elsewhere, normal_url
 
@@ -119,11 +119,24 @@ def test_an_address_with_a_query_is_refused():
         (["/models/s1.1-7B/"], "/data/s1.1-7B", "/models/s1.1-7B/"),
         (["a/Qwen3-8B", "a/qwen3-8b"], "qwen3-8b", "a/qwen3-8b"),
         (["a", "b"], "c", None),
+        # gateways list a name at each of their providers, vLLM every --served-model-name; a full name goes first
+        (["openai/gpt-4o", "azure/gpt-4o"], "azure/gpt-4o", "azure/gpt-4o"),
+        (["/runs/a/phase2", "/runs/b/phase2"], "/runs/b/phase2/", "/runs/b/phase2"),
+        (["x/qwen3-8b", "Qwen/Qwen3-8B"], "qwen/qwen3-8b", "Qwen/Qwen3-8B"),
+        (["b/R1:x", "a/R1"], "a/R1:x", "a/R1:x"),
     ],
 )
 def test_models_are_found_by_the_names_they_go_by(names: list[str], wanted: str, asked: str | None):
     card = find_model(read_cards(json.dumps({"data": [{"id": name} for name in names]}).encode(), "u"), wanted)
     assert (card and card["id"]) == asked
+
+
+def test_of_several_models_with_one_last_part_none_is_guessed():
+    cards = [{"id": "openai/gpt-4o"}, {"id": "azure/gpt-4o"}]
+    with pytest.raises(DeniedError, match="serves openai/gpt-4o, azure/gpt-4o: any may be gpt-4o; --served"):
+        find_model(cards, "gpt-4o", "u")
+    aliases = [{"id": "a/m", "root": "/models/m"}, {"id": "b/m", "root": "/models/m"}]  # of one model
+    assert find_model(aliases, "/data/m", "u") is aliases[0]
 
 
 def test_folders_of_one_name_are_told_apart_where_they_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

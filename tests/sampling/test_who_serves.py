@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from aiohttp import web
+from yarl import URL
 
 from promptcot_mamba import log
 from promptcot_mamba.errors import InputError
@@ -134,14 +136,16 @@ def test_chains_are_cut_only_where_the_penalty_goes_on(listing, caplog, owner: s
             sample(connect(server.url, penalty=penalty, token_ids=True, cuts_by="--segment_len"))
 
 
-def test_a_key_goes_along_where_an_address_moves_on_its_machine(monkeypatch: pytest.MonkeyPatch):
-    """HTTP clients drop it where the port or http changes."""
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_key_goes_along_where_an_address_moves_on_its_machine_alone(host: str, monkeypatch, caplog):
+    """HTTP clients drop it where the port or http changes. Another host gets it neither now nor with later requests."""
     keys = []
+    caplog.set_level("INFO", logger=log.ROOT)
 
     async def models(asked: OwnServer, http: web.Request) -> web.Response:
         keys.append(http.headers.get("Authorization"))
         if asked is old:
-            raise web.HTTPPermanentRedirect(f"{new.url}/models")
+            raise web.HTTPPermanentRedirect(f"{new.url.replace('127.0.0.1', host)}/models")
         return web.json_response({"data": [CARD]})
 
     async def take(http: web.Request, body: dict) -> web.StreamResponse:
@@ -152,7 +156,34 @@ def test_a_key_goes_along_where_an_address_moves_on_its_machine(monkeypatch: pyt
     with serving(take) as old, serving(take) as new:
         sample(connect(old.url, api_key="k"))
         assert (len(old.bodies), len(new.bodies)) == (0, 3)
-    assert set(keys) == {"Bearer k"}
+    assert keys == ["Bearer k"] + ["Bearer k" if host == "127.0.0.1" else None] * 4
+    assert ("OPENAI_API_KEY is not sent" in caplog.text) == (host == "localhost")
+    assert not endpoint_pool.Endpoint("https://h/v1").is_home(URL("http://h/v1"))
+
+
+# Gemini's for a bad key (cequence-io/openai-scala-client#109), nginx's where https is spoken
+GEMINI_KEY = [{"error": {"code": 400, "message": "API key not valid. Please pass a valid API key.",
+                         "status": "INVALID_ARGUMENT"}}]  # fmt: skip
+NGINX_TLS = "<html><head><title>400 The plain HTTP request was sent to HTTPS port</title></head></html>"
+
+
+@pytest.mark.parametrize("said", [GEMINI_KEY, NGINX_TLS])
+@pytest.mark.parametrize("answered", [0, 1])
+def test_a_list_of_models_that_is_refused_is_a_line(said: Any, answered: int, monkeypatch: pytest.MonkeyPatch):
+    looks = itertools.count()
+
+    async def models(server: OwnServer, http: web.Request) -> web.Response:
+        if next(looks) < answered:
+            return web.json_response({"data": [CARD]})
+        return web.Response(status=400, text=said if isinstance(said, str) else json.dumps(said))
+
+    async def fall(http: web.Request, body: dict) -> web.StreamResponse:
+        return refusal(503, "no server behind it") if len(server.bodies) == 2 else await answer(http, body)
+
+    monkeypatch.setattr(OwnServer, "_models", models)
+    words = r"does not list its models \(status 400: (API key not valid|400 The plain HTTP)"
+    with serving(fall) as server, pytest.raises((InputError, BackendFailedError), match=words):
+        sample(connect(server.url, patience_seconds=0.2))
 
 
 def test_https_is_asked_through_the_environments_proxy(monkeypatch: pytest.MonkeyPatch):
