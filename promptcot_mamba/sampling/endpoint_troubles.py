@@ -17,6 +17,7 @@ class Troubles:
     pauses: int = 0  # in a row
     broken_since: float | None = None  # when a server first broke under it
     served_before: int = 0  # answers of all servers when it first went wrong
+    was_held: bool = False  # called malformed once, where others were answered; what passes would not say so again
     rejected_by: set[str] = field(default_factory=set)  # URLs of servers that call it malformed
     resume_at: float = 0.0  # not sent before this time
     longest: int = 0  # tokens at which it met trouble

@@ -257,7 +257,7 @@ class OpenAIEndpoints:
         elif isinstance(error, BusyError):
             self._come_again(endpoint, pending, error)
         elif isinstance(error, BadAnswerError):
-            self._answered_badly(endpoint, pending, words)
+            self._answered_badly(endpoint, pending, words, error.retry_after or 0.0)
         elif type(error) is asyncio.TimeoutError:  # the whole request's; those of a connection are of another type
             self._timed_out(pending)
         elif isinstance(error, DeniedError) and endpoint.served and pending.troubles.bad_answers < MOST_BAD_ANSWERS:
@@ -339,15 +339,15 @@ class OpenAIEndpoints:
             endpoint.quiet_until = now + QUIET_SECONDS
             logger.warning("%s: %s; this request is sent again in %.1f s, others go on", endpoint.url, words, pause)
 
-    def _answered_badly(self, endpoint: Endpoint, pending: Pending, words: str) -> None:
+    def _answered_badly(self, endpoint: Endpoint, pending: Pending, words: str, at_least: float) -> None:
         troubles = pending.troubles
         troubles.meet(len(pending.ids), self._served())
         troubles.bad_answers += 1
         endpoint.bad_answers += 1
         if endpoint.bad_answers >= BAD_ANSWERS_IN_A_ROW:
-            self._pool.back_off(endpoint, words)
+            self._pool.back_off(endpoint, words, at_least)
         if troubles.bad_answers < MOST_BAD_ANSWERS:
-            pause = growing_pause(troubles.bad_answers - 1)
+            pause = max(at_least, growing_pause(troubles.bad_answers - 1))
             self._say_busy(endpoint, words, pause)
             self._take_back(pending, pause)
         else:
@@ -403,6 +403,9 @@ class OpenAIEndpoints:
         for each in held[: len(held) - len(endpoint.held)]:  # in order of time
             if isinstance(each.error, PromptTooLongError):
                 self._end_there(endpoint, each.pending, each.error)
+            elif not each.error.is_policy and not each.pending.troubles.was_held:  # a body may break on its way
+                each.pending.troubles.was_held = True
+                self._take_back(each.pending)
             else:
                 self._refuse(each.pending, words_of(each.error))
 

@@ -240,10 +240,10 @@ def test_a_segment_longer_than_its_time_ends_the_run():
         backend.close()
 
 
-def busy(http: web.Request, *, midway: bool, **headers: str):
+def busy(http: web.Request, *, midway: bool, status: int = 429, **headers: str):
     async def answer() -> web.StreamResponse:
         if not midway:
-            return refusal(429, "Rate limit reached for requests", **headers)
+            return refusal(status, "Rate limit reached for requests", **headers)
         response = await begin(http)
         await say(response, "so ", ids_of("so "))
         return await fail(response, "Rate limit reached for requests", 429)
@@ -252,17 +252,18 @@ def busy(http: web.Request, *, midway: bool, **headers: str):
 
 
 @pytest.mark.parametrize(
-    ("midway", "headers"),
+    ("midway", "headers", "pause"),
     [
-        (True, {}),
-        (False, {"Retry-After": "0"}),
-        (False, {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}),
-        (False, {"retry-after-ms": "0"}),
+        (True, {}, 3600.0),
+        (False, {"Retry-After": "0"}, 3600.0),
+        (False, {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, 3600.0),
+        (False, {"retry-after-ms": "0"}, 3600.0),
+        (False, {"status": 500, "Retry-After": "300"}, 0.002),
     ],
 )
-def test_a_busy_server_is_not_asked_again_at_once(midway: bool, headers: dict, monkeypatch):
-    """Whatever it says; here the first pause is an hour."""
-    monkeypatch.setattr(endpoint_pool, "FIRST_PAUSE", 3600.0)
+def test_a_busy_server_is_not_asked_again_at_once(midway: bool, headers: dict, pause: float, monkeypatch):
+    """Whatever it says, where the first pause is an hour; nor before the time that it says with an error."""
+    monkeypatch.setattr(endpoint_pool, "FIRST_PAUSE", pause)
     monkeypatch.setattr(endpoint_pool, "LONGEST_PAUSE", 3600.0)
     with serving(lambda http, body: busy(http, midway=midway, **headers)) as server:
         backend = connect(server.url)
