@@ -24,6 +24,7 @@ AWAY = (408, 502, 503, 504, 520, 521, 522, 523, 525, 526, 530)
 BUSY = (409, 425, 429, 498, 529)  # the server is there and asks this request to come again later; 498: Groq's flex tier
 _PATH_MISSING = (404, 405, 501)
 _MALFORMED = (400, 406, 411, 413, 414, 415, 417, 422, 428, 431, 451)  # of the 4xx, those that are about the request
+WITHOUT_REASON = "the stream ended without a finish_reason"
 MOST_WORDS = 300  # characters of an error that are shown
 MOST_READ = 2000  # and of its message that are looked at: how long to wait is said last
 LONGEST_WAIT = 7 * 86400.0  # seconds a Retry-After may ask for; more is a broken clock

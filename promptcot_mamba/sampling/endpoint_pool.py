@@ -112,6 +112,8 @@ class Endpoint:
     served: int = 0
     answered: Request | None = None  # the last that it has
     held: list[Held] = field(default_factory=list)  # not taken, in order of time; whose fault that is has to be seen
+    says_reasons: bool = False  # why an answer ends
+    without_reason: int = 0  # streams that ended so, of a server that has said none
     quiet_until: float = 0.0  # no line about its being busy before this time
     tasks: set[asyncio.Task] = field(default_factory=set)
 

@@ -18,9 +18,17 @@ from promptcot_mamba.sampling.endpoint_answers import (
     read_stream,
 )
 from promptcot_mamba.sampling.endpoint_body import iter_lines, parse_object, read_body
-from promptcot_mamba.sampling.endpoint_errors import RejectedError, no_token_ids
+from promptcot_mamba.sampling.endpoint_errors import (
+    WITHOUT_REASON,
+    BadAnswerError,
+    RejectedError,
+    ServerTroubleError,
+    no_token_ids,
+)
 from promptcot_mamba.sampling.endpoint_pool import Endpoint, EndpointPool, EndpointSettings
 from promptcot_mamba.sampling.endpoint_protocol import SGLANG, Pending, added_bos, payload, refuse_ollama, score_payload
+
+BELIEVED_FROM = 3  # streams without a finish reason, of a server that has never said one
 
 
 class Asker:
@@ -69,11 +77,27 @@ class Asker:
                     iter_lines(response.content), pending.ids, request.max_tokens, endpoint.url,
                     stop_on_loop=self.sampling.stop_on_loop, scores=request.scores,
                 )  # fmt: skip
+        self._doubt_half(endpoint, pending, answer)
         if answer.finish_reason == STOP and settings.extra_body.get("stop"):
             answer = replace(answer, token_ids=None)  # they hold the words that stopped it, its text does not
         if answer.token_ids is None:
             answer = replace(answer, text=self.kept_text(request) + answer.text)
         return answer
+
+    def _doubt_half(self, endpoint: Endpoint, pending: Pending, answer: Answer) -> None:
+        """Raise where a stream that ended without a reason for that is half an answer: a gateway lost the server behind
+        it. Some never say one; they are believed from the third such answer on."""
+        if not answer.may_be_half:
+            endpoint.says_reasons = True
+            return
+        if answer.token_ids and answer.token_ids[-1] in self.sampling.stop_token_ids:
+            return
+        if endpoint.says_reasons:
+            raise ServerTroubleError(WITHOUT_REASON)
+        endpoint.without_reason += 1
+        if endpoint.without_reason < BELIEVED_FROM:
+            del pending.ids[len(pending.request.kept) :]  # it may be whole, and nothing goes on from there
+            raise BadAnswerError(WITHOUT_REASON)
 
     def _counts_from_cuts(self, endpoint: Endpoint) -> bool:
         """Whether a chain's penalty would begin anew where it is cut: SGLang's counts generated tokens alone (its
@@ -96,7 +120,10 @@ class Asker:
         )  # fmt: skip
         if chat and self.settings.template_kwargs:
             body["chat_template_kwargs"] = self.settings.template_kwargs
-        return {name: value for name, value in {**body, **self.settings.extra_body}.items() if value is not None}
+        extra = self.settings.extra_body
+        if isinstance(most := extra.get("max_completion_tokens"), int):  # what is left of a chain, or of a context
+            extra = extra | {"max_completion_tokens": min(most, request.max_tokens)}
+        return {name: value for name, value in {**body, **extra}.items() if value is not None}
 
     def whole(self, pending: Pending, answer: Answer, score: float | None) -> Generated:
         """What a request came to, with all of its chain's text, tokens and counts."""

@@ -399,6 +399,61 @@ def test_what_is_streamed_only_on_request_is():
     assert not any("seed" in body or "return_token_ids" in body for body in server.bodies)
 
 
+@pytest.mark.parametrize(
+    ("reasons", "taken"),  # of the answers in order of time; which of them are taken, by two requests
+    [
+        ([None, "stop", "stop"], [1, 2]),
+        (["stop", *[None] * 5, "stop"], [0, 6]),
+        ([None] * 4, [2, 3]),
+    ],
+)
+@pytest.mark.parametrize("unasked", [True, False])
+def test_half_a_stream_with_a_whole_streams_end_is_asked_for_again(reasons: list, taken: list[int], unasked: bool):
+    """A gateway that lost its server ends with usage and [DONE] (ENTERPILOT/GoModel#1017, Wei-Shaw/sub2api#6299); one
+    that never says a reason is believed at last."""
+
+    async def answer(http: web.Request, body: dict) -> web.StreamResponse:
+        n = len(server.bodies) - 1
+        response = await begin(http)
+        for event in (
+            {"choices": [{"index": 0, "delta": {"content": "answer "}}]},
+            {"choices": [{"index": 0, "delta": {"content": str(n)}, "finish_reason": reasons[n]}]},
+            {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}},
+        ):
+            await response.write(f"data: {json.dumps(event)}\n\n".encode())
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+    with serving(answer) as server:
+        backend = connect(server.url, chat=True, extra_body={} if unasked else {"stream": True})
+        got = [ask(backend, request(unit=unit))[0] for unit in range(2)]
+        backend.close()
+    assert [(each.text, each.finish_reason) for each in got] == [(f"answer {n}", STOP) for n in taken]
+    assert len(server.bodies) == len(reasons)
+
+
+def test_less_is_asked_for_in_the_words_of_extra_body():
+    """`max_completion_tokens` stands for --max_len there, and a context may hold less."""
+    words = (
+        "This model's maximum context length is 3000 tokens. However, you requested 4100 tokens (100 in the messages, "
+        "4000 in the completion)."
+    )
+
+    async def answer(http: web.Request, body: dict) -> web.StreamResponse:
+        if body["max_completion_tokens"] > 2900:
+            return refusal(400, words)
+        choice = {"index": 0, "message": {"content": ANSWER}, "finish_reason": "stop"}
+        return web.json_response({"choices": [choice], "usage": {"prompt_tokens": 100, "completion_tokens": 9}})
+
+    with serving(answer) as server:
+        backend = connect(server.url, chat=True, extra_body={"max_tokens": None, "max_completion_tokens": 65536})
+        [came] = ask(backend, request())
+        backend.close()
+    assert (came.text, came.finish_reason) == (ANSWER, STOP)
+    assert [body["max_completion_tokens"] for body in server.bodies] == [4000, 2899]
+    assert not any("max_tokens" in body for body in server.bodies)
+
+
 def test_a_row_that_cannot_be_written_leaves_its_chain_to_be_continued(tmp_path: Path, monkeypatch):
     kept = ids_of("the quick brown fox")
 

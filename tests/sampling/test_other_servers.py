@@ -60,6 +60,9 @@ def completions(finish: str) -> dict[str, Any]:
         ("Gemini", chat("MAX_TOKENS", content="B"), ("B", None, "length")),
         ("llama.cpp", completions("limit"), ("B", None, "length")),
         ("Gemini, blocked", chat("PROHIBITED_CONTENT", content=None), ("", None, "refused")),
+        ("Gemini, blocked without a message",  # open-compass/VLMEvalKit#1550
+         {"choices": [{"index": 0, "message": None, "finish_reason": "content_filter: PROHIBITED_CONTENT"}]},
+         ("", None, "refused")),
         ("Azure, filtered", chat("content_filter"), ("", None, "refused")),
         ("gpt-oss, calling", chat("tool_calls", content="B", reasoning="A"), ("B", "A", "stop")),
     ],
@@ -67,6 +70,22 @@ def completions(finish: str) -> dict[str, Any]:
 def test_answers_are_read_as_each_server_writes_them(server: str, body: dict, said: tuple):
     answer = read_completion(parse_object(json.dumps(body).encode(), server), 100)
     assert (answer.text, answer.reasoning, answer.finish_reason) == said
+
+
+@pytest.mark.parametrize(
+    ("usage", "counted"),
+    [
+        ({"prompt_tokens": 20, "completion_tokens": 198, "total_tokens": 623}, (20, 603)),  # mozilla-ai/any-llm#1290
+        ({"prompt_tokens": 20, "completion_tokens": 198, "total_tokens": 218}, (20, 198)),
+        ({"prompt_tokens": 20, "completion_tokens": 198, "total_tokens": 198}, (20, 198)),
+        ({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, (None, None)),  # CLIProxyAPI#5733
+    ],
+)
+def test_tokens_are_counted_as_they_were_said(usage: dict[str, int], counted: tuple):
+    answer = read_completion(chat(content=None, reasoning="A") | {"usage": usage}, 1000)
+    assert (answer.prompt_tokens, answer.completion_tokens) == counted
+    empty = read_completion(chat(content=None) | {"usage": {"prompt_tokens": 20, "completion_tokens": 0}}, 1000)
+    assert (empty.prompt_tokens, empty.completion_tokens) == (20, 0)
 
 
 @pytest.mark.parametrize("finish", ["error", "load", "insufficient_system_resource"])  # OpenRouter, Ollama, DeepSeek
