@@ -48,6 +48,9 @@ MOST_HEADER = 1 << 20  # bytes of one header
 REDIRECTS = (301, 302, 303, 307, 308)
 BAD_LISTS = 3  # unreadable answers to `/models`, before it is asked for no more
 NO_MODELS = (404, 405, 501)  # of `/models`: a server that has no such path
+# No server listens there, or none that speaks HTTP (as here: with or without TLS). One that takes the connection and
+# breaks it, or is silent, may be starting: docker's proxy listens while vLLM loads its model (vllm-project/vllm#5366).
+NOBODY = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientResponseError, aiohttp.InvalidURL)
 TROUBLE = (ServerTroubleError, aiohttp.ClientError, asyncio.TimeoutError, ConnectionError)
 IS_THERE = (BusyError, BadAnswerError, DeniedError)  # it may well work: gateways limit `/models` too, some break there
 
@@ -144,6 +147,8 @@ class EndpointPool:
     def __init__(self, settings: EndpointSettings, on_change: Callable[[], None], on_fatal: Callable[[Any], None]):
         self.settings = settings
         self.endpoints = [Endpoint(normal_url(url)) for url in settings.base_urls]
+        if settings.api_key and any(endpoint.home.user for endpoint in self.endpoints):
+            raise InputError("--base_url: names a user, and OPENAI_API_KEY is set; only one of the two can be sent")
         self._on_change = on_change
         self._on_fatal = on_fatal
         self._session: aiohttp.ClientSession | None = None
@@ -169,13 +174,12 @@ class EndpointPool:
             for force_close in (False, True)
         )
         troubles = await asyncio.gather(*(self._try_identify(endpoint) for endpoint in self.endpoints))
-        if all(trouble and not isinstance(trouble, ServerTroubleError) for trouble in troubles):
+        if all(isinstance(trouble, NOBODY) for trouble in troubles):
             words = words_of(troubles[0])
-            untrusted = "certificate" in words.lower() or "SSL" in words
-            advice = "--ca_file names the certificate to trust" if untrusted else "is it up?"
+            advice = unreachable_advice(words)
             raise InputError(f"--base_url {self.endpoints[0].url}: cannot be reached ({words}); {advice}")
         for endpoint, trouble in zip(self.endpoints, troubles, strict=True):
-            if trouble:  # of one that answers: it loads its model, or is busy
+            if trouble:  # it loads its model, or is busy, or others answer
                 self.back_off(endpoint, words_of(trouble))
         loop = asyncio.get_running_loop()
         self._watchers = [loop.create_task(self._look_after(endpoint)) for endpoint in self.endpoints]
@@ -238,7 +242,7 @@ class EndpointPool:
 
     async def _identify(self, endpoint: Endpoint) -> None:
         """Learn the server's name for the model; raises InputError if it serves another or too short a context."""
-        timeout = aiohttp.ClientTimeout(total=CONNECT_SECONDS)
+        timeout = aiohttp.ClientTimeout(total=2 * CONNECT_SECONDS, sock_connect=CONNECT_SECONDS)
         async with self._ask(self._probes, "GET", endpoint, "models", timeout=timeout) as response:
             body = await read_body(response.content, broken_too=response.status != 200)
             if response.status in NO_MODELS:
@@ -365,6 +369,13 @@ def growing_pause(before: int) -> float:
 def words_of(error: BaseException | None) -> str:
     """In one line."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def unreachable_advice(words: str) -> str:
+    if "WRONG_VERSION_NUMBER" in words or "record layer failure" in words:
+        return "it speaks no TLS: give http:// in place of https://"
+    untrusted = "certificate" in words.lower() or "SSL" in words
+    return "--ca_file names the certificate to trust" if untrusted else "is it up?"
 
 
 @contextmanager

@@ -1,11 +1,13 @@
 """The OpenAI completions protocol as we speak it: where it is spoken, and what is sent."""
 
+import os
 import re
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
+from urllib.parse import urlsplit
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.sampling.backend import Request, SamplingSettings
@@ -17,8 +19,15 @@ from promptcot_mamba.token_scores import TOP
 # (llama-cpp-python draws with repeat_penalty 1.1, top_k 40 and min_p 0.05 unless told).
 LLAMA_CPP = ("llamacpp", "me")  # llama-server, llama-cpp-python
 SGLANG = "sglang"
+LM_STUDIO = ("organization_owner", "organization-owner")  # today's word, and the one before
 TAKE_IDS = (SGLANG, "llamacpp")  # and vLLM, as `prompt` of a completion; llama-cpp-python takes text alone
 OLLAMA = ("library", "fp_ollama")  # owner of all models but people's own; `system_fingerprint` of answers
+# Settings that such servers drop: ollama/ollama#11325; what LM Studio's documentation does not list.
+DROPPED = {
+    **dict.fromkeys(OLLAMA, ("repetition_penalty", "top_k", "min_p")),
+    **dict.fromkeys(LM_STUDIO, ("min_p",)),
+}
+NONE = {"repetition_penalty": 1.0, "top_k": 0, "min_p": 0.0}  # settings that change nothing
 TELLING = ("vllm", SGLANG, *LLAMA_CPP, *OLLAMA)  # list all that they serve
 _NEARBY = re.compile(r"[^.]+|.*[:\]].*|[\d.]+|.*\.(?:local|localhost|internal|lan)", re.IGNORECASE)
 _VERSION = re.compile(r"/v\d+(?:alpha|beta)?\d*(?:/|$)")
@@ -69,7 +78,7 @@ def normal_url(url: str) -> str:
 
     A public name without a port is asked by https: a key must not go out in clear. A path that has a version anywhere
     is complete (`/v1beta/openai`); a request's own path behind it is taken off.
-    Raises InputError for an address with a query, which would stand in the middle.
+    Raises InputError for an address with a query, which would stand in the middle, or one that is none.
     """
     url = url.strip()
     if "?" in url:
@@ -77,7 +86,27 @@ def normal_url(url: str) -> str:
     host, slash, path = _REQUEST_PATH.sub("", url.rstrip("/")).rpartition("://")[2].partition("/")
     scheme = url.partition("://")[0] if "://" in url else "http" if _NEARBY.fullmatch(host) else "https"
     base = f"{scheme}://{host}{slash}{path}"
+    try:
+        is_none = not urlsplit(base).hostname or urlsplit(base).port == 0
+    except ValueError:
+        is_none = True
+    if is_none:
+        raise InputError(f"--base_url {url}: is no address; give http://HOST:PORT with a port of 1 to 65535")
     return base if _VERSION.search(slash + path) else f"{base.rstrip('/')}/v1"
+
+
+def api_key() -> str | None:
+    """The key that is set in the environment, without the line's end of the file that it was read from. Raises
+    InputError for one that no header can hold."""
+    key = os.environ.get("OPENAI_API_KEY", "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise InputError("OPENAI_API_KEY: holds a line break or letters that no key has; copy it anew")
+    return key or None
+
+
+def dropped_flags(owner: str, sampling: SamplingSettings) -> str:
+    """The flags among those that are set which a server of this owner drops without a word."""
+    return ", ".join(f"--{name}" for name in DROPPED.get(owner, ()) if getattr(sampling, name) != NONE[name])
 
 
 def is_elsewhere(served: str, wanted: str) -> bool:
@@ -153,8 +182,9 @@ def payload(
     """The body of one completion request, or of a chat completion; `token_ids` asks for those of the answer.
 
     vLLM and SGLang (`owner`) are told everything, so that a checkpoint's generation defaults change nothing; llama.cpp
-    is told how to draw in its own words; other servers get the fields that most understand. Where a server takes token
-    ids it is given them, so that its view of special tokens changes nothing; else `text`, or the prompt as it stands.
+    and LM Studio are told how to draw in their own words; other servers get the fields that most understand. Where a
+    server takes token ids it is given them, so that its view of special tokens changes nothing; else `text`, or the
+    prompt as it stands.
     """
     body: dict[str, Any] = {
         "model": model,
@@ -164,13 +194,16 @@ def payload(
         "top_p": sampling.top_p,
         "seed": request.seed,
     }
-    for name, none in (("repetition_penalty", 1.0), ("top_k", 0), ("min_p", 0.0)):
-        if is_vllm or owner in (SGLANG, *LLAMA_CPP) or getattr(sampling, name) != none:
+    is_told_all = is_vllm or owner in (SGLANG, *LLAMA_CPP, *LM_STUDIO)
+    for name, none in NONE.items():
+        if (is_told_all and name not in DROPPED.get(owner, ())) or getattr(sampling, name) != none:
             body[name] = getattr(sampling, name)
     if owner == SGLANG:
         body["top_k"] = sampling.top_k or -1
+    if owner in (*LLAMA_CPP, *LM_STUDIO):
+        body["repeat_penalty"] = body.pop("repetition_penalty")
     if owner in LLAMA_CPP:
-        body |= {"repeat_penalty": body.pop("repetition_penalty"), "repeat_last_n": EVERY_TOKEN}
+        body["repeat_last_n"] = EVERY_TOKEN
     if is_vllm or owner == SGLANG:
         body |= {
             "stop_token_ids": list(sampling.stop_token_ids),

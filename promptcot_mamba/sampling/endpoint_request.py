@@ -26,7 +26,15 @@ from promptcot_mamba.sampling.endpoint_errors import (
     no_token_ids,
 )
 from promptcot_mamba.sampling.endpoint_pool import Endpoint, EndpointPool, EndpointSettings
-from promptcot_mamba.sampling.endpoint_protocol import SGLANG, Pending, added_bos, payload, refuse_ollama, score_payload
+from promptcot_mamba.sampling.endpoint_protocol import (
+    SGLANG,
+    Pending,
+    added_bos,
+    dropped_flags,
+    payload,
+    refuse_ollama,
+    score_payload,
+)
 
 BELIEVED_FROM = 3  # streams without a finish reason, of a server that has never said one
 
@@ -66,11 +74,13 @@ class Asker:
         pending.keeps_ids = asks_ids
         stream = self.sampling.stop_on_loop or (settings.stream and asks_ids) or bool(settings.extra_body.get("stream"))
         body = self._body(endpoint, request, asks_ids=asks_ids, stream=stream)
+        self._say_dropped(endpoint, endpoint.owner)
         async with self._pool.post(endpoint, "chat/completions" if chat else "completions", body) as response:
             if not stream:
                 said = parse_object(await read_body(response.content), endpoint.url)
                 if not chat:
                     refuse_ollama(said, endpoint.url)
+                self._say_dropped(endpoint, str(said.get("system_fingerprint")))
                 answer = read_completion(said, request.max_tokens, request.scores)
             else:
                 answer = await read_stream(
@@ -83,6 +93,10 @@ class Asker:
         if answer.token_ids is None:
             answer = replace(answer, text=self.kept_text(request) + answer.text)
         return answer
+
+    def _say_dropped(self, endpoint: Endpoint, owner: str) -> None:
+        if flags := dropped_flags(owner, self.sampling):
+            log_once(f"{flags}: {endpoint.url} drops them, and draws by its own settings (Ollama: the Modelfile's)")
 
     def _doubt_half(self, endpoint: Endpoint, pending: Pending, answer: Answer) -> None:
         """Raise where a stream that ended without a reason for that is half an answer: a gateway lost the server behind
@@ -153,3 +167,8 @@ class Asker:
         if self.tokenizer is not None:
             return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         return estimate_tokens(text)
+
+
+def said_so_far(pending: Pending, reason: str, note: str = "") -> Answer:
+    """What a request comes to that is not answered (any more): what is kept of its chain, and what it said since."""
+    return Answer("", reason, None, pending.fresh, pending.ids or None, note=note)

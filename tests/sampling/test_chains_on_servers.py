@@ -32,6 +32,7 @@ from promptcot_mamba.sampling.backend import (
 )
 from promptcot_mamba.sampling.decisions import Decisions
 from promptcot_mamba.sampling.endpoint_pool import EndpointSettings
+from promptcot_mamba.sampling.endpoint_troubles import MOST_BAD_ANSWERS, Troubles
 from promptcot_mamba.sampling.ledger import Ledger
 from promptcot_mamba.sampling.openai_endpoint import OpenAIEndpoints
 from promptcot_mamba.sampling.partial import PartialFile, read_partial
@@ -222,6 +223,17 @@ def test_a_chain_that_gets_on_is_never_given_up():
         backend.close()
     assert cuts > 10
     assert came.text == said * cuts + "."
+
+
+def test_hours_of_work_are_no_outage():
+    """Tries of an hour that break are no hour without a server; but what breaks eight times may break its servers."""
+    troubles, now, away = Troubles(), 100.0, []
+    for _ in range(MOST_BAD_ANSWERS):
+        away.append(troubles.broke(now - 3600, now))
+        now += 1 + 3600
+    assert away == [*range(MOST_BAD_ANSWERS - 1), 7 * 3601]
+    troubles.meet(1000, 0)  # it got on
+    assert troubles.broke(now, now + 5) == 0
 
 
 def test_a_segment_longer_than_its_time_ends_the_run():

@@ -17,6 +17,7 @@ from promptcot_mamba.errors import InputError
 from promptcot_mamba.sampling import endpoint_pool
 from promptcot_mamba.sampling.backend import BackendFailedError, Generated, Request, SamplingSettings
 from promptcot_mamba.sampling.endpoint_pool import EndpointSettings
+from promptcot_mamba.sampling.endpoint_protocol import api_key
 from promptcot_mamba.sampling.openai_endpoint import OpenAIEndpoints
 from promptcot_mamba.sampling.vllm_server import VllmServer
 from tests.sampling.own_server import CARD, OwnServer, refusal, serving
@@ -207,6 +208,59 @@ def test_https_is_asked_through_the_environments_proxy(monkeypatch: pytest.Monke
 
     asyncio.run(look())
     assert asked == [b"CONNECT api.example.test:443 HTTP/1.1\r\n"]
+
+
+@pytest.mark.parametrize("how", ["resets", "is silent"])
+def test_a_server_that_takes_connections_is_waited_for(how: str, monkeypatch: pytest.MonkeyPatch):
+    """Docker's proxy listens while vLLM loads (vllm-project/vllm#5366); others answer once they have loaded."""
+    looks = itertools.count()
+    monkeypatch.setattr(endpoint_pool, "CONNECT_SECONDS", 0.2)
+
+    async def models(server: OwnServer, http: web.Request) -> web.Response:
+        if next(looks) < 2:
+            if how == "is silent":
+                await asyncio.sleep(60)
+            http.transport.abort()
+        return web.json_response({"data": [CARD]})
+
+    monkeypatch.setattr(OwnServer, "_models", models)
+    with serving(answer) as server:
+        assert len(sample(connect(server.url))) == 3
+
+
+def test_addresses_and_keys_that_cannot_be_sent_are_a_line(monkeypatch: pytest.MonkeyPatch):
+    with serving(answer) as server:
+        with pytest.raises(InputError, match="it speaks no TLS: give http:// in place of https://"):
+            connect(server.url.replace("http:", "https:"))
+        with pytest.raises(InputError, match="names a user, and OPENAI_API_KEY is set"):
+            connect(server.url.replace("//", "//u:p@"), api_key="k")
+        sample(connect(server.url.replace("//", "//u:p@")))
+    for url in ("http://127.0.0.1:99999", "http://h:port", "http://:8000"):
+        with pytest.raises(InputError, match=r"is no address; give http://HOST:PORT"):
+            connect(url)
+    for key, sent in (("k\r\n", "k"), ("", None), (" ", None)):
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+        assert api_key() == sent
+    monkeypatch.setenv("OPENAI_API_KEY", "k\rk")
+    with pytest.raises(InputError, match="OPENAI_API_KEY: holds a line break"):
+        api_key()
+
+
+@pytest.mark.parametrize(("owner", "fingerprint"), [("library", None), ("someone", "fp_ollama"), ("someone", None)])
+def test_flags_that_a_server_drops_are_named_once(listing, owner: str, fingerprint: str | None, caplog):
+    """Ollama's /v1 (ollama/ollama#11325); other people's models there have other owners, so it is seen by an answer."""
+    listing([CARD | {"owned_by": owner}])
+    caplog.set_level("INFO", logger=log.ROOT)
+
+    async def chat(http: web.Request, body: dict) -> web.StreamResponse:
+        choice = {"index": 0, "message": {"content": "It is 4."}, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 3, "completion_tokens": 4}
+        return web.json_response({"choices": [choice], "usage": usage, "system_fingerprint": fingerprint})
+
+    with serving(chat) as server:
+        sample(connect(server.url, penalty=1.1, chat=True))
+        said = f"--repetition_penalty: {server.url} drops them"
+    assert caplog.text.count(said) == (owner == "library" or fingerprint is not None)
 
 
 def test_a_run_that_ends_as_its_server_goes_away_ends():

@@ -17,7 +17,7 @@ from promptcot_mamba.sampling.endpoint_checks import GREETING
 from promptcot_mamba.sampling.endpoint_pool import EndpointSettings
 from promptcot_mamba.sampling.openai_endpoint import OpenAIEndpoints
 from promptcot_mamba.token_scores import TokenScores
-from tests.sampling.own_server import refusal, serving
+from tests.sampling.own_server import CARD, OwnServer, refusal, serving
 
 # What servers say of a whole account under the status of one malformed request.
 BUDGET = "Budget has been exceeded! Current cost: 12.5, Max budget: 10.0"  # BerriAI/litellm#14144
@@ -188,6 +188,41 @@ def test_a_server_that_takes_nothing_any_more_leaves_its_requests_to_the_other()
     with serving(turned) as first, serving(malformed_if(lambda unit: unit == 30)) as second:
         sample([first.url, second.url], requests(range(60)), got)
     assert {each.unit for each in got if each.finish_reason != "stop"} == {30}
+
+
+def test_what_is_held_by_a_server_that_went_away_is_asked_of_another(monkeypatch: pytest.MonkeyPatch):
+    """The first dies under one request, and has not taken the other."""
+    looks, both, gone = Counter(), asyncio.Event(), asyncio.Event()
+
+    async def models(server: OwnServer, http: web.Request) -> web.StreamResponse:
+        looks[server] += 1
+        if server is dying and looks[server] > 1:
+            gone.set()
+            return await abort(http)
+        return web.json_response({"data": [CARD]})
+
+    async def abort(http: web.Request) -> web.StreamResponse:
+        assert http.transport is not None
+        http.transport.abort()
+        return web.Response()
+
+    async def die(http: web.Request, body: dict) -> web.StreamResponse:
+        if len(dying.bodies) == 1:
+            await both.wait()
+            return await abort(http)
+        both.set()
+        await gone.wait()
+        return refusal(400, MALFORMED)
+
+    async def idle(http: web.Request, body: dict) -> web.StreamResponse:
+        return answered()
+
+    monkeypatch.setattr(OwnServer, "_models", models)
+    got: list[Generated] = []
+    with serving(die) as dying, serving(idle) as other:
+        sample([dying.url, other.url], requests(range(8)), got, patience_seconds=3.0)
+    assert {each.finish_reason for each in got} == {"stop"}
+    assert {number(body) for body in dying.bodies} <= {number(body) for body in other.bodies}
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
