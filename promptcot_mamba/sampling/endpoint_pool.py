@@ -296,7 +296,7 @@ class EndpointPool:
         try:
             await self._identify(endpoint)
         except DeniedError as error:
-            if not endpoint.served:
+            if not endpoint.served and not endpoint.tasks:
                 raise
             return error
         except TROUBLE as error:

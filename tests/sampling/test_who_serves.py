@@ -187,6 +187,26 @@ def test_a_list_of_models_that_is_refused_is_a_line(said: Any, answered: int, mo
         sample(connect(server.url, patience_seconds=0.2))
 
 
+def test_a_list_that_is_refused_while_the_first_chains_are_made_ends_nothing(monkeypatch: pytest.MonkeyPatch):
+    looks = itertools.count()
+    seen = asyncio.Event()
+    monkeypatch.setattr(endpoint_pool, "PROBE_SECONDS", 0.02)
+
+    async def models(server: OwnServer, http: web.Request) -> web.Response:
+        look = next(looks)
+        if look > 3:
+            seen.set()
+        return web.json_response(GEMINI_KEY, status=400) if look else web.json_response({"data": [CARD]})
+
+    async def take_long(http: web.Request, body: dict) -> web.StreamResponse:
+        await seen.wait()
+        return await answer(http, body)
+
+    monkeypatch.setattr(OwnServer, "_models", models)
+    with serving(take_long) as server:
+        assert len(sample(connect(server.url))) == 3
+
+
 def test_https_is_asked_through_the_environments_proxy(monkeypatch: pytest.MonkeyPatch):
     asked = []
 
