@@ -11,8 +11,16 @@ from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import log_once
 from promptcot_mamba.sampling.backend import LENGTH, LOOP, REFUSED, STOP
 from promptcot_mamba.sampling.decode import BYTES_PER_TOKEN, count_by_bytes
-from promptcot_mamba.sampling.endpoint_body import DONE, first_choices, flat, iter_events, thought_of, until_quiet
-from promptcot_mamba.sampling.endpoint_errors import BadAnswerError, ServerTroubleError, no_token_ids
+from promptcot_mamba.sampling.endpoint_body import (
+    DONE,
+    STREAMED,
+    first_choices,
+    flat,
+    iter_events,
+    thought_of,
+    until_quiet,
+)
+from promptcot_mamba.sampling.endpoint_errors import WITHOUT_REASON, BadAnswerError, ServerTroubleError, no_token_ids
 from promptcot_mamba.sampling.loops import find_loop
 from promptcot_mamba.token_scores import TokenScores, entropy_of
 
@@ -23,6 +31,7 @@ _REASONS = {
     **dict.fromkeys(("length", "max_tokens", "max_output_tokens", "model_context_window_exceeded"), LENGTH),
     **dict.fromkeys(("model_length", "max_length", "token_limit", "limit"), LENGTH),  # Mistral, watsonx, llama.cpp
     **dict.fromkeys(("content_filter", "safety", "refusal", "prohibited_content", "blocklist", "recitation"), REFUSED),
+    "sensitive": REFUSED,  # Zhipu
     "repetition": LOOP,  # vLLM's `repetition_detection`
     **dict.fromkeys(("guardrail_intervened", "content_filtered", "spii", "error_toxic"), REFUSED),  # Bedrock, Gemini
 }
@@ -40,6 +49,7 @@ class Answer:
     token_ids: Sequence[int] | None = None
     reasoning: str | None = None
     note: str = ""
+    may_be_half: bool = False  # streamed to its end, but no reason for that was said
 
 
 def add_scores(scores: TokenScores, choice: dict[str, Any]) -> None:
@@ -85,12 +95,15 @@ def estimate_tokens(text: str) -> int:
     return count_by_bytes(text)
 
 
-def _counts(answer: dict[str, Any]) -> tuple[int | None, int | None]:
-    """Tokens of prompt and completion by a server's `usage`."""
-    usage = answer.get("usage")
+def _counts(usage: Any, said: object) -> tuple[int | None, int | None]:
+    """Tokens of prompt and completion by a server's `usage`. 0 beside what was `said` is no count; Gemini counts
+    thoughts in the total alone."""
     if not isinstance(usage, dict):
         return None, None
-    return count_of(usage.get("prompt_tokens")), count_of(usage.get("completion_tokens"))
+    prompt, tokens, total = (count_of(usage.get(f"{of}_tokens")) for of in ("prompt", "completion", "total"))
+    if prompt and tokens is not None and total is not None:
+        tokens = max(tokens, total - prompt)
+    return prompt or None, None if said and not tokens else tokens
 
 
 def finish_reason(said: Any, completion_tokens: int | None, max_tokens: int) -> str:
@@ -102,10 +115,13 @@ def finish_reason(said: Any, completion_tokens: int | None, max_tokens: int) -> 
         if completion_tokens is None:
             raise BadAnswerError("answer without finish_reason and usage")
         return LENGTH if completion_tokens >= max_tokens else STOP
-    word = str(said).lower().partition(":")[0]  # Gemini's gateway adds its own word
-    if word in _REASONS:
+    if (word := _word(said)) in _REASONS:
         return _REASONS[word]
     raise (ServerTroubleError if word in _PASSING else BadAnswerError)(f"finish_reason {said!r}")
+
+
+def _word(said: Any) -> str:
+    return str(said).lower().partition(":")[0]  # Gemini's gateway adds its own word
 
 
 def read_completion(answer: dict[str, Any], max_tokens: int, scores: TokenScores | None = None) -> Answer:
@@ -113,6 +129,8 @@ def read_completion(answer: dict[str, Any], max_tokens: int, scores: TokenScores
     try:
         choice = answer["choices"][0]
         message = choice.get("message", choice)
+        if message is None and _REASONS.get(_word(choice.get("finish_reason"))) == REFUSED:
+            message = {}  # Gemini's
         text = flat(message.get("content") if "message" in choice else choice["text"])
         ids = choice.get("token_ids")
         ids = array("i", ids) if ids is not None else None
@@ -120,11 +138,13 @@ def read_completion(answer: dict[str, Any], max_tokens: int, scores: TokenScores
         raise BadAnswerError(f"answer of another form: {str(answer)[:80]}") from None
     if scores is not None:
         add_scores(scores, choice)
-    prompt_tokens, tokens = _counts(answer)
+    thought, told = thought_of(message), choice.get("finish_reason")
+    prompt_tokens, tokens = _counts(answer.get("usage"), text or thought)
     refusal = message.get("refusal")  # OpenAI's: beside a content that is null
-    reason = REFUSED if refusal and not text else finish_reason(choice.get("finish_reason"), tokens, max_tokens)
-    note = str(refusal or choice.get("finish_reason")) if reason == REFUSED else ""
-    return Answer(text, reason, prompt_tokens, tokens, ids, thought_of(message), note)
+    reason = REFUSED if refusal and not text else finish_reason(told, tokens, max_tokens)
+    note = str(refusal or told) if reason == REFUSED else ""
+    may_be_half = STREAMED in answer and not told and reason == STOP
+    return Answer(text, reason, prompt_tokens, tokens, ids, thought, note, may_be_half)
 
 
 def read_score(answer: dict[str, Any], ids: Sequence[int], start: int, url: str) -> float:
@@ -153,11 +173,10 @@ async def read_stream(
     pieces: list[str] = []
     thoughts: list[str] = []
     refusal = ""
-    prompt_tokens = counted = None
+    usage = None
     reason, before, ended, bare = None, len(ids), asyncio.Event(), False
     async for event in until_quiet(iter_events(lines, url), ended):
-        if event.get("usage"):
-            prompt_tokens, counted = _counts(event)
+        usage = event.get("usage") or usage
         for choice in first_choices(event):
             said = choice.get("delta") or choice.get("message")
             if isinstance(said, dict):
@@ -175,11 +194,13 @@ async def read_stream(
                 del ids[cut:]
                 if scores is not None:
                     scores.fit(cut)
-                return Answer("", LOOP, prompt_tokens, cut - before, ids)
+                return Answer("", LOOP, _counts(usage, said=True)[0], cut - before, ids)
         if reason or event is DONE:
             ended.set()
     if not ended.is_set():
-        raise ServerTroubleError("the stream ended without a finish_reason")
+        raise ServerTroubleError(WITHOUT_REASON)
+    if not pieces:
+        raise BadAnswerError("a stream without an answer")
     if bare and len(ids) > before:
         del ids[before:]  # nothing goes on from them
         if scores is not None:
@@ -187,11 +208,13 @@ async def read_stream(
         raise BadAnswerError("only some of its text has token ids")
     if stop_on_loop and any(pieces) and len(ids) == before:
         raise no_token_ids("--stop_on_loop", url)
-    tokens = len(ids) - before or counted
     text, thought = "".join(pieces), "".join(thoughts) or None
-    reason = REFUSED if refusal and not text else finish_reason(reason, tokens, max_tokens)
+    prompt_tokens, counted = _counts(usage, text or thought)
+    tokens, told, told_ids = len(ids) - before or counted, reason, ids if len(ids) > before else None
+    reason = REFUSED if refusal and not text else finish_reason(told, tokens, max_tokens)
     note = refusal or REFUSED if reason == REFUSED else ""
-    return Answer(text, reason, prompt_tokens, tokens, ids if len(ids) > before else None, thought, note)
+    may_be_half = not told and reason == STOP
+    return Answer(text, reason, prompt_tokens, tokens, told_ids, thought, note, may_be_half)
 
 
 def _ids_of(choice: dict[str, Any]) -> array:

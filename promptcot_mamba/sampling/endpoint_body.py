@@ -8,6 +8,7 @@ import aiohttp
 
 from promptcot_mamba.jsonl import decode_json
 from promptcot_mamba.sampling.endpoint_errors import (
+    WITHOUT_REASON,
     BadAnswerError,
     NotJsonError,
     ServerTroubleError,
@@ -20,6 +21,7 @@ THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")
 QUIET_SECONDS = 5.0  # without a byte, after which an answer that is whole is taken for ended
 BROKEN = (TimeoutError, aiohttp.ClientError, ConnectionError)
 DONE: dict[str, Any] = {"choices": []}  # stands for the `[DONE]` of a stream
+STREAMED = "streamed"  # key of an answer that was put together of events
 _FIELDS = (b":", b"event:", b"id:", b"retry:")  # lines of a stream that say nothing of the text
 
 
@@ -104,14 +106,14 @@ def _plain_objects(lines: list[bytes], url: str) -> list[dict[str, Any]]:
 async def until_quiet(
     events: AsyncGenerator[dict[str, Any], None], ended: asyncio.Event
 ) -> AsyncIterator[dict[str, Any]]:
-    """Events until there are no more; once all is said (`ended`), silence or a broken connection is an end too."""
+    """Events until there are no more; once all is said (`ended`), silence or what breaks is an end too."""
     while True:
         try:
             async with asyncio.timeout(QUIET_SECONDS if ended.is_set() else None):
                 event = await anext(events)
         except StopAsyncIteration:
             return
-        except BROKEN:
+        except (*BROKEN, ServerTroubleError):  # the latter: words that are no event, an error behind the end
             if not ended.is_set():
                 raise
             return
@@ -160,13 +162,13 @@ def _join_events(text: str, url: str) -> dict[str, Any]:
             for key, parts in pieces.items():
                 parts.append(flat(said.get(key)))
             joined["reason"] = choice.get("finish_reason") or joined.get("reason")
-    if "usage" not in joined:
+    if not pieces["content"]:
         raise BadAnswerError(f"events without an answer: {text[:80]!r}")
     if joined["reason"] is None and "[DONE]" not in text[-20:]:
-        raise ServerTroubleError("the stream ended without a finish_reason")
+        raise ServerTroubleError(WITHOUT_REASON)
     said = {key: "".join(parts) for key, parts in pieces.items() if any(parts)}
     choice = {"message": {"content": None, **said}, "text": said.get("content"), "finish_reason": joined.get("reason")}
-    return {"choices": [choice], "usage": joined["usage"]}
+    return {"choices": [choice], "usage": joined["usage"], STREAMED: True}
 
 
 def first_choices(event: dict[str, Any]) -> list[dict[str, Any]]:

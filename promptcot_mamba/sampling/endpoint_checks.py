@@ -6,7 +6,7 @@ held until the server has answered another one that was sent after it; where not
 are held, that is a request made for it.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +23,16 @@ def is_in_doubt(endpoint: Endpoint, under_way: Collection[Pending]) -> bool:
     if not endpoint.held or endpoint.away or any(each.is_check for each in under_way):
         return False
     return len(endpoint.held) >= MOST_HELD or not any(each.sent > endpoint.held[0].since for each in under_way)
+
+
+def orphans(endpoints: Iterable[Endpoint]) -> list[Pending]:
+    """Take their held requests, the last first, from servers that have gone away: they tell nothing, another may."""
+    found = []
+    for endpoint in endpoints:
+        if endpoint.away:
+            found += [each.pending for each in endpoint.held]
+            endpoint.held = []
+    return found[::-1]
 
 
 def check_of(endpoint: Endpoint, tokenizer: Any) -> Pending:

@@ -18,10 +18,13 @@ from typing import Any
 
 from promptcot_mamba.errors import InputError
 
-AWAY = (408, 502, 503, 504)  # the server is starting, overrun or gone; the request is not at fault
-BUSY = (409, 425, 429, 529)  # the server is there and asks this request to come again later
+# The server is starting, overrun or gone, the request is not at fault; 520 to 530 are Cloudflare's words for it (524, a
+# request that took too long, is that one's).
+AWAY = (408, 502, 503, 504, 520, 521, 522, 523, 525, 526, 530)
+BUSY = (409, 425, 429, 498, 529)  # the server is there and asks this request to come again later; 498: Groq's flex tier
 _PATH_MISSING = (404, 405, 501)
 _MALFORMED = (400, 406, 411, 413, 414, 415, 417, 422, 428, 431, 451)  # of the 4xx, those that are about the request
+WITHOUT_REASON = "the stream ended without a finish_reason"
 MOST_WORDS = 300  # characters of an error that are shown
 MOST_READ = 2000  # and of its message that are looked at: how long to wait is said last
 LONGEST_WAIT = 7 * 86400.0  # seconds a Retry-After may ask for; more is a broken clock
@@ -29,13 +32,14 @@ LONGEST_WAIT = 7 * 86400.0  # seconds a Retry-After may ask for; more is a broke
 _POLICY = re.compile(
     r"content[ _-]?(policy|filter|management)|ResponsibleAIPolicy|ContentPolicyViolation|usage polic(y|ies)"
     r"|invalid_prompt|safety (system|filter)|moderation|input was flagged|flagged (as|for)|DataInspectionFailed"
-    r"|guardrail|blocked by (?!your organi)",
+    r"|blocked by (?!your organi)|(violat|block|interven).{0,40}guardrail|guardrail.{0,40}(violat|block|interven)",
     re.IGNORECASE,
 )
 _TOO_LONG = re.compile(
     r"context[ _-]?(length|size|window|limit)|maximum context|exceed_context|longer than the model"
     r"|must have less than \d+ tokens|exceeds? the maximum (allowed|input) length|(prompt|input) is too long"
-    r"|tokens`? \+ `?max_new_tokens`? must be",
+    r"|tokens`? \+ `?max_new_tokens`? must be|exceeds? the maximum number of tokens|maximum prompt length"
+    r"|exceeded model token limit|range of input length",
     re.IGNORECASE,
 )
 # The two numbers by which a prompt is told that would fit, were less asked for beside it.
@@ -54,14 +58,16 @@ _MOST = re.compile(
 )
 _NO_CREDIT = re.compile(r"insufficient[ _](quota|balance|credit)|payment required", re.IGNORECASE)
 _NO_CREDIT_UNLESS_WAIT = re.compile(r"exceeded your current quota|billing", re.IGNORECASE)  # limits a minute, else
+_SPENT = (402, 403, 429)  # under which those words are of an account; Groq says "billing" of a prompt too large (413)
+_GONE = re.compile(r"connection error", re.IGNORECASE)  # LiteLLM's 500 for a server that does not answer it
 _UNITS = r"ms|msecs?|milli(?:second)?s?|h|hrs?|hours?|m|mins?|minutes?|s|secs?|seconds?"
 _SPAN = rf"(\d+(?:\.\d+)?)\s*({_UNITS})(?![a-z])\s*"  # 58.8s, 9m38.016s, 20ms, 26 seconds, 500 milliseconds
 _WAIT = re.compile(rf"(?:try again|retry)\s+(?:in|after)\s+((?:{_SPAN})+)", re.IGNORECASE)
 _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}  # by a unit's first letter, and by two of milliseconds
 _MILLISECONDS = ("ms", "mil")
-# Google's RetryInfo among an error's details, also where a gateway's message is a JSON text of its own.
-_RETRY_DELAY = re.compile(rb'retryDelay[\\"\s:]+(\d+(?:\.\d+)?)s')
-_ECHO = re.compile(r"""["']input["']: .*""", re.DOTALL)  # pydantic repeats what was sent: a prompt's words, not its own
+# Google's RetryInfo among an error's details, also where a gateway's message is a JSON text of its own; Cloudflare's.
+_RETRY_DELAY = re.compile(rb'retryDelay[\\"\s:]+(\d+(?:\.\d+)?)s|"retry_after"\s*:\s*"?(\d+(?:\.\d+)?)')
+_ECHO = re.compile(r"""["']input["']: .*|\binput_value=.*""", re.DOTALL)  # pydantic repeats what was sent: not its own
 
 
 class ServerTroubleError(Exception):
@@ -118,7 +124,11 @@ class DeniedError(InputError):
 
 class RejectedError(Exception):
     """The server calls the request malformed or not allowed: this one alone, or all that come from here; only whether
-    it answers others can tell."""
+    it answers others can tell. `is_policy`: in a filter's words."""
+
+    def __init__(self, words: str, *, is_policy: bool = False):
+        super().__init__(words)
+        self.is_policy = is_policy
 
 
 def no_token_ids(flags: str, url: str) -> InputError:
@@ -133,16 +143,19 @@ def raise_for_error(url: str, status: int, body: bytes, headers: Mapping[str, st
     headers = headers or {}
     wait = asked_wait(headers, body, words)
     passes = status == 402 and headers.get("Retry-After")  # OpenRouter: too much is under way for what is left
-    spent = _NO_CREDIT.search(words) or (wait is None and _NO_CREDIT_UNLESS_WAIT.search(words))
+    spent = status < 500 and status not in (400, 413, 422) and _NO_CREDIT.search(words)
+    spent = spent or (wait is None and status in _SPENT and _NO_CREDIT_UNLESS_WAIT.search(words))
     if spent or (status == 402 and not passes):
         raise InputError(f"--base_url {url}: {said}; no credit is left there")
     if 400 <= status < 600 and status not in (401, *_PATH_MISSING, *AWAY, *BUSY) and _POLICY.search(words):
-        raise (RejectedError if status == 403 else RefusedError)(said)  # 403 may mean the account, or a proxy's rules
+        if status == 403:  # may mean the account, or a proxy's rules
+            raise RejectedError(said, is_policy=True)
+        raise RefusedError(said)
     if (400 <= status < 500 or status == 500) and (_TOO_LONG.search(words) or _MOST.search(words)):
         raise PromptTooLongError(said, words)
     if status in BUSY or passes:
         raise BusyError(said, wait)
-    if status in AWAY:
+    if status in AWAY or (status == 500 and _GONE.search(words)):
         raise ServerTroubleError(said, wait)
     if status >= 500 or status < 400:
         raise BadAnswerError(said, wait)
@@ -166,11 +179,14 @@ def error_words(body: bytes) -> tuple[str, int | None]:
     if isinstance(parsed, list) and len(parsed) == 1:
         parsed = parsed[0]
     error = parsed.get("error", parsed) if isinstance(parsed, dict) else parsed
-    if not isinstance(error, dict):
-        return _one_line(error), None
-    inner = error.get("innererror") or {}
+    if not isinstance(error, dict):  # Fastify and Spring say "Bad Request" there, and what is wrong beside it
+        beside = parsed.get("message") if isinstance(parsed, dict) else None
+        return "; ".join(_one_line(part) for part in (error, beside) if part), None
+    inner, metadata = error.get("innererror") or {}, error.get("metadata")
+    raw = metadata.get("raw") if isinstance(metadata, dict) else None  # OpenRouter: what the server behind it said
     parts = [
         error.get("message") or error.get("detail") or error.get("errors") or error,
+        error_words((raw if isinstance(raw, str) else json.dumps(raw)).encode(errors="replace"))[0] if raw else None,
         *(error.get(key) for key in ("type", "code")),
         inner.get("code") if isinstance(inner, dict) else None,
     ]
@@ -192,7 +208,7 @@ def asked_wait(headers: Mapping[str, str], body: bytes, words: str) -> float | N
         return precise / 1000
     wait = retry_after(headers.get("Retry-After"), headers.get("Date"))
     if wait is None and (delay := _RETRY_DELAY.search(body)):
-        wait = min(float(delay[1]), LONGEST_WAIT)
+        wait = min(float(delay[1] or delay[2]), LONGEST_WAIT)
     return told_wait(words) if wait is None else wait
 
 

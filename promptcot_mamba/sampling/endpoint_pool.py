@@ -3,8 +3,8 @@
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -21,6 +21,9 @@ from promptcot_mamba.sampling.endpoint_errors import (
     BadAnswerError,
     BusyError,
     DeniedError,
+    PromptTooLongError,
+    RefusedError,
+    RejectedError,
     ServerTroubleError,
     raise_for_error,
 )
@@ -45,6 +48,9 @@ MOST_HEADER = 1 << 20  # bytes of one header
 REDIRECTS = (301, 302, 303, 307, 308)
 BAD_LISTS = 3  # unreadable answers to `/models`, before it is asked for no more
 NO_MODELS = (404, 405, 501)  # of `/models`: a server that has no such path
+# No server listens there, or none that speaks HTTP (as here: with or without TLS). One that takes the connection and
+# breaks it, or is silent, may be starting: docker's proxy listens while vLLM loads its model (vllm-project/vllm#5366).
+NOBODY = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientResponseError, aiohttp.InvalidURL)
 TROUBLE = (ServerTroubleError, aiohttp.ClientError, asyncio.TimeoutError, ConnectionError)
 IS_THERE = (BusyError, BadAnswerError, DeniedError)  # it may well work: gateways limit `/models` too, some break there
 
@@ -109,12 +115,21 @@ class Endpoint:
     served: int = 0
     answered: Request | None = None  # the last that it has
     held: list[Held] = field(default_factory=list)  # not taken, in order of time; whose fault that is has to be seen
+    says_reasons: bool = False  # why an answer ends
+    without_reason: int = 0  # streams that ended so, of a server that has said none
     quiet_until: float = 0.0  # no line about its being busy before this time
     tasks: set[asyncio.Task] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.home = URL(self.url)  # as its user gave it, whose key is meant for there
 
     @property
     def is_vllm(self) -> bool:
         return self.owner == "vllm"
+
+    def is_home(self, url: URL) -> bool:
+        """Whether a key may go there, wherever requests were sent on to."""
+        return url.host == self.home.host and url.scheme in (self.home.scheme, "https")
 
     @property
     def may_tell_ids(self) -> bool:
@@ -132,6 +147,8 @@ class EndpointPool:
     def __init__(self, settings: EndpointSettings, on_change: Callable[[], None], on_fatal: Callable[[Any], None]):
         self.settings = settings
         self.endpoints = [Endpoint(normal_url(url)) for url in settings.base_urls]
+        if settings.api_key and any(endpoint.home.user for endpoint in self.endpoints):
+            raise InputError("--base_url: names a user, and OPENAI_API_KEY is set; only one of the two can be sent")
         self._on_change = on_change
         self._on_fatal = on_fatal
         self._session: aiohttp.ClientSession | None = None
@@ -157,13 +174,12 @@ class EndpointPool:
             for force_close in (False, True)
         )
         troubles = await asyncio.gather(*(self._try_identify(endpoint) for endpoint in self.endpoints))
-        if all(trouble and not isinstance(trouble, ServerTroubleError) for trouble in troubles):
+        if all(isinstance(trouble, NOBODY) for trouble in troubles):
             words = words_of(troubles[0])
-            untrusted = "certificate" in words.lower() or "SSL" in words
-            advice = "--ca_file names the certificate to trust" if untrusted else "is it up?"
+            advice = unreachable_advice(words)
             raise InputError(f"--base_url {self.endpoints[0].url}: cannot be reached ({words}); {advice}")
         for endpoint, trouble in zip(self.endpoints, troubles, strict=True):
-            if trouble:  # of one that answers: it loads its model, or is busy
+            if trouble:  # it loads its model, or is busy, or others answer
                 self.back_off(endpoint, words_of(trouble))
         loop = asyncio.get_running_loop()
         self._watchers = [loop.create_task(self._look_after(endpoint)) for endpoint in self.endpoints]
@@ -199,10 +215,9 @@ class EndpointPool:
         """Redirects are followed with the same method and body (HTTP clients turn a POST into a GET at 301 and 302);
         the key goes to the first host alone, and never from https to http."""
         assert session is not None  # `open` has made it
-        url = home = URL(f"{endpoint.url}/{path}")
+        url = URL(f"{endpoint.url}/{path}")
         for _ in range(MOST_REDIRECTS + 1):
-            is_home = url.host == home.host and url.scheme in (home.scheme, "https")
-            how |= {"headers": self._headers() if is_home else {}, "proxy": proxy_for(url)}
+            how |= {"headers": self._headers() if endpoint.is_home(url) else {}, "proxy": proxy_for(url)}
             async with session.request(method, url, allow_redirects=False, **how) as response:
                 if response.status in REDIRECTS and "Location" in response.headers:
                     url = url.join(URL(response.headers["Location"]))
@@ -227,18 +242,21 @@ class EndpointPool:
 
     async def _identify(self, endpoint: Endpoint) -> None:
         """Learn the server's name for the model; raises InputError if it serves another or too short a context."""
-        timeout = aiohttp.ClientTimeout(total=CONNECT_SECONDS)
+        timeout = aiohttp.ClientTimeout(total=2 * CONNECT_SECONDS, sock_connect=CONNECT_SECONDS)
         async with self._ask(self._probes, "GET", endpoint, "models", timeout=timeout) as response:
             body = await read_body(response.content, broken_too=response.status != 200)
             if response.status in NO_MODELS:
                 self._take_at_its_word(endpoint, "has no /models")
                 return
-            if response.status != 200:
-                raise_for_error(endpoint.url, response.status, body, response.headers)
+            with denying(endpoint.url):
+                if response.status != 200:
+                    raise_for_error(endpoint.url, response.status, body, response.headers)
+                models = read_cards(body, endpoint.url)
             if response.url != URL(f"{endpoint.url}/models"):  # where it was sent on to is where requests belong
                 endpoint.url = str(response.url).split("?")[0].removesuffix("/").removesuffix("/models")
-                logger.info("%s: redirected to %s", self.settings.base_urls[0], endpoint.url)
-        models = read_cards(body, endpoint.url)
+                unkeyed = self.settings.api_key and not endpoint.is_home(response.url)
+                without = ", where OPENAI_API_KEY is not sent: it goes to the given host alone" if unkeyed else ""
+                logger.info("%s: redirected to %s%s", endpoint.home, endpoint.url, without)
         if models:
             self._check_model(endpoint, models)
         else:  # `transformers serve` lists a cache, not the folder it serves
@@ -250,7 +268,7 @@ class EndpointPool:
             endpoint.model = self.settings.model
 
     def _check_model(self, endpoint: Endpoint, models: list[dict[str, Any]]) -> None:
-        card, wanted = find_model(models, self.settings.model), self.settings.model
+        card, wanted = find_model(models, self.settings.model, endpoint.url), self.settings.model
         if card is None:
             serves = ", ".join(model["id"] for model in models)[:300]
             if self.settings.is_named and not any(model.get("owned_by") in TELLING for model in models):
@@ -278,7 +296,7 @@ class EndpointPool:
         try:
             await self._identify(endpoint)
         except DeniedError as error:
-            if not endpoint.served:
+            if not endpoint.served and not endpoint.tasks:
                 raise
             return error
         except TROUBLE as error:
@@ -351,6 +369,25 @@ def growing_pause(before: int) -> float:
 def words_of(error: BaseException | None) -> str:
     """In one line."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def unreachable_advice(words: str) -> str:
+    if "WRONG_VERSION_NUMBER" in words or "record layer failure" in words:
+        return "it speaks no TLS: give http:// in place of https://"
+    untrusted = "certificate" in words.lower() or "SSL" in words
+    return "--ca_file names the certificate to trust" if untrusted else "is it up?"
+
+
+@contextmanager
+def denying(url: str) -> Iterator[None]:
+    """What means a prompt elsewhere means the key or the address of a question that has none: raised as DeniedError."""
+    try:
+        yield
+    except (RejectedError, RefusedError, PromptTooLongError) as error:
+        raise DeniedError(
+            f"--base_url {url}: does not list its models ({error}); are the address, http or https, and OPENAI_API_KEY "
+            "right?"
+        ) from None
 
 
 def read_cards(body: bytes, url: str) -> list[dict[str, Any]]:

@@ -1,15 +1,17 @@
 """The OpenAI completions protocol as we speak it: where it is spoken, and what is sent."""
 
+import os
 import re
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
+from urllib.parse import urlsplit
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.sampling.backend import Request, SamplingSettings
-from promptcot_mamba.sampling.endpoint_errors import PromptTooLongError, RejectedError
+from promptcot_mamba.sampling.endpoint_errors import DeniedError, PromptTooLongError, RejectedError
 from promptcot_mamba.sampling.endpoint_troubles import Troubles
 from promptcot_mamba.token_scores import TOP
 
@@ -17,8 +19,15 @@ from promptcot_mamba.token_scores import TOP
 # (llama-cpp-python draws with repeat_penalty 1.1, top_k 40 and min_p 0.05 unless told).
 LLAMA_CPP = ("llamacpp", "me")  # llama-server, llama-cpp-python
 SGLANG = "sglang"
+LM_STUDIO = ("organization_owner", "organization-owner")  # today's word, and the one before
 TAKE_IDS = (SGLANG, "llamacpp")  # and vLLM, as `prompt` of a completion; llama-cpp-python takes text alone
 OLLAMA = ("library", "fp_ollama")  # owner of all models but people's own; `system_fingerprint` of answers
+# Settings that such servers drop: ollama/ollama#11325; what LM Studio's documentation does not list.
+DROPPED = {
+    **dict.fromkeys(OLLAMA, ("repetition_penalty", "top_k", "min_p")),
+    **dict.fromkeys(LM_STUDIO, ("min_p",)),
+}
+NONE = {"repetition_penalty": 1.0, "top_k": 0, "min_p": 0.0}  # settings that change nothing
 TELLING = ("vllm", SGLANG, *LLAMA_CPP, *OLLAMA)  # list all that they serve
 _NEARBY = re.compile(r"[^.]+|.*[:\]].*|[\d.]+|.*\.(?:local|localhost|internal|lan)", re.IGNORECASE)
 _VERSION = re.compile(r"/v\d+(?:alpha|beta)?\d*(?:/|$)")
@@ -69,7 +78,7 @@ def normal_url(url: str) -> str:
 
     A public name without a port is asked by https: a key must not go out in clear. A path that has a version anywhere
     is complete (`/v1beta/openai`); a request's own path behind it is taken off.
-    Raises InputError for an address with a query, which would stand in the middle.
+    Raises InputError for an address with a query, which would stand in the middle, or one that is none.
     """
     url = url.strip()
     if "?" in url:
@@ -77,7 +86,27 @@ def normal_url(url: str) -> str:
     host, slash, path = _REQUEST_PATH.sub("", url.rstrip("/")).rpartition("://")[2].partition("/")
     scheme = url.partition("://")[0] if "://" in url else "http" if _NEARBY.fullmatch(host) else "https"
     base = f"{scheme}://{host}{slash}{path}"
+    try:
+        is_none = not urlsplit(base).hostname or urlsplit(base).port == 0
+    except ValueError:
+        is_none = True
+    if is_none:
+        raise InputError(f"--base_url {url}: is no address; give http://HOST:PORT with a port of 1 to 65535")
     return base if _VERSION.search(slash + path) else f"{base.rstrip('/')}/v1"
+
+
+def api_key() -> str | None:
+    """The key that is set in the environment, without the line's end of the file that it was read from. Raises
+    InputError for one that no header can hold."""
+    key = os.environ.get("OPENAI_API_KEY", "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise InputError("OPENAI_API_KEY: holds a line break or letters that no key has; copy it anew")
+    return key or None
+
+
+def dropped_flags(owner: str, sampling: SamplingSettings) -> str:
+    """The flags among those that are set which a server of this owner drops without a word."""
+    return ", ".join(f"--{name}" for name in DROPPED.get(owner, ()) if getattr(sampling, name) != NONE[name])
 
 
 def is_elsewhere(served: str, wanted: str) -> bool:
@@ -86,23 +115,37 @@ def is_elsewhere(served: str, wanted: str) -> bool:
     return one.is_absolute() and (other.is_absolute() or other.is_dir()) and one.resolve() != other.resolve()
 
 
-def find_model(models: list[dict[str, Any]], wanted: str) -> dict[str, Any] | None:
-    """The card of the wanted model in a `/models` answer: by its id or root, in full or by its last path part, in any
-    case. Ollama's `:latest` need not be said; what else is said behind a colon (a gateway's provider) is sent along."""
+def find_model(models: list[dict[str, Any]], wanted: str, url: str = "") -> dict[str, Any] | None:
+    """The card of the wanted model in a `/models` answer: by its id or root in full, else by its last path part, in any
+    case. Ollama's `:latest` need not be said; what else is said behind a colon (a gateway's provider) is sent along.
+    Raises DeniedError where several models have that last part."""
     cards = [card for card in models if isinstance(card, dict)]
-    name = PurePath(wanted).name
 
-    def alike(served: str, fold: Callable[[str], str]) -> bool:
-        one, other = fold(served), fold(wanted)
-        return one in (other, f"{other}:latest") or fold(PurePath(served).name) == fold(name)
+    def named(name: str, part: Callable[[str], str]) -> list[dict[str, Any]]:
+        for fold in (str, str.lower):
+            for key in ("id", "root"):
+                wants = fold(part(name))
+                if found := [card for card in cards if card.get(key) and fold(part(str(card[key]))) == wants]:
+                    return found
+        return []
 
-    for fold in (str, str.lower):
-        for key in ("id", "root"):
-            for card in cards:
-                if card.get(key) and alike(str(card[key]), fold):
-                    return card
-    base = next((card for card in cards if card.get("id") == wanted.rpartition(":")[0]), None)
-    return None if base is None else base | {"id": wanted}
+    if found := named(wanted, _whole) or named(f"{wanted}:latest", _whole):
+        return found[0]
+    if base := [card for card in cards if card.get("id") == wanted.rpartition(":")[0]]:
+        return base[0] | {"id": wanted}
+    found = named(wanted, _last_part)
+    if len({str(card.get("root") or card.get("id")) for card in found}) > 1:  # one may be served under several names
+        names = ", ".join(str(card.get("id")) for card in found)[:300]
+        raise DeniedError(f"--base_url {url}: serves {names}: any may be {wanted}; --served_model_name says which")
+    return found[0] if found else None
+
+
+def _whole(name: str) -> str:
+    return name.rstrip("/")
+
+
+def _last_part(name: str) -> str:
+    return PurePath(name).name
 
 
 def added_bos(tokenizer: Any) -> str:
@@ -139,8 +182,9 @@ def payload(
     """The body of one completion request, or of a chat completion; `token_ids` asks for those of the answer.
 
     vLLM and SGLang (`owner`) are told everything, so that a checkpoint's generation defaults change nothing; llama.cpp
-    is told how to draw in its own words; other servers get the fields that most understand. Where a server takes token
-    ids it is given them, so that its view of special tokens changes nothing; else `text`, or the prompt as it stands.
+    and LM Studio are told how to draw in their own words; other servers get the fields that most understand. Where a
+    server takes token ids it is given them, so that its view of special tokens changes nothing; else `text`, or the
+    prompt as it stands.
     """
     body: dict[str, Any] = {
         "model": model,
@@ -150,13 +194,16 @@ def payload(
         "top_p": sampling.top_p,
         "seed": request.seed,
     }
-    for name, none in (("repetition_penalty", 1.0), ("top_k", 0), ("min_p", 0.0)):
-        if is_vllm or owner in (SGLANG, *LLAMA_CPP) or getattr(sampling, name) != none:
+    is_told_all = is_vllm or owner in (SGLANG, *LLAMA_CPP, *LM_STUDIO)
+    for name, none in NONE.items():
+        if (is_told_all and name not in DROPPED.get(owner, ())) or getattr(sampling, name) != none:
             body[name] = getattr(sampling, name)
     if owner == SGLANG:
         body["top_k"] = sampling.top_k or -1
+    if owner in (*LLAMA_CPP, *LM_STUDIO):
+        body["repeat_penalty"] = body.pop("repetition_penalty")
     if owner in LLAMA_CPP:
-        body |= {"repeat_penalty": body.pop("repetition_penalty"), "repeat_last_n": EVERY_TOKEN}
+        body["repeat_last_n"] = EVERY_TOKEN
     if is_vllm or owner == SGLANG:
         body |= {
             "stop_token_ids": list(sampling.stop_token_ids),

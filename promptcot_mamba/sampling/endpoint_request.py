@@ -18,9 +18,25 @@ from promptcot_mamba.sampling.endpoint_answers import (
     read_stream,
 )
 from promptcot_mamba.sampling.endpoint_body import iter_lines, parse_object, read_body
-from promptcot_mamba.sampling.endpoint_errors import RejectedError, no_token_ids
+from promptcot_mamba.sampling.endpoint_errors import (
+    WITHOUT_REASON,
+    BadAnswerError,
+    RejectedError,
+    ServerTroubleError,
+    no_token_ids,
+)
 from promptcot_mamba.sampling.endpoint_pool import Endpoint, EndpointPool, EndpointSettings
-from promptcot_mamba.sampling.endpoint_protocol import SGLANG, Pending, added_bos, payload, refuse_ollama, score_payload
+from promptcot_mamba.sampling.endpoint_protocol import (
+    SGLANG,
+    Pending,
+    added_bos,
+    dropped_flags,
+    payload,
+    refuse_ollama,
+    score_payload,
+)
+
+BELIEVED_FROM = 3  # streams without a finish reason, of a server that has never said one
 
 
 class Asker:
@@ -58,22 +74,44 @@ class Asker:
         pending.keeps_ids = asks_ids
         stream = self.sampling.stop_on_loop or (settings.stream and asks_ids) or bool(settings.extra_body.get("stream"))
         body = self._body(endpoint, request, asks_ids=asks_ids, stream=stream)
+        self._say_dropped(endpoint, endpoint.owner)
         async with self._pool.post(endpoint, "chat/completions" if chat else "completions", body) as response:
             if not stream:
                 said = parse_object(await read_body(response.content), endpoint.url)
                 if not chat:
                     refuse_ollama(said, endpoint.url)
+                self._say_dropped(endpoint, str(said.get("system_fingerprint")))
                 answer = read_completion(said, request.max_tokens, request.scores)
             else:
                 answer = await read_stream(
                     iter_lines(response.content), pending.ids, request.max_tokens, endpoint.url,
                     stop_on_loop=self.sampling.stop_on_loop, scores=request.scores,
                 )  # fmt: skip
+        self._doubt_half(endpoint, pending, answer)
         if answer.finish_reason == STOP and settings.extra_body.get("stop"):
             answer = replace(answer, token_ids=None)  # they hold the words that stopped it, its text does not
         if answer.token_ids is None:
             answer = replace(answer, text=self.kept_text(request) + answer.text)
         return answer
+
+    def _say_dropped(self, endpoint: Endpoint, owner: str) -> None:
+        if flags := dropped_flags(owner, self.sampling):
+            log_once(f"{flags}: {endpoint.url} drops them, and draws by its own settings (Ollama: the Modelfile's)")
+
+    def _doubt_half(self, endpoint: Endpoint, pending: Pending, answer: Answer) -> None:
+        """Raise where a stream that ended without a reason for that is half an answer: a gateway lost the server behind
+        it. Some never say one; they are believed from the third such answer on."""
+        if not answer.may_be_half:
+            endpoint.says_reasons = True
+            return
+        if answer.token_ids and answer.token_ids[-1] in self.sampling.stop_token_ids:
+            return
+        if endpoint.says_reasons:
+            raise ServerTroubleError(WITHOUT_REASON)
+        endpoint.without_reason += 1
+        if endpoint.without_reason < BELIEVED_FROM:
+            del pending.ids[len(pending.request.kept) :]  # it may be whole, and nothing goes on from there
+            raise BadAnswerError(WITHOUT_REASON)
 
     def _counts_from_cuts(self, endpoint: Endpoint) -> bool:
         """Whether a chain's penalty would begin anew where it is cut: SGLang's counts generated tokens alone (its
@@ -96,7 +134,10 @@ class Asker:
         )  # fmt: skip
         if chat and self.settings.template_kwargs:
             body["chat_template_kwargs"] = self.settings.template_kwargs
-        return {name: value for name, value in {**body, **self.settings.extra_body}.items() if value is not None}
+        extra = self.settings.extra_body
+        if isinstance(most := extra.get("max_completion_tokens"), int):  # what is left of a chain, or of a context
+            extra = extra | {"max_completion_tokens": min(most, request.max_tokens)}
+        return {name: value for name, value in {**body, **extra}.items() if value is not None}
 
     def whole(self, pending: Pending, answer: Answer, score: float | None) -> Generated:
         """What a request came to, with all of its chain's text, tokens and counts."""
@@ -126,3 +167,8 @@ class Asker:
         if self.tokenizer is not None:
             return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         return estimate_tokens(text)
+
+
+def said_so_far(pending: Pending, reason: str, note: str = "") -> Answer:
+    """What a request comes to that is not answered (any more): what is kept of its chain, and what it said since."""
+    return Answer("", reason, None, pending.fresh, pending.ids or None, note=note)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -72,6 +71,7 @@ def engine_settings(plan: Plan) -> EngineSettings:
 
 def endpoint_settings(plan: Plan, urls: Sequence[str], concurrency: int) -> EndpointSettings:
     from promptcot_mamba.sampling.endpoint_pool import EndpointSettings
+    from promptcot_mamba.sampling.endpoint_protocol import api_key
 
     cuts_by = ", ".join(plan.args.cuts_by)
     if plan.args.segment_len is not None and plan.args.base_url:
@@ -86,7 +86,7 @@ def endpoint_settings(plan: Plan, urls: Sequence[str], concurrency: int) -> Endp
         concurrency=concurrency,
         request_seconds=plan.args.request_timeout,
         patience_seconds=plan.args.patience,
-        api_key=os.environ.get("OPENAI_API_KEY"),
+        api_key=api_key(),
         chat=plan.args.api == "chat",
         template_kwargs=plan.args.template_kwargs,
         extra_body=plan.args.extra_fields,

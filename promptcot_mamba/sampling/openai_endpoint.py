@@ -31,7 +31,7 @@ from promptcot_mamba.sampling.backend import (
     SamplingSettings,
 )
 from promptcot_mamba.sampling.endpoint_answers import Answer
-from promptcot_mamba.sampling.endpoint_checks import check_of, is_in_doubt
+from promptcot_mamba.sampling.endpoint_checks import check_of, is_in_doubt, orphans
 from promptcot_mamba.sampling.endpoint_errors import (
     BadAnswerError,
     BusyError,
@@ -49,7 +49,7 @@ from promptcot_mamba.sampling.endpoint_pool import (
     words_of,
 )
 from promptcot_mamba.sampling.endpoint_protocol import Held, Pending
-from promptcot_mamba.sampling.endpoint_request import Asker
+from promptcot_mamba.sampling.endpoint_request import Asker, said_so_far
 from promptcot_mamba.sampling.endpoint_troubles import MOST_BAD_ANSWERS, MOST_TIMEOUTS, Troubles
 from promptcot_mamba.sampling.vllm_server import VllmServer
 
@@ -177,6 +177,8 @@ class OpenAIEndpoints:
     async def _advance(self, timeout: float) -> None:
         """Dispatch what waits, then sleep until something ends or `timeout` seconds are over."""
         self._wake.clear()
+        for orphan in orphans(self.endpoints):
+            self._take_back(orphan)
         while self._waiting and (endpoint := self._pool.free()) is not None:
             pending = self._waiting.popleft()
             if not pending.dropped:
@@ -257,7 +259,7 @@ class OpenAIEndpoints:
         elif isinstance(error, BusyError):
             self._come_again(endpoint, pending, error)
         elif isinstance(error, BadAnswerError):
-            self._answered_badly(endpoint, pending, words)
+            self._answered_badly(endpoint, pending, words, error.retry_after or 0.0)
         elif type(error) is asyncio.TimeoutError:  # the whole request's; those of a connection are of another type
             self._timed_out(pending)
         elif isinstance(error, DeniedError) and endpoint.served and pending.troubles.bad_answers < MOST_BAD_ANSWERS:
@@ -277,11 +279,9 @@ class OpenAIEndpoints:
         longer than all may be away, it is given up."""
         troubles = pending.troubles
         troubles.meet(len(pending.ids), self._served())
-        first = troubles.broken_since is None
-        troubles.broken_since = troubles.broken_since or time.monotonic()
-        lasted = time.monotonic() - troubles.broken_since
+        lasted = troubles.broke(pending.sent, time.monotonic())
         if lasted < self.settings.patience_seconds:
-            self._take_back(pending, 0.0 if first else endpoint_pool.FIRST_PAUSE)
+            self._take_back(pending, 0.0 if troubles.breaks == 1 else endpoint_pool.FIRST_PAUSE)
         else:
             self._give_up(pending, f"a request was broken off for {lasted:.0f} s: {words}")
 
@@ -301,7 +301,7 @@ class OpenAIEndpoints:
         request = pending.request
         if pending.fresh and pending.keeps_ids:
             pending.troubles.resume_at = time.monotonic() + pause
-            self._finish(pending, _said(pending, CUT))
+            self._finish(pending, said_so_far(pending, CUT))
             return
         pending.ids = array("i", request.kept)
         if request.scores is not None:
@@ -339,15 +339,15 @@ class OpenAIEndpoints:
             endpoint.quiet_until = now + QUIET_SECONDS
             logger.warning("%s: %s; this request is sent again in %.1f s, others go on", endpoint.url, words, pause)
 
-    def _answered_badly(self, endpoint: Endpoint, pending: Pending, words: str) -> None:
+    def _answered_badly(self, endpoint: Endpoint, pending: Pending, words: str, at_least: float) -> None:
         troubles = pending.troubles
         troubles.meet(len(pending.ids), self._served())
         troubles.bad_answers += 1
         endpoint.bad_answers += 1
         if endpoint.bad_answers >= BAD_ANSWERS_IN_A_ROW:
-            self._pool.back_off(endpoint, words)
+            self._pool.back_off(endpoint, words, at_least)
         if troubles.bad_answers < MOST_BAD_ANSWERS:
-            pause = growing_pause(troubles.bad_answers - 1)
+            pause = max(at_least, growing_pause(troubles.bad_answers - 1))
             self._say_busy(endpoint, words, pause)
             self._take_back(pending, pause)
         else:
@@ -368,7 +368,7 @@ class OpenAIEndpoints:
 
     def _refuse(self, pending: Pending, words: str) -> None:
         self._last_sign = time.monotonic()
-        self._finish(pending, _said(pending, REFUSED, words))
+        self._finish(pending, said_so_far(pending, REFUSED, words))
 
     def _ask_for_less(self, endpoint: Endpoint, pending: Pending, error: PromptTooLongError) -> None:
         """Have a chain end where the server's room does; what is too long by itself ends with what it has said."""
@@ -388,7 +388,7 @@ class OpenAIEndpoints:
         else:
             what = f"a prompt of {len(pending.request.prompt)} characters is too long ({error}); not sampled"
         log_once(f"{endpoint.url}: {what}")  # of each of a problem's samples
-        self._finish(pending, _said(pending, LENGTH))
+        self._finish(pending, said_so_far(pending, LENGTH))
 
     # -- whose fault it is that a request is not taken: see `endpoint_checks` ------------------------------------
 
@@ -403,6 +403,9 @@ class OpenAIEndpoints:
         for each in held[: len(held) - len(endpoint.held)]:  # in order of time
             if isinstance(each.error, PromptTooLongError):
                 self._end_there(endpoint, each.pending, each.error)
+            elif not each.error.is_policy and not each.pending.troubles.was_held:  # a body may break on its way
+                each.pending.troubles.was_held = True
+                self._take_back(each.pending)
             else:
                 self._refuse(each.pending, words_of(each.error))
 
@@ -439,8 +442,3 @@ class OpenAIEndpoints:
     def _on_fatal(self, error: BaseException | None) -> None:
         self._fatal = self._fatal or error
         self._wake.set()
-
-
-def _said(pending: Pending, reason: str, note: str = "") -> Answer:
-    """What a request comes to that is not answered (any more): what is kept of its chain, and what it said since."""
-    return Answer("", reason, None, pending.fresh, pending.ids or None, note=note)

@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import os
 import time
 import urllib.error
 import urllib.request
@@ -14,7 +13,7 @@ from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import DurableAppender, iter_jsonl
 from promptcot_mamba.log import logger
 from promptcot_mamba.sampling.endpoint_errors import AWAY, BUSY
-from promptcot_mamba.sampling.endpoint_protocol import normal_url
+from promptcot_mamba.sampling.endpoint_protocol import api_key, normal_url
 
 BATCH = 256
 REQUEST_SECONDS = 300.0
@@ -60,7 +59,7 @@ def _load(model_path: str) -> Embed:
 def ask_server(url: str, model: str, batch: Sequence[str]) -> list[list[float]]:
     """One request; asked again after growing pauses while the server is away. Raises InputError if it stays so."""
     headers = {"Content-Type": "application/json"}
-    if key := os.environ.get("OPENAI_API_KEY"):
+    if key := api_key():
         headers["Authorization"] = f"Bearer {key}"
     body = json.dumps({"model": model, "input": list(batch)}).encode()
     request = urllib.request.Request(f"{url}/embeddings", body, headers)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -205,6 +204,7 @@ class EndpointModel(TextModel):
 
     def _start(self) -> OpenAIEndpoints:
         from promptcot_mamba.sampling.endpoint_pool import EndpointSettings
+        from promptcot_mamba.sampling.endpoint_protocol import api_key
         from promptcot_mamba.sampling.openai_endpoint import OpenAIEndpoints
 
         settings = self.settings
@@ -215,7 +215,7 @@ class EndpointModel(TextModel):
             concurrency=settings.concurrency,
             request_seconds=settings.request_timeout,
             patience_seconds=settings.patience,
-            api_key=os.environ.get("OPENAI_API_KEY"),
+            api_key=api_key(),
             chat=settings.chat_template and self.tokenizer is None,
         )
         return OpenAIEndpoints(endpoints, settings.sampling(self.tokenizer), self.tokenizer)

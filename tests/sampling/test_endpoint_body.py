@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from promptcot_mamba.sampling import endpoint_body
 from promptcot_mamba.sampling.backend import LENGTH, LOOP, REFUSED, STOP
-from promptcot_mamba.sampling.endpoint_answers import Answer, finish_reason, read_stream
+from promptcot_mamba.sampling.endpoint_answers import Answer, finish_reason, read_completion, read_stream
 from promptcot_mamba.sampling.endpoint_body import iter_lines, parse_object, read_body
 from promptcot_mamba.sampling.endpoint_errors import BadAnswerError, ServerTroubleError
 
@@ -68,6 +68,8 @@ STREAMS = {
     "hangs after its usage": [events(), HANG],
     "hangs after its reason": [events(EVENTS[:2]), HANG],
     "breaks after its reason": [events(EVENTS[:2]), BREAK],
+    "an error behind its end": [events(), b"error: upstream closed\n\n"],
+    "an error event behind its end": [events(), b'data: {"error": {"message": "reset", "code": 502}}\n\n'],
     "ends without [DONE]": [events(EVENTS[:2])],
     "a reason is never said": [events([EVENTS[0], WHOLE | {"choices": [EVENTS[1]["choices"][0] | {
         "finish_reason": None}]}]), DONE],
@@ -85,6 +87,7 @@ STREAMS = {
 @pytest.mark.parametrize("form", STREAMS)
 def test_a_stream_that_has_said_all_is_an_answer(form: str):
     answer = stream(*STREAMS[form])
+    assert answer.may_be_half == (form == "a reason is never said")
     assert (answer.text, answer.finish_reason, list(answer.token_ids)) == ("a ∑ b", STOP, [1, 5, 6, 7])
 
 
@@ -107,7 +110,11 @@ def test_half_a_stream_that_nobody_asked_for_is_no_answer():
     half = [event | {"usage": {"completion_tokens": 2}} for event in EVENTS[:1]]
     with pytest.raises(ServerTroubleError):
         parse_object(events(half), "http://x")
-    assert parse_object(events(half) + DONE, "http://x")["choices"][0]["text"] == "a ∑ "
+    answer = read_completion(parse_object(events(half) + DONE, "http://x"), 100)
+    assert (answer.text, answer.may_be_half) == ("a ∑ ", True)
+    with pytest.raises(BadAnswerError, match="events without an answer"):
+        parse_object(events(EVENTS[2:]) + DONE, "http://x")
+    assert not read_completion(parse_object(events(), "http://x"), 100).may_be_half
 
 
 @pytest.mark.parametrize(
@@ -118,6 +125,7 @@ def test_half_a_stream_that_nobody_asked_for_is_no_answer():
         ([events(EVENTS[:1]), b'data: {"choices": [{"te\n\n'], BadAnswerError),
         ([events([EVENTS[0], {"choices": [{"text": "b", "finish_reason": "stop"}]}])], BadAnswerError),  # ids of half
         ([b"<html>Please sign in</html>"], BadAnswerError),
+        ([events([{"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 0}}]), DONE], BadAnswerError),
         ([events(EVENTS[:1]), b'data: {"error": {"message": "EngineCore died", "code": 500}}\n\n'], BadAnswerError),
     ],
 )
@@ -167,6 +175,7 @@ def test_lines_do_not_depend_on_pieces(lines: list[bytes], data: st.DataObject):
         ("guardrail_intervened", REFUSED),  # Bedrock
         ("repetition", LOOP),  # vLLM's own detection, which ends a chain
         ("content_filter: PROHIBITED_CONTENT", REFUSED),  # Gemini's gateway
+        ("sensitive", REFUSED),  # Zhipu
     ],
 )
 def test_servers_words_for_an_end(said: str, ours: str):

@@ -230,6 +230,9 @@ def test_servers_are_told_how_to_draw_in_their_own_words():
         assert drawn == {"repeat_penalty": 1.0, "top_k": 0, "min_p": 0.0}
         assert body["repeat_last_n"] >= 65536 + 4096  # in 2026 llama-server began to refuse -1, "the whole context"
         assert "repetition_penalty" not in body
+    body = payload(request, none, "m", is_vllm=False, stream=False, owner="organization_owner")  # LM Studio
+    assert {name: body.get(name) for name in ("repeat_penalty", "top_k")} == {"repeat_penalty": 1.0, "top_k": 0}
+    assert not body.keys() & {"repetition_penalty", "repeat_last_n", "min_p"}
     body = payload(request, none, "m", is_vllm=False, stream=False, owner="sglang")
     assert (body["repetition_penalty"], body["top_k"], body["min_p"]) == (1.0, -1, 0.0)
     body = payload(request, none, "m", is_vllm=False, stream=False, owner="openai")  # refuses what it does not know

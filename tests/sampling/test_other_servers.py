@@ -12,7 +12,7 @@ from yarl import URL
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.sampling.endpoint_answers import read_completion
 from promptcot_mamba.sampling.endpoint_body import parse_object
-from promptcot_mamba.sampling.endpoint_errors import ServerTroubleError
+from promptcot_mamba.sampling.endpoint_errors import DeniedError, ServerTroubleError
 from promptcot_mamba.sampling.endpoint_pool import proxy_for, read_cards
 from promptcot_mamba.sampling.endpoint_protocol import find_model, is_elsewhere, normal_url
 
@@ -60,6 +60,9 @@ def completions(finish: str) -> dict[str, Any]:
         ("Gemini", chat("MAX_TOKENS", content="B"), ("B", None, "length")),
         ("llama.cpp", completions("limit"), ("B", None, "length")),
         ("Gemini, blocked", chat("PROHIBITED_CONTENT", content=None), ("", None, "refused")),
+        ("Gemini, blocked without a message",  # open-compass/VLMEvalKit#1550
+         {"choices": [{"index": 0, "message": None, "finish_reason": "content_filter: PROHIBITED_CONTENT"}]},
+         ("", None, "refused")),
         ("Azure, filtered", chat("content_filter"), ("", None, "refused")),
         ("gpt-oss, calling", chat("tool_calls", content="B", reasoning="A"), ("B", "A", "stop")),
     ],
@@ -67,6 +70,22 @@ def completions(finish: str) -> dict[str, Any]:
 def test_answers_are_read_as_each_server_writes_them(server: str, body: dict, said: tuple):
     answer = read_completion(parse_object(json.dumps(body).encode(), server), 100)
     assert (answer.text, answer.reasoning, answer.finish_reason) == said
+
+
+@pytest.mark.parametrize(
+    ("usage", "counted"),
+    [
+        ({"prompt_tokens": 20, "completion_tokens": 198, "total_tokens": 623}, (20, 603)),  # mozilla-ai/any-llm#1290
+        ({"prompt_tokens": 20, "completion_tokens": 198, "total_tokens": 218}, (20, 198)),
+        ({"prompt_tokens": 20, "completion_tokens": 198, "total_tokens": 198}, (20, 198)),
+        ({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, (None, None)),  # CLIProxyAPI#5733
+    ],
+)
+def test_tokens_are_counted_as_they_were_said(usage: dict[str, int], counted: tuple):
+    answer = read_completion(chat(content=None, reasoning="A") | {"usage": usage}, 1000)
+    assert (answer.prompt_tokens, answer.completion_tokens) == counted
+    empty = read_completion(chat(content=None) | {"usage": {"prompt_tokens": 20, "completion_tokens": 0}}, 1000)
+    assert (empty.prompt_tokens, empty.completion_tokens) == (20, 0)
 
 
 @pytest.mark.parametrize("finish", ["error", "load", "insufficient_system_resource"])  # OpenRouter, Ollama, DeepSeek
@@ -119,11 +138,24 @@ def test_an_address_with_a_query_is_refused():
         (["/models/s1.1-7B/"], "/data/s1.1-7B", "/models/s1.1-7B/"),
         (["a/Qwen3-8B", "a/qwen3-8b"], "qwen3-8b", "a/qwen3-8b"),
         (["a", "b"], "c", None),
+        # gateways list a name at each of their providers, vLLM every --served-model-name; a full name goes first
+        (["openai/gpt-4o", "azure/gpt-4o"], "azure/gpt-4o", "azure/gpt-4o"),
+        (["/runs/a/phase2", "/runs/b/phase2"], "/runs/b/phase2/", "/runs/b/phase2"),
+        (["x/qwen3-8b", "Qwen/Qwen3-8B"], "qwen/qwen3-8b", "Qwen/Qwen3-8B"),
+        (["b/R1:x", "a/R1"], "a/R1:x", "a/R1:x"),
     ],
 )
 def test_models_are_found_by_the_names_they_go_by(names: list[str], wanted: str, asked: str | None):
     card = find_model(read_cards(json.dumps({"data": [{"id": name} for name in names]}).encode(), "u"), wanted)
     assert (card and card["id"]) == asked
+
+
+def test_of_several_models_with_one_last_part_none_is_guessed():
+    cards = [{"id": "openai/gpt-4o"}, {"id": "azure/gpt-4o"}]
+    with pytest.raises(DeniedError, match="serves openai/gpt-4o, azure/gpt-4o: any may be gpt-4o; --served"):
+        find_model(cards, "gpt-4o", "u")
+    aliases = [{"id": "a/m", "root": "/models/m"}, {"id": "b/m", "root": "/models/m"}]  # of one model
+    assert find_model(aliases, "/data/m", "u") is aliases[0]
 
 
 def test_folders_of_one_name_are_told_apart_where_they_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -16,6 +16,7 @@ from promptcot_mamba.sampling.endpoint_errors import (
     PromptTooLongError,
     RefusedError,
     RejectedError,
+    ServerTroubleError,
     error_words,
     raise_for_error,
     told_wait,
@@ -56,6 +57,38 @@ VLLM_ECHO = {  # pydantic's words, as vLLM sends them on: the prompt is a proble
     "{'prompt': 'A billing cycle is 30 days. The content policy of a zoo ...', 'max_tokens': 9}}]",
     "type": "BadRequestError", "param": None, "code": 400,
 }  # fmt: skip
+ECHO_VALUE = {  # pydantic's other form
+    "error": {"message": "1 validation error for Request\nmessages Input should be a valid list [type=list_type, "
+              "input_value='A billing cycle of the content policy', input_type=str]"}
+}  # fmt: skip
+GROQ_TOO_LARGE = {  # continuedev/continue#10218
+    "error": {"message": "Request too large for model `llama-3.3-70b-versatile` in organization `org_x` service tier "
+              "`on_demand` on tokens per minute (TPM): Limit 12000, Requested 14137, please reduce your message size "
+              "and try again. Need more tokens? Upgrade to Dev Tier today at https://console.groq.com/settings/billing",
+              "type": "tokens", "code": "rate_limit_exceeded"}
+}  # fmt: skip
+GUARDRAIL_MISSING = {  # BerriAI/litellm#11826
+    "error": {"message": 'litellm.BadRequestError: BedrockException - {"message":"The guardrail identifier or version '
+              'provided in the request does not exist."}', "code": "400"}
+}  # fmt: skip
+GUARDRAIL_DOWN = {"error": {"message": "Bedrock guardrail failed: Connection error", "type": "None", "code": "500"}}
+GUARDRAIL = {"error": {"error": "Violated guardrail policy", "bedrock_guardrail_response": "I can't"}}  # LiteLLM's
+LITELLM_GONE = {
+    "error": {"message": "litellm.InternalServerError: InternalServerError: Hosted_vllmException - Connection error.. "
+              "Received Model Group=m", "type": None, "param": None, "code": "500"}
+}  # fmt: skip
+CLOUDFLARE_521 = {  # Cloudflare's, where JSON is accepted
+    "type": "https://developers.cloudflare.com/support/", "title": "Error 521: Web server is down", "status": 521,
+    "detail": "The web server is not returning a connection.", "error_code": 521, "retryable": True, "retry_after": 120,
+}  # fmt: skip
+
+
+def openrouter(raw: object) -> dict:
+    """OpenRouter's words around another server's (open-webui/computer#293)."""
+    metadata = {"raw": json.dumps({"error": raw}), "provider_name": "X"}
+    return {"error": {"message": "Provider returned error", "code": 400, "metadata": metadata}}
+
+
 CLOUDFLARE_403 = "<html><title>Attention Required! | Cloudflare</title><h1>Sorry, you have been blocked</h1></html>"
 
 
@@ -78,6 +111,7 @@ def meant(status: int, body: Any, **headers: str) -> Exception:
         (GEMINI_DETAILS, 26),
         ([GEMINI_DETAILS], 26),
         (GEMINI_WITHIN, 26),
+        (CLOUDFLARE_521, 120),
     ],
 )
 def test_a_limit_a_minute_is_waited_for_as_its_words_say(body: Any, seconds: float):
@@ -129,6 +163,17 @@ def test_waits_in_words(words: str, seconds: float | None):
         (403, OPENROUTER_FILTER, RejectedError, "flagged"),  # refused, once it has answered others
         (400, OPENROUTER_FILTER, RefusedError, "flagged"),
         (400, VLLM_ECHO, RejectedError, "Field required"),
+        (400, ECHO_VALUE, RejectedError, "valid list"),
+        (413, GROQ_TOO_LARGE, RejectedError, "Requested 14137"),
+        (400, QUOTA, RejectedError, "current quota"),  # whose fault it is another request tells
+        (400, GUARDRAIL_MISSING, RejectedError, "does not exist"),
+        (400, GUARDRAIL, RefusedError, "Violated guardrail"),
+        (400, openrouter({"message": "It was filtered", "code": "content_filter"}), RefusedError, "filtered"),
+        (500, GUARDRAIL_DOWN, ServerTroubleError, "guardrail failed"),
+        (500, LITELLM_GONE, ServerTroubleError, "Connection error"),
+        (521, CLOUDFLARE_521, ServerTroubleError, "not returning a connection"),
+        (530, "error code: 1033", ServerTroubleError, "1033"),
+        (498, {"error": {"message": "Flex tier capacity exceeded", "code": "capacity_exceeded"}}, BusyError, "Flex"),
     ],
 )
 def test_only_what_is_said_of_the_prompt_is_a_refusal(status: int, body: Any, kind: type, words: str):
@@ -183,6 +228,29 @@ def test_the_room_that_is_left(words: str, asked: int, less: int):
     assert isinstance(error, PromptTooLongError)
     assert error.less_than(asked) == less
     assert error.less_than(1) == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "less"),
+    [
+        (openrouter({"message": CONTEXT.format(8192) + "you requested 8246 tokens (54 in the messages, 8192 in the "
+                                "completion).", "code": 400}), 8137),
+        ({"statusCode": 400, "error": "Bad Request", "message": CONTEXT.format(4096) + "you requested 5060 tokens "
+          "(4036 in the messages, 1024 in the completion)."}, 59),  # Fastify, Spring
+        # Gemini, xAI, Moonshot, Alibaba: how much less is not told, so another request has to tell
+        ([{"error": {"code": 400, "message": "The input token count (1200000) exceeds the maximum number of tokens "
+                     "allowed (1048576).", "status": "INVALID_ARGUMENT"}}], 0),
+        ({"code": "Client specified an invalid argument", "error": "This model's maximum prompt length is 131072 but "
+          "the request contains 537812 tokens."}, 0),
+        ({"error": {"message": "Invalid request: Your request exceeded model token limit: 8192"}}, 0),
+        ({"error": {"message": "<400> InternalError.Algo.InvalidParameter: Range of input length should be [1, 129024]",
+                    "code": "invalid_parameter_error"}}, 0),
+    ],
+)  # fmt: skip
+def test_a_prompt_that_is_too_long_in_other_forms(body: Any, less: int):
+    error = meant(400, body)
+    assert isinstance(error, PromptTooLongError)
+    assert (error.less_than(9999), error.is_prompts_own) == (less, False)
 
 
 @pytest.mark.parametrize(

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from aiohttp import web
+from yarl import URL
 
 from promptcot_mamba import log
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.sampling import endpoint_pool
 from promptcot_mamba.sampling.backend import BackendFailedError, Generated, Request, SamplingSettings
 from promptcot_mamba.sampling.endpoint_pool import EndpointSettings
+from promptcot_mamba.sampling.endpoint_protocol import api_key
 from promptcot_mamba.sampling.openai_endpoint import OpenAIEndpoints
 from promptcot_mamba.sampling.vllm_server import VllmServer
 from tests.sampling.own_server import CARD, OwnServer, refusal, serving
@@ -134,14 +137,16 @@ def test_chains_are_cut_only_where_the_penalty_goes_on(listing, caplog, owner: s
             sample(connect(server.url, penalty=penalty, token_ids=True, cuts_by="--segment_len"))
 
 
-def test_a_key_goes_along_where_an_address_moves_on_its_machine(monkeypatch: pytest.MonkeyPatch):
-    """HTTP clients drop it where the port or http changes."""
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_key_goes_along_where_an_address_moves_on_its_machine_alone(host: str, monkeypatch, caplog):
+    """HTTP clients drop it where the port or http changes. Another host gets it neither now nor with later requests."""
     keys = []
+    caplog.set_level("INFO", logger=log.ROOT)
 
     async def models(asked: OwnServer, http: web.Request) -> web.Response:
         keys.append(http.headers.get("Authorization"))
         if asked is old:
-            raise web.HTTPPermanentRedirect(f"{new.url}/models")
+            raise web.HTTPPermanentRedirect(f"{new.url.replace('127.0.0.1', host)}/models")
         return web.json_response({"data": [CARD]})
 
     async def take(http: web.Request, body: dict) -> web.StreamResponse:
@@ -152,7 +157,54 @@ def test_a_key_goes_along_where_an_address_moves_on_its_machine(monkeypatch: pyt
     with serving(take) as old, serving(take) as new:
         sample(connect(old.url, api_key="k"))
         assert (len(old.bodies), len(new.bodies)) == (0, 3)
-    assert set(keys) == {"Bearer k"}
+    assert keys == ["Bearer k"] + ["Bearer k" if host == "127.0.0.1" else None] * 4
+    assert ("OPENAI_API_KEY is not sent" in caplog.text) == (host == "localhost")
+    assert not endpoint_pool.Endpoint("https://h/v1").is_home(URL("http://h/v1"))
+
+
+# Gemini's for a bad key (cequence-io/openai-scala-client#109), nginx's where https is spoken
+GEMINI_KEY = [{"error": {"code": 400, "message": "API key not valid. Please pass a valid API key.",
+                         "status": "INVALID_ARGUMENT"}}]  # fmt: skip
+NGINX_TLS = "<html><head><title>400 The plain HTTP request was sent to HTTPS port</title></head></html>"
+
+
+@pytest.mark.parametrize("said", [GEMINI_KEY, NGINX_TLS])
+@pytest.mark.parametrize("answered", [0, 1])
+def test_a_list_of_models_that_is_refused_is_a_line(said: Any, answered: int, monkeypatch: pytest.MonkeyPatch):
+    looks = itertools.count()
+
+    async def models(server: OwnServer, http: web.Request) -> web.Response:
+        if next(looks) < answered:
+            return web.json_response({"data": [CARD]})
+        return web.Response(status=400, text=said if isinstance(said, str) else json.dumps(said))
+
+    async def fall(http: web.Request, body: dict) -> web.StreamResponse:
+        return refusal(503, "no server behind it") if len(server.bodies) == 2 else await answer(http, body)
+
+    monkeypatch.setattr(OwnServer, "_models", models)
+    words = r"does not list its models \(status 400: (API key not valid|400 The plain HTTP)"
+    with serving(fall) as server, pytest.raises((InputError, BackendFailedError), match=words):
+        sample(connect(server.url, patience_seconds=0.2))
+
+
+def test_a_list_that_is_refused_while_the_first_chains_are_made_ends_nothing(monkeypatch: pytest.MonkeyPatch):
+    looks = itertools.count()
+    seen = asyncio.Event()
+    monkeypatch.setattr(endpoint_pool, "PROBE_SECONDS", 0.02)
+
+    async def models(server: OwnServer, http: web.Request) -> web.Response:
+        look = next(looks)
+        if look > 3:
+            seen.set()
+        return web.json_response(GEMINI_KEY, status=400) if look else web.json_response({"data": [CARD]})
+
+    async def take_long(http: web.Request, body: dict) -> web.StreamResponse:
+        await seen.wait()
+        return await answer(http, body)
+
+    monkeypatch.setattr(OwnServer, "_models", models)
+    with serving(take_long) as server:
+        assert len(sample(connect(server.url))) == 3
 
 
 def test_https_is_asked_through_the_environments_proxy(monkeypatch: pytest.MonkeyPatch):
@@ -176,6 +228,59 @@ def test_https_is_asked_through_the_environments_proxy(monkeypatch: pytest.Monke
 
     asyncio.run(look())
     assert asked == [b"CONNECT api.example.test:443 HTTP/1.1\r\n"]
+
+
+@pytest.mark.parametrize("how", ["resets", "is silent"])
+def test_a_server_that_takes_connections_is_waited_for(how: str, monkeypatch: pytest.MonkeyPatch):
+    """Docker's proxy listens while vLLM loads (vllm-project/vllm#5366); others answer once they have loaded."""
+    looks = itertools.count()
+    monkeypatch.setattr(endpoint_pool, "CONNECT_SECONDS", 0.2)
+
+    async def models(server: OwnServer, http: web.Request) -> web.Response:
+        if next(looks) < 2:
+            if how == "is silent":
+                await asyncio.sleep(60)
+            http.transport.abort()
+        return web.json_response({"data": [CARD]})
+
+    monkeypatch.setattr(OwnServer, "_models", models)
+    with serving(answer) as server:
+        assert len(sample(connect(server.url))) == 3
+
+
+def test_addresses_and_keys_that_cannot_be_sent_are_a_line(monkeypatch: pytest.MonkeyPatch):
+    with serving(answer) as server:
+        with pytest.raises(InputError, match="it speaks no TLS: give http:// in place of https://"):
+            connect(server.url.replace("http:", "https:"))
+        with pytest.raises(InputError, match="names a user, and OPENAI_API_KEY is set"):
+            connect(server.url.replace("//", "//u:p@"), api_key="k")
+        sample(connect(server.url.replace("//", "//u:p@")))
+    for url in ("http://127.0.0.1:99999", "http://h:port", "http://:8000"):
+        with pytest.raises(InputError, match=r"is no address; give http://HOST:PORT"):
+            connect(url)
+    for key, sent in (("k\r\n", "k"), ("", None), (" ", None)):
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+        assert api_key() == sent
+    monkeypatch.setenv("OPENAI_API_KEY", "k\rk")
+    with pytest.raises(InputError, match="OPENAI_API_KEY: holds a line break"):
+        api_key()
+
+
+@pytest.mark.parametrize(("owner", "fingerprint"), [("library", None), ("someone", "fp_ollama"), ("someone", None)])
+def test_flags_that_a_server_drops_are_named_once(listing, owner: str, fingerprint: str | None, caplog):
+    """Ollama's /v1 (ollama/ollama#11325); other people's models there have other owners, so it is seen by an answer."""
+    listing([CARD | {"owned_by": owner}])
+    caplog.set_level("INFO", logger=log.ROOT)
+
+    async def chat(http: web.Request, body: dict) -> web.StreamResponse:
+        choice = {"index": 0, "message": {"content": "It is 4."}, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 3, "completion_tokens": 4}
+        return web.json_response({"choices": [choice], "usage": usage, "system_fingerprint": fingerprint})
+
+    with serving(chat) as server:
+        sample(connect(server.url, penalty=1.1, chat=True))
+        said = f"--repetition_penalty: {server.url} drops them"
+    assert caplog.text.count(said) == (owner == "library" or fingerprint is not None)
 
 
 def test_a_run_that_ends_as_its_server_goes_away_ends():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from promptcot_mamba.sampling.endpoint_checks import GREETING
 from promptcot_mamba.sampling.endpoint_pool import EndpointSettings
 from promptcot_mamba.sampling.openai_endpoint import OpenAIEndpoints
 from promptcot_mamba.token_scores import TokenScores
-from tests.sampling.own_server import refusal, serving
+from tests.sampling.own_server import CARD, OwnServer, refusal, serving
 
 # What servers say of a whole account under the status of one malformed request.
 BUDGET = "Budget has been exceeded! Current cost: 12.5, Max budget: 10.0"  # BerriAI/litellm#14144
@@ -97,9 +98,8 @@ def test_the_last_request_of_a_run_is_judged_by_one_like_those_before_it():
         sample([server.url], requests(range(10)), got, concurrency=1)
     assert [each.unit for each in got if each.finish_reason == REFUSED] == [9]
     assert MALFORMED in got[-1].note
-    check = server.bodies[-1]
-    assert check["prompt"] == "prompt 8"
-    assert {**check, "prompt": ""} == {**server.bodies[-2], "prompt": ""}  # what is wrong may be any of the rest
+    assert [body["prompt"] for body in server.bodies[-4:]] == ["prompt 9", "prompt 8"] * 2  # both once more
+    assert {**server.bodies[-1], "prompt": ""} == {**server.bodies[-2], "prompt": ""}  # what is wrong may be the rest
 
 
 def test_the_only_request_of_a_rerun_is_judged_by_a_greeting():
@@ -107,7 +107,26 @@ def test_the_only_request_of_a_rerun_is_judged_by_a_greeting():
     with serving(malformed_if(lambda unit: True)) as server:
         sample([server.url], requests(range(1)), got)
     assert [each.finish_reason for each in got] == [REFUSED]
-    assert [body["prompt"] for body in server.bodies] == ["prompt 0", GREETING]
+    assert [body["prompt"] for body in server.bodies] == ["prompt 0", GREETING] * 2
+
+
+def test_a_body_that_broke_on_its_way_is_sent_again():
+    """OpenAI's words for one, under the status of all that is malformed; a filter's are believed."""
+    words = "We could not parse the JSON body of your request."
+    flagged = "Your chosen model requires moderation and your input was flagged"
+    seen: Counter[int | None] = Counter()
+
+    async def answer(http: web.Request, body: dict) -> web.StreamResponse:
+        seen[number(body)] += 1
+        if number(body) == 2:
+            return refusal(403, flagged)
+        return refusal(400, words) if number(body) == 1 == seen[1] else answered()
+
+    got: list[Generated] = []
+    with serving(answer) as server:
+        sample([server.url], requests(range(4)), got, concurrency=1)
+    assert {each.unit: each.finish_reason for each in got} == {0: "stop", 1: "stop", 2: REFUSED, 3: "stop"}
+    assert (seen[1], seen[2]) == (2, 1)
 
 
 def test_many_malformed_ones_beside_chains_of_hours_end_no_run():
@@ -169,6 +188,41 @@ def test_a_server_that_takes_nothing_any_more_leaves_its_requests_to_the_other()
     with serving(turned) as first, serving(malformed_if(lambda unit: unit == 30)) as second:
         sample([first.url, second.url], requests(range(60)), got)
     assert {each.unit for each in got if each.finish_reason != "stop"} == {30}
+
+
+def test_what_is_held_by_a_server_that_went_away_is_asked_of_another(monkeypatch: pytest.MonkeyPatch):
+    """The first dies under one request, and has not taken the other."""
+    looks, both, gone = Counter(), asyncio.Event(), asyncio.Event()
+
+    async def models(server: OwnServer, http: web.Request) -> web.StreamResponse:
+        looks[server] += 1
+        if server is dying and looks[server] > 1:
+            gone.set()
+            return await abort(http)
+        return web.json_response({"data": [CARD]})
+
+    async def abort(http: web.Request) -> web.StreamResponse:
+        assert http.transport is not None
+        http.transport.abort()
+        return web.Response()
+
+    async def die(http: web.Request, body: dict) -> web.StreamResponse:
+        if len(dying.bodies) == 1:
+            await both.wait()
+            return await abort(http)
+        both.set()
+        await gone.wait()
+        return refusal(400, MALFORMED)
+
+    async def idle(http: web.Request, body: dict) -> web.StreamResponse:
+        return answered()
+
+    monkeypatch.setattr(OwnServer, "_models", models)
+    got: list[Generated] = []
+    with serving(die) as dying, serving(idle) as other:
+        sample([dying.url, other.url], requests(range(8)), got, patience_seconds=3.0)
+    assert {each.finish_reason for each in got} == {"stop"}
+    assert {number(body) for body in dying.bodies} <= {number(body) for body in other.bodies}
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
