@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -12,12 +13,13 @@ from aiohttp import web
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.sampling import endpoint_pool
-from promptcot_mamba.sampling.backend import LENGTH, REFUSED, Generated, Request, SamplingSettings
+from promptcot_mamba.sampling.backend import LENGTH, REFUSED, STOP, Generated, Request, SamplingSettings
 from promptcot_mamba.sampling.endpoint_checks import GREETING
 from promptcot_mamba.sampling.endpoint_pool import EndpointSettings
+from promptcot_mamba.sampling.endpoint_troubles import MOST_BAD_ANSWERS, Troubles
 from promptcot_mamba.sampling.openai_endpoint import OpenAIEndpoints
 from promptcot_mamba.token_scores import TokenScores
-from tests.sampling.own_server import CARD, OwnServer, refusal, serving
+from tests.sampling.own_server import CARD, OwnServer, begin, refusal, serving
 
 # What servers say of a whole account under the status of one malformed request.
 BUDGET = "Budget has been exceeded! Current cost: 12.5, Max budget: 10.0"  # BerriAI/litellm#14144
@@ -241,3 +243,69 @@ def test_where_the_telling_request_itself_meets_trouble_all_is_asked_again(statu
         sample([server.url], requests(range(2)), got)
     assert [each.finish_reason for each in got] == [REFUSED] * 2
     assert greeted >= 2
+
+
+def test_hours_of_work_are_no_outage():
+    """Tries of an hour that break are no hour without a server; but what breaks eight times may break its servers."""
+    troubles, now, away = Troubles(), 100.0, []
+    for _ in range(MOST_BAD_ANSWERS):
+        away.append(troubles.broke(now - 3600, now))
+        now += 1 + 3600
+    assert away == [*range(MOST_BAD_ANSWERS - 1), 7 * 3601]
+    troubles.meet(1000, 0)  # it got on
+    assert troubles.broke(now, now + 5) == 0
+
+
+@pytest.mark.parametrize(
+    ("reasons", "taken"),  # of the answers in order of time; which of them are taken, by two requests
+    [
+        ([None, "stop", "stop"], [1, 2]),
+        (["stop", *[None] * 5, "stop"], [0, 6]),
+        ([None] * 4, [2, 3]),
+    ],
+)
+@pytest.mark.parametrize("unasked", [True, False])
+def test_half_a_stream_with_a_whole_streams_end_is_asked_for_again(reasons: list, taken: list[int], unasked: bool):
+    """A gateway that lost its server ends with usage and [DONE] (ENTERPILOT/GoModel#1017, Wei-Shaw/sub2api#6299); one
+    that never says a reason is believed at last."""
+
+    async def answer(http: web.Request, body: dict) -> web.StreamResponse:
+        n = len(server.bodies) - 1
+        response = await begin(http)
+        for event in (
+            {"choices": [{"index": 0, "delta": {"content": "answer "}}]},
+            {"choices": [{"index": 0, "delta": {"content": str(n)}, "finish_reason": reasons[n]}]},
+            {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}},
+        ):
+            await response.write(f"data: {json.dumps(event)}\n\n".encode())
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+    got: list[Generated] = []
+    with serving(answer) as server:
+        extra = {} if unasked else {"stream": True}
+        sample([server.url], requests(range(2)), got, chat=True, concurrency=1, extra_body=extra)
+    assert sorted((each.text, each.finish_reason) for each in got) == [(f"answer {n}", STOP) for n in taken]
+    assert len(server.bodies) == len(reasons)
+
+
+def test_less_is_asked_for_in_the_words_of_extra_body():
+    """`max_completion_tokens` stands for --max_len there, and a context may hold less."""
+    words = (
+        "This model's maximum context length is 3000 tokens. However, you requested 4100 tokens (100 in the messages, "
+        "4000 in the completion)."
+    )
+
+    async def answer(http: web.Request, body: dict) -> web.StreamResponse:
+        if body["max_completion_tokens"] > 2900:
+            return refusal(400, words)
+        choice = {"index": 0, "message": {"content": "It is 4."}, "finish_reason": "stop"}
+        return web.json_response({"choices": [choice], "usage": {"prompt_tokens": 100, "completion_tokens": 4}})
+
+    got: list[Generated] = []
+    extra = {"max_tokens": None, "max_completion_tokens": 65536}
+    with serving(answer) as server:
+        sample([server.url], requests(range(1)), got, chat=True, extra_body=extra)
+    assert [(each.text, each.finish_reason) for each in got] == [("It is 4.", STOP)]
+    assert [body["max_completion_tokens"] for body in server.bodies] == [4000, 2899]
+    assert not any("max_tokens" in body for body in server.bodies)
