@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from promptcot_mamba.checkpoint import (
-    FORMER_HYBRIDS,
     CODESTRAL,
+    FORMER_HYBRIDS,
     MAMBA_SSM,
     TRANSFORMERS,
     load_tokenizer,
