@@ -34,7 +34,8 @@ class Marks(NamedTuple):
 # as they read without special tokens. thinking, reasoning: what prompts ask models for. The others are those of model
 # cards and of vLLM 0.32's reasoning parsers, whose names a test holds against these: Magistral, EXAONE Deep, Gemma 4,
 # Seed-OSS, Command A, MiniMax-M3, Kimi-VL, Granite 3.2, Apriel, Kimi K3, K2 Horizon, PLaMo 3, Inkling, Muse Glimmer.
-# Hunyuan's tags end in a suffix of the checkpoint's own (`<think:opensource>`).
+# LongCat-Flash-Thinking, openPangu-Embedded and Apertus are served without a parser of theirs. Hunyuan's tags end in a
+# suffix of the checkpoint's own (`<think:opensource>`).
 _OTHER_MARKS = {
     "s1": (Marks("<|im_start|>think", ("<|im_start|>answer",)),),
     "begin_of_thought": (
@@ -91,8 +92,8 @@ _OTHER_MARKS = {
         ),
     ),
     "granite": (
-        Marks("Here is my thought process:", ("Here is my response:",), worded=True),
-        Marks("Here's my thought process:", ("Here's my response:",), worded=True),
+        Marks("Here is my thought process:", ("Here is my response:", "Here's my response:"), worded=True),
+        Marks("Here's my thought process:", ("Here's my response:", "Here is my response:"), worded=True),
     ),
     "apriel": (
         Marks(
@@ -100,9 +101,18 @@ _OTHER_MARKS = {
             worded=True,
         ),
     ),
+    "longcat": (Marks("<longcat_think>", ("</longcat_think>",)),),
+    "pangu": (Marks("[unused16]", ("[unused17]",), ("[unused10]",)),),
+    "apertus": (Marks("<|inner_prefix|>", ("<|inner_suffix|>",), ("<|assistant_end|>",)),),
     "hunyuan": (),
 }  # fmt: skip
-_END_SIGNS = ("</", "|>", "[/", "\u25c1/")  # one of them is in every mark that ends a thought, and in few long texts
+# One of them is in every mark that ends a thought, and in few long texts.
+_END_SIGNS = ("</", "|>", "[/", "\u25c1/", "[unused")
+# Code between its fences, or to the end of the text, or else `<think>` on a line of its own.
+_FENCE_OR_THINK = re.compile(
+    r"^ {0,3}(?P<fence>`{3,}|~{3,})[^`\n]*$.*?(?:^ {0,3}(?P=fence)[`~]*[ \t]*$|\Z)|^ {0,3}(?P<think><think>)[ \t\r]*$",
+    re.MULTILINE | re.DOTALL,
+)
 _HUNYUAN = re.compile(r"</?think(:[^\s<>]+)>")
 _HARMONY_KIND = re.compile(r"(<\|channel\|>final) ?<\|constrain\|>\w+(?=<\|message\|>)")  # such as json
 THINKING = ("auto", "none", "think", *_OTHER_MARKS)
@@ -269,9 +279,16 @@ def read_completion(prompt: str, text: str, thinking: str = "auto", reasoning: s
     completion = with_open_thought(prompt, text)
     if completion.lstrip().startswith(THINK_START):
         return completion, "think"
-    if THINK_END in completion or thinking == "think":  # opened by a template that nobody here has seen
+    if THINK_END in completion or thinking == "think" or (thinking == "auto" and _thinks_late(completion)):
+        # opened by a template that nobody here has seen, or after some words of another kind
         return f"{THINK_START}\n{completion}", "think"
     return _read_unopened(text, thinking)
+
+
+def _thinks_late(text: str) -> bool:
+    """Whether a text opens a thought after other words: with the tag on a line of its own, as models write it. Within a
+    line or in code it is spoken of."""
+    return THINK_START in text and any(found["think"] for found in _FENCE_OR_THINK.finditer(text))
 
 
 def _read_unopened(text: str, thinking: str) -> tuple[str, str]:

@@ -46,6 +46,11 @@ MISTRAL_KEYS = {  # of Mistral's params.json -> of a config.json
     "dim": "hidden_size", "n_layers": "num_hidden_layers", "n_heads": "num_attention_heads",
     "n_kv_heads": "num_key_value_heads", "hidden_dim": "intermediate_size",
 }  # fmt: skip
+# Hybrids that vLLM had, and no longer has: it would try transformers' class, whose states it does not keep.
+FORMER_HYBRIDS = (
+    *("BambaForCausalLM", "MiniMaxForCausalLM", "MiniMaxText01ForCausalLM", "MiniMaxM1ForCausalLM"),
+    "MiniMaxVL01ForConditionalGeneration",
+)
 PROBES, PROBE_BYTES = 64, 1 << 16  # blocks of a tensor file that go into a fingerprint
 MIB = 1 << 20
 
@@ -253,6 +258,11 @@ def require_served(checkpoint: Checkpoint) -> None:
         raise InputError(
             f"{where}: mamba_config.json: a hybrid of Mamba and attention in M1's layout, which vLLM does not read; "
             "serve it by its own code and give --base_url and its name"
+        )
+    if former := [name for name in config.get("architectures") or [] if name in FORMER_HYBRIDS]:
+        raise InputError(
+            f"{where}: {former[0]}, which vLLM had until 0.23.0; serve it by that version or its own code and give "
+            "--base_url and its name"
         )
     # JSON has no infinity: transformers writes {"__float__": "Infinity"}, earlier versions Infinity.
     limit = [bound["__float__"] if isinstance(bound, dict) else bound for bound in config.get("time_step_limit") or []]

@@ -145,6 +145,7 @@ HARMONY = "<|channel|>analysis<|message|>A<|end|><|start|>assistant<|channel|>fi
         ("[|assistant|]<thought>\n", "A", "A", None),
         ("", "Here is my thought process:\nA\n\nHere is my response:\nB", "A", "B"),  # Granite 3.2
         ("", "Here is my thought process: I add. It is 3.", None, "Here is my thought process: I add. It is 3."),
+        ("", "Here's my thought process:\nA\n\nHere is my response:\nB", "A", "B"),  # vLLM's parser pairs them freely
         ("Here are my reasoning steps:\n", "A\n[BEGIN FINAL RESPONSE]\nB\n[END FINAL RESPONSE]", "A", "B"),  # Apriel
         ("Here are my reasoning steps:\n", "A", "A", None),
         ("<think>", "A</think>B", "A", "B"),  # Kimi K2 Thinking
@@ -173,6 +174,26 @@ HARMONY = "<|channel|>analysis<|message|>A<|end|><|start|>assistant<|channel|>fi
         ("", "A[/THINK] is the mark.</think>B", "A[/THINK] is the mark.", "B"),
         ("<think>\n", "What does [/THINK] end?", "What does [/THINK] end?", None),
         ("<\uff5cAssistant\uff5c></think>", "B", None, "B"),  # DeepSeek V3.1, told not to think
+        ("<longcat_assistant><longcat_think>\n", "A", "A", None),  # LongCat-Flash-Thinking, whose template opens it
+        ("<longcat_assistant><longcat_think>\n", "A\n</longcat_think>\nB", "A", "B"),
+        ("", "[unused16]A", "A", None),  # openPangu-Embedded
+        ("", "[unused16]A[unused17]B[unused10]", "A", "B"),
+        ("", "A[unused17]B", "A", "B"),
+        ("<|assistant_start|>", "<|inner_prefix|>A", "A", None),  # Apertus
+        ("<|assistant_start|>", "<|inner_prefix|>A<|inner_suffix|>B<|assistant_end|>", "A", "B"),
+        (PLAIN, "Sure.\n<think>\nA", "Sure.\n<think>\nA", None),  # begun after other words
+        (PLAIN, "B\n```c\nx\n```\n\n <think> \r\nA", "B\n```c\nx\n```\n\n <think> \r\nA", None),
+        (PLAIN + "<think>\n\n</think>\n\n", "No.\n<think>", "No.\n<think>", None),  # told not to, thinks all the same
+        # Within a line, or in code, the tag is spoken of.
+        (PLAIN, "B: a <think> opens", None, "B: a <think> opens"),
+        (PLAIN, "B:\n`<think>`\nopens", None, "B:\n`<think>`\nopens"),
+        (PLAIN, "B:\n    <think>\nopens", None, "B:\n    <think>\nopens"),
+        (PLAIN, "B:\n- <think>\nopens", None, "B:\n- <think>\nopens"),
+        (PLAIN, 'B\n```python\nT = """\n<think>\n"""\n```\nIt is 3.', None,
+         'B\n```python\nT = """\n<think>\n"""\n```\nIt is 3.'),
+        (PLAIN, "B\n~~~\n```\n<think>\n```\n<think>\n~~~\nIt is 3.", None,
+         "B\n~~~\n```\n<think>\n```\n<think>\n~~~\nIt is 3."),
+        (PLAIN, "B\n````\n```\n<think>\n```", None, "B\n````\n```\n<think>\n```"),  # cut in its code
     ],
 )  # fmt: skip
 def test_thoughts_in_each_models_own_marks(prompt: str, text: str, thought: str | None, answer: str | None):
@@ -261,6 +282,9 @@ def test_tokens_that_mark_thoughts_are_told_from_other_special_ones():
         "</think:6124c78e>",
         "<|plamo:begin_",
         "<|content_thinking|>",
+        "<longcat_think>",
+        "[unused16]",
+        "<|inner_prefix|>",
     )
     assert all(map(marks_hold, marks))
     others = ("<|im_start|>", "<|im_end|>", "<|end|>", "<|endoftext|>", "<s>", "[INST]", "<|return|>", "<end_of_turn>")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from promptcot_mamba.checkpoint import (
     CODESTRAL,
+    FORMER_HYBRIDS,
     MAMBA_SSM,
     TRANSFORMERS,
     load_tokenizer,
@@ -130,6 +132,18 @@ def test_a_hybrid_that_calls_itself_a_llama_is_refused_before_it_is_loaded(tmp_p
     (folder / "mamba_config.json").write_text("{}")
     with pytest.raises(InputError, match=r"mamba_config\.json: a hybrid .* in M1's layout.*--base_url and its name"):
         require_served(read_checkpoint(folder))
+
+
+@pytest.mark.parametrize("name", FORMER_HYBRIDS)
+def test_a_hybrid_that_vllm_no_longer_has_is_refused(tmp_path: Path, name: str):
+    """Its registry tells until when it did; it would try transformers' class of some of them first."""
+    folder = write_folder(tmp_path, {"model_type": "x", "architectures": [name]}, ("model.safetensors", 9))
+    with pytest.raises(InputError, match=rf"{name}, which vLLM had until 0\.23\.0; .*--base_url and its name"):
+        require_served(read_checkpoint(folder))
+    spec = find_spec("vllm")
+    if spec is not None and spec.origin is not None:
+        registry = Path(spec.origin).parent / "model_executor/models/registry.py"
+        assert f'"{name}": "0.23.0",' in registry.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ from promptcot_mamba.log import logger
 from promptcot_mamba.ray_jobs import RayCluster
 from promptcot_mamba.run_info import installed_versions
 
-PIPELINE_VERSION = 6  # raise whenever the same inputs would give other shards
+PIPELINE_VERSION = 7  # raise whenever the same inputs would give other shards
 WORK_FOLDER = ".work"
 CONTAMINATED_FILE = "contaminated.jsonl"
 NEAR_FILE = "near_benchmark.jsonl"

@@ -22,7 +22,7 @@ from promptcot_mamba.jsonl import write_json
 from promptcot_mamba.log import logger
 from promptcot_mamba.new_folder import new_folder
 
-STORE_VERSION = 6  # raise whenever the tokens of an unchanged file would change
+STORE_VERSION = 7  # raise whenever the tokens of an unchanged file would change
 FORMATS_FILE = "formats.json"
 ENCODE_BATCH = 512  # examples per tokenizer call
 ENCODE_CHARACTERS = 1 << 22  # or this much text: a tokenizer's own results take about 100 bytes a token

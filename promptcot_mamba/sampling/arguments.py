@@ -129,9 +129,7 @@ class SamplingArguments:
 
     def __post_init__(self) -> None:
         """Raise InputError for values no run can use; warn about what a person will hardly want."""
-        self.chat_template = self.chat_template or None
-        if self.chat_template and not set("{}\n") & set(self.chat_template):  # as vLLM's --chat-template is told
-            self.chat_template = _read_template(self.chat_template)
+        self.chat_template = _read_template(self.chat_template) if self.chat_template else None
         _json_object("chat_template_kwargs", self.chat_template_kwargs)
         _json_object("rope_scaling", self.rope_scaling)
         if _json_object("extra_body", self.extra_body) and not self.base_url:
@@ -202,11 +200,25 @@ class SamplingArguments:
         return self.n_gpus // self.tensor_parallel_size
 
 
-def _read_template(path: str) -> str:
+def _read_template(told: str) -> str:
+    """The template itself, or the text of a file, as vLLM's --chat-template is told; out of its JSON where it is the
+    `chat_template.json` of an older multimodal repository. Raises InputError for a file or JSON that holds none."""
+    text = told
+    if not set("{}\n") & set(told):
+        try:
+            text = Path(told).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"--chat_template {told}: neither a file that can be read nor a template ({error})"
+            ) from None
     try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--chat_template {path}: neither a file that can be read nor a template ({error})") from None
+        found = json.loads(text)
+    except ValueError:  # as it is meant to be
+        return text
+    template = found.get("chat_template") if isinstance(found, dict) else None
+    if not isinstance(template, str):
+        raise InputError(f'--chat_template {told[:80]}: JSON without a text "chat_template"; give the template itself')
+    return template
 
 
 def _json_object(name: str, text: str | None) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """What one running chain holds in vLLM's cache, layer by layer, from a model's config alone.
 
 A layer keeps keys and values of every token (dense, grouped-query, latent), of a window of them, or a state of fixed
-size (Mamba, gated delta nets, lightning attention). Checked against vLLM's own specification of its cache for published
-sizes and on tiny models of each family, and by hand for published configs (tests/sampling/test_cache_cost.py).
+size (Mamba, gated delta nets). Checked against vLLM's own specification of its cache for published sizes and on tiny
+models of each family, and by hand for published configs (tests/sampling/test_cache_cost.py).
 """
 
 from collections import Counter
@@ -19,6 +19,7 @@ from promptcot_mamba.sampling.layers import (
     attention_layers,
     language_config,
     layer_kinds,
+    size_of,
 )
 
 CPU_BLOCK = 128  # tokens of a page of vLLM's cache on a CPU
@@ -76,7 +77,7 @@ def cache_cost(config: Config, dtype: str, state_dtype: str, parts: int = 1) -> 
     if isinstance(window, list):
         window = max(filter(None, window), default=0)
     size = DTYPE_BYTES[dtype]
-    tokens, window_tokens = size * numbers_of(ATTENTION, BOTH), size * numbers_of(WINDOW)
+    tokens, window_tokens = size * numbers_of(ATTENTION, BOTH) + _index_bytes(config), size * numbers_of(WINDOW)
     return CacheCost(states * state, tokens, window_tokens, int(window), _padding(kinds))
 
 
@@ -98,12 +99,26 @@ def _token_numbers(config: Config, parts: int) -> int:
     if has_latents(config):  # which every device holds whole
         return int(config["kv_lora_rank"]) + int(config.get("qk_rope_head_dim") or 0)
     heads, kv_heads = attention_heads(config)
-    head_dim = (
-        config.get("head_dim") or config.get("attention_head_dim") or int(config.get("hidden_size") or 1) // heads
-    )
+    head_dim = config.get("head_dim") or config.get("attention_head_dim") or size_of(config, "hidden_size") // heads
     if config.get("kv_lora_rank"):  # its keys are of two parts, and values are kept as wide
         head_dim = int(config.get("qk_nope_head_dim") or 0) + int(config.get("qk_rope_head_dim") or 0)
-    return 2 * max(1, kv_heads // parts) * int(head_dim)
+    values = config.get("v_head_dim") if config.get("hybrid_layer_pattern") else None  # MiMo-V2's are narrower
+    return max(1, kv_heads // parts) * (int(head_dim) + int(values or head_dim))
+
+
+def _index_bytes(config: Config) -> int:
+    """What a token leaves for DeepSeek-V3.2's and GLM-5's choice of tokens, on every device: bytes of one key, and a
+    float for each 128 of them, in every layer that does not go by an earlier one's choice."""
+    if config.get("model_type") not in ("deepseek_v32", "glm_moe_dsa"):
+        return 0
+    layers, width = range(size_of(config, "num_hidden_layers")), size_of(config, "index_head_dim")
+    pattern, every = config.get("index_topk_pattern"), int(config.get("index_topk_freq") or 1)
+    first = int(config.get("index_skip_topk_offset", 2)) - 1
+    if pattern:
+        choosing = sum(layer >= len(pattern) or pattern[layer] != "S" for layer in layers)
+    else:
+        choosing = sum(max(layer - first, 0) % every == 0 for layer in layers)
+    return choosing * (width + width // 128 * 4)
 
 
 def has_latents(config: Config) -> bool:
@@ -113,7 +128,7 @@ def has_latents(config: Config) -> bool:
 
 def attention_heads(config: Config) -> tuple[int, int]:
     """Heads of queries, and of keys and values."""
-    heads = int(config.get("num_attention_heads") or 1)
+    heads = size_of(config, "num_attention_heads")
     if config.get("kv_lora_rank") and not has_latents(config):
         return heads, heads
     return heads, int(config.get("num_key_value_heads") or heads)
@@ -123,8 +138,6 @@ def state_heads(config: Config) -> tuple[int, int]:
     """Heads and groups of layers that keep a state, as tensor parallelism deals them out; 0 where they have none."""
     if linear := config.get("linear_attn_config"):
         return int(linear["num_heads"]), 0
-    if config.get("attn_type_list"):
-        return int(config["num_attention_heads"]), 0
     return _size(config, "heads", 0), _size(config, "groups", 0)
 
 
@@ -134,8 +147,6 @@ def _size(config: Config, name: str, default: int) -> int:
 
 def _state_bytes(config: Config, conv_bytes: int, state_bytes: int) -> int:
     """One layer's state: what it multiplies up, and the last inputs of its convolution."""
-    if config.get("attn_type_list"):  # MiniMax's lightning attention: keys by values, no convolution
-        return int(config["num_attention_heads"]) * int(config["head_dim"]) ** 2 * state_bytes
     if linear := config.get("linear_attn_config"):  # Kimi's: queries, keys and values are convolved
         inner = int(linear["num_heads"]) * int(linear["head_dim"])
         conv = 3 * inner * (int(linear.get("short_conv_kernel_size", 4)) - 1)
@@ -145,7 +156,7 @@ def _state_bytes(config: Config, conv_bytes: int, state_bytes: int) -> int:
     if config.get("conv_L_cache"):  # LFM2: a short convolution alone
         return int(config["hidden_size"]) * kept * conv_bytes
     if not any(config.get(key) for key in _STATE_KEYS["heads"]):  # Mamba-1: a state for each channel
-        inner = int(config.get("mamba_expand") or config.get("expand") or 2) * int(config.get("hidden_size") or 1)
+        inner = int(config.get("mamba_expand") or config.get("expand") or 2) * size_of(config, "hidden_size")
         if config.get("model_type") in ("mamba", "falcon_mamba"):  # Falcon's expand of 16 is not what it was built with
             inner = int(config.get("intermediate_size") or inner)
         return inner * (_size(config, "state", 16) * state_bytes + kept * conv_bytes)

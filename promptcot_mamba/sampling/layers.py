@@ -11,6 +11,7 @@ import json
 from typing import Any
 
 from promptcot_mamba.checkpoint import MISTRAL_KEYS
+from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import log_once
 
 ATTENTION, WINDOW, STATE, BOTH, NOTHING = "attention", "window", "state", "both", "nothing"
@@ -21,17 +22,50 @@ _KINDS = {
     **dict.fromkeys(("mlp", "moe", "-", "e"), NOTHING),  # Nemotron-H counts feed-forwards as layers of their own
     "hybrid": BOTH,  # Zamba2: a shared attention beside the state
 }
+# What older families call their sizes; for keys and values the first that is there counts, as for vLLM 0.32.
+_ALIASES = {
+    "num_hidden_layers": ("n_layer", "num_layers"),  # GPT-2; ChatGLM, LongCat
+    "hidden_size": ("n_embd", "d_model"),  # GPT-2; DBRX
+    "num_attention_heads": ("n_head",),
+    "num_key_value_heads": ("n_head_kv", "num_kv_heads", "num_key_value_heads", "multi_query_group_num",
+                            "num_attention_groups"),  # Falcon, ChatGLM, Step 3.5
+}  # fmt: skip
+_UNCOUNTED = ("bailing_hybrid", "inkling", "deepseek_v4")  # Ring and Ling 2.5 and 3, Inkling, DeepSeek V4
 Config = dict[str, Any]
 
 
 def language_config(config: Config) -> Config:
     """A config's own keys, before them those of the language model inside a multimodal one, and behind both the
     defaults of its class where transformers has one."""
-    inside = config.get("text_config") or config.get("llm_config") or {}
+    inside = config.get("text_config") or config.get("llm_config") or config.get("language_config") or {}
     own = {**config, **(inside if isinstance(inside, dict) else {})}
     own |= {new: own[old] for old, new in MISTRAL_KEYS.items() if old in own and new not in own}
     own = {name: value for name, value in own.items() if value is not None}
-    return {**_class_defaults(config), **own}
+    return {**_usual_names(_class_defaults(config)), **_usual_names(own)}
+
+
+def _usual_names(config: Config) -> Config:
+    """With the names of most models beside those of older ones."""
+    usual = dict(config)
+    for name, others in _ALIASES.items():
+        known = [config[other] for other in others if config.get(other) is not None]
+        if known and (name not in config or name in others):
+            usual[name] = known[0]
+    if config.get("multi_query") and not config.get("new_decoder_architecture"):  # Falcon-7B, StarCoder 1
+        usual["num_key_value_heads"] = 1
+    if isinstance(attention := config.get("attn_config"), dict) and attention.get("kv_n_heads"):  # DBRX
+        usual["num_key_value_heads"] = attention["kv_n_heads"]
+    return usual
+
+
+def size_of(config: Config, name: str) -> int:
+    """A size that every model has. Raises InputError where its config does not say it."""
+    if config.get(name):
+        return int(config[name])
+    raise InputError(
+        f"--model_path: the model's config.json says no {name}, by any name known here, so that what a chain takes of "
+        "the memory cannot be counted; serve the model (vllm serve) and give --base_url and its name"
+    )
 
 
 def _class_defaults(config: Config) -> Config:
@@ -54,19 +88,26 @@ def _class_defaults(config: Config) -> Config:
 
 def layer_kinds(config: Config) -> list[str]:
     """The kind of each layer of a language model's config, as far as they keep anything of their own."""
+    if str(kind := config.get("model_type")).startswith(_UNCOUNTED):
+        log_once(f"what a chain of a {kind} model holds is not counted right here: how many run at once is a guess, "
+                 "vLLM's own count decides, and --max_num_seqs says another")  # fmt: skip
     kinds = _all_kinds(config)
     shared = int(config.get("num_kv_shared_layers") or 0)  # Gemma 3n, 4: the last ones read an earlier layer's
     return kinds[: len(kinds) - shared] + [NOTHING] * shared
 
 
 def _all_kinds(config: Config) -> list[str]:
-    layers = int(config.get("num_hidden_layers") or config.get("n_layer") or 1)
+    layers = size_of(config, "num_hidden_layers")
     if config.get("model_type") in ("mamba2", "mamba", "falcon_mamba") or "ssm_cfg" in config:
         return [STATE] * layers
     if config.get("model_type") == "falcon_h1":  # every layer has both
         return [BOTH] * layers
-    if flags := config.get("attn_type_list"):  # MiniMax: 0 is lightning attention
-        return [ATTENTION if flag else STATE for flag in flags]
+    if str(config.get("model_type")).startswith("longcat_flash"):  # each layer attends twice
+        return [ATTENTION] * 2 * int(config.get("num_layers") or layers)
+    if pattern := config.get("hybrid_layer_pattern"):  # MiMo-V2
+        return [WINDOW if flag else ATTENTION for flag in pattern]
+    if flags := config.get("attn_type_list"):  # MiniMax-M2, which has ones alone; vLLM serves no other
+        return [ATTENTION] * len(flags)
     if blocks := config.get("block_configs"):  # Nemotron-NAS (Llama-3.3-Nemotron-Super): some attend to nothing
         return [NOTHING if _is_skipped(block.get("attention") or {}) else ATTENTION for block in blocks]
     linear = config.get("linear_attn_config")
@@ -75,8 +116,6 @@ def _all_kinds(config: Config) -> list[str]:
     named = config.get("layers_block_type") or config.get("hybrid_override_pattern") or config.get("layer_types")
     if named:
         return [_KINDS.get(str(kind).lower(), ATTENTION) for kind in named]
-    if config.get("attn_layer_indices"):  # Bamba
-        return [ATTENTION if layer in config["attn_layer_indices"] else STATE for layer in range(layers)]
     if every := config.get("attn_layer_period"):  # Jamba
         return [ATTENTION if layer % every == config.get("attn_layer_offset", 0) else STATE for layer in range(layers)]
     return _windows(config, layers)
@@ -97,6 +136,9 @@ def attention_layers(config: Config, *wanted: str) -> list[Config]:
         if sharing := (block.get("attention") or {}).get("n_heads_in_group"):
             own[layer] = {"num_key_value_heads": int(config["num_attention_heads"]) // int(sharing)}
     kinds = layer_kinds(config)
+    if config.get("hybrid_layer_pattern"):  # MiMo-V2: layers with a window have heads of their own
+        theirs = {name.removeprefix("swa_"): value for name, value in config.items() if name.startswith("swa_")}
+        own = {layer: theirs for layer, kind in enumerate(kinds) if kind == WINDOW}
     return [{**config, **own.get(layer, {})} for layer, kind in enumerate(kinds) if kind in wanted]
 
 

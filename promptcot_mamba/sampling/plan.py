@@ -142,8 +142,8 @@ def make_plan(args: SamplingArguments) -> Plan:
         template_args=args.template_kwargs,
         started=None if args.overwrite else read_started(args.output_path),
     )
-    if prompts.template_text is not None:
-        prompts.text(0)  # a template that cannot do it says so before an engine is loaded
+    for index in prompts.of_each_kind() if prompts.template_text is not None else ():
+        prompts.text(index)  # a template that cannot do it says so before an engine is loaded
     return Plan(args, problems, prompts, checkpoint, tokenizer)
 
 

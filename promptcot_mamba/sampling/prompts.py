@@ -29,6 +29,7 @@ from promptcot_mamba.records import Problem
 PROMPT_SOURCES = ("auto", "prompt", "question")
 KEPT_PROMPTS = 4096
 MISTRAL_COMMON = "MistralCommonBackend"  # transformers' tokenizer around Mistral's code, which has no template
+ANY_SYSTEM = "Answer in one word."  # of a system turn that no template waits for
 ASKS_TIME = "strftime_now"  # by which a template asks transformers, and vLLM, for the time
 Message = dict[str, str]
 
@@ -116,8 +117,8 @@ class PromptBook:
     after `system_prompt` and with `template_args` given to it (such as `enable_thinking`). A written prompt's own turns
     before its question go with it, but for its system turn where `system_prompt` says another, or "" none. Without a
     template the row's `prompt` is sent as it stands, or its question in this project's chat format. Raises InputError
-    for a template that is missing, refuses, loses the question or does not know an argument, and for a prompt that it
-    cannot write.
+    for a template that is missing, refuses, loses the question or a system turn, or does not know an argument, and for
+    a prompt that it cannot write.
     """
 
     def __init__(
@@ -184,15 +185,49 @@ class PromptBook:
             return render_prompt(_text_of(problem, "question"), instruction_of(problem.fields))
         return problem.prompt
 
-    def _render(self, messages: list[Message], name: str) -> str:
-        from jinja2 import TemplateError
+    def of_each_kind(self) -> list[int]:
+        """The first problem, and the first whose prompt brings a system turn: they show what a template refuses."""
+        roles = ([turn.role for turn in self._before(problem)] for problem in self._problems)
+        told = next((index for index, before in enumerate(roles) if "system" in before), 0)
+        return [0, told] if told else [0]
 
+    def _render(self, messages: list[Message], name: str) -> str:
         if self.template_text == MISTRAL_COMMON:
             return self._tokenizer.decode(self._mistral_ids(messages), skip_special_tokens=False)
+        text = self._apply(messages, name)
+        longest = max(messages[-1]["content"].splitlines(), key=len, default="")  # some drop a word such as /think
+        if longest.strip() not in text:
+            raise InputError(
+                f"problem {name!r}: the chat template leaves its question out, as those do that want messages in parts "
+                "(of images and text); give one that writes text with --chat_template, or ask a server with --api chat"
+            )
+        if messages[0]["role"] == "system" and self._loses_system(messages, text, name):
+            mend = "say it in the user's turn, give a template that writes it with --chat_template, or drop the flag"
+            if not self._system:
+                mend = "give one that writes it with --chat_template; --system_prompt '' leaves it out knowingly"
+            whose = "--system_prompt" if self._system else "its prompt's own system turn"
+            raise InputError(f"problem {name!r}: the chat template leaves {whose} out; {mend}")
+        return text
+
+    def _loses_system(self, messages: list[Message], text: str, name: str) -> bool:
+        """Whether a template writes the same text for any system turn and none, as Phi-3-mini's first did.
+
+        One alone may say what the template says by itself (Qwen2.5's own words, Nemotron's /think), or be a switch.
+        """
+        others = [messages[1:], [{"role": "system", "content": ANY_SYSTEM}, *messages[1:]]]
+        try:
+            return all(text == self._apply(other, name) for other in others)
+        except InputError:  # it wants one
+            return False
+
+    def _apply(self, messages: list[Message], name: str) -> str:
+        """What the template makes of the messages; raises InputError where it refuses them."""
+        from jinja2 import TemplateError
+
         told = {ASKS_TIME: self.started.strftime} if self.started is not None else {}
         given = {"chat_template": self.template_text, "add_generation_prompt": True} | told | self._args
         try:
-            text = self._tokenizer.apply_chat_template(messages, tokenize=False, **given)
+            return self._tokenizer.apply_chat_template(messages, tokenize=False, **given)
         except (TemplateError, TypeError, ValueError) as error:
             mend = ""
             if self._system:
@@ -200,13 +235,6 @@ class PromptBook:
             elif messages[0]["role"] == "system":
                 mend = "; the system turn is its prompt's own: --system_prompt '' leaves it out"
             raise InputError(f"problem {name!r}: the chat template refuses it ({error}){mend}") from None
-        longest = max(messages[-1]["content"].splitlines(), key=len, default="")  # some drop a word such as /think
-        if longest.strip() not in text:
-            raise InputError(
-                f"problem {name!r}: the chat template leaves its question out, as those do that want messages in parts "
-                "(of images and text); give one that writes text with --chat_template, or ask a server with --api chat"
-            )
-        return text
 
     def _mistral_ids(self, messages: list[Message]) -> list[int]:
         """Tokens of the turns by Mistral's own code, which alone can write its markup: no text is read as such."""

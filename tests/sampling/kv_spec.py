@@ -30,6 +30,8 @@ ARCHITECTURES = {
     "falcon-mamba-7b": "FalconMambaForCausalLM", "mamba-2.8b": "MambaForCausalLM",
     "falcon-h1-7b": "FalconH1ForCausalLM", "granite-4.0-h-tiny": "GraniteMoeHybridForCausalLM",
     "nemotron-nano-9b-v2": "NemotronHForCausalLM", "jamba-mini": "JambaForCausalLM",
+    "falcon-7b": "FalconForCausalLM", "falcon-40b": "FalconForCausalLM", "dbrx": "DbrxForCausalLM",
+    "gpt2": "GPT2LMHeadModel",
 }  # fmt: skip
 TINY_CONTEXT = 16384  # of tiny models: the cache of one chain exceeds the least that is ever reserved
 _SMALL = {

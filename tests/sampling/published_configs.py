@@ -75,9 +75,6 @@ PUBLISHED: dict[str, tuple[dict[str, Any], tuple[int, int, int, int]]] = {
         "num_key_value_heads": 32, "linear_attn_config": {"full_attn_layers": [4, 8, 12, 16, 20, 24, 27], "head_dim":
         128, "kda_layers": [1, 2, 3, 5, 6, 7, 9, 10, 11, 13, 14, 15, 17, 18, 19, 21, 22, 23, 25, 26], "num_heads": 32,
         "short_conv_kernel_size": 4}}, (7 * 576 * 2, 0, 0, 20 * (32 * 128 * 128 * 4 + 3 * 4096 * 3 * 2))),
-    "minimax-m1": ({"model_type": "minimax_m1", "hidden_size": 6144, "num_hidden_layers": 80, "num_attention_heads":
-        64, "num_key_value_heads": 8, "head_dim": 128, "attn_type_list": ([0] * 7 + [1]) * 10}, (10 * 2 * 8 * 128 * 2,
-        0, 0, 70 * 64 * 128 * 128 * 4)),
     "minimax-m2": ({"model_type": "minimax", "hidden_size": 3072, "num_hidden_layers": 62, "num_attention_heads": 48,
         "num_key_value_heads": 8, "head_dim": 128, "attn_type_list": [1] * 62}, (62 * 2 * 8 * 128 * 2, 0, 0, 0)),
     "llama4-scout": ({"model_type": "llama4", "text_config": {"model_type": "llama4_text", "attention_chunk_size":
@@ -115,5 +112,43 @@ PUBLISHED: dict[str, tuple[dict[str, Any], tuple[int, int, int, int]]] = {
         "num_key_value_heads": 8, "conv_L_cache": 3, "layer_types": ["conv", "conv", "full_attention", "conv", "conv",
         "full_attention", "conv", "conv", "full_attention", "conv", "full_attention", "conv", "full_attention",
         "conv", "full_attention", "conv"]}, (6 * 2 * 8 * 64 * 2, 0, 0, 10 * 2048 * 2 * 2)),
+    # Sizes by older names, which vLLM 0.32 reads by its own config classes and model_arch_config_convertor.py.
+    "glm-4-9b-chat": ({"model_type": "chatglm", "num_layers": 40, "hidden_size": 4096, "num_attention_heads": 32,
+        "multi_query_attention": True, "multi_query_group_num": 2, "kv_channels": 128, "seq_length": 131072},
+        (40 * 2 * 2 * 128 * 2, 0, 0, 0)),
+    "falcon-7b": ({"model_type": "falcon", "hidden_size": 4544, "num_attention_heads": 71, "num_hidden_layers": 32,
+        "multi_query": True, "new_decoder_architecture": False}, (32 * 2 * 1 * 64 * 2, 0, 0, 0)),
+    "falcon-40b": ({"model_type": "falcon", "hidden_size": 8192, "num_attention_heads": 128, "num_kv_heads": 8,
+        "num_hidden_layers": 60, "multi_query": True, "new_decoder_architecture": True},
+        (60 * 2 * 8 * 64 * 2, 0, 0, 0)),
+    "dbrx": ({"model_type": "dbrx", "d_model": 6144, "n_heads": 48, "n_layers": 40, "max_seq_len": 32768,
+        "attn_config": {"kv_n_heads": 8, "clip_qkv": 8, "rope_theta": 500000}}, (40 * 2 * 8 * 128 * 2, 0, 0, 0)),
+    "gpt2": ({"model_type": "gpt2", "n_embd": 768, "n_head": 12, "n_layer": 12, "n_positions": 1024},
+        (12 * 2 * 12 * 64 * 2, 0, 0, 0)),
+    "deepseek-vl2": ({"model_type": "deepseek_vl_v2", "language_config": {"model_type": "deepseek_v2", "hidden_size":
+        2560, "num_hidden_layers": 30, "num_attention_heads": 32, "num_key_value_heads": 32, "kv_lora_rank": 512,
+        "qk_rope_head_dim": 64, "qk_nope_head_dim": 128}}, (30 * 576 * 2, 0, 0, 0)),
+    # Two latent attentions a layer (vLLM's longcat_flash.py).
+    "longcat-flash-thinking": ({"model_type": "longcat_flash", "hidden_size": 6144, "num_layers": 28,
+        "num_attention_heads": 64, "kv_lora_rank": 512, "qk_rope_head_dim": 64, "qk_nope_head_dim": 128},
+        (28 * 2 * 576 * 2, 0, 0, 0)),
+    # Latents, and keys by which tokens are chosen: bytes, and a float for each 128 (vLLM's deepseek_v2.py, Indexer).
+    "deepseek-v3.2": ({"model_type": "deepseek_v32", "hidden_size": 7168, "num_hidden_layers": 61,
+        "num_attention_heads": 128, "num_key_value_heads": 128, "kv_lora_rank": 512, "qk_rope_head_dim": 64,
+        "qk_nope_head_dim": 128, "index_head_dim": 128, "index_n_heads": 64, "index_topk": 2048},
+        (61 * (576 * 2 + 128 + 4), 0, 0, 0)),
+    "glm-5": ({"model_type": "glm_moe_dsa", "hidden_size": 6144, "num_hidden_layers": 78, "num_attention_heads": 64,
+        "num_key_value_heads": 64, "kv_lora_rank": 512, "qk_rope_head_dim": 64, "qk_nope_head_dim": 192,
+        "index_head_dim": 128, "index_topk": 2048}, (78 * (576 * 2 + 128 + 4), 0, 0, 0)),
+    # As GLM-5 would be with every fourth choice (vLLM's attention.py: layers 0 and 1, then 5, 9 ... 77).
+    "a choice of four layers": ({"model_type": "glm_moe_dsa", "num_hidden_layers": 78, "num_attention_heads": 64,
+        "kv_lora_rank": 512, "qk_rope_head_dim": 64, "index_head_dim": 128, "index_topk_freq": 4},
+        (78 * 576 * 2 + (2 + 19) * 132, 0, 0, 0)),
+    # Keys of 192, values of 128; layers with a window have twice the heads (vLLM's mimo_v2.py).
+    "mimo-v2-flash": ({"model_type": "mimo_v2_flash", "hidden_size": 4096, "num_hidden_layers": 48,
+        "num_attention_heads": 64, "num_key_value_heads": 4, "head_dim": 192, "v_head_dim": 128,
+        "swa_num_attention_heads": 64, "swa_num_key_value_heads": 8, "swa_head_dim": 192, "swa_v_head_dim": 128,
+        "sliding_window": 128, "sliding_window_size": 128, "hybrid_layer_pattern": [0, 1, 1, 1, 1, 0,
+        *([1] * 5 + [0]) * 7]}, (9 * 4 * (192 + 128) * 2, 39 * 8 * (192 + 128) * 2, 128, 0)),
 }
 # fmt: on

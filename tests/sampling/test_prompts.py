@@ -3,6 +3,7 @@ r"""What is sent: the row's prompt, its question in our format, or a model's own
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -261,14 +262,57 @@ def test_a_template_that_leaves_the_question_out_is_refused(checkpoint: Path, tm
         )
 
 
+# microsoft/Phi-3-mini-4k-instruct's as first published: it writes user's and assistant's turns alone.
+PHI3 = (
+    "{{ bos_token }}{% for message in messages %}{% if (message['role'] == 'user') %}{{'<|user|>' + '\n' + "
+    "message['content'] + '<|end|>' + '\n' + '<|assistant|>' + '\n'}}{% elif (message['role'] == 'assistant') %}"
+    "{{message['content'] + '<|end|>' + '\n'}}{% endif %}{% endfor %}"
+)
+# Qwen2.5's, which says words of its own where there is no system turn; Nemotron-Nano-v2's, to which one is a switch.
+OWN_WORDS = "{% if messages[0].role != 'system' %}<|im_start|>system\nYou are Qwen.<|im_end|>\n{% endif %}" + CHATML
+SWITCHED = (
+    "{% set on = not (messages[0].role == 'system' and '/no_think' in messages[0].content) %}{% for m in messages %}"
+    "[{{ m.role }}]{{ m.content | replace('/no_think', '') | replace('/think', '') }}{% endfor %}"
+    "{{ '<think>' if on else '<think></think>' }}"
+)
+SWITCHED = SWITCHED.replace("{% for", "{% if messages[0].role != 'system' %}[system]{% endif %}{% for", 1)
+WANTED = "{% if messages[0].role != 'system' %}{{ raise_exception('no system turn') }}{% endif %}" + PHI3
+
+
+@pytest.mark.parametrize("template", [PHI3, PHI3 + "{{ '<think>' }}"])
+def test_a_template_that_drops_system_turns_is_refused(template: str, checkpoint: Path, tmp_path: Path):
+    """The row would say that it was sent."""
+    with pytest.raises(InputError, match=r"'p': the chat template leaves --system_prompt out; .*--chat_template"):
+        with_template(template, system_prompt="Be brief.").text(0)
+    told = problem(prompt=LLAMA)
+    write_jsonl(tmp_path / "p.jsonl", [MATHS.fields, {**told.fields, "id": "p/1"}])
+    flags = {"data_path": str(tmp_path / "p.jsonl"), "output_path": str(tmp_path / "x.jsonl")}
+    flags |= {"model_path": str(checkpoint), "use_chat_template": True, "chat_template": template}
+    with pytest.raises(InputError, match=r"'p/1': the chat template leaves its prompt's own system turn out; .* ''"):
+        make_plan(SamplingArguments(**flags))
+    assert "Be brief" not in make_plan(SamplingArguments(**flags, system_prompt="")).prompts.text(1)
+
+
+@pytest.mark.parametrize(
+    ("template", "system"),
+    [(OWN_WORDS, "You are Qwen."), (SWITCHED, "/think"), (SWITCHED, "/no_think"), (WANTED, "Be brief.")],
+)
+def test_a_system_turn_that_a_template_reads_is_sent(template: str, system: str):
+    with_template(template, system_prompt=system).text(0)
+
+
 def test_a_template_that_is_given_is_used_and_told(checkpoint: Path, tmp_path: Path):
     """As a text or as a file; the row says that it is not the tokenizer's own."""
     mine = "Q: {{ messages[-1]['content'] }}\nA:"
     (tmp_path / "mine.jinja").write_text(mine)
+    # As older multimodal repositories ship it (llava-hf/llava-1.5-7b-hf).
+    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": mine}))
+    (tmp_path / "other.json").write_text(json.dumps({"processor_class": "LlavaProcessor"}))
     write_jsonl(tmp_path / "p.jsonl", [MATHS.fields])
     flags = {"data_path": str(tmp_path / "p.jsonl"), "output_path": str(tmp_path / "x.jsonl")}
     flags |= {"model_path": str(checkpoint), "use_chat_template": True}
-    plans = [make_plan(SamplingArguments(**flags, chat_template=told)) for told in (mine, str(tmp_path / "mine.jinja"))]
+    ways = (mine, *(str(tmp_path / name) for name in ("mine.jinja", "chat_template.json")))
+    plans = [make_plan(SamplingArguments(**flags, chat_template=told)) for told in ways]
     for plan in plans:
         assert plan.prompts.text(0) == f"Q: What is $1+1$?\n{MATH_INSTRUCTION}\nA:"
         assert plan.prompts.template_text == plan.sample_settings["chat_template"] == mine
@@ -277,6 +321,7 @@ def test_a_template_that_is_given_is_used_and_told(checkpoint: Path, tmp_path: P
     assert with_template(None, chat_template=mine).text(0).startswith("Q: ")
     for how, message in (
         ({"chat_template": str(tmp_path / "none.jinja")}, "--chat_template .*none.jinja: neither a file"),
+        ({"chat_template": str(tmp_path / "other.json")}, "--chat_template .*other.json: JSON without a text"),
         ({"chat_template": mine, "use_chat_template": False}, "--chat_template_kwargs: are written by a chat template"),
         ({"chat_template": mine, "api": "chat", "base_url": ["http://127.0.0.1:1/v1"]}, "start it with this one"),
     ):

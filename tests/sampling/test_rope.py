@@ -90,16 +90,42 @@ def test_what_cannot_be_stretched(tmp_path: Path, config: dict, flag: dict, word
         rope_overrides(make(tmp_path, config), flag)
 
 
-def test_command_r_sees_as_far_as_it_says_beside_its_positions(tmp_path: Path):
-    """8,192 positions, `model_max_length` 131,072: vLLM goes by the latter, though it takes the least of all others."""
-    command_r = {
-        "model_type": "cohere", "architectures": ["CohereForCausalLM"], **SHAPE, "max_position_embeddings": 8192,
-        "model_max_length": 131072, "rope_theta": 8000000.0,
-    }  # fmt: skip
-    assert model_context(make(tmp_path, command_r), {}) == 131072
+SCALED = {**LLAMA, "max_position_embeddings": 16384, "rope_parameters": None}  # as before transformers 5
+
+
+@pytest.mark.parametrize(
+    ("config", "own"),
+    [
+        # Command-R: 8,192 positions, `model_max_length` 131,072. vLLM goes by it, though of others it takes the least.
+        ({"model_type": "cohere", "architectures": ["CohereForCausalLM"], **SHAPE, "max_position_embeddings": 8192,
+          "model_max_length": 131072, "rope_theta": 8000000.0}, 131072),
+        # deepseek-ai/deepseek-coder-6.7b-instruct: vLLM multiplies what it says.
+        ({**SCALED, "rope_theta": 100000, "rope_scaling": {"type": "linear", "factor": 4.0}}, 65536),
+        ({**SCALED, "rope_theta": 10000.0, "rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, 32768),
+        (LLAMA, 32768),  # llama3's length is the stretched one
+        ({**QWEN2, "rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8192}}, 32768),
+        ({"model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"], **SHAPE, "head_dim": 16,
+          "rope_scaling": {"rope_type": "linear", "factor": 8.0}}, 32768),
+    ],
+)  # fmt: skip
+def test_a_model_sees_as_far_as_vllm_says(tmp_path: Path, config: dict, own: int):
+    assert model_context(make(tmp_path, config), {}) == own
     arguments = pytest.importorskip("vllm").EngineArgs
-    read = arguments(model=str(tmp_path), skip_tokenizer_init=True, max_model_len=131072).create_model_config()
-    assert read.max_model_len == 131072
+    read = arguments(model=str(tmp_path), skip_tokenizer_init=True).create_model_config()
+    longest = arguments(model=str(tmp_path), skip_tokenizer_init=True, max_model_len=own).create_model_config()
+    assert longest.max_model_len == own
+    assert read.max_model_len <= own
+
+
+def test_the_flag_takes_the_place_of_the_configs_own_scaling(tmp_path: Path):
+    checkpoint = make(tmp_path, {**SCALED, "rope_theta": 100000, "rope_scaling": {"type": "linear", "factor": 4.0}})
+    assert model_context(checkpoint, {"rope_type": "linear", "factor": 2}) == 32768
+    said = rope_overrides(checkpoint, {"rope_type": "yarn", "factor": 2})
+    assert said is not None
+    assert (said["rope_parameters"]["original_max_position_embeddings"], said["max_position_embeddings"]) == (
+        16384,
+        32768,
+    )
 
 
 def test_nothing_without_the_flag(tmp_path: Path):
