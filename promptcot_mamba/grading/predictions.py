@@ -159,7 +159,7 @@ def _is_scored_by(prediction: Prediction, scores: Row) -> bool:
         return False
     if scores["completion_crc"] is not None:
         return bool(scores["completion_crc"] == checksum(prediction.completion))
-    return bool(scores["tokens"] == prediction.row.get("completion_tokens"))
+    return bool(scores["tokens"] == prediction.row.get("completion_tokens", scores["tokens"]))
 
 
 def add_confidence(path: str | Path, predictions: Sequence[Prediction], grades: Sequence[Grade]) -> None:
