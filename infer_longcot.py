@@ -21,6 +21,7 @@ from dataclasses import asdict
 
 from promptcot_mamba.cli import EXIT_INTERRUPTED, parse_args, run_program
 from promptcot_mamba.jsonl import DurableAppender, write_json
+from promptcot_mamba.log import logger
 from promptcot_mamba.records import Problem, Sample
 from promptcot_mamba.run_info import describe_run, side_path
 from promptcot_mamba.sampling.arguments import SamplingArguments
@@ -32,11 +33,19 @@ from promptcot_mamba.sampling.partial import PartialFile
 from promptcot_mamba.sampling.plan import DEFAULTS, Plan, describe, make_plan, place
 from promptcot_mamba.sampling.progress import Progress, Report, clock
 from promptcot_mamba.sampling.recipes import split_benchmarks
-from promptcot_mamba.sampling.run_settings import TEMPLATE_TIME, read_sessions, refuse_changed, set_aside
+from promptcot_mamba.sampling.run_settings import (
+    TEMPLATE_TIME,
+    read_sessions,
+    read_stopped,
+    refuse_changed,
+    set_aside,
+    settings_hash,
+)
 from promptcot_mamba.sampling.scheduler import Scheduler
 from promptcot_mamba.sampling.sessions import Session, device_hours, speed_per_device
 from promptcot_mamba.sampling.shared import EXIT_LEFT, sample_each
 from promptcot_mamba.stop_signal import StopSignal
+from promptcot_mamba.token_scores import read_keys
 
 EXIT_FAILED = 1
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -74,6 +83,9 @@ def main(argv: list[str] | None = None, make_backend: Callable[[Plan], Backend] 
         grouped=args.format == "grouped",
         on_settled=on_settled,
         prompt_of=plan.prompt_text,
+        base_seed=args.seed,
+        sent=plan.sent(),
+        limit=args.limit,
     ) as ledger:
         try:
             return run(plan, ledger, report, decisions, make_backend)
@@ -105,6 +117,7 @@ def run(
     """Sample what is missing, put the files in order, say how it went."""
     output = plan.args.output_path
     sessions = read_sessions(output)
+    stopped_before = read_stopped(output)
     how = {"samples": plan.sample_settings, "template_text": plan.prompts.template_text}
     how = describe_run(asdict(plan.args)) | how
     if plan.prompts.started is not None:
@@ -112,12 +125,15 @@ def run(
 
     def write_info(**results: object) -> None:
         cost = {"sessions": sessions, "device_hours": device_hours(sessions), "spared": ledger.spared}
-        write_json(side_path(output, "run.json"), how | cost | results)
+        # Until all are made, those that there are lean towards what --stop_when_decided waits for.
+        chosen = bool(ledger.spared) if ledger.complete else plan.args.stop_when_decided or stopped_before
+        write_json(side_path(output, "run.json"), how | cost | {"stopped": chosen} | results)
 
-    write_info(complete=False)
     ledger.resume()
     while decisions is not None and decisions.decided:
         ledger.spare(decisions.decided.pop())
+    write_info(complete=False)  # only now: what is refused above changes nothing
+    warn_of_unscored(plan, ledger)
     if not ledger.complete:
         place(plan, ledger.units - ledger.settled - ledger.spared)
         session = Session(plan.args, plan.device, ledger.settled)
@@ -161,7 +177,9 @@ def sample(
         note(backend.generated_tokens)
 
     keeps = plan.args.save_partial or plan.args.segment_len is not None
-    partial = PartialFile(side_path(plan.args.output_path, "partial.jsonl")) if keeps else None
+    path = side_path(plan.args.output_path, "partial.jsonl")
+    settings = settings_hash(plan.sample_settings, DEFAULTS)
+    partial = PartialFile(path, settings, write=keeps) if keeps or path.exists() else None
     scores = DurableAppender(side_path(plan.args.output_path, "logprobs.jsonl")) if plan.args.save_logprobs else None
     scheduler = Scheduler(
         ledger,
@@ -195,6 +213,17 @@ def sample(
             closing.callback(progress.end)
     if scheduler.failed:
         raise SamplesLeftError(scheduler.describe_failed())
+
+
+def warn_of_unscored(plan: Plan, ledger: Ledger) -> None:
+    """Say how many samples of an earlier run have no log-probabilities, which nothing would make again."""
+    if not plan.args.save_logprobs or not ledger.settled:
+        return
+    path = side_path(plan.args.output_path, "logprobs.jsonl")
+    units = {ledger.unit_of(*key) for key in read_keys(path)}
+    lacking = ledger.settled - sum(unit is not None and not ledger.is_missing(unit) for unit in units)
+    if lacking > 0:
+        logger.warning("--save_logprobs: %d sample(s) were made without it; %s has none of them", lacking, path.name)
 
 
 def stopped(plan: Plan, ledger: Ledger, why: str, status: int = EXIT_FAILED) -> int:

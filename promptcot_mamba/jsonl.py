@@ -11,6 +11,7 @@ import math
 import os
 import socket
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, AnyStr
@@ -113,10 +114,26 @@ def _dump_fields(row: Row) -> Iterator[bytes]:
         yield json.dumps(short, ensure_ascii=False, allow_nan=False)[1:-1].encode()
 
 
-def repair_torn_tail(path: str | Path) -> int:
+def join_halves(text: str) -> str:
+    """A text as it is read back from JSON: two halves of a character beside one another (UTF-16 surrogates, which some
+    servers stream in two events) are that character; what stands alone stays."""
+    try:
+        text.encode()
+        return text
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+
+
+def checksum(text: str) -> int:
+    """CRC-32 of a text's UTF-8, halves of characters included."""
+    return zlib.crc32(join_halves(text).encode("utf-8", "surrogatepass"))
+
+
+def repair_torn_tail(path: str | Path, keep: Path | None = None) -> int:
     """Cut an unfinished last line that a killed writer left; return the number of bytes removed.
 
-    A last row that is whole but for its newline, as editors and `head -c` leave it, is given one.
+    With `keep` it is appended to that file first, and said with its number, for it may be no writer of ours that tore
+    it. A last row that is whole but for its newline, as editors and `head -c` leave it, is given one.
     """
     path = Path(path)
     if not path.exists():
@@ -135,12 +152,20 @@ def repair_torn_tail(path: str | Path) -> int:
         if end == size:
             return 0
         file.seek(end)
-        if _is_row(file.read()):
+        torn = file.read()
+        if _is_row(torn):
             file.write(b"\n")
             return 0
+        if keep is not None:
+            with keep.open("ab") as aside:
+                aside.write(torn + b"\n")
+            file.seek(0)
+            number = 1 + sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+            logger.warning("%s:%d: unreadable (torn off); moved to %s", path, number, keep.name)
         file.truncate(end)
         os.fsync(file.fileno())
-    logger.info("%s: removed a torn last line (%d bytes)", path, size - end)
+    if keep is None:
+        logger.info("%s: removed a torn last line (%d bytes)", path, size - end)
     return size - end
 
 
@@ -176,10 +201,12 @@ class DurableAppender(contextlib.AbstractContextManager["DurableAppender"]):
     A killed process loses nothing it appended; a machine that loses power loses at most `sync_seconds`.
     The file is locked against a second writer for as long as it is open; call `sync_if_due` on idle ticks.
 
+    What a torn last line held goes to `torn_to`, where there is one.
+
     Raises InputError if another process holds the file, or it cannot be locked or written.
     """
 
-    def __init__(self, path: str | Path, sync_seconds: float = 1.0):
+    def __init__(self, path: str | Path, sync_seconds: float = 1.0, *, torn_to: Path | None = None):
         self.path = Path(path)
         self.sync_seconds = sync_seconds
         try:
@@ -188,7 +215,7 @@ class DurableAppender(contextlib.AbstractContextManager["DurableAppender"]):
         except OSError as error:
             raise InputError(f"{path}: cannot write here ({error.strerror})") from None
         _lock(self._file, self.path)
-        repair_torn_tail(self.path)
+        repair_torn_tail(self.path, torn_to)
         self._dirty = False
         self._synced = time.monotonic()
 
@@ -239,9 +266,10 @@ class DurableAppender(contextlib.AbstractContextManager["DurableAppender"]):
 def replace_atomically(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary neighbour for writing and move it over `path` once the block ends well.
 
-    On any error `path` is left as it was and the temporary file is removed.
+    A link stays, and what it leads to is replaced. On any error `path` is left as it was and the temporary file is
+    removed.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -117,9 +117,9 @@ class Sample:
     def from_row(cls, row: Row) -> Sample:
         """A published row's sample; fields that are younger than the file take their defaults.
 
-        Raises InputError naming a field that no row of this program lacks.
+        Raises InputError naming a field that no row of this program lacks, or one of another kind.
         """
-        known = {name: row[name] for name in _FIELDS if name in row and name != "prompt"}
+        known = sample_fields({name: row[name] for name in _FIELDS if name in row and name != "prompt"})
         missing = [name for name in _NEEDED if name not in known]
         if missing:
             raise InputError(f"no {', '.join(map(repr, missing))}; not written by this program")
@@ -130,6 +130,33 @@ class Sample:
 _YOUNG: Row = {item.name: item.default for item in fields(Sample) if item.default is not MISSING}
 _NEEDED = tuple(item.name for item in fields(Sample) if item.name not in {"problem_id", *_YOUNG})
 _FIELDS = (*_NEEDED, *_YOUNG)
+_KINDS: dict[type | tuple[type, ...], tuple[str, ...]] = {
+    int: ("run", "attempt", "seed", "prompt_tokens", "completion_tokens", "thought_closed"),
+    str: ("problem_id", "completion", "finish_reason", "prompt", "thinking", "refusal"),
+    (int, float): ("seconds",),
+    bool: ("format_valid",),
+    dict: ("sent",),
+    (list, tuple): ("continued",),
+}
+_KIND = {name: kind for kind, names in _KINDS.items() for name in names}
+
+
+def sample_fields(fields: Row) -> Row:
+    """Values of a sample's fields as it has them: 46.0, which pandas makes of 46, is 46, and null where a field may be
+    left out is that. Raises InputError naming a field of another kind."""
+    found = {}
+    for name, value in fields.items():
+        kind = _KIND[name]
+        if value is None and name in _YOUNG:
+            continue
+        if kind is int and isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise InputError(f"{name!r} is {value!r:.40}, which is no value of it")
+        found[name] = value
+    return found
+
+
 _ONCE = ("prompt", "sent")  # in a grouped row, for all its samples
 _LISTS = {name: name if name == "seconds" else f"{name}s" for name in _FIELDS if name not in _ONCE}
 

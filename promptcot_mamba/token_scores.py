@@ -1,9 +1,9 @@
 """How sure a model was of every token that it drew: log-probability and entropy, and their file beside the samples.
 
-`X.logprobs.jsonl` holds a line for each attempt at a sample: `problem_id`, `run`, `attempt`, the number of `tokens`,
-and two texts, `logprobs` and `entropies`: base64 of zlib of little-endian float16, in nats. NaN stands where nobody
-told: a token that was written for the model (a thought closed by its budget), or drawn before the run was asked to
-save. Both are the model's own, before temperature, penalties and nuclei.
+`X.logprobs.jsonl` holds a line for each attempt at a sample: `problem_id`, `run`, `attempt`, its text's
+`completion_crc`, the number of `tokens`, and two texts, `logprobs` and `entropies`: base64 of zlib of little-endian
+float16, in nats. NaN stands where nobody told: a token that was written for the model (a thought closed by its budget),
+or drawn before the run was asked to save. Both are the model's own, before temperature, penalties and nuclei.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import math
 import zlib
 from array import array
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from promptcot_mamba.jsonl import Row
+from promptcot_mamba.jsonl import Row, decode_json
 from promptcot_mamba.log import logger
 
 TOP = 20  # alternatives a token's entropy is taken over: what vLLM and OpenAI-like chat servers give at most
@@ -95,10 +96,24 @@ def mean(values: Sequence[float]) -> float | None:
     return math.fsum(known) / len(known) if known else None
 
 
-def read_scores(path: Path) -> dict[tuple[str, int], dict[str, Any]]:
-    """By problem and run, the last line of each: `attempt`, and the means of `logprobs` and `entropies`.
+def read_keys(path: Path) -> set[tuple[str, int]]:
+    """Problem and run of all lines that can be read; no file is none."""
+    found = set()
+    with path.open("rb") if path.exists() else nullcontext(()) as file:
+        for line in file:
+            try:
+                row = decode_json(line)
+                found.add((str(row["problem_id"]), int(row["run"])))
+            except (ValueError, KeyError, TypeError):
+                continue
+    return found
 
-    A line that cannot be read is named and left out; no file is no scores.
+
+def read_scores(path: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    """By problem and run, the last line of each: what it is of, and the means of `logprobs` and `entropies`.
+
+    `completion_crc` is None in files that are older than it. A line that cannot be read is named and left out; no file
+    is no scores.
     """
     found: dict[tuple[str, int], dict[str, Any]] = {}
     if not path.exists():
@@ -111,6 +126,8 @@ def read_scores(path: Path) -> dict[tuple[str, int], dict[str, Any]]:
                 key = (row["problem_id"], row["run"])
                 found[key] = {
                     "attempt": row["attempt"],
+                    "completion_crc": row.get("completion_crc"),
+                    "tokens": row["tokens"],
                     "mean_logprob": mean(scores.logprobs),
                     "mean_entropy": mean(scores.entropies),
                 }

@@ -209,6 +209,19 @@ def test_a_full_disk_leaves_whole_lines(tmp_path: Path):
     assert [row["i"] for row in read_jsonl(path)] == list(range(8))
 
 
+def test_what_a_link_leads_to_is_replaced(tmp_path: Path):
+    """Outputs on a big disk, and links to them."""
+    for target in (tmp_path / "big" / "rows.jsonl", tmp_path / "new.jsonl"):
+        link = tmp_path / f"to-{target.name}"
+        link.symlink_to(target)
+        target.parent.mkdir(exist_ok=True)
+        write_jsonl(link, [{"a": 1}])
+        write_jsonl(link, [{"a": 2}])
+        assert link.is_symlink()
+        assert read_jsonl(target) == [{"a": 2}]
+        assert sorted(target.parent.glob(".*")) == []
+
+
 def test_replacing_is_all_or_nothing(tmp_path: Path):
     path = tmp_path / "rows.jsonl"
     write_jsonl(path, [{"a": 1}])

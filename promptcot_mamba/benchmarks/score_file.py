@@ -24,7 +24,7 @@ from promptcot_mamba.grading.summary import (
 from promptcot_mamba.jsonl import write_json, write_jsonl
 from promptcot_mamba.log import logger
 from promptcot_mamba.records import Grade
-from promptcot_mamba.run_info import describe_run, read_sampling, side_path
+from promptcot_mamba.run_info import describe_run, read_sampling, side_path, was_stopped
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,9 @@ class Scored:
     predictions: list[Prediction]
     grades: list[Grade]
     missing: Missing
-    spared: int = 0  # samples that were not made, since their problems' majorities were decided without them
+    # Samples that were not made, since their problems' majorities were decided without them (or not yet: of a run that
+    # has not ended, all that it lacks). Where there are any, those that were made are a biased choice.
+    spared: int = 0
 
     def by_title(self) -> dict[str, list[Grade]]:
         """Grades by benchmark, in the registry's order."""
@@ -89,8 +91,9 @@ def score_math_file(path: str | Path, chosen: Benchmark | None, grader: str, exp
             raise InputError(f"{path}: no row of {chosen.name}; sources found: {sources}")
         predictions, benchmarks = [predictions[i] for i in kept], [benchmarks[i] for i in kept]
     missing = find_missing(path, predictions, benchmarks, expected_runs)
-    spared = int(read_sampling(path).get("spared") or 0)  # by --stop_when_decided
-    if not spared:
+    run = read_sampling(path)
+    spared = (run.get("spared") or sum(map(len, missing.runs.values()))) if was_stopped(run) else 0
+    if not spared or not run.get("complete", True):
         warn_of_missing(path, missing.runs)
     grades = grade_math(predictions, benchmarks, path, grader)
     add_confidence(path, predictions, grades)
@@ -132,9 +135,15 @@ def _details(summaries: Sequence[Figures]) -> list[str]:
 def compare_files(first: Scored, second: Scored) -> dict[str, Figures]:
     """Second file minus first, problem by problem, by benchmark; what one problem does not tell is None.
 
-    Raises InputError where the files share no benchmark, or no problem of those they share, or where one id is of two
-    problems.
+    Raises InputError where the files share no benchmark, or no problem of those they share, where one id is of two
+    problems, or where the samples of a file are a biased choice.
     """
+    for one in (first, second):
+        if one.spared:
+            raise InputError(
+                f"--compare: {one.path} was sampled with --stop_when_decided, so that it has a majority but no average "
+                "to compare; make the rest of its samples (the same command with --stop_when_decided False)"
+            )
     others = second.by_title()
     shared = {
         title: (_scores(own), _scores(others[title])) for title, own in first.by_title().items() if title in others

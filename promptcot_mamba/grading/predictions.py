@@ -8,7 +8,7 @@ from pathlib import Path
 
 from promptcot_mamba import chat_format
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.jsonl import Row, iter_jsonl
+from promptcot_mamba.jsonl import Row, checksum, iter_jsonl
 from promptcot_mamba.log import logger
 from promptcot_mamba.records import Grade, problem_id, ungroup
 from promptcot_mamba.run_info import side_path
@@ -127,6 +127,8 @@ def _run_and_text(row: Row, where: str) -> tuple[int | None, str]:
     if "completion" not in row:
         raise InputError(f"{where}: missing key 'completion' (or a list 'completions'); found {', '.join(row)}")
     run, text = row.get("run"), row["completion"]
+    if isinstance(run, float) and run.is_integer():  # as pandas writes it
+        run = int(run)
     if run is not None and (not isinstance(run, int) or isinstance(run, bool) or run < 0):
         raise InputError(f"{where}: 'run' must be a whole number from 0, found {run!r}")
     if not isinstance(text, str):
@@ -151,10 +153,19 @@ def missing_runs(predictions: Iterable[Prediction], expected: int) -> dict[str, 
     return {name: lack for name, lack in lacking.items() if lack}
 
 
+def _is_scored_by(prediction: Prediction, scores: Row) -> bool:
+    """Whether log-probabilities are of this very text; lines that are older than the checksum have its tokens."""
+    if scores["attempt"] != prediction.row.get("attempt", 0):
+        return False
+    if scores["completion_crc"] is not None:
+        return bool(scores["completion_crc"] == checksum(prediction.completion))
+    return bool(scores["tokens"] == prediction.row.get("completion_tokens", scores["tokens"]))
+
+
 def add_confidence(path: str | Path, predictions: Sequence[Prediction], grades: Sequence[Grade]) -> None:
     """Write into each grade how sure the model was of its tokens, where `--save_logprobs` saved it."""
     saved = read_scores(side_path(path, "logprobs.jsonl"))
     for prediction, grade in zip(predictions, grades, strict=True):
         scores = saved.get((prediction.problem_id, prediction.run))
-        if scores is not None and scores["attempt"] == prediction.row.get("attempt", 0):
+        if scores is not None and _is_scored_by(prediction, scores):
             grade.extra.update((name, scores[name]) for name in ("mean_logprob", "mean_entropy"))

@@ -10,27 +10,33 @@ Eight bytes a planned sample are all that is held in memory.
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.jsonl import DurableAppender, Row, decode_json, replace_atomically
+from promptcot_mamba.jsonl import DurableAppender, Row, checksum, decode_json, replace_atomically
 from promptcot_mamba.log import logger
-from promptcot_mamba.records import Problem, Sample
+from promptcot_mamba.records import Problem, Sample, derive_seed, sample_fields, ungroup
 from promptcot_mamba.run_info import side_path
 from promptcot_mamba.sampling.backend import LENGTH, REFUSED, STOP
 from promptcot_mamba.sampling.grouped import holds_groups, ungroup_file, write_grouped
 from promptcot_mamba.sampling.healing import Line, read_lines, take_out
 
+T = TypeVar("T")
 MISSING = -1
 SPARED = -2  # missing, and not asked for
 SAMPLE_FIELDS = tuple(Sample.__dataclass_fields__)
 CHECKSUM = "completion_crc"  # of a journal line whose text stands in X.jsonl
 _IN_THE_ROW: Row = {"completion": "", "finish_reason": STOP, "seconds": 0.0}  # what such a line leaves out
+PROMPT_CRC = "prompt_crc"  # of what an attempt that was tried again had been sent
+# What a row's `sent` has of how it was drawn, and what it means where it is left out (None: an older file's).
+_DRAWN: Row = {"temperature": None, "top_p": None, "top_k": 0, "min_p": 0.0, "repetition_penalty": None,
+               "max_tokens": None}  # fmt: skip
 _JOURNAL_FIELDS = ("problem_id", "run", "attempt", "seed", "prompt_tokens", "completion_tokens", "format_valid")
 
 
@@ -41,29 +47,54 @@ def is_settled(sample: Sample, max_retries: int) -> bool:
     return final or sample.format_valid or sample.attempt >= max_retries - 1
 
 
-def checksum(text: str) -> int:
-    return zlib.crc32(text.encode("utf-8", "surrogatepass"))
+def _is_of(crc: int, text: str) -> bool:
+    """Whether a journal's checksum is this text's. Older ones summed the halves of characters that a server had
+    streamed apart, which the row has whole."""
+    if crc == checksum(text):
+        return True
+    apart = re.sub("[\U00010000-\U0010ffff]", lambda whole: _halves(ord(whole[0]) - 0x10000), text)
+    return crc == zlib.crc32(apart.encode("utf-8", "surrogatepass"))
+
+
+def _halves(code: int) -> str:
+    return chr(0xD800 + (code >> 10)) + chr(0xDC00 + (code & 0x3FF))
 
 
 def parse_attempt(row: Row, path: Path, number: int) -> Sample:
-    """A sample from a line of the journal; raises InputError naming what is missing."""
-    fields = {name: row[name] for name in SAMPLE_FIELDS if name in row}
+    """A sample from a line of the journal; raises InputError naming what is missing or of another kind."""
+    where = f"{path}:{number}"
+    fields = _read_at(where, sample_fields, {name: row[name] for name in SAMPLE_FIELDS if name in row})
+    if not isinstance(row.get(CHECKSUM, 0), int):
+        raise InputError(f"{where}: {CHECKSUM!r} is {row[CHECKSUM]!r:.40}; move the line out of the file")
     try:
         return Sample(**(_IN_THE_ROW | fields if CHECKSUM in row else fields))
     except TypeError as error:
         missing = str(error).partition(":")[2].strip() or error
-        raise InputError(f"{path}:{number}: no {missing}; not written by this program") from None
+        raise InputError(f"{where}: no {missing}; not written by this program") from None
 
 
 def count_settled(output: str | Path, max_retries: int) -> tuple[int, float | None]:
-    """How many samples an earlier run settled, and their mean length in tokens; reads only, locks nothing."""
-    lengths = []
-    path = side_path(output, "attempts.jsonl")
-    if path.exists():
-        for line in read_lines(path):
-            if line.row is not None and is_settled(sample := parse_attempt(line.row, path, line.number), max_retries):
-                lengths.append(sample.completion_tokens)
-    return len(lengths), sum(lengths) / len(lengths) if lengths else None
+    """How many samples a rerun would find, and their mean length in tokens; reads only, locks nothing."""
+    lengths: dict[tuple[str, int], int] = {}
+    output, journal = Path(output), side_path(output, "attempts.jsonl")
+    for line in read_lines(output) if output.exists() else ():
+        where = f"{output}:{line.number}"
+        for row in _read_at(where, ungroup, line.row) if line.row is not None else ():
+            sample = _read_at(where, Sample.from_row, row)
+            lengths[sample.problem_id, sample.run] = sample.completion_tokens
+    for line in read_lines(journal) if journal.exists() else ():
+        if line.row is not None:
+            sample = parse_attempt(line.row, journal, line.number)
+            if "completion" in line.row and is_settled(sample, max_retries):  # an older journal's
+                lengths.setdefault((sample.problem_id, sample.run), sample.completion_tokens)
+    return len(lengths), sum(lengths.values()) / len(lengths) if lengths else None
+
+
+def _read_at(where: str, read: Callable[[Row], T], row: Row) -> T:
+    try:
+        return read(row)
+    except InputError as error:
+        raise InputError(f"{where}: {error}; move the line out of the file") from None
 
 
 class Ledger(AbstractContextManager["Ledger"]):
@@ -84,9 +115,13 @@ class Ledger(AbstractContextManager["Ledger"]):
         grouped: bool = False,
         on_settled: Callable[[Sample, Problem], None] = lambda sample, problem: None,
         prompt_of: Callable[[int], str] | None = None,
+        base_seed: int = 0,
+        sent: Row | None = None,
+        limit: int | None = None,
         sync_seconds: float = 1.0,
     ):
-        """`prompt_of` gives the prompt that is sent for a problem's index: rows must have been made from the same."""
+        """`prompt_of` gives the prompt that is sent for a problem's index: rows must have been made from the same, and
+        with `base_seed` and `sent` where that is given. `limit` is the flag that made the problems few."""
         self.output = Path(output)
         self.problems = problems
         self.n = n
@@ -98,15 +133,20 @@ class Ledger(AbstractContextManager["Ledger"]):
         self.resumed_attempts: dict[int, int] = {}  # unit -> attempts already made, where not settled
         self._on_settled = on_settled
         self._prompt_of = prompt_of
+        self._base_seed, self._sent, self._limit = base_seed, sent, limit
         self._index = {problem.id: index for index, problem in enumerate(problems)}
         self._offsets = array("q", [MISSING]) * self.units  # where in X.jsonl the sample stands
-        self._journal = DurableAppender(side_path(output, "attempts.jsonl"), sync_seconds)
-        self._rows: DurableAppender | None = None  # X.jsonl while it grows
         self._sync_seconds = sync_seconds
+        self._journal = self._open(side_path(output, "attempts.jsonl"))
+        self._rows: DurableAppender | None = None  # X.jsonl while it grows
         self._last_unit = MISSING  # of the last row in X.jsonl, while it is in order
         self._in_order = True
 
     # -- opening ----------------------------------------------------------------------------------------------
+
+    def _open(self, path: Path) -> DurableAppender:
+        """Open for appending; a torn last line is moved aside, a second writer refused."""
+        return DurableAppender(path, self._sync_seconds, torn_to=side_path(path, "damaged.jsonl"))
 
     def resume(self) -> None:
         """Read what earlier runs left, mend it, and open `X.jsonl` for appending."""
@@ -114,15 +154,15 @@ class Ledger(AbstractContextManager["Ledger"]):
             ungroup_file(self.output)
         journal = self._read_journal()
         if self.output.exists():
-            DurableAppender(self.output).close()  # repairs a torn tail; refuses a second writer
+            self._open(self.output).close()
             self._read_rows(journal)
-        self._rows = DurableAppender(self.output, self._sync_seconds)
+        self._rows = self._open(self.output)
         self._put_back(journal)
 
     def _read_journal(self) -> dict[int, Row]:
         """The settled attempts by unit, without their texts; unsettled ones are counted, unreadable lines taken out."""
         settled: dict[int, Row] = {}
-        damaged = set()
+        damaged, edited = set(), 0
         for line in read_lines(self._journal.path):
             if line.row is None:
                 damaged.add(line.number)
@@ -133,8 +173,12 @@ class Ledger(AbstractContextManager["Ledger"]):
             if is_settled(sample, self.max_retries):
                 crc = line.row[CHECKSUM] if CHECKSUM in line.row else checksum(sample.completion)
                 settled.setdefault(unit, {"attempt": sample.attempt, CHECKSUM: crc})
-            else:
+            elif line.row.get(PROMPT_CRC) in (None, self._prompt_crc(unit)):
                 self.resumed_attempts[unit] = max(self.resumed_attempts.get(unit, 0), sample.attempt + 1)
+            else:
+                edited += 1
+        if edited:
+            logger.warning("%s: %d attempt(s) were sent another prompt; not counted", self._journal.path, edited)
         if damaged:
             self._rewrite_journal(damaged, keep=True)
         return settled
@@ -143,7 +187,7 @@ class Ledger(AbstractContextManager["Ledger"]):
         old = self._journal
         old.sync()
         take_out(old.path, numbers, keep=keep)
-        self._journal = DurableAppender(old.path, self._sync_seconds)  # before the old lock is given up
+        self._journal = self._open(old.path)  # before the old lock is given up
         old.close()
 
     def _read_rows(self, journal: dict[int, Row]) -> None:
@@ -164,19 +208,17 @@ class Ledger(AbstractContextManager["Ledger"]):
         """Settle one unit by its row; returns what is wrong with a row that must go."""
         where = f"{self.output}:{line.number}"
         assert line.row is not None  # it has no trouble
-        try:
-            sample = Sample.from_row(line.row)
-        except InputError as error:
-            raise InputError(f"{where}: {error}; move the line out of the file") from None
+        sample = _read_at(where, Sample.from_row, line.row)
         unit = self._unit_asked(sample, where)
         problem = self.problems[unit % len(self.problems)]
         if self._offsets[unit] != MISSING:
             return f"a second row of run {sample.run} of problem {problem.id!r}"
         self._refuse_changed(line.row, unit % len(self.problems), where)
+        self._refuse_foreign(sample, where)
         known = journal.get(unit)
         if known is None:
             self._journal.append_lines(_journal_line(sample))
-        elif known[CHECKSUM] != checksum(sample.completion):
+        elif not _is_of(known[CHECKSUM], sample.completion):
             raise InputError(
                 f"{where}: its completion is not the one that was sampled (edited by hand?); put it back, or delete "
                 "the line to have it sampled again"
@@ -196,7 +238,8 @@ class Ledger(AbstractContextManager["Ledger"]):
                 if unit not in lost or not is_settled(sample, self.max_retries):
                     continue
                 if "completion" in line.row:
-                    self._write_row(unit, sample)
+                    if self.is_missing(unit):  # not from a repeated line
+                        self._write_row(unit, sample)
                 elif sample.attempt == lost[unit]["attempt"]:
                     stale.add(line.number)
                     self.resumed_attempts[unit] = sample.attempt
@@ -212,9 +255,11 @@ class Ledger(AbstractContextManager["Ledger"]):
     def _unit_asked(self, sample: Sample, where: Any) -> int:
         unit = self.unit_of(sample.problem_id, sample.run)
         if unit is None:
-            lacks = (
-                "--data_path no longer holds; put it back" if sample.problem_id not in self._index else "--n excludes"
-            )
+            lacks = f"--n {self.n} excludes; raise --n to {sample.run + 1},"
+            if sample.problem_id not in self._index:
+                lacks = "--data_path no longer holds; put it back"
+                if self._limit is not None:
+                    lacks = f"--limit {self._limit} leaves out, or --data_path lacks; drop --limit, put it back"
             raise InputError(
                 f"{where}: holds run {sample.run} of problem {sample.problem_id!r}, which {lacks} or use another "
                 "--output_path"
@@ -239,11 +284,36 @@ class Ledger(AbstractContextManager["Ledger"]):
         elif self._prompt_of is not None:
             wanted["prompt"] = self._prompt_of(index)
         changed = next((name for name, value in wanted.items() if name in row and row[name] != value), None)
+        was, now = ((sent or {}).get("template") for sent in (row.get("sent"), self._sent))
+        if changed == "prompt" and was and now and was != now:
+            raise InputError(
+                f"{where}: problem {problem.id!r} was written by the chat template {was}, now {now}; put that back in "
+                "the checkpoint or give it as --chat_template, or use another --output_path"
+            )
         if changed is not None:
             raise InputError(
                 f"{where}: problem {problem.id!r} had another {changed!r} when it was sampled; put that back in "
                 "--data_path, or use another --output_path"
             )
+
+    def _refuse_foreign(self, sample: Sample, where: str) -> None:
+        """Raise InputError for a row of another run: drawn otherwise, or from another seed. Older rows tell neither."""
+        if self._sent is None or sample.sent is None:
+            return
+        was = {name: sample.sent.get(name, self._sent.get(name) if none is None else none)
+               for name, none in _DRAWN.items()}  # fmt: skip
+        now = {name: self._sent.get(name, none) for name, none in _DRAWN.items()}
+        was["seed"] = sample.seed
+        now["seed"] = derive_seed(self._base_seed, sample.problem_id, sample.run, sample.attempt)
+        changed = next((name for name in now if was[name] != now[name]), None)
+        if changed is not None:
+            raise InputError(
+                f"{where}: a sample of another run ({changed} {was[changed]}, here {now[changed]}); move the line out "
+                "of the file"
+            )
+
+    def _prompt_crc(self, unit: int) -> int | None:
+        return None if self._prompt_of is None else checksum(self._prompt_of(unit % len(self.problems)))
 
     # -- running ----------------------------------------------------------------------------------------------
 
@@ -278,7 +348,8 @@ class Ledger(AbstractContextManager["Ledger"]):
             self._write_row(unit, sample)
             self._journal.append_lines(_journal_line(sample))
         else:
-            self._journal.append({name: value for name, value in vars(sample).items() if value is not None})
+            row = vars(sample) | {PROMPT_CRC: self._prompt_crc(unit)}
+            self._journal.append({name: value for name, value in row.items() if value is not None})
         return settled
 
     def _write_row(self, unit: int, sample: Sample) -> None:

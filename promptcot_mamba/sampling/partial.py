@@ -59,26 +59,34 @@ class Saved:
             self.scores.fit(row["at"] + len(ids))
         del self.ids[row["at"] :]
         self.ids.extend(ids)
-        self.seconds, self.continued, self.closed = row["seconds"], tuple(row["continued"]), row["closed"]
+        self.seconds, self.continued, self.closed = float(row["seconds"]), tuple(row["continued"]), row["closed"]
         return True
 
 
-def read_partial(path: Path) -> dict[Key, Saved]:
-    """The chains of a partial file; a damaged line is named, and its chain ends before it."""
+def read_partial(path: Path, settings: str | None = None) -> dict[Key, Saved]:
+    """The chains of a partial file; a damaged line is named, and its chain ends before it.
+
+    With `settings` (a hash of them) lines of a run with others are left out, which is said once; lines that are older
+    than the field are taken as run.json has them.
+    """
     chains: dict[Key, Saved] = {}
     if not path.exists():
         return chains
+    others = 0
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
                 row = decode_json(line)
-                key = (row["problem_id"], row["run"], row["attempt"])
+                if settings is not None and row.get("settings", settings) != settings:
+                    others += 1
+                    continue
+                key = (row["problem_id"], int(row["run"]), int(row["attempt"]))
                 fresh = Saved(row["seed"], row["prompt_crc"])
                 saved = chains.get(key)
                 if saved is None or (saved.seed, saved.prompt_crc) != (fresh.seed, fresh.prompt_crc):
                     saved = fresh  # from the beginning, or (the problem was edited) once more from there
                 whole = saved.add(row)
-            except (ValueError, KeyError, TypeError, OverflowError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
                 logger.warning("%s:%d: unreadable (%s); its chain is continued from before", path, number, error)
                 continue
             if whole:
@@ -86,18 +94,23 @@ def read_partial(path: Path) -> dict[Key, Saved]:
                 chains[key] = saved
             else:
                 logger.warning("%s:%d: lines before it are missing; left out", path, number)
+    if others:
+        logger.warning("%s: %d line(s) are of a run with other settings; left out", path, others)
     return {key: saved for key, saved in chains.items() if saved.ids}
 
 
 class PartialFile:
-    """Appends what chains have said since it was last told; `found` is what an earlier run left.
+    """Appends what chains have said since it was last told; `found` is what an earlier run of the same settings left.
 
-    Lines are gathered until `flush` or `sync`. The disk is waited for in a thread, so that the engine never is.
+    `settings` is their hash. Without `write` what was left is continued, and nothing more is saved. Lines are gathered
+    until `flush` or `sync`. The disk is waited for in a thread, so that the engine never is.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, settings: str | None = None, *, write: bool = True):
         self.path = Path(path)
-        self.found = read_partial(self.path)
+        self.found = read_partial(self.path, settings)
+        self._told = {} if settings is None else {"settings": settings}
+        self._writes = write
         self._lengths: dict[Key, int] = {key: len(saved.ids) for key, saved in self.found.items()}
         self._bytes: dict[Key, int] = {key: saved.size for key, saved in self.found.items()}
         self._file: DurableAppender | None = None  # not there before there is something to write
@@ -108,12 +121,12 @@ class PartialFile:
     def save(self, chain: Chain, ids: Sequence[int], seconds: float = 0.0) -> None:
         """Take the tokens of a chain that the file lacks; `flush` and `sync` make them safe."""
         before = self._lengths.get(chain.key, 0)
-        if len(ids) <= before:
+        if len(ids) <= before or not self._writes:
             return
         row = {
             "problem_id": chain.problem_id, "run": chain.run, "attempt": chain.attempt, "seed": chain.seed,
             "prompt_crc": chain.prompt_crc, "at": before, "packed": pack_ids(ids[before:]),
-            "seconds": round(seconds, 3), "continued": chain.continued, "closed": chain.closed,
+            "seconds": round(seconds, 3), "continued": chain.continued, "closed": chain.closed, **self._told,
         }  # fmt: skip
         if chain.scores is not None:
             row |= chain.scores.after(before).pack()

@@ -58,7 +58,9 @@ class Plan:
             **{name: getattr(self.args, name) for name in SAMPLE_FLAGS},
             "extra_body": self.args.drawn_by,
             "dtype": self.dtype,
-            "model": self.checkpoint.fingerprint() if self.checkpoint else self.args.model_path,
+            "model": self.checkpoint.fingerprint()
+            if self.checkpoint
+            else self.args.served_model_name or self.args.model_path,
         }
 
     @property

@@ -12,13 +12,13 @@ from dataclasses import KW_ONLY, dataclass
 
 from promptcot_mamba.chat_format import is_format_valid, read_completion, split
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.jsonl import DurableAppender
+from promptcot_mamba.jsonl import DurableAppender, checksum, join_halves
 from promptcot_mamba.log import logger
 from promptcot_mamba.records import Sample, derive_seed
 from promptcot_mamba.sampling.backend import CUT, FAILED, LENGTH, REFUSED, Backend, Generated
 from promptcot_mamba.sampling.chain import Chain, Cuts
 from promptcot_mamba.sampling.decisions import Decisions
-from promptcot_mamba.sampling.ledger import Ledger
+from promptcot_mamba.sampling.ledger import CHECKSUM, Ledger
 from promptcot_mamba.sampling.partial import PartialFile
 from promptcot_mamba.sampling.prompts import PromptBook
 from promptcot_mamba.token_scores import TokenScores
@@ -253,6 +253,7 @@ class Scheduler:
 
     def _settle(self, chain: Chain, generated: Generated) -> None:
         completion, thinking = read_completion(chain.prompt, generated.text, self.thinking, generated.reasoning)
+        completion = join_halves(completion)  # the text that its row will give back
         refused = generated.finish_reason == REFUSED
         own_prompt = self.ledger.problems[chain.unit % len(self.ledger.problems)].prompt
         sample = Sample(
@@ -277,7 +278,7 @@ class Scheduler:
             if generated.token_ids is not None:
                 chain.scores.fit(generated.completion_tokens)
             named = {"problem_id": chain.problem_id, "run": chain.run, "attempt": chain.attempt}
-            self.scores.append(named | chain.scores.pack())
+            self.scores.append(named | {CHECKSUM: checksum(completion)} | chain.scores.pack())
         settled = self.ledger.append(chain.unit, sample)
         if self.partial is not None:
             self.partial.forget(chain.key)  # after the row: what cannot be written is not lost

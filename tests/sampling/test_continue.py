@@ -199,6 +199,41 @@ def test_a_partial_file_of_an_earlier_version_is_read(tmp_path: Path):
     file.save(chain, [5, 6, 7, 8, 70_000], 2.0)
     file.close()
     assert list(read_partial(path)["p", 0, 0].ids) == [5, 6, 7, 8, 70_000]
+    assert list(PartialFile(path, "of any settings").found["p", 0, 0].ids) == [5, 6, 7, 8, 70_000]
+
+
+@pytest.mark.parametrize("lost", [("run.json",), ("run.json", "attempts.jsonl", "jsonl")])
+def test_chains_of_other_settings_are_never_continued(flags, tmp_path: Path, lost: tuple[str, ...], caplog):
+    """A run that was killed before any sample had settled: only the file of chains under way holds anything."""
+    output = tmp_path / "x.jsonl"
+    info, kept = side_path(output, "run.json"), side_path(output, "partial.jsonl")
+    kill_when_grown(partial(run_slowly, flags(output, segment_len=16)), kept, 2000)
+    samples = json.loads(info.read_text())
+    for kind in ("attempts.jsonl", "jsonl"):
+        side_path(output, kind).write_bytes(b"")
+    for kind in lost:
+        side_path(output, kind).unlink()
+    other = {"segment_len": 16, "temperature": 0.1}
+    with pytest.raises(InputError, match=r"x\.partial\.jsonl: exists, but not the run\.json that says how it was made"):
+        run(flags(output, **other))
+    samples["samples"]["temperature"] = 0.1
+    info.write_text(json.dumps(samples))  # another run's
+    engine = TokenBackend(TOKENIZER)
+    assert run(flags(output, **other), engine) == 0
+    assert "are of a run with other settings; left out" in caplog.text
+    assert not any(request.kept for request in engine.submitted[: engine.window])
+
+
+def test_what_was_saved_is_continued_where_nothing_more_is_to_be_saved(flags, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(scheduler, "SAVE_SECONDS", 0.02)
+    output = tmp_path / "x.jsonl"
+    kept = side_path(output, "partial.jsonl")
+    kill_when_grown(partial(run_slowly, flags(output)), kept, 2000)
+    before, engine = kept.read_bytes(), TokenBackend(TOKENIZER)
+    monkeypatch.setattr(PartialFile, "close", lambda file: kept.rename(tmp_path / "kept"))
+    assert run(flags(output, save_partial=False), engine) == 0
+    assert any(len(request.kept) for request in engine.submitted)
+    assert (tmp_path / "kept").read_bytes() == before
 
 
 def test_a_rerun_does_not_write_the_file_anew_while_all_of_it_lives(tmp_path: Path, monkeypatch):

@@ -12,7 +12,8 @@ import pytest
 
 import infer_longcot
 from promptcot_mamba.benchmarks import BENCHMARKS
-from promptcot_mamba.benchmarks.score_file import score_math_file, write_scores
+from promptcot_mamba.benchmarks.score_file import compare_files, score_math_file, write_scores
+from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import read_jsonl, write_jsonl
 from promptcot_mamba.records import Problem, Sample
 from promptcot_mamba.report.evaluations import load_evaluation
@@ -153,6 +154,33 @@ def test_no_average_is_shown_of_samples_that_were_chosen(flags, tmp_path: Path, 
     evaluation = load_evaluation("m", tmp_path)
     assert evaluation.spared
     assert not evaluation.figures
+    whole = tmp_path / "whole.jsonl"
+    sample(flags(whole, stop_when_decided=False))
+    for pair in ((scored, other := score_math_file(whole, None, "strict", None)), (other, scored)):
+        with pytest.raises(InputError, match=r"--compare: .*x\.jsonl was sampled with --stop_when_decided"):
+            compare_files(*pair)
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_a_run_that_goes_on_stays_a_choice_until_all_is_made(flags, tmp_path: Path, stopped: bool, caplog):
+    """More samples are asked for, or the rest of them, and the server is away, or a kill comes within a minute."""
+    output, path = tmp_path / "x.jsonl", tmp_path / "x.run.json"
+    sample(flags(output))
+
+    class Away(ScriptedBackend):
+        def poll(self, timeout: float):
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        infer_longcot.main(flags(output, n=N + 8, stop_when_decided=stopped), make_backend=lambda plan: Away(8))
+    assert score_math_file(output, None, "strict", N).spared > 0
+    info = json.loads(path.read_text())
+    if stopped:  # an older version, that knew the flag and had not noted yet what it spared
+        path.write_text(json.dumps({key: value for key, value in info.items() if key != "stopped"} | {"spared": 0}))
+        assert score_math_file(output, None, "strict", N).spared > 0
+        assert "lacks runs" in caplog.text
+    sample(flags(output, n=N + 8, stop_when_decided=False))
+    assert score_math_file(output, None, "strict", None).spared == 0
 
 
 def test_code_is_never_stopped_and_problems_without_an_answer_vote(caplog):

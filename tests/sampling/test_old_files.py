@@ -28,7 +28,7 @@ def old_sample(problem: int, run: int) -> dict[str, object]:
     return dict(zip(OLD_FIELDS, values, strict=True))
 
 
-@pytest.mark.parametrize("kept", ["jsonl", "attempts.jsonl", "both"])
+@pytest.mark.parametrize("kept", ["jsonl", "attempts.jsonl", "attempts.jsonl, one twice", "both"])
 def test_an_old_run_goes_on(kept: str, checkpoint: Path, tmp_path: Path):
     """Only one of the two files is left, as the first version wrote it; or both, as those before 2026-11-29 did."""
     problems = write_problems(tmp_path / "p.jsonl", 3)
@@ -43,12 +43,11 @@ def test_an_old_run_goes_on(kept: str, checkpoint: Path, tmp_path: Path):
         sums = [{"thinking": "think", "completion_crc": checksum(str(old_sample(*each)["completion"]))} for each in old]
         named = [{"problem_id": f"made/{place}"} for place, _ in old]
         write_jsonl(side_path(output, "attempts.jsonl"), (a | b | c for a, b, c in zip(named, told, sums, strict=True)))
-    if kept != "attempts.jsonl":
+    if not kept.startswith("attempts.jsonl"):
         write_jsonl(output, ({**rows[place], **old_sample(place, run)} for place, run in old))
     else:
-        write_jsonl(
-            side_path(output, kept), ({"problem_id": f"made/{place}", **old_sample(place, run)} for place, run in old)
-        )
+        lines = [{"problem_id": f"made/{place}", **old_sample(place, run)} for place, run in old]
+        write_jsonl(side_path(output, "attempts.jsonl"), [*lines, *(lines[:1] if "twice" in kept else ())])
     backend = ScriptedBackend(4)
     command = [f"--{name}={value}" for name, value in flags.items()]
     assert infer_longcot.main(command, lambda _: backend) == 0

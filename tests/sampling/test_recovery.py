@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
+import zlib
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,8 @@ import pytest
 import infer_longcot
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import read_jsonl, write_jsonl
-from promptcot_mamba.run_info import side_path
+from promptcot_mamba.run_info import read_sampling, side_path
+from promptcot_mamba.sampling.backend import Request
 from tests.sampling.conftest import comparable, write_problems
 from tests.sampling.scripted import ScriptedBackend
 
@@ -69,6 +72,165 @@ def test_a_damaged_line_is_named_moved_aside_and_healed(flags, output: Path, fil
     assert len(read_jsonl(side_path(output, "attempts.jsonl"))) == attempts
     assert side_path(path, "damaged.jsonl").read_bytes() == lines[place].rstrip(b"\n") + b"\n"
     assert run(flags()).submitted == 0
+
+
+@pytest.mark.parametrize("file", ["samples", "journal"])
+def test_a_torn_last_line_is_moved_aside_too(flags, output: Path, file: str, caplog):
+    run(flags())
+    whole = comparable(output)
+    path = output if file == "samples" else side_path(output, "attempts.jsonl")
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines)[:-30])
+    run(flags())
+    assert f"{path}:{len(lines)}: unreadable (torn off)" in caplog.text
+    assert side_path(path, "damaged.jsonl").read_bytes() == lines[-1][:-30] + b"\n"
+    assert comparable(output) == whole
+
+
+ODD = [
+    *(("run", value) for value in ("0", None, [0], 0.5, True)),
+    *(("completion", None), ("attempt", None), ("attempt", "0"), ("finish_reason", None), ("seed", "x")),
+    *(("completion_tokens", None), ("completion_tokens", "46"), ("continued", 5), ("format_valid", None)),
+    *(("seconds", "1"), ("problem_id", ["a"]), ("problem_id", 3), ("completion_crc", "x"), ("completion_crc", None)),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), ODD)
+def test_a_value_of_another_kind_is_named(flags, output: Path, name: str, value: object):
+    """As pandas and hands write them; a dry run says so too."""
+    run(flags())
+    for path in (output, side_path(output, "attempts.jsonl")):
+        rows = read_jsonl(path)
+        place = next(place for place, row in enumerate(rows) if row.get("format_valid"))
+        if name in rows[place]:
+            before = path.read_bytes()
+            write_jsonl(path, [*rows[:place], rows[place] | {name: value}, *rows[place + 1 :]])
+            for how in ({}, {"dry_run": True}):
+                with pytest.raises(InputError, match=rf"{path.name}:{place + 1}: '{name}' is .*; move the line out"):
+                    run(flags(**how))
+            path.write_bytes(before)
+    if name == "continued":
+        write_jsonl(output, [row | {name: value} for row in read_jsonl(output)])
+        with pytest.raises(InputError, match=r"x\.jsonl:1: 'continued' is 5"):
+            run(flags())
+
+
+def test_whole_numbers_that_pandas_wrote_with_a_point_are_read(flags, output: Path):
+    run(flags())
+    numbers = ("run", "attempt", "seed", "completion_tokens", "prompt_tokens")
+    for path in (output, side_path(output, "attempts.jsonl")):
+        odd = [row | {name: float(row[name]) for name in numbers} | {"thinking": None} for row in read_jsonl(path)]
+        write_jsonl(path, odd)
+    assert run(flags()).submitted == 0
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "named"),
+    [
+        ("sessions", 5, "'sessions' is 5"),
+        ("sessions", None, "'sessions' is None"),
+        ("sessions", [{"seconds": 1}], "sessions: no 'tokens'"),
+        ("sessions", [3], "sessions: 3 instead of an object"),
+        ("template_time", 3, "'template_time' is 3"),
+        ("samples", {"n": None}, "samples: 'n' is None"),
+        ("samples", [], r"'samples' is \[\]"),
+        ("spared", "8", "'spared' is '8'"),
+        ("config", 1, "'config' is 1"),
+        (None, [], "list instead of an object"),
+    ],
+)
+def test_a_field_of_another_kind_in_run_json_is_named(
+    flags, output: Path, field: str | None, value: object, named: str
+):
+    run(flags())
+    path = side_path(output, "run.json")
+    found = json.loads(path.read_text())
+    path.write_text(json.dumps(value if field is None else found | {field: value}))
+    for read in (lambda: run(flags()), lambda: read_sampling(output)):
+        with pytest.raises(
+            InputError, match=rf"x\.run\.json: not what infer_longcot\.py wrote \({named}\); put its own"
+        ):
+            read()
+    path.write_text(json.dumps(found | {"template_time": "yesterday"}))
+    with pytest.raises(InputError, match=r"x\.run\.json: not what infer_longcot\.py wrote \('template_time' is 'yest"):
+        run(flags())
+
+
+@pytest.mark.parametrize(("changed", "said"), [({"temperature": 0.1}, r"temperature 0\.1, here 0\.8"),
+                                               ({"top_k": 20}, "top_k 20, here 0"),
+                                               ({"seed": 5}, r"seed \d+, here \d+")])  # fmt: skip
+def test_rows_of_another_run_are_named(flags, output: Path, tmp_path: Path, changed: dict, said: str):
+    """Also where no journal is there to tell them."""
+    run(flags())
+    run(flags(output_path=tmp_path / "y.jsonl", **changed))
+    (tmp_path / "y.jsonl").rename(output)
+    side_path(output, "attempts.jsonl").unlink()
+    with pytest.raises(InputError, match=rf"x\.jsonl:1: a sample of another run \({said}\); move the line out"):
+        run(flags())
+
+
+def test_what_leaves_samples_out_is_named(flags, output: Path):
+    run(flags())
+    with pytest.raises(InputError, match=r"x\.attempts\.jsonl:\d+: .* which --limit 2 leaves out, .*; drop --limit"):
+        run(flags(limit=2))
+    rows = read_jsonl(output)
+    write_jsonl(output, [rows[0] | {"run": 7}, *rows[1:]])
+    with pytest.raises(InputError, match=r"holds run 7 of .*, which --n 4 excludes; raise --n to 8, or use another"):
+        run(flags())
+
+
+def test_a_changed_chat_template_is_named(flags, output: Path, tmp_path: Path, checkpoint: Path):
+    own = shutil.copytree(checkpoint, tmp_path / "model")
+    how = {"model_path": own, "use_chat_template": True}
+    run(flags(**how))
+    [template] = own.glob("chat_template*")
+    template.write_text("{{- '# v2' }}" + template.read_text())
+    with pytest.raises(
+        InputError, match=r"x\.jsonl:1: .* chat template tokenizer:\w+, now tokenizer:\w+; put that back"
+    ):
+        run(flags(**how))
+
+
+@pytest.mark.parametrize("lost", ["jsonl", "attempts.jsonl"])
+def test_a_dry_run_counts_what_a_rerun_would_find(flags, output: Path, lost: str, capsys):
+    run(flags())
+    (output if lost == "jsonl" else side_path(output, lost)).unlink()
+    run(flags(dry_run=True))
+    assert f"= 32, {0 if lost == 'jsonl' else 32} done" in capsys.readouterr().out
+
+
+def test_attempts_at_an_edited_prompt_do_not_count(flags, output: Path, tmp_path: Path, caplog):
+    """Of a run that was killed before any was valid, so that no row tells the prompt."""
+
+    def stop(_: object) -> tuple[str, str, int]:
+        raise KeyboardInterrupt
+
+    def bad_once(request: Request) -> tuple[str, str, int]:
+        return ("no answer", "stop", 3) if request.attempt == 0 else stop(request)
+
+    with pytest.raises(KeyboardInterrupt):
+        infer_longcot.main(flags(n=1), make_backend=lambda plan: ScriptedBackend(4, write=bad_once))
+    assert read_jsonl(side_path(output, "attempts.jsonl"))
+    problems = tmp_path / "problems.jsonl"
+    problems.write_text(problems.read_text().replace("Find", "Seek"))
+    run(flags(n=1))
+    assert "attempt(s) were sent another prompt; not counted" in caplog.text
+    run(flags(n=1, output_path=tmp_path / "y.jsonl"))
+    assert comparable(output) == comparable(tmp_path / "y.jsonl")
+
+
+def test_a_character_streamed_in_halves_is_one(flags, output: Path):
+    """Two events, "\\ud83d" and "\\ude00", as servers of UTF-16 strings send them; the row gives back one emoji."""
+
+    def in_halves(request: Request) -> tuple[str, str, int]:
+        return "so \ud83d\ude00 and \ud83d\n</think>\n\\boxed{1}", "stop", 9
+
+    assert infer_longcot.main(flags(), make_backend=lambda plan: ScriptedBackend(8, write=in_halves)) == 0
+    path = side_path(output, "attempts.jsonl")
+    old = zlib.crc32("<think>\nso \ud83d\ude00 and \ud83d\n</think>\n\\boxed{1}".encode("utf-8", "surrogatepass"))
+    for changed in ({}, {"completion_crc": old}):  # what earlier versions summed
+        write_jsonl(path, [row | changed for row in read_jsonl(path)])
+        assert run(flags()).submitted == 0
 
 
 def test_problems_may_be_reordered_and_added(flags, output: Path, tmp_path: Path):

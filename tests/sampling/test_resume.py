@@ -103,8 +103,43 @@ def test_more_runs_extend_a_finished_one(flags, tmp_path: Path):
     assert comparable(tmp_path / "x.jsonl")[: len(few)] == few
     run(flags(n=5, output_path=tmp_path / "y.jsonl"))
     assert comparable(tmp_path / "x.jsonl") == comparable(tmp_path / "y.jsonl")
-    with pytest.raises(InputError, match="--n 4 would drop"):
+    with pytest.raises(InputError, match="--n 4 would drop samples: raise --n to 5, or use another"):
         run(flags(n=4))
+
+
+def test_a_run_that_made_nothing_binds_nobody(flags, tmp_path: Path):
+    """Begun with a wrong flag, and no server was there: what it would have made is not on disk."""
+
+    def no_server(plan):
+        raise InputError("--base_url: cannot be reached")
+
+    def begin(**changed: object) -> None:
+        with pytest.raises(InputError, match="cannot be reached"):
+            infer_longcot.main(flags(**changed), make_backend=no_server)
+
+    begin(temperature=0.1, n=40)
+    assert run(flags(n=2)) == 0
+    begin(n=40)
+    assert run(flags(n=2)) == 0
+    assert json.loads((tmp_path / "x.run.json").read_text())["samples"]["n"] == 2
+    with pytest.raises(InputError, match="raise --n to 2, or use another"):
+        run(flags(n=1))
+    with pytest.raises(InputError, match=r"temperature was 0\.8"):
+        run(flags(n=2, temperature=0.1))
+
+
+def test_another_model_on_the_servers_is_another_model(flags, tmp_path: Path):
+    """Also where an older run.json names --model_path for it."""
+    asked = {"model_path": "mine", "base_url": "http://nowhere", "n": 1}
+    assert run(flags(**asked, served_model_name="a")) == 0
+    path = tmp_path / "x.run.json"
+    for model in ("a", "mine"):
+        info = json.loads(path.read_text())
+        info["samples"]["model"] = model
+        path.write_text(json.dumps(info))
+        with pytest.raises(InputError, match="model was 'a', now 'b'"):
+            run(flags(**asked | {"n": 2}, served_model_name="b"))
+    assert run(flags(**asked, served_model_name="a")) == 0
 
 
 def test_the_format_may_change(flags, tmp_path: Path):
@@ -203,10 +238,34 @@ def test_placement_may_change(flags):
 def test_overwrite_keeps_the_old_files(flags, tmp_path: Path):
     run(flags(n=1))
     old = (tmp_path / "x.jsonl").read_bytes()
+    (tmp_path / "x.attempts.damaged.jsonl").write_text("torn\n")
     assert run(flags(n=1, seed=5, overwrite=True)) == 0
     assert (tmp_path / "x.jsonl").read_bytes() != old
-    assert len(list(tmp_path.glob("x.old-*"))) == 3
+    assert len(list(tmp_path.glob("x.old-*"))) == 4
     assert next(tmp_path.glob("x.old-*[0-9].jsonl")).read_bytes() == old
+
+
+@pytest.mark.parametrize("renames", range(1, 4))
+def test_an_overwrite_that_is_killed_leaves_nothing_of_unknown_origin(flags, tmp_path, monkeypatch, renames: int):
+    """Whatever is left of a run is told by its run.json, which goes last; chains under way go first."""
+    run(flags(n=1))
+    (tmp_path / "x.partial.jsonl").write_text("left\n")
+    rename, renamed = Path.rename, []
+
+    def rename_some(path: Path, target: Path) -> Path:
+        if len(renamed) == renames:
+            raise KeyboardInterrupt
+        renamed.append(path.name)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename_some)
+    with pytest.raises(KeyboardInterrupt):
+        run(flags(n=1, overwrite=True))
+    assert renamed[0] == "x.partial.jsonl"
+    assert (tmp_path / "x.run.json").exists()
+    if renames < 3:
+        with pytest.raises(InputError, match="seed was 0, now 5"):
+            run(flags(n=1, seed=5))
 
 
 def test_files_of_unknown_origin_are_refused(flags, tmp_path: Path):

@@ -96,6 +96,16 @@ def test_every_sample_has_a_score_for_each_token(flags, tmp_path: Path):
         assert unknown == (min(closing, len(scores) - 150) if "thought_closed" in row else 0)
 
 
+def test_samples_that_were_made_without_are_counted(flags, tmp_path: Path, caplog):
+    output = tmp_path / "x.jsonl"
+    for n, asked, lacking in ((1, False, None), (1, True, 5), (3, True, 5), (3, True, 5)):
+        caplog.clear()
+        how = flags(output, n=n, save_logprobs=asked)
+        assert infer_longcot.main(how, make_backend=lambda plan: TokenBackend(TOKENIZER)) == 0
+        said = f"--save_logprobs: {lacking} sample(s) were made without it; x.logprobs.jsonl has none of them"
+        assert (said in caplog.text) == (lacking is not None)
+
+
 @pytest.mark.parametrize("segment_len", [None, 64])
 def test_scores_outlive_kills_like_the_tokens_they_are_of(flags, tmp_path: Path, monkeypatch, segment_len: int | None):
     """The made scores follow from a request's seed and the place in it, so a wrong join would show."""
@@ -150,6 +160,17 @@ def test_grades_say_how_sure_the_model_was_and_a_damaged_line_is_left_out(flags,
         assert (grade.extra.get("mean_logprob") is not None) == known
         assert not known or grade.extra["mean_entropy"] == -grade.extra["mean_logprob"]
     assert read_scores(tmp_path / "nowhere.jsonl") == {}
+
+    def scored_rows(rows: list[dict]) -> int:
+        write_jsonl(path, rows)
+        return sum("mean_logprob" in grade.extra for grade in score_math_file(output, None, "strict", 12).grades)
+
+    rows = [json.loads(line) for line in lines]
+    older = [{name: value for name, value in row.items() if name != "completion_crc"} for row in rows]
+    assert scored_rows(rows) == scored_rows(older) == len(rows)
+    assert scored_rows([row | {"completion_crc": row["completion_crc"] ^ 1} for row in rows]) == 0  # of another run
+    assert scored_rows([row | TokenScores().pack() for row in older]) == 0
+    write_jsonl(path, rows)
 
     write_scores(scored, {})
     sections = draw_figures([load_evaluation("m", tmp_path)])
