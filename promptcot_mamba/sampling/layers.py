@@ -97,7 +97,9 @@ def layer_kinds(config: Config) -> list[str]:
 
 
 def _all_kinds(config: Config) -> list[str]:
-    layers = size_of(config, "num_hidden_layers")
+    named = config.get("layers_block_type") or config.get("hybrid_override_pattern") or config.get("layer_types") or ()
+    # transformers 5 writes a Nemotron-H's layers by their kinds alone.
+    layers = int(config.get("num_hidden_layers") or len(named) or size_of(config, "num_hidden_layers"))
     if config.get("model_type") in ("mamba2", "mamba", "falcon_mamba") or "ssm_cfg" in config:
         return [STATE] * layers
     if config.get("model_type") == "falcon_h1":  # every layer has both
@@ -113,7 +115,6 @@ def _all_kinds(config: Config) -> list[str]:
     linear = config.get("linear_attn_config")
     if linear and "layer_types" not in config:  # Kimi Linear, counted from 1
         return [ATTENTION if layer + 1 in linear["full_attn_layers"] else STATE for layer in range(layers)]
-    named = config.get("layers_block_type") or config.get("hybrid_override_pattern") or config.get("layer_types")
     if named:
         return [_KINDS.get(str(kind).lower(), ATTENTION) for kind in named]
     if every := config.get("attn_layer_period"):  # Jamba

@@ -69,7 +69,7 @@ def test_a_hybrid_counts_its_few_attention_layers_and_its_states():
         ({"num_hidden_layers": 2, "model_type": "mamba2"}, ["state"] * 2),
         ({"n_layer": 2, "ssm_cfg": {}}, ["state"] * 2),
         ({"num_hidden_layers": 2, "model_type": "falcon_h1"}, ["both"] * 2),
-        ({"num_hidden_layers": 2, "layers_block_type": ["mamba", "attention"]}, ["state", "attention"]),
+        ({"layers_block_type": ["mamba", "attention"]}, ["state", "attention"]),
     ],
 )  # fmt: skip
 def test_layers_are_told_apart_as_configs_name_them(config: dict, kinds: list[str]):
