@@ -254,16 +254,6 @@ def require_served(checkpoint: Checkpoint) -> None:
             f"{where}: Mamba-2 in {checkpoint.layout}'s layout, which vLLM does not read; convert it with "
             f"python -m scripts.convert_checkpoint --input_path {checkpoint.path} --output_path FOLDER"
         )
-    if (checkpoint.path / "mamba_config.json").exists():  # beside a config.json that says Llama
-        raise InputError(
-            f"{where}: mamba_config.json: a hybrid of Mamba and attention in M1's layout, which vLLM does not read; "
-            "serve it by its own code and give --base_url and its name"
-        )
-    if former := [name for name in config.get("architectures") or [] if name in FORMER_HYBRIDS]:
-        raise InputError(
-            f"{where}: {former[0]}, which vLLM had until 0.23.0; serve it by that version or its own code and give "
-            "--base_url and its name"
-        )
     # JSON has no infinity: transformers writes {"__float__": "Infinity"}, earlier versions Infinity.
     limit = [bound["__float__"] if isinstance(bound, dict) else bound for bound in config.get("time_step_limit") or []]
     if checkpoint.is_mamba2 and limit and (float(limit[0]) > 0 or float(limit[1]) < float("inf")):
@@ -273,6 +263,21 @@ def require_served(checkpoint: Checkpoint) -> None:
         )
     if checkpoint.is_mamba2 and (activation := config.get("hidden_act", "silu")) not in ("silu", "swish"):
         raise InputError(f"{where}: hidden_act {activation}: a Mamba-2's is silu, in every engine")
+
+
+def require_in_vllm(checkpoint: Checkpoint) -> None:
+    """Raise InputError for a hybrid that the installed vLLM does not have; a server may be another."""
+    where, config = f"--model_path {checkpoint.path}", checkpoint.config
+    if (checkpoint.path / "mamba_config.json").exists():  # beside a config.json that says Llama
+        raise InputError(
+            f"{where}: mamba_config.json: a hybrid of Mamba and attention in M1's layout, which vLLM does not read; "
+            "serve it by its own code and give --base_url"
+        )
+    if former := [name for name in config.get("architectures") or [] if name in FORMER_HYBRIDS]:
+        raise InputError(
+            f"{where}: {former[0]}, which vLLM had until 0.23.0; serve it by that version or its own code and give "
+            "--base_url"
+        )
 
 
 def load_tokenizer(path: str | Path, flag: str = "--model_path") -> Any:

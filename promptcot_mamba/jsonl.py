@@ -109,7 +109,7 @@ def _dump_fields(row: Row) -> Iterator[bytes]:
         if short:
             yield json.dumps(short, ensure_ascii=False, allow_nan=False)[1:-1].encode()
             short = {}
-        yield json.dumps(name, ensure_ascii=False).encode() + b": " + msgspec.json.encode(value)
+        yield json.dumps({name: ""}, ensure_ascii=False)[1:-3].encode() + msgspec.json.encode(value)
     if short:
         yield json.dumps(short, ensure_ascii=False, allow_nan=False)[1:-1].encode()
 

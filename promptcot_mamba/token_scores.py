@@ -127,7 +127,6 @@ def read_scores(path: Path) -> dict[tuple[str, int], dict[str, Any]]:
                 found[key] = {
                     "attempt": row["attempt"],
                     "completion_crc": row.get("completion_crc"),
-                    "tokens": row["tokens"],
                     "mean_logprob": mean(scores.logprobs),
                     "mean_entropy": mean(scores.entropies),
                 }

@@ -154,12 +154,10 @@ def missing_runs(predictions: Iterable[Prediction], expected: int) -> dict[str, 
 
 
 def _is_scored_by(prediction: Prediction, scores: Row) -> bool:
-    """Whether log-probabilities are of this very text; lines that are older than the checksum have its tokens."""
-    if scores["attempt"] != prediction.row.get("attempt", 0):
-        return False
-    if scores["completion_crc"] is not None:
-        return bool(scores["completion_crc"] == checksum(prediction.completion))
-    return bool(scores["tokens"] == prediction.row.get("completion_tokens", scores["tokens"]))
+    """Whether log-probabilities are of this very text; of lines that are older than the checksum, of its attempt."""
+    crc = scores["completion_crc"]
+    is_attempt = scores["attempt"] == prediction.row.get("attempt", 0)
+    return bool(is_attempt and crc in (None, checksum(prediction.completion)))
 
 
 def add_confidence(path: str | Path, predictions: Sequence[Prediction], grades: Sequence[Grade]) -> None:

@@ -49,6 +49,7 @@ class Answer:
     token_ids: Sequence[int] | None = None
     reasoning: str | None = None
     note: str = ""
+    tells_reason: bool = False  # the server does; else it was guessed
     may_be_half: bool = False  # streamed to its end, but no reason for that was said
 
 
@@ -144,7 +145,7 @@ def read_completion(answer: dict[str, Any], max_tokens: int, scores: TokenScores
     reason = REFUSED if refusal and not text else finish_reason(told, tokens, max_tokens)
     note = str(refusal or told) if reason == REFUSED else ""
     may_be_half = STREAMED in answer and not told and reason == STOP
-    return Answer(text, reason, prompt_tokens, tokens, ids, thought, note, may_be_half)
+    return Answer(text, reason, prompt_tokens, tokens, ids, thought, note, bool(told), may_be_half)
 
 
 def read_score(answer: dict[str, Any], ids: Sequence[int], start: int, url: str) -> float:
@@ -214,7 +215,7 @@ async def read_stream(
     reason = REFUSED if refusal and not text else finish_reason(told, tokens, max_tokens)
     note = refusal or REFUSED if reason == REFUSED else ""
     may_be_half = not told and reason == STOP
-    return Answer(text, reason, prompt_tokens, tokens, told_ids, thought, note, may_be_half)
+    return Answer(text, reason, prompt_tokens, tokens, told_ids, thought, note, bool(told), may_be_half)
 
 
 def _ids_of(choice: dict[str, Any]) -> array:

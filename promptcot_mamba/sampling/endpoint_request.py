@@ -56,9 +56,10 @@ class Asker:
             try:
                 return await self._complete(endpoint, pending), None
             except RejectedError as error:  # `transformers serve` takes no field that it does not know
-                if "return_token_ids" not in str(error):
+                flags = self.settings.cuts_by or ("--stop_on_loop" if self.sampling.stop_on_loop else "")
+                if not flags or "return_token_ids" not in str(error):
                     raise
-                raise no_token_ids(self.settings.cuts_by or "--stop_on_loop", endpoint.url) from error
+                raise no_token_ids(flags, endpoint.url) from error
         nothing = Answer("", LENGTH, len(request.prompt_ids or ()), 0)
         async with self._pool.post(endpoint, "completions", score_payload(request, endpoint.model)) as response:
             said = parse_object(await read_body(response.content), endpoint.url)
@@ -102,7 +103,7 @@ class Asker:
         """Raise where a stream that ended without a reason for that is half an answer: a gateway lost the server behind
         it. Some never say one; they are believed from the third such answer on."""
         if not answer.may_be_half:
-            endpoint.says_reasons = True
+            endpoint.says_reasons |= answer.tells_reason
             return
         if answer.token_ids and answer.token_ids[-1] in self.sampling.stop_token_ids:
             return

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from promptcot_mamba.chat_format import closing_mark, marks_hold
-from promptcot_mamba.checkpoint import Checkpoint, load_tokenizer, read_checkpoint, require_served
+from promptcot_mamba.checkpoint import Checkpoint, load_tokenizer, read_checkpoint, require_in_vllm, require_served
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import log_once, logger
 from promptcot_mamba.records import Problem
@@ -155,6 +155,7 @@ def _check_model(args: SamplingArguments, checkpoint: Checkpoint) -> None:
     if args.use_mamba2 is not None and args.use_mamba2 != checkpoint.is_mamba2:
         raise InputError(f"--use_mamba2 {args.use_mamba2}: {args.model_path} holds a {kind!r} model")
     if not args.base_url:
+        require_in_vllm(checkpoint)
         rope_overrides(checkpoint, args.rope)
         _check_parts(args.tensor_parallel_size, checkpoint)
         _check_state_dtype(args, checkpoint)

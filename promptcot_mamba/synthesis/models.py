@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from promptcot_mamba.chat_format import marks_hold
-from promptcot_mamba.checkpoint import load_tokenizer, read_checkpoint, require_served
+from promptcot_mamba.checkpoint import load_tokenizer, read_checkpoint, require_in_vllm, require_served
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.sampling.backend import SamplingSettings
 from promptcot_mamba.sampling.capacity import find_device, plan_capacity
@@ -160,6 +160,7 @@ class VllmModel(TextModel):
         assert settings.model_path is not None  # else it has servers
         self.checkpoint = read_checkpoint(settings.model_path)
         require_served(self.checkpoint)
+        require_in_vllm(self.checkpoint)
         super().__init__(name, settings)
         del self.identity["served_model_name"]
         self.identity["fingerprint"] = self.checkpoint.fingerprint()

@@ -256,12 +256,16 @@ def test_hours_of_work_are_no_outage():
     assert troubles.broke(now, now + 5) == 0
 
 
+FULL = ""  # no reason is said, and all tokens that were allowed are counted
+
+
 @pytest.mark.parametrize(
-    ("reasons", "taken"),  # of the answers in order of time; which of them are taken, by two requests
+    ("reasons", "taken"),  # of the answers in order of time; which of them are taken
     [
         ([None, "stop", "stop"], [1, 2]),
         (["stop", *[None] * 5, "stop"], [0, 6]),
         ([None] * 4, [2, 3]),
+        ([None, None, None, FULL, None], [2, 3, 4]),  # that the third was cut off tells by its tokens alone
     ],
 )
 @pytest.mark.parametrize("unasked", [True, False])
@@ -275,7 +279,7 @@ def test_half_a_stream_with_a_whole_streams_end_is_asked_for_again(reasons: list
         for event in (
             {"choices": [{"index": 0, "delta": {"content": "answer "}}]},
             {"choices": [{"index": 0, "delta": {"content": str(n)}, "finish_reason": reasons[n]}]},
-            {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}},
+            {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4000 if reasons[n] is FULL else 2}},
         ):
             await response.write(f"data: {json.dumps(event)}\n\n".encode())
         await response.write(b"data: [DONE]\n\n")
@@ -284,8 +288,9 @@ def test_half_a_stream_with_a_whole_streams_end_is_asked_for_again(reasons: list
     got: list[Generated] = []
     with serving(answer) as server:
         extra = {} if unasked else {"stream": True}
-        sample([server.url], requests(range(2)), got, chat=True, concurrency=1, extra_body=extra)
-    assert sorted((each.text, each.finish_reason) for each in got) == [(f"answer {n}", STOP) for n in taken]
+        sample([server.url], requests(range(len(taken))), got, chat=True, concurrency=1, extra_body=extra)
+    ends = [(f"answer {n}", LENGTH if reasons[n] is FULL else STOP) for n in taken]
+    assert sorted((each.text, each.finish_reason) for each in got) == ends
     assert len(server.bodies) == len(reasons)
 
 
