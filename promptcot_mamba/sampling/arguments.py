@@ -203,10 +203,10 @@ class SamplingArguments:
 def _read_template(told: str) -> str:
     """The template itself, or the text of a file, as vLLM's --chat-template is told; out of its JSON where it is the
     `chat_template.json` of an older multimodal repository. Raises InputError for a file or JSON that holds none."""
-    text = told
+    text, shown = told, told[:80]
     if not set("{}\n") & set(told):
         try:
-            text = Path(told).read_text(encoding="utf-8")
+            text, shown = Path(told).read_text(encoding="utf-8"), told
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(
                 f"--chat_template {told}: neither a file that can be read nor a template ({error})"
@@ -217,7 +217,7 @@ def _read_template(told: str) -> str:
         return text
     template = found.get("chat_template") if isinstance(found, dict) else None
     if not isinstance(template, str):
-        raise InputError(f'--chat_template {told[:80]}: JSON without a text "chat_template"; give the template itself')
+        raise InputError(f'--chat_template {shown}: JSON without a text "chat_template"; give the template itself')
     return template
 
 
