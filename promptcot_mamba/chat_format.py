@@ -7,6 +7,7 @@ begin with it; `join` keeps exactly one whichever side holds it.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 from promptcot_mamba.chat_markup import Part, Parts, Turn, find_rendered
@@ -312,12 +313,17 @@ def rewrite_thought(text: str, thinking: str = "auto") -> str | None:
     return None if marks is None else _rewrite(text.lstrip().removeprefix(marks.begin), marks)
 
 
-def _known_marks(thinking: str, *texts: str) -> list[Marks]:
+@cache
+def _listed_marks(thinking: str) -> tuple[Marks, ...]:
+    return tuple(marks for name, forms in _OTHER_MARKS.items() if thinking in ("auto", name) for marks in forms)
+
+
+def _known_marks(thinking: str, *texts: str) -> Sequence[Marks]:
     """The marks of `thinking`, of all ways with "auto"; Hunyuan's with the suffix that these texts have."""
-    known = [marks for name, forms in _OTHER_MARKS.items() if thinking in ("auto", name) for marks in forms]
+    known = _listed_marks(thinking)
     if thinking in ("auto", "hunyuan"):
         found = (_HUNYUAN.search(text) for text in texts)
-        known += [Marks(f"<think{one[1]}>", (f"</think{one[1]}>",)) for one in found if one]
+        known += tuple(Marks(f"<think{one[1]}>", (f"</think{one[1]}>",)) for one in found if one)
     return known
 
 

@@ -24,6 +24,7 @@ from promptcot_mamba.log import logger
 Row = dict[str, Any]
 # What flock says where a file system has none: Lustre without -o flock, NFS without lockd, some FUSE.
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
+_dump_short = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode  # `json.dumps` makes one each time
 LONG_TEXT = 2048  # characters of a text that msgspec writes sooner than json, its place in the line included
 
 
@@ -34,6 +35,14 @@ def decode_json(data: AnyStr, strict: Callable[[AnyStr], Any] = json.loads) -> A
         return msgspec.json.decode(data)
     except (ValueError, RecursionError):
         return strict(data)
+
+
+def dump_json(value: Any) -> bytes:
+    """A value as JSON without blanks, in UTF-8; NaN is null there, and a lone surrogate is escaped."""
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        return json.dumps(value, separators=(",", ":")).encode()
 
 
 def iter_jsonl(path: str | Path) -> Iterator[tuple[int, Row]]:
@@ -95,7 +104,7 @@ def dump_row(row: Row) -> bytes:
     try:
         if any(type(value) is str and len(value) >= LONG_TEXT for value in row.values()):
             return b"{" + b", ".join(_dump_fields(row)) + b"}\n"
-        return json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        return _dump_short(row).encode() + b"\n"
     except UnicodeEncodeError:
         return json.dumps(row, ensure_ascii=True, allow_nan=False).encode() + b"\n"
 
@@ -107,11 +116,11 @@ def _dump_fields(row: Row) -> Iterator[bytes]:
             short[name] = value
             continue
         if short:
-            yield json.dumps(short, ensure_ascii=False, allow_nan=False)[1:-1].encode()
+            yield _dump_short(short)[1:-1].encode()
             short = {}
         yield json.dumps({name: ""}, ensure_ascii=False)[1:-3].encode() + msgspec.json.encode(value)
     if short:
-        yield json.dumps(short, ensure_ascii=False, allow_nan=False)[1:-1].encode()
+        yield _dump_short(short)[1:-1].encode()
 
 
 def join_halves(text: str) -> str:

@@ -55,6 +55,7 @@ def examine(args: Arguments) -> Iterator[Finding]:
     yield system.check_caches(os.environ, cuda)
     yield system.check_shared_memory()
     yield system.check_open_files()
+    yield system.check_bytecode()
     yield from system.check_slurm(os.environ)
     if not args.quick:
         from promptcot_mamba.doctor.collectives import check_collectives

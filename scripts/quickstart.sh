@@ -7,6 +7,12 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+# Many containers are told to leave no bytecode; then each start of vLLM compiles for half a minute. It goes to .venv.
+if [ -n "${PYTHONDONTWRITEBYTECODE:-}" ]; then
+    unset PYTHONDONTWRITEBYTECODE
+    export PYTHONPYCACHEPREFIX="${PYTHONPYCACHEPREFIX:-$(realpath "${VENV:-.venv}")/bytecode}"
+fi
+
 started=$SECONDS
 bash scripts/setup.sh
 echo "== set-up: $((SECONDS - started)) s"

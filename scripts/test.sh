@@ -12,6 +12,11 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" TOKENIZERS_PARALLELISM=false
+# Many containers are told to leave no bytecode; then each start of vLLM compiles for half a minute. It goes to .venv.
+if [ -n "${PYTHONDONTWRITEBYTECODE:-}" ]; then
+    unset PYTHONDONTWRITEBYTECODE
+    export PYTHONPYCACHEPREFIX="${PYTHONPYCACHEPREFIX:-$(realpath "${VENV:-.venv}")/bytecode}"
+fi
 if [ "${1:-}" = --cluster ]; then
     shift
     exec "${VENV:-.venv}/bin/python" -m pytest -m slow -rs --durations=0 tests/cluster "$@"

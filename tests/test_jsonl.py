@@ -21,6 +21,7 @@ from promptcot_mamba.jsonl import (
     LONG_TEXT,
     DurableAppender,
     decode_json,
+    dump_json,
     dump_row,
     iter_jsonl,
     read_jsonl,
@@ -81,7 +82,13 @@ def read_or_refuse(read, data: bytes) -> str:
         return "refused"
 
 
+@given(JSON)
+def test_compact_json_holds_the_same(value):
+    assert json.loads(dump_json(value)) == json.loads(json.dumps(value), parse_constant=lambda _: None)
+
+
 def test_lone_surrogates_survive():
+    assert json.loads(dump_json(["\ud800"])) == ["\ud800"]
     assert json.loads(dump_row({"completion": "\ud800"})) == {"completion": "\ud800"}
 
 

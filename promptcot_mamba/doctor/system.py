@@ -1,8 +1,9 @@
-"""Disk, shared memory, open files, memory, and what Slurm gave this job."""
+"""Disk, shared memory, open files, bytecode, memory, and what Slurm gave this job."""
 
 import os
 import resource
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -101,6 +102,14 @@ def check_open_files() -> Finding:
             f"ulimit -n {hard}, and ask for a hard limit of {FILES_LEAST} (limits.conf; docker run --ulimit nofile=...)"
         )
     return Finding("open files", WARNING, f"at most {soft:,} (hard limit {limit})", mend)
+
+
+def check_bytecode() -> Finding:
+    """Whether Python keeps what it compiles of the packages, which set-up leaves to the first import."""
+    if sys.dont_write_bytecode:
+        mend = "unset PYTHONDONTWRITEBYTECODE; PYTHONPYCACHEPREFIX=/a/folder keeps it away from the sources"
+        return Finding("bytecode", WARNING, "not kept: each start of vLLM compiles its packages anew, 25 s", mend)
+    return Finding("bytecode", OK, f"kept {f'in {sys.pycache_prefix}' if sys.pycache_prefix else 'beside the sources'}")
 
 
 def check_memory() -> Finding:

@@ -136,15 +136,19 @@ def parse_object(body: bytes, url: str) -> dict[str, Any]:
     Bytes that are no UTF-8 (halves of characters) are read as U+FFFD. Events in place of an answer that was not to be
     streamed are put together.
     """
-    text = body.decode("utf-8-sig", errors="replace").strip()
-    if text.startswith(("data:", "event:", ":")):
-        return _join_events(text, url)
-    answer = parse_json(text.removesuffix("data: [DONE]"))  # some end any answer so
+    answer = decode_json(body, lambda odd: _parse_odd(odd, url))
     if not isinstance(answer, dict):
         raise BadAnswerError(f"JSON of another kind: {str(answer)[:80]}")
     if answer.get("error") or answer.get("object") == "error":  # the latter is SGLang's
         raise_for_error(url, error_words(body)[1] or 500, body)
     return answer
+
+
+def _parse_odd(body: bytes, url: str) -> Any:
+    text = body.decode("utf-8-sig", errors="replace").strip()
+    if text.startswith(("data:", "event:", ":")):
+        return _join_events(text, url)
+    return parse_json(text.removesuffix("data: [DONE]"))  # some end any answer so
 
 
 def _join_events(text: str, url: str) -> dict[str, Any]:

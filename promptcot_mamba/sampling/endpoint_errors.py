@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import Mapping
 from http.client import responses
-from typing import Any
+from typing import Any, NoReturn
 
 from promptcot_mamba.errors import InputError
 
@@ -136,7 +136,7 @@ def no_token_ids(flags: str, url: str) -> InputError:
     return InputError(f"{flags}: {url} tells no token ids; vLLM and SGLang servers do")
 
 
-def raise_for_error(url: str, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+def raise_for_error(url: str, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> NoReturn:
     """Raise what an answer that is none means; InputError for what no waiting mends. All carry the server's words."""
     words, _ = error_words(body)
     said = f"status {status}: {words[:MOST_WORDS] or responses.get(status, 'without a word')}"

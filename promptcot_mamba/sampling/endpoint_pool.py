@@ -3,8 +3,8 @@
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,6 +14,7 @@ import aiohttp
 from yarl import URL
 
 from promptcot_mamba.errors import InputError
+from promptcot_mamba.jsonl import dump_json
 from promptcot_mamba.log import logger
 from promptcot_mamba.sampling.backend import Request
 from promptcot_mamba.sampling.endpoint_body import parse_json, parse_object, read_body
@@ -168,6 +169,7 @@ class EndpointPool:
                 connector=aiohttp.TCPConnector(limit=0, ssl=tls, force_close=force_close),
                 timeout=aiohttp.ClientTimeout(total=settings.request_seconds, sock_connect=CONNECT_SECONDS),
                 read_bufsize=1 << 20,
+                json_serialize_bytes=dump_json,
                 max_line_size=MOST_HEADER,  # gateways send policies, cookies and limits by the kilobyte
                 max_field_size=MOST_HEADER,
             )
@@ -199,31 +201,29 @@ class EndpointPool:
         endpoint = min(self.endpoints, key=lambda each: (each.away, len(each.tasks)))
         return None if endpoint.away or len(endpoint.tasks) >= self.settings.concurrency else endpoint
 
-    @asynccontextmanager
-    async def post(self, endpoint: Endpoint, path: str, body: dict[str, Any]) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The answer to one POST, its status 200; anything else is raised."""
-        async with self._ask(self._session, "POST", endpoint, path, json=body) as response:
-            if response.status != 200:
-                words = await read_body(response.content, broken_too=True)
-                raise_for_error(endpoint.url, response.status, words, response.headers)
-            yield response
+    async def post(self, endpoint: Endpoint, path: str, body: dict[str, Any]) -> aiohttp.ClientResponse:
+        """The answer to one POST, its status 200, for its caller to close; anything else is raised."""
+        response = await self._ask(self._session, "POST", endpoint, path, json=body)
+        if response.status == 200:
+            return response
+        async with response:
+            words = await read_body(response.content, broken_too=True)
+            raise_for_error(endpoint.url, response.status, words, response.headers)
 
-    @asynccontextmanager
     async def _ask(
         self, session: aiohttp.ClientSession | None, method: str, endpoint: Endpoint, path: str, **how: Any
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    ) -> aiohttp.ClientResponse:
         """Redirects are followed with the same method and body (HTTP clients turn a POST into a GET at 301 and 302);
         the key goes to the first host alone, and never from https to http."""
         assert session is not None  # `open` has made it
         url = URL(f"{endpoint.url}/{path}")
         for _ in range(MOST_REDIRECTS + 1):
             how |= {"headers": self._headers() if endpoint.is_home(url) else {}, "proxy": proxy_for(url)}
-            async with session.request(method, url, allow_redirects=False, **how) as response:
-                if response.status in REDIRECTS and "Location" in response.headers:
-                    url = url.join(URL(response.headers["Location"]))
-                    continue
-                yield response
-                return
+            response = await session.request(method, url, allow_redirects=False, **how)
+            if response.status not in REDIRECTS or "Location" not in response.headers:
+                return response
+            async with response:
+                url = url.join(URL(response.headers["Location"]))
         raise InputError(f"--base_url {endpoint.url}: redirects more than {MOST_REDIRECTS} times, to {url} at last")
 
     def back_off(self, endpoint: Endpoint, trouble: str, at_least: float = 0.0) -> None:
@@ -243,7 +243,7 @@ class EndpointPool:
     async def _identify(self, endpoint: Endpoint) -> None:
         """Learn the server's name for the model; raises InputError if it serves another or too short a context."""
         timeout = aiohttp.ClientTimeout(total=2 * CONNECT_SECONDS, sock_connect=CONNECT_SECONDS)
-        async with self._ask(self._probes, "GET", endpoint, "models", timeout=timeout) as response:
+        async with await self._ask(self._probes, "GET", endpoint, "models", timeout=timeout) as response:
             body = await read_body(response.content, broken_too=response.status != 200)
             if response.status in NO_MODELS:
                 self._take_at_its_word(endpoint, "has no /models")

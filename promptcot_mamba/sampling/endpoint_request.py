@@ -61,7 +61,7 @@ class Asker:
                     raise
                 raise no_token_ids(flags, endpoint.url) from error
         nothing = Answer("", LENGTH, len(request.prompt_ids or ()), 0)
-        async with self._pool.post(endpoint, "completions", score_payload(request, endpoint.model)) as response:
+        async with await self._pool.post(endpoint, "completions", score_payload(request, endpoint.model)) as response:
             said = parse_object(await read_body(response.content), endpoint.url)
         return nothing, read_score(said, request.prompt_ids or (), request.score_from, endpoint.url)
 
@@ -76,7 +76,7 @@ class Asker:
         stream = self.sampling.stop_on_loop or (settings.stream and asks_ids) or bool(settings.extra_body.get("stream"))
         body = self._body(endpoint, request, asks_ids=asks_ids, stream=stream)
         self._say_dropped(endpoint, endpoint.owner)
-        async with self._pool.post(endpoint, "chat/completions" if chat else "completions", body) as response:
+        async with await self._pool.post(endpoint, "chat/completions" if chat else "completions", body) as response:
             if not stream:
                 said = parse_object(await read_body(response.content), endpoint.url)
                 if not chat:
@@ -91,7 +91,7 @@ class Asker:
         self._doubt_half(endpoint, pending, answer)
         if answer.finish_reason == STOP and settings.extra_body.get("stop"):
             answer = replace(answer, token_ids=None)  # they hold the words that stopped it, its text does not
-        if answer.token_ids is None:
+        if answer.token_ids is None and request.kept:
             answer = replace(answer, text=self.kept_text(request) + answer.text)
         return answer
 

@@ -9,7 +9,6 @@ Eight bytes a planned sample are all that is held in memory.
 
 from __future__ import annotations
 
-import json
 import re
 import zlib
 from array import array
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.jsonl import DurableAppender, Row, checksum, decode_json, replace_atomically
+from promptcot_mamba.jsonl import DurableAppender, Row, checksum, decode_json, dump_json, replace_atomically
 from promptcot_mamba.log import logger
 from promptcot_mamba.records import Problem, Sample, derive_seed, sample_fields, ungroup
 from promptcot_mamba.run_info import side_path
@@ -408,4 +407,4 @@ def _journal_line(sample: Sample) -> bytes:
     row = {name: getattr(sample, name) for name in _JOURNAL_FIELDS}
     if not sample.format_valid:
         row["finish_reason"] = sample.finish_reason
-    return json.dumps(row | {CHECKSUM: checksum(sample.completion)}, separators=(",", ":")).encode() + b"\n"
+    return dump_json(row | {CHECKSUM: checksum(sample.completion)}) + b"\n"

@@ -49,8 +49,8 @@ COLUMNS = (
 class CostArguments:
     kilobytes: list[int] = flag("lengths of a completion", factory=lambda: [1, 200], least=1)
     megabytes: int = flag("of text in the shorter run of a pair, at most", default=100, least=1)
-    most_samples: int = flag("in the shorter run of a pair", default=2000, least=50)
-    repeats: int = flag("pairs of runs; medians are shown", default=3, least=1)
+    most_samples: int = flag("in the shorter run of a pair", default=5000, least=50)
+    repeats: int = flag("pairs of runs; medians are shown", default=5, least=1)
     record: str = "docs/records/sampling_cost.json"
 
 

@@ -349,6 +349,14 @@ def test_small_shared_memory_full_disks_and_few_files(tmp_path: Path, monkeypatc
     assert "ulimit -n 1024, and ask for a hard limit of 4096" in system.check_open_files().mend
 
 
+def test_bytecode_that_is_not_kept(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(system.sys, "dont_write_bytecode", True)
+    assert "unset PYTHONDONTWRITEBYTECODE" in system.check_bytecode().mend
+    monkeypatch.setattr(system.sys, "dont_write_bytecode", False)
+    monkeypatch.setattr(system.sys, "pycache_prefix", "/somewhere")
+    assert (system.check_bytecode().status, system.check_bytecode().found) == (OK, "kept in /somewhere")
+
+
 def test_slurm_without_cpus_for_its_tasks():
     job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2", "SLURM_NTASKS": "16", "SLURM_GPUS_ON_NODE": "8"}
     assert [finding.status for finding in system.check_slurm(job)] == [OK, WARNING]

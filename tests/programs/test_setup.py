@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -367,3 +368,22 @@ def test_torch_comes_as_a_cpu_build_only_and_its_index_is_asked_for_nothing_else
     assert torch_calls
     assert all("+cpu" in call for call in torch_calls)
     assert ["--index-url" in call for call in calls] == ["+cpu" in call and "--no-index" not in call for call in calls]
+
+
+@pytest.mark.parametrize("script", ["test.sh", "quickstart.sh"])
+@pytest.mark.parametrize("forbidden", ["1", ""])
+def test_bytecode_is_kept_apart_where_it_may_not_stand_beside_sources(tmp_path: Path, script: str, forbidden: str):
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(ROOT / "scripts" / script, tmp_path / "scripts")
+    (tmp_path / "scripts/setup.sh").touch()
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/bin/python").write_text(
+        '#!/bin/sh\necho "forbidden=$PYTHONDONTWRITEBYTECODE at=$PYTHONPYCACHEPREFIX"\n', encoding="utf-8"
+    )
+    (tmp_path / ".venv/bin/python").chmod(0o755)
+    environment = {"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": forbidden}
+    done = subprocess.run(
+        ["bash", f"scripts/{script}"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+    )
+    place = f"{tmp_path}/.venv/bytecode" if forbidden else ""
+    assert f"forbidden= at={place}\n" in done.stdout, done.stderr
