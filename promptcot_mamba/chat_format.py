@@ -280,16 +280,22 @@ def read_completion(prompt: str, text: str, thinking: str = "auto", reasoning: s
     completion = with_open_thought(prompt, text)
     if completion.lstrip().startswith(THINK_START):
         return completion, "think"
-    if THINK_END in completion or thinking == "think" or (thinking == "auto" and _thinks_late(completion)):
+    if THINK_END in completion or thinking == "think" or _thinks_late(completion, thinking):
         # opened by a template that nobody here has seen, or after some words of another kind
         return f"{THINK_START}\n{completion}", "think"
     return _read_unopened(text, thinking)
 
 
-def _thinks_late(text: str) -> bool:
-    """Whether a text opens a thought after other words: with the tag on a line of its own, as models write it. Within a
-    line or in code it is spoken of."""
-    return THINK_START in text and any(found["think"] for found in _FENCE_OR_THINK.finditer(text))
+def _thinks_late(text: str, thinking: str) -> bool:
+    """Whether a text opens a thought after other words ("### Thought") and leaves it open: with the tag on a line of
+    its own, as models write it. Within a line or in code it is spoken of."""
+    if thinking == "auto":
+        return THINK_START in text and any(found["think"] for found in _FENCE_OR_THINK.finditer(text))
+    return any(
+        re.search(rf"^ {{0,3}}{re.escape(marks.begin)}[ \t\r]*$", text, re.MULTILINE)
+        for marks in _listed_marks(thinking)
+        if not marks.worded and not any(end in text for end in marks.ends)
+    )
 
 
 def _read_unopened(text: str, thinking: str) -> tuple[str, str]:

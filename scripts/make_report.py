@@ -31,14 +31,15 @@ class Arguments:
 
 
 def parse_named(flag: str, values: list[str]) -> dict[str, Path]:
-    """NAME=FOLDER values; raises InputError for one without name or folder, a repeated name, a missing folder."""
+    """NAME=FOLDER values; raises InputError for one without name or folder, a repeated name (rows are found without
+    its case), a missing folder."""
     named: dict[str, Path] = {}
     for value in values:
         name, _, folder = value.partition("=")
         if not name or not folder:
             raise InputError(f"--{flag} {value}: expected NAME=FOLDER")
-        if name in named:
-            raise InputError(f"--{flag} {value}: {name} was already named")
+        if again := next((other for other in named if other.casefold() == name.casefold()), None):
+            raise InputError(f"--{flag} {value}: {again} was already named, as {named[again]}")
         if not Path(folder).is_dir():
             raise InputError(f"--{flag} {value}: no such folder")
         named[name] = Path(folder)

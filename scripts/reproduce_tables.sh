@@ -81,11 +81,12 @@ evaluate() { # name in the paper's tables, checkpoint, flags
     evaluations+=("$1=$output/$1")
 }
 
-if [ -n "$row" ]; then
-    evaluate "$row" "$model" --config "configs/models/$row.yaml"
-else
-    evaluate PromptCoT-Mamba-7B "$model"
-fi
+case $row in # ours have one folder each, however they are asked for
+'' | promptcot-mamba-7b) name=PromptCoT-Mamba-7B ;;
+promptcot-mamba-math-7b) name=PromptCoT-Mamba-Math-7B ;;
+*) name=$row ;;
+esac
+evaluate "$name" "$model" ${row:+--config "configs/models/$row.yaml"}
 [ -z "$math_model" ] || evaluate PromptCoT-Mamba-Math-7B "$math_model"
 
 for folder in "$output"/*/; do # models of earlier commands keep their rows

@@ -107,6 +107,9 @@ SKY = "<|begin_of_thought|>\n\nhm\n\n<|end_of_thought|>\n\n<|begin_of_solution|>
         (OPENED, "It is 3.", "none", None, "It is 3.", "none"),
         (PLAIN, SKY, "auto", None, "<think>\nhm\n</think>\n\nIt is 3.", "think"),
         (PLAIN, SKY[:25], "begin_of_thought", None, "<think>\nhm", "think"),
+        # Its system prompt asks for two sections, "Thought" and "Solution".
+        (PLAIN, f"### Thought\n\n{SKY[:25]}", "begin_of_thought", None, f"<think>\n### Thought\n\n{SKY[:25]}", "think"),
+        (PLAIN, "I use <|begin_of_thought|>, hm", "begin_of_thought", None, "I use <|begin_of_thought|>, hm", "none"),
         (PLAIN, "<|im_start|>think\nhm\n<|im_start|>answer\nIt is 3.", "s1", None,
          "<think>\nhm\n</think>\n\nIt is 3.", "think"),
         (PLAIN, "<|im_start|>think\nhm", "s1", None, "<think>\nhm", "think"),

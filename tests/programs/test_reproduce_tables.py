@@ -120,6 +120,8 @@ def test_a_row_of_the_tables_is_sampled_by_its_own_recipe(tmp_path: Path):
     assert "--config configs/models/s1.1-7b.yaml --benchmark paper" in sampled
     assert f"--output_dir {tmp_path}/out/s1.1-7b" in sampled
     assert f"--evaluation s1.1-7b={tmp_path}/out/s1.1-7b" in done.stdout
+    done = subprocess.run([*command, "--model", "promptcot-mamba-7b"], **how)  # where the first command has it too
+    assert f"--output_dir {tmp_path}/out/PromptCoT-Mamba-7B" in done.stdout
     for flags, complaint in (
         (["--model", "gpt"], "no configs/models/gpt.yaml; known: bespoke-stratos-7b"),
         (["--model", "qwq-32b", "--math_model_path", "m"], "drop --model"),

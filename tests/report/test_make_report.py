@@ -115,6 +115,7 @@ def test_an_edited_grade_file_is_refused(made, tmp_path):
     [
         (["--evaluation", "nameless"], "expected NAME=FOLDER"),
         (["--evaluation", "a=/nowhere"], "no such folder"),
+        (["--evaluation", "A=tests", "a=docs"], "A was already named, as tests"),  # rows are found without their case
         (["--evaluation", "a=tests"], "no *.metrics.json"),
         (["--records", "configs"], "not a record"),
     ],

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from promptcot_mamba.chat_format import split
 from promptcot_mamba.grading.code.fences import Block, find_blocks, parse_python
 from promptcot_mamba.grading.code.needed import only_needed
+from promptcot_mamba.grading.code.quotes import last_whole
 from promptcot_mamba.grading.code.unfenced import define_pattern, find_function
 
 # Blocks of these are never Python. Any other name (`code`, `text`, `solution`) says too little to tell.
@@ -102,11 +103,14 @@ def open_wrappers(blocks: list[Block]) -> Iterator[Block]:
 
 
 def choose_block(blocks: list[Block], wanted: Wanted) -> Block | None:
-    """The last block that says it is Python or, where it does not say, is a program; else the last without a name."""
+    """The last block that says it is Python or, where it does not say, is a program; else the last without a name.
+
+    Where some do what is wanted, it is the last of these that is more than a quotation.
+    """
     programs = [block for block in blocks if block.is_python or is_program(block)]
     meant = [block for block in programs if wanted.is_in(at_margin(block.body, wanted))]
     unnamed = [block for block in blocks if not block.info]
-    return next(reversed(meant or programs or unnamed), None)
+    return last_whole(meant) or next(reversed(programs or unnamed), None)
 
 
 def at_margin(body: str, wanted: Wanted) -> str:

@@ -19,7 +19,7 @@ from promptcot_mamba.grading.sandbox.sandbox import Outcome, Sandbox
 from promptcot_mamba.jsonl import Row
 
 # Raised whenever a verdict could change: cached verdicts of another version are not used.
-GRADER_VERSION = "code-5"
+GRADER_VERSION = "code-6"
 
 TEST_TYPES = ("stdin", "functional")
 FAR_LONGER, SHORT = 8, 65536

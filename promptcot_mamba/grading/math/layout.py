@@ -11,20 +11,34 @@ PERMUTED = re.compile(
     r"\s*\)?\s*\.?\s*\}?\s*$",
     re.IGNORECASE,
 )
+# "(2,2,2) and all permutations of (1,2,3)", "(a,b,c) is a permutation of (1,2,3)"
+PERMUTED_BEFORE = re.compile(
+    rf"^(?:\(\s*[a-z](?:\s*,\s*[a-z])+\s*\)\s*(?:{TEXT}\{{\s*)?(?:is|are|=)\s+(?:a |any )?|(.*?),?\s*)"
+    rf"(?:{TEXT}\{{\s*)?(?:and\s+)?(?:all |any |the )*(cyclic )?permutations? of\s*(?:\}}\s*)?(\(.*\))\s*\.?\s*$",
+    re.IGNORECASE,
+)
 _FLAT = re.compile(r"\(([^()]*)\)")
 
 
 def permute(match: re.Match[str]) -> str:
     """`(1, 2, 3) \\text{ and permutations}` in full, each point in its place; as it stands where no point does."""
+    label, sign, points = match[1].rpartition("=")
+    return label + sign + _permuted(points, match) if any("," in flat for flat in _FLAT.findall(points)) else match[0]
 
+
+def permute_behind(match: re.Match[str]) -> str:
+    """The same of the points behind the words."""
+    return ", ".join(filter(None, (match[1], _permuted(match[3], match))))
+
+
+def _permuted(points: str, match: re.Match[str]) -> str:
     def spread(found: re.Match[str]) -> str:
         parts = [part.strip() for part in found[1].split(",")]
         turns = [parts[place:] + parts[:place] for place in range(len(parts))]
         orders = turns if match[2] else list(permutations(parts)) if len(parts) <= 4 else [parts]
         return ", ".join(dict.fromkeys("(" + ", ".join(order) + ")" for order in orders))
 
-    label, sign, points = match[1].rpartition("=")
-    return label + sign + _FLAT.sub(spread, points) if any("," in flat for flat in _FLAT.findall(points)) else match[0]
+    return _FLAT.sub(spread, points)
 
 
 def join_lines(text: str) -> str:

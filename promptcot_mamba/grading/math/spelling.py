@@ -8,7 +8,14 @@ import re
 from fractions import Fraction
 from typing import Any
 
-from promptcot_mamba.grading.math.layout import PERMUTED, drop_parts, join_lines, permute
+from promptcot_mamba.grading.math.layout import (
+    PERMUTED,
+    PERMUTED_BEFORE,
+    drop_parts,
+    join_lines,
+    permute,
+    permute_behind,
+)
 from promptcot_mamba.grading.math.tables import CHANGING, CURRENCY_CODES, TEXT, pairs
 from promptcot_mamba.grading.math.units import measure
 
@@ -289,6 +296,7 @@ _RULES: _Rules = (
     ("\\usd", _PRICE, r"\\text{\1} \\usd \2 \\text{\3}"),
     ("cases", re.compile(r"\\begin\{cases\}(.*?)\\end\{cases\}"), _system),
     ("ermutation", PERMUTED, permute),
+    ("ermutation", PERMUTED_BEFORE, permute_behind),
     ("const", re.compile(rf"\+\s*{TEXT}\{{\s*(?:an? )?(?:arbitrary )?const(?:ant)?\.?\s*\}}"), "+ C"),
     (")", _CONDITION, r", \1"),
     ("\\", re.compile(r"(?:\s*\\(?:cr)?)+\s*$"), ""),
