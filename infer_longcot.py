@@ -42,7 +42,7 @@ from promptcot_mamba.sampling.run_settings import (
     settings_hash,
 )
 from promptcot_mamba.sampling.scheduler import Scheduler
-from promptcot_mamba.sampling.sessions import Session, device_hours, speed_per_device
+from promptcot_mamba.sampling.sessions import Session, count_devices, device_hours, speed_per_device
 from promptcot_mamba.sampling.shared import EXIT_LEFT, sample_each
 from promptcot_mamba.stop_signal import StopSignal
 from promptcot_mamba.token_scores import read_keys
@@ -107,7 +107,8 @@ def show_plan(plan: Plan) -> int:
     place(plan, plan.args.n * len(plan.problems) - settled)
     sessions = [] if plan.args.overwrite else read_sessions(plan.args.output_path)
     speed = speed_per_device(sessions, plan.device)
-    print(describe(plan, settled, mean_tokens, speed and speed * plan.args.n_gpus))
+    devices = count_devices(plan.args, plan.device)
+    print(describe(plan, settled, mean_tokens, speed * devices if speed and devices else None))
     return 0
 
 

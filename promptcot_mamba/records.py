@@ -91,7 +91,7 @@ class Sample:
     attempt: int  # 0..max_retries-1
     seed: int
     completion: str
-    finish_reason: str  # stop | length | loop
+    finish_reason: str  # stop | length | loop | refused
     prompt_tokens: int
     completion_tokens: int
     seconds: float

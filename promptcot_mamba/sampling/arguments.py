@@ -18,6 +18,8 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 APIS = ("completions", "chat")
 FORMATS = ("rows", "grouped")
 LOADING_FLAGS = ("dtype", "state_dtype", "quantization", "tensor_parallel_size", "max_num_seqs")  # of what we load
+SERVER_FLAGS = {"served_model_name": "", "ca_file": "", "concurrency": "; --max_num_seqs says how many chains run here"}
+DRAWING_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")  # of a request's body, each a flag
 OUR_FIELDS = {"model", "prompt", "messages", "seed", "n", "stream", "return_token_ids"}  # of a request's body
 
 
@@ -81,7 +83,8 @@ class SamplingArguments:
         const=8192,
     )
     save_partial: bool = flag(
-        "save chains as they grow, so that a rerun continues them (X.partial.jsonl)", default=True
+        "save chains as they grow, so that a rerun continues them (X.partial.jsonl); segments are saved always",
+        default=True,
     )
     stop_on_loop: bool = flag("end chains that have fallen into exact repetition", default=False)
     stop_when_decided: bool = flag(
@@ -95,7 +98,7 @@ class SamplingArguments:
     state_dtype: str = flag(
         "dtype of Mamba-2's state, hybrids' too; float32 keeps long chains exact", default="float32", choices=DTYPES[1:]
     )
-    quantization: str | None = flag("of the weights, by vLLM's name: fp8, awq, gptq ...", default=None)
+    quantization: str | None = flag("of the weights, by vLLM's name, such as fp8 or awq", default=None)
     rope_scaling: str | None = flag(
         'JSON: {"rope_type": "yarn", "factor": 4, ...}, for contexts beyond the own', default=None
     )
@@ -145,6 +148,9 @@ class SamplingArguments:
         given = [f"--{name}" for name in LOADING_FLAGS if getattr(self, name) != defaults[name]]
         if self.base_url and given:  # recipes may hold them, and be right for either
             logger.warning("%s: with --base_url the servers decide that; changes nothing here", ", ".join(given))
+        for name, instead in SERVER_FLAGS.items():
+            if not self.base_url and getattr(self, name) != defaults[name]:
+                logger.warning("--%s: is for servers (--base_url), and changes nothing here%s", name, instead)
         if self.base_url and self.rope_scaling:
             logger.warning(
                 "--rope_scaling: with --base_url the servers scale as they were started (vllm serve --hf-overrides); "
@@ -161,6 +167,8 @@ class SamplingArguments:
         left = {name for name, value in {"stream": True, "seed": None}.items() if self.extra_fields.get(name) is value}
         if taken := sorted((OUR_FIELDS & set(self.extra_fields)) - left):
             raise InputError(f"--extra_body: {taken[0]!r} is this program's to say")
+        if flags := [name for name in DRAWING_FIELDS if self.extra_fields.get(name) is not None]:
+            raise InputError(f"--extra_body: {flags[0]!r} is a flag; say --{flags[0]}")
         if "max_tokens" in given or ("max_completion_tokens" in given and self.api != "chat"):
             raise InputError("--extra_body: the most tokens of a completion are this program's to say; give --max_len")
         if self.cuts_by and (whole := sorted(given & set(OF_ONE_PIECE))):

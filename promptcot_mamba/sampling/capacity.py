@@ -145,15 +145,24 @@ def plan_capacity(
     cost = cache_cost(checkpoint.config, dtype, state_dtype, tensor_parallel_size)
     a_sequence, typical = max(1, cost.bytes(context)), max(1, cost.bytes(context // 8))
     if device.kind == "cuda":
-        budget = int(CUDA_SHARE * device.memory) - weights - min(CUDA_RESERVE, device.memory // 8)
-        most = CUDA_MOST_SEQS
+        room, most = int(CUDA_SHARE * device.memory) - weights, CUDA_MOST_SEQS
+        budget = room - min(CUDA_RESERVE, device.memory // 8)
     else:
-        budget, most = int(CPU_SHARE * device.memory) - weights, CPU_MOST_SEQS
+        room = budget = int(CPU_SHARE * device.memory) - weights
+        most = CPU_MOST_SEQS
     least = cost.whole(context) if device.kind == "cpu" else a_sequence
     if budget < least:
+        shorter = "a lower --max_len, " if budget > 0 and cost.grows else ""
+        parts = "a higher --tensor_parallel_size, " if device.kind == "cuda" else ""
         raise InputError(
             f"{checkpoint.path}: weights of {weights / GIB:.1f} GiB and one chain of {least / GIB:.2f} GiB exceed "
-            f"the {device.kind} memory budget; raise --tensor_parallel_size or lower --max_len"
+            f"the {device.kind} memory budget of {(weights + budget) / GIB:.1f} GiB; {shorter}{parts}--dtype bfloat16, "
+            "--quantization or another machine (--base_url) may mend it"
+        )
+    if max_num_seqs is not None and not cost.grows and max_num_seqs * a_sequence > room:  # vLLM ends at its start
+        raise InputError(
+            f"--max_num_seqs {max_num_seqs}: so many states of {a_sequence / MIB:.1f} MiB exceed the "
+            f"{room / GIB:.1f} GiB that weights leave; at most {budget // a_sequence} fit"
         )
     chosen = max_num_seqs or max(1, min(most, samples, budget // typical))
     cache = None

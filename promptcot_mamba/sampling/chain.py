@@ -1,10 +1,10 @@
 """A chain under way, and where it is cut by plan: in segments, or where its thought has taken all it may."""
 
-import zlib
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from promptcot_mamba.jsonl import checksum
 from promptcot_mamba.records import derive_seed
 from promptcot_mamba.sampling.backend import Request
 from promptcot_mamba.token_scores import TokenScores
@@ -29,6 +29,7 @@ class Chain:
     continued: tuple[int, ...] = ()  # lengths at which something unplanned cut it
     closed: int | None = None  # length at which its thought was closed for it
     seconds: float = 0.0  # that earlier requests took
+    submitted: float = 0.0  # when this one began, by the monotonic clock
     stuck: int = 0  # times in a row that something cut it before it had got on
     grew: bool = False  # it was growing when last looked at, so it is old enough to be saved
     scores: TokenScores | None = None  # of its tokens, where they are asked for; grows with the request's answer
@@ -39,7 +40,7 @@ class Chain:
 
     @property
     def prompt_crc(self) -> int:
-        return zlib.crc32(self.prompt.encode("utf-8", "surrogatepass"))
+        return checksum(self.prompt)
 
     def request(self, stop: int) -> Request:
         """Ask for its tokens up to `stop` of them. What follows kept tokens has a seed of its own, so that drawing

@@ -23,6 +23,7 @@ from promptcot_mamba.sampling.prompts import PromptBook, turns_before
 from promptcot_mamba.sampling.recipes import read_problems
 from promptcot_mamba.sampling.rope import model_context, rope_overrides
 from promptcot_mamba.sampling.run_settings import read_started
+from promptcot_mamba.sampling.sessions import count_devices
 
 SAMPLE_FLAGS = (
     *("n", "temperature", "top_p", "repetition_penalty", "max_len", "max_retries", "seed", "state_dtype"),
@@ -81,6 +82,7 @@ class Plan:
         """What is sent beside the prompt: a row's `sent`. What it does not name was not sent, or changes nothing."""
         settings = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
         sent = {name: getattr(self.args, name) for name in settings} | {"max_tokens": self.args.max_len}
+        sent = {name: value for name, value in sent.items() if name not in self.args.extra_fields}  # null takes one out
         server = {"template": "server"} if self.args.api == "chat" else {}
         extra = {"extra_body": self.args.extra_fields} if self.args.extra_body else {}
         said = {**self.prompts.describe(), **server, **sent, **extra}
@@ -289,8 +291,9 @@ def describe(plan: Plan, settled: int, mean_tokens: float | None, measured_rate:
             f"{capacity.sequence_bytes / MIB:,.2f} MiB, and others wait for it"
         )
     bandwidth = device.bandwidth()
-    step = (capacity.weight_bytes + chains * (capacity.typical_bytes + capacity.state_bytes)) / bandwidth
-    rate = min(chains, max(1, missing)) / step * args.replicas
+    together = min(chains, max(1, -(-missing // args.replicas)))
+    step = (capacity.weight_bytes + together * (capacity.typical_bytes + capacity.state_bytes)) / bandwidth
+    rate = together / step * args.replicas
     lines.append(
         f"speed       at most {rate:,.0f} tokens/s: a step reads the weights and what each chain holds, and writes "
         f"states, at {bandwidth / 1e9:,.0f} GB/s"
@@ -306,7 +309,7 @@ def describe(plan: Plan, settled: int, mean_tokens: float | None, measured_rate:
         hours = tokens / rate / 3600
         lines.append(
             f"cost        {tokens:,.0f} tokens, {'about' if measured_rate else 'at least'} {clock(hours * 3600)} "
-            f"and {hours * args.n_gpus:,.2f} device-hours if {case}"
+            f"and {hours * (count_devices(args, device) or 0):,.2f} device-hours if {case}"
         )
     return "\n".join(lines)
 

@@ -19,7 +19,7 @@ TEMPLATE_TIME = "template_time"  # in run.json
 # other settings, and to the last the run.json that says what the rest is.
 KINDS = (
     *("partial.jsonl", "logprobs.jsonl", "damaged.jsonl", "attempts.damaged.jsonl"),
-    *("jsonl", "attempts.jsonl", "run.json"),
+    *("server.log", "jsonl", "attempts.jsonl", "run.json"),
 )
 HOLDING = ("jsonl", "attempts.jsonl", "partial.jsonl")  # samples, or parts of them
 

@@ -191,6 +191,7 @@ class Scheduler:
                 self._settle(chain, kept)
                 continue
             self.in_flight[chain.unit] = chain
+            chain.submitted = time.monotonic()
             self.backend.submit(chain.request(stop))
 
     def _text(self, chain: Chain) -> str:
@@ -312,7 +313,7 @@ class Scheduler:
             if chain is None:  # dropped, and its engine has not noticed yet
                 continue
             if self._may_save(chain):
-                self.partial.save(chain, ids, chain.seconds)
+                self.partial.save(chain, ids, chain.seconds + time.monotonic() - chain.submitted)
             chain.grew = chain.grew or not last
         self.partial.sync()
         self._next_save = time.monotonic() + SAVE_SECONDS

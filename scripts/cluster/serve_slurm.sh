@@ -4,7 +4,9 @@
 #   MODEL=/models/PromptCoT-Mamba-7B sbatch --nodes 4 --gpus-per-node 8 --time 12:00:00 scripts/cluster/serve_slurm.sh
 #
 # Optional: PORT (8000), MAX_LEN (65536; the context is 4,096 more), GPUS (those of a node), TENSOR_PARALLEL (1),
-# VLLM_FLAGS. Where a node is lost the others serve on, and infer_longcot.py goes on with them.
+# MAX_NUM_SEQS (200: the chains of a 7B Mamba-2 that 80 GB hold; vLLM does not start where their states do not fit, and
+# `infer_longcot.py --dry_run True` says how many do), VLLM_FLAGS. Where a node is lost the others serve on, and
+# infer_longcot.py goes on with them.
 #SBATCH --no-kill
 set -euo pipefail
 
@@ -32,4 +34,5 @@ unset "${!SLURM_CPU_BIND@}" "${!SLURM_MEM_@}"
 srun --no-kill --kill-on-bad-exit=0 --wait=0 --export=ALL --ntasks-per-node 1 --cpus-per-task "$cpus" \
     vllm serve "$MODEL" --port "$PORT" --max-model-len "$CONTEXT" \
     --data-parallel-size $((GPUS / TENSOR_PARALLEL)) --tensor-parallel-size "$TENSOR_PARALLEL" \
-    --mamba-ssm-cache-dtype float32 --generation-config vllm --no-enable-prefix-caching --stream-interval 64 ${VLLM_FLAGS:-}
+    --max-num-seqs "${MAX_NUM_SEQS:-200}" --mamba-ssm-cache-dtype float32 --generation-config vllm \
+    --no-enable-prefix-caching --stream-interval 64 ${VLLM_FLAGS:-}

@@ -98,6 +98,7 @@ def test_a_recipe_and_flags_end_in_run_json(flags, tmp_path: Path, capsys):
         ({"rope_scaling": "4"}, "--rope_scaling 4: must be a JSON object"),
         ({"extra_body": '{"top_a": 1}'}, "--extra_body: is sent to servers; give --base_url"),
         ({"extra_body": '{"seed": 1}', "base_url": "http://127.0.0.1:9"}, "'seed' is this program's to say"),
+        ({"extra_body": '{"top_p": 1}', "base_url": "http://127.0.0.1:9"}, "'top_p' is a flag; say --top_p"),
         ({"segment_len": 0}, "--segment_len 0: must be at least 1"),
         ({"thinking_budget": 0}, "--thinking_budget 0"),
         ({"patience": 0}, "--patience 0"),
@@ -107,6 +108,13 @@ def test_a_recipe_and_flags_end_in_run_json(flags, tmp_path: Path, capsys):
 def test_bad_flags_are_named(flags, changed: dict, message: str):
     with pytest.raises(InputError, match=message.replace(".", r"\.")):
         run(flags(**changed))
+
+
+def test_flags_for_servers_are_not_taken_without_a_word(flags, caplog):
+    assert run(flags(concurrency=3, ca_file="/nowhere", n=1)) == 0
+    said = [record.getMessage() for record in caplog.records]
+    assert "--ca_file: is for servers (--base_url), and changes nothing here" in said
+    assert any(line.endswith("nothing here; --max_num_seqs says how many chains run here") for line in said)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ def test_serve_slurm_prints_the_urls_of_its_nodes(tmp_path: Path):
     urls, served = done.stdout.splitlines()
     assert urls == "--base_url http://node0:8000 http://node1:8000"
     assert "vllm serve m --port 8000 --max-model-len 69632 --data-parallel-size 4 --tensor-parallel-size 2" in served
+    assert "--max-num-seqs 200" in served  # vLLM's own 1,024 states of a 7B fit no device
 
 
 def test_serve_slurm_takes_the_gpus_of_its_nodes(tmp_path: Path):

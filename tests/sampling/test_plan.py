@@ -71,9 +71,18 @@ def test_chains_at_once_follow_from_the_devices_memory(memory: int, least: int, 
 
 def test_too_small_a_device_is_refused_and_more_devices_help():
     model = Checkpoint(Path("7b"), CODESTRAL, WEIGHTS)
-    with pytest.raises(InputError, match="raise --tensor_parallel_size"):
+    with pytest.raises(InputError, match="a higher --tensor_parallel_size, --dtype bfloat16"):
         plan_capacity(model, Device("cuda", 16 * GIB), samples=960, **HOW)
     assert plan_capacity(model, Device("cuda", 16 * GIB), samples=960, tensor_parallel_size=2, **HOW).max_num_seqs > 10
+
+
+def test_more_states_than_fit_are_refused_before_the_weights_are_loaded():
+    """vLLM would end at its start: "max_num_seqs (1024) exceeds available Mamba cache blocks" (pull request 38270)."""
+    model, h100 = Checkpoint(Path("7b"), CODESTRAL, WEIGHTS), Device("cuda", 80 * GIB)
+    most = plan_capacity(model, h100, samples=960, **HOW).max_num_seqs
+    assert plan_capacity(model, h100, samples=960, max_num_seqs=most, **HOW).max_num_seqs == most
+    with pytest.raises(InputError, match=rf"--max_num_seqs 1024: so many states of 25\d.* at most {most} fit"):
+        plan_capacity(model, h100, samples=960, max_num_seqs=1024, **HOW)
 
 
 R1_DISTILL = {"model_type": "qwen2", "num_hidden_layers": 28, "num_attention_heads": 12, "num_key_value_heads": 2,

@@ -318,6 +318,10 @@ def test_a_template_that_is_given_is_used_and_told(checkpoint: Path, tmp_path: P
         assert plan.prompts.template_text == plan.sample_settings["chat_template"] == mine
         assert plan.sent()["template"] == f"given:{hashlib.sha256(mine.encode()).hexdigest()[:12]}"
     assert make_plan(SamplingArguments(**flags, chat_template="")).sent()["template"].startswith("tokenizer:")
+    flags |= {"base_url": ["http://127.0.0.1:9"], "extra_body": '{"temperature": null, "top_p": null}'}
+    sent = make_plan(SamplingArguments(**flags)).sent()  # what null takes out of a request is not in the row either
+    assert not {"temperature", "top_p"} & set(sent)
+    assert sent["repetition_penalty"] == 1.1
     assert with_template(None, chat_template=mine).text(0).startswith("Q: ")
     for how, message in (
         ({"chat_template": str(tmp_path / "none.jinja")}, "--chat_template .*none.jinja: neither a file"),

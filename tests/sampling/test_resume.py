@@ -238,10 +238,11 @@ def test_placement_may_change(flags):
 def test_overwrite_keeps_the_old_files(flags, tmp_path: Path):
     run(flags(n=1))
     old = (tmp_path / "x.jsonl").read_bytes()
-    (tmp_path / "x.attempts.damaged.jsonl").write_text("torn\n")
+    for left in ("x.attempts.damaged.jsonl", "x.server.log"):
+        (tmp_path / left).write_text("torn\n")
     assert run(flags(n=1, seed=5, overwrite=True)) == 0
     assert (tmp_path / "x.jsonl").read_bytes() != old
-    assert len(list(tmp_path.glob("x.old-*"))) == 4
+    assert len(list(tmp_path.glob("x.old-*"))) == 5
     assert next(tmp_path.glob("x.old-*[0-9].jsonl")).read_bytes() == old
 
 

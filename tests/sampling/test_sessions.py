@@ -22,7 +22,8 @@ from tests.sampling.scripted import ScriptedBackend
 def test_a_session_is_noted_every_minute_and_at_its_end(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(sessions.time, "monotonic", lambda: clock[0])
-    session = Session(SimpleNamespace(n_gpus=8), Device("cpu", 1), settled=10)
+    monkeypatch.setattr(sessions, "list_gpus", list)
+    session = Session(SimpleNamespace(n_gpus=8), Device("cuda", 1), settled=10)
     clock[0] = 59.0
     assert not session.note(500, 20)
     clock[0] = 61.0
@@ -31,6 +32,8 @@ def test_a_session_is_noted_every_minute_and_at_its_end(monkeypatch):
     clock[0] = 450.0
     assert session.note(900, 30, now=True)
     assert device_hours([session.row, {"seconds": 3600.0, "devices": 2}]) == 3.0
+    machine = Session(SimpleNamespace(n_gpus=8), Device("cpu", 1), 0)  # whose cores the eight share
+    assert machine.row["devices"] == 1
     servers = Session(SimpleNamespace(n_gpus=1), None, 0)
     assert (servers.row["devices"], servers.row["device"]) == (None, "servers")
     assert device_hours([session.row, servers.row]) is None

@@ -13,7 +13,7 @@ import pytest
 from scipy.stats import chi2_contingency
 
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.sampling.backend import SamplingSettings
+from promptcot_mamba.sampling.backend import BackendFailedError, SamplingSettings
 from promptcot_mamba.sampling.vllm_engine import EngineSettings, VllmEngine, engine_arguments, share_cores
 from promptcot_mamba.sampling.vllm_server import serve_flags
 from tests.sampling.conftest import ROOT
@@ -103,12 +103,14 @@ def test_the_parts_of_a_model_share_the_cores(monkeypatch: pytest.MonkeyPatch):
         share_cores(6)
 
 
-def test_what_vllm_refuses_at_its_start_is_said_in_a_line(monkeypatch: pytest.MonkeyPatch):
-    """Its cache too small for one chain is a plain ValueError; `vllm` is a stand-in here that raises it."""
+@pytest.mark.parametrize("error", [ValueError, RuntimeError])
+def test_what_vllm_refuses_at_its_start_is_said_in_a_line(error: type[Exception], monkeypatch: pytest.MonkeyPatch):
+    """Its cache too small for one chain is a plain ValueError; of an engine in a process of its own, as on GPUs, all is
+    a RuntimeError. `vllm` is a stand-in here that raises it."""
     words = "To serve at least one request with the model's max seq len (36864), 0.99 GiB KV cache is needed"
 
     def refuse(arguments: object) -> None:
-        raise ValueError(f"{words}\nSee the docs.")
+        raise error(f"{words}\nSee the docs.")
 
     names = {
         "vllm": {"EngineArgs": dict, "LLMEngine": SimpleNamespace(from_engine_args=refuse), "SamplingParams": dict},
@@ -120,9 +122,10 @@ def test_what_vllm_refuses_at_its_start_is_said_in_a_line(monkeypatch: pytest.Mo
     for name in ("VLLM_NO_USAGE_STATS", "VLLM_USE_FLASHINFER_SAMPLER", "VLLM_LOGGING_LEVEL"):
         monkeypatch.setenv(name, os.environ.get(name, "1"))  # which the engine sets, for this test alone
     settings, sampling = EngineSettings("m", "float32", "float32", 36864, 8), SamplingSettings(0.8, 0.95, 1.1, ())
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError if error is ValueError else BackendFailedError) as caught:
         VllmEngine(settings, sampling, is_mamba2=False, tokenizer=None)
-    assert str(caught.value) == f"--model_path m: vLLM cannot start it ({words})"
+    said = "--model_path m: vLLM cannot start it" if error is ValueError else "m: vLLM's engine did not start"
+    assert str(caught.value).startswith(f"{said} ({words}")
 
 
 def test_the_cuda_engine_is_left_to_compile():

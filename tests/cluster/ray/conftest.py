@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from promptcot_mamba.sampling.vllm_server import write_distribution, write_plugin
+from promptcot_mamba.sampling.vllm_server import write_plugin
 from tests.cluster.hosts import Hosts
 from tests.cluster.ray.nodes import RayNodes, missing_ray
 from tests.programs.train_helpers import ROOT
@@ -19,7 +19,6 @@ def ray_cluster(hosts: Hosts, tmp_path_factory) -> Iterator[RayNodes]:
     if reason := missing_ray():
         pytest.skip(reason)
     names = tmp_path_factory.mktemp("names")
-    write_distribution(names)
     write_plugin(names)
     path = os.pathsep.join([str(names), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     own = {"PYTHONPATH": path, "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
