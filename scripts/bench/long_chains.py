@@ -138,7 +138,8 @@ def summarise(rounds: list[dict[str, Row]]) -> list[Row]:
 
 
 def make_tables(args: ChainArguments, rounds: list[dict[str, Row]], readings: list[Row]) -> list[RecordTable]:
-    caption = f"{args.chains} chains of {args.max_len:,} tokens at once, medians of {len(rounds)} rounds."
+    caption = f"{args.chains} chains of {args.max_len:,} tokens at once, medians of {len(rounds)} rounds; ratios are "
+    caption += "within a round."
     tables = [tabulate(caption, COLUMNS, summarise(rounds))]
     if readings:
         tables.append(tabulate(f"{args.chains} chains, read again after a kill.", READ_COLUMNS, readings))
