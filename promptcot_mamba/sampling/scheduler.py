@@ -4,7 +4,6 @@ Everything is submitted at once, through a bounded window: a slow chain delays n
 once instead of in a second wave, and what an earlier run left of a chain is continued, the longest first.
 """
 
-import gc
 import heapq
 import time
 from collections import deque
@@ -28,9 +27,6 @@ POLL_SECONDS = 0.5  # the longest a signal, a sync or the progress line waits
 # Between two saves of what chains have said. A chain is saved from the second look on: one that is killed younger than
 # that is drawn again from its own seed, to the same letters, and none loses more than twice this.
 SAVE_SECONDS = 4.5
-# New objects between two of Python's searches for garbage (700 before 3.12). Those of thousands of requests under way
-# are found alive each time, at a quarter of what a short sample costs the processor.
-YOUNG_OBJECTS = 50_000
 NO_CUTS = Cuts()
 
 
@@ -71,8 +67,6 @@ class Scheduler:
     def run(self) -> bool:
         """Sample until nothing is missing (True) or `should_stop` says so (False)."""
         todo = self._todo()
-        searched = gc.get_threshold()
-        gc.set_threshold(YOUNG_OBJECTS, *searched[1:])
         try:
             while not self.should_stop():
                 self._fill(todo)
@@ -91,7 +85,6 @@ class Scheduler:
                 self.tick()
             return False
         finally:
-            gc.set_threshold(*searched)
             self._save_growing(last=True)
 
     def _spare_decided(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 import urllib.request
@@ -54,6 +55,13 @@ def test_every_request_is_answered_once_within_the_concurrency(start_server):
     stats = json.load(urllib.request.urlopen(server.url.replace("/v1", "/stats")))
     assert stats["seen"] == 40
     assert 2 <= stats["most_running"] <= 5
+
+
+def test_garbage_is_searched_as_before_once_it_is_over(start_server):
+    before, within = gc.get_threshold(), set()
+    sample(connect(start_server(seconds=0.0).url), 4, lambda finished: within.add(gc.get_threshold()))
+    assert within == {(endpoint_pool.YOUNG_OBJECTS, *before[1:])}
+    assert gc.get_threshold() == before
 
 
 def test_a_killed_servers_work_moves_to_the_other(start_server):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from promptcot_mamba.records import Problem, Sample, derive_seed
 from promptcot_mamba.run_info import side_path
 from promptcot_mamba.sampling.ledger import Ledger
 from promptcot_mamba.sampling.prompts import PromptBook
-from promptcot_mamba.sampling.scheduler import YOUNG_OBJECTS, Scheduler
+from promptcot_mamba.sampling.scheduler import Scheduler
 from tests.sampling.scripted import ScriptedBackend
 
 
@@ -39,16 +38,6 @@ def test_rows_are_published_rows_in_order(tmp_path: Path):
         assert row["seed"] == derive_seed(7, f"s/{row['idx']}", row["run"], 0)
         assert row["completion"].startswith("<think>\n")
         assert row["format_valid"] == ("</think>" in row["completion"])
-
-
-def test_garbage_is_searched_as_before_once_it_is_over(tmp_path: Path):
-    before, within = gc.get_threshold(), []
-    backend = ScriptedBackend(4)
-    polled = backend.poll
-    backend.poll = lambda timeout: within.append(gc.get_threshold()) or polled(timeout)
-    sample_all(tmp_path / "x.jsonl", make_problems(5), 1, 1, backend)
-    assert set(within) == {(YOUNG_OBJECTS, *before[1:])}
-    assert gc.get_threshold() == before
 
 
 def test_an_invalid_attempt_is_retried_with_its_own_seed_and_kept(tmp_path: Path):
