@@ -20,6 +20,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 
 from promptcot_mamba.cli import EXIT_INTERRUPTED, parse_args, run_program
+from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import DurableAppender, write_json
 from promptcot_mamba.log import logger
 from promptcot_mamba.records import Problem, Sample
@@ -90,13 +91,13 @@ def main(argv: list[str] | None = None, make_backend: Callable[[Plan], Backend] 
         try:
             return run(plan, ledger, report, decisions, make_backend)
         except SamplesLeftError as error:
-            return stopped(plan, ledger, str(error), EXIT_LEFT)
+            return stopped(ledger, str(error), EXIT_LEFT)
         except BackendFailedError as error:
-            return stopped(plan, ledger, str(error))
+            return stopped(ledger, str(error))
         except OSError as error:
             if error.errno not in DISK_FULL:
                 raise
-            return stopped(plan, ledger, f"{error.strerror}: nothing more can be written")
+            return stopped(ledger, f"{error.strerror}: nothing more can be written")
 
 
 def show_plan(plan: Plan) -> int:
@@ -144,11 +145,16 @@ def run(
             if session.note(tokens, ledger.settled, now=now):  # what is killed has its hours on record
                 write_info(complete=False)
 
-        sample(plan, ledger, report, decisions, make_backend, note)
+        try:
+            sample(plan, ledger, report, decisions, make_backend, note)
+        except InputError as error:  # an account that is spent midway, say
+            if not ledger.settled:
+                raise
+            raise InputError(f"{error}\n{describe_safe(ledger)}") from None
     ledger.finish()
     write_info(complete=ledger.complete, results=report.summaries())
     if not ledger.complete:
-        return stopped(plan, ledger, "interrupted", EXIT_INTERRUPTED)
+        return stopped(ledger, "interrupted", EXIT_INTERRUPTED)
     seconds, tokens = (sum(session[name] for session in sessions) for name in ("seconds", "tokens"))
     print(report.table())
     if ledger.spared:
@@ -227,14 +233,17 @@ def warn_of_unscored(plan: Plan, ledger: Ledger) -> None:
         logger.warning("--save_logprobs: %d sample(s) were made without it; %s has none of them", lacking, path.name)
 
 
-def stopped(plan: Plan, ledger: Ledger, why: str, status: int = EXIT_FAILED) -> int:
+def stopped(ledger: Ledger, why: str, status: int = EXIT_FAILED) -> int:
     """Say why the run ends early and how to go on."""
-    print(
-        f"{why}\n{ledger.settled:,} of {ledger.units:,} samples are safe in {plan.args.output_path}; "
-        "run the same command again to continue",
-        file=sys.stderr,
-    )
+    print(f"{why}\n{describe_safe(ledger)}", file=sys.stderr)
     return status
+
+
+def describe_safe(ledger: Ledger) -> str:
+    return (
+        f"{ledger.settled:,} of {ledger.units:,} samples are safe in {ledger.output}; "
+        "run the same command again to continue"
+    )
 
 
 if __name__ == "__main__":

@@ -225,6 +225,7 @@ class DurableAppender(contextlib.AbstractContextManager["DurableAppender"]):
             raise InputError(f"{path}: cannot write here ({error.strerror})") from None
         _lock(self._file, self.path)
         repair_torn_tail(self.path, torn_to)
+        self._end, self._is_touched = self._file.seek(0, os.SEEK_END), False
         self._dirty = False
         self._synced = time.monotonic()
 
@@ -243,9 +244,17 @@ class DurableAppender(contextlib.AbstractContextManager["DurableAppender"]):
             self._file.truncate(start)
             error.filename = str(self.path)  # `write` knows a number only
             raise
+        self._is_touched |= start != self._end
+        self._end = start + len(lines)
         self._dirty = True
         self.sync_if_due()
         return start
+
+    def is_untouched(self) -> bool:
+        """Whether nobody else has written to the file or replaced it since it was opened."""
+        size = self._file.seek(0, os.SEEK_END)
+        is_there = self.path.exists() and os.path.samestat(self.path.stat(), os.fstat(self.fileno()))
+        return is_there and size == self._end and not self._is_touched
 
     def sync_if_due(self) -> None:
         """Sync if the last sync is `sync_seconds` ago; to be called on idle ticks."""

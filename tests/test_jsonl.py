@@ -29,6 +29,7 @@ from promptcot_mamba.jsonl import (
     replace_atomically,
     write_jsonl,
 )
+from tests import small_disk
 
 
 @given(st.dictionaries(st.text(), st.text() | st.integers() | st.lists(st.booleans())))
@@ -210,7 +211,10 @@ def test_a_full_disk_leaves_whole_lines(tmp_path: Path):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 
-    done = subprocess.run([sys.executable, "-c", program, path], preexec_fn=limit, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program, path], preexec_fn=limit, capture_output=True, text=True,
+        env=small_disk.ENVIRONMENT,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "27"  # EFBIG stands in for ENOSPC
     assert [row["i"] for row in read_jsonl(path)] == list(range(8))

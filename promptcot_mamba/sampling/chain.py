@@ -70,13 +70,14 @@ class Cuts:
     """Where chains are cut by plan.
 
     `closing` tells, of a prompt and what was said after it, the ids that close a thought which has taken its budget;
-    `text_of` makes text of a prompt's and a completion's ids.
+    `text_of` makes text of a prompt's and a completion's ids, and of why it ended; behind a `stop_ids` none goes on.
     """
 
     segment_len: int | None = None
     thinking_budget: int | None = None
     closing: Callable[[str, str], Sequence[int]] | None = None
-    text_of: Callable[[Sequence[int], Sequence[int]], str] | None = None
+    text_of: Callable[[Sequence[int], Sequence[int], str], str] | None = None
+    stop_ids: tuple[int, ...] = ()
 
     def next_stop(self, chain: Chain) -> int:
         """How long the chain is when it is looked at next: a function of what it holds, not of what interrupted it."""

@@ -164,9 +164,10 @@ def read_score(answer: dict[str, Any], ids: Sequence[int], start: int, url: str)
 
 async def read_stream(
     lines: AsyncIterable[bytes], ids: array, max_tokens: int, url: str, *, stop_on_loop: bool,
-    scores: TokenScores | None = None,
+    scores: TokenScores | None = None, ended: asyncio.Event | None = None,
 ) -> Answer:  # fmt: skip
-    """Follow a streamed completion; `ids` grows by its tokens (and `scores` likewise) and holds those kept from before.
+    """Follow a streamed completion; `ids` grows by its tokens (and `scores` likewise) and holds those kept from before;
+    `ended` is set once all is said.
 
     Left where the chain starts to loop; the server then drops the request. Text is made from `ids` where there are
     any, by the caller. What breaks after the finish reason takes nothing away.
@@ -175,7 +176,7 @@ async def read_stream(
     thoughts: list[str] = []
     refusal = ""
     usage = None
-    reason, before, ended, bare = None, len(ids), asyncio.Event(), False
+    reason, before, ended, bare = None, len(ids), ended or asyncio.Event(), False
     async for event in until_quiet(iter_events(lines, url), ended):
         usage = event.get("usage") or usage
         for choice in first_choices(event):

@@ -1,5 +1,6 @@
 """The OpenAI completions protocol as we speak it: where it is spoken, and what is sent."""
 
+import asyncio
 import os
 import re
 from array import array
@@ -53,10 +54,16 @@ class Pending:
     dropped: bool = False  # whoever submitted it wants nothing of it
     sent: float = 0.0  # when it last was
     keeps_ids: bool = False  # what it says now can be gone on from elsewhere
+    ended: asyncio.Event = field(default_factory=asyncio.Event)  # its stream has said all, though not closed
 
     @property
     def fresh(self) -> int:
         return len(self.ids) - len(self.request.kept)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the chain can be continued from what it has said, and has not said all."""
+        return self.fresh > 0 and self.keeps_ids and not self.ended.is_set()
 
     @property
     def is_check(self) -> bool:

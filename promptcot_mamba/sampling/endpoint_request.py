@@ -73,6 +73,7 @@ class Asker:
         if asks_ids and self._counts_from_cuts(endpoint):
             asks_ids = False
         pending.keeps_ids = asks_ids
+        pending.ended.clear()
         stream = self.sampling.stop_on_loop or (settings.stream and asks_ids) or bool(settings.extra_body.get("stream"))
         body = self._body(endpoint, request, asks_ids=asks_ids, stream=stream)
         self._say_dropped(endpoint, endpoint.owner)
@@ -86,7 +87,7 @@ class Asker:
             else:
                 answer = await read_stream(
                     iter_lines(response.content), pending.ids, request.max_tokens, endpoint.url,
-                    stop_on_loop=self.sampling.stop_on_loop, scores=request.scores,
+                    stop_on_loop=self.sampling.stop_on_loop, scores=request.scores, ended=pending.ended,
                 )  # fmt: skip
         self._doubt_half(endpoint, pending, answer)
         if answer.finish_reason == STOP and settings.extra_body.get("stop"):

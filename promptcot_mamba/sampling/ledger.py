@@ -371,6 +371,11 @@ class Ledger(AbstractContextManager["Ledger"]):
         """Put a complete run's `X.jsonl` into its final order and format; no chain is left to be continued."""
         if not self.complete:
             return
+        if self._rows is not None and not self._rows.is_untouched():
+            raise InputError(
+                f"{self.output}: was replaced or cut by another program while it was written; run the same command "
+                "again, and what is lost is drawn again from its seed"
+            )
         side_path(self.output, "partial.jsonl").unlink(missing_ok=True)
         if self._rows is not None:
             self._rows.close()

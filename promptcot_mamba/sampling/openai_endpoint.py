@@ -40,14 +40,7 @@ from promptcot_mamba.sampling.endpoint_errors import (
     RefusedError,
     RejectedError,
 )
-from promptcot_mamba.sampling.endpoint_pool import (
-    TROUBLE,
-    Endpoint,
-    EndpointPool,
-    EndpointSettings,
-    growing_pause,
-    words_of,
-)
+from promptcot_mamba.sampling.endpoint_pool import TROUBLE, Endpoint, EndpointPool, EndpointSettings, words_of
 from promptcot_mamba.sampling.endpoint_protocol import Held, Pending
 from promptcot_mamba.sampling.endpoint_request import Asker, said_so_far
 from promptcot_mamba.sampling.endpoint_troubles import MOST_BAD_ANSWERS, MOST_TIMEOUTS, Troubles
@@ -115,11 +108,16 @@ class OpenAIEndpoints:
         if self._server is not None:
             self._server.watch()
         self._loop.run_until_complete(self._advance(timeout))
-        if self._fatal is not None and not self._finished:
+        if self._fatal is not None and not self._finished and not self._drains:
             raise self._fatal
         finished = list(self._finished)
         self._finished.clear()
         return finished
+
+    @property
+    def _drains(self) -> bool:
+        """Whether what ends the run (a spent account) leaves requests under way, which may be paid for."""
+        return isinstance(self._fatal, InputError) and self.running() > 0
 
     def log_likelihoods(self, sequences: Iterable[tuple[list[int], int]]) -> Iterator[float]:
         """log p(ids[start:] | ids[:start]) in nats for each (ids, start), in order, as `VllmEngine` gives them."""
@@ -149,7 +147,7 @@ class OpenAIEndpoints:
 
     def growing(self) -> Mapping[int, Sequence[int]]:
         """None where a chain cannot go on from its tokens: they are not worth saving."""
-        return {each.request.unit: each.ids for each in self._wanted() if each.fresh and each.keeps_ids}
+        return {each.request.unit: each.ids for each in self._wanted() if each.goes_on}
 
     def _wanted(self) -> Iterator[Pending]:
         """Those on a server, without the dropped ones, whose connections the loop closes when it turns next."""
@@ -179,12 +177,12 @@ class OpenAIEndpoints:
         self._wake.clear()
         for orphan in orphans(self.endpoints):
             self._take_back(orphan)
-        while self._waiting and (endpoint := self._pool.free()) is not None:
+        while self._fatal is None and self._waiting and (endpoint := self._pool.free()) is not None:
             pending = self._waiting.popleft()
             if not pending.dropped:
                 self._send(endpoint, pending)
         for endpoint in self.endpoints:
-            if is_in_doubt(endpoint, [self._running[task] for task in endpoint.tasks]):
+            if self._fatal is None and is_in_doubt(endpoint, [self._running[task] for task in endpoint.tasks]):
                 self._send(endpoint, check_of(endpoint, self._asker.tokenizer))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), timeout)
@@ -299,7 +297,7 @@ class OpenAIEndpoints:
         """Back to the head of the queue; or, with what it has said, to whoever submitted it."""
         self.moved += 1
         request = pending.request
-        if pending.fresh and pending.keeps_ids:
+        if pending.goes_on:
             pending.troubles.resume_at = time.monotonic() + pause
             self._finish(pending, said_so_far(pending, CUT))
             return
@@ -347,7 +345,7 @@ class OpenAIEndpoints:
         if endpoint.bad_answers >= BAD_ANSWERS_IN_A_ROW:
             self._pool.back_off(endpoint, words, at_least)
         if troubles.bad_answers < MOST_BAD_ANSWERS:
-            pause = max(at_least, growing_pause(troubles.bad_answers - 1))
+            pause = max(at_least, endpoint_pool.growing_pause(troubles.bad_answers - 1))
             self._say_busy(endpoint, words, pause)
             self._take_back(pending, pause)
         else:
@@ -440,5 +438,8 @@ class OpenAIEndpoints:
         self._wake.set()
 
     def _on_fatal(self, error: BaseException | None) -> None:
-        self._fatal = self._fatal or error
+        if self._fatal is None:
+            self._fatal = error
+            if self._drains:
+                logger.warning("%s; nothing more is asked, and %d answers are waited for", error, self.running())
         self._wake.set()

@@ -12,7 +12,7 @@ from promptcot_mamba.errors import InputError
 from promptcot_mamba.log import log_once, logger
 from promptcot_mamba.records import Problem
 from promptcot_mamba.sampling.arguments import PROMPT_ROOM, SamplingArguments
-from promptcot_mamba.sampling.backend import LENGTH, SamplingSettings
+from promptcot_mamba.sampling.backend import SamplingSettings
 from promptcot_mamba.sampling.cache_cost import attention_heads, has_latents, state_heads
 from promptcot_mamba.sampling.capacity import GIB, MIB, Capacity, Device, find_device, plan_capacity
 from promptcot_mamba.sampling.chain import Cuts
@@ -98,10 +98,10 @@ class Plan:
                 return [self.tokenizer.convert_tokens_to_ids(mark)]
             return self.tokenizer(mark, add_special_tokens=False)["input_ids"]
 
-        def text_of(prompt_ids: Sequence[int], ids: Sequence[int]) -> str:
-            return completion_text(self.tokenizer, sampling, prompt_ids, ids, LENGTH)
+        def text_of(prompt_ids: Sequence[int], ids: Sequence[int], reason: str) -> str:
+            return completion_text(self.tokenizer, sampling, prompt_ids, ids, reason)
 
-        return Cuts(self.args.segment_len, self.args.thinking_budget, closing, text_of)
+        return Cuts(self.args.segment_len, self.args.thinking_budget, closing, text_of, sampling.stop_token_ids)
 
     def sampling(self) -> SamplingSettings:
         # Thoughts that special tokens mark must be seen to begin and end; s1's are ChatML's own, and a model whose

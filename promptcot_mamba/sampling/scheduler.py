@@ -15,7 +15,7 @@ from promptcot_mamba.errors import InputError
 from promptcot_mamba.jsonl import DurableAppender, checksum, join_halves
 from promptcot_mamba.log import logger
 from promptcot_mamba.records import Sample, derive_seed
-from promptcot_mamba.sampling.backend import CUT, FAILED, LENGTH, REFUSED, Backend, Generated
+from promptcot_mamba.sampling.backend import CUT, FAILED, LENGTH, REFUSED, STOP, Backend, Generated
 from promptcot_mamba.sampling.chain import Chain, Cuts
 from promptcot_mamba.sampling.decisions import Decisions
 from promptcot_mamba.sampling.ledger import CHECKSUM, Ledger
@@ -175,23 +175,30 @@ class Scheduler:
                 assert chain.prompt_ids is not None  # by their number it is too long
                 self._settle(chain, Generated(chain.unit, "", LENGTH, len(chain.prompt_ids), 0, 0.0))
                 continue
+            if chain.kept and chain.kept[-1] in self.cuts.stop_ids:  # it had ended when something cut it
+                self._settle_kept(chain, STOP)
+                continue
             if self.cuts.spent(chain):
                 self._close_thought(chain)
             stop = self.cuts.next_stop(chain)
             if stop <= len(chain.kept):  # closing its thought took the last of its room: it ends where it is
-                prompt_tokens = len(chain.prompt_ids or ())
-                kept = Generated(chain.unit, self._text(chain), LENGTH, prompt_tokens, len(chain.kept), 0.0)
-                self._settle(chain, kept)
+                self._settle_kept(chain, LENGTH)
                 continue
             self.in_flight[chain.unit] = chain
             chain.submitted = time.monotonic()
             self.backend.submit(chain.request(stop))
 
-    def _text(self, chain: Chain) -> str:
+    def _settle_kept(self, chain: Chain, reason: str) -> None:
+        """It ends with what is kept of it."""
+        chain.continued = tuple(at for at in chain.continued if at < len(chain.kept))
+        prompt_tokens, tokens = len(chain.prompt_ids or ()), len(chain.kept)
+        self._settle(chain, Generated(chain.unit, self._text(chain, reason), reason, prompt_tokens, tokens, 0.0))
+
+    def _text(self, chain: Chain, reason: str = LENGTH) -> str:
         """What it has said."""
         assert self.cuts.text_of is not None
-        assert chain.prompt_ids is not None  # a budget needs the tokenizer
-        return self.cuts.text_of(chain.prompt_ids, chain.kept)
+        assert chain.prompt_ids is not None  # a budget needs the tokenizer, and so does what is kept
+        return self.cuts.text_of(chain.prompt_ids, chain.kept, reason)
 
     def _close_thought(self, chain: Chain) -> None:
         """Close the thought of a chain that has taken its budget, where it is still open."""

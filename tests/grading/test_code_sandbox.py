@@ -26,6 +26,7 @@ from promptcot_mamba.grading.sandbox.folder import empty_folder, within
 from promptcot_mamba.grading.sandbox.libraries import wanted_modules
 from promptcot_mamba.grading.sandbox.sandbox import SAFE_LEVELS, Limits, Sandbox, SandboxBrokenError
 from promptcot_mamba.grading.sandbox.source import compile_program
+from tests import small_disk
 from tests.grading.lcb_files import RIGHT, flags, make_folder, read
 from tests.grading.processes import are_gone, becomes, tree_of
 
@@ -168,8 +169,9 @@ def test_a_low_file_limit_ends_the_program_with_one_line(tmp_path):
     command = [sys.executable, "calc_acc_lcb.py", "--input_path", str(folder / "p.jsonl"), *flags(folder)]
     files = sorted(tmp_path.iterdir())
     ended = subprocess.run(
-        ["bash", "-c", 'ulimit -f 100 && exec "$@"', "bash", *command], cwd=ROOT, capture_output=True, text=True
-    )
+        ["bash", "-c", 'ulimit -f 100 && exec "$@"', "bash", *command], cwd=ROOT, capture_output=True, text=True,
+        env=small_disk.ENVIRONMENT,
+    )  # fmt: skip
     assert (ended.returncode, ended.stdout) == (2, "")
     assert re.search(r"(?<!.)error: .*ulimit -f.*\n\Z", ended.stderr)  # behind the warning of absent problems
     assert ended.stderr.count("error: ") == 1
@@ -189,7 +191,9 @@ def test_what_breaks_two_sandboxes_is_no_verdict():
         "    try:\n        pool.run(lambda one: one.run({'mode': 'stdin', 'code': '', 'prelude': True}))\n"
         "    except sandbox.SandboxRefusedError as error:\n        print(error)\n"
     )
-    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=small_disk.ENVIRONMENT
+    )
     assert re.fullmatch(f"two sandboxes broke over one program: .*{words}.*\n", ended.stdout), ended
 
 

@@ -13,6 +13,7 @@ import pytest
 from promptcot_mamba.bench_record import write_record
 from promptcot_mamba.checkpoint import share_files
 from promptcot_mamba.jsonl import write_jsonl
+from tests import small_disk
 from tests.programs.train_helpers import flags_for, make_work, run_train
 from tests.tiny import make_checkpoint, make_tokenizer
 
@@ -28,8 +29,9 @@ def run(*command: object, most_bytes: int | None = None, umask: int = 0o022) -> 
 
     words = [sys.executable, "-m", *map(str, command)]
     return subprocess.run(
-        words, cwd=ROOT, capture_output=True, text=True, preexec_fn=limit, umask=umask, timeout=300, check=False
-    )
+        words, cwd=ROOT, capture_output=True, text=True, preexec_fn=limit, umask=umask, timeout=300, check=False,
+        env=small_disk.ENVIRONMENT,
+    )  # fmt: skip
 
 
 def one_line(done: subprocess.CompletedProcess) -> str:

@@ -19,6 +19,7 @@ from promptcot_mamba.errors import InputError, ProgramFailedError
 from promptcot_mamba.jsonl import read_jsonl, write_jsonl
 from promptcot_mamba.synthesis.models import ModelBook
 from scripts import synthesize
+from tests import small_disk
 from tests.sampling.conftest import ROOT, ServerProcess
 from tests.synthesis.conftest import seeds, start_server, tokenizer_folder  # noqa: F401 (fixtures)
 from tests.synthesis.scripted import SETTINGS, ScriptedModel, answer, likelihood
@@ -65,7 +66,8 @@ def write_recipe(tmp_path: Path, seeds: Path, tokenizer_folder: Path) -> Callabl
 
 def start(recipe: Path, *flags: str, most_bytes: int = resource.RLIM_INFINITY) -> subprocess.Popen:
     command = [sys.executable, "-m", "scripts.synthesize", "--config", str(recipe), *flags]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    is_small = most_bytes != resource.RLIM_INFINITY
+    environment = {**(small_disk.ENVIRONMENT if is_small else os.environ), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, resource.RLIM_INFINITY)),

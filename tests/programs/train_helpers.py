@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import small_disk
 from tests.tiny import make_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -87,7 +88,7 @@ def run_train(
         train_command(flags, processes),
         preexec_fn=limit,
         cwd=ROOT,
-        env=child_environment(),
+        env=child_environment() if most_bytes is None else small_disk.ENVIRONMENT | child_environment(),
         capture_output=True,
         text=True,
         timeout=HANG_SECONDS,

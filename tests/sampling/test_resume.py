@@ -9,6 +9,7 @@ import os
 import random
 import resource
 import signal
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -230,6 +231,30 @@ def test_changed_problems_and_weights_are_refused(flags, tmp_path: Path, problem
         run(flags(n=1, model_path=moved))
 
 
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_file_that_is_written_by_another_program_is_noticed(flags, tmp_path: Path, cut: bool):
+    """An editor's save is a new file in its place; a shell's `>` cuts it."""
+    output, whole = tmp_path / "x.jsonl", tmp_path / "whole.jsonl"
+
+    class Edited(ScriptedBackend):
+        def poll(self, timeout: float) -> list[Generated]:
+            if output.stat().st_size and not (tmp_path / "copy").exists():
+                (tmp_path / "copy").write_bytes(output.read_bytes())
+                if cut:
+                    os.truncate(output, 10)
+                else:
+                    (tmp_path / "copy2").write_bytes(output.read_bytes())
+                    (tmp_path / "copy2").replace(output)
+            return super().poll(timeout)
+
+    with pytest.raises(InputError, match="was replaced or cut by another program"):
+        run(flags(), Edited(8))
+    assert json.loads(side_path(output, "run.json").read_text())["complete"] is False
+    assert run(flags()) == 0
+    run(flags(output_path=whole))
+    assert comparable(output) == comparable(whole)
+
+
 def test_placement_may_change(flags):
     run(flags(n=1))
     assert run(flags(n=2, max_num_seqs=3, n_gpus=2, concurrency=7)) == 0
@@ -340,6 +365,7 @@ def test_a_disk_that_is_full_at_the_end_leaves_no_engine_running(flags, tmp_path
 
 
 def run_on_a_small_disk(flags: list[str], limit: int) -> None:
+    sys.dont_write_bytecode = True  # as tests/small_disk.py
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     os._exit(run(flags))
 
