@@ -203,9 +203,9 @@ class EndpointPool:
         for session in filter(None, (self._session, self._probes)):
             await session.close()
 
-    def free(self) -> Endpoint | None:
-        """The least busy server that is there and takes one more request."""
-        endpoint = min(self.endpoints, key=lambda each: (each.away, len(each.tasks)))
+    def free(self, avoid: str) -> Endpoint | None:
+        """The least busy server that is there and takes one more request, another than `avoid` where there is one."""
+        endpoint = min(self.endpoints, key=lambda each: (each.away, each.url == avoid, len(each.tasks)))
         return None if endpoint.away or len(endpoint.tasks) >= self.settings.concurrency else endpoint
 
     async def post(self, endpoint: Endpoint, path: str, body: dict[str, Any]) -> aiohttp.ClientResponse:

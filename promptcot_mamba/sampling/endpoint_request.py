@@ -159,7 +159,13 @@ class Asker:
         return Generated(request.unit, text, answer.finish_reason, prompt, tokens, seconds, score, ids, *said)
 
     def kept_text(self, request: Request) -> str:
-        return self.text_of(request, request.kept, LENGTH) if request.kept else ""
+        """What is kept, up to its last whole character: a server without ids could not go on within one."""
+        text = whole = self.text_of(request, request.kept, LENGTH) if request.kept else ""
+        for cut in (1, 2, 3):  # tokens of a character's bytes
+            if not text.endswith("\ufffd"):
+                return text
+            text = self.text_of(request, request.kept[:-cut], LENGTH)
+        return whole if text.endswith("\ufffd") else text  # a model may write the sign itself
 
     def text_of(self, request: Request, ids: Sequence[int], reason: str) -> str:
         return completion_text(self.tokenizer, self.sampling, request.prompt_ids or (), ids, reason)

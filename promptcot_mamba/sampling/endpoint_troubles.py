@@ -13,6 +13,7 @@ class Troubles:
     them along when it comes again: else one that breaks at its second word would be asked for ever."""
 
     bad_answers: int = 0
+    slow_on: str = ""  # the server on which it took too long
     timeouts: int = 0
     pauses: int = 0  # in a row
     broken_since: float | None = None  # when a server first broke under it

@@ -177,7 +177,10 @@ class OpenAIEndpoints:
         self._wake.clear()
         for orphan in orphans(self.endpoints):
             self._take_back(orphan)
-        while self._fatal is None and self._waiting and (endpoint := self._pool.free()) is not None:
+        while self._fatal is None and self._waiting:
+            endpoint = self._pool.free(avoid=self._waiting[0].troubles.slow_on)
+            if endpoint is None:
+                break
             pending = self._waiting.popleft()
             if not pending.dropped:
                 self._send(endpoint, pending)
@@ -259,7 +262,7 @@ class OpenAIEndpoints:
         elif isinstance(error, BadAnswerError):
             self._answered_badly(endpoint, pending, words, error.retry_after or 0.0)
         elif type(error) is asyncio.TimeoutError:  # the whole request's; those of a connection are of another type
-            self._timed_out(pending)
+            self._timed_out(endpoint, pending)
         elif isinstance(error, DeniedError) and endpoint.served and pending.troubles.bad_answers < MOST_BAD_ANSWERS:
             pending.troubles.bad_answers += 1
             self._pool.back_off(endpoint, words)
@@ -283,8 +286,10 @@ class OpenAIEndpoints:
         else:
             self._give_up(pending, f"a request was broken off for {lasted:.0f} s: {words}")
 
-    def _timed_out(self, pending: Pending) -> None:
-        """Too long for one request: it has one more try, and a chain that goes on from what it has said has another."""
+    def _timed_out(self, endpoint: Endpoint, pending: Pending) -> None:
+        """Too long for one request: it has one more try, elsewhere if it can, and a chain that goes on from what it has
+        said has another."""
+        pending.troubles.slow_on = endpoint.url
         pending.troubles.meet(len(pending.request.kept), self._served())
         pending.troubles.timeouts += 1
         if pending.troubles.timeouts < MOST_TIMEOUTS:

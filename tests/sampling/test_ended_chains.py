@@ -119,3 +119,17 @@ def test_a_spent_account_waits_for_the_answers_that_are_paid_for():
         backend.close()
     assert sorted(each.unit for each in finished) == [0, 1]
     assert sorted(asked) == [7, 8, 9]  # nothing more is asked
+
+
+def test_a_server_without_ids_goes_on_from_a_whole_character():
+    """Tokens are bytes at times: a vLLM server's may end within a character, which no text can hold."""
+    text = "So \u6570\u5b66"
+    ids, backend = ids_of(text), None
+    with serving(lambda http, body: None) as server:
+        backend = connect(server.url)
+        for cut in range(len(ids) + 1):
+            kept = array("i", ids[:cut])
+            said = backend._asker.kept_text(Request(0, 0, 7, "2 + 2?", ids_of("2 + 2?"), 4000, kept=kept))
+            assert text.startswith(said)
+        backend.close()
+    assert said == text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import time
@@ -9,6 +10,7 @@ import urllib.request
 from collections import Counter
 
 import pytest
+from aiohttp import web
 
 from promptcot_mamba.errors import InputError
 from promptcot_mamba.sampling import endpoint_pool
@@ -16,6 +18,7 @@ from promptcot_mamba.sampling.backend import LENGTH, LOOP, BackendFailedError, R
 from promptcot_mamba.sampling.endpoint_pool import EndpointPool, EndpointSettings, read_cards
 from promptcot_mamba.sampling.endpoint_protocol import find_model, normal_url, payload
 from promptcot_mamba.sampling.openai_endpoint import OpenAIEndpoints
+from tests.sampling.own_server import serving
 from tests.sampling.scripted import write_chain
 
 SAMPLING = SamplingSettings(temperature=0.8, top_p=0.95, repetition_penalty=1.1, stop_token_ids=(2,))
@@ -88,6 +91,21 @@ def test_a_server_that_comes_back_is_used_again(start_server):
             start_server(port=server.port)
 
     assert_each_once_and_right(sample(backend, 60, restart_midway), 60)
+
+
+def test_what_took_too_long_is_asked_of_another_server():
+    """A stuck engine behind a server that lists its model all the same."""
+
+    async def hang(http: web.Request, body: dict) -> web.StreamResponse:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    async def answer(http: web.Request, body: dict) -> web.StreamResponse:
+        return web.json_response({"choices": [{"index": 0, "text": "4.", "finish_reason": "stop"}]})
+
+    with serving(hang) as stuck, serving(answer) as other:
+        finished = sample(connect(stuck.url, other.url, concurrency=4, request_seconds=0.3, gives_up=True), 24)
+    assert {each.text for each in finished} == {"4."}
 
 
 def test_a_server_that_hangs_loses_its_work(start_server, monkeypatch):
