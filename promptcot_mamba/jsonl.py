@@ -251,10 +251,12 @@ class DurableAppender(contextlib.AbstractContextManager["DurableAppender"]):
         return start
 
     def is_untouched(self) -> bool:
-        """Whether nobody else has written to the file or replaced it since it was opened."""
-        size = self._file.seek(0, os.SEEK_END)
-        is_there = self.path.exists() and os.path.samestat(self.path.stat(), os.fstat(self.fileno()))
-        return is_there and size == self._end and not self._is_touched
+        """Whether the path holds what was appended: nobody has cut the file or put another in its place.
+
+        By sizes alone: some file systems give a file that is open another inode than its path.
+        """
+        sizes = self._file.seek(0, os.SEEK_END), self.path.stat().st_size if self.path.exists() else None
+        return sizes == (self._end, self._end) and not self._is_touched
 
     def sync_if_due(self) -> None:
         """Sync if the last sync is `sync_seconds` ago; to be called on idle ticks."""
