@@ -29,6 +29,7 @@ from promptcot_mamba.sampling.arguments import SamplingArguments
 from promptcot_mamba.sampling.backend import Backend, BackendFailedError
 from promptcot_mamba.sampling.decisions import Decisions
 from promptcot_mamba.sampling.engines import make_backend
+from promptcot_mamba.sampling.healing import heal_scores
 from promptcot_mamba.sampling.ledger import Ledger, count_settled
 from promptcot_mamba.sampling.partial import PartialFile
 from promptcot_mamba.sampling.plan import DEFAULTS, Plan, describe, make_plan, place
@@ -46,7 +47,6 @@ from promptcot_mamba.sampling.scheduler import Scheduler
 from promptcot_mamba.sampling.sessions import Session, count_devices, device_hours, speed_per_device
 from promptcot_mamba.sampling.shared import EXIT_LEFT, sample_each
 from promptcot_mamba.stop_signal import StopSignal
-from promptcot_mamba.token_scores import read_keys
 
 EXIT_FAILED = 1
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -152,6 +152,8 @@ def run(
                 raise
             raise InputError(f"{error}\n{describe_safe(ledger)}") from None
     ledger.finish()
+    if ledger.complete and plan.args.save_logprobs:
+        heal_scores(side_path(output, "logprobs.jsonl"))  # of what was drawn again; no line twice
     write_info(complete=ledger.complete, results=report.summaries())
     if not ledger.complete:
         return stopped(ledger, "interrupted", EXIT_INTERRUPTED)
@@ -227,10 +229,10 @@ def warn_of_unscored(plan: Plan, ledger: Ledger) -> None:
     if not plan.args.save_logprobs or not ledger.settled:
         return
     path = side_path(plan.args.output_path, "logprobs.jsonl")
-    units = {ledger.unit_of(*key) for key in read_keys(path)}
+    units = {ledger.unit_of(*key) for key in heal_scores(path)}
     lacking = ledger.settled - sum(unit is not None and not ledger.is_missing(unit) for unit in units)
     if lacking > 0:
-        logger.warning("--save_logprobs: %d sample(s) were made without it; %s has none of them", lacking, path.name)
+        logger.warning("--save_logprobs: %s has nothing of %d sample(s) that are made already", path.name, lacking)
 
 
 def stopped(ledger: Ledger, why: str, status: int = EXIT_FAILED) -> int:

@@ -107,6 +107,7 @@ _OTHER_MARKS = {
     "apertus": (Marks("<|inner_prefix|>", ("<|inner_suffix|>",), ("<|assistant_end|>",)),),
     "hunyuan": (),
 }  # fmt: skip
+_BEGINNINGS = ("<think:", *(marks.begin for forms in _OTHER_MARKS.values() for marks in forms))
 # One of them is in every mark that ends a thought, and in few long texts.
 _END_SIGNS = ("</", "|>", "[/", "\u25c1/", "[unused")
 # Code between its fences, or to the end of the text, or else `<think>` on a line of its own.
@@ -336,6 +337,8 @@ def _known_marks(thinking: str, *texts: str) -> Sequence[Marks]:
 def _find_opening(prompt: str, text: str, thinking: str) -> Marks | None:
     """The marks that a completion begins with, or that its prompt has opened a thought with."""
     prompt, text = prompt.rstrip(), text.lstrip()
+    if not text.startswith(_BEGINNINGS) and not prompt.endswith(_BEGINNINGS) and "<think:" not in prompt[-64:]:
+        return None
     for marks in _known_marks(thinking, prompt[-64:], text[:64]):
         begun = text.startswith(marks.begin) and (
             not marks.worded or thinking != "auto" or any(end in text for end in marks.ends)

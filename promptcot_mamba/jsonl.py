@@ -14,7 +14,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, AnyStr
+from typing import IO, Any, AnyStr, NamedTuple
 
 import msgspec
 
@@ -78,6 +78,36 @@ def iter_jsonl(path: str | Path) -> Iterator[tuple[int, Row]]:
             if not isinstance(row, dict):
                 raise InputError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
             yield number, row
+
+
+class Line(NamedTuple):
+    """One line of a JSONL file; `row` is None where it cannot be read, and `trouble` says why."""
+
+    number: int
+    raw: bytes
+    row: Row | None
+    trouble: str = ""
+
+
+def read_lines(path: Path) -> Iterator[Line]:
+    """All lines of a file of our own, readable or not; of a file that is not there none."""
+    with path.open("rb") if path.exists() else contextlib.nullcontext(()) as file:
+        for number, raw in enumerate(file, start=1):
+            row, trouble = None, ""
+            try:
+                row = decode_json(raw, _decode_utf8)
+            except (ValueError, RecursionError) as error:  # malformed JSON, not UTF-8, or nested too deeply
+                trouble = "NUL bytes, as a power loss leaves them" if b"\0" in raw else str(error)
+            if not raw.strip():
+                trouble = "blank"
+            elif not trouble and not isinstance(row, dict):
+                row, trouble = None, f"{type(row).__name__} instead of an object"
+            yield Line(number, raw, row, trouble)
+
+
+def _decode_utf8(data: bytes) -> Any:
+    """`json.loads` itself takes bytes with NULs for UTF-32."""
+    return json.loads(data.decode("utf-8-sig", "surrogatepass"))
 
 
 def _finite(text: str) -> float:

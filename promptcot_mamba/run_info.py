@@ -84,7 +84,9 @@ def read_sampling(output: str | Path) -> dict[str, Any]:
             _check(session, _OF_A_SESSION, "sessions: ", needed=("seconds", "tokens"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
         raise not_ours(path, error) from None
     return found
 

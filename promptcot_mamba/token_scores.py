@@ -9,19 +9,17 @@ or drawn before the run was asked to save. Both are the model's own, before temp
 from __future__ import annotations
 
 import base64
-import json
 import math
 import zlib
 from array import array
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from promptcot_mamba.jsonl import Row, decode_json
+from promptcot_mamba.jsonl import Line, Row, read_lines
 from promptcot_mamba.log import logger
 
 TOP = 20  # alternatives a token's entropy is taken over: what vLLM and OpenAI-like chat servers give at most
@@ -96,17 +94,20 @@ def mean(values: Sequence[float]) -> float | None:
     return math.fsum(known) / len(known) if known else None
 
 
-def read_keys(path: Path) -> set[tuple[str, int]]:
-    """Problem and run of all lines that can be read; no file is none."""
-    found = set()
-    with path.open("rb") if path.exists() else nullcontext(()) as file:
-        for line in file:
-            try:
-                row = decode_json(line)
-                found.add((str(row["problem_id"]), int(row["run"])))
-            except (ValueError, KeyError, TypeError):
-                continue
-    return found
+def scores_row(line: Line) -> Row:
+    """A line of the file that is whole; raises ValueError saying what is wrong with it."""
+    if line.row is None:
+        raise ValueError(line.trouble)
+    try:
+        for name, kind in (("problem_id", str), ("run", int), ("attempt", int)):
+            if not isinstance(line.row[name], kind):
+                raise ValueError(f"{name!r} is {line.row[name]!r:.40}")
+        TokenScores.unpack(line.row)
+    except KeyError as error:
+        raise ValueError(f"no {error}") from None
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+    return line.row
 
 
 def read_scores(path: Path) -> dict[tuple[str, int], dict[str, Any]]:
@@ -116,20 +117,17 @@ def read_scores(path: Path) -> dict[tuple[str, int], dict[str, Any]]:
     is no scores.
     """
     found: dict[tuple[str, int], dict[str, Any]] = {}
-    if not path.exists():
-        return found
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                row = json.loads(line)
-                scores = TokenScores.unpack(row)
-                key = (row["problem_id"], row["run"])
-                found[key] = {
-                    "attempt": row["attempt"],
-                    "completion_crc": row.get("completion_crc"),
-                    "mean_logprob": mean(scores.logprobs),
-                    "mean_entropy": mean(scores.entropies),
-                }
-            except (ValueError, KeyError, TypeError) as error:
-                logger.warning("%s:%d: unreadable (%s); left out", path, number, error)
+    for line in read_lines(path):
+        try:
+            row = scores_row(line)
+        except ValueError as error:
+            logger.warning("%s:%d: unreadable (%s); left out", path, line.number, error)
+            continue
+        scores = TokenScores.unpack(row)
+        found[row["problem_id"], row["run"]] = {
+            "attempt": row["attempt"],
+            "completion_crc": row.get("completion_crc"),
+            "mean_logprob": mean(scores.logprobs),
+            "mean_entropy": mean(scores.entropies),
+        }
     return found

@@ -113,7 +113,8 @@ def api_key() -> str | None:
 
 def dropped_flags(owner: str, sampling: SamplingSettings) -> str:
     """The flags among those that are set which a server of this owner drops without a word."""
-    return ", ".join(f"--{name}" for name in DROPPED.get(owner, ()) if getattr(sampling, name) != NONE[name])
+    dropped = DROPPED.get(owner)
+    return ", ".join(f"--{name}" for name in dropped if getattr(sampling, name) != NONE[name]) if dropped else ""
 
 
 def is_elsewhere(served: str, wanted: str) -> bool:

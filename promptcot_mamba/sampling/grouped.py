@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.jsonl import Row, iter_jsonl, write_jsonl
+from promptcot_mamba.jsonl import Row, iter_jsonl, read_lines, write_jsonl
 from promptcot_mamba.log import logger
 from promptcot_mamba.records import Problem, Sample, grouped_row, is_grouped, ungroup
-from promptcot_mamba.sampling.healing import read_lines, take_out
+from promptcot_mamba.sampling.healing import take_out
 
 
 def holds_groups(output: Path) -> bool:

@@ -1,39 +1,12 @@
 """Lines of our own files that cannot be read: named, moved aside, and made good from the file beside them."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
-from typing import NamedTuple
 
-from promptcot_mamba.jsonl import Row, decode_json, replace_atomically
+from promptcot_mamba.jsonl import read_lines, replace_atomically
 from promptcot_mamba.log import logger
 from promptcot_mamba.run_info import side_path
-
-
-class Line(NamedTuple):
-    """One line of a JSONL file; `row` is None where it cannot be read, and `trouble` says why."""
-
-    number: int
-    raw: bytes
-    row: Row | None
-    trouble: str = ""
-
-
-def read_lines(path: Path) -> Iterator[Line]:
-    """All lines of a file, readable or not."""
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
-            if not raw.strip():
-                yield Line(number, raw, None, "blank")
-                continue
-            try:
-                row = decode_json(raw)
-            except (ValueError, RecursionError) as error:  # malformed JSON, not UTF-8, or nested too deeply
-                yield Line(number, raw, None, str(error))
-                continue
-            if isinstance(row, dict):
-                yield Line(number, raw, row)
-            else:
-                yield Line(number, raw, None, f"{type(row).__name__} instead of an object")
+from promptcot_mamba.token_scores import scores_row
 
 
 def take_out(path: Path, numbers: Collection[int], *, keep: bool = True) -> None:
@@ -46,3 +19,27 @@ def take_out(path: Path, numbers: Collection[int], *, keep: bool = True) -> None
         file.writelines(line.raw for line in read_lines(path) if line.number not in numbers)
     if keep:
         logger.warning("%s: %d unreadable line(s) moved to %s", path, len(numbers), damaged.name)
+
+
+def heal_scores(path: Path) -> set[tuple[str, int]]:
+    """Take out of X.logprobs.jsonl what cannot be read, which is named and moved aside, and what was drawn once more
+    since; returns problem and run of what stays."""
+    last: dict[tuple[str, int, int], int] = {}
+    damaged, repeated = set(), set()
+    for line in read_lines(path):
+        try:
+            row = scores_row(line)
+        except ValueError as error:
+            logger.warning("%s:%d: unreadable (%s)", path, line.number, error)
+            damaged.add(line.number)
+            continue
+        key = (row["problem_id"], row["run"], row["attempt"])
+        if key in last:
+            repeated.add(last[key])
+        last[key] = line.number
+    if damaged:
+        take_out(path, damaged)
+        return heal_scores(path)  # its lines have other numbers now
+    if repeated:
+        take_out(path, repeated, keep=False)
+    return {key[:2] for key in last}

@@ -18,13 +18,22 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.jsonl import DurableAppender, Row, checksum, decode_json, dump_json, replace_atomically
+from promptcot_mamba.jsonl import (
+    DurableAppender,
+    Line,
+    Row,
+    checksum,
+    decode_json,
+    dump_json,
+    read_lines,
+    replace_atomically,
+)
 from promptcot_mamba.log import logger
 from promptcot_mamba.records import Problem, Sample, derive_seed, sample_fields, ungroup
 from promptcot_mamba.run_info import side_path
 from promptcot_mamba.sampling.backend import LENGTH, REFUSED, STOP
 from promptcot_mamba.sampling.grouped import holds_groups, ungroup_file, write_grouped
-from promptcot_mamba.sampling.healing import Line, read_lines, take_out
+from promptcot_mamba.sampling.healing import take_out
 
 T = TypeVar("T")
 MISSING = -1
@@ -69,19 +78,19 @@ def parse_attempt(row: Row, path: Path, number: int) -> Sample:
         return Sample(**(_IN_THE_ROW | fields if CHECKSUM in row else fields))
     except TypeError as error:
         missing = str(error).partition(":")[2].strip() or error
-        raise InputError(f"{where}: no {missing}; not written by this program") from None
+        raise InputError(f"{where}: no {missing}; not written by this program; move the line out of the file") from None
 
 
 def count_settled(output: str | Path, max_retries: int) -> tuple[int, float | None]:
     """How many samples a rerun would find, and their mean length in tokens; reads only, locks nothing."""
     lengths: dict[tuple[str, int], int] = {}
     output, journal = Path(output), side_path(output, "attempts.jsonl")
-    for line in read_lines(output) if output.exists() else ():
+    for line in read_lines(output):
         where = f"{output}:{line.number}"
         for row in _read_at(where, ungroup, line.row) if line.row is not None else ():
             sample = _read_at(where, Sample.from_row, row)
             lengths[sample.problem_id, sample.run] = sample.completion_tokens
-    for line in read_lines(journal) if journal.exists() else ():
+    for line in read_lines(journal):
         if line.row is not None:
             sample = parse_attempt(line.row, journal, line.number)
             if "completion" in line.row and is_settled(sample, max_retries):  # an older journal's

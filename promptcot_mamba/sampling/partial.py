@@ -16,7 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from promptcot_mamba.jsonl import DurableAppender, decode_json, dump_row, replace_atomically
+from promptcot_mamba.jsonl import (
+    DurableAppender,
+    decode_json,
+    dump_row,
+    read_lines,
+    repair_torn_tail,
+    replace_atomically,
+)
 from promptcot_mamba.log import logger
 from promptcot_mamba.sampling.chain import Chain, Key
 from promptcot_mamba.token_scores import TokenScores
@@ -70,30 +77,33 @@ def read_partial(path: Path, settings: str | None = None) -> dict[Key, Saved]:
     than the field are taken as run.json has them.
     """
     chains: dict[Key, Saved] = {}
-    if not path.exists():
-        return chains
     others = 0
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                row = decode_json(line)
-                if settings is not None and row.get("settings", settings) != settings:
-                    others += 1
-                    continue
-                key = (row["problem_id"], int(row["run"]), int(row["attempt"]))
-                fresh = Saved(row["seed"], row["prompt_crc"])
-                saved = chains.get(key)
-                if saved is None or (saved.seed, saved.prompt_crc) != (fresh.seed, fresh.prompt_crc):
-                    saved = fresh  # from the beginning, or (the problem was edited) once more from there
-                whole = saved.add(row)
-            except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-                logger.warning("%s:%d: unreadable (%s); its chain is continued from before", path, number, error)
+    behind: dict[Key, list[int]] = {}  # lines that follow on a missing one
+    for line in read_lines(path):
+        row = line.row
+        try:
+            if row is None:
+                raise ValueError(line.trouble)
+            if settings is not None and row.get("settings", settings) != settings:
+                others += 1
                 continue
-            if whole:
-                saved.size += len(line)
-                chains[key] = saved
-            else:
-                logger.warning("%s:%d: lines before it are missing; left out", path, number)
+            key = (row["problem_id"], int(row["run"]), int(row["attempt"]))
+            fresh = Saved(row["seed"], row["prompt_crc"])
+            saved = chains.get(key)
+            if saved is None or (saved.seed, saved.prompt_crc) != (fresh.seed, fresh.prompt_crc):
+                saved = fresh  # from the beginning, or (the problem was edited) once more from there
+            whole = saved.add(row)
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
+            logger.warning("%s:%d: unreadable (%s); its chain is continued from before", path, line.number, error)
+            continue
+        if whole:
+            saved.size += len(line.raw)
+            chains[key] = saved
+        else:
+            behind.setdefault(key, []).append(line.number)
+    for first, *rest in behind.values():
+        more = f" with {len(rest)} more of its chain" if rest else ""
+        logger.warning("%s:%d: lines before it are missing; left out%s", path, first, more)
     if others:
         logger.warning("%s: %d line(s) are of a run with other settings; left out", path, others)
     return {key: saved for key, saved in chains.items() if saved.ids}
@@ -108,6 +118,7 @@ class PartialFile:
 
     def __init__(self, path: str | Path, settings: str | None = None, *, write: bool = True):
         self.path = Path(path)
+        repair_torn_tail(self.path)
         self.found = read_partial(self.path, settings)
         self._told = {} if settings is None else {"settings": settings}
         self._writes = write

@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.jsonl import DurableAppender
+from promptcot_mamba.jsonl import DurableAppender, read_lines
 from promptcot_mamba.log import logger
 from promptcot_mamba.run_info import not_ours, read_sampling, side_path, was_stopped
-from promptcot_mamba.sampling.healing import read_lines
 
 TEMPLATE_TIME = "template_time"  # in run.json
 # What belongs together and is renamed together, in this order: a kill in between leaves no chain to be continued under
 # other settings, and to the last the run.json that says what the rest is.
 KINDS = (
-    *("partial.jsonl", "logprobs.jsonl", "damaged.jsonl", "attempts.damaged.jsonl"),
+    *("partial.jsonl", "logprobs.jsonl", "damaged.jsonl", "attempts.damaged.jsonl", "logprobs.damaged.jsonl"),
     *("server.log", "jsonl", "attempts.jsonl", "run.json"),
 )
 HOLDING = ("jsonl", "attempts.jsonl", "partial.jsonl")  # samples, or parts of them

@@ -60,6 +60,7 @@ def engine_arguments(settings: EngineSettings, *, is_mamba2: bool) -> dict[str, 
         "max_num_seqs": settings.max_num_seqs,
         "tensor_parallel_size": settings.tensor_parallel_size,
         "generation_config": "vllm",  # every setting is sent with the request; a checkpoint's defaults change nothing
+        "language_model_only": True,  # of a model that sees: no tower, nor room for images, nor their processor
         "stream_interval": STREAM_INTERVAL,
         "use_tqdm_on_load": False,
         "gpu_memory_utilization": settings.memory_fraction,
@@ -146,6 +147,8 @@ class VllmEngine:
             raise InputError(f"--model_path {settings.model_path}: vLLM refuses its settings ({words})") from None
         except ValueError as error:  # of what it finds in model and memory
             words = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            if settings.on_cpu and "failed to be inspected" in words:
+                words += " Models that see want torchvision, which has no wheel beside torch's CPU build."
             raise InputError(f"--model_path {settings.model_path}: vLLM cannot start it ({words})") from error
         except RuntimeError as error:  # of the process that an engine on GPUs has to itself, whose log is above
             if settings.on_cpu:

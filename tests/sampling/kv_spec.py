@@ -38,12 +38,17 @@ _SMALL = {
     "vocab_size": 384, "hidden_size": 128, "intermediate_size": 96, "num_hidden_layers": 6, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": TINY_CONTEXT,
 }  # fmt: skip
+_TOWER = {
+    "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32,
+    "patch_size": 16,
+}  # fmt: skip
 FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {  # config class, architecture, fields
     "qwen2": ("Qwen2Config", "Qwen2ForCausalLM", {}),
     "qwen3": ("Qwen3Config", "Qwen3ForCausalLM", {}),
     "llama": ("LlamaConfig", "LlamaForCausalLM", {}),
     "mistral": ("MistralConfig", "MistralForCausalLM", {"sliding_window": 256}),
     "gemma3": ("Gemma3TextConfig", "Gemma3ForCausalLM", {"sliding_window": 256}),
+    "gemma3_seeing": ("Gemma3Config", "Gemma3ForConditionalGeneration", {"sliding_window": 256}),
     "nemotron_h": (
         "NemotronHConfig", "NemotronHForCausalLM",
         {"layers_block_type": ["mamba", "mlp", "mamba", "attention", "mlp"], "num_hidden_layers": 5,
@@ -65,7 +70,10 @@ def write_model(family: str, folder: Path) -> dict[str, Any]:
     from tests.tiny import make_tokenizer
 
     kind, architecture, fields = FAMILIES[family]
-    config = getattr(transformers, kind)(**_SMALL | fields)
+    sizes = _SMALL | fields
+    if kind == "Gemma3Config":  # the language model's stand in `text_config`
+        sizes = {"text_config": sizes, "vision_config": _TOWER, "mm_tokens_per_image": 4}
+    config = getattr(transformers, kind)(**sizes)
     config.architectures = [architecture]
     config.save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)

@@ -132,6 +132,11 @@ def ask_vllm(*arguments: str) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def sees() -> bool:
+    """Whether torchvision can be imported; in a process of its own, for half an import of it stays."""
+    return subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True).returncode == 0
+
+
 def check_shapes(names: Sequence[str]) -> None:
     for name, counted in ask_vllm("shapes", *names).items():
         token, window_token, window, state = PUBLISHED[name][1]
@@ -160,6 +165,8 @@ def test_vllm_starts_with_what_is_planned_for_published_sizes():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_vllm_counts_the_same(family: str):
     """In an engine that has the cache planned for one sample, of a context that does not fit the least one."""
+    if family == "gemma3_seeing" and not sees():
+        pytest.skip("vLLM's class of this model wants torchvision, which has no wheel beside torch's CPU build")
     counted = ask_vllm("engine", family)
     # vLLM rounds to whole blocks, keeps one block more of a window, and pads a hybrid's pages to one size.
     assert counted["ours"] <= counted["vllm"] <= counted["most"], counted

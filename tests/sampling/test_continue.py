@@ -15,7 +15,7 @@ from scipy.stats import chi2_contingency
 
 import infer_longcot
 from promptcot_mamba.errors import InputError
-from promptcot_mamba.jsonl import read_jsonl, write_jsonl
+from promptcot_mamba.jsonl import dump_row, read_jsonl, write_jsonl
 from promptcot_mamba.run_info import side_path
 from promptcot_mamba.sampling import scheduler
 from promptcot_mamba.sampling.backend import CUT, Generated
@@ -185,10 +185,28 @@ def test_a_damaged_partial_file_is_read_as_far_as_it_goes(flags, tmp_path: Path,
     assert len(lines) > 4
     path.write_bytes(b"".join([lines[0], b"\n", lines[1][:20] + b"\n", *lines[2:], b'{"torn']))
     assert run(flags(output, segment_len=16)) == 0
-    assert f"{path}:2: unreadable" in caplog.text
+    assert f"{path}:2: unreadable (blank)" in caplog.text
     assert f"{path}:3: unreadable" in caplog.text
+    assert caplog.text.count("unreadable") == 2
+    assert caplog.text.count("removed a torn last line") == 1
     run(flags(tmp_path / "whole.jsonl", segment_len=16))
     assert comparable(output) == comparable(tmp_path / "whole.jsonl")
+
+
+def test_a_chain_that_lacks_a_line_is_told_of_in_one(tmp_path: Path, caplog):
+    """A long chain has hundreds of lines, of which each told once more what the first had."""
+    path = tmp_path / "x.partial.jsonl"
+    named = {"run": 0, "attempt": 0, "seed": 1, "prompt_crc": 2, "seconds": 1.0, "continued": [], "closed": None}
+    rows = [named | {"problem_id": name, "at": at, "ids": [7]} for at in range(9) for name in ("p", "q")]
+    path.write_bytes(b"".join(dump_row(row) if row != rows[4] else b"\x00" * 40 + b"\n" for row in rows) + b"[1]\n")
+    assert {key[0]: len(each.ids) for key, each in read_partial(path).items()} == {"p": 2, "q": 9}
+    told = [record.getMessage().removeprefix(f"{path}:") for record in caplog.records]
+    before = "its chain is continued from before"
+    assert told == [
+        f"5: unreadable (NUL bytes, as a power loss leaves them); {before}",
+        f"19: unreadable (list instead of an object); {before}",
+        "7: lines before it are missing; left out with 5 more of its chain",
+    ]
 
 
 def test_a_partial_file_of_an_earlier_version_is_read(tmp_path: Path):

@@ -102,8 +102,38 @@ def test_samples_that_were_made_without_are_counted(flags, tmp_path: Path, caplo
         caplog.clear()
         how = flags(output, n=n, save_logprobs=asked)
         assert infer_longcot.main(how, make_backend=lambda plan: TokenBackend(TOKENIZER)) == 0
-        said = f"--save_logprobs: {lacking} sample(s) were made without it; x.logprobs.jsonl has none of them"
+        said = f"--save_logprobs: x.logprobs.jsonl has nothing of {lacking} sample(s) that are made already"
         assert (said in caplog.text) == (lacking is not None)
+
+
+def test_a_damaged_line_is_moved_aside_and_none_stands_twice(flags, tmp_path: Path, caplog):
+    """One that could not be read was told, on every rerun, as a sample that was made without the flag."""
+    output = tmp_path / "x.jsonl"
+    path = side_path(output, "logprobs.jsonl")
+    again = flags(output)
+    assert infer_longcot.main(again, make_backend=lambda plan: TokenBackend(TOKENIZER)) == 0
+    before, lines = saved(output), path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:3], lines[3][:50] + b"\n", *lines[4:], lines[5][:-30]]))
+    rows = output.read_bytes().splitlines(keepends=True)
+    output.write_bytes(b"".join(rows[2:]))  # two samples are lost, and drawn again
+    assert infer_longcot.main(again, make_backend=lambda plan: TokenBackend(TOKENIZER)) == 0
+    assert f"{path}:4: unreadable" in caplog.text
+    assert f"{path}:{len(lines) + 1}: unreadable" in caplog.text
+    assert "x.logprobs.jsonl has nothing of 1 sample(s)" in caplog.text
+    damaged = side_path(path, "damaged.jsonl").read_bytes().splitlines()
+    assert damaged == [lines[3][:50], lines[5][:-30]]
+    lost = json.loads(lines[3])
+    after = saved(output)
+    assert len(path.read_bytes().splitlines()) == len(after)
+    drawn_again = {(f"made/{row['idx']}", row["run"]) for row in map(json.loads, rows[:2])}
+    if (lost["problem_id"], lost["run"]) not in drawn_again:
+        before.pop((lost["problem_id"], lost["run"], lost["attempt"]))
+    assert {key: list(each.logprobs) for key, each in after.items()} == {
+        key: list(each.logprobs) for key, each in before.items()
+    }
+    caplog.clear()
+    assert infer_longcot.main(again, make_backend=lambda plan: TokenBackend(TOKENIZER)) == 0
+    assert "unreadable" not in caplog.text
 
 
 @pytest.mark.parametrize("segment_len", [None, 64])
