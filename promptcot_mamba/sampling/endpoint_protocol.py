@@ -28,7 +28,7 @@ DROPPED = {
     **dict.fromkeys(OLLAMA, ("repetition_penalty", "top_k", "min_p")),
     **dict.fromkeys(LM_STUDIO, ("min_p",)),
 }
-NONE = {"repetition_penalty": 1.0, "top_k": 0, "min_p": 0.0}  # settings that change nothing
+NEUTRAL = {"repetition_penalty": 1.0, "top_k": 0, "min_p": 0.0}  # settings that change nothing
 TELLING = ("vllm", SGLANG, *LLAMA_CPP, *OLLAMA)  # list all that they serve
 _NEARBY = re.compile(r"[^.]+|.*[:\]].*|[\d.]+|.*\.(?:local|localhost|internal|lan)", re.IGNORECASE)
 _VERSION = re.compile(r"/v\d+(?:alpha|beta)?\d*(?:/|$)")
@@ -114,7 +114,7 @@ def api_key() -> str | None:
 def dropped_flags(owner: str, sampling: SamplingSettings) -> str:
     """The flags among those that are set which a server of this owner drops without a word."""
     dropped = DROPPED.get(owner)
-    return ", ".join(f"--{name}" for name in dropped if getattr(sampling, name) != NONE[name]) if dropped else ""
+    return ", ".join(f"--{name}" for name in dropped if getattr(sampling, name) != NEUTRAL[name]) if dropped else ""
 
 
 def is_elsewhere(served: str, wanted: str) -> bool:
@@ -203,7 +203,7 @@ def payload(
         "seed": request.seed,
     }
     is_told_all = is_vllm or owner in (SGLANG, *LLAMA_CPP, *LM_STUDIO)
-    for name, none in NONE.items():
+    for name, none in NEUTRAL.items():
         if (is_told_all and name not in DROPPED.get(owner, ())) or getattr(sampling, name) != none:
             body[name] = getattr(sampling, name)
     if owner == SGLANG:

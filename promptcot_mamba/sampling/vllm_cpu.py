@@ -188,7 +188,7 @@ class SeedsAhead:
         return torch.tensor(seeds)
 
 
-def keep_prompts_apart() -> None:
+def patch_vllm() -> None:
     """Put all of this in vLLM's places; a second call in a process changes nothing."""
     from vllm.model_executor.layers.mamba import mamba_mixer2
     from vllm.model_executor.layers.mamba.ops import ssd_combined

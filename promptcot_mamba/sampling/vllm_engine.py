@@ -25,7 +25,7 @@ from promptcot_mamba.sampling.backend import (
 )
 from promptcot_mamba.sampling.decode import completion_text
 from promptcot_mamba.sampling.loops import BLOCK, find_loop
-from promptcot_mamba.sampling.vllm_cpu import keep_prompts_apart
+from promptcot_mamba.sampling.vllm_cpu import patch_vllm
 from promptcot_mamba.token_scores import TOP, TokenScores, entropy_of
 
 STREAM_INTERVAL = BLOCK  # tokens a request gathers before we hear of it: progress and loops need no more
@@ -136,7 +136,7 @@ class VllmEngine:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         if settings.on_cpu:
-            keep_prompts_apart()
+            patch_vllm()
         started = time.monotonic()
         try:
             self._engine = LLMEngine.from_engine_args(

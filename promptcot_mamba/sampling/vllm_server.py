@@ -21,7 +21,7 @@ from typing import Any
 from promptcot_mamba.log import logger
 from promptcot_mamba.run_info import ROOT
 from promptcot_mamba.sampling.backend import BackendFailedError
-from promptcot_mamba.sampling.vllm_cpu import keep_prompts_apart
+from promptcot_mamba.sampling.vllm_cpu import patch_vllm
 from promptcot_mamba.sampling.vllm_engine import share_cores
 
 START_SECONDS = 1800.0  # 8 replicas reading 7B weights from a network disk
@@ -54,7 +54,7 @@ def serve_flags(arguments: dict[str, Any]) -> list[str]:
 
 
 def write_plugin(folder: Path) -> None:
-    """Have all of the server's processes call `keep_prompts_apart` as they start.
+    """Have all of the server's processes call `patch_vllm` as they start.
 
     vLLM is extended by entry points of installed distributions; this is the metadata of one, in a folder that goes onto
     PYTHONPATH.
@@ -62,7 +62,7 @@ def write_plugin(folder: Path) -> None:
     info = folder / "promptcot_mamba-0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: promptcot-mamba\nVersion: 0\n", encoding="utf-8")
-    entry = f"promptcot_mamba = {keep_prompts_apart.__module__}:{keep_prompts_apart.__name__}"
+    entry = f"promptcot_mamba = {patch_vllm.__module__}:{patch_vllm.__name__}"
     (info / "entry_points.txt").write_text(f"[vllm.general_plugins]\n{entry}\n", encoding="utf-8")
 
 

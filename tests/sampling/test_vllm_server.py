@@ -101,4 +101,4 @@ def test_the_servers_processes_load_our_plugin(tmp_path: Path):
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     done = subprocess.run([sys.executable, "-c", ask], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "keep_prompts_apart"
+    assert done.stdout.strip() == "patch_vllm"
