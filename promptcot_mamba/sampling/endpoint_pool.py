@@ -290,9 +290,10 @@ class EndpointPool:
             logger.warning("%s serves %s, taken for %s by its name; is it the same?", endpoint.url, root, wanted)
         most, needed = card.get("max_model_len"), self.settings.context
         if isinstance(most, int) and most < needed:
+            lower = f", or give --max_len {most - 4096}" if most > 4096 else ""
             raise InputError(
                 f"--base_url {endpoint.url}: its context is {most} tokens, {needed} are needed (--max_len plus 4,096); "
-                f"start it with more (vllm serve --max-model-len {needed}), or give --max_len {max(1, most - 4096)}"
+                f"start it with more (vllm serve --max-model-len {needed}, llama-server -c {needed}){lower}"
             )
         endpoint.model, endpoint.owner = card["id"], str(card.get("owned_by"))
         if not self.settings.chat:
