@@ -18,6 +18,9 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 from promptcot_mamba.cli import EXIT_INTERRUPTED, parse_args, run_program
 from promptcot_mamba.errors import InputError
@@ -28,11 +31,12 @@ from promptcot_mamba.run_info import describe_run, side_path
 from promptcot_mamba.sampling.arguments import SamplingArguments
 from promptcot_mamba.sampling.backend import Backend, BackendFailedError
 from promptcot_mamba.sampling.decisions import Decisions
+from promptcot_mamba.sampling.describe_plan import describe
 from promptcot_mamba.sampling.engines import make_backend
 from promptcot_mamba.sampling.healing import heal_scores
 from promptcot_mamba.sampling.ledger import Ledger, count_settled
 from promptcot_mamba.sampling.partial import PartialFile
-from promptcot_mamba.sampling.plan import DEFAULTS, Plan, describe, make_plan, place
+from promptcot_mamba.sampling.plan import DEFAULTS, Plan, make_plan, place
 from promptcot_mamba.sampling.progress import Progress, Report, clock
 from promptcot_mamba.sampling.recipes import split_benchmarks
 from promptcot_mamba.sampling.run_settings import (
@@ -68,36 +72,18 @@ def main(argv: list[str] | None = None, make_backend: Callable[[Plan], Backend] 
         refuse_changed(args.output_path, plan.sample_settings, DEFAULTS)
     if args.dry_run:
         return show_plan(plan)
-    report = Report(args.max_len)
-    decisions = Decisions(plan.problems, args.n) if args.stop_when_decided else None
-
-    def on_settled(sample: Sample, problem: Problem) -> None:
-        report.add(sample, problem)
-        if decisions is not None:
-            decisions.add(sample, problem)
-
-    with Ledger(
-        args.output_path,
-        plan.problems,
-        args.n,
-        args.max_retries,
-        grouped=args.format == "grouped",
-        on_settled=on_settled,
-        prompt_of=plan.prompt_text,
-        base_seed=args.seed,
-        sent=plan.sent(),
-        limit=args.limit,
-    ) as ledger:
+    run = Run(plan)
+    with run.ledger:
         try:
-            return run(plan, ledger, report, decisions, make_backend)
+            return run.go(make_backend)
         except SamplesLeftError as error:
-            return stopped(ledger, str(error), EXIT_LEFT)
+            return run.stopped(str(error), EXIT_LEFT)
         except BackendFailedError as error:
-            return stopped(ledger, str(error))
+            return run.stopped(str(error))
         except OSError as error:
             if error.errno not in DISK_FULL:
                 raise
-            return stopped(ledger, f"{error.strerror}: nothing more can be written")
+            return run.stopped(f"{error.strerror}: nothing more can be written")
 
 
 def show_plan(plan: Plan) -> int:
@@ -113,139 +99,164 @@ def show_plan(plan: Plan) -> int:
     return 0
 
 
-def run(
-    plan: Plan, ledger: Ledger, report: Report, decisions: Decisions | None, make_backend: Callable[[Plan], Backend]
-) -> int:
-    """Sample what is missing, put the files in order, say how it went."""
-    output = plan.args.output_path
-    sessions = read_sessions(output)
-    stopped_before = read_stopped(output)
-    how = {"samples": plan.sample_settings, "template_text": plan.prompts.template_text}
-    how = describe_run(asdict(plan.args)) | how
-    if plan.prompts.started is not None:
-        how[TEMPLATE_TIME] = plan.prompts.started.isoformat()
+class Run:
+    """One run of the program: its plan, its files (the ledger locks them), and what is told of it."""
 
-    def write_info(**results: object) -> None:
-        cost = {"sessions": sessions, "device_hours": device_hours(sessions), "spared": ledger.spared}
+    def __init__(self, plan: Plan):
+        self.plan, self.args = plan, plan.args
+        self.report = Report(self.args.max_len)
+        self.decisions = Decisions(plan.problems, self.args.n) if self.args.stop_when_decided else None
+        self.ledger = Ledger(
+            self.args.output_path,
+            plan.problems,
+            self.args.n,
+            self.args.max_retries,
+            grouped=self.args.format == "grouped",
+            on_settled=self._on_settled,
+            prompt_of=plan.prompt_text,
+            base_seed=self.args.seed,
+            sent=plan.sent(),
+            most_tokens=plan.most_tokens,
+            limit=self.args.limit,
+        )
+        self.sessions: list[dict[str, Any]] = []
+
+    def _on_settled(self, sample: Sample, problem: Problem) -> None:
+        self.report.add(sample, problem)
+        if self.decisions is not None:
+            self.decisions.add(sample, problem)
+
+    def _path(self, kind: str) -> Path:
+        return side_path(self.args.output_path, kind)
+
+    def go(self, make_backend: Callable[[Plan], Backend]) -> int:
+        """Sample what is missing, put the files in order, say how it went."""
+        ledger = self.ledger
+        self.sessions = read_sessions(ledger.output)
+        info = partial(self._write_info, self._describe(), read_stopped(ledger.output))
+        ledger.resume()
+        while self.decisions is not None and self.decisions.decided:
+            ledger.spare(self.decisions.decided.pop())
+        info(complete=False)  # only now: what is refused above changes nothing
+        if self.args.save_logprobs and ledger.settled:
+            self._warn_of_unscored()
+        if not ledger.complete:
+            try:
+                self._sample(make_backend, info)
+            except InputError as error:  # an account that is spent midway, say
+                if not ledger.settled:
+                    raise
+                raise InputError(f"{error}\n{self._describe_safe()}") from None
+        ledger.finish()
+        if ledger.complete and self.args.save_logprobs:
+            heal_scores(self._path("logprobs.jsonl"))  # of what was drawn again; no line twice
+        info(complete=ledger.complete, results=self.report.summaries())
+        if not ledger.complete:
+            return self.stopped("interrupted", EXIT_INTERRUPTED)
+        self._print_results()
+        return 0
+
+    def _describe(self) -> dict[str, Any]:
+        """How the samples are made, for run.json."""
+        prompts = self.plan.prompts
+        how = {"samples": self.plan.sample_settings, "template_text": prompts.template_text}
+        if prompts.started is not None:
+            how[TEMPLATE_TIME] = prompts.started.isoformat()
+        return describe_run(asdict(self.args)) | how
+
+    def _write_info(self, how: dict[str, Any], chose: bool, **results: object) -> None:
+        """Write run.json: `how` the samples are made, and what they cost so far. `chose`: an earlier run had chosen
+        which samples there are."""
+        ledger = self.ledger
+        cost = {"sessions": self.sessions, "device_hours": device_hours(self.sessions), "spared": ledger.spared}
         # Until all are made, those that there are lean towards what --stop_when_decided waits for.
-        chosen = bool(ledger.spared) if ledger.complete else plan.args.stop_when_decided or stopped_before
-        write_json(side_path(output, "run.json"), how | cost | {"stopped": chosen} | results)
+        chosen = bool(ledger.spared) if ledger.complete else self.args.stop_when_decided or chose
+        write_json(self._path("run.json"), how | cost | {"stopped": chosen} | results)
 
-    ledger.resume()
-    while decisions is not None and decisions.decided:
-        ledger.spare(decisions.decided.pop())
-    write_info(complete=False)  # only now: what is refused above changes nothing
-    warn_of_unscored(plan, ledger)
-    if not ledger.complete:
+    def _warn_of_unscored(self) -> None:
+        """Say how many samples of an earlier run have no log-probabilities, which nothing would make again."""
+        ledger, path = self.ledger, self._path("logprobs.jsonl")
+        units = {ledger.unit_of(*key) for key in heal_scores(path)}
+        lacking = ledger.settled - sum(unit is not None and not ledger.is_missing(unit) for unit in units)
+        if lacking > 0:
+            logger.warning("--save_logprobs: %s has nothing of %d sample(s) that are made already", path.name, lacking)
+
+    def _sample(self, make_backend: Callable[[Plan], Backend], info: Callable[..., None]) -> None:
+        """Sample what the ledger lacks, until done or asked to stop; `info` writes run.json."""
+        args, plan, ledger = self.args, self.plan, self.ledger
         place(plan, ledger.units - ledger.settled - ledger.spared)
-        session = Session(plan.args, plan.device, ledger.settled)
-        sessions.append(session.row)
+        session = Session(args, plan.device, ledger.settled)
+        self.sessions.append(session.row)
+        backend = make_backend(plan)
+        progress = Progress(ledger.units, self.report)
+        stop = StopSignal(signal.SIGINT, signal.SIGTERM, message="stopping; what is finished is kept", insist=True)
 
-        def note(tokens: int, *, now: bool = False) -> None:
-            if session.note(tokens, ledger.settled, now=now):  # what is killed has its hours on record
-                write_info(complete=False)
+        def note(*, now: bool = False) -> None:
+            if session.note(backend.generated_tokens, ledger.settled, now=now):  # a killed run has its hours on record
+                info(complete=False)
 
+        def tick(*, now: bool = False) -> None:
+            progress.show(backend, scheduler.longest, now=now, spared=ledger.spared)
+            note()
+
+        keeps = args.save_partial or args.segment_len is not None
+        path = self._path("partial.jsonl")
+        settings = settings_hash(plan.sample_settings, DEFAULTS)
+        chains = PartialFile(path, settings, write=keeps) if keeps or path.exists() else None
+        scores = DurableAppender(self._path("logprobs.jsonl")) if args.save_logprobs else None
+        scheduler = Scheduler(
+            ledger,
+            backend,
+            plan.prompts,
+            base_seed=args.seed,
+            max_len=args.max_len,
+            context=plan.context,
+            cuts=plan.cuts(),
+            partial=chains,
+            scores=scores,
+            decisions=self.decisions,
+            sent=plan.sent(),
+            thinking=args.thinking,
+            chat=args.api == "chat",
+            tick=tick,
+            should_stop=stop,
+        )
         try:
-            sample(plan, ledger, report, decisions, make_backend, note)
-        except InputError as error:  # an account that is spent midway, say
-            if not ledger.settled:
-                raise
-            raise InputError(f"{error}\n{describe_safe(ledger)}") from None
-    ledger.finish()
-    if ledger.complete and plan.args.save_logprobs:
-        heal_scores(side_path(output, "logprobs.jsonl"))  # of what was drawn again; no line twice
-    write_info(complete=ledger.complete, results=report.summaries())
-    if not ledger.complete:
-        return stopped(ledger, "interrupted", EXIT_INTERRUPTED)
-    seconds, tokens = (sum(session[name] for session in sessions) for name in ("seconds", "tokens"))
-    print(report.table())
-    if ledger.spared:
-        print(f"{ledger.spared:,} samples were not made: their problems' majorities were decided without them")
-    print(
-        f"{tokens:,} tokens in {clock(seconds)} ({tokens / max(seconds, 1e-9):,.0f} tok/s, engine start included)"
-        f" -> {output}"
-    )
-    return 0
+            scheduler.run()
+            tick(now=True)
+        finally:
+            with ExitStack() as closing:  # in turn, from the last, whatever a full disk does to one of them
+                closing.callback(note, now=True)
+                closing.callback(backend.close)
+                if scores is not None:
+                    closing.callback(scores.close)
+                if chains is not None:
+                    closing.callback(chains.close)
+                closing.callback(stop.restore)
+                closing.callback(progress.end)
+        if scheduler.failed:
+            raise SamplesLeftError(scheduler.describe_failed())
 
+    def _print_results(self) -> None:
+        seconds, tokens = (sum(session[name] for session in self.sessions) for name in ("seconds", "tokens"))
+        print(self.report.table())
+        if self.ledger.spared:
+            print(f"{self.ledger.spared:,} samples were not made: their problems' majorities were decided without them")
+        print(
+            f"{tokens:,} tokens in {clock(seconds)} ({tokens / max(seconds, 1e-9):,.0f} tok/s, engine start included)"
+            f" -> {self.args.output_path}"
+        )
 
-def sample(
-    plan: Plan,
-    ledger: Ledger,
-    report: Report,
-    decisions: Decisions | None,
-    make_backend: Callable[[Plan], Backend],
-    note: Callable[..., None],
-) -> None:
-    """Sample what the ledger lacks, until done or asked to stop; `note` is told the number of tokens generated."""
-    backend = make_backend(plan)
-    progress = Progress(ledger.units, report)
-    stop = StopSignal(signal.SIGINT, signal.SIGTERM, message="stopping; what is finished is kept", insist=True)
+    def stopped(self, why: str, status: int = EXIT_FAILED) -> int:
+        """Say why the run ends early and how to go on."""
+        print(f"{why}\n{self._describe_safe()}", file=sys.stderr)
+        return status
 
-    def tick() -> None:
-        progress.show(backend, scheduler.longest, spared=ledger.spared)
-        note(backend.generated_tokens)
-
-    keeps = plan.args.save_partial or plan.args.segment_len is not None
-    path = side_path(plan.args.output_path, "partial.jsonl")
-    settings = settings_hash(plan.sample_settings, DEFAULTS)
-    partial = PartialFile(path, settings, write=keeps) if keeps or path.exists() else None
-    scores = DurableAppender(side_path(plan.args.output_path, "logprobs.jsonl")) if plan.args.save_logprobs else None
-    scheduler = Scheduler(
-        ledger,
-        backend,
-        plan.prompts,
-        base_seed=plan.args.seed,
-        max_len=plan.args.max_len,
-        context=plan.context,
-        cuts=plan.cuts(),
-        partial=partial,
-        scores=scores,
-        decisions=decisions,
-        sent=plan.sent(),
-        thinking=plan.args.thinking,
-        chat=plan.args.api == "chat",
-        tick=tick,
-        should_stop=stop,
-    )
-    try:
-        scheduler.run()
-        progress.show(backend, scheduler.longest, now=True, spared=ledger.spared)
-    finally:
-        with ExitStack() as closing:  # in turn, from the last, whatever a full disk does to one of them
-            closing.callback(note, backend.generated_tokens, now=True)
-            closing.callback(backend.close)
-            if scores is not None:
-                closing.callback(scores.close)
-            if partial is not None:
-                closing.callback(partial.close)
-            closing.callback(stop.restore)
-            closing.callback(progress.end)
-    if scheduler.failed:
-        raise SamplesLeftError(scheduler.describe_failed())
-
-
-def warn_of_unscored(plan: Plan, ledger: Ledger) -> None:
-    """Say how many samples of an earlier run have no log-probabilities, which nothing would make again."""
-    if not plan.args.save_logprobs or not ledger.settled:
-        return
-    path = side_path(plan.args.output_path, "logprobs.jsonl")
-    units = {ledger.unit_of(*key) for key in heal_scores(path)}
-    lacking = ledger.settled - sum(unit is not None and not ledger.is_missing(unit) for unit in units)
-    if lacking > 0:
-        logger.warning("--save_logprobs: %s has nothing of %d sample(s) that are made already", path.name, lacking)
-
-
-def stopped(ledger: Ledger, why: str, status: int = EXIT_FAILED) -> int:
-    """Say why the run ends early and how to go on."""
-    print(f"{why}\n{describe_safe(ledger)}", file=sys.stderr)
-    return status
-
-
-def describe_safe(ledger: Ledger) -> str:
-    return (
-        f"{ledger.settled:,} of {ledger.units:,} samples are safe in {ledger.output}; "
-        "run the same command again to continue"
-    )
+    def _describe_safe(self) -> str:
+        return (
+            f"{self.ledger.settled:,} of {self.ledger.units:,} samples are safe in {self.ledger.output}; "
+            "run the same command again to continue"
+        )
 
 
 if __name__ == "__main__":

@@ -63,6 +63,7 @@ def summarize(grades: Sequence[Grade], title: str, expected_problems: int | None
             "format_invalid": _format_rate(grades),
             "other": {name: count / len(grades) for name, count in sorted(endings.items()) if name not in _NAMED},
         },
+        "no_thought": sum(grade.extra.get("thinking") == "none" for grade in grades) / len(grades),
         "length": _lengths(grades),
     }
 
@@ -201,6 +202,8 @@ def detail_lines(figures: Figures) -> list[str]:
     rates = figures["rates"]
     if rates["format_invalid"] is not None:
         lines.append(f"  format   {percent(rates['format_invalid'])} % not one closed thought and an answer")
+    if figures.get("no_thought"):  # older figures do not tell
+        lines.append(f"  thought  {percent(figures['no_thought'])} % of the samples have none and are graded whole")
     if rates["other"]:
         lines.append("  reasons  " + ", ".join(f"{name} {percent(share)} %" for name, share in rates["other"].items()))
     return lines

@@ -28,6 +28,7 @@ def ungroup_file(output: Path) -> None:
     if damaged:
         take_out(output, damaged)
     write_jsonl(output, _ungrouped_rows(output))
+    logger.info("%s: held a row for each problem, and has one for each sample until the run is complete", output)
 
 
 def _ungrouped_rows(output: Path) -> Iterator[Row]:

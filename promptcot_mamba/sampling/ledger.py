@@ -125,11 +125,13 @@ class Ledger(AbstractContextManager["Ledger"]):
         prompt_of: Callable[[int], str] | None = None,
         base_seed: int = 0,
         sent: Row | None = None,
+        most_tokens: Callable[[int], int] | None = None,
         limit: int | None = None,
         sync_seconds: float = 1.0,
     ):
         """`prompt_of` gives the prompt that is sent for a problem's index: rows must have been made from the same, and
-        with `base_seed` and `sent` where that is given. `limit` is the flag that made the problems few."""
+        with `base_seed` and `sent` where that is given, whose `max_tokens` may be what `most_tokens` gives for an
+        index. `limit` is the flag that made the problems few."""
         self.output = Path(output)
         self.problems = problems
         self.n = n
@@ -141,7 +143,7 @@ class Ledger(AbstractContextManager["Ledger"]):
         self.resumed_attempts: dict[int, int] = {}  # unit -> attempts already made, where not settled
         self._on_settled = on_settled
         self._prompt_of = prompt_of
-        self._base_seed, self._sent, self._limit = base_seed, sent, limit
+        self._base_seed, self._sent, self._most_tokens, self._limit = base_seed, sent, most_tokens, limit
         self._index = {problem.id: index for index, problem in enumerate(problems)}
         self._offsets = array("q", [MISSING]) * self.units  # where in X.jsonl the sample stands
         self._sync_seconds = sync_seconds
@@ -222,7 +224,7 @@ class Ledger(AbstractContextManager["Ledger"]):
         if self._offsets[unit] != MISSING:
             return f"a second row of run {sample.run} of problem {problem.id!r}"
         self._refuse_changed(line.row, unit % len(self.problems), where)
-        self._refuse_foreign(sample, where)
+        self._refuse_foreign(sample, unit % len(self.problems), where)
         known = journal.get(unit)
         if known is None:
             self._journal.append_lines(_journal_line(sample))
@@ -304,13 +306,15 @@ class Ledger(AbstractContextManager["Ledger"]):
                 "--data_path, or use another --output_path"
             )
 
-    def _refuse_foreign(self, sample: Sample, where: str) -> None:
+    def _refuse_foreign(self, sample: Sample, index: int, where: str) -> None:
         """Raise InputError for a row of another run: drawn otherwise, or from another seed. Older rows tell neither."""
         if self._sent is None or sample.sent is None:
             return
         was = {name: sample.sent.get(name, self._sent.get(name) if none is None else none)
                for name, none in _DRAWN.items()}  # fmt: skip
         now = {name: self._sent.get(name, none) for name, none in _DRAWN.items()}
+        if was["max_tokens"] != now["max_tokens"] and self._most_tokens is not None:  # its prompt left it less room
+            now["max_tokens"] = self._most_tokens(index)
         was["seed"] = sample.seed
         now["seed"] = derive_seed(self._base_seed, sample.problem_id, sample.run, sample.attempt)
         changed = next((name for name in now if was[name] != now[name]), None)

@@ -1,10 +1,10 @@
-"""A run before it runs: which model, which engine, how many chains at once, and what it may cost."""
+"""A run before it runs: which model, which engine, how many chains at once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from promptcot_mamba.chat_format import closing_mark, marks_hold
 from promptcot_mamba.checkpoint import Checkpoint, load_tokenizer, read_checkpoint, require_in_vllm, require_served
@@ -14,16 +14,14 @@ from promptcot_mamba.records import Problem
 from promptcot_mamba.sampling.arguments import PROMPT_ROOM, SamplingArguments
 from promptcot_mamba.sampling.backend import SamplingSettings
 from promptcot_mamba.sampling.cache_cost import attention_heads, has_latents, state_heads
-from promptcot_mamba.sampling.capacity import GIB, MIB, Capacity, Device, find_device, plan_capacity
+from promptcot_mamba.sampling.capacity import Capacity, Device, find_device, plan_capacity
 from promptcot_mamba.sampling.chain import Cuts
 from promptcot_mamba.sampling.decode import completion_text, special_tokens
 from promptcot_mamba.sampling.layers import ATTENTION, BOTH, WINDOW, attention_layers, has_states, language_config
-from promptcot_mamba.sampling.progress import clock
 from promptcot_mamba.sampling.prompts import PromptBook, turns_before
 from promptcot_mamba.sampling.recipes import read_problems
 from promptcot_mamba.sampling.rope import model_context, rope_overrides
 from promptcot_mamba.sampling.run_settings import read_started
-from promptcot_mamba.sampling.sessions import count_devices
 
 SAMPLE_FLAGS = (
     *("n", "temperature", "top_p", "repetition_penalty", "max_len", "max_retries", "seed", "state_dtype"),
@@ -32,7 +30,6 @@ SAMPLE_FLAGS = (
     *("quantization", "rope_scaling", "api", "extra_body"),
 )
 DEFAULTS = {each.name: each.default for each in fields(SamplingArguments) if each.name in SAMPLE_FLAGS}
-MOST_PROMPTS = 5000  # that a dry run tokenises
 SAYS_NOTHING: dict[str, Any] = {"system": None, "template_args": {}, "top_k": 0, "min_p": 0.0}  # of a row's `sent`
 
 
@@ -78,8 +75,16 @@ class Plan:
         """What is sent for a problem, as its rows have it: the prompt, or the user's turn where the server renders."""
         return self.prompts.spoken(index) if self.args.api == "chat" else self.prompts.text(index)
 
+    def most_tokens(self, index: int) -> int:
+        """How long a chain of a problem may become: --max_len, or the room that its prompt leaves in the context."""
+        ids = None if self.args.api == "chat" else self.prompts.get(index)[1]
+        return self.args.max_len if ids is None else min(self.args.max_len, self.context - len(ids))
+
     def sent(self) -> dict[str, Any]:
-        """What is sent beside the prompt: a row's `sent`. What it does not name was not sent, or changes nothing."""
+        """What is sent beside the prompt: a row's `sent`, where `max_tokens` is what its chain may take.
+
+        What it does not name was not sent, or changes nothing.
+        """
         settings = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
         sent = {name: getattr(self.args, name) for name in settings} | {"max_tokens": self.args.max_len}
         sent = {name: value for name, value in sent.items() if name not in self.args.extra_fields}  # null takes one out
@@ -109,13 +114,15 @@ class Plan:
         skips = self.args.thinking == "none"
         if self.tokenizer is not None:
             skips = self.args.thinking != "s1" and not any(map(marks_hold, special_tokens(self.tokenizer)))
+        endless = bool(self.args.extra_fields.get("ignore_eos"))  # of a stress test: its end would be another stop
         return SamplingSettings(
             temperature=self.args.temperature,
             top_p=self.args.top_p,
             repetition_penalty=self.args.repetition_penalty,
-            stop_token_ids=(self.tokenizer.eos_token_id,) if self.tokenizer else (),
+            stop_token_ids=(self.tokenizer.eos_token_id,) if self.tokenizer and not endless else (),
             skip_special_tokens=skips,
             stop_on_loop=self.args.stop_on_loop,
+            ignore_eos=endless,
             top_k=self.args.top_k,
             min_p=self.args.min_p,
         )
@@ -181,7 +188,7 @@ def _check_parts(parts: int, checkpoint: Checkpoint) -> None:
             raise InputError(f"{said}must divide the model's num_heads of {heads}")
         if not has_latents(config) and kv_heads % parts and parts % kv_heads:
             raise InputError(f"{said}and the model's num_key_value_heads of {kv_heads}: one must divide the other")
-    if not has_states(config):
+    if not has_states(checkpoint.config):
         return
     heads, groups = state_heads(config)
     for name, count in (("num_heads", heads), ("n_groups", groups)):
@@ -256,72 +263,3 @@ def place(plan: Plan, samples: int) -> None:
         max_num_seqs=args.max_num_seqs,
         quantization=args.quantization,
     )
-
-
-def describe(plan: Plan, settled: int, mean_tokens: float | None, measured_rate: float | None = None) -> str:
-    """The plan in words: what is asked, what fits, and what it may cost; for --dry_run.
-
-    `mean_tokens` and `measured_rate` (tokens a second) are what earlier runs into the same file showed, if any did.
-    """
-    args, units = plan.args, plan.args.n * len(plan.problems)
-    missing = units - settled
-    lines = [
-        f"samples     {len(plan.problems):,} problems x {args.n} = {units:,}, {settled:,} done, {missing:,} to make",
-        f"prompts     {_describe_prompts(plan)}",
-        f"sampling    temperature {args.temperature}, top_p {args.top_p}, "
-        f"repetition_penalty {args.repetition_penalty}, at most {args.max_len:,} tokens, {args.max_retries} attempt(s)",
-    ]
-    if plan.capacity is None:
-        lines.append(f"engine      {len(args.base_url)} server(s), {args.concurrency} requests at once on each")
-        lines.append(f"cost        at most {missing * args.max_len:,} tokens")
-        return "\n".join(lines)
-    capacity, device = plan.capacity, plan.device
-    assert device is not None  # `place` decides both
-    chains = capacity.max_num_seqs
-    where = "in this process" if args.replicas == 1 else f"{args.replicas} replicas behind vllm serve"
-    lines += [
-        f"engine      vLLM {where}, {args.tensor_parallel_size} {device.kind} device(s) each, {plan.dtype}",
-        f"memory      weights {capacity.weight_bytes / GIB:.2f} GiB + {chains} chains x "
-        f"{capacity.typical_bytes / MIB:.2f} MiB = {chains * capacity.typical_bytes / GIB:.2f} GiB a device, "
-        f"of {device.memory / GIB:.1f} GiB {'free' if device.kind == 'cpu' else 'in all'}",
-    ]
-    if capacity.sequence_bytes > capacity.typical_bytes:
-        lines.append(
-            f"            that is at {plan.context // 8:,} tokens each; one that fills the context holds "
-            f"{capacity.sequence_bytes / MIB:,.2f} MiB, and others wait for it"
-        )
-    bandwidth = device.bandwidth()
-    together = min(chains, max(1, -(-missing // args.replicas)))
-    step = (capacity.weight_bytes + together * (capacity.typical_bytes + capacity.state_bytes)) / bandwidth
-    rate = together / step * args.replicas
-    lines.append(
-        f"speed       at most {rate:,.0f} tokens/s: a step reads the weights and what each chain holds, and writes "
-        f"states, at {bandwidth / 1e9:,.0f} GB/s"
-    )
-    if measured_rate:
-        rate = measured_rate
-        lines.append(f"            {rate:,.0f} tokens/s in the runs so far, which the cost goes by")
-    lengths: list[tuple[str, float]] = [("every chain reaches --max_len", args.max_len)]
-    if mean_tokens:
-        lengths.insert(0, ("chains stay as long as those done", mean_tokens))
-    for case, length in lengths:
-        tokens = missing * length
-        hours = tokens / rate / 3600
-        lines.append(
-            f"cost        {tokens:,.0f} tokens, {'about' if measured_rate else 'at least'} {clock(hours * 3600)} "
-            f"and {hours * (count_devices(args, device) or 0):,.2f} device-hours if {case}"
-        )
-    return "\n".join(lines)
-
-
-def _describe_prompts(plan: Plan) -> str:
-    if plan.tokenizer is None:
-        return "not counted: no tokenizer here"
-    looked_at = min(len(plan.problems), MOST_PROMPTS)
-    # A tokenizer is here, so that every prompt has its ids.
-    lengths = [len(cast("list[int]", plan.prompts.get(index)[1])) for index in range(looked_at)]
-    too_long = sum(length >= plan.context for length in lengths)
-    said = f"{sum(lengths) / len(lengths):,.0f} tokens on average, {max(lengths):,} at most"
-    if looked_at < len(plan.problems):
-        said += f" (the first {looked_at:,})"
-    return f"{said}; {too_long:,} exceed the context and will be reported, not sampled" if too_long else said

@@ -76,7 +76,7 @@ def refuse_changed(output: str | Path, wanted: dict[str, Any], defaults: dict[st
     if found is None:
         raise InputError(
             f"{held[0]}: exists, but not the run.json that says how it was made; put that back or "
-            "use another --output_path"
+            "use another --output_path (what is there can be graded as it is)"
         )
     begun = defaults | found["samples"] | _served_model(found)
     changed = [name for name in wanted if name != "n" and begun.get(name) != wanted[name]]

@@ -277,7 +277,7 @@ class Scheduler:
             format_valid=not refused and is_format_valid(completion, thinking),
             prompt=None if chain.prompt == own_prompt else chain.prompt,
             thinking=thinking,
-            sent=self.sent,
+            sent=self._sent(chain),
             continued=chain.continued or None,
             thought_closed=chain.closed,
             refusal=generated.note if refused else None,
@@ -292,6 +292,12 @@ class Scheduler:
             self.partial.forget(chain.key)  # after the row: what cannot be written is not lost
         if not settled:
             self._ready.append(self._chain(chain.unit, chain.attempt + 1))
+
+    def _sent(self, chain: Chain) -> dict | None:
+        """What was sent with its prompt, which may have left it less room than --max_len."""
+        if self.sent is None or "max_tokens" not in self.sent:
+            return self.sent
+        return self.sent | {"max_tokens": chain.limit}
 
     # -- what is saved of chains under way ----------------------------------------------------------------------
 

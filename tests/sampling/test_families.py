@@ -108,7 +108,7 @@ def grades(output: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> list[Ro
 
 
 def test_right_answers_are_right_and_wrong_ones_wrong(
-    family: tuple[str, Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    family: tuple[str, Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):
     name, model = family
     kind = FAMILIES[name]
@@ -132,6 +132,7 @@ def test_right_answers_are_right_and_wrong_ones_wrong(
             assert "system" not in row["sent"]
             assert row["sent"]["max_tokens"] == 64
             assert row["format_valid"]
+    assert ("thought  100.0 % of the samples have none" in capsys.readouterr().out) == (not kind.thinks)
 
 
 def test_a_thought_that_never_ends_is_cut_off(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -322,6 +322,9 @@ def test_a_template_that_is_given_is_used_and_told(checkpoint: Path, tmp_path: P
     sent = make_plan(SamplingArguments(**flags)).sent()  # what null takes out of a request is not in the row either
     assert not {"temperature", "top_p"} & set(sent)
     assert sent["repetition_penalty"] == 1.1
+    endless = make_plan(SamplingArguments(**flags | {"extra_body": '{"ignore_eos": true}'})).sampling()
+    assert endless.ignore_eos
+    assert not endless.stop_token_ids  # by which vLLM ended every chain all the same
     assert with_template(None, chat_template=mine).text(0).startswith("Q: ")
     for how, message in (
         ({"chat_template": str(tmp_path / "none.jinja")}, "--chat_template .*none.jinja: neither a file"),

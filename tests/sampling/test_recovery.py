@@ -16,6 +16,7 @@ from promptcot_mamba.jsonl import read_jsonl, write_jsonl
 from promptcot_mamba.run_info import read_sampling, side_path
 from promptcot_mamba.sampling.backend import Request
 from tests.sampling.conftest import comparable, write_problems
+from tests.sampling.families import make_family
 from tests.sampling.scripted import ScriptedBackend
 
 
@@ -167,6 +168,32 @@ def test_rows_of_another_run_are_named(flags, output: Path, tmp_path: Path, chan
     side_path(output, "attempts.jsonl").unlink()
     with pytest.raises(InputError, match=rf"x\.jsonl:1: a sample of another run \({said}\); move the line out"):
         run(flags())
+
+
+def test_a_row_has_the_room_that_its_prompt_left(flags, output: Path, tmp_path: Path, capsys):
+    """What every request asked for was less than --max_len, and rows and the dry run's cost said --max_len."""
+    short = flags(model_path=make_family("qwen2", tmp_path / "qwen2"))  # its context: 8,192
+    run([*short, "--dry_run", "True"])
+    asked = {}
+
+    def write(request: Request) -> tuple[str, str, int]:
+        asked[request.seed] = request.max_tokens
+        return "<think>\nso\n</think>\n2", "stop", 9
+
+    assert infer_longcot.main(short, make_backend=lambda plan: ScriptedBackend(8, write=write)) == 0
+    rows = read_jsonl(output)
+    assert all(row["sent"]["max_tokens"] == asked[row["seed"]] == 8192 - row["prompt_tokens"] for row in rows)
+    run(short)
+    write_jsonl(output, [row | {"sent": row["sent"] | {"max_tokens": 65536}} for row in rows])  # as it used to be
+    run(short)
+    rows[0]["sent"]["max_tokens"] -= 1
+    write_jsonl(output, rows)
+    with pytest.raises(InputError, match=r"x\.jsonl:1: a sample of another run \(max_tokens 8\d+, here 8\d+\)"):
+        run(short)
+    said = capsys.readouterr().out
+    total = sum(8192 - row["prompt_tokens"] for row in rows)
+    assert f"cost        {total:,} tokens" in said
+    assert "device-hours if every chain fills the context" in said
 
 
 def test_what_leaves_samples_out_is_named(flags, output: Path):
