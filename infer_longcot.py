@@ -191,13 +191,13 @@ class Run:
         progress = Progress(ledger.units, self.report)
         stop = StopSignal(signal.SIGINT, signal.SIGTERM, message="stopping; what is finished is kept", insist=True)
 
-        def note(*, now: bool = False) -> None:
-            if session.note(backend.generated_tokens, ledger.settled, now=now):  # a killed run has its hours on record
+        def note(tokens: int, *, now: bool = False) -> None:
+            if session.note(tokens, ledger.settled, now=now):  # what is killed has its hours on record
                 info(complete=False)
 
         def tick(*, now: bool = False) -> None:
             progress.show(backend, scheduler.longest, now=now, spared=ledger.spared)
-            note()
+            note(backend.generated_tokens)
 
         keeps = args.save_partial or args.segment_len is not None
         path = self._path("partial.jsonl")
@@ -226,7 +226,7 @@ class Run:
             tick(now=True)
         finally:
             with ExitStack() as closing:  # in turn, from the last, whatever a full disk does to one of them
-                closing.callback(note, now=True)
+                closing.callback(note, backend.generated_tokens, now=True)  # of what runs: closed, it has none
                 closing.callback(backend.close)
                 if scores is not None:
                     closing.callback(scores.close)
