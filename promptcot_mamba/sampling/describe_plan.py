@@ -21,7 +21,7 @@ _UNSET = {each.name: each.default for each in fields(SamplingArguments)}
 
 
 def describe(plan: Plan, settled: int, mean_tokens: float | None, measured_rate: float | None = None) -> str:
-    """`mean_tokens` and `measured_rate` (tokens a second) are what earlier runs into the same file showed, if any did."""
+    """`mean_tokens` and `measured_rate` (tokens a second) are what earlier runs into the same file showed, if any."""
     args, units = plan.args, plan.args.n * len(plan.problems)
     missing = units - settled
     prompts = _prompt_lengths(plan)
