@@ -60,10 +60,16 @@ class Outside:
     tests: Path
     port: int
     visitors: list[object]
+    before: dict[Path, bytes]  # Debian's Python has a sitecustomize.py of its own
 
-    def marks(self) -> list[str]:
-        """What some program tried to leave where it must not."""
-        return [f"{folder}/{name}" for folder in WATCHED for name in MARKS if Path(folder, name).exists()]
+    def marks(self) -> list[Path]:
+        """What some program left or changed where it must not."""
+        return [path for path, text in find_marks().items() if self.before.get(path) != text]
+
+
+def find_marks() -> dict[Path, bytes]:
+    paths = (Path(folder, name) for folder in WATCHED for name in MARKS)
+    return {path: path.read_bytes() if path.is_file() else b"" for path in paths if path.exists()}
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +90,7 @@ def outside(tmp_path_factory):
                 connection.close()
 
         threading.Thread(target=welcome, daemon=True).start()
-        yield Outside(folder, tests, server.getsockname()[1], visitors)
+        yield Outside(folder, tests, server.getsockname()[1], visitors, find_marks())
 
 
 def run_program(sandbox: Sandbox, path: Path, outside: Outside) -> CodeVerdict:
