@@ -30,7 +30,7 @@ def describe(plan: Plan, settled: int, mean_tokens: float | None, measured_rate:
         f"samples     {len(plan.problems):,} problems x {args.n} = {units:,}, {settled:,} done, {missing:,} to make",
         f"prompts     {_describe_prompts(plan, prompts)}",
         f"sampling    temperature {args.temperature}, top_p {args.top_p}, "
-        f"repetition_penalty {args.repetition_penalty}, at most {args.max_len:,} tokens, {args.max_retries} attempt(s)",
+        f"repetition_penalty {args.repetition_penalty}, at most {most:,.0f} tokens, {args.max_retries} attempt(s)",
         *_describe_settings(args),
     ]
     if plan.capacity is None:
