@@ -107,6 +107,7 @@ _OTHER_MARKS = {
     "apertus": (Marks("<|inner_prefix|>", ("<|inner_suffix|>",), ("<|assistant_end|>",)),),
     "hunyuan": (),
 }  # fmt: skip
+# Most completions begin with none of them, which one look tells.
 _BEGINNINGS = ("<think:", *(marks.begin for forms in _OTHER_MARKS.values() for marks in forms))
 # One of them is in every mark that ends a thought, and in few long texts.
 _END_SIGNS = ("</", "|>", "[/", "\u25c1/", "[unused")

@@ -94,20 +94,19 @@ def mean(values: Sequence[float]) -> float | None:
     return math.fsum(known) / len(known) if known else None
 
 
-def scores_row(line: Line) -> Row:
-    """A line of the file that is whole; raises ValueError saying what is wrong with it."""
+def scores_row(line: Line) -> tuple[Row, TokenScores]:
+    """A line of the file that is whole, and its scores; raises ValueError saying what is wrong with it."""
     if line.row is None:
         raise ValueError(line.trouble)
     try:
         for name, kind in (("problem_id", str), ("run", int), ("attempt", int)):
             if not isinstance(line.row[name], kind):
                 raise ValueError(f"{name!r} is {line.row[name]!r:.40}")
-        TokenScores.unpack(line.row)
+        return line.row, TokenScores.unpack(line.row)
     except KeyError as error:
         raise ValueError(f"no {error}") from None
     except TypeError as error:
         raise ValueError(str(error)) from None
-    return line.row
 
 
 def read_scores(path: Path) -> dict[tuple[str, int], dict[str, Any]]:
@@ -119,11 +118,10 @@ def read_scores(path: Path) -> dict[tuple[str, int], dict[str, Any]]:
     found: dict[tuple[str, int], dict[str, Any]] = {}
     for line in read_lines(path):
         try:
-            row = scores_row(line)
+            row, scores = scores_row(line)
         except ValueError as error:
             logger.warning("%s:%d: unreadable (%s); left out", path, line.number, error)
             continue
-        scores = TokenScores.unpack(row)
         found[row["problem_id"], row["run"]] = {
             "attempt": row["attempt"],
             "completion_crc": row.get("completion_crc"),

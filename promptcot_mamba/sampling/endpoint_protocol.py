@@ -113,8 +113,7 @@ def api_key() -> str | None:
 
 def dropped_flags(owner: str, sampling: SamplingSettings) -> str:
     """The flags among those that are set which a server of this owner drops without a word."""
-    dropped = DROPPED.get(owner)
-    return ", ".join(f"--{name}" for name in dropped if getattr(sampling, name) != NEUTRAL[name]) if dropped else ""
+    return ", ".join(f"--{name}" for name in DROPPED.get(owner, ()) if getattr(sampling, name) != NEUTRAL[name])
 
 
 def is_elsewhere(served: str, wanted: str) -> bool:

@@ -28,7 +28,7 @@ def heal_scores(path: Path) -> set[tuple[str, int]]:
     damaged, repeated = set(), set()
     for line in read_lines(path):
         try:
-            row = scores_row(line)
+            row, _ = scores_row(line)
         except ValueError as error:
             logger.warning("%s:%d: unreadable (%s)", path, line.number, error)
             damaged.add(line.number)
